@@ -1,0 +1,38 @@
+# All work happens in .venv, which `make setup` makes and keeps up to date.
+
+.PHONY: help setup demo test lint clean
+
+# The ROS 2 wheels mark the environment they have prepared; a mark from elsewhere would mislead ours.
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+# Where ROS 2 is sourced it looks for our messages' libraries here. (The wheels find them unaided.)
+lib := $(CURDIR)/.venv/lib
+WITH_MESSAGES = LD_LIBRARY_PATH="$(lib)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
+	DYLD_LIBRARY_PATH="$(lib)$${DYLD_LIBRARY_PATH:+:$$DYLD_LIBRARY_PATH}"
+
+help:
+	@echo 'make setup   make .venv: ROS 2 (unless one is sourced), PyTorch, this package and its commands'
+	@echo 'make demo    the demonstration'
+	@echo 'make test    the tests; some of them: make test ARGS="-k slot"'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make clean   remove .venv and everything built'
+	@echo 'Each does the set-up it needs. Another Python: make setup PYTHON=python3.11'
+
+setup:
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_venv.py
+
+demo: setup
+	@$(WITH_MESSAGES) .venv/bin/vla_demo $(ARGS)
+
+# The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
+test: setup
+	@$(WITH_MESSAGES) .venv/bin/python -m pytest $(ARGS)
+
+lint: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build install log .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,416 @@
+"""ROS pictures to RGB: bit for bit what OpenCV gives, and one clear error for everything else."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import cv_bridge  # noqa: F401 - what these tests try out must be there
+import numpy as np
+import PIL.Image
+import pytest
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from vla_ros.ros import images
+from vla_ros.ros.images import UnusableImage, backend, compressed_to_rgb, image_to_rgb
+from vla_ros.ros.pixel_formats import to_8_bit
+
+BAYER = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+# encoding: channels, bytes per value, OpenCV's conversion (None: there is nothing to convert)
+OPENCV: dict[str, tuple[int, int, int | None]] = {
+    'rgb8': (3, 1, None),
+    'bgr8': (3, 1, cv2.COLOR_BGR2RGB),
+    'rgba8': (4, 1, cv2.COLOR_RGBA2RGB),
+    'bgra8': (4, 1, cv2.COLOR_BGRA2RGB),
+    'mono8': (1, 1, cv2.COLOR_GRAY2RGB),
+    'yuv422': (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    'uyvy': (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    'yuyv': (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    **{f'bayer_{pattern}8': (1, 1, code) for pattern, code in BAYER.items()},
+    **{f'bayer_{pattern}16': (1, 2, code) for pattern, code in BAYER.items()},
+}
+SIZES = [(3, 4), (3, 3), (4, 5), (5, 6), (37, 54), (480, 640)]  # height, width
+
+
+def noise(shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, limit, shape)
+
+
+def extremes(shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+    return noise(shape, 2) * (limit - 1)
+
+
+def scene(shape: tuple[int, ...], limit: int) -> NDArray[np.int64]:
+    """Like a photograph: slow gradients, a sharp edge and a little noise."""
+    y, x, channel = np.indices(shape)
+    light = 0.5 + 0.3 * np.sin(x / 37 + channel) + 0.2 * np.cos(y / 23 - x / 91)
+    light = np.where(x + 2 * y < shape[1], light / 3, light)
+    return (light * limit + noise(shape, 8)).clip(0, limit - 1).astype(np.int64)
+
+
+def picture(encoding: str, size: tuple[int, int], content: Callable[..., Any]) -> NDArray[Any]:
+    channels, value_bytes, _ = OPENCV[encoding]
+    return content((*size, channels), 256**value_bytes).astype(f'u{value_bytes}')
+
+
+def message_of(
+    pixels: NDArray[Any], encoding: str, padding: int = 0, big_endian: bool = False
+) -> Image:
+    """:param padding: bytes behind each row."""
+    height, width = pixels.shape[:2]
+    ordered = pixels.astype(pixels.dtype.newbyteorder('>' if big_endian else '<'))
+    rows = np.frombuffer(ordered.tobytes(), np.uint8).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=0xAB)
+    return Image(
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=big_endian,
+        step=rows.shape[1],
+        data=rows.tobytes(),
+    )
+
+
+def opencv_rgb(pixels: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
+    code = OPENCV[encoding][2]
+    rgb = pixels if code is None else cv2.cvtColor(pixels, code)
+    return cv2.convertScaleAbs(rgb, alpha=255 / 65535) if rgb.dtype == np.uint16 else rgb
+
+
+@pytest.fixture(autouse=True)
+def untried() -> Iterator[None]:
+    """Each test meets cv_bridge for the first time."""
+    images._cv_bridge.cache_clear()
+    yield
+    images._cv_bridge.cache_clear()
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, '_cv_bridge', images._CvBridge)
+
+
+# Image
+
+
+def test_every_encoding_is_compared() -> None:
+    assert set(OPENCV) == set(images._ENCODINGS)
+
+
+@pytest.mark.usefixtures('direct')
+@pytest.mark.parametrize('content', [noise, extremes, scene])
+@pytest.mark.parametrize('encoding', OPENCV)
+def test_direct_is_bit_for_bit_opencv(encoding: str, content: Callable[..., Any]) -> None:
+    multiple = images._ENCODINGS[encoding].width_multiple
+    for height, width in [(height, width - width % multiple) for height, width in SIZES]:
+        pixels = picture(encoding, (height, width), content)
+        expected = opencv_rgb(pixels, encoding)
+        for padding in (0, 5, 64):
+            rgb = image_to_rgb(message_of(pixels, encoding, padding))
+            assert rgb.dtype == np.uint8
+            np.testing.assert_array_equal(rgb, expected, f'{height}x{width}, padding {padding}')
+
+
+@pytest.mark.usefixtures('direct')
+@pytest.mark.parametrize('padding', [0, 3])
+@pytest.mark.parametrize('encoding', [name for name in OPENCV if name.endswith('16')])
+def test_big_endian(encoding: str, padding: int) -> None:
+    pixels = picture(encoding, (37, 54), noise)
+    message = message_of(pixels, encoding, padding, big_endian=True)
+    np.testing.assert_array_equal(image_to_rgb(message), opencv_rgb(pixels, encoding))
+
+
+def test_every_16_bit_level_is_rounded_as_cv_bridge_does() -> None:
+    levels = np.arange(65536).reshape(256, 256)
+    assert np.array_equal(to_8_bit(levels.astype(np.uint16)), np.rint(levels * 255 / 65535))
+
+
+def test_rgb8_is_a_read_only_view() -> None:
+    message = message_of(picture('rgb8', (4, 6), noise), 'rgb8', padding=2)
+    rgb = image_to_rgb(message)
+    assert np.shares_memory(rgb, np.frombuffer(message.data, np.uint8))
+    assert not rgb.flags.writeable
+    assert images._cv_bridge.cache_info().misses == 0  # nobody asked about cv_bridge
+
+
+def test_surplus_data_is_ignored() -> None:
+    pixels = picture('bgr8', (4, 6), noise)
+    message = message_of(pixels, 'bgr8')
+    message.data = message.data.tobytes() + bytes(7)
+    np.testing.assert_array_equal(image_to_rgb(message), pixels[..., ::-1])
+
+
+@pytest.mark.usefixtures('direct')
+@pytest.mark.parametrize(
+    ('encoding', 'fields', 'parts'),
+    [
+        ('rgb8', {'width': 0}, ['0 x 4', 'at least 1']),
+        ('rgb8', {'height': 0}, ['6 x 0', 'at least 1']),
+        ('bayer_rggb8', {'width': 2}, ['2 x 4', 'at least 3']),
+        ('bayer_grbg16', {'height': 2}, ['6 x 2', 'at least 3']),
+        ('rgb8', {'step': 17}, ['step is 17', 'at least 18']),
+        ('bayer_rggb16', {'step': 11}, ['step is 11', 'at least 12']),
+        ('rgb8', {'data': bytes(71)}, ['71 bytes', 'step 18 times height 4', '72']),
+        ('rgb8', {'data': b''}, ['0 bytes', '72']),
+        ('rgb8', {'step': 2**32 - 1}, ['72 bytes', str(4 * (2**32 - 1))]),
+        ('yuv422', {'width': 5}, ['width 5 is odd', 'yuv422']),
+        ('yuyv', {'width': 5}, ['width 5 is odd', 'yuyv']),
+        ('rgb8', {'width': 2**32 - 1, 'height': 2**32 - 1}, ['4294967295', 'at most 64000000']),
+        ('mono8', {'width': 8001, 'height': 8000}, ['8001 x 8000', 'at most 64000000']),
+        ('rgb8', {'encoding': 'RGB8'}, ["'RGB8'", 'allowed are', *OPENCV]),
+        ('rgb8', {'encoding': ''}, ["''", 'allowed are']),
+        ('rgb8', {'encoding': '8UC3'}, ["'8UC3'", 'allowed are']),
+        *(
+            ('rgb8', {'encoding': name}, [repr(name), 'depth', 'colour topic'])
+            for name in ('16UC1', '16SC1', '32FC1', '64FC1', '32SC1', 'mono16')
+        ),
+    ],
+)
+def test_unusable_image(encoding: str, fields: dict[str, Any], parts: list[str]) -> None:
+    message = message_of(picture(encoding, (4, 6), noise), encoding)
+    for name, value in fields.items():
+        setattr(message, name, value)
+    with pytest.raises(UnusableImage) as caught:
+        image_to_rgb(message)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+# CompressedImage
+
+
+def encoded(extension: str, pixels: NDArray[Any], *options: int) -> CompressedImage:
+    """:param pixels: as OpenCV has them, BGR."""
+    data = cv2.imencode(f'.{extension}', pixels, options)[1].tobytes()
+    return CompressedImage(format=extension, data=data)
+
+
+def saved(image: PIL.Image.Image, kind: str, exif: PIL.Image.Exif | None = None) -> CompressedImage:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, exif=exif or PIL.Image.Exif())
+    return CompressedImage(format=kind.lower(), data=buffer.getvalue())
+
+
+def scene_bgr(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    return scene((height, width, 3), 256).astype(np.uint8)
+
+
+@pytest.mark.parametrize('sampling', [0x411111, 0x221111, 0x211111, 0x111111])
+@pytest.mark.parametrize('quality', [30, 80, 95])
+@pytest.mark.parametrize('size', [(37, 53), (480, 640)])
+def test_jpeg_is_bit_for_bit_opencv(size: tuple[int, int], quality: int, sampling: int) -> None:
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling)
+    message = encoded('jpg', scene_bgr(*size), *options)
+    bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(compressed_to_rgb(message), bgr[..., ::-1])
+
+
+def test_png_is_exact() -> None:
+    bgr = scene_bgr()
+    alpha = noise((48, 64, 1), 256).astype(np.uint8)
+    for pixels in (bgr, np.concatenate([bgr, alpha], 2)):
+        rgb = compressed_to_rgb(encoded('png', pixels))
+        np.testing.assert_array_equal(rgb, bgr[..., ::-1])
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+def test_compressed_gray_is_repeated(extension: str) -> None:
+    message = encoded(extension, scene_bgr()[..., 0])
+    gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(compressed_to_rgb(message), np.repeat(gray[..., None], 3, 2))
+
+
+def test_format_is_told_by_the_bytes() -> None:
+    message = encoded('png', scene_bgr())
+    message.format = 'rgb8; jpeg compressed bgr8'
+    assert compressed_to_rgb(message).shape == (48, 64, 3)
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6
+    image = PIL.Image.fromarray(scene_bgr())
+    rgb = compressed_to_rgb(saved(image, 'JPEG', exif=turned))
+    np.testing.assert_array_equal(rgb, compressed_to_rgb(saved(image, 'JPEG')))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that ends where its pixels should begin."""
+    chunk = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    head = b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + chunk
+    return head + struct.pack('>II', zlib.crc32(chunk), 100) + b'IDAT'
+
+
+@pytest.mark.parametrize(
+    ('message', 'parts'),
+    [
+        (CompressedImage(format='jpeg'), ["'jpeg'", 'no data']),
+        (CompressedImage(format='h264', data=b'\0\0\0\1gB'), ["'h264'", '6 bytes', 'JPEG or PNG']),
+        (CompressedImage(format='jpeg', data=b'\xff\xd8\xff'), ['3 bytes', 'no whole JPEG']),
+        (encoded('bmp', scene_bgr()), ["'bmp'", 'no whole JPEG or PNG']),
+        (encoded('png', scene((8, 9, 1), 65536).astype(np.uint16)), ['depth', 'colour topic']),
+        (
+            CompressedImage(format='16UC1; compressedDepth png', data=b'\0' * 20),
+            ["'16UC1; compressedDepth png'", 'depth picture', 'colour topic'],
+        ),
+        (saved(PIL.Image.new('CMYK', (8, 8)), 'JPEG'), ['kind CMYK', 'allowed are RGB']),
+        (saved(PIL.Image.new('P', (8, 8)), 'PNG'), ['kind P', 'allowed are RGB']),
+        (
+            CompressedImage(format='png', data=png_header(8001, 8000)),
+            ['8001 x 8000', 'at most 64000000'],
+        ),
+        (CompressedImage(format='png', data=png_header(10000, 9001)), ['pixels']),
+        (CompressedImage(format='png', data=png_header(2**31 - 1, 2**31 - 1)), ['no whole']),
+    ],
+)
+def test_unusable_compressed_image(message: CompressedImage, parts: list[str]) -> None:
+    with pytest.raises(UnusableImage) as caught:
+        compressed_to_rgb(message)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+def test_cut_off_is_an_error_not_half_a_picture(extension: str) -> None:
+    message = encoded(extension, scene_bgr())
+    whole = compressed_to_rgb(message)
+    data = message.data.tobytes()
+    refused = 0
+    for length in range(1, len(data)):
+        try:
+            rgb = compressed_to_rgb(CompressedImage(format=extension, data=data[:length]))
+        except UnusableImage:
+            refused += 1
+        else:  # only the end mark is missing
+            np.testing.assert_array_equal(rgb, whole, f'cut at {length} of {len(data)}')
+    assert refused > len(data) - 30
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+def test_broken_bytes_raise_nothing_else(extension: str) -> None:
+    random = np.random.default_rng(0)
+    data = np.frombuffer(encoded(extension, scene_bgr(16, 24)).data, np.uint8)
+    for _ in range(500):
+        broken = data.copy()
+        broken[random.integers(0, len(data), 3)] = random.integers(0, 256, 3)
+        try:
+            rgb = compressed_to_rgb(CompressedImage(format=extension, data=broken.tobytes()))
+        except UnusableImage:
+            continue
+        assert rgb.dtype == np.uint8
+        assert rgb.shape[2] == 3
+
+
+# cv_bridge
+
+RIGHT_FOR_MONO8 = """
+import numpy as np
+print('noise of an import')
+seen = []
+class CvBridge:
+    def imgmsg_to_cv2(self, message, encoding):
+        seen.append((message.encoding, message.step == message.width))
+        if message.encoding != 'mono8':
+            raise TypeError('not that one')
+        gray = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 1)
+        return gray.repeat(3, 2)
+"""
+WRONG_VALUES = """
+import numpy as np
+class CvBridge:
+    def imgmsg_to_cv2(self, message, encoding):
+        return np.zeros((message.height, message.width, 3), np.uint8)
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """:returns: puts a cv_bridge of the given source in front of the installed one."""
+
+    def put(source: str) -> None:
+        (tmp_path / 'cv_bridge.py').write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        for name in [name for name in sys.modules if name.partition('.')[0] == 'cv_bridge']:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, 'cv_bridge', None)  # so that it is put back afterwards
+        del sys.modules['cv_bridge']
+
+    return put
+
+
+def assert_all_encodings_right() -> None:
+    for encoding in OPENCV:
+        pixels = picture(encoding, (38, 54), scene)
+        for padding in (0, 5):
+            rgb = image_to_rgb(message_of(pixels, encoding, padding))
+            assert rgb.dtype == np.uint8
+            np.testing.assert_array_equal(rgb, opencv_rgb(pixels, encoding), encoding)
+
+
+def test_installed_cv_bridge_is_used_where_it_is_right() -> None:
+    assert backend() == (
+        'cv_bridge (bgr8, rgba8, bgra8, mono8, bayer_rggb8, bayer_bggr8, bayer_gbrg8)'
+    )
+    assert_all_encodings_right()
+
+
+def test_cv_bridge_gets_only_what_it_is_trusted_with(install: Callable[[str], None]) -> None:
+    install(RIGHT_FOR_MONO8)
+    assert backend() == 'cv_bridge (mono8)'
+    assert_all_encodings_right()
+    assert sys.modules['cv_bridge'].seen == [('mono8', True)]  # and nothing padded
+
+
+@pytest.mark.parametrize(
+    ('source', 'why_not'),
+    [
+        (WRONG_VALUES, 'gives wrong values'),
+        ("raise AttributeError('_ARRAY_API not found')", 'AttributeError: _ARRAY_API not found'),
+        ("raise SystemError('no boost')", 'SystemError: no boost'),
+        ('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)', 'exit status -11'),
+        ('import os; os._exit(0)', 'does not work'),
+    ],
+)
+def test_unfit_cv_bridge_is_not_used(
+    install: Callable[[str], None], source: str, why_not: str
+) -> None:
+    install(source)
+    assert backend().startswith('direct (cv_bridge ')
+    assert why_not in backend()
+    assert_all_encodings_right()
+
+
+def test_hanging_cv_bridge_is_given_up(
+    install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install('import threading; threading.Event().wait()')
+    monkeypatch.setattr(images, '_PROBE_TIMEOUT_S', 0.2)
+    assert 'timed out' in backend()
+
+
+def test_without_cv_bridge_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(images.subprocess, 'run', None)
+    assert backend() == 'direct'
+
+
+def test_import_is_light() -> None:
+    code = 'import sys, vla_ros.ros.images;print({"cv2", "cv_bridge", "torch"} & set(sys.modules))'
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == 'set()\n'

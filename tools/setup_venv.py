@@ -1,0 +1,163 @@
+"""Make .venv: ROS 2, what the node needs, and the package itself with its messages and commands.
+
+`make setup` runs this with the Python that tools/find_python.sh chose. Each step leaves a record of
+what it was made from, so that a second run does only what has changed since, and a run after an
+interruption goes on with the step that was interrupted. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / '.venv'
+VENV_PYTHON = VENV / 'bin' / 'python'
+RECORD = VENV / 'vla_ros_setup.json'
+
+REQUIREMENTS = ROOT / 'requirements'
+PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
+PACKAGE_FOLDERS = ('config', 'launch', 'msg', 'scripts', 'vla_ros')
+
+
+class SetupError(Exception):
+    """What a person has to mend before this can go on."""
+
+
+def main() -> None:
+    os.chdir(ROOT)
+    # The wheels of ROS 2 mark the environment they have prepared; ours is another one.
+    os.environ.pop('_ROS_WHEELS_BOOTSTRAP_COMPLETE', None)
+    try:
+        ros = find_ros()
+        require_compiler()
+        make_venv(ros)
+        requirements = install_requirements(ros)
+        install_package(ros, requirements)
+    except SetupError as error:
+        sys.exit(f'make setup: {error}')
+    except subprocess.CalledProcessError as error:
+        sys.exit(f'make setup: this failed, see above: {" ".join(map(str, error.cmd))}')
+    except KeyboardInterrupt:
+        sys.exit('make setup: interrupted; the next run goes on from here')
+
+
+def find_ros() -> str:
+    """Return the name of the ROS 2 that is sourced, or 'wheels'."""
+    distro = os.environ.get('ROS_DISTRO')
+    if distro and os.environ.get('AMENT_PREFIX_PATH'):
+        if importlib.util.find_spec('rclpy') is None:
+            raise SetupError(
+                f'ROS 2 {distro} is sourced, but {sys.executable} has no rclpy. Let python3 be the '
+                f'Python of that ROS 2 (deactivate conda, pyenv), or use a shell without ROS 2.'
+            )
+        return distro
+    if (platform.system(), platform.machine()) != ('Linux', 'x86_64'):
+        raise SetupError(
+            f'on {platform.system()} {platform.machine()}, ROS 2 has to be installed and sourced '
+            f'first: from docs.ros.org on Linux, from RoboStack (robostack.github.io) on a Mac. '
+            f'Only for x86_64 Linux are there wheels of ROS 2.'
+        )
+    return 'wheels'
+
+
+def require_compiler() -> None:
+    compilers = [os.environ.get('CXX') or 'g++', 'c++', 'clang++']
+    if not any(map(shutil.which, compilers)):
+        raise SetupError(
+            'building the messages takes a C++ compiler. Debian, Ubuntu: sudo apt install g++; '
+            'Fedora: sudo dnf install gcc-c++'
+        )
+
+
+def make_venv(ros: str) -> None:
+    if not VENV.exists():
+        print(f'== .venv: Python {platform.python_version()}, ROS 2: {ros}', flush=True)
+        VENV.mkdir()
+        write_record({'ros': ros})
+    elif not RECORD.exists():
+        raise SetupError('.venv is there, but not made by make setup: move it away')
+    elif (made_for := read_record()['ros']) != ros:
+        raise SetupError(f'.venv was made for ROS 2 {made_for}, now it is {ros}: make clean first')
+
+    record = read_record()
+    if 'python' not in record:
+        # A sourced ROS 2 keeps part of its Python (NumPy, yaml, empy) with the system's.
+        options = [] if ros == 'wheels' else ['--system-site-packages']
+        run([sys.executable, '-m', 'venv', *options, VENV])
+        write_record({**record, 'python': sys.executable})
+    elif not VENV_PYTHON.exists():
+        raise SetupError(f'{record["python"]}, which .venv needs, is gone: make clean first')
+
+
+def install_requirements(ros: str) -> str:
+    """Return the fingerprint of what is installed."""
+    files = [REQUIREMENTS / 'runtime.txt', REQUIREMENTS / 'dev.txt']
+    constraint = []
+    if ros == 'wheels':
+        files.append(REQUIREMENTS / 'ros-wheels.txt')
+    else:
+        # The extension modules of this ROS 2 (cv_bridge) were built for its NumPy.
+        import numpy
+
+        constraint.append(f'numpy<{int(numpy.__version__.split(".")[0]) + 1}')
+
+    wanted = fingerprint(files, *constraint)
+    if read_record().get('requirements') != wanted:
+        print('== requirements: about 6 GB and a few minutes, most of it PyTorch', flush=True)
+        options = [option for file in files for option in ('-r', file)]
+        run([*PIP_INSTALL, *options, *constraint])
+        write_record({**read_record(), 'requirements': wanted})
+    return wanted
+
+
+def install_package(ros: str, requirements: str) -> None:
+    folders = [ROOT / folder for folder in PACKAGE_FOLDERS]
+    files = [file for folder in folders for file in folder.rglob('*') if file.suffix != '.pyc']
+    wanted = fingerprint([*(ROOT / name for name in PACKAGE_FILES), *files], requirements)
+    if read_record().get('package') != wanted:
+        print('== vla_ros: building the messages, installing the package', flush=True)
+        run([*PIP_INSTALL, '--quiet', '--no-build-isolation', '--no-deps', ROOT])
+        write_record({**read_record(), 'package': wanted})
+        print('== ready: .venv/bin/vla_node, vla_check, vla_demo, vla_camera, vla_checkpoint')
+        if ros != 'wheels':
+            # The wheels find our messages' libraries unaided, a sourced ROS 2 has to be told of them.
+            print('   by hand, first: source .venv/share/vla_ros/local_setup.bash')
+
+
+PIP_INSTALL = (VENV_PYTHON, '-m', 'pip', '--disable-pip-version-check', 'install')
+
+
+def run(command: Iterable[str | Path]) -> None:
+    subprocess.run([str(word) for word in command], check=True)
+
+
+def fingerprint(files: Iterable[Path], *texts: str) -> str:
+    """Hash names and contents; a file that was only touched changes nothing."""
+    digest = hashlib.sha256('\0'.join(texts).encode())
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(f'\0{file.relative_to(ROOT)}\0'.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def read_record() -> dict[str, str]:
+    return json.loads(RECORD.read_text())
+
+
+def write_record(record: dict[str, str]) -> None:
+    """Replace the file in one step: an interruption leaves the old record or the new one."""
+    fresh = RECORD.with_suffix('.new')
+    fresh.write_text(json.dumps(record, indent=2))
+    fresh.replace(RECORD)
+
+
+if __name__ == '__main__':
+    main()

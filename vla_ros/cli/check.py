@@ -1,0 +1,182 @@
+"""``vla_check``: send one picture and one instruction to a running node and print its action.
+
+The node publishes that action like any other: a robot that listens to it moves. Afterwards the
+instruction is taken back, and the node holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from vla_ros.msg import VlaAction, VlaStatus
+
+_SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
+_SHOW_PERIOD_S = 5.0
+_LISTENING = (VlaStatus.RUNNING, VlaStatus.HOLDING)
+
+
+class CheckFailed(Exception):
+    """Why there was no action."""
+
+
+class CheckNode(Node):
+    """Speaks to the node like a camera and a person. Of the main thread."""
+
+    def __init__(self, image: NDArray[np.uint8], instruction: str) -> None:
+        """:param image: uint8 [H, W, 3] RGB."""
+        super().__init__('vla_check')
+        self.status: VlaStatus | None = None
+        self.action: VlaAction | None = None
+        self._image = image
+        self._instruction = instruction
+        self._sent_stamps: set[tuple[int, int]] = set()
+        self._last_sent_s = 0.0
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
+        self.create_subscription(VlaAction, 'action', self._on_action, 1)
+        self._images = self.create_publisher(Image, 'image', 1)
+        self._instructions = self.create_publisher(String, 'instruction', 1)
+
+    def send(self) -> None:
+        """The instruction and the picture, at most once in ``_SEND_PERIOD_S``."""
+        now_s = time.monotonic()
+        heard = self._images.get_subscription_count() and self._instructions.get_subscription_count()
+        if not heard or now_s - self._last_sent_s < _SEND_PERIOD_S:
+            return
+        self._last_sent_s = now_s
+        self._instructions.publish(String(data=self._instruction))
+        height, width, _ = self._image.shape
+        message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+        message.data = self._image.tobytes()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = 'vla_check'
+        self._sent_stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+        self._images.publish(message)
+
+    def take_back(self) -> None:
+        """Let the node hold again."""
+        if self._sent_stamps:
+            self._instructions.publish(String(data=''))
+            rclpy.spin_once(self, timeout_sec=0.2)
+
+    def _on_status(self, message: VlaStatus) -> None:
+        self.status = message
+
+    def _on_action(self, message: VlaAction) -> None:
+        stamp = message.observation_stamp
+        if (stamp.sec, stamp.nanosec) in self._sent_stamps:
+            self.action = message
+
+
+def wait_for_action(node: CheckNode, timeout_s: float) -> VlaAction:
+    """Show what the node is at until its action comes.
+
+    :raises CheckFailed: if it can't come, or did not in time.
+    """
+    started_s = time.monotonic()
+    shown, shown_at_s = '', 0.0
+    while node.action is None:
+        rclpy.spin_once(node, timeout_sec=0.05)
+        now_s = time.monotonic()
+        text = 'waiting for the node' if node.status is None else _describe(node.status)
+        state = text.split(':')[0]
+        if state != shown or now_s - shown_at_s > _SHOW_PERIOD_S:
+            print(f'{now_s - started_s:7.1f} s  {text}')
+            shown, shown_at_s = state, now_s
+        if now_s - started_s > timeout_s:
+            raise CheckFailed(f'no action within {timeout_s:g} s; {_last_word(node)}')
+        if node.status is None:
+            continue
+        if node.status.state == VlaStatus.ERROR:
+            raise CheckFailed(f'the node is in ERROR: {node.status.why}')
+        if node.status.state in _LISTENING:
+            node.send()
+    return node.action
+
+
+def _describe(status: VlaStatus) -> str:
+    return f'{status.state}: {status.why}' if status.why else status.state
+
+
+def _last_word(node: CheckNode) -> str:
+    """What is known of the node, and what to do about it."""
+    if node.status is None:
+        topic = node.resolve_topic_name('status')
+        return (
+            f'nothing was heard on {topic}: is the node running, in this namespace '
+            '(--ros-args -r __ns:=/NAMESPACE) and ROS_DOMAIN_ID?'
+        )
+    last = f'the last status was {_describe(node.status)}'
+    if node.status.state in (VlaStatus.READY, VlaStatus.UNCONFIGURED):
+        return f'{last}; the node has to be configured and activated (ros2 lifecycle set)'
+    return last
+
+
+def _read_picture(path: Path | None) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]; a colourful pattern where no file is given."""
+    if path is None:
+        y, x = np.mgrid[0:480, 0:640]
+        return np.stack([x * 255 // 639, y * 255 // 479, (x ^ y) & 255], axis=2).astype(np.uint8)
+    try:
+        with PilImage.open(path) as picture:
+            return np.asarray(picture.convert('RGB'))
+    except OSError as error:
+        raise CheckFailed(f'--image {path} can not be read as a picture: {error}') from error
+
+
+def _print_action(action: VlaAction) -> None:
+    inference_s = action.inference_time.sec + action.inference_time.nanosec / 1e9
+    latency_s = action.latency.sec + action.latency.nanosec / 1e9
+    print(f'action             {np.round(action.action, 5).tolist()}')
+    print(f'normalized_action  {np.round(action.normalized_action, 4).tolist()}')
+    print(f'token probability  {np.round(action.token_probabilities, 3).tolist()}')
+    print(f'unnorm_key         {action.unnorm_key}')
+    print(f'inference          {inference_s * 1e3:.1f} ms; capture to publish {latency_s * 1e3:.1f} ms')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    sys.stdout.reconfigure(line_buffering=True)
+    argv = sys.argv if arguments is None else ['vla_check', *arguments]
+    parser = argparse.ArgumentParser(prog='vla_check', description=__doc__)
+    parser.add_argument('--image', type=Path, help='picture to send (default: a pattern)')
+    parser.add_argument('--instruction', default='pick up the cup', help='(default: %(default)s)')
+    parser.add_argument(
+        '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
+    )
+    options = parser.parse_args(remove_ros_args(argv)[1:])
+    rclpy.init(args=argv)
+    node = None
+    try:
+        node = CheckNode(_read_picture(options.image), options.instruction)
+        _print_action(wait_for_action(node, options.timeout))
+        node.take_back()
+        return 0
+    except CheckFailed as failure:
+        print(f'vla_check: {failure}', file=sys.stderr)
+        if node is not None:
+            node.take_back()
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

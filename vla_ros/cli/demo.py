@@ -1,0 +1,217 @@
+"""``vla_demo``: see pictures and instructions become actions on real ROS 2 topics.
+
+Three processes: the node with a tiny OpenVLA of random weights (its actions are valid and depend on
+what it sees and hears, but mean nothing), a camera that shows photographs, and this one, which gives
+three instructions in turn and prints what it hears. All in the namespace /vla_demo, so that no robot
+listens by accident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
+
+from vla_ros.cli.share import config_file
+from vla_ros.msg import VlaAction, VlaStatus
+
+NAMESPACE = '/vla_demo'
+INSTRUCTIONS = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
+_PHOTOGRAPHS = ('astronaut.png', 'coffee.png', 'chelsea.png', 'motorcycle_left.png')
+
+
+class DemoFailed(Exception):
+    """Why there is nothing to see."""
+
+
+class Operator(Node):
+    """Gives the instructions in turn, and prints a row for every action. Of the main thread."""
+
+    def __init__(self, actions: int) -> None:
+        super().__init__('operator', namespace=NAMESPACE)
+        self.status = VlaStatus()
+        self.heard: list[VlaAction] = []
+        self._wanted = actions
+        self._shown_state = ''
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
+        self.create_subscription(VlaAction, 'action', self._on_action, 10)
+        self._instructions = self.create_publisher(String, 'instruction', 1)
+        self.create_timer(0.2, self._instruct)
+
+    @property
+    def done(self) -> bool:
+        return len(self.heard) >= self._wanted
+
+    def _instruct(self) -> None:
+        """Say what shall be done now; to say it twice changes nothing."""
+        turn = min(len(self.heard) * len(INSTRUCTIONS) // self._wanted, len(INSTRUCTIONS) - 1)
+        self._instructions.publish(String(data=INSTRUCTIONS[turn]))
+
+    def _on_status(self, message: VlaStatus) -> None:
+        self.status = message
+        if message.state != self._shown_state and not self.heard:
+            self._shown_state = message.state
+            print(f'{message.state:12s} {message.why}')
+
+    def _on_action(self, message: VlaAction) -> None:
+        if self.done:
+            return
+        if not self.heard:
+            print(f'\n{"#":>3} {"instruction":26} {"action":^56} {"inference":>9} {"latency":>8}')
+        self.heard.append(message)
+        numbers = ' '.join(f'{value:+.4f}' for value in message.action)
+        print(
+            f'{message.sequence:3d} {message.instruction:26} {numbers:56} '
+            f'{_milliseconds(message.inference_time):6.0f} ms {_milliseconds(message.latency):5.0f} ms'
+        )
+        self._instruct()
+
+
+def _milliseconds(duration: object) -> float:
+    return duration.sec * 1e3 + duration.nanosec / 1e6
+
+
+def photographs() -> list[Path]:
+    """Those that the package scikit-image ships."""
+    try:
+        import skimage
+    except ImportError as error:
+        raise DemoFailed(
+            'the photographs come from the package scikit-image: pip install scikit-image'
+        ) from error
+    return [Path(skimage.__file__).parent / 'data' / name for name in _PHOTOGRAPHS]
+
+
+@contextlib.contextmanager
+def running(module: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of this package in a process of its own; ended by SIGINT, then by force."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', module, *arguments], env={**os.environ, **environment}
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def watch(operator: Operator, processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+    """Spin until all actions have been heard.
+
+    :raises DemoFailed: if the node is in ERROR, a process ended, or the time is over.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not operator.done:
+        rclpy.spin_once(operator, timeout_sec=0.1)
+        status = operator.status
+        if status.state == VlaStatus.ERROR:
+            raise DemoFailed(f'the node is in ERROR: {status.why}')
+        for process in processes:
+            if process.poll() is not None:
+                raise DemoFailed(f'{process.args} ended with code {process.returncode}')
+        if time.monotonic() > deadline_s:
+            raise DemoFailed(
+                f'{len(operator.heard)} actions within {timeout_s:g} s; '
+                f'the last status was {status.state}: {status.why}'
+            )
+
+
+def print_summary(operator: Operator) -> None:
+    """What was heard, and what became of each picture."""
+    status, first, last = operator.status, operator.heard[0], operator.heard[-1]
+    stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in (first, last)]
+    rate_hz = (len(operator.heard) - 1) / max(stamps[1] - stamps[0], 1e-9)
+    latencies_ms = sorted(_milliseconds(message.latency) for message in operator.heard)
+    different = len({tuple(message.action) for message in operator.heard})
+    print(
+        f'\n{len(operator.heard)} actions ({different} different) at {rate_hz:.1f} Hz, '
+        f'{status.device} {status.dtype}; capture to publish: median '
+        f'{latencies_ms[len(latencies_ms) // 2]:.0f} ms, most {latencies_ms[-1]:.0f} ms'
+    )
+    print(
+        f'pictures: {status.received} received = {status.rejected} rejected + {status.idle} idle '
+        f'+ {status.superseded} superseded + {status.stale} stale + {status.taken} taken '
+        f'+ {status.waiting} waiting'
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    sys.stdout.reconfigure(line_buffering=True)
+    parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
+    parser.add_argument('--actions', type=int, default=20, help='(default: %(default)s)')
+    parser.add_argument(
+        '--timeout', type=float, default=180.0, help='seconds (default: %(default)s)'
+    )
+    options = parser.parse_args(arguments)
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    try:
+        with tempfile.TemporaryDirectory(prefix='vla_demo_') as folder:
+            run(Path(folder), options.actions, options.timeout)
+        return 0
+    except DemoFailed as failure:
+        print(f'vla_demo: {failure}', file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 130
+
+
+def run(folder: Path, actions: int, timeout_s: float) -> None:
+    """:raises DemoFailed: if anything keeps the actions from coming."""
+    pictures = photographs()
+    print('writing a tiny OpenVLA checkpoint with random weights')
+    checkpoint = [sys.executable, '-m', 'vla_ros.cli.checkpoint', str(folder / 'tiny')]
+    if subprocess.run(checkpoint, check=False).returncode:
+        raise DemoFailed('the checkpoint could not be written')
+    node = (
+        'vla_ros.ros.node',
+        '--ros-args',
+        *('-r', f'__ns:={NAMESPACE}'),
+        *('--params-file', str(config_file('vla.yaml'))),
+        *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_gripper'),
+    )
+    camera = (
+        'vla_ros.cli.camera',
+        *map(str, pictures),
+        *('--ros-args', '-r', f'__ns:={NAMESPACE}'),
+    )
+    profile = str(config_file('fastdds.xml'))
+    with (
+        running(*node) as node_process,
+        running(
+            *camera,
+            FASTRTPS_DEFAULT_PROFILES_FILE=profile,
+            FASTDDS_DEFAULT_PROFILES_FILE=profile,
+        ) as camera_process,
+    ):
+        rclpy.init()
+        try:
+            operator = Operator(actions)
+            watch(operator, [node_process, camera_process], timeout_s)
+            settle_s = time.monotonic() + 1.2  # the status comes once a second
+            while time.monotonic() < settle_s:
+                rclpy.spin_once(operator, timeout_sec=0.1)
+            print_summary(operator)
+        finally:
+            rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Turns the ``model`` that a person typed into a folder: a local one, or one from the hub.
+
+Runs in the thread that builds the policy. Honours the hub's own settings (HF_HOME, HF_TOKEN,
+HF_HUB_OFFLINE, HF_ENDPOINT).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from vla_ros.openvla.errors import CheckpointError
+from vla_ros.types import Progress, ProgressCallback
+
+_FILES = ['*.json', '*.safetensors']  # never code, never pickles
+
+
+def resolve_model(
+    model: str, revision: str | None = None, progress: ProgressCallback | None = None
+) -> Path:
+    """The folder of a checkpoint; downloads it if need be.
+
+    :param model: a folder, or a hub id such as ``openvla/openvla-7b``.
+    :param revision: branch, tag or commit of a hub id.
+    :raises CheckpointError: if there is no such folder, or the hub doesn't give it.
+    """
+    if not model:
+        raise CheckpointError(
+            'model is not set; set it to a checkpoint folder or a hub id such as openvla/openvla-7b'
+        )
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise CheckpointError(
+                f'revision {revision!r} is set, but model {model!r} is a folder; '
+                'a revision belongs to a hub id'
+            )
+        return folder
+    if folder.is_absolute() or model.startswith(('.', '~')) or model.count('/') != 1:
+        raise CheckpointError(
+            f'model {model!r} is not a folder on this machine, nor of the form owner/name of a '
+            'hub id'
+        )
+    return _download(model, revision, progress)
+
+
+def _download(repo_id: str, revision: str | None, progress: ProgressCallback | None) -> Path:
+    try:
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=_FILES,
+                tqdm_class=_progress_bar(repo_id, progress),
+            )
+        )
+    except GatedRepoError as error:
+        reason = 'access to it has to be granted: log in with `hf auth login` or set HF_TOKEN'
+        cause: Exception = error
+    except RepositoryNotFoundError as error:
+        reason = 'the hub has no such model (or it is private: set HF_TOKEN)'
+        cause = error
+    except RevisionNotFoundError as error:
+        reason = f'it has no revision {revision!r}'
+        cause = error
+    except LocalEntryNotFoundError as error:
+        reason = (
+            'it is not in the local cache, and the hub can not be reached (no network, or '
+            'HF_HUB_OFFLINE is set); download it where there is network, and set model to the '
+            'folder'
+        )
+        cause = error
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        reason = str(error)
+        cause = error
+    raise CheckpointError(f'model {repo_id!r}: {reason}') from cause
+
+
+def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]:
+    """A tqdm that speaks to ``progress`` and not to the terminal."""
+
+    class ProgressBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop('name', None)
+            super().__init__(*args, **{**kwargs, 'disable': False, 'file': _Discard()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            updated = super().update(n)
+            if progress is not None:
+                unit = 'bytes' if self.unit == 'B' else 'files'
+                text = f'downloading {repo_id} ({unit})'
+                progress(Progress(text, int(self.n), int(self.total or 0)))
+            return updated
+
+    return ProgressBar
+
+
+class _Discard:
+    """A file that forgets what is written to it."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass

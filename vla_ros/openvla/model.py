@@ -1,0 +1,100 @@
+"""The OpenVLA network: vision backbone, projector, language model; and how it is loaded.
+
+Runs in the policy's thread. Knows nothing of prompts, actions or ROS.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.language import build_llama, restore_rotary_tables
+from vla_ros.openvla.vision import Projector, VisionBackbone
+from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
+
+
+class OpenVLAModel(nn.Module):
+    """Its parameters carry the checkpoint's names, but for LayerScale (see stored_key)."""
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        super().__init__()
+        self.vision_backbone = VisionBackbone(config.towers)
+        self.projector = Projector(
+            self.vision_backbone.embed_dim,
+            config.llama['hidden_size'],
+            fused=len(config.towers) == 2,
+        )
+        self.language_model = build_llama(config.llama)
+        self._cancel: Cancel | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.dtype
+
+    def embed(self, input_ids: Tensor, image_embeds: Tensor) -> Tensor:
+        """Put the patches right behind the first token (BOS); nothing separates them.
+
+        :param input_ids: [1, T].
+        :param image_embeds: [1, N, hidden].
+        :returns: [1, T + N, hidden].
+        """
+        text = self.language_model.get_input_embeddings()(input_ids)  # [1, T, hidden]
+        return torch.cat([text[:, :1], image_embeds, text[:, 1:]], dim=1)
+
+    def cancel_with(self, cancel: Cancel | None) -> None:
+        """From now on, stop before the next layer once ``cancel`` is set."""
+        self._cancel = cancel
+
+    def check_cancelled(self, *_: object) -> None:
+        """:raises InferenceCancelled: if told to stop."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise InferenceCancelled
+
+    def watch_layers(self) -> None:
+        """Look at the cancellation before every layer."""
+        for layer in (*self.vision_backbone.blocks(), *self.language_model.model.layers):
+            layer.register_forward_pre_hook(self.check_cancelled)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    config: OpenVLAConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: ProgressCallback | None = None,
+) -> OpenVLAModel:
+    """Build on the meta device, check the checkpoint against that, then fill it tensor by tensor.
+
+    :raises CheckpointError: if the checkpoint is not exactly this model's.
+    """
+    with torch.device('meta'):
+        model = OpenVLAModel(config)
+    checkpoint.check_shapes(
+        {stored_key(key): tuple(value.shape) for key, value in model.state_dict().items()}
+    )
+    model.vision_backbone.prune()
+    needed = {stored_key(key): key for key in model.state_dict()}
+    state_dict = {}
+    for done, (key, tensor) in enumerate(checkpoint.tensors(set(needed)), start=1):
+        state_dict[needed[key]] = tensor.to(device=device, dtype=dtype)
+        if progress is not None and (done % 16 == 0 or done == len(needed)):
+            progress(Progress('reading tensors', done, len(needed)))
+    model.load_state_dict(state_dict, assign=True, strict=True)
+    restore_rotary_tables(model.language_model, device)
+    model.watch_layers()
+    return model.eval().requires_grad_(False)
+
+
+def stored_key(key: str) -> str:
+    """The checkpoint's name of a parameter: LayerScale's ``gamma`` is stored renamed, since old
+    transformers rewrote that word in keys."""
+    for branch in ('ls1', 'ls2'):
+        if key.endswith(f'.{branch}.gamma'):
+            return key.removesuffix('gamma') + 'scale_factor'
+    return key

@@ -1,0 +1,89 @@
+"""Chooses the device and the dtype, and refuses what this machine does not have.
+
+Runs in the thread that builds the policy. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from vla_ros.openvla.errors import PlacementError
+
+DTYPES = {
+    'float32': torch.float32,
+    'bfloat16': torch.bfloat16,
+    'float16': torch.float16,
+}
+QUANTIZATIONS = ('none',)
+
+
+def available_devices() -> list[str]:
+    """The devices torch sees, best first."""
+    devices = [f'cuda:{index}' for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append('mps')
+    return [*devices, 'cpu']
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve ``auto``, ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
+
+    :raises PlacementError: if it is no such name, or not on this machine.
+    """
+    available = available_devices()
+    if device == 'auto':
+        return torch.device(available[0])
+    if device == 'cuda' and 'cuda:0' in available:
+        return torch.device('cuda:0')
+    if device in available:
+        return torch.device(device)
+    well_formed = device in ('cuda', 'mps', 'cpu') or (
+        device.startswith('cuda:') and device[5:].isdecimal()
+    )
+    if not well_formed:
+        raise PlacementError(
+            f'device {device!r} is unknown; allowed: auto, {", ".join(available)}'
+        )
+    raise PlacementError(
+        f'device {device!r} is not available: torch {torch.__version__} finds '
+        f'{", ".join(available)} on this machine; use one of these, or auto'
+    )
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolve ``auto`` or a name.
+
+    ``auto`` is bfloat16, the dtype OpenVLA was trained and published in, except where the device
+    lacks it (CUDA before compute capability 8.0, macOS before 14): float16 there.
+
+    :raises PlacementError: if the name is unknown.
+    """
+    if dtype == 'auto':
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+    if dtype not in DTYPES:
+        raise PlacementError(f'dtype {dtype!r} is unknown; allowed: auto, {", ".join(DTYPES)}')
+    return DTYPES[dtype]
+
+
+def check_quantization(quantization: str) -> None:
+    """:raises PlacementError: if it is none that is supported."""
+    if quantization not in QUANTIZATIONS:
+        raise PlacementError(
+            f'quantization {quantization!r} is not supported; allowed: {", ".join(QUANTIZATIONS)}'
+        )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until all that was queued on the device is done, so that a clock tells the truth."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    elif device.type == 'mps':
+        torch.mps.synchronize()
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == 'mps':
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return True

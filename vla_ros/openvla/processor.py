@@ -1,0 +1,203 @@
+"""A picture to pixel values, an instruction to input ids: exactly as the released processor does.
+
+Runs in the policy's thread. Knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vla_ros.openvla.config import OpenVLAConfig, read_json
+from vla_ros.openvla.errors import CheckpointError
+from vla_ros.types import InstructionError, check_instruction
+
+# The lone space that stood between `Out:` and the actions in training.
+SPACE_TOKEN_ID = 29871
+MAX_PROMPT_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class TowerTransform:
+    """How one tower wants its picture.
+
+    :param resize: (height, width) exactly, or one number: the shorter side, keeping the ratio.
+    :param crop: (height, width), from the middle.
+    :param letterbox_fill: colour of the border that makes the picture square; None: no border.
+    :param interpolation: PIL's number; 3 is bicubic.
+    :param pixel_table: float32 [3, 256], the normalised value of each channel's each level.
+    """
+
+    resize: tuple[int, int] | int
+    crop: tuple[int, int]
+    letterbox_fill: tuple[int, int, int] | None
+    interpolation: int
+    pixel_table: NDArray[np.float32]
+
+    def resized(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """uint8 [crop height, crop width, 3]."""
+        if self.letterbox_fill is not None:
+            picture = _letterboxed(picture, self.letterbox_fill)
+        height, width = self._resized_size(picture)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling(self.interpolation))
+        crop_height, crop_width = self.crop
+        top = round((height - crop_height) / 2.0)
+        left = round((width - crop_width) / 2.0)
+        return np.asarray(picture)[top : top + crop_height, left : left + crop_width]
+
+    def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [H, W, 3] to float32 [3, H, W]."""
+        return np.stack([self.pixel_table[c][pixels[..., c]] for c in range(3)])
+
+    def _resized_size(self, picture: Image.Image) -> tuple[int, int]:
+        if isinstance(self.resize, tuple):
+            return self.resize
+        short, long = sorted(picture.size)
+        longer = int(self.resize * long / short)
+        return (longer, self.resize) if picture.height >= picture.width else (self.resize, longer)
+
+
+class ImageProcessor:
+    """
+    :param transforms: one per tower, in their order.
+    """
+
+    def __init__(self, transforms: tuple[TowerTransform, ...]) -> None:
+        self._transforms = transforms
+
+    @classmethod
+    def from_directory(cls, directory: Path, towers: int) -> ImageProcessor:
+        """:raises CheckpointError: if preprocessor_config.json is missing or unfit."""
+        path = directory / 'preprocessor_config.json'
+        config = read_json(path)
+        try:
+            transforms = tuple(_read_transform(config, index) for index in range(towers))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f'{path} is malformed ({error!r}); expected tvf_resize_params, tvf_crop_params and '
+                f'tvf_normalize_params for {towers} vision towers'
+            ) from error
+        return cls(transforms)
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """
+        :param image: uint8 [H, W, 3] RGB.
+        :returns: float32 [1, 3 * towers, 224, 224].
+        :raises ValueError: if the picture has another shape or dtype.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                f'image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] RGB'
+            )
+        picture = Image.fromarray(image)
+        channels = []
+        resized: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
+        for transform in self._transforms:
+            # Fused towers mostly share one geometry: resize once.
+            geometry = (
+                transform.resize,
+                transform.crop,
+                transform.letterbox_fill,
+                transform.interpolation,
+            )
+            if geometry not in resized:
+                resized[geometry] = transform.resized(picture)
+            channels.append(transform.normalized(resized[geometry]))
+        return torch.from_numpy(np.concatenate(channels)[np.newaxis])
+
+
+class PromptTokenizer:
+    """Instruction to input ids.
+
+    Uses the tokenizers library on tokenizer.json itself: transformers 5 rebuilds the pipeline and
+    gives other ids for some texts.
+    """
+
+    def __init__(self, directory: Path, template: str) -> None:
+        """:raises CheckpointError: if tokenizer.json is missing or unfit."""
+        path = directory / 'tokenizer.json'
+        if not path.is_file():
+            raise CheckpointError(f'{path} is missing; an OpenVLA checkpoint has one')
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f'{path} is no tokenizer: {error}') from error
+        self._template = template
+
+    def prompt(self, instruction: str) -> str:
+        return self._template.format(instruction=instruction.lower())
+
+    def __call__(self, instruction: str) -> Tensor:
+        """
+        :param instruction: what a person said.
+        :returns: int64 [1, T], beginning with BOS and ending with the space token.
+        :raises InstructionError: if it is empty, too long, or not plain text.
+        """
+        if not instruction.strip():
+            raise InstructionError('instruction is empty; there is nothing to do')
+        check_instruction(instruction)
+        input_ids = self._tokenizer.encode(self.prompt(instruction)).ids
+        if input_ids[-1] != SPACE_TOKEN_ID:
+            input_ids.append(SPACE_TOKEN_ID)
+        if len(input_ids) > MAX_PROMPT_TOKENS:
+            raise InstructionError(
+                f'instruction {instruction[:40]!r}... makes a prompt of {len(input_ids)} tokens; '
+                f'at most {MAX_PROMPT_TOKENS} are allowed'
+            )
+        return torch.tensor([input_ids])
+
+
+def load_processors(
+    directory: Path, config: OpenVLAConfig
+) -> tuple[ImageProcessor, PromptTokenizer]:
+    """:raises CheckpointError: if one of their files is missing or unfit."""
+    return (
+        ImageProcessor.from_directory(directory, len(config.towers)),
+        PromptTokenizer(directory, config.prompt_template),
+    )
+
+
+def _read_transform(config: Mapping[str, Any], index: int) -> TowerTransform:
+    # The tvf_* entries are what the released processor goes by; means and stds beside them are
+    # the same numbers before they were rounded to bfloat16, and unused.
+    resize = config['tvf_resize_params'][index]
+    size = resize['size']
+    crop_height, crop_width = config['tvf_crop_params'][index]['output_size']
+    fill = None
+    if config['tvf_do_letterbox']:
+        red, green, blue = config['tvf_letterbox_fill']
+        fill = (red, green, blue)
+    normalize = config['tvf_normalize_params'][index]
+    mean = np.array(normalize['mean'], dtype=np.float32).reshape(3, 1)
+    std = np.array(normalize['std'], dtype=np.float32).reshape(3, 1)
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)  # [256]
+    return TowerTransform(
+        resize=size if isinstance(size, int) else (int(size[0]), int(size[1])),
+        crop=(int(crop_height), int(crop_width)),
+        letterbox_fill=fill,
+        interpolation=Image.Resampling(resize['interpolation']),
+        pixel_table=(levels - mean) / std,
+    )
+
+
+def _letterboxed(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    """Equal borders left and right, top and bottom; one pixel off square if the gap is odd."""
+    side = max(picture.size)
+    border_x = int((side - picture.width) / 2)
+    border_y = int((side - picture.height) / 2)
+    if not border_x and not border_y:
+        return picture
+    size = (picture.width + 2 * border_x, picture.height + 2 * border_y)
+    canvas = Image.new('RGB', size, fill)
+    canvas.paste(picture, (border_x, border_y))
+    return canvas

@@ -1,0 +1,86 @@
+"""The vision backbone: one or two timm towers, patch features of the second-to-last block.
+
+And the projector that brings the features to the language model's width. Runs in the policy's
+thread. Knows nothing of checkpoints' files or of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from vla_ros.openvla import tiny_towers  # noqa: F401  registers the tiny towers with timm
+from vla_ros.openvla.config import TowerConfig
+from vla_ros.openvla.errors import CheckpointError
+
+
+class VisionBackbone(nn.Module):
+    """Pixels to patch features; the names of its parts are those of the checkpoint's keys."""
+
+    def __init__(self, towers: tuple[TowerConfig, ...]) -> None:
+        super().__init__()
+        self.featurizer = _build_tower(towers[0])
+        self.fused_featurizer = _build_tower(towers[1]) if len(towers) == 2 else None
+
+    @property
+    def _towers(self) -> list[nn.Module]:
+        return [tower for tower in (self.featurizer, self.fused_featurizer) if tower is not None]
+
+    @property
+    def embed_dim(self) -> int:
+        return sum(tower.embed_dim for tower in self._towers)
+
+    def prune(self) -> None:
+        """Drop what never runs: each tower's last block, final norm and pooling head."""
+        for tower in self._towers:
+            tower.prune_intermediate_layers([len(tower.blocks) - 2], prune_norm=True)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        for tower in self._towers:
+            yield from tower.blocks
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """
+        :param pixel_values: [B, 3 * towers, H, W], three channels per tower, in their order.
+        :returns: [B, N, embed_dim], N = 256 patches at 224 pixels; no class or register tokens.
+        """
+        per_tower = pixel_values.split(3, dim=1)  # [B, 3, H, W] each
+        features = [
+            tower.forward_intermediates(
+                pixels, indices=1, norm=False, output_fmt='NLC', intermediates_only=True
+            )[0]
+            for tower, pixels in zip(self._towers, per_tower, strict=True)
+        ]  # [B, N, C] each
+        return torch.cat(features, dim=2)
+
+
+class Projector(nn.Module):
+    """Patch features to embeddings of the language model; three layers where towers are fused."""
+
+    def __init__(self, vision_dim: int, llm_dim: int, fused: bool) -> None:
+        super().__init__()
+        hidden_dim = 4 * vision_dim if fused else llm_dim
+        self.fc1 = nn.Linear(vision_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, llm_dim)
+        self.fc3 = nn.Linear(llm_dim, llm_dim) if fused else None
+        self.act = nn.GELU()  # erf, not tanh
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, N, vision_dim] to [B, N, llm_dim]."""
+        projected = self.fc2(self.act(self.fc1(features)))
+        return projected if self.fc3 is None else self.fc3(self.act(projected))
+
+
+def _build_tower(tower: TowerConfig) -> nn.Module:
+    if not timm.is_model(tower.timm_id):
+        raise CheckpointError(
+            f'config.json names the vision tower {tower.timm_id!r}, which timm '
+            f'{timm.__version__} does not know'
+        )
+    overrides = {} if tower.act_layer is None else {'act_layer': tower.act_layer}
+    return timm.create_model(
+        tower.timm_id, pretrained=False, num_classes=0, img_size=tower.image_size, **overrides
+    )

@@ -1,0 +1,1 @@
+"""The ROS face: parameters, conversions, the node. Imports the rest; nobody imports it."""

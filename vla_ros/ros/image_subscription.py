@@ -1,0 +1,78 @@
+"""A subscription to pictures whose reliability follows the publishers' offer.
+
+A best-effort subscription hears every publisher, but large pictures of a reliable one come through
+it incomplete; a reliable subscription does not hear a best-effort publisher at all. So this does
+what ``ros2 topic echo`` does: reliable if all publishers are. Used by the executor's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+
+
+class ImageSubscription:
+    """Depth 1: only the newest picture is of use."""
+
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        reliability: str = 'auto',
+    ) -> None:
+        """
+        :param reliability: ``auto``, ``reliable`` or ``best_effort``.
+        """
+        self._node = node
+        self._message_type = message_type
+        self._topic = topic
+        self._callback = callback
+        self._follows = reliability == 'auto'
+        self._reliability = ReliabilityPolicy.BEST_EFFORT
+        if reliability == 'reliable':
+            self._reliability = ReliabilityPolicy.RELIABLE
+        self._subscription = self._create()
+        self.follow_publishers()
+
+    @property
+    def topic(self) -> str:
+        """The full name, after remapping."""
+        return self._subscription.topic_name
+
+    @property
+    def reliability(self) -> ReliabilityPolicy:
+        return self._reliability
+
+    def follow_publishers(self) -> None:
+        """Adapt to the publishers there are now. Call it about once a second."""
+        if not self._follows:
+            return
+        offers = [
+            publisher.qos_profile.reliability
+            for publisher in self._node.get_publishers_info_by_topic(self.topic)
+        ]
+        if not offers:
+            return
+        all_reliable = all(offer == ReliabilityPolicy.RELIABLE for offer in offers)
+        wanted = ReliabilityPolicy.RELIABLE if all_reliable else ReliabilityPolicy.BEST_EFFORT
+        if wanted != self._reliability:
+            self._reliability = wanted
+            self.destroy()
+            self._subscription = self._create()
+
+    def destroy(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+
+    def _create(self) -> Subscription:
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability
+        )
+        return self._node.create_subscription(
+            self._message_type, self._topic, self._callback, qos
+        )

@@ -1,0 +1,297 @@
+"""ROS pictures to RGB: Image and CompressedImage messages to uint8 [H, W, 3], or one clear error.
+
+Knows the messages' fields, NumPy and Pillow; refuses to know nodes, topics' QoS and the model.
+Importing it imports neither cv_bridge nor OpenCV nor torch. Any thread; the only state is the
+verdict on cv_bridge, reached once and kept.
+
+cv_bridge converts the encodings for which it was seen to give the right values; NumPy converts the
+others, and all of them where there is no working cv_bridge. rgb8 needs no conversion. Compressed
+pictures always go through Pillow: it reads the size before it decodes, decodes to the same values
+about as fast, and leaves EXIF orientation alone, which cv_bridge heeds or not by its version.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from vla_ros.ros.pixel_formats import SMALLEST_MOSAIC, bayer_to_rgb, pick_channels, yuv422_to_rgb
+
+MAX_PIXELS = 64_000_000
+_PROBE_TIMEOUT_S = 60.0
+
+_DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
+# What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
+# exceptions only where the process makes them so.
+_UNDECODABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    PIL.Image.DecompressionBombError,
+    Warning,
+)
+
+
+class UnusableImage(ValueError):
+    """A message holds no usable colour picture; the text is made for a person."""
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """How one encoding lies in memory and becomes RGB.
+
+    :param channels: values per pixel.
+    :param to_rgb: from a view [H, W, channels] to uint8 [H, W, 3].
+    :param value_bytes: 1 or 2.
+    :param width_multiple: of what the width must be a multiple.
+    :param smallest: what width and height must at least be, pixels.
+    """
+
+    channels: int
+    to_rgb: Callable[[NDArray[Any]], NDArray[np.uint8]]
+    value_bytes: int = 1
+    width_multiple: int = 1
+    smallest: int = 1
+
+
+def _unchanged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
+
+
+_ENCODINGS = {
+    'rgb8': _Encoding(3, _unchanged),
+    'bgr8': _Encoding(3, partial(pick_channels, order=(2, 1, 0))),
+    'rgba8': _Encoding(4, partial(pick_channels, order=(0, 1, 2))),
+    'bgra8': _Encoding(4, partial(pick_channels, order=(2, 1, 0))),
+    'mono8': _Encoding(1, partial(pick_channels, order=(0, 0, 0))),
+    'yuv422': _Encoding(2, partial(yuv422_to_rgb, luma=1), width_multiple=2),
+    'uyvy': _Encoding(2, partial(yuv422_to_rgb, luma=1), width_multiple=2),
+    'yuv422_yuy2': _Encoding(2, partial(yuv422_to_rgb, luma=0), width_multiple=2),
+    'yuyv': _Encoding(2, partial(yuv422_to_rgb, luma=0), width_multiple=2),
+} | {
+    f'bayer_{pattern}{8 * value_bytes}': _Encoding(
+        1, partial(bayer_to_rgb, pattern=pattern), value_bytes, smallest=SMALLEST_MOSAIC
+    )
+    for pattern in ('rggb', 'bggr', 'gbrg', 'grbg')
+    for value_bytes in (1, 2)
+}
+
+
+def image_to_rgb(message: Image) -> NDArray[np.uint8]:
+    """
+    :param message: a picture in one of the encodings above, its rows padded or not.
+    :returns: uint8 [H, W, 3] RGB, not to be written to: for rgb8 a view of ``message.data``.
+    :raises UnusableImage: if the fields contradict each other or the picture is no colour picture.
+    """
+    encoding = _checked_encoding(message)
+    pixel_bytes = encoding.channels * encoding.value_bytes
+    packed = message.step == message.width * pixel_bytes
+    # Of cv_bridge's versions some ignore `step`, and some fail on big-endian data with NumPy 2.
+    if encoding.to_rgb is not _unchanged and packed and not message.is_bigendian:
+        convert = _cv_bridge().converters.get(message.encoding)
+        if convert is not None:
+            return convert(message, 'rgb8')
+    pixels: NDArray[Any] = np.ndarray(
+        (message.height, message.width, encoding.channels),
+        f'{">" if message.is_bigendian else "<"}u{encoding.value_bytes}',
+        message.data,
+        strides=(message.step, pixel_bytes, encoding.value_bytes),
+    )
+    pixels.flags.writeable = False
+    return encoding.to_rgb(pixels)
+
+
+def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
+    """
+    :param message: a JPEG or PNG, which is told by its bytes and not by ``message.format``. Its
+        EXIF orientation is not applied.
+    :returns: uint8 [H, W, 3] RGB, not to be written to. Gray is repeated, alpha left out.
+    :raises UnusableImage: if it can't be decoded whole or is no colour or 8-bit gray picture.
+    """
+    what = f'compressed image of format {message.format!r}'
+    if 'compressedDepth' in message.format:
+        raise UnusableImage(
+            f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
+        )
+    if not message.data:
+        raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
+    try:
+        with PIL.Image.open(io.BytesIO(message.data), formats=('JPEG', 'PNG')) as picture:
+            _check_size(picture.width, picture.height)
+            _check_mode(picture.mode, what)
+            return np.asarray(picture.convert('RGB'))
+    except UnusableImage:
+        raise
+    except _UNDECODABLE as error:
+        # Pillow's text for an unknown kind of file is the address of our buffer.
+        why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
+        raise UnusableImage(
+            f'{what} with {len(message.data)} bytes of data is no whole JPEG or PNG{why}; '
+            'check its publisher and the connection'
+        ) from error
+
+
+def backend() -> str:
+    """What converts Image messages here, for diagnostics: ``direct``, perhaps with the reason, or
+    ``cv_bridge (<encodings>)``. The first call may take seconds; make it before pictures arrive.
+    """
+    verdict = _cv_bridge()
+    if verdict.converters:
+        return f'cv_bridge ({", ".join(verdict.converters)})'
+    return f'direct ({verdict.why_not})' if verdict.why_not else 'direct'
+
+
+def _checked_encoding(message: Image) -> _Encoding:
+    """
+    :returns: the message's encoding; its fields and data then agree with it.
+    :raises UnusableImage: if not.
+    """
+    name, width, height = message.encoding, message.width, message.height
+    if _DEPTH.fullmatch(name):
+        raise UnusableImage(
+            f'image encoding {name!r} looks like a depth picture (or 16-bit gray), a colour topic '
+            "is needed; remap the image topic to the camera's colour picture"
+        )
+    encoding = _ENCODINGS.get(name)
+    if encoding is None:
+        raise UnusableImage(
+            f'image encoding {name!r} is not supported, allowed are {", ".join(_ENCODINGS)}; '
+            'set one of them in the camera driver'
+        )
+    _check_size(width, height, encoding.smallest)
+    if width % encoding.width_multiple:
+        raise UnusableImage(
+            f'image width {width} is odd, {name} needs an even one as two pixels share their '
+            'colour; check the camera driver'
+        )
+    row_bytes = width * encoding.channels * encoding.value_bytes
+    if message.step < row_bytes:
+        raise UnusableImage(
+            f'image step is {message.step} bytes, a row of {width} pixels in {name} needs at least '
+            f'{row_bytes}; check the camera driver'
+        )
+    if len(message.data) < message.step * height:
+        raise UnusableImage(
+            f'image data has {len(message.data)} bytes, step {message.step} times height {height} '
+            f'needs {message.step * height}; check the camera driver'
+        )
+    return encoding
+
+
+def _check_size(width: int, height: int, smallest: int = 1) -> None:
+    if min(width, height) < smallest:
+        raise UnusableImage(
+            f'image is {width} x {height} (width x height), each must be at least {smallest}; '
+            'check the camera driver'
+        )
+    if width * height > MAX_PIXELS:
+        raise UnusableImage(
+            f'image is {width} x {height} (width x height), at most {MAX_PIXELS} pixels are '
+            'allowed; have the camera send a smaller picture'
+        )
+
+
+def _check_mode(mode: str, what: str) -> None:
+    """:param mode: Pillow's name of the decoded layout."""
+    if mode.startswith(('I', 'F')):
+        raise UnusableImage(
+            f'{what} holds 16 or 32 bits a pixel and looks like a depth picture, a colour topic is '
+            "needed; send the camera's colour picture"
+        )
+    if mode not in ('RGB', 'RGBA', 'L', 'LA'):
+        raise UnusableImage(
+            f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA; have its '
+            'publisher send one of them'
+        )
+
+
+_Imgmsg2Cv2 = Callable[[Image, str], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class _CvBridge:
+    """The verdict: cv_bridge's converter by encoding, of those that may use it; or why none may."""
+
+    converters: Mapping[str, _Imgmsg2Cv2] = field(default_factory=dict)
+    why_not: str = ''
+
+
+@functools.cache
+def _cv_bridge() -> _CvBridge:
+    """Try cv_bridge out, in a process of its own.
+
+    Built for NumPy 1 and run with NumPy 2 (vision_opencv#535) it may print, raise or, as its source
+    reads, use a null pointer; no except clause catches the last.
+    """
+    if importlib.util.find_spec('cv_bridge') is None:
+        return _CvBridge()
+    try:
+        probe = subprocess.run(
+            [sys.executable, '-m', __name__],
+            env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=True,
+        )
+        encodings = json.loads(probe.stdout.strip().rpartition('\n')[2])
+        if not encodings:
+            return _CvBridge(why_not='cv_bridge gives wrong values')
+        from cv_bridge import CvBridge
+
+        return _CvBridge(dict.fromkeys(encodings, CvBridge().imgmsg_to_cv2))
+    except subprocess.CalledProcessError as error:
+        complaint = (error.stderr.strip().splitlines() or [f'exit status {error.returncode}'])[-1]
+        return _CvBridge(why_not=f'cv_bridge does not work: {complaint}')
+    except (OSError, ImportError, ValueError, subprocess.TimeoutExpired) as error:
+        return _CvBridge(why_not=f'cv_bridge does not work: {error}')
+
+
+def _agreeing_encodings() -> list[str]:
+    """In the process that tries cv_bridge out: the encodings it converts as we do."""
+    from cv_bridge import CvBridge
+
+    convert = CvBridge().imgmsg_to_cv2
+    return [
+        name
+        for name, encoding in _ENCODINGS.items()
+        if encoding.to_rgb is not _unchanged and _agrees(convert, name, encoding)
+    ]
+
+
+def _agrees(convert: _Imgmsg2Cv2, name: str, encoding: _Encoding) -> bool:
+    height, width = 32, 64  # wide enough for OpenCV's vector instructions
+    step = width * encoding.channels * encoding.value_bytes
+    noise = np.random.default_rng(0).integers(0, 256, (height, step), dtype=np.uint8)
+    message = Image(height=height, width=width, encoding=name, step=step, data=noise.tobytes())
+    pixels = noise.view(f'<u{encoding.value_bytes}').reshape(height, width, encoding.channels)
+    try:
+        theirs = convert(message, 'rgb8')
+    except Exception:  # by its version CvBridgeError, KeyError, cv2.error, RuntimeError, ...
+        return False
+    ours = encoding.to_rgb(pixels)
+    return bool(getattr(theirs, 'dtype', None) == np.uint8 and np.array_equal(theirs, ours))
+
+
+if __name__ == '__main__':
+    print(json.dumps(_agreeing_encodings()))

@@ -1,0 +1,120 @@
+"""Fills the outgoing messages. Pure functions; used by the executor's thread."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.inputs import Inputs
+from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.stamps import to_duration, to_time
+from vla_ros.scheduling import ActionGate, Result, SlotStatistics
+from vla_ros.types import PolicyInfo
+
+_LEVELS = {
+    VlaStatus.RUNNING: DiagnosticStatus.OK,
+    VlaStatus.READY: DiagnosticStatus.OK,
+    VlaStatus.ERROR: DiagnosticStatus.ERROR,
+}  # the others: WARN
+_COUNTERS = (
+    'received',
+    'rejected',
+    'idle',
+    'superseded',
+    'stale',
+    'taken',
+    'waiting',
+    'published',
+    'overrun',
+    'invalid',
+    'cancelled',
+    'failed',
+    'in_flight',
+    'instructions_rejected',
+)
+
+
+def action_message(
+    result: Result, now_ns: int, max_action_age_s: float, frame_id: str, sequence: int
+) -> VlaAction:
+    """:param result: one with a prediction."""
+    prediction, observation = result.prediction, result.observation
+    assert prediction is not None
+    message = VlaAction(
+        observation_stamp=to_time(observation.stamp_ns),
+        valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
+        sequence=sequence,
+        instruction=observation.instruction,
+        unnorm_key=prediction.unnorm_key,
+        action=prediction.action.tolist(),
+        normalized_action=prediction.normalized_action.tolist(),
+        token_probabilities=prediction.token_probabilities.tolist(),
+        inference_time=to_duration(result.inference_s),
+        latency=to_duration((now_ns - observation.stamp_ns) / 1e9),
+    )
+    message.header.stamp = to_time(now_ns)
+    message.header.frame_id = frame_id
+    return message
+
+
+def status_message(
+    state: str,
+    why: str,
+    parameters: Parameters,
+    inputs: Inputs,
+    gate: ActionGate,
+    info: PolicyInfo | None,
+    slot: SlotStatistics,
+) -> VlaStatus:
+    """All but the times.
+
+    :param info: None until a policy is loaded: then what was asked for is shown.
+    """
+    chosen = info or PolicyInfo(
+        parameters.model,
+        parameters.revision,
+        parameters.device,
+        parameters.dtype,
+        parameters.quantization,
+    )
+    latency, inference = gate.latency.percentiles(), gate.inference.percentiles()
+    return VlaStatus(
+        state=state,
+        why=why,
+        unnorm_key=parameters.unnorm_key,
+        instruction=inputs.instruction,
+        **dataclasses.asdict(chosen),
+        **dataclasses.asdict(inputs.counters),
+        **dataclasses.asdict(gate.counters),
+        superseded=slot.superseded,
+        stale=slot.stale,
+        taken=slot.taken,
+        waiting=slot.waiting,
+        in_flight=slot.taken - gate.counters.total,
+        latency_p50_s=latency.p50_s,
+        latency_p95_s=latency.p95_s,
+        latency_p99_s=latency.p99_s,
+        inference_p50_s=inference.p50_s,
+        inference_p95_s=inference.p95_s,
+        inference_p99_s=inference.p99_s,
+    )
+
+
+def diagnostics_message(status: VlaStatus, name: str) -> DiagnosticArray:
+    """The status once more, in the form that rqt and robot monitors read."""
+    values = [KeyValue(key=key, value=str(getattr(status, key))) for key in _COUNTERS]
+    values.append(KeyValue(key='latency_p95_s', value=f'{status.latency_p95_s:.4f}'))
+    values.append(KeyValue(key='inference_p95_s', value=f'{status.inference_p95_s:.4f}'))
+    summary = f'{status.state}: {status.why}' if status.why else status.state
+    diagnostic = DiagnosticStatus(
+        level=_LEVELS.get(status.state, DiagnosticStatus.WARN),
+        name=name,
+        message=summary,
+        hardware_id=status.device,
+        values=values,
+    )
+    message = DiagnosticArray(status=[diagnostic])
+    message.header.stamp = status.header.stamp
+    return message

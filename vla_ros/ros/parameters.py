@@ -1,0 +1,162 @@
+"""Every parameter of the node: type, default, meaning and bounds, declared and read here only.
+
+Used by the executor's thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+
+_NOT_OURS = ('use_sim_time', 'start_type_description_service')
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, or its value is not allowed."""
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    bounds: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    read_only: bool = False,
+) -> Any:
+    metadata = {
+        'description': description,
+        'bounds': bounds,
+        'choices': choices,
+        'read_only': read_only,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The values of one configuration; config/vla.yaml shows the same names and defaults."""
+
+    model: str = _parameter('', 'checkpoint folder, or hub id such as openvla/openvla-7b')
+    revision: str = _parameter('', 'branch, tag or commit of a hub id; empty: its main branch')
+    device: str = _parameter('auto', 'auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu')
+    dtype: str = _parameter('auto', 'auto, float32, bfloat16 or float16')
+    quantization: str = _parameter('none', 'none', choices=('none',))
+    unnorm_key: str = _parameter(
+        '', 'data set whose statistics scale the actions; empty: the only one there is'
+    )
+    instruction: str = _parameter(
+        '', 'what the robot shall do until the instruction topic says otherwise; empty: hold'
+    )
+    autostart: bool = _parameter(
+        True, 'configure at start, activate when the policy is ready', read_only=True
+    )
+    image_transport: str = _parameter(
+        'raw',
+        'raw: subscribe to image; compressed: to image/compressed',
+        choices=('raw', 'compressed'),
+    )
+    image_reliability: str = _parameter(
+        'auto',
+        "of the image subscription; auto follows the publisher's offer",
+        choices=('auto', 'reliable', 'best_effort'),
+    )
+    frame_id: str = _parameter('', 'frame that the actions are given in, put into their header')
+    image_timeout_s: float = _parameter(
+        2.0, 'hold when no picture came for so long', bounds=(0.01, 3600.0)
+    )
+    max_image_age_s: float = _parameter(
+        0.5, 'a picture older than this is not given to the policy', bounds=(0.001, 3600.0)
+    )
+    inference_timeout_s: float = _parameter(
+        1.0, 'an inference that takes longer is cancelled, and the node holds', bounds=(0.01, 3600.0)
+    )
+    max_action_age_s: float = _parameter(
+        1.5, 'an action whose picture is older than this is not published', bounds=(0.01, 3600.0)
+    )
+    hang_timeout_s: float = _parameter(
+        10.0,
+        'the node exits with code 70 when a late inference does not come back for so long',
+        bounds=(0.1, 3600.0),
+    )
+    warmup_timeout_s: float = _parameter(
+        900.0, 'loading and warming up may take so long each', bounds=(1.0, 86400.0)
+    )
+
+    def check(self) -> None:
+        """Check the values, alone and together.
+
+        :raises ParameterError: on the first that is not allowed.
+        """
+        for field in dataclasses.fields(self):
+            value, bounds = getattr(self, field.name), field.metadata['bounds']
+            choices = field.metadata['choices']
+            if bounds and not bounds[0] <= value <= bounds[1]:
+                raise ParameterError(
+                    f'parameter {field.name} is {value:g}; allowed: {bounds[0]:g} to {bounds[1]:g}'
+                )
+            if choices and value not in choices:
+                raise ParameterError(
+                    f'parameter {field.name} is {value!r}; allowed: {", ".join(choices)}'
+                )
+        if self.inference_timeout_s > self.max_action_age_s:
+            raise ParameterError(
+                f'parameter inference_timeout_s is {self.inference_timeout_s:g}, above '
+                f'max_action_age_s, {self.max_action_age_s:g}: actions that take so long would '
+                'never be published; raise max_action_age_s, or lower inference_timeout_s'
+            )
+
+
+def declare_parameters(node: Node) -> None:
+    """Declare all, and refuse what a person set that does not exist.
+
+    :raises ParameterError: if a name is unknown, or a value has another type or is out of bounds.
+    """
+    names = [field.name for field in dataclasses.fields(Parameters)]
+    for name in node._parameter_overrides:
+        if name not in names and name not in _NOT_OURS and not name.startswith('qos_overrides.'):
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(names)}'
+            raise ParameterError(f'parameter {name} is unknown; {hint}')
+    for field in dataclasses.fields(Parameters):
+        try:
+            node.declare_parameter(field.name, field.default, _descriptor(field))
+        except InvalidParameterTypeException as error:
+            hint = ' (write 2.0, not 2)' if isinstance(field.default, float) else ''
+            raise ParameterError(
+                f'parameter {field.name} has a value of the wrong type; expected '
+                f'{type(field.default).__name__}{hint}: {error}'
+            ) from error
+        except InvalidParameterValueException as error:
+            raise ParameterError(f'parameter {field.name}: {error}') from error
+
+
+def read_parameters(node: Node, changes: Mapping[str, Any] | None = None) -> Parameters:
+    """The values as they are, or would be with ``changes``; checked.
+
+    :raises ParameterError: if a value is not allowed.
+    """
+    values = {
+        field.name: node.get_parameter(field.name).value
+        for field in dataclasses.fields(Parameters)
+    }
+    parameters = Parameters(**{**values, **(changes or {})})
+    parameters.check()
+    return parameters
+
+
+def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=field.metadata['description'], read_only=field.metadata['read_only']
+    )
+    if field.metadata['choices']:
+        descriptor.additional_constraints = 'one of ' + ', '.join(field.metadata['choices'])
+    if field.metadata['bounds']:
+        low, high = field.metadata['bounds']
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    return descriptor

@@ -1,0 +1,22 @@
+"""Between nanoseconds and the messages' times. Pure functions."""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Duration, Time
+
+_NS_PER_S = 10**9
+
+
+def to_time(nanoseconds: int) -> Time:
+    return Time(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)
+
+
+def from_time(time: Time) -> int:
+    """Nanoseconds."""
+    return time.sec * _NS_PER_S + time.nanosec
+
+
+def to_duration(seconds: float) -> Duration:
+    """To the nanosecond."""
+    nanoseconds = round(seconds * _NS_PER_S)
+    return Duration(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)

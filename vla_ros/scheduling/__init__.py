@@ -1,0 +1,37 @@
+"""When the policy runs, and what becomes of each picture. Knows neither ROS nor torch."""
+
+from vla_ros.scheduling.clock import Clock, ManualClock, age_s
+from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
+from vla_ros.scheduling.latency import LatencyWindow, Percentiles
+from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
+from vla_ros.scheduling.worker import (
+    BuildPolicy,
+    Deadline,
+    InferenceWorker,
+    Outcome,
+    Phase,
+    Result,
+    WorkerLimits,
+    WorkerStatus,
+)
+
+__all__ = [
+    'ActionGate',
+    'BuildPolicy',
+    'Clock',
+    'Deadline',
+    'InferenceWorker',
+    'LatencyWindow',
+    'LatestSlot',
+    'ManualClock',
+    'Outcome',
+    'OutcomeCounters',
+    'Percentiles',
+    'Phase',
+    'Result',
+    'SlotClosed',
+    'SlotStatistics',
+    'WorkerLimits',
+    'WorkerStatus',
+    'age_s',
+]

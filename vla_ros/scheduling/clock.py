@@ -1,0 +1,38 @@
+"""Two clocks: the robot's, for stamps and ages, and a monotonic one, for durations."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Any thread may ask."""
+
+    def now_ns(self) -> int:
+        """The robot's time, nanoseconds; the clock that stamps pictures. It may jump."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+
+class ManualClock:
+    """A clock for tests: it moves when told to, both faces together."""
+
+    def __init__(self, now_ns: int = 1_000_000_000_000) -> None:
+        self._now_ns = now_ns
+        self._monotonic_s = 0.0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def advance(self, seconds: float) -> None:
+        self._now_ns += round(seconds * 1e9)
+        self._monotonic_s += seconds
+
+
+def age_s(stamp_ns: int, now_ns: int) -> float:
+    """How long ago the stamp was, seconds; negative if it lies in the future."""
+    return (now_ns - stamp_ns) / 1e9

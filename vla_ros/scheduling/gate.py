@@ -1,0 +1,96 @@
+"""Decides whether a result may move the robot, counts what became of each, and says why not.
+
+Belongs to the thread that publishes. Knows neither ROS nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.scheduling.clock import Clock, age_s
+from vla_ros.scheduling.latency import LatencyWindow
+from vla_ros.scheduling.worker import Outcome, Result
+
+
+@dataclass
+class OutcomeCounters:
+    """What became of the pictures that were taken: each of these adds up to those that are over."""
+
+    published: int = 0
+    overrun: int = 0
+    invalid: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.published + self.overrun + self.invalid + self.cancelled + self.failed
+
+
+class ActionGate:
+    """Holds a reason why no action is published (``fault``) until one is."""
+
+    def __init__(self, max_action_age_s: float, clock: Clock) -> None:
+        """
+        :param max_action_age_s: an action whose picture is older is not published.
+        """
+        self._max_action_age_s = max_action_age_s
+        self._clock = clock
+        self.fault = ''
+        self.counters = OutcomeCounters()
+        self.latency = LatencyWindow()  # capture to publishing
+        self.inference = LatencyWindow()
+
+    def admit(self, result: Result) -> bool:
+        """Whether the result's action is to be published, now.
+
+        A result is asked about once: this counts it, and keeps the reason if the answer is no.
+        """
+        if result.outcome is Outcome.STALE:
+            self._refuse_stale(result)
+        elif result.outcome is Outcome.CANCELLED:
+            self.counters.cancelled += 1
+        elif result.outcome is Outcome.FAILED:
+            self.counters.failed += 1
+            self.fault = f'the policy failed: {result.error}'
+        elif result.outcome is Outcome.OVERRUN:
+            self.counters.overrun += 1
+            self.fault = (
+                f'overrun: the inference was late ({result.inference_s:.2f} s); if that is its '
+                'usual time here, raise inference_timeout_s and max_action_age_s'
+            )
+        else:
+            return self._admit_prediction(result)
+        return False
+
+    def _refuse_stale(self, result: Result) -> None:
+        # Not one of the counters here: it was never taken, the slot counts it.
+        image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
+        self.fault = f'stale: the picture is {image_age_s:.2f} s old, max_image_age_s is less'
+
+    def _admit_prediction(self, result: Result) -> bool:
+        prediction = result.prediction
+        assert prediction is not None
+        if not prediction.valid:
+            self.counters.invalid += 1
+            self.fault = f'invalid action: {prediction.invalid_reason}'
+            return False
+        if not np.isfinite(prediction.action).all():
+            self.counters.invalid += 1
+            self.fault = f'invalid action: {prediction.action.tolist()} is not finite'
+            return False
+        action_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
+        if action_age_s > self._max_action_age_s:
+            self.counters.overrun += 1
+            self.fault = (
+                f'overrun: the picture was {action_age_s:.2f} s old when its action was ready, '
+                f'max_action_age_s is {self._max_action_age_s:g}'
+            )
+            return False
+        self.counters.published += 1
+        self.fault = ''
+        self.latency.add(action_age_s)
+        self.inference.add(result.inference_s)
+        return True

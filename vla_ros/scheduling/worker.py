@@ -1,0 +1,312 @@
+"""The one thread that owns the policy, and what others may ask of it.
+
+The policy is built, warmed and called in the thread ``vla-inference`` and nowhere else. Pictures
+reach it through a slot in which the newest wins; results wait in a list until their reader, told
+by ``notify``, takes them. Knows neither ROS nor torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from vla_ros.scheduling.clock import Clock, age_s
+from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
+from vla_ros.types import (
+    InferenceCancelled,
+    Observation,
+    Policy,
+    PolicyInfo,
+    Prediction,
+    Progress,
+    ProgressCallback,
+)
+
+_IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it ends
+
+BuildPolicy = Callable[[ProgressCallback], Policy]
+
+
+class Phase(Enum):
+    """What the worker's thread is at."""
+
+    LOADING = 'loading'
+    WARMING_UP = 'warming up'
+    READY = 'ready'
+    FAILED = 'failed'
+    CLOSED = 'closed'
+
+
+class Outcome(Enum):
+    """What became of one observation that came out of the slot."""
+
+    PREDICTED = 'predicted'
+    STALE = 'stale'  # not taken: too old, or from before a reset
+    OVERRUN = 'overrun'  # missed inference_timeout_s
+    CANCELLED = 'cancelled'  # from before a reset, or the worker was closed
+    FAILED = 'failed'  # the policy raised
+
+
+class Deadline(Enum):
+    """How the inference under way stands to its deadlines."""
+
+    MET = 'met'
+    MISSED = 'missed'
+    HUNG = 'hung'
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """
+    :param max_image_age_s: an older picture is not taken.
+    :param inference_timeout_s: an inference that takes longer is cancelled.
+    :param hang_timeout_s: how long after that it may take to come back.
+    """
+
+    max_image_age_s: float
+    inference_timeout_s: float
+    hang_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    :param prediction: there if the outcome is PREDICTED.
+    :param error: there if the outcome is FAILED.
+    :param inference_s: the policy's own time.
+    """
+
+    observation: Observation
+    outcome: Outcome
+    prediction: Prediction | None = None
+    error: Exception | None = None
+    inference_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """
+    :param elapsed_s: time in this phase.
+    :param progress: of loading and warming up.
+    :param info: of the policy, once it is loaded.
+    :param warmup_s: what the warm-up took, once it is over.
+    :param error: there if the phase is FAILED.
+    """
+
+    phase: Phase
+    elapsed_s: float
+    progress: Progress | None
+    info: PolicyInfo | None
+    warmup_s: float | None
+    error: BaseException | None
+
+
+@dataclass
+class _Inference:
+    """The one under way; guarded by the worker's lock, but for the event."""
+
+    epoch: int
+    started_s: float
+    cancel: threading.Event = field(default_factory=threading.Event)
+    overrun: bool = False
+
+
+class InferenceWorker:
+    """Start it once, submit observations, take results, close it. A new policy is a new worker.
+
+    Lock order: the slot's lock may be held while this object's is taken, never the other way.
+    """
+
+    def __init__(
+        self,
+        build_policy: BuildPolicy,
+        limits: WorkerLimits,
+        clock: Clock,
+        unnorm_key: str | None = None,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        :param build_policy: called in the worker's thread.
+        :param notify: called in the worker's thread when the phase changed or a result waits;
+            must not block.
+        """
+        self._build_policy = build_policy
+        self._limits = limits
+        self._clock = clock
+        self._unnorm_key = unnorm_key
+        self._notify = notify
+        self._slot: LatestSlot[tuple[Observation, int]] = LatestSlot()
+        self._thread = threading.Thread(target=self._run, name='vla-inference', daemon=True)
+        self._closing = threading.Event()
+
+        self._lock = threading.Lock()  # guards all below
+        self._epoch = 0
+        self._inference: _Inference | None = None
+        self._results: list[tuple[Result, int]] = []
+        self._phase = Phase.LOADING
+        self._phase_since_s = clock.monotonic_s()
+        self._progress: Progress | None = None
+        self._info: PolicyInfo | None = None
+        self._warmup_s: float | None = None
+        self._error: BaseException | None = None
+
+    # -- any thread ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, observation: Observation) -> None:
+        """Hand over the newest observation; one that still waits is superseded.
+
+        :raises SlotClosed: after :meth:`close`.
+        """
+        with self._lock:
+            epoch = self._epoch
+        self._slot.put((observation, epoch))
+
+    def reset(self) -> None:
+        """Let nothing that was submitted so far become an action."""
+        with self._lock:
+            self._epoch += 1
+            if self._inference is not None:
+                self._inference.cancel.set()
+
+    def results(self) -> list[Result]:
+        """Take out what has come; a prediction from before a reset comes out as CANCELLED."""
+        with self._lock:
+            waiting, self._results = self._results, []
+            return [
+                result if epoch == self._epoch else _without_prediction(result)
+                for result, epoch in waiting
+            ]
+
+    def enforce_deadline(self) -> Deadline:
+        """Look at the inference under way; cancel it if it is late. Call this regularly."""
+        with self._lock:
+            if self._inference is None:
+                return Deadline.MET
+            elapsed_s = self._clock.monotonic_s() - self._inference.started_s
+            if elapsed_s <= self._limits.inference_timeout_s:
+                return Deadline.MET
+            self._inference.overrun = True
+            self._inference.cancel.set()
+            hung_after_s = self._limits.inference_timeout_s + self._limits.hang_timeout_s
+            return Deadline.HUNG if elapsed_s > hung_after_s else Deadline.MISSED
+
+    def status(self) -> WorkerStatus:
+        with self._lock:
+            return WorkerStatus(
+                self._phase,
+                self._clock.monotonic_s() - self._phase_since_s,
+                self._progress,
+                self._info,
+                self._warmup_s,
+                self._error,
+            )
+
+    def statistics(self) -> SlotStatistics:
+        return self._slot.statistics()
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop what is under way and end the thread.
+
+        :returns: whether it ended within ``timeout_s``.
+        """
+        self._closing.set()
+        self._slot.close()
+        self.reset()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # -- worker only -----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            policy = self._build_policy(self._report)
+            with self._lock:
+                self._info = policy.info
+            self._enter(Phase.WARMING_UP)
+            warmup_s = policy.warmup(self._report)
+            with self._lock:
+                self._warmup_s = warmup_s
+            self._enter(Phase.READY)
+            while True:
+                self._serve(policy)
+        except (SlotClosed, InferenceCancelled):
+            self._enter(Phase.CLOSED)
+        except Exception as error:  # whatever it is, the node has to know
+            with self._lock:
+                self._error = error
+            self._enter(Phase.FAILED)
+
+    def _serve(self, policy: Policy) -> None:
+        """Wait for an observation and make a result of it."""
+        taken = self._slot.take(self._is_fresh, _IDLE_WAIT_S)
+        if taken is None:
+            return
+        (observation, epoch), fresh = taken
+        if fresh:
+            result = self._infer(policy, observation, epoch)
+        else:
+            result = Result(observation, Outcome.STALE)
+        with self._lock:
+            self._results.append((result, epoch))
+        self._notify()
+
+    def _is_fresh(self, item: tuple[Observation, int]) -> bool:
+        observation, epoch = item
+        with self._lock:
+            current = epoch == self._epoch
+        image_age_s = age_s(observation.stamp_ns, self._clock.now_ns())
+        return current and image_age_s <= self._limits.max_image_age_s
+
+    def _infer(self, policy: Policy, observation: Observation, epoch: int) -> Result:
+        started_s = self._clock.monotonic_s()
+        inference = _Inference(epoch, started_s)
+        with self._lock:
+            self._inference = inference
+            if epoch != self._epoch:
+                inference.cancel.set()
+        prediction: Prediction | None = None
+        error: Exception | None = None
+        try:
+            prediction = policy.predict_action(
+                observation.image, observation.instruction, self._unnorm_key, inference.cancel
+            )
+            outcome = Outcome.PREDICTED
+        except InferenceCancelled:
+            outcome = Outcome.CANCELLED
+        except Exception as raised:  # one bad inference must not end the worker
+            error = raised
+            outcome = Outcome.FAILED
+        inference_s = self._clock.monotonic_s() - started_s
+        with self._lock:
+            self._inference = None
+        late = inference.overrun or inference_s > self._limits.inference_timeout_s
+        if late and outcome is not Outcome.FAILED:
+            outcome, prediction = Outcome.OVERRUN, None
+        return Result(observation, outcome, prediction, error, inference_s)
+
+    def _enter(self, phase: Phase) -> None:
+        with self._lock:
+            self._phase = phase
+            self._phase_since_s = self._clock.monotonic_s()
+            self._progress = None
+        self._notify()
+
+    def _report(self, progress: Progress) -> None:
+        """Called by the policy while it loads and warms up; also the place where it can stop."""
+        if self._closing.is_set():
+            raise InferenceCancelled
+        with self._lock:
+            self._progress = progress
+        self._notify()
+
+
+def _without_prediction(result: Result) -> Result:
+    if result.outcome is not Outcome.PREDICTED:
+        return result
+    return Result(result.observation, Outcome.CANCELLED, inference_s=result.inference_s)

@@ -1,0 +1,150 @@
+"""What flows through the package: an Observation goes in, a Prediction comes out of a Policy.
+
+Knows numpy only: nothing of ROS, torch or threads.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_INSTRUCTION_CHARACTERS = 500
+_SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
+
+
+class PolicyError(Exception):
+    """The policy can't be built or can't do what was asked; the text is made for a person."""
+
+
+class InstructionError(PolicyError):
+    """The instruction can't be turned into a prompt."""
+
+
+class InferenceCancelled(Exception):
+    """The inference was told to stop and did; there is no prediction."""
+
+
+class Cancel(Protocol):
+    """Tells a running inference to stop; a threading.Event is one."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the robot perceives at one moment.
+
+    :param image: uint8 [H, W, 3] RGB; never written to.
+    :param instruction: what a person said, without the prompt's template.
+    :param stamp_ns: when the picture was captured, nanoseconds of the robot's clock.
+    """
+
+    image: NDArray[np.uint8]
+    instruction: str
+    stamp_ns: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a policy makes of one picture and one instruction.
+
+    D is the action's dimension. Where ``valid`` is False nothing in here may move a robot.
+
+    :param action: float64 [D], un-normalised, in the units of the data set.
+    :param normalized_action: float64 [D], each within [-1, 1].
+    :param token_ids: int64 [<=D], exactly as greedy decoding emits them.
+    :param token_probabilities: float32 [D], of each emitted token within the action tokens.
+    :param unnorm_key: whose statistics scaled ``action``.
+    :param valid: False if a token is no action token, the sequence ended early, or a value is
+        not finite; ``invalid_reason`` tells which.
+    :param timings: seconds per stage.
+    :param logits: float32 [D, n_action_bins] of the action tokens, by rising token id.
+    """
+
+    action: NDArray[np.float64]
+    normalized_action: NDArray[np.float64]
+    token_ids: NDArray[np.int64]
+    token_probabilities: NDArray[np.float32]
+    unnorm_key: str
+    valid: bool = True
+    invalid_reason: str = ''
+    timings: Mapping[str, float] = field(default_factory=dict)
+    logits: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """What was loaded, as chosen: nothing in here says ``auto``."""
+
+    model: str
+    revision: str
+    device: str
+    dtype: str
+    quantization: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far loading or warming up has come: step ``done`` of ``total`` is what ``text`` says."""
+
+    text: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Policy(Protocol):
+    """A vision-language-action policy; built, warmed and called by one thread."""
+
+    @property
+    def info(self) -> PolicyInfo: ...
+
+    def warmup(self, progress: ProgressCallback | None = None) -> float:
+        """Meet every shape that can occur later; returns what it took, seconds."""
+
+    def predict_action(
+        self,
+        image: NDArray[np.uint8],
+        instruction: str,
+        unnorm_key: str | None = None,
+        cancel: Cancel | None = None,
+    ) -> Prediction:
+        """Predict one action.
+
+        :param image: uint8 [H, W, 3] RGB.
+        :raises InstructionError: if the instruction can't be used.
+        :raises InferenceCancelled: soon after ``cancel`` is set.
+        """
+
+
+def check_instruction(instruction: str) -> None:
+    """Refuse what would not reach the policy as a person's words. An empty one is allowed: hold.
+
+    :raises InstructionError: too long, control characters, or the text of a special token (the
+        tokenizer would read ``</s>`` as the end of the sequence).
+    """
+    if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
+        raise InstructionError(
+            f'instruction has {len(instruction)} characters, at most {MAX_INSTRUCTION_CHARACTERS} '
+            f'are allowed; it begins {instruction[:40]!r}'
+        )
+    for character in instruction:
+        if unicodedata.category(character) in ('Cc', 'Cs'):
+            raise InstructionError(
+                f'instruction {instruction[:80]!r} has the control character {character!r}; '
+                'send one line of plain text'
+            )
+    lowered = instruction.lower()
+    for token in _SPECIAL_TOKENS:
+        if token in lowered:
+            raise InstructionError(
+                f'instruction {instruction[:80]!r} has the special token {token!r}; '
+                'leave it out, the tokenizer would not read it as text'
+            )
