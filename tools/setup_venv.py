@@ -129,7 +129,7 @@ def install_package(ros: str, requirements: str) -> None:
         write_record({**read_record(), 'package': wanted})
         print('== ready: .venv/bin/vla_node, vla_check, vla_demo, vla_camera, vla_checkpoint')
         if ros != 'wheels':
-            # The wheels find our messages' libraries unaided, a sourced ROS 2 has to be told of them.
+            # The wheels find our messages' libraries unaided; a sourced ROS 2 has to be told.
             print('   by hand, first: source .venv/share/vla_ros/local_setup.bash')
 
 
@@ -149,7 +149,8 @@ def fingerprint(files: Iterable[Path], *texts: str) -> str:
 
 
 def read_record() -> dict[str, str]:
-    return json.loads(RECORD.read_text())
+    record: dict[str, str] = json.loads(RECORD.read_text())
+    return record
 
 
 def write_record(record: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ _SIZE = (640, 480)
 
 
 class Camera(Node):
-    """Shows each picture for a second, at a constant rate."""
+    """Shows each picture for half a second, at a constant rate."""
 
     def __init__(self, files: list[Path], rate_hz: float, reliability: ReliabilityPolicy) -> None:
         super().__init__('camera')
@@ -30,7 +30,7 @@ class Camera(Node):
         )
         frames = [self._message(file) for file in files]
         self._frames = itertools.cycle(
-            itertools.chain.from_iterable(itertools.repeat(f, round(rate_hz)) for f in frames)
+            itertools.chain.from_iterable(itertools.repeat(f, round(rate_hz / 2)) for f in frames)
         )
         self.create_timer(1.0 / rate_hz, self._publish)
 

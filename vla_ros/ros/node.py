@@ -1,6 +1,6 @@
 """The node ``vla``: pictures and instructions in, actions out.
 
-All in here runs in the executor's one thread, but for ``_build_policy`` and the two clocks, which
+All in here runs in the executor's one thread, but for ``load_openvla`` and the two clocks, which
 the worker calls. Callbacks only convert and submit; the worker wakes the executor through a guard
 condition. What is decided is decided elsewhere: the worker knows what is fresh, the gate what may
 move the robot.
@@ -8,11 +8,14 @@ move the robot.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -25,6 +28,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros import images
 from vla_ros.ros.inputs import InputCounters, Inputs
 from vla_ros.ros.messages import action_message, diagnostics_message, status_message
 from vla_ros.ros.parameters import (
@@ -60,13 +64,36 @@ _REPORT_PERIOD_S = 1.0
 _JOIN_TIMEOUT_S = 5.0
 
 
+LoadPolicy = Callable[[Parameters, ProgressCallback], Policy]
+
+
+def load_openvla(parameters: Parameters, progress: ProgressCallback) -> Policy:
+    """Build the policy. Worker only: importing torch takes seconds, and the node has to answer."""
+    from vla_ros.openvla import OpenVLAPolicy
+
+    policy = OpenVLAPolicy.from_pretrained(
+        parameters.model,
+        device=parameters.device,
+        dtype=parameters.dtype,
+        quantization=parameters.quantization,
+        revision=parameters.revision or None,
+        progress=progress,
+    )
+    policy.check_unnorm_key(parameters.unnorm_key)
+    return policy
+
+
 class VlaNode(LifecycleNode):
     """Configure loads and warms the policy in the worker; activate lets it move the robot."""
 
-    def __init__(self, **options: Any) -> None:
-        """:raises ParameterError: if a parameter set at the start is not allowed."""
+    def __init__(self, load_policy: LoadPolicy = load_openvla, **options: Any) -> None:
+        """
+        :param load_policy: called by the worker; what it raises puts the node into ERROR.
+        :raises ParameterError: if a parameter set at the start is not allowed.
+        """
         super().__init__('vla', **options)
         declare_parameters(self)
+        self._load_policy = load_policy
         self.exit_code = 0
         self._params = Parameters()
         self._gate = ActionGate(self._params.max_action_age_s, self)
@@ -123,7 +150,7 @@ class VlaNode(LifecycleNode):
         self._inputs.counters = InputCounters()
         self._inputs.instruct(self._inputs.instruction or self._params.instruction)
         self._worker = InferenceWorker(
-            self._build_policy,
+            functools.partial(self._load_policy, self._params),
             WorkerLimits(
                 self._params.max_image_age_s,
                 self._params.inference_timeout_s,
@@ -134,6 +161,7 @@ class VlaNode(LifecycleNode):
             notify=self._worker_spoke.trigger,
         )
         self._worker.start()
+        self.get_logger().info(f'pictures are converted by: {images.backend()}')
         self._show_state()
         return TransitionCallbackReturn.SUCCESS
 
@@ -195,21 +223,6 @@ class VlaNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     # -- the worker --------------------------------------------------------------------------------
-
-    def _build_policy(self, progress: ProgressCallback) -> Policy:
-        """Called by the worker: importing torch takes seconds, and this thread has to answer."""
-        from vla_ros.openvla import OpenVLAPolicy
-
-        policy = OpenVLAPolicy.from_pretrained(
-            self._params.model,
-            device=self._params.device,
-            dtype=self._params.dtype,
-            quantization=self._params.quantization,
-            revision=self._params.revision or None,
-            progress=progress,
-        )
-        policy.check_unnorm_key(self._params.unnorm_key)
-        return policy
 
     def _on_worker(self) -> None:
         """The worker has changed its phase, or has results."""
@@ -311,12 +324,18 @@ class VlaNode(LifecycleNode):
         state, why = self._state()
         if state != self._shown[0]:
             self._state_since_s = self.monotonic_s()
-            log = self.get_logger().error if state == VlaStatus.ERROR else self.get_logger().info
-            log(f'{state}: {why}' if why else state)
+            self._log_state(state, why)
         elif why == self._shown[1] or state in (VlaStatus.LOADING, VlaStatus.WARMING_UP):
             return  # progress is told once a second
         self._shown = (state, why)
         self._statuses.publish(self._status())
+
+    def _log_state(self, state: str, why: str) -> None:
+        text = f'{state}: {why}' if why else state
+        if state == VlaStatus.ERROR:
+            self.get_logger().error(text)
+        else:  # rclpy wants one severity per line of code
+            self.get_logger().info(text)
 
     def _status(self) -> VlaStatus:
         state, why = self._state()
@@ -406,6 +425,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # A terminal sends Ctrl-C to launch and to us, and launch passes it on: once is enough.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         ended = node.close()
         rclpy.try_shutdown()
     if not ended:

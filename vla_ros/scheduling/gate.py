@@ -68,7 +68,10 @@ class ActionGate:
     def _refuse_stale(self, result: Result) -> None:
         # Not one of the counters here: it was never taken, the slot counts it.
         image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
-        self.fault = f'stale: the picture is {image_age_s:.2f} s old, max_image_age_s is less'
+        self.fault = (
+            f'stale: the picture was {image_age_s:.2f} s old when its turn came, more than '
+            "max_image_age_s; are the camera's clock and this machine's the same?"
+        )
 
     def _admit_prediction(self, result: Result) -> bool:
         prediction = result.prediction

@@ -1,0 +1,89 @@
+"""A policy without a model, whose time the test decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    PolicyInfo,
+    Prediction,
+    Progress,
+    ProgressCallback,
+)
+
+INFO = PolicyInfo('fake', '', 'cpu', 'float32', 'none')
+
+
+def a_prediction(value: float = 0.5, **changes: object) -> Prediction:
+    action = np.full(7, value)
+    arguments = {
+        'action': action,
+        'normalized_action': action,
+        'token_ids': np.full(7, 31900),
+        'token_probabilities': np.ones(7, dtype=np.float32),
+        'unnorm_key': 'fake',
+    }
+    return Prediction(**{**arguments, **changes})
+
+
+class FakePolicy:
+    """Calls ``act`` for every prediction; keeps what it was asked."""
+
+    def __init__(self, act: Callable[[Cancel], Prediction] = lambda cancel: a_prediction()) -> None:
+        self.info = INFO
+        self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
+        self.threads: set[str] = set()
+        self._act = act
+
+    def warmup(self, progress: ProgressCallback | None = None) -> float:
+        if progress is not None:
+            progress(Progress('warming up', 1, 1))
+        return 0.25
+
+    def predict_action(
+        self,
+        image: NDArray[np.uint8],
+        instruction: str,
+        unnorm_key: str | None = None,
+        cancel: Cancel | None = None,
+    ) -> Prediction:
+        assert cancel is not None
+        self.calls.append((image, instruction, unnorm_key))
+        self.threads.add(threading.current_thread().name)
+        return self._act(cancel)
+
+
+class Gate:
+    """Holds an inference until it is opened, or until it is cancelled if it listens."""
+
+    def __init__(self, listens_to_cancel: bool = True) -> None:
+        self.entered = threading.Semaphore(0)
+        self._open = threading.Semaphore(0)
+        self._listens = listens_to_cancel
+
+    def open(self) -> None:
+        self._open.release()
+
+    def __call__(self, cancel: Cancel) -> Prediction:
+        self.entered.release()
+        for _ in range(2000):
+            if self._open.acquire(timeout=0.005):
+                return a_prediction()
+            if self._listens and cancel.is_set():
+                raise InferenceCancelled
+        raise AssertionError('the gate was never opened')
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Fail the test if the condition does not come true in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f'not within {timeout_s} s'
+        time.sleep(0.002)

@@ -1,0 +1,190 @@
+"""A robot stack for tests: a camera, a person and an ear, on a ROS graph of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rclpy
+from conftest import ROOT
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from vla_ros.msg import VlaAction, VlaStatus
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def image_message(picture: np.ndarray = PICTURE, **changes: Any) -> Image:
+    height, width, _ = picture.shape
+    message = Image(
+        height=height, width=width, encoding='rgb8', step=3 * width, data=picture.tobytes()
+    )
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+class Robot(Node):
+    """Keeps all it hears. It spins in a thread of its own."""
+
+    def __init__(self, context: rclpy.Context, namespace: str, reliable: bool = True) -> None:
+        super().__init__('robot', context=context, namespace=namespace)
+        self.actions: list[VlaAction] = []
+        self.statuses: list[VlaStatus] = []
+        self.stamps: set[tuple[int, int]] = set()
+        latched = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(VlaAction, 'action', self.actions.append, 100)
+        self.create_subscription(VlaStatus, 'status', self.statuses.append, latched)
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=10, reliability=reliability)
+        self.images = self.create_publisher(Image, 'image', qos)
+        self.compressed_images = self.create_publisher(CompressedImage, 'image/compressed', qos)
+        self.instructions = self.create_publisher(String, 'instruction', 10)
+
+    @property
+    def status(self) -> VlaStatus:
+        return self.statuses[-1] if self.statuses else VlaStatus()
+
+    def see(self, message: Image | CompressedImage | None = None, age_s: float = 0.0) -> None:
+        """Publish a picture that was captured ``age_s`` ago."""
+        message = message or image_message()
+        stamp_ns = self.get_clock().now().nanoseconds - round(age_s * 1e9)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        self.stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+        publisher = self.images if isinstance(message, Image) else self.compressed_images
+        publisher.publish(message)
+
+    def say(self, instruction: str) -> None:
+        self.instructions.publish(String(data=instruction))
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline_s, (
+                f'not within {timeout_s} s; {len(self.actions)} actions, status: {self.status}'
+            )
+            time.sleep(0.005)
+
+    def wait_for_state(self, state: str, why: str = '', timeout_s: float = 60.0) -> VlaStatus:
+        self.wait_for(lambda: self.status.state == state and why in self.status.why, timeout_s)
+        return self.status
+
+    def wait_until_heard(self) -> None:
+        """Until the node listens to pictures and instructions."""
+        self.wait_for(
+            lambda: bool(
+                self.images.get_subscription_count() + self.compressed_images.get_subscription_count()
+            )
+            and bool(self.instructions.get_subscription_count())
+        )
+
+    def ask(self, kind: type, name: str, request: Any, timeout_s: float = 10.0) -> Any:
+        """Call a service of the node."""
+        client = self.create_client(kind, name)
+        assert client.wait_for_service(timeout_s), name
+        future = client.call_async(request)
+        self.wait_for(future.done, timeout_s)
+        self.destroy_client(client)
+        return future.result()
+
+    def transition(self, transition_id: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = transition_id
+        return self.ask(ChangeState, 'vla/change_state', request).success
+
+    def lifecycle_state(self) -> str:
+        return self.ask(GetState, 'vla/get_state', GetState.Request()).current_state.label
+
+    def get_parameter_of_node(self, name: str) -> ParameterValue:
+        request = GetParameters.Request(names=[name])
+        return self.ask(GetParameters, 'vla/get_parameters', request).values[0]
+
+    def set_parameter_of_node(self, name: str, value: str | float) -> Any:
+        """The result: ``successful`` and ``reason``."""
+        if isinstance(value, str):
+            typed = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+        else:
+            typed = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=typed)])
+        return self.ask(SetParameters, 'vla/set_parameters', request).results[0]
+
+
+@contextlib.contextmanager
+def spinning(context: rclpy.Context, node: Node) -> Iterator[None]:
+    """The node in an executor and a thread of its own."""
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, name=f'spin-{node.get_name()}')
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+_namespaces = (f'/test_{number}' for number in itertools.count())
+
+
+@contextlib.contextmanager
+def robot(namespace: str, reliable: bool = True) -> Iterator[Robot]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Robot(context, namespace, reliable)
+    with spinning(context, node):
+        yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@dataclass
+class Running:
+    """A robot's stack and the node that it speaks to."""
+
+    robot: Robot
+    process: subprocess.Popen[str]
+    output: str = ''  # all of it, once the node has ended
+
+
+@contextlib.contextmanager
+def running_node(
+    *parameters: str, arguments: tuple[str, ...] = (), reliable: bool = True
+) -> Iterator[Running]:
+    """The node as a person starts it, in a namespace of its own; ended by SIGINT.
+
+    :param parameters: each as ``name:=value``.
+    """
+    namespace = next(_namespaces)
+    command = [sys.executable, '-m', 'vla_ros.ros.node', '--ros-args', *arguments]
+    command += ['-r', f'__ns:={namespace}']
+    for parameter in parameters:
+        command += ['-p', parameter]
+    with robot(namespace, reliable) as stack:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        running = Running(stack, process)
+        try:
+            yield running
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            running.output, _ = process.communicate(timeout=30)
+            print(running.output)

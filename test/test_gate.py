@@ -1,0 +1,94 @@
+"""What may move the robot, and what is said and counted where it may not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes import a_prediction
+
+from vla_ros.scheduling import ActionGate, LatencyWindow, ManualClock, Outcome, Percentiles, Result
+from vla_ros.types import Observation, Prediction
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def gate(clock: ManualClock) -> ActionGate:
+    return ActionGate(max_action_age_s=1.5, clock=clock)
+
+
+def a_result(
+    clock: ManualClock,
+    outcome: Outcome = Outcome.PREDICTED,
+    prediction: Prediction | None = None,
+    error: Exception | None = None,
+) -> Result:
+    observation = Observation(np.zeros((2, 2, 3), np.uint8), 'go', clock.now_ns())
+    return Result(observation, outcome, prediction, error, inference_s=0.2)
+
+
+def test_a_fresh_valid_action_is_admitted(gate: ActionGate, clock: ManualClock) -> None:
+    gate.fault = 'something before'
+    result = a_result(clock, prediction=a_prediction())
+    clock.advance(1.5)
+    assert gate.admit(result)
+    assert gate.counters.published == gate.counters.total == 1
+    assert gate.fault == ''
+    assert gate.latency.percentiles().p50_s == pytest.approx(1.5)
+    assert gate.inference.percentiles().p50_s == 0.2
+
+
+def test_a_late_action_is_never_admitted(gate: ActionGate, clock: ManualClock) -> None:
+    result = a_result(clock, prediction=a_prediction())
+    clock.advance(1.501)
+    assert not gate.admit(result)
+    assert gate.counters.overrun == gate.counters.total == 1
+    assert '1.50 s old' in gate.fault and 'max_action_age_s is 1.5' in gate.fault
+    assert gate.latency.percentiles() == Percentiles()
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite(gate: ActionGate, clock: ManualClock, value: float) -> None:
+    assert not gate.admit(a_result(clock, prediction=a_prediction(value)))
+    assert gate.counters.invalid == gate.counters.total == 1
+    assert 'not finite' in gate.fault
+
+
+def test_an_invalid_prediction(gate: ActionGate, clock: ManualClock) -> None:
+    prediction = a_prediction(valid=False, invalid_reason='token 1234 at step 2')
+    assert not gate.admit(a_result(clock, prediction=prediction))
+    assert gate.counters.invalid == 1
+    assert 'token 1234 at step 2' in gate.fault
+
+
+@pytest.mark.parametrize(
+    ('outcome', 'counter', 'word'),
+    [
+        (Outcome.OVERRUN, 'overrun', 'overrun'),
+        (Outcome.CANCELLED, 'cancelled', ''),
+        (Outcome.FAILED, 'failed', 'out of memory'),
+        (Outcome.STALE, None, 'stale'),
+    ],
+)
+def test_other_outcomes(
+    gate: ActionGate, clock: ManualClock, outcome: Outcome, counter: str | None, word: str
+) -> None:
+    assert not gate.admit(a_result(clock, outcome, error=RuntimeError('out of memory')))
+    assert gate.counters.total == (0 if counter is None else 1)
+    if counter is not None:
+        assert getattr(gate.counters, counter) == 1
+    assert word in gate.fault
+
+
+def test_percentiles_are_durations_that_occurred() -> None:
+    window = LatencyWindow(size=100)
+    assert window.percentiles() == Percentiles()
+    for hundredth in range(200, 0, -1):
+        window.add(hundredth / 100)
+    assert window.percentiles() == Percentiles(0.5, 0.95, 0.99)
+    single = LatencyWindow()
+    single.add(3.0)
+    assert single.percentiles() == Percentiles(3.0, 3.0, 3.0)

@@ -1,0 +1,159 @@
+"""Models from the hub: a small hub on this machine answers like the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import HUB_HOME, HUB_PORT
+from huggingface_hub import constants
+
+from vla_ros.openvla import CheckpointError, OpenVLAPolicy
+from vla_ros.openvla.hub import resolve_model
+from vla_ros.types import Progress
+
+REPO = 'someone/tiny-vla'
+COMMITS = {'main': 'a' * 40, 'v1': 'b' * 40}
+
+
+class Hub:
+    """Serves one model's files: under the name `main` all, under `v1` all as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                hub.answer(self, folder, with_body=True)
+
+            def do_HEAD(self) -> None:
+                hub.answer(self, folder, with_body=False)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(('127.0.0.1', HUB_PORT), Handler)
+
+    def answer(self, request: BaseHTTPRequestHandler, folder: Path, with_body: bool) -> None:
+        self.asked.append(request.path)
+        parts = request.path.split('?')[0].strip('/').split('/')
+        code, headers, body = 404, {'X-Error-Code': 'RepoNotFound'}, b''
+        if parts[:4] == ['api', 'models', *REPO.split('/')]:
+            code, headers, body = self.listing(folder, parts[4], parts[5])
+        elif parts[:3] == [*REPO.split('/'), 'resolve'] and parts[3] in COMMITS.values():
+            body = (folder / parts[4]).read_bytes()
+            etag = hashlib.sha256(body).hexdigest()
+            code, headers = 200, {'X-Repo-Commit': parts[3], 'ETag': f'"{etag}"'}
+        request.send_response(code)
+        for name, value in {**headers, 'Content-Length': str(len(body))}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if with_body:
+            request.wfile.write(body)
+
+    @staticmethod
+    def listing(folder: Path, what: str, revision: str) -> tuple[int, dict[str, str], bytes]:
+        """What the model is (``revision``), or its files (``tree``)."""
+        commit = COMMITS.get(revision, revision)
+        if commit not in COMMITS.values():
+            return 404, {'X-Error-Code': 'RevisionNotFound'}, b''
+        files = [
+            {'type': 'file', 'path': file.name, 'size': file.stat().st_size, 'oid': '0' * 40}
+            for file in sorted(folder.iterdir())
+        ]
+        content = files if what == 'tree' else {'id': REPO, 'sha': commit, 'siblings': []}
+        return 200, {'Content-Type': 'application/json'}, json.dumps(content).encode()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache() -> Iterator[None]:
+    yield
+    shutil.rmtree(HUB_HOME / 'hub', ignore_errors=True)
+
+
+@pytest.fixture
+def hub(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
+    served = tmp_path / 'served'
+    served.mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (served / file.name).symlink_to(file)
+    (served / 'modeling_prismatic.py').write_text('raise SystemExit("remote code was run")')
+    (served / 'pytorch_model.bin').write_bytes(b'pickle')
+    hub = Hub(served)
+    thread = threading.Thread(target=hub.server.serve_forever)
+    thread.start()
+    yield hub
+    hub.server.shutdown()
+    thread.join(10)
+    hub.server.server_close()
+
+
+def test_a_model_is_downloaded_with_progress_and_without_code(hub: Hub) -> None:
+    told: list[Progress] = []
+    folder = resolve_model(REPO, progress=told.append)
+    assert folder.is_relative_to(HUB_HOME)
+    assert folder.name == COMMITS['main']
+    assert sorted(file.suffix for file in folder.iterdir()) == ['.json'] * 4 + ['.safetensors']
+    assert not [path for path in hub.asked if path.endswith(('.py', '.bin'))]
+    assert any('someone/tiny-vla' in progress.text for progress in told)
+    policy = OpenVLAPolicy.from_pretrained(REPO, device='cpu')
+    assert policy.info.model == REPO
+
+
+def test_the_revision_is_the_one_asked_for(hub: Hub) -> None:
+    assert resolve_model(REPO, revision='v1').name == COMMITS['v1']
+
+
+def test_an_unknown_revision(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match=r"'someone/tiny-vla': it has no revision 'v9'"):
+        resolve_model(REPO, revision='v9')
+
+
+def test_an_unknown_model(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match=r"'nobody/nothing': the hub has no such model"):
+        resolve_model('nobody/nothing')
+
+
+def test_no_network() -> None:
+    with pytest.raises(CheckpointError, match=r'not in the local cache.*no network'):
+        resolve_model('openvla/openvla-7b')
+
+
+def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_model(REPO)
+    asked = len(hub.asked)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert resolve_model(REPO).name == COMMITS['main']
+    with pytest.raises(CheckpointError, match='HF_HUB_OFFLINE'):
+        resolve_model('someone/else')
+    assert len(hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ('model', 'words'),
+    [
+        ('', 'model is not set'),
+        ('/nowhere/openvla', "'/nowhere/openvla' is not a folder"),
+        ('./openvla', "'./openvla' is not a folder"),
+        ('openvla', "'openvla' is not a folder"),
+        ('a/b/c', "'a/b/c' is not a folder"),
+        ('open vla/openvla-7b', 'open vla/openvla-7b'),
+    ],
+)
+def test_names_that_are_neither_folder_nor_hub_id(model: str, words: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        resolve_model(model)
+    assert words in str(caught.value)
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='a revision belongs to a hub id'):
+        resolve_model(str(tmp_path), revision='main')
+    assert resolve_model(str(tmp_path)) == tmp_path

@@ -1,0 +1,44 @@
+"""The arrows of imports, each in a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SCHEDULING = ['torch', 'transformers', 'timm', 'PIL', 'rclpy', 'vla_ros.openvla', 'vla_ros.ros']
+OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
+
+
+def modules_after(statement: str) -> set[str]:
+    script = f'import sys\nbefore = set(sys.modules)\n{statement}\n'
+    script += 'print(*sorted(set(sys.modules) - before))'
+    command = [sys.executable, '-c', script]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return set(printed.split())
+
+
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    heavy = {'numpy', 'torch', 'transformers', 'timm', 'PIL', 'rclpy'}
+    assert not modules_after('import vla_ros') & heavy
+
+
+@pytest.mark.parametrize(
+    ('module', 'kept_out'),
+    [
+        ('vla_ros.types', [*SCHEDULING, 'vla_ros.scheduling']),
+        ('vla_ros.scheduling', SCHEDULING),
+        ('vla_ros.openvla', OPENVLA),
+        ('vla_ros.openvla.random_checkpoint', OPENVLA),
+        # The node answers services while its worker imports torch.
+        ('vla_ros.ros.node', ['torch', 'transformers', 'timm', 'cv_bridge', 'cv2', 'vla_ros.cli']),
+        ('vla_ros.cli.check', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
+        ('vla_ros.cli.demo', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
+    ],
+)
+def test_arrows(module: str, kept_out: list[str]) -> None:
+    loaded = modules_after(f'import {module}')
+    assert module in loaded
+    assert not [name for name in kept_out if name in loaded]

@@ -1,0 +1,300 @@
+"""The node around a policy whose time the test decides: accounts, time-outs, quality of service.
+
+The node runs in this process, in a thread and a ROS context of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from fakes import FakePolicy, Gate, a_prediction, wait_until
+from graph import Robot, robot, spinning
+from rclpy.parameter import Parameter
+from rclpy.qos import ReliabilityPolicy
+
+from vla_ros.msg import VlaStatus
+from vla_ros.ros.node import EXIT_HUNG, VlaNode
+from vla_ros.types import Cancel, InferenceCancelled, Prediction
+
+_namespaces = (f'/timing_{number}' for number in itertools.count())
+
+
+@contextlib.contextmanager
+def node_with(
+    policy: FakePolicy, reliable: bool = True, **parameters: float | str
+) -> Iterator[tuple[Robot, VlaNode]]:
+    """An active node, and the robot that it listens to."""
+    namespace = next(_namespaces)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = VlaNode(
+        load_policy=lambda _, progress: policy,
+        context=context,
+        namespace=namespace,
+        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
+    )
+    node.autostart()
+    with robot(namespace, reliable) as stack, spinning(context, node):
+        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_until_heard()
+        yield stack, node
+    node.close()
+    rclpy.try_shutdown(context=context)
+
+
+def sleeping(seconds: float) -> FakePolicy:
+    """Takes that long for an action, and stops when cancelled."""
+
+    def act(cancel: Cancel) -> Prediction:
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            if cancel.is_set():
+                raise InferenceCancelled
+            time.sleep(0.002)
+        return a_prediction()
+
+    return FakePolicy(act)
+
+
+def unaccounted(status: VlaStatus) -> tuple[int, int]:
+    """Pictures and inferences that no counter names."""
+    pictures = status.received - (
+        status.rejected
+        + status.idle
+        + status.superseded
+        + status.stale
+        + status.taken
+        + status.waiting
+    )
+    inferences = status.taken - (
+        status.published
+        + status.overrun
+        + status.invalid
+        + status.cancelled
+        + status.failed
+        + status.in_flight
+    )
+    return pictures, inferences
+
+
+class CameraThread:
+    """Shows a picture thirty times a second."""
+
+    def __init__(self, stack: Robot) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.shown = 0
+
+    def __enter__(self) -> CameraThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(1 / 30):
+            self._stack.see()
+            self.shown += 1
+
+
+def test_every_picture_is_accounted_for() -> None:
+    policy = sleeping(0.15)
+    with node_with(policy, instruction='go') as (stack, _):
+        with CameraThread(stack) as camera:
+            stack.wait_for(lambda: len(stack.actions) >= 20)
+            stack.say('')
+            stack.wait_for(lambda: stack.status.idle >= 5)
+            stack.say('go on')
+            stack.wait_for(lambda: len(stack.actions) >= 25)
+        # At every moment in between, and at the end.
+        balances = [unaccounted(status) for status in stack.statuses]
+        assert set(balances) == {(0, 0)}
+        stack.wait_for(lambda: stack.status.received == camera.shown)
+        stack.wait_for(lambda: stack.status.in_flight == stack.status.waiting == 0)
+        status = stack.status
+        assert unaccounted(status) == (0, 0)
+        assert status.taken == len(policy.calls)
+        assert status.published == len(stack.actions)
+        assert status.superseded > 2 * status.taken
+        assert status.idle >= 5
+        assert status.latency_p95_s >= status.latency_p50_s >= 0.15
+        assert status.inference_p50_s >= 0.15
+
+
+def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
+    gate = Gate()
+    limits = {'max_image_age_s': 9.0, 'inference_timeout_s': 9.0, 'max_action_age_s': 9.0}
+    with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
+        for received in range(1, 5):
+            stack.see()
+            stack.wait_for(lambda count=received: node._inputs.counters.received == count)
+            assert received > 1 or gate.entered.acquire(timeout=10)
+        stack.wait_for(lambda: stack.status.superseded == 2)
+        newest = max(stack.stamps)
+        gate.open()
+        gate.open()
+        stack.wait_for(lambda: len(stack.actions) == 2)
+        stamp = stack.actions[-1].observation_stamp
+        assert (stamp.sec, stamp.nanosec) == newest
+
+
+def test_an_overrun_holds_at_once_and_recovers() -> None:
+    gate = Gate()
+    with node_with(FakePolicy(gate), instruction='go', inference_timeout_s=0.3) as (stack, _):
+        stack.see()
+        gate.open()
+        stack.wait_for_state(VlaStatus.RUNNING)
+        assert gate.entered.acquire(timeout=10)
+        stack.see()
+        assert gate.entered.acquire(timeout=10)
+        stack.wait_for_state(VlaStatus.HOLDING, 'overrun')
+        stack.wait_for(lambda: stack.status.overrun == 1)
+        assert len(stack.actions) == 1
+        stack.see()
+        gate.open()
+        stack.wait_for(lambda: len(stack.actions) == 2)
+        stack.wait_for_state(VlaStatus.RUNNING)
+
+
+def test_an_action_that_is_too_old_is_not_published() -> None:
+    limits = {'max_image_age_s': 5.0, 'max_action_age_s': 1.0, 'inference_timeout_s': 0.9}
+    with node_with(FakePolicy(), instruction='go', **limits) as (stack, _):
+        stack.see(age_s=2.0)
+        stack.wait_for_state(VlaStatus.HOLDING, 'max_action_age_s is 1')
+        stack.wait_for(lambda: stack.status.overrun == 1)
+        assert not stack.actions
+
+
+def test_a_new_instruction_drops_the_action_under_way() -> None:
+    gate = Gate()
+    policy = FakePolicy(gate)
+    with node_with(policy, instruction='go left') as (stack, _):
+        stack.see()
+        assert gate.entered.acquire(timeout=10)
+        stack.say('go right')
+        stack.wait_for(lambda: stack.status.cancelled == 1)
+        stack.see()
+        gate.open()
+        stack.wait_for(lambda: len(stack.actions) == 1)
+        assert stack.actions[0].instruction == 'go right'
+
+
+def test_the_same_instruction_again_changes_nothing() -> None:
+    gate = Gate()
+    with node_with(FakePolicy(gate), instruction='go') as (stack, _):
+        stack.see()
+        assert gate.entered.acquire(timeout=10)
+        stack.say('go')
+        time.sleep(0.2)
+        gate.open()
+        stack.wait_for(lambda: len(stack.actions) == 1)
+        stack.wait_for_state(VlaStatus.RUNNING)
+        assert stack.status.cancelled == 0
+
+
+def test_an_invalid_action_holds() -> None:
+    answers = [a_prediction(valid=False, invalid_reason='token 1234 at step 2'), a_prediction()]
+    with node_with(FakePolicy(lambda cancel: answers.pop(0)), instruction='go') as (stack, _):
+        stack.see()
+        stack.wait_for_state(VlaStatus.HOLDING, 'token 1234 at step 2')
+        assert not stack.actions
+        stack.see()
+        stack.wait_for_state(VlaStatus.RUNNING)
+        assert (stack.status.invalid, stack.status.published) == (1, 1)
+
+
+def test_a_policy_that_raises_holds() -> None:
+    failures = [RuntimeError('out of memory')]
+
+    def act(cancel: Cancel) -> Prediction:
+        if failures:
+            raise failures.pop()
+        return a_prediction()
+
+    with node_with(FakePolicy(act), instruction='go') as (stack, _):
+        stack.see()
+        stack.wait_for_state(VlaStatus.HOLDING, 'out of memory')
+        assert stack.status.failed == 1
+        stack.see()
+        stack.wait_for_state(VlaStatus.RUNNING)
+
+
+def test_a_camera_that_falls_silent_holds() -> None:
+    with node_with(FakePolicy(), instruction='go', image_timeout_s=0.4) as (stack, _):
+        stack.wait_for_state(VlaStatus.HOLDING, 'no picture on')
+        stack.see()
+        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(VlaStatus.HOLDING, 'for 0.4 s')
+
+
+def test_a_hung_inference_ends_the_node() -> None:
+    gate = Gate(listens_to_cancel=False)
+    limits = {'inference_timeout_s': 0.2, 'hang_timeout_s': 0.3}
+    with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
+        stack.see()
+        assert gate.entered.acquire(timeout=10)
+        stack.wait_for_state(VlaStatus.ERROR, 'hang_timeout_s')
+        wait_until(lambda: not node.context.ok())
+        assert node.exit_code == EXIT_HUNG
+        assert not stack.actions
+        gate.open()
+
+
+def test_warmup_timeout() -> None:
+    class Endless(FakePolicy):
+        def warmup(self, progress: object = None) -> float:
+            while True:
+                super().warmup(progress)
+                time.sleep(0.01)
+
+    namespace = next(_namespaces)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    overrides = [Parameter('warmup_timeout_s', value=1.0)]
+    node = VlaNode(
+        lambda _, progress: Endless(),
+        context=context,
+        namespace=namespace,
+        parameter_overrides=overrides,
+    )
+    node.autostart()
+    with robot(namespace) as stack, spinning(context, node):
+        stack.wait_for_state(VlaStatus.WARMING_UP)
+        stack.wait_for_state(VlaStatus.ERROR, 'warming up took longer than warmup_timeout_s, 1 s')
+    assert node.close()
+    rclpy.try_shutdown(context=context)
+
+
+@pytest.mark.parametrize('reliable', [True, False])
+def test_the_subscription_follows_the_publisher(reliable: bool) -> None:
+    wanted = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    with node_with(FakePolicy(), reliable=reliable, instruction='go') as (stack, _):
+        topic = stack.images.topic_name
+
+        def offer() -> list[ReliabilityPolicy]:
+            infos = stack.get_subscriptions_info_by_topic(topic)
+            return [info.qos_profile.reliability for info in infos]
+
+        stack.wait_for(lambda: offer() == [wanted])
+        stack.see()
+        stack.wait_for(lambda: len(stack.actions) == 1)
+
+
+def test_several_nodes_live_in_namespaces() -> None:
+    with (
+        node_with(FakePolicy(), instruction='go') as (left, _),
+        node_with(FakePolicy(), instruction='go') as (right, _),
+    ):
+        left.see()
+        left.wait_for(lambda: len(left.actions) == 1)
+        time.sleep(0.2)
+        assert not right.actions

@@ -1,0 +1,139 @@
+"""What the policy promises beyond the golden values."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN
+
+from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
+from vla_ros.types import InferenceCancelled, Progress
+
+NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def policy(tiny_checkpoint: Path) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+
+
+def test_picture_and_instruction_matter(policy: OpenVLAPolicy) -> None:
+    pictures = [np.zeros_like(NOISE), np.full_like(NOISE, 255), NOISE]
+    actions = {
+        tuple(policy.predict_action(picture, instruction).action)
+        for picture in pictures
+        for instruction in ('pick up the red cup', 'open the drawer')
+    }
+    assert len(actions) == 6
+
+
+def test_the_same_asked_twice_gives_the_same(policy: OpenVLAPolicy) -> None:
+    first, second = (policy.predict_action(NOISE, 'go', return_logits=True) for _ in range(2))
+    assert first.valid and second.valid
+    assert first.logits is not None and second.logits is not None
+    assert (first.logits == second.logits).all()
+    assert first.token_ids.tolist() == second.token_ids.tolist()
+
+
+def test_shapes_and_dtypes(policy: OpenVLAPolicy) -> None:
+    prediction = policy.predict_action(NOISE, 'go', return_logits=True)
+    assert prediction.action.dtype == prediction.normalized_action.dtype == np.float64
+    assert prediction.action.shape == prediction.normalized_action.shape == (7,)
+    assert prediction.token_ids.dtype == np.int64
+    assert prediction.token_probabilities.dtype == np.float32
+    assert prediction.logits is not None
+    assert prediction.logits.shape == (7, 256)
+    assert prediction.logits.dtype == np.float32
+    chosen = np.exp(prediction.logits - prediction.logits.max(axis=1, keepdims=True))
+    chosen /= chosen.sum(axis=1, keepdims=True)
+    columns = prediction.token_ids - 31744
+    np.testing.assert_allclose(
+        prediction.token_probabilities, chosen[np.arange(7), columns], rtol=1e-5
+    )
+    assert prediction.unnorm_key == 'random'
+    assert policy.predict_action(NOISE, 'go').logits is None
+
+
+def test_every_stage_is_timed(policy: OpenVLAPolicy) -> None:
+    timings = policy.predict_action(NOISE, 'go').timings
+    stages = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
+    assert list(timings) == stages
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_info_says_what_was_chosen(policy: OpenVLAPolicy, tiny_checkpoint: Path) -> None:
+    info = policy.info
+    assert (info.model, info.revision) == (str(tiny_checkpoint), '')
+    assert (info.device, info.dtype, info.quantization) == ('cpu', 'float32', 'none')
+    auto = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu').info
+    assert auto.dtype == 'bfloat16'
+
+
+def test_placement_is_checked_before_the_checkpoint() -> None:
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='abacus')
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='cpu', dtype='decimal')
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='cpu', quantization='int3')
+
+
+def test_the_right_statistics_are_asked_for() -> None:
+    golden = OpenVLAPolicy.from_pretrained(GOLDEN / 'openvla_tiny', device='cpu')
+    assert golden.check_unnorm_key('bridge_orig') == 'bridge_orig'
+    with pytest.raises(UnnormKeyError, match='bridge_orig, toy_nomask'):
+        golden.predict_action(NOISE, 'go')
+    assert len(golden.predict_action(NOISE, 'go', 'toy_nomask').action) == 5
+
+
+class CancelAfter:
+    """Set from the n-th question on."""
+
+    def __init__(self, questions: int) -> None:
+        self.asked = 0
+        self._questions = questions
+
+    def is_set(self) -> bool:
+        self.asked += 1
+        return self.asked > self._questions
+
+
+def test_cancel_is_looked_at_before_every_layer(policy: OpenVLAPolicy) -> None:
+    never = CancelAfter(1_000_000)
+    policy.predict_action(NOISE, 'go', cancel=never)
+    # Once at the start; 3 + 4 vision blocks; 3 language layers in the prefill and in 6 decodes.
+    layers = 1 + 3 + 4 + 3 + 6 * 3
+    assert never.asked == layers
+    for questions in range(layers):
+        cancel = CancelAfter(questions)
+        with pytest.raises(InferenceCancelled):
+            policy.predict_action(NOISE, 'go', cancel=cancel)
+        assert cancel.asked == questions + 1
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_a_cancel_of_before_is_forgotten(policy: OpenVLAPolicy) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(InferenceCancelled):
+        policy.predict_action(NOISE, 'go', cancel=cancel)
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_logits_that_are_not_finite_make_it_invalid(tiny_checkpoint: Path) -> None:
+    broken = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+    with torch.no_grad():
+        broken._model.projector.fc1.bias.fill_(float('nan'))
+    prediction = broken.predict_action(NOISE, 'go')
+    assert not prediction.valid
+    assert prediction.invalid_reason == 'the logits are not finite'
+
+
+def test_warmup_reports_and_takes_time(policy: OpenVLAPolicy) -> None:
+    told: list[Progress] = []
+    assert policy.warmup(told.append) > 0
+    assert [(p.done, p.total) for p in told] == [(0, 2), (1, 2)]
