@@ -23,7 +23,7 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-# Before huggingface_hub is imported: the tests' hub is on this machine, where test_hub.py starts it.
+# Before huggingface_hub is imported: the tests' hub is the one that test_hub.py starts here.
 HUB_PORT = _free_port()
 HUB_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_hub_'))
 os.environ['HF_ENDPOINT'] = f'http://127.0.0.1:{HUB_PORT}'

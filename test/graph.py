@@ -24,7 +24,6 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
-
 from vla_ros.msg import VlaAction, VlaStatus
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -88,10 +87,13 @@ class Robot(Node):
     def wait_until_heard(self) -> None:
         """Until the node listens to pictures and instructions."""
         self.wait_for(
-            lambda: bool(
-                self.images.get_subscription_count() + self.compressed_images.get_subscription_count()
+            lambda: (
+                bool(
+                    self.images.get_subscription_count()
+                    + self.compressed_images.get_subscription_count()
+                )
+                and bool(self.instructions.get_subscription_count())
             )
-            and bool(self.instructions.get_subscription_count())
         )
 
     def ask(self, kind: type, name: str, request: Any, timeout_s: float = 10.0) -> Any:

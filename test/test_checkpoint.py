@@ -54,9 +54,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["'llava'", "expected 'openvla'"],
     ),
     'language model of another kind': (
-        lambda d: edit_json(
-            d / 'config.json', lambda c: c['text_config'].update(model_type='phi')
-        ),
+        lambda d: edit_json(d / 'config.json', lambda c: c['text_config'].update(model_type='phi')),
         ["'phi'", "'llama'"],
     ),
     'tower unknown to timm': (

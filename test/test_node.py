@@ -13,10 +13,9 @@ from graph import PICTURE, Robot, Running, image_message, running_node
 from lifecycle_msgs.msg import Transition
 from PIL import Image as PilImage
 from sensor_msgs.msg import CompressedImage
-
 from vla_ros.msg import VlaStatus
-from vla_ros.openvla import OpenVLAPolicy
 
+from vla_ros.openvla import OpenVLAPolicy
 
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
 
@@ -53,9 +52,7 @@ def test_an_action_is_what_the_policy_says(stack: Robot, tiny_checkpoint: Path) 
     expected = policy.predict_action(PICTURE, 'Pick up the red cup')
     assert list(action.action) == expected.action.tolist()
     assert list(action.normalized_action) == expected.normalized_action.tolist()
-    np.testing.assert_allclose(
-        action.token_probabilities, expected.token_probabilities, atol=1e-5
-    )
+    np.testing.assert_allclose(action.token_probabilities, expected.token_probabilities, atol=1e-5)
     assert action.unnorm_key == 'random'
     assert action.instruction == 'Pick up the red cup'
     assert action.header.frame_id == 'gripper'

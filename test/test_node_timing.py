@@ -17,8 +17,8 @@ from fakes import FakePolicy, Gate, a_prediction, wait_until
 from graph import Robot, robot, spinning
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
-
 from vla_ros.msg import VlaStatus
+
 from vla_ros.ros.node import EXIT_HUNG, VlaNode
 from vla_ros.types import Cancel, InferenceCancelled, Prediction
 

@@ -23,6 +23,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.console import unbuffer_output
+from vla_ros.ros.stamps import from_duration
 
 _SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
@@ -54,7 +56,8 @@ class CheckNode(Node):
     def send(self) -> None:
         """The instruction and the picture, at most once in ``_SEND_PERIOD_S``."""
         now_s = time.monotonic()
-        heard = self._images.get_subscription_count() and self._instructions.get_subscription_count()
+        publishers = (self._images, self._instructions)
+        heard = all(publisher.get_subscription_count() for publisher in publishers)
         if not heard or now_s - self._last_sent_s < _SEND_PERIOD_S:
             return
         self._last_sent_s = now_s
@@ -139,17 +142,17 @@ def _read_picture(path: Path | None) -> NDArray[np.uint8]:
 
 
 def _print_action(action: VlaAction) -> None:
-    inference_s = action.inference_time.sec + action.inference_time.nanosec / 1e9
-    latency_s = action.latency.sec + action.latency.nanosec / 1e9
+    inference_ms = 1e3 * from_duration(action.inference_time)
+    latency_ms = 1e3 * from_duration(action.latency)
     print(f'action             {np.round(action.action, 5).tolist()}')
     print(f'normalized_action  {np.round(action.normalized_action, 4).tolist()}')
     print(f'token probability  {np.round(action.token_probabilities, 3).tolist()}')
     print(f'unnorm_key         {action.unnorm_key}')
-    print(f'inference          {inference_s * 1e3:.1f} ms; capture to publish {latency_s * 1e3:.1f} ms')
+    print(f'inference          {inference_ms:.1f} ms; capture to publish {latency_ms:.1f} ms')
 
 
 def main(arguments: list[str] | None = None) -> int:
-    sys.stdout.reconfigure(line_buffering=True)
+    unbuffer_output()
     argv = sys.argv if arguments is None else ['vla_check', *arguments]
     parser = argparse.ArgumentParser(prog='vla_check', description=__doc__)
     parser.add_argument('--image', type=Path, help='picture to send (default: a pattern)')

@@ -1,9 +1,9 @@
 """``vla_demo``: see pictures and instructions become actions on real ROS 2 topics.
 
-Three processes: the node with a tiny OpenVLA of random weights (its actions are valid and depend on
-what it sees and hears, but mean nothing), a camera that shows photographs, and this one, which gives
-three instructions in turn and prints what it hears. All in the namespace /vla_demo, so that no robot
-listens by accident.
+Three processes: the node with a tiny OpenVLA of random weights (its actions are valid and depend
+on what it sees and hears, but mean nothing), a camera that shows photographs, and this one, which
+gives three instructions in turn and prints what it hears. All in the namespace /vla_demo, so that
+no robot listens by accident.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import rclpy
+from builtin_interfaces.msg import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -27,6 +28,8 @@ from std_msgs.msg import String
 
 from vla_ros.cli.share import config_file
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.console import unbuffer_output
+from vla_ros.ros.stamps import from_duration
 
 NAMESPACE = '/vla_demo'
 INSTRUCTIONS = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
@@ -76,13 +79,14 @@ class Operator(Node):
         numbers = ' '.join(f'{value:+.4f}' for value in message.action)
         print(
             f'{message.sequence:3d} {message.instruction:26} {numbers:56} '
-            f'{_milliseconds(message.inference_time):6.0f} ms {_milliseconds(message.latency):5.0f} ms'
+            f'{_milliseconds(message.inference_time):6.0f} ms '
+            f'{_milliseconds(message.latency):5.0f} ms'
         )
         self._instruct()
 
 
-def _milliseconds(duration: object) -> float:
-    return duration.sec * 1e3 + duration.nanosec / 1e6
+def _milliseconds(duration: Duration) -> float:
+    return 1e3 * from_duration(duration)
 
 
 def photographs() -> list[Path]:
@@ -126,7 +130,7 @@ def watch(operator: Operator, processes: list[subprocess.Popen[bytes]], timeout_
             raise DemoFailed(f'the node is in ERROR: {status.why}')
         for process in processes:
             if process.poll() is not None:
-                raise DemoFailed(f'{process.args} ended with code {process.returncode}')
+                raise DemoFailed(f'{process.args!r} ended with code {process.returncode}')
         if time.monotonic() > deadline_s:
             raise DemoFailed(
                 f'{len(operator.heard)} actions within {timeout_s:g} s; '
@@ -154,7 +158,7 @@ def print_summary(operator: Operator) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    sys.stdout.reconfigure(line_buffering=True)
+    unbuffer_output()
     parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
     parser.add_argument('--actions', type=int, default=20, help='(default: %(default)s)')
     parser.add_argument(

@@ -146,7 +146,7 @@ def _read_llama(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     text_config = config.get('text_config', {})
     if text_config.get('model_type', 'llama') != 'llama':
         raise CheckpointError(
-            f"{path}: text_config has model_type {text_config['model_type']!r}; "
+            f'{path}: text_config has model_type {text_config["model_type"]!r}; '
             "only 'llama' is supported"
         )
     left_out = ('model_type', 'torch_dtype', 'dtype', 'architectures', '_name_or_path')
@@ -177,9 +177,7 @@ def _prompt_template(config: Mapping[str, Any]) -> str:
     return PROMPT_VICUNA if vicuna else PROMPT_LLAMA
 
 
-def _read_statistics(
-    directory: Path, config: Mapping[str, Any]
-) -> dict[str, ActionStatistics]:
+def _read_statistics(directory: Path, config: Mapping[str, Any]) -> dict[str, ActionStatistics]:
     # As the reference's scripts do, the file that a fine-tuning wrote wins over config.json.
     path = directory / 'dataset_statistics.json'
     if path.exists():

@@ -41,9 +41,7 @@ def choose_device(device: str) -> torch.device:
         device.startswith('cuda:') and device[5:].isdecimal()
     )
     if not well_formed:
-        raise PlacementError(
-            f'device {device!r} is unknown; allowed: auto, {", ".join(available)}'
-        )
+        raise PlacementError(f'device {device!r} is unknown; allowed: auto, {", ".join(available)}')
     raise PlacementError(
         f'device {device!r} is not available: torch {torch.__version__} finds '
         f'{", ".join(available)} on this machine; use one of these, or auto'

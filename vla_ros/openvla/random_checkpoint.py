@@ -74,13 +74,12 @@ _NORM_STATS = {
     }
 }
 # Words that become one token each, so that prompts have about the length they have with Llama's.
-_WORDS = (
-    'In: What action should the robot take to A chat between curious user and an artificial '
-    'intelligence assistant. The assistant gives helpful, detailed, polite answers user\'s '
-    'questions. USER: ASSISTANT: pick up put place push pull open close lift move turn on in into '
-    'left right front of behind red green blue yellow small big cup bowl spoon drawer towel block '
-    'plate'
-).split()
+_WORDS = """
+In: What action should the robot take to A chat between curious user and an artificial intelligence
+assistant. The assistant gives helpful, detailed, polite answers user's questions. USER: ASSISTANT:
+pick up put place push pull open close lift move turn on in into left right front of behind red
+green blue yellow small big cup bowl spoon drawer towel block plate
+"""
 
 
 def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0) -> Path:
@@ -103,9 +102,7 @@ def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0)
     weight_map: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-        tensors = {
-            stored_key(key): _random_weights(key, shapes[key], generator) for key in keys
-        }
+        tensors = {stored_key(key): _random_weights(key, shapes[key], generator) for key in keys}
         save_file(tensors, directory / name, metadata={'format': 'pt'})
         weight_map.update(dict.fromkeys(tensors, name))
     _write_json(directory / INDEX_NAME, {'metadata': {}, 'weight_map': weight_map})
@@ -198,7 +195,7 @@ def _tokenizer() -> Tokenizer:
     pieces = ['<unk>', '<s>', '</s>', *(f'<0x{byte:02X}>' for byte in range(256))]
     pieces += [chr(code) for code in range(33, 127)]
     merges = []
-    for word in _WORDS:
+    for word in _WORDS.split():
         for end, character in enumerate(word):
             prefix, longer = '▁' + word[:end], '▁' + word[: end + 1]
             if longer not in pieces:

@@ -20,7 +20,9 @@ def _tower(shape: dict[str, Any], overrides: dict[str, Any]) -> VisionTransforme
 
 
 @register_model
-def vit_vlatiny_patch14_reg4_dinov2(pretrained: bool = False, **overrides: Any) -> VisionTransformer:
+def vit_vlatiny_patch14_reg4_dinov2(
+    pretrained: bool = False, **overrides: Any
+) -> VisionTransformer:
     """In the layout of vit_large_patch14_reg4_dinov2."""
     shape = {
         'patch_size': 14,

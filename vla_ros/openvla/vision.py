@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vla_ros.openvla import tiny_towers  # noqa: F401  registers the tiny towers with timm
@@ -22,11 +23,13 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, towers: tuple[TowerConfig, ...]) -> None:
         super().__init__()
-        self.featurizer = _build_tower(towers[0])
-        self.fused_featurizer = _build_tower(towers[1]) if len(towers) == 2 else None
+        self.featurizer: VisionTransformer = _build_tower(towers[0])
+        self.fused_featurizer: VisionTransformer | None = (
+            _build_tower(towers[1]) if len(towers) == 2 else None
+        )
 
     @property
-    def _towers(self) -> list[nn.Module]:
+    def _towers(self) -> list[VisionTransformer]:
         return [tower for tower in (self.featurizer, self.fused_featurizer) if tower is not None]
 
     @property
@@ -74,7 +77,7 @@ class Projector(nn.Module):
         return projected if self.fc3 is None else self.fc3(self.act(projected))
 
 
-def _build_tower(tower: TowerConfig) -> nn.Module:
+def _build_tower(tower: TowerConfig) -> VisionTransformer:
     if not timm.is_model(tower.timm_id):
         raise CheckpointError(
             f'config.json names the vision tower {tower.timm_id!r}, which timm '

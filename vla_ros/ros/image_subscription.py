@@ -70,9 +70,5 @@ class ImageSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _create(self) -> Subscription:
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability
-        )
-        return self._node.create_subscription(
-            self._message_type, self._topic, self._callback, qos
-        )
+        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability)
+        return self._node.create_subscription(self._message_type, self._topic, self._callback, qos)

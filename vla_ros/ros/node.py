@@ -29,6 +29,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros import images
+from vla_ros.ros.console import unbuffer_output
 from vla_ros.ros.inputs import InputCounters, Inputs
 from vla_ros.ros.messages import action_message, diagnostics_message, status_message
 from vla_ros.ros.parameters import (
@@ -50,6 +51,7 @@ from vla_ros.scheduling import (
 )
 from vla_ros.types import (
     InstructionError,
+    Observation,
     Policy,
     PolicyError,
     ProgressCallback,
@@ -112,7 +114,7 @@ class VlaNode(LifecycleNode):
         self._worker_spoke = self.create_guard_condition(self._on_worker)
         self._inputs = Inputs(
             self,
-            on_observation=lambda observation: self._worker.submit(observation),
+            on_observation=self._on_observation,
             on_picture_rejected=lambda why: self._hold(f'picture rejected: {why}'),
             on_new_instruction=self._start_over,
         )
@@ -167,6 +169,7 @@ class VlaNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Refused until the policy is ready."""
+        assert self._worker is not None  # configured
         status = self._worker.status()
         if status.phase is not Phase.READY:
             self.get_logger().error(
@@ -223,6 +226,10 @@ class VlaNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     # -- the worker --------------------------------------------------------------------------------
+
+    def _on_observation(self, observation: Observation) -> None:
+        assert self._worker is not None  # pictures are heard while active
+        self._worker.submit(observation)
 
     def _on_worker(self) -> None:
         """The worker has changed its phase, or has results."""
@@ -342,9 +349,7 @@ class VlaNode(LifecycleNode):
         info, slot = None, self._slot_statistics
         if self._worker is not None:
             info, slot = self._worker.status().info, self._worker.statistics()
-        message = status_message(
-            state, why, self._params, self._inputs, self._gate, info, slot
-        )
+        message = status_message(state, why, self._params, self._inputs, self._gate, info, slot)
         message.header.stamp = self.get_clock().now().to_msg()
         message.elapsed_s = self.monotonic_s() - self._state_since_s
         return message
@@ -408,8 +413,7 @@ def _traceback_text(error: BaseException | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference)."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # output appears at once, also under launch
+    unbuffer_output()
     try:
         rclpy.init(args=arguments)
         node = VlaNode()

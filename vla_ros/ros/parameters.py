@@ -74,7 +74,9 @@ class Parameters:
         0.5, 'a picture older than this is not given to the policy', bounds=(0.001, 3600.0)
     )
     inference_timeout_s: float = _parameter(
-        1.0, 'an inference that takes longer is cancelled, and the node holds', bounds=(0.01, 3600.0)
+        1.0,
+        'an inference that takes longer is cancelled, and the node holds',
+        bounds=(0.01, 3600.0),
     )
     max_action_age_s: float = _parameter(
         1.5, 'an action whose picture is older than this is not published', bounds=(0.01, 3600.0)
@@ -142,8 +144,7 @@ def read_parameters(node: Node, changes: Mapping[str, Any] | None = None) -> Par
     :raises ParameterError: if a value is not allowed.
     """
     values = {
-        field.name: node.get_parameter(field.name).value
-        for field in dataclasses.fields(Parameters)
+        field.name: node.get_parameter(field.name).value for field in dataclasses.fields(Parameters)
     }
     parameters = Parameters(**{**values, **(changes or {})})
     parameters.check()

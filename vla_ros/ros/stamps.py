@@ -16,6 +16,11 @@ def from_time(time: Time) -> int:
     return time.sec * _NS_PER_S + time.nanosec
 
 
+def from_duration(duration: Duration) -> float:
+    """Seconds."""
+    return duration.sec + duration.nanosec / _NS_PER_S
+
+
 def to_duration(seconds: float) -> Duration:
     """To the nanosecond."""
     nanoseconds = round(seconds * _NS_PER_S)
