@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import rclpy
-from PIL import Image as PilImage
 from PIL import ImageOps
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
@@ -17,21 +17,21 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
+from vla_ros.cli.pictures import UnreadablePicture, image_message, read_picture
+
 _SIZE = (640, 480)
 
 
 class Camera(Node):
     """Shows each picture for half a second, at a constant rate."""
 
-    def __init__(self, files: list[Path], rate_hz: float, reliability: ReliabilityPolicy) -> None:
+    def __init__(self, frames: list[Image], rate_hz: float, reliability: ReliabilityPolicy) -> None:
         super().__init__('camera')
         self._publisher = self.create_publisher(
             Image, 'image', QoSProfile(depth=1, reliability=reliability)
         )
-        frames = [self._message(file) for file in files]
-        self._frames = itertools.cycle(
-            itertools.chain.from_iterable(itertools.repeat(f, round(rate_hz / 2)) for f in frames)
-        )
+        repeats = max(1, round(rate_hz / 2))
+        self._frames = itertools.cycle([frame for frame in frames for _ in range(repeats)])
         self.create_timer(1.0 / rate_hz, self._publish)
 
     def _publish(self) -> None:
@@ -39,15 +39,10 @@ class Camera(Node):
         message.header.stamp = self.get_clock().now().to_msg()
         self._publisher.publish(message)
 
-    @staticmethod
-    def _message(file: Path) -> Image:
-        with PilImage.open(file) as picture:
-            fitted = ImageOps.fit(picture.convert('RGB'), _SIZE)
-        width, height = _SIZE
-        message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-        message.data = np.asarray(fitted).tobytes()
-        message.header.frame_id = 'camera'
-        return message
+
+def _frame(file: Path) -> Image:
+    fitted = ImageOps.fit(PIL.Image.fromarray(read_picture(file)), _SIZE)
+    return image_message(np.asarray(fitted), 'camera')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,11 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--rate', type=float, default=30.0, help='Hz (default: %(default)s)')
     parser.add_argument('--best-effort', action='store_true', help='as many camera drivers do')
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    best_effort = options.best_effort
-    reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+    if not 0 < options.rate <= 1000:
+        parser.error(f'--rate is {options.rate:g} Hz; allowed: above 0, to 1000')
+    reliability = ReliabilityPolicy.RELIABLE
+    if options.best_effort:
+        reliability = ReliabilityPolicy.BEST_EFFORT
+    try:
+        frames = [_frame(file) for file in options.files]
+    except UnreadablePicture as error:
+        print(f'vla_camera: {error}', file=sys.stderr)
+        return 1
     rclpy.init(args=argv)
     try:
-        rclpy.spin(Camera(options.files, options.rate, reliability))
+        rclpy.spin(Camera(frames, options.rate, reliability))
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:

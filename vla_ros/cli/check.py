@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -22,6 +21,7 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from vla_ros.cli.pictures import UnreadablePicture, image_message, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.console import unbuffer_output
 from vla_ros.ros.stamps import from_duration
@@ -38,12 +38,12 @@ class CheckFailed(Exception):
 class CheckNode(Node):
     """Speaks to the node like a camera and a person. Of the main thread."""
 
-    def __init__(self, image: NDArray[np.uint8], instruction: str) -> None:
-        """:param image: uint8 [H, W, 3] RGB."""
+    def __init__(self, picture: NDArray[np.uint8], instruction: str) -> None:
+        """:param picture: uint8 [H, W, 3] RGB."""
         super().__init__('vla_check')
         self.status: VlaStatus | None = None
         self.action: VlaAction | None = None
-        self._image = image
+        self._picture = picture
         self._instruction = instruction
         self._sent_stamps: set[tuple[int, int]] = set()
         self._last_sent_s = 0.0
@@ -62,11 +62,8 @@ class CheckNode(Node):
             return
         self._last_sent_s = now_s
         self._instructions.publish(String(data=self._instruction))
-        height, width, _ = self._image.shape
-        message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-        message.data = self._image.tobytes()
+        message = image_message(self._picture, 'vla_check')
         message.header.stamp = self.get_clock().now().to_msg()
-        message.header.frame_id = 'vla_check'
         self._sent_stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
         self._images.publish(message)
 
@@ -129,16 +126,10 @@ def _last_word(node: CheckNode) -> str:
     return last
 
 
-def _read_picture(path: Path | None) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3]; a colourful pattern where no file is given."""
-    if path is None:
-        y, x = np.mgrid[0:480, 0:640]
-        return np.stack([x * 255 // 639, y * 255 // 479, (x ^ y) & 255], axis=2).astype(np.uint8)
-    try:
-        with PilImage.open(path) as picture:
-            return np.asarray(picture.convert('RGB'))
-    except OSError as error:
-        raise CheckFailed(f'--image {path} can not be read as a picture: {error}') from error
+def _pattern() -> NDArray[np.uint8]:
+    """A colourful picture, uint8 [480, 640, 3]."""
+    y, x = np.mgrid[0:480, 0:640]
+    return np.stack([x * 255 // 639, y * 255 // 479, (x ^ y) & 255], axis=2).astype(np.uint8)
 
 
 def _print_action(action: VlaAction) -> None:
@@ -146,7 +137,7 @@ def _print_action(action: VlaAction) -> None:
     latency_ms = 1e3 * from_duration(action.latency)
     print(f'action             {np.round(action.action, 5).tolist()}')
     print(f'normalized_action  {np.round(action.normalized_action, 4).tolist()}')
-    print(f'token probability  {np.round(action.token_probabilities, 3).tolist()}')
+    print(f'token probability  {np.round(np.float64(action.token_probabilities), 3).tolist()}')
     print(f'unnorm_key         {action.unnorm_key}')
     print(f'inference          {inference_ms:.1f} ms; capture to publish {latency_ms:.1f} ms')
 
@@ -164,11 +155,12 @@ def main(arguments: list[str] | None = None) -> int:
     rclpy.init(args=argv)
     node = None
     try:
-        node = CheckNode(_read_picture(options.image), options.instruction)
+        picture = read_picture(options.image) if options.image else _pattern()
+        node = CheckNode(picture, options.instruction)
         _print_action(wait_for_action(node, options.timeout))
         node.take_back()
         return 0
-    except CheckFailed as failure:
+    except (CheckFailed, UnreadablePicture) as failure:
         print(f'vla_check: {failure}', file=sys.stderr)
         if node is not None:
             node.take_back()

@@ -15,7 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--shape', choices=SHAPES, default='tiny', help='(default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
     options = parser.parse_args(arguments)
-    write_random_checkpoint(options.directory, options.shape, options.seed)
+    try:
+        write_random_checkpoint(options.directory, options.shape, options.seed)
+    except OSError as error:
+        print(f'vla_checkpoint: {options.directory} can not be written: {error}', file=sys.stderr)
+        return 1
     print(f'wrote {options.directory}: {options.shape}, random weights of seed {options.seed}')
     return 0
 

@@ -1,0 +1,104 @@
+"""The commands as a person types them, against a real node."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, ROOT
+from graph import running_node
+from PIL import Image as PilImage
+from vla_ros.msg import VlaStatus
+
+from vla_ros.openvla import OpenVLAPolicy
+
+GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
+
+
+def run(module: str, *arguments: str, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', f'vla_ros.cli.{module}', *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+
+
+def test_check_prints_the_action(tiny_checkpoint: Path) -> None:
+    picture = GOLDEN / 'images' / 'portrait.png'
+    parameters = [f'model:={tiny_checkpoint}', 'device:=cpu', 'dtype:=float32', *GENEROUS]
+    with running_node(*parameters) as node:
+        namespace = node.robot.get_namespace()
+        checked = run(
+            'check',
+            *('--image', str(picture), '--instruction', 'open the drawer', '--timeout', '60'),
+            *('--ros-args', '-r', f'__ns:={namespace}'),
+        )
+        assert checked.returncode == 0, checked.stderr
+        policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+        image = np.asarray(PilImage.open(picture).convert('RGB'))
+        expected = policy.predict_action(image, 'open the drawer').action
+        assert f'action             {np.round(expected, 5).tolist()}' in checked.stdout
+        assert 'unnorm_key         random' in checked.stdout
+        node.robot.wait_for_state(VlaStatus.HOLDING, 'no instruction')  # taken back
+
+        refused = run(
+            'check',
+            *('--instruction', 'a </s> b', '--timeout', '8'),
+            *('--ros-args', '-r', f'__ns:={namespace}'),
+        )
+        assert refused.returncode == 1
+        assert "special token '</s>'" in refused.stderr
+
+
+def test_check_tells_why_there_is_no_action() -> None:
+    with running_node('model:=/nowhere/openvla') as node:
+        checked = run('check', '--ros-args', '-r', f'__ns:={node.robot.get_namespace()}')
+    assert checked.returncode == 1
+    assert "ERROR: model '/nowhere/openvla' is not a folder" in checked.stderr
+    assert 'Traceback' not in checked.stderr
+
+
+def test_check_without_a_node() -> None:
+    checked = run('check', '--timeout', '1', '--ros-args', '-r', '__ns:=/nobody')
+    assert checked.returncode == 1
+    assert 'no action within 1 s; nothing was heard on /nobody/status' in checked.stderr
+    assert 'waiting for the node' in checked.stdout
+
+
+@pytest.mark.parametrize('name', ['nothing.jpg', 'fakes.py'])
+def test_check_with_what_is_no_picture(name: str) -> None:
+    checked = run('check', '--image', str(ROOT / 'test' / name))
+    assert checked.returncode == 1
+    assert f'{name} can not be read as a picture' in checked.stderr
+    assert 'Traceback' not in checked.stderr
+
+
+def test_demo_prints_twenty_actions() -> None:
+    demo = run('demo', timeout_s=200)
+    assert demo.returncode == 0, demo.stderr
+    instructions = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
+    rows = [
+        re.match(r' *\d+ ([a-z ]+?) +([+-]\d\.\d{4} ?){7}', line)
+        for line in demo.stdout.splitlines()
+    ]
+    heard = [row[1] for row in rows if row]
+    assert len(heard) == 20
+    assert set(heard) == set(instructions)
+    assert '20 actions' in demo.stdout
+    assert 'received = ' in demo.stdout
+
+
+def test_checkpoint_and_camera_refuse_clearly(tmp_path: Path) -> None:
+    written = run('checkpoint', str(tmp_path / 'new'), '--seed', '3')
+    assert written.returncode == 0
+    assert (tmp_path / 'new' / 'model.safetensors.index.json').is_file()
+    (tmp_path / 'file').write_text('')
+    refused = run('checkpoint', str(tmp_path / 'file' / 'below'))
+    assert refused.returncode != 0
+    assert 'Traceback' not in refused.stderr
+    refused = run('camera', os.devnull)
+    assert refused.returncode == 1
+    assert 'can not be read as a picture' in refused.stderr
+    assert 'Traceback' not in refused.stderr

@@ -1,0 +1,93 @@
+"""What is written in several places says the same."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from vla_ros.ros.parameters import ParameterError, Parameters
+
+FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
+
+
+def test_the_parameter_file_shows_every_parameter_with_its_default() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'vla.yaml').read_text())
+    shown = content['/**']['ros__parameters']
+    assert shown == {name: field.default for name, field in FIELDS.items()}
+    assert all(type(shown[name]) is type(field.default) for name, field in FIELDS.items())
+
+
+def test_the_readme_names_every_parameter_with_its_default() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    table = dict(re.findall(r'^\| `(\w+)` \|([^|]*)\|', readme, flags=re.MULTILINE))
+    for name, field in FIELDS.items():
+        if name in ('model', 'revision'):
+            assert '| `model`, `revision` |' in readme
+            continue
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        assert table[name].strip() == str(default), name
+
+
+def test_launch_arguments_are_parameters_of_the_same_type() -> None:
+    tree = ast.parse((ROOT / 'launch' / 'vla.launch.py').read_text())
+    [table] = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'PARAMETERS'
+    ]
+    arguments = {entry.elts[0].value: entry.elts[1].id for entry in table.elts}
+    assert arguments == {
+        name: type(FIELDS[name].default).__name__ for name in arguments if name in FIELDS
+    }
+    deployment = {'model', 'device', 'dtype', 'quantization', 'unnorm_key', 'instruction'}
+    timeouts = {name for name in FIELDS if name.endswith('_s')}
+    assert deployment | timeouts <= set(arguments)
+
+
+def test_the_newest_change_is_this_version() -> None:
+    version = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
+    changes = re.findall(r'^(\d+\.\d+\.\d+) \(', (ROOT / 'CHANGELOG.rst').read_text(), re.MULTILINE)
+    assert changes[0] == version
+    assert "version=manifest.findtext('version')" in (ROOT / 'setup.py').read_text()
+
+
+def test_pip_and_colcon_install_the_same_commands() -> None:
+    setup = ast.parse((ROOT / 'setup.py').read_text())
+    [commands] = [
+        ast.literal_eval(node.value)
+        for node in setup.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'COMMANDS'
+    ]
+    listed = re.search(r'set\(commands\n(.*?)\)', (ROOT / 'CMakeLists.txt').read_text(), re.DOTALL)
+    assert listed is not None
+    cmake = dict(line.strip().split('=') for line in listed[1].strip().splitlines())
+    assert {name.removeprefix('vla_'): module for name, module in commands.items()} == {
+        name.removeprefix('vla_'): module for name, module in cmake.items()
+    }
+    for module in commands.values():
+        assert (ROOT / Path(*module.split('.')).with_suffix('.py')).is_file()
+
+
+def test_every_launch_or_config_file_is_named_in_the_readme() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    for file in [*(ROOT / 'launch').iterdir(), *(ROOT / 'config').iterdir()]:
+        assert file.is_dir() or file.name in readme
+
+
+@pytest.mark.parametrize('name', [name for name, f in FIELDS.items() if f.metadata['bounds']])
+def test_bounds_of_parameters(name: str) -> None:
+    low, high = FIELDS[name].metadata['bounds']
+    for value in (low / 2, -1.0, high * 2, float('nan'), float('inf')):
+        with pytest.raises(ParameterError, match=rf'{name} is .*; allowed: {low:g} to {high:g}'):
+            dataclasses.replace(Parameters(), **{name: value}).check()
+
+
+def test_defaults_are_allowed() -> None:
+    Parameters().check()
