@@ -101,7 +101,7 @@ class OpenVLAConfig:
                 action_tokenizer=_read_action_tokenizer(config, path),
                 norm_stats=_read_statistics(directory, config),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f'{path} is malformed: {error!r}') from error
 
 

@@ -267,8 +267,8 @@ class VlaNode(LifecycleNode):
         if self._worker is None:
             return True
         ended = self._worker.close(_JOIN_TIMEOUT_S)
-        if not ended:
-            self.get_logger().error(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
+        if not ended:  # another worker beside it would be a second model in memory
+            self._exit_hung(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
         for result in self._worker.results():
             self._settle(result)
         self._slot_statistics = self._worker.statistics()
@@ -371,19 +371,18 @@ class VlaNode(LifecycleNode):
             return
         deadline = self._worker.enforce_deadline()
         if deadline is Deadline.HUNG:
-            self._exit_hung()
+            limit_s = limits.hang_timeout_s
+            self._exit_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
         elif deadline is Deadline.MISSED and self._active:
             self._hold(f'overrun: inference_timeout_s, {limits.inference_timeout_s:g} s, is over')
         elif self._active and self._inputs.silence_s > limits.image_timeout_s:
             topic = self._inputs.image_topic
             self._hold(f'no picture on {topic} for {limits.image_timeout_s:g} s')
 
-    def _exit_hung(self) -> None:
+    def _exit_hung(self, why: str) -> None:
+        """Only the end of the process frees a thread that does not come back."""
         self.exit_code = EXIT_HUNG
-        self._error = (
-            f'the inference did not come back within hang_timeout_s, '
-            f'{self._params.hang_timeout_s:g} s; exit with code {EXIT_HUNG}'
-        )
+        self._error = f'{why}: exit with code {EXIT_HUNG}'
         self._show_state()
         rclpy.try_shutdown(context=self.context)
 
@@ -411,12 +410,12 @@ def _traceback_text(error: BaseException | None) -> str:
     return ''.join(traceback.format_exception(error)).rstrip()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, load_policy: LoadPolicy = load_openvla) -> int:
     """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference)."""
     unbuffer_output()
     try:
         rclpy.init(args=arguments)
-        node = VlaNode()
+        node = VlaNode(load_policy)
     except (ParameterError, RuntimeError) as error:
         print(f'vla_node: {error}', file=sys.stderr)
         rclpy.try_shutdown()

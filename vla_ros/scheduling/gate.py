@@ -68,9 +68,10 @@ class ActionGate:
     def _refuse_stale(self, result: Result) -> None:
         # Not one of the counters here: it was never taken, the slot counts it.
         image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
+        when = f'{image_age_s:.2f} s old' if image_age_s >= 0 else f'{-image_age_s:.2f} s early'
         self.fault = (
-            f'stale: the picture was {image_age_s:.2f} s old when its turn came, more than '
-            "max_image_age_s; are the camera's clock and this machine's the same?"
+            f'stale: the picture was {when} when its turn came; max_image_age_s bounds that, and '
+            "the camera's clock has to be this machine's"
         )
 
     def _admit_prediction(self, result: Result) -> bool:

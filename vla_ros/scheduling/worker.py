@@ -24,6 +24,7 @@ from vla_ros.types import (
     ProgressCallback,
 )
 
+_CLOCK_SKEW_S = 0.1  # a picture from further in the future has a wrong stamp: its age is unknown
 _IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it ends
 
 BuildPolicy = Callable[[ProgressCallback], Policy]
@@ -43,7 +44,7 @@ class Outcome(Enum):
     """What became of one observation that came out of the slot."""
 
     PREDICTED = 'predicted'
-    STALE = 'stale'  # not taken: too old, or from before a reset
+    STALE = 'stale'  # not taken: too old, or from the future
     OVERRUN = 'overrun'  # missed inference_timeout_s
     CANCELLED = 'cancelled'  # from before a reset, or the worker was closed
     FAILED = 'failed'  # the policy raised
@@ -253,6 +254,8 @@ class InferenceWorker:
         else:
             result = Result(observation, Outcome.STALE)
         with self._lock:
+            if result.outcome is Outcome.STALE and epoch != self._epoch:
+                return  # dropped by a reset, not by its age: there is nothing to tell
             self._results.append((result, epoch))
         self._notify()
 
@@ -261,7 +264,7 @@ class InferenceWorker:
         with self._lock:
             current = epoch == self._epoch
         image_age_s = age_s(observation.stamp_ns, self._clock.now_ns())
-        return current and image_age_s <= self._limits.max_image_age_s
+        return current and -_CLOCK_SKEW_S <= image_age_s <= self._limits.max_image_age_s
 
     def _infer(self, policy: Policy, observation: Observation, epoch: int) -> Result:
         started_s = self._clock.monotonic_s()

@@ -1,0 +1,153 @@
+"""What the node adds to the policy's own time: capture to publish, minus inference.
+
+Three processes: `vla_camera` (640x480, reliable, the Fast DDS profile of config/), the node around
+a policy that keeps torch busy for a fixed time, and this one, which listens. While the policy is
+quicker than the camera's period no picture waits for it, and the difference is the node's cost:
+transport, conversion, hand-over to the worker and back, publishing.
+
+    .venv/bin/python tools/benchmark_latency.py --seconds 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import rclpy
+from rclpy.node import Node
+from std_msgs.msg import String
+from vla_ros.msg import VlaAction
+
+from vla_ros.cli.demo import photographs, running
+from vla_ros.cli.share import config_file
+from vla_ros.ros import node as vla_node
+from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.stamps import from_duration
+from vla_ros.types import Cancel, Policy, PolicyInfo, Prediction, ProgressCallback
+
+NAMESPACE = '/benchmark'
+WARM_UP = 30  # actions that are not counted
+
+
+class BusyPolicy:
+    """Multiplies matrices on all of torch's threads for a fixed time, then answers the same."""
+
+    info = PolicyInfo('busy', '', 'cpu', 'float32', 'none')
+
+    def __init__(self, busy_s: float) -> None:
+        import torch
+
+        self._busy_s = busy_s
+        self._matrix = torch.randn(400, 400)
+
+    def warmup(self, progress: ProgressCallback | None = None) -> float:
+        return 0.0
+
+    def predict_action(
+        self,
+        image: np.ndarray,
+        instruction: str,
+        unnorm_key: str | None = None,
+        cancel: Cancel | None = None,
+    ) -> Prediction:
+        ends_s = time.monotonic() + self._busy_s
+        while time.monotonic() < ends_s:
+            self._matrix @ self._matrix
+        return Prediction(
+            action=np.zeros(7),
+            normalized_action=np.zeros(7),
+            token_ids=np.full(7, 31872),
+            token_probabilities=np.ones(7, dtype=np.float32),
+            unnorm_key='busy',
+        )
+
+
+def run_node(busy_s: float) -> int:
+    def load(parameters: Parameters, progress: ProgressCallback) -> Policy:
+        return BusyPolicy(busy_s)
+
+    return vla_node.main(sys.argv, load_policy=load)
+
+
+def listen(seconds: float) -> list[VlaAction]:
+    rclpy.init()
+    ear = Node('ear', namespace=NAMESPACE)
+    actions: list[VlaAction] = []
+    ear.create_subscription(VlaAction, 'action', actions.append, 100)
+    person = ear.create_publisher(String, 'instruction', 1)
+    ends_s = None
+    while ends_s is None or time.monotonic() < ends_s:
+        if not actions:
+            person.publish(String(data='pick up the cup'))
+        elif ends_s is None and len(actions) > WARM_UP:
+            actions.clear()
+            actions.append(VlaAction())  # marks that counting has begun
+            ends_s = time.monotonic() + seconds
+        rclpy.spin_once(ear, timeout_sec=0.2)
+    rclpy.try_shutdown()
+    return actions[1:]
+
+
+def row(name: str, milliseconds: Sequence[float]) -> dict[str, float]:
+    figures = {f'p{p}': round(float(np.percentile(milliseconds, p)), 2) for p in (50, 95, 99)}
+    figures['max'] = round(max(milliseconds), 2)
+    print(f'{name:34}' + ''.join(f'{value:10.2f}' for value in figures.values()))
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seconds', type=float, default=30.0)
+    parser.add_argument('--busy-ms', type=float, default=15.0)
+    parser.add_argument('--rate', type=float, default=30.0, help='of the camera, Hz')
+    options, _ = parser.parse_known_args()
+    if os.environ.get('BENCHMARK_NODE'):
+        return run_node(options.busy_ms / 1e3)
+
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    profile = str(config_file('fastdds.xml'))
+    pictures = [str(path) for path in photographs()]
+    remap = ['--ros-args', '-r', f'__ns:={NAMESPACE}']
+    command = [sys.executable, __file__, '--busy-ms', str(options.busy_ms), *remap]
+    node = subprocess.Popen(command, env={**os.environ, 'BENCHMARK_NODE': '1'})
+    try:
+        with running(
+            'vla_ros.cli.camera',
+            *pictures,
+            *('--rate', str(options.rate), *remap),
+            FASTRTPS_DEFAULT_PROFILES_FILE=profile,
+            FASTDDS_DEFAULT_PROFILES_FILE=profile,
+        ):
+            actions = listen(options.seconds)
+    finally:
+        node.terminate()
+        node.wait(20)
+    print(
+        f'\n640x480 rgb8, reliable, {options.rate:g} Hz; '
+        f'policy: {options.busy_ms:g} ms of busy torch; {WARM_UP} actions of warm-up left out\n'
+        f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, '
+        f'ROS 2 {os.environ.get("ROS_DISTRO", "Jazzy from PyPI")}'
+    )
+    print(f'{len(actions)} actions in {options.seconds:g} s')
+    print(f'{"milliseconds":34}{"p50":>10}{"p95":>10}{"p99":>10}{"max":>10}')
+    latency = [1e3 * from_duration(action.latency) for action in actions]
+    inference = [1e3 * from_duration(action.inference_time) for action in actions]
+    added = [both - own for both, own in zip(latency, inference, strict=True)]
+    figures = {
+        'inference_ms': row('inference', inference),
+        'latency_ms': row('capture to publish', latency),
+        'added_ms': row('capture to publish, minus inference', added),
+    }
+    print(json.dumps({'actions': len(actions), 'rate_hz': options.rate, **figures}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
