@@ -41,8 +41,14 @@ def start_node(context: LaunchContext) -> list[Node]:
 
     overrides = {}
     for name, kind, _ in PARAMETERS:
-        if given(name):
-            overrides[name] = ParameterValue(kind(given(name)), value_type=kind)
+        try:
+            if given(name):
+                overrides[name] = ParameterValue(kind(given(name)), value_type=kind)
+        except ValueError:
+            raise RuntimeError(
+                f'launch argument {name} is {given(name)!r}; expected a number'
+            ) from None
+    logger = '.'.join([*filter(None, given('namespace').split('/')), 'vla'])
     return [
         Node(
             package='vla_ros',
@@ -54,7 +60,7 @@ def start_node(context: LaunchContext) -> list[Node]:
                 ('image', given('image')),
                 ('image/compressed', given('image') + '/compressed'),
             ],
-            arguments=['--ros-args', '--log-level', ['vla:=', given('log_level')]],
+            arguments=['--ros-args', '--log-level', f'{logger}:={given("log_level")}'],
             respawn=given('respawn').lower() == 'true',
             respawn_delay=2.0,
             output='screen',

@@ -40,12 +40,18 @@ class FakePolicy:
         self.info = INFO
         self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
         self.threads: set[str] = set()
+        self.closed = False
         self._act = act
 
-    def warmup(self, progress: ProgressCallback | None = None) -> float:
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> float:
         if progress is not None:
             progress(Progress('warming up', 1, 1))
         return 0.25
+
+    def close(self) -> None:
+        self.closed = True
 
     def predict_action(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -166,21 +167,27 @@ class Running:
 
 
 @contextlib.contextmanager
-def running_node(
-    *parameters: str, arguments: tuple[str, ...] = (), reliable: bool = True
+def running_command(
+    module: str, *words: str, parameters: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
 ) -> Iterator[Running]:
-    """The node as a person starts it, in a namespace of its own; ended by SIGINT.
+    """A node in a process and a namespace of its own; ended by SIGINT.
 
     :param parameters: each as ``name:=value``.
+    :param arguments: more after ``--ros-args``.
     """
     namespace = next(_namespaces)
-    command = [sys.executable, '-m', 'vla_ros.ros.node', '--ros-args', *arguments]
+    command = [sys.executable, '-m', module, *words, '--ros-args', *arguments]
     command += ['-r', f'__ns:={namespace}']
     for parameter in parameters:
         command += ['-p', parameter]
-    with robot(namespace, reliable) as stack:
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')])
+    with robot(namespace) as stack:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env={**os.environ, 'PYTHONPATH': path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         running = Running(stack, process)
         try:
@@ -190,3 +197,10 @@ def running_node(
                 process.send_signal(signal.SIGINT)
             running.output, _ = process.communicate(timeout=30)
             print(running.output)
+
+
+def running_node(
+    *parameters: str, arguments: tuple[str, ...] = ()
+) -> contextlib.AbstractContextManager[Running]:
+    """The node as a person starts it."""
+    return running_command('vla_ros.ros.node', parameters=parameters, arguments=arguments)

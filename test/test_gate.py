@@ -50,6 +50,13 @@ def test_a_late_action_is_never_admitted(gate: ActionGate, clock: ManualClock) -
     assert gate.latency.percentiles() == Percentiles()
 
 
+def test_an_action_from_the_future_is_never_admitted(gate: ActionGate, clock: ManualClock) -> None:
+    result = a_result(clock, prediction=a_prediction())
+    clock.advance(-60.0)  # the robot's clock was set back meanwhile
+    assert not gate.admit(result)
+    assert gate.counters.overrun == 1
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite(gate: ActionGate, clock: ManualClock, value: float) -> None:
     assert not gate.admit(a_result(clock, prediction=a_prediction(value)))

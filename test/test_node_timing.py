@@ -13,16 +13,39 @@ from collections.abc import Iterator
 
 import pytest
 import rclpy
-from fakes import FakePolicy, Gate, a_prediction, wait_until
+from fakes import FakePolicy, Gate, a_prediction
 from graph import Robot, robot, spinning
+from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from vla_ros.msg import VlaStatus
 
-from vla_ros.ros.node import EXIT_HUNG, VlaNode
-from vla_ros.types import Cancel, InferenceCancelled, Prediction
+from vla_ros.ros.loading import LoadPolicy
+from vla_ros.ros.node import VlaNode
+from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction
 
 _namespaces = (f'/timing_{number}' for number in itertools.count())
+
+
+@contextlib.contextmanager
+def unstarted_node(
+    load_policy: LoadPolicy, reliable: bool = True, **parameters: float | str
+) -> Iterator[tuple[Robot, VlaNode]]:
+    """A node that has just been told to start, and the robot that it will listen to."""
+    namespace = next(_namespaces)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = VlaNode(
+        load_policy,
+        context=context,
+        namespace=namespace,
+        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
+    )
+    node.autostart()
+    with robot(namespace, reliable) as stack, spinning(context, node):
+        yield stack, node
+    assert node.close()
+    rclpy.try_shutdown(context=context)
 
 
 @contextlib.contextmanager
@@ -30,22 +53,10 @@ def node_with(
     policy: FakePolicy, reliable: bool = True, **parameters: float | str
 ) -> Iterator[tuple[Robot, VlaNode]]:
     """An active node, and the robot that it listens to."""
-    namespace = next(_namespaces)
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = VlaNode(
-        load_policy=lambda _, progress: policy,
-        context=context,
-        namespace=namespace,
-        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
-    )
-    node.autostart()
-    with robot(namespace, reliable) as stack, spinning(context, node):
+    with unstarted_node(lambda *_: policy, reliable, **parameters) as (stack, node):
         stack.wait_for_state(VlaStatus.HOLDING)
         stack.wait_until_heard()
         yield stack, node
-    node.close()
-    rclpy.try_shutdown(context=context)
 
 
 def sleeping(seconds: float) -> FakePolicy:
@@ -236,42 +247,63 @@ def test_a_camera_that_falls_silent_holds() -> None:
         stack.wait_for_state(VlaStatus.HOLDING, 'for 0.4 s')
 
 
-def test_a_hung_inference_ends_the_node() -> None:
+def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
+    proceed = threading.Event()
+
+    class Patient(FakePolicy):
+        def warmup(self, progress: object = None, cancel: Cancel | None = None) -> float:
+            while not proceed.wait(0.005):
+                if cancel is not None and cancel.is_set():
+                    raise InferenceCancelled
+            return 0.0
+
+    with unstarted_node(lambda *_: Patient(), instruction='go') as (stack, node):
+        stack.wait_for_state(VlaStatus.WARMING_UP)
+        assert stack.transition(Transition.TRANSITION_CLEANUP)
+        stack.wait_for_state(VlaStatus.UNCONFIGURED)
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        proceed.set()
+        stack.wait_for_state(VlaStatus.READY)
+        time.sleep(0.2)
+        assert stack.lifecycle_state() == 'inactive'
+        assert stack.transition(Transition.TRANSITION_ACTIVATE)
+        stack.wait_for_state(VlaStatus.HOLDING)
+        assert not node.ended.done()
+
+
+def test_an_error_about_the_last_instruction_does_not_end_the_new_one() -> None:
     gate = Gate(listens_to_cancel=False)
-    limits = {'inference_timeout_s': 0.2, 'hang_timeout_s': 0.3}
-    with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
+    asked: list[str] = []
+
+    def act(cancel: Cancel) -> Prediction:
+        asked.append('')
+        if len(asked) == 1:
+            gate(cancel)
+            raise InstructionError('too many tokens')
+        return a_prediction()
+
+    with node_with(FakePolicy(act), instruction='first') as (stack, _):
         stack.see()
         assert gate.entered.acquire(timeout=10)
-        stack.wait_for_state(VlaStatus.ERROR, 'hang_timeout_s')
-        wait_until(lambda: not node.context.ok())
-        assert node.exit_code == EXIT_HUNG
-        assert not stack.actions
+        stack.say('second')
+        stack.wait_for(lambda: stack.status.instruction == 'second')
         gate.open()
+        stack.wait_for(lambda: stack.status.cancelled == 1)
+        stack.see()
+        stack.wait_for(lambda: len(stack.actions) == 1)
+        assert stack.status.instruction == 'second'
+        assert stack.actions[0].instruction == 'second'
 
 
-def test_warmup_timeout() -> None:
-    class Endless(FakePolicy):
-        def warmup(self, progress: object = None) -> float:
-            while True:
-                super().warmup(progress)
-                time.sleep(0.01)
-
-    namespace = next(_namespaces)
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    overrides = [Parameter('warmup_timeout_s', value=1.0)]
-    node = VlaNode(
-        lambda _, progress: Endless(),
-        context=context,
-        namespace=namespace,
-        parameter_overrides=overrides,
-    )
-    node.autostart()
-    with robot(namespace) as stack, spinning(context, node):
-        stack.wait_for_state(VlaStatus.WARMING_UP)
-        stack.wait_for_state(VlaStatus.ERROR, 'warming up took longer than warmup_timeout_s, 1 s')
-    assert node.close()
-    rclpy.try_shutdown(context=context)
+def test_two_bad_parameters_can_be_mended_one_by_one() -> None:
+    bad = {'image_transport': 'smoke', 'image_reliability': 'perhaps'}
+    with unstarted_node(lambda *_: FakePolicy(), **bad) as (stack, _):
+        stack.wait_for_state(VlaStatus.ERROR, "'smoke'")
+        assert stack.set_parameter_of_node('image_transport', 'raw').successful
+        assert not stack.set_parameter_of_node('image_reliability', 'maybe').successful
+        assert stack.set_parameter_of_node('image_reliability', 'auto').successful
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        stack.wait_for_state(VlaStatus.READY)
 
 
 @pytest.mark.parametrize('reliable', [True, False])

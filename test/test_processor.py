@@ -12,7 +12,7 @@ from conftest import GOLDEN
 from PIL import Image
 
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
-from vla_ros.openvla.config import PROMPT_LLAMA, PROMPT_VICUNA
+from vla_ros.openvla.config import PROMPT_VICUNA, OpenVLAConfig
 from vla_ros.openvla.errors import UnnormKeyError
 from vla_ros.openvla.normalization import ActionStatistics, select_statistics
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, TowerTransform
@@ -21,7 +21,13 @@ from vla_ros.types import MAX_INSTRUCTION_CHARACTERS, InstructionError
 
 @pytest.fixture(scope='module')
 def tokenizer() -> PromptTokenizer:
-    return PromptTokenizer(GOLDEN / 'openvla_tiny', PROMPT_LLAMA)
+    folder = GOLDEN / 'openvla_tiny'
+    return PromptTokenizer(folder, OpenVLAConfig.from_directory(folder))
+
+
+def image_processor(name: str) -> ImageProcessor:
+    towers = OpenVLAConfig.from_directory(GOLDEN / name).towers
+    return ImageProcessor.from_directory(GOLDEN / name, towers)
 
 
 def test_the_whole_action_token_table() -> None:
@@ -73,6 +79,7 @@ def test_the_template_keeps_braces_of_an_instruction(tokenizer: PromptTokenizer)
         ('', 'empty'),
         ('  ', 'empty'),
         ('x' * 10_000, f'10000 characters, at most {MAX_INSTRUCTION_CHARACTERS}'),
+        ('pick\u2028up', r"control character '\u2028'"),
         ('pick\nup', r"control character '\n'"),
         ('pick\x00up', r"control character '\x00'"),
         ('stop </s> now', "special token '</s>'"),
@@ -99,7 +106,7 @@ def test_instructions_that_are_refused(
     ],
 )
 def test_what_is_no_picture_is_refused(image: np.ndarray) -> None:
-    processor = ImageProcessor.from_directory(GOLDEN / 'openvla_tiny', towers=2)
+    processor = image_processor('openvla_tiny')
     with pytest.raises(ValueError, match=r'expected uint8 \[H, W, 3\] RGB'):
         processor(image)
 
@@ -108,13 +115,13 @@ def test_what_is_no_picture_is_refused(image: np.ndarray) -> None:
 @pytest.mark.parametrize('name', ['openvla_tiny', 'openvla_v01_tiny'])
 def test_every_size_gives_the_same_shape(name: str, size: tuple[int, int]) -> None:
     towers = 2 if name == 'openvla_tiny' else 1
-    processor = ImageProcessor.from_directory(GOLDEN / name, towers)
+    processor = image_processor(name)
     image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     assert processor(image).shape == (1, 3 * towers, 224, 224)
 
 
 def test_a_read_only_strided_picture_is_as_good(tmp_path: Path) -> None:
-    processor = ImageProcessor.from_directory(GOLDEN / 'openvla_tiny', towers=2)
+    processor = image_processor('openvla_tiny')
     padded = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
     view = padded[:, :64]
     view.flags.writeable = False

@@ -20,7 +20,16 @@ from vla_ros.scheduling import (
     SlotClosed,
     WorkerLimits,
 )
-from vla_ros.types import Cancel, Observation, Policy, Prediction, Progress, ProgressCallback
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    Observation,
+    Policy,
+    PolicyError,
+    Prediction,
+    Progress,
+    ProgressCallback,
+)
 
 LIMITS = WorkerLimits(max_image_age_s=0.5, inference_timeout_s=1.0, hang_timeout_s=5.0)
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -46,7 +55,8 @@ class Bench:
 
     def wait_for_results(self, count: int) -> list[Result]:
         def come() -> bool:
-            self.results += self.worker.results()
+            while (result := self.worker.next_result()) is not None:
+                self.results.append(result)
             return len(self.results) >= count
 
         wait_until(come)
@@ -243,8 +253,99 @@ def test_a_policy_that_can_not_be_built() -> None:
     worker = InferenceWorker(build, LIMITS, ManualClock())
     worker.start()
     wait_until(lambda: worker.status().phase is Phase.FAILED)
-    assert str(worker.status().error) == 'no such model'
+    assert worker.status().failure.endswith('ValueError: no such model')
     assert worker.close(10)
+
+
+def test_a_foreseen_failure_is_a_sentence() -> None:
+    def build(progress: ProgressCallback) -> Policy:
+        raise PolicyError('no such model')
+
+    worker = InferenceWorker(build, LIMITS, ManualClock())
+    worker.start()
+    wait_until(lambda: worker.status().phase is Phase.FAILED)
+    assert worker.status().failure == 'no such model'
+
+
+@pytest.mark.parametrize('where', ['build', 'warmup', 'predict'])
+def test_what_is_no_exception_is_not_lost(where: str) -> None:
+    """A panic of a Rust library derives from BaseException."""
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_: object) -> Prediction:
+        raise Panic('at the disco')
+
+    policy = FakePolicy(panic)
+    if where == 'warmup':
+        policy.warmup = panic
+    build = panic if where == 'build' else lambda progress: policy
+    worker = InferenceWorker(build, LIMITS, ManualClock())
+    worker.start()
+    if where == 'predict':
+        wait_until(lambda: worker.status().phase is Phase.READY)
+        worker.submit(Observation(IMAGE, 'go', ManualClock().now_ns()))
+        results: list[Result | None] = []
+        wait_until(lambda: results.append(worker.next_result()) or results[-1] is not None)
+        assert results[-1] is not None
+        assert results[-1].outcome is Outcome.FAILED
+    else:
+        wait_until(lambda: worker.status().phase is Phase.FAILED)
+        assert 'at the disco' in worker.status().failure
+    assert worker.close(10)
+    assert policy.closed == (where != 'build')
+
+
+def test_no_result_of_before_a_reset_speaks_for_now() -> None:
+    """One that failed is only counted: its error is about what nobody asks for any more."""
+    results = [RuntimeError('old')]
+
+    def act(cancel: Cancel) -> Prediction:
+        if results:
+            raise results.pop()
+        return a_prediction()
+
+    with running(FakePolicy(act)) as bench:
+        bench.submit('old')
+        wait_until(lambda: not results)
+        bench.worker.reset()
+        bench.submit('new')
+        bench.wait_for_results(2)
+        assert bench.outcomes() == [Outcome.CANCELLED, Outcome.PREDICTED]
+        assert bench.results[0].error is None
+
+
+def test_a_reset_between_two_results_drops_the_second() -> None:
+    with running(FakePolicy()) as bench:
+        bench.submit('first')
+        wait_until(lambda: len(bench.worker._results) == 1)
+        bench.submit('second')
+        wait_until(lambda: len(bench.worker._results) == 2)
+        first = bench.worker.next_result()
+        bench.worker.reset()
+        second = bench.worker.next_result()
+        assert first is not None and second is not None
+        assert (first.outcome, second.outcome) == (Outcome.PREDICTED, Outcome.CANCELLED)
+        assert second.prediction is None
+
+
+def test_close_stops_the_warmup() -> None:
+    class Endless(FakePolicy):
+        def warmup(
+            self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+        ) -> float:
+            assert cancel is not None
+            while not cancel.is_set():
+                threading.Event().wait(0.001)
+            raise InferenceCancelled
+
+    policy = Endless()
+    worker = InferenceWorker(lambda progress: policy, LIMITS, ManualClock())
+    worker.start()
+    wait_until(lambda: worker.status().phase is Phase.WARMING_UP)
+    assert worker.close(10)
+    assert policy.closed
 
 
 def test_close_stops_loading_at_the_next_report() -> None:
@@ -298,4 +399,4 @@ def test_results_and_phases_are_notified() -> None:
             pass
         bench.submit()
         assert bench.notified.acquire(timeout=10)
-        assert len(bench.worker.results()) == 1
+        wait_until(lambda: bench.worker.next_result() is not None)

@@ -47,8 +47,13 @@ class BusyPolicy:
         self._busy_s = busy_s
         self._matrix = torch.randn(400, 400)
 
-    def warmup(self, progress: ProgressCallback | None = None) -> float:
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> float:
         return 0.0
+
+    def close(self) -> None:
+        pass
 
     def predict_action(
         self,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_INSTRUCTION_CHARACTERS = 500
+_NOT_PLAIN = ('Cc', 'Cs', 'Zl', 'Zp')  # Unicode categories: control, surrogate, separators
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
@@ -106,8 +107,13 @@ class Policy(Protocol):
     @property
     def info(self) -> PolicyInfo: ...
 
-    def warmup(self, progress: ProgressCallback | None = None) -> float:
-        """Meet every shape that can occur later; returns what it took, seconds."""
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> float:
+        """Meet every shape that can occur later; returns what it took, seconds.
+
+        :raises InferenceCancelled: soon after ``cancel`` is set.
+        """
 
     def predict_action(
         self,
@@ -123,6 +129,9 @@ class Policy(Protocol):
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 
+    def close(self) -> None:
+        """Give its memory back; nothing else may be asked of it afterwards."""
+
 
 def check_instruction(instruction: str) -> None:
     """Refuse what would not reach the policy as a person's words. An empty one is allowed: hold.
@@ -136,7 +145,7 @@ def check_instruction(instruction: str) -> None:
             f'are allowed; it begins {instruction[:40]!r}'
         )
     for character in instruction:
-        if unicodedata.category(character) in ('Cc', 'Cs'):
+        if unicodedata.category(character) in _NOT_PLAIN:
             raise InstructionError(
                 f'instruction {instruction[:80]!r} has the control character {character!r}; '
                 'send one line of plain text'

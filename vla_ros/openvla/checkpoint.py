@@ -92,6 +92,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
         weight_map = read_json(directory / INDEX_NAME).get('weight_map')
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f'{directory / INDEX_NAME} has no weight_map')
+        if not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(f'{directory / INDEX_NAME}: weight_map must hold file names')
         absent = {name for name in weight_map.values() if not (directory / name).is_file()}
         if absent:
             raise CheckpointError(

@@ -154,6 +154,13 @@ def _read_llama(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         **_LLAMA_DEFAULTS,
         **{key: value for key, value in text_config.items() if key not in left_out},
     }
+    # As transformers 5 writes it.
+    rope = llama.pop('rope_parameters', None) or llama.pop('rope_scaling', None) or {}
+    if rope.get('rope_type', 'default') != 'default':
+        raise CheckpointError(
+            f'{path}: text_config has rope_type {rope["rope_type"]!r}; only default'
+        )
+    llama['rope_theta'] = rope.get('rope_theta', llama['rope_theta'])
     llama.setdefault('num_key_value_heads', llama['num_attention_heads'])
     llama.setdefault('pad_token_id', config.get('pad_token_id', 32000))
     return llama
@@ -164,9 +171,10 @@ def _read_action_tokenizer(config: Mapping[str, Any], path: Path) -> ActionToken
     # Embedding and head were padded by this many rows: `<PAD>` and fillers.
     vocab_size = padded - config.get('pad_to_multiple_of', 64)
     n_action_bins = config.get('n_action_bins', 256)
-    if not 2 <= n_action_bins < vocab_size:
+    if not 2 <= n_action_bins < vocab_size <= padded:
         raise CheckpointError(
-            f'{path}: n_action_bins is {n_action_bins} in a vocabulary of {vocab_size}'
+            f'{path}: n_action_bins is {n_action_bins} in a vocabulary of {vocab_size}, which is '
+            f'{padded} less pad_to_multiple_of'
         )
     return ActionTokenizer(vocab_size, n_action_bins)
 

@@ -39,8 +39,12 @@ def resolve_model(
         raise CheckpointError(
             'model is not set; set it to a checkpoint folder or a hub id such as openvla/openvla-7b'
         )
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(model).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # no such user, name too long, not permitted
+        raise CheckpointError(f'model {model[:80]!r} can not be looked up: {error}') from error
+    if is_folder:
         if revision:
             raise CheckpointError(
                 f'revision {revision!r} is set, but model {model!r} is a folder; '

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import build_llama, restore_rotary_tables
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
@@ -73,8 +74,20 @@ def load_model(
 
     :raises CheckpointError: if the checkpoint is not exactly this model's.
     """
-    with torch.device('meta'):
-        model = OpenVLAModel(config)
+    try:
+        with torch.device('meta'):
+            model = OpenVLAModel(config)
+    except (
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise CheckpointError(
+            f'{checkpoint.directory / "config.json"} does not make a model: {error}'
+        ) from error
     checkpoint.check_shapes(
         {stored_key(key): tuple(value.shape) for key, value in model.state_dict().items()}
     )

@@ -79,6 +79,14 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def empty_cache(device: torch.device) -> None:
+    """Hand memory that torch keeps in reserve back to the device."""
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+    elif device.type == 'mps':
+        torch.mps.empty_cache()
+
+
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)

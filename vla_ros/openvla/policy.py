@@ -6,6 +6,7 @@ nothing of ROS or of time limits; it stops between layers when told to.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from vla_ros.openvla.placement import (
     check_quantization,
     choose_device,
     choose_dtype,
+    empty_cache,
     synchronize,
 )
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
@@ -94,16 +96,28 @@ class OpenVLAPolicy:
         """
         return select_statistics(self.config.norm_stats, unnorm_key)[0]
 
-    def warmup(self, progress: ProgressCallback | None = None) -> float:
-        """Run a short and a long instruction once; returns what it took, seconds."""
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> float:
+        """Run a short and a long instruction once; returns what it took, seconds.
+
+        :raises InferenceCancelled: soon after ``cancel`` is set.
+        """
         started = time.monotonic()
         image = np.zeros((480, 640, 3), dtype=np.uint8)
         unnorm_key = next(iter(self.config.norm_stats))
         for done, instruction in enumerate(_WARMUP_INSTRUCTIONS):
             if progress is not None:
                 progress(Progress('warming up', done, len(_WARMUP_INSTRUCTIONS)))
-            self.predict_action(image, instruction, unnorm_key)
+            self.predict_action(image, instruction, unnorm_key, cancel)
         return time.monotonic() - started
+
+    def close(self) -> None:
+        """Give its memory back; nothing else may be asked of it afterwards."""
+        device = self._model.device
+        del self._model
+        gc.collect()  # a model has reference cycles
+        empty_cache(device)
 
     @torch.inference_mode()
     def predict_action(

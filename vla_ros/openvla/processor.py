@@ -5,7 +5,7 @@ Runs in the policy's thread. Knows nothing of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vla_ros.openvla.config import OpenVLAConfig, read_json
+from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.types import InstructionError, check_instruction
 
@@ -42,6 +42,12 @@ class TowerTransform:
     letterbox_fill: tuple[int, int, int] | None
     interpolation: int
     pixel_table: NDArray[np.float32]
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(height, width), whatever the picture's."""
+        height, width = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
+        return min(height, self.crop[0]), min(width, self.crop[1])
 
     def resized(self, picture: Image.Image) -> NDArray[np.uint8]:
         """uint8 [crop height, crop width, 3]."""
@@ -76,17 +82,23 @@ class ImageProcessor:
         self._transforms = transforms
 
     @classmethod
-    def from_directory(cls, directory: Path, towers: int) -> ImageProcessor:
+    def from_directory(cls, directory: Path, towers: Sequence[TowerConfig]) -> ImageProcessor:
         """:raises CheckpointError: if preprocessor_config.json is missing or unfit."""
         path = directory / 'preprocessor_config.json'
         config = read_json(path)
         try:
-            transforms = tuple(_read_transform(config, index) for index in range(towers))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            transforms = tuple(_read_transform(config, index) for index in range(len(towers)))
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f'{path} is malformed ({error!r}); expected tvf_resize_params, tvf_crop_params and '
-                f'tvf_normalize_params for {towers} vision towers'
+                f'tvf_normalize_params for {len(towers)} vision towers'
             ) from error
+        for tower, transform in zip(towers, transforms, strict=True):
+            if transform.output_size != (tower.image_size, tower.image_size):
+                raise CheckpointError(
+                    f'{path} makes pictures of {transform.output_size} pixels for '
+                    f'{tower.timm_id}, which takes {tower.image_size} by config.json'
+                )
         return cls(transforms)
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
@@ -123,7 +135,7 @@ class PromptTokenizer:
     gives other ids for some texts.
     """
 
-    def __init__(self, directory: Path, template: str) -> None:
+    def __init__(self, directory: Path, config: OpenVLAConfig) -> None:
         """:raises CheckpointError: if tokenizer.json is missing or unfit."""
         path = directory / 'tokenizer.json'
         if not path.is_file():
@@ -132,7 +144,16 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f'{path} is no tokenizer: {error}') from error
-        self._template = template
+        self._tokenizer.no_truncation()  # a prompt cut short would be another instruction
+        self._tokenizer.no_padding()
+        self._template = config.prompt_template
+        vocabulary, bos = config.llama['vocab_size'], config.llama['bos_token_id']
+        input_ids = self._tokenizer.encode(self.prompt('pick up the cup')).ids
+        if not input_ids or input_ids[0] != bos or max(input_ids) >= vocabulary:
+            raise CheckpointError(
+                f'{path} does not fit the model: a prompt becomes {input_ids[:3]}... up to '
+                f'{max(input_ids, default=None)}; expected {bos} first and all below {vocabulary}'
+            )
 
     def prompt(self, instruction: str) -> str:
         return self._template.format(instruction=instruction.lower())
@@ -162,8 +183,8 @@ def load_processors(
 ) -> tuple[ImageProcessor, PromptTokenizer]:
     """:raises CheckpointError: if one of their files is missing or unfit."""
     return (
-        ImageProcessor.from_directory(directory, len(config.towers)),
-        PromptTokenizer(directory, config.prompt_template),
+        ImageProcessor.from_directory(directory, config.towers),
+        PromptTokenizer(directory, config),
     )
 
 

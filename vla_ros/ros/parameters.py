@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,22 +95,28 @@ class Parameters:
         :raises ParameterError: on the first that is not allowed.
         """
         for field in dataclasses.fields(self):
-            value, bounds = getattr(self, field.name), field.metadata['bounds']
-            choices = field.metadata['choices']
-            if bounds and not bounds[0] <= value <= bounds[1]:
-                raise ParameterError(
-                    f'parameter {field.name} is {value:g}; allowed: {bounds[0]:g} to {bounds[1]:g}'
-                )
-            if choices and value not in choices:
-                raise ParameterError(
-                    f'parameter {field.name} is {value!r}; allowed: {", ".join(choices)}'
-                )
+            check_value(field.name, getattr(self, field.name))
         if self.inference_timeout_s > self.max_action_age_s:
             raise ParameterError(
                 f'parameter inference_timeout_s is {self.inference_timeout_s:g}, above '
                 f'max_action_age_s, {self.max_action_age_s:g}: actions that take so long would '
                 'never be published; raise max_action_age_s, or lower inference_timeout_s'
             )
+
+
+def check_value(name: str, value: Any) -> None:
+    """
+    :param name: of a field of Parameters.
+    :raises ParameterError: if the value is not allowed, whatever the others are.
+    """
+    metadata = Parameters.__dataclass_fields__[name].metadata
+    bounds, choices = metadata['bounds'], metadata['choices']
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise ParameterError(
+            f'parameter {name} is {value:g}; allowed: {bounds[0]:g} to {bounds[1]:g}'
+        )
+    if choices and value not in choices:
+        raise ParameterError(f'parameter {name} is {value!r}; allowed: {", ".join(choices)}')
 
 
 def declare_parameters(node: Node) -> None:
@@ -138,15 +143,13 @@ def declare_parameters(node: Node) -> None:
             raise ParameterError(f'parameter {field.name}: {error}') from error
 
 
-def read_parameters(node: Node, changes: Mapping[str, Any] | None = None) -> Parameters:
-    """The values as they are, or would be with ``changes``; checked.
+def read_parameters(node: Node) -> Parameters:
+    """The values as they are, checked.
 
     :raises ParameterError: if a value is not allowed.
     """
-    values = {
-        field.name: node.get_parameter(field.name).value for field in dataclasses.fields(Parameters)
-    }
-    parameters = Parameters(**{**values, **(changes or {})})
+    names = [field.name for field in dataclasses.fields(Parameters)]
+    parameters = Parameters(**{name: node.get_parameter(name).value for name in names})
     parameters.check()
     return parameters
 

@@ -33,6 +33,14 @@ class ManualClock:
         self._monotonic_s += seconds
 
 
+_CLOCK_SKEW_S = 0.1  # what a stamp may lie in the future; beyond, its age is unknown
+
+
+def is_fresh(stamp_ns: int, now_ns: int, max_age_s: float) -> bool:
+    """Whether the age is known and within bounds."""
+    return -_CLOCK_SKEW_S <= age_s(stamp_ns, now_ns) <= max_age_s
+
+
 def age_s(stamp_ns: int, now_ns: int) -> float:
     """How long ago the stamp was, seconds; negative if it lies in the future."""
     return (now_ns - stamp_ns) / 1e9

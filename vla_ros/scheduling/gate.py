@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.scheduling.clock import Clock, age_s
+from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.worker import Outcome, Result
 
@@ -85,8 +85,9 @@ class ActionGate:
             self.counters.invalid += 1
             self.fault = f'invalid action: {prediction.action.tolist()} is not finite'
             return False
-        action_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
-        if action_age_s > self._max_action_age_s:
+        now_ns = self._clock.now_ns()
+        action_age_s = age_s(result.observation.stamp_ns, now_ns)
+        if not is_fresh(result.observation.stamp_ns, now_ns, self._max_action_age_s):
             self.counters.overrun += 1
             self.fault = (
                 f'overrun: the picture was {action_age_s:.2f} s old when its action was ready, '

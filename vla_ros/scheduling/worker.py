@@ -8,23 +8,24 @@ by ``notify``, takes them. Knows neither ROS nor torch.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from vla_ros.scheduling.clock import Clock, age_s
+from vla_ros.scheduling.clock import Clock, is_fresh
 from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
 from vla_ros.types import (
     InferenceCancelled,
     Observation,
     Policy,
+    PolicyError,
     PolicyInfo,
     Prediction,
     Progress,
     ProgressCallback,
 )
 
-_CLOCK_SKEW_S = 0.1  # a picture from further in the future has a wrong stamp: its age is unknown
 _IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it ends
 
 BuildPolicy = Callable[[ProgressCallback], Policy]
@@ -82,7 +83,7 @@ class Result:
     observation: Observation
     outcome: Outcome
     prediction: Prediction | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     inference_s: float = 0.0
 
 
@@ -93,7 +94,7 @@ class WorkerStatus:
     :param progress: of loading and warming up.
     :param info: of the policy, once it is loaded.
     :param warmup_s: what the warm-up took, once it is over.
-    :param error: there if the phase is FAILED.
+    :param failure: why, if the phase is FAILED.
     """
 
     phase: Phase
@@ -101,7 +102,7 @@ class WorkerStatus:
     progress: Progress | None
     info: PolicyInfo | None
     warmup_s: float | None
-    error: BaseException | None
+    failure: str
 
 
 @dataclass
@@ -151,7 +152,7 @@ class InferenceWorker:
         self._progress: Progress | None = None
         self._info: PolicyInfo | None = None
         self._warmup_s: float | None = None
-        self._error: BaseException | None = None
+        self._failure = ''
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -174,14 +175,15 @@ class InferenceWorker:
             if self._inference is not None:
                 self._inference.cancel.set()
 
-    def results(self) -> list[Result]:
-        """Take out what has come; a prediction from before a reset comes out as CANCELLED."""
+    def next_result(self) -> Result | None:
+        """Take out what has come, one by one; what is from before a reset is CANCELLED."""
         with self._lock:
-            waiting, self._results = self._results, []
-            return [
-                result if epoch == self._epoch else _without_prediction(result)
-                for result, epoch in waiting
-            ]
+            if not self._results:
+                return None
+            result, epoch = self._results.pop(0)
+            if epoch == self._epoch:
+                return result
+            return Result(result.observation, Outcome.CANCELLED, inference_s=result.inference_s)
 
     def enforce_deadline(self) -> Deadline:
         """Look at the inference under way; cancel it if it is late. Call this regularly."""
@@ -204,7 +206,7 @@ class InferenceWorker:
                 self._progress,
                 self._info,
                 self._warmup_s,
-                self._error,
+                self._failure,
             )
 
     def statistics(self) -> SlotStatistics:
@@ -225,12 +227,13 @@ class InferenceWorker:
     # -- worker only -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        policy = None
         try:
             policy = self._build_policy(self._report)
             with self._lock:
                 self._info = policy.info
             self._enter(Phase.WARMING_UP)
-            warmup_s = policy.warmup(self._report)
+            warmup_s = policy.warmup(self._report, self._closing)
             with self._lock:
                 self._warmup_s = warmup_s
             self._enter(Phase.READY)
@@ -238,10 +241,13 @@ class InferenceWorker:
                 self._serve(policy)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
-        except Exception as error:  # whatever it is, the node has to know
+        except BaseException as error:
             with self._lock:
-                self._error = error
+                self._failure = _failure_text(error)
             self._enter(Phase.FAILED)
+        finally:
+            if policy is not None:
+                policy.close()
 
     def _serve(self, policy: Policy) -> None:
         """Wait for an observation and make a result of it."""
@@ -263,8 +269,8 @@ class InferenceWorker:
         observation, epoch = item
         with self._lock:
             current = epoch == self._epoch
-        image_age_s = age_s(observation.stamp_ns, self._clock.now_ns())
-        return current and -_CLOCK_SKEW_S <= image_age_s <= self._limits.max_image_age_s
+        now_ns = self._clock.now_ns()
+        return current and is_fresh(observation.stamp_ns, now_ns, self._limits.max_image_age_s)
 
     def _infer(self, policy: Policy, observation: Observation, epoch: int) -> Result:
         started_s = self._clock.monotonic_s()
@@ -274,7 +280,7 @@ class InferenceWorker:
             if epoch != self._epoch:
                 inference.cancel.set()
         prediction: Prediction | None = None
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             prediction = policy.predict_action(
                 observation.image, observation.instruction, self._unnorm_key, inference.cancel
@@ -282,7 +288,7 @@ class InferenceWorker:
             outcome = Outcome.PREDICTED
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
-        except Exception as raised:  # one bad inference must not end the worker
+        except BaseException as raised:
             error = raised
             outcome = Outcome.FAILED
         inference_s = self._clock.monotonic_s() - started_s
@@ -309,7 +315,11 @@ class InferenceWorker:
         self._notify()
 
 
-def _without_prediction(result: Result) -> Result:
-    if result.outcome is not Outcome.PREDICTED:
-        return result
-    return Result(result.observation, Outcome.CANCELLED, inference_s=result.inference_s)
+def _failure_text(error: BaseException) -> str:
+    """A sentence for an error that was foreseen, all there is for another.
+
+    Not the error itself: its traceback would keep the policy in memory.
+    """
+    if isinstance(error, PolicyError):
+        return str(error)
+    return ''.join(traceback.format_exception(error)).rstrip()
