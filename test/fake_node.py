@@ -9,7 +9,7 @@ from fakes import FakePolicy, a_prediction
 
 from vla_ros.ros.node import main
 from vla_ros.ros.parameters import Parameters
-from vla_ros.types import Cancel, Policy, Prediction, ProgressCallback
+from vla_ros.types import Cancel, InferenceCancelled, Policy, Prediction, ProgressCallback
 
 
 def hang() -> None:
@@ -30,6 +30,12 @@ def hang_then_predict(cancel: Cancel) -> Prediction:
     return a_prediction()
 
 
+def wait_for_cancel(cancel: Cancel) -> Prediction:
+    while not cancel.is_set():
+        time.sleep(0.002)
+    raise InferenceCancelled
+
+
 def load(parameters: Parameters, progress: ProgressCallback) -> Policy:
     kind = sys.argv[1]
     if kind == 'stuck-load':
@@ -38,6 +44,8 @@ def load(parameters: Parameters, progress: ProgressCallback) -> Policy:
         return StuckWarmup()
     if kind == 'hung-inference':
         return FakePolicy(hang_then_predict)
+    if kind == 'slow':
+        return FakePolicy(wait_for_cancel)
     return FakePolicy()
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.random_checkpoint import SHAPES, write_random_checkpoint
 from vla_ros.types import Progress
 
@@ -45,6 +50,10 @@ def to_pickle(folder: Path) -> None:
     (folder / INDEX).unlink()
 
 
+def set_text_config(folder: Path, name: str, value: object) -> None:
+    edit_json(folder / 'config.json', lambda c: c['text_config'].update({name: value}))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'config missing': (lambda d: (d / 'config.json').unlink(), ['config.json', 'missing']),
     'config no JSON': (lambda d: (d / 'config.json').write_text('{'), ['config.json', 'JSON']),
@@ -72,6 +81,62 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     'one tower for two': (
         lambda d: edit_json(d / 'config.json', lambda c: c['timm_model_ids'].pop()),
         ['use_fused_vision_backbone', 'lists 1'],
+    ),
+    **{
+        f'text_config {name} is {value!r}': (
+            partial(set_text_config, name=name, value=value),
+            ['config.json'],
+        )
+        for name, value in [
+            ('hidden_size', 0),
+            ('hidden_size', '64'),
+            ('hidden_size', 63),
+            ('num_attention_heads', 0),
+            ('num_hidden_layers', None),
+            ('num_key_value_heads', 3),
+            ('pad_token_id', -40000),
+            ('vocab_size', 100),
+            ('rope_parameters', {'rope_type': 'yarn'}),
+        ]
+    },
+    'text_config a list': (
+        lambda d: edit_json(d / 'config.json', lambda c: c.update(text_config=[])),
+        ['config.json'],
+    ),
+    'padding more than the vocabulary': (
+        lambda d: edit_json(d / 'config.json', lambda c: c.update(pad_to_multiple_of=-1)),
+        ['config.json', 'pad_to_multiple_of'],
+    ),
+    'tower id a number': (
+        lambda d: edit_json(d / 'config.json', lambda c: c.update(timm_model_ids=[1, 2])),
+        ['config.json'],
+    ),
+    'preprocessor for another size': (
+        lambda d: edit_json(
+            d / 'preprocessor_config.json',
+            lambda c: [p.update(output_size=[196, 196]) for p in c['tvf_crop_params']],
+        ),
+        ['preprocessor_config.json', '196', '224'],
+    ),
+    'preprocessor with a word for a list': (
+        lambda d: edit_json(
+            d / 'preprocessor_config.json', lambda c: c.update(tvf_resize_params='no')
+        ),
+        ['preprocessor_config.json', 'malformed'],
+    ),
+    'tokenizer without BOS': (
+        lambda d: edit_json(d / 'tokenizer.json', lambda c: c.update(post_processor=None)),
+        ['tokenizer.json', 'expected 1 first'],
+    ),
+    'tokenizer of a larger vocabulary': (
+        lambda d: edit_json(
+            d / 'tokenizer.json', lambda c: c['model']['vocab'].update({'▁pick': 40_000})
+        ),
+        ['tokenizer.json', '40000', 'below 32064'],
+    ),
+    'index of numbers': (
+        lambda d: edit_json(d / INDEX, lambda c: c['weight_map'].update({HEAD: 3})),
+        [INDEX, 'file names'],
     ),
     'norm_stats absent': (
         lambda d: edit_json(d / 'config.json', lambda c: c.pop('norm_stats')),
@@ -162,8 +227,37 @@ def test_a_faulty_checkpoint_is_refused(fault: str, tiny_checkpoint: Path, tmp_p
         OpenVLAPolicy.from_pretrained(folder, device='cpu')
     text = str(caught.value)
     assert not [word for word in words if word not in text], text
-    assert str(folder) in text or fault == 'tower unknown to timm', text
-    assert '\n' not in text and len(text) < 600
+    assert str(folder) in text or 'config.json names the vision tower' in text, text
+    assert '\n' not in text.strip() and len(text) < 700
+
+
+def test_a_config_as_transformers_5_writes_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'saved'))
+    rope = {'rope_type': 'default', 'rope_theta': 10000.0}
+    set_text_config(folder, 'rope_parameters', rope)
+    policies = [OpenVLAPolicy.from_pretrained(f, device='cpu') for f in (tiny_checkpoint, folder)]
+    image = np.zeros((32, 32, 3), np.uint8)
+    first, second = (policy.predict_action(image, 'go', return_logits=True) for policy in policies)
+    assert first.logits is not None and second.logits is not None
+    assert (first.logits == second.logits).all()
+
+
+def test_the_tokenizer_neither_cuts_nor_pads(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'cutting'))
+    cut = {'max_length': 10, 'strategy': 'LongestFirst', 'stride': 0, 'direction': 'Right'}
+    pad = {'strategy': {'Fixed': 64}, 'direction': 'Right', 'pad_to_multiple_of': None}
+    pad |= {'pad_id': 32000, 'pad_type_id': 0, 'pad_token': '<PAD>'}
+    edit_json(folder / 'tokenizer.json', lambda c: c.update(truncation=cut, padding=pad))
+    config = OpenVLAConfig.from_directory(folder)
+    expected = PromptTokenizer(tiny_checkpoint, config)('pick up the red cup')
+    assert PromptTokenizer(folder, config)('pick up the red cup').tolist() == expected.tolist()
+
+
+def test_close_gives_the_model_back(tiny_checkpoint: Path) -> None:
+    policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu')
+    model = weakref.ref(policy._model)
+    policy.close()
+    assert model() is None
 
 
 def test_a_single_file_without_index_will_do(tiny_checkpoint: Path, tmp_path: Path) -> None:

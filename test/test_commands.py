@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, ROOT
-from graph import running_node
+from graph import running_command, running_node
 from PIL import Image as PilImage
 from vla_ros.msg import VlaStatus
 
@@ -50,6 +51,42 @@ def test_check_prints_the_action(tiny_checkpoint: Path) -> None:
         )
         assert refused.returncode == 1
         assert "special token '</s>'" in refused.stderr
+
+
+def test_check_speaks_compressed(tiny_checkpoint: Path) -> None:
+    parameters = [f'model:={tiny_checkpoint}', 'image_transport:=compressed', *GENEROUS]
+    with running_node(*parameters) as node:
+        checked = run(
+            'check', '--timeout', '60', '--ros-args', '-r', f'__ns:={node.robot.get_namespace()}'
+        )
+    assert checked.returncode == 0, checked.stderr
+    assert 'unnorm_key         random' in checked.stdout
+
+
+def test_check_tells_that_nobody_listens_to_its_picture() -> None:
+    with running_command('fake_node', 'well', arguments=('-r', 'image:=camera/image')) as node:
+        node.robot.wait_for_state(VlaStatus.HOLDING)
+        namespace = node.robot.get_namespace()
+        checked = run('check', '--ros-args', '-r', f'__ns:={namespace}')
+        assert checked.returncode == 1
+        assert f'nobody listens to {namespace}/image and' in checked.stderr
+        remapped = run(
+            'check', '--ros-args', '-r', f'__ns:={namespace}', '-r', 'image:=camera/image'
+        )
+        assert remapped.returncode == 0, remapped.stderr
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+def test_check_takes_the_instruction_back_when_interrupted(sent: signal.Signals) -> None:
+    with running_command('fake_node', 'slow') as node:
+        node.robot.wait_for_state(VlaStatus.HOLDING)
+        command = [sys.executable, '-m', 'vla_ros.cli.check', '--ros-args']
+        command += ['-r', f'__ns:={node.robot.get_namespace()}']
+        check = subprocess.Popen(command, cwd=ROOT)
+        node.robot.wait_for(lambda: node.robot.status.instruction == 'pick up the cup')
+        check.send_signal(sent)
+        assert check.wait(20) == 130
+        node.robot.wait_for(lambda: node.robot.status.instruction == '')
 
 
 def test_check_tells_why_there_is_no_action() -> None:

@@ -7,6 +7,7 @@ instruction is taken back, and the node holds.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,20 +15,22 @@ from pathlib import Path
 import numpy as np
 import rclpy
 from numpy.typing import NDArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from vla_ros.cli.pictures import UnreadablePicture, image_message, read_picture
+from vla_ros.cli.pictures import UnreadablePicture, compressed_message, image_message, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.console import unbuffer_output
 from vla_ros.ros.stamps import from_duration
 
 _SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
+_HEARD_WITHIN_S = 10.0  # discovery takes seconds
 _LISTENING = (VlaStatus.RUNNING, VlaStatus.HOLDING)
 
 
@@ -51,27 +54,38 @@ class CheckNode(Node):
         self.create_subscription(VlaStatus, 'status', self._on_status, latched)
         self.create_subscription(VlaAction, 'action', self._on_action, 1)
         self._images = self.create_publisher(Image, 'image', 1)
+        self._compressed_images = self.create_publisher(CompressedImage, 'image/compressed', 1)
         self._instructions = self.create_publisher(String, 'instruction', 1)
+
+    @property
+    def heard_on(self) -> list[Publisher]:
+        """The image publishers that somebody listens to."""
+        return [p for p in (self._images, self._compressed_images) if p.get_subscription_count()]
+
+    @property
+    def image_topics(self) -> str:
+        return f'{self._images.topic_name} and {self._compressed_images.topic_name}'
 
     def send(self) -> None:
         """The instruction and the picture, at most once in ``_SEND_PERIOD_S``."""
         now_s = time.monotonic()
-        publishers = (self._images, self._instructions)
-        heard = all(publisher.get_subscription_count() for publisher in publishers)
-        if not heard or now_s - self._last_sent_s < _SEND_PERIOD_S:
+        if now_s - self._last_sent_s < _SEND_PERIOD_S:
             return
         self._last_sent_s = now_s
         self._instructions.publish(String(data=self._instruction))
-        message = image_message(self._picture, 'vla_check')
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._sent_stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
-        self._images.publish(message)
+        for publisher in self.heard_on:
+            compressed = publisher is self._compressed_images
+            to_message = compressed_message if compressed else image_message
+            message = to_message(self._picture, 'vla_check')
+            message.header.stamp = self.get_clock().now().to_msg()
+            self._sent_stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+            publisher.publish(message)
 
     def take_back(self) -> None:
         """Let the node hold again."""
-        if self._sent_stamps:
+        if self._last_sent_s:
             self._instructions.publish(String(data=''))
-            rclpy.spin_once(self, timeout_sec=0.2)
+            time.sleep(0.2)  # for the message to leave before the node does
 
     def _on_status(self, message: VlaStatus) -> None:
         self.status = message
@@ -89,6 +103,7 @@ def wait_for_action(node: CheckNode, timeout_s: float) -> VlaAction:
     """
     started_s = time.monotonic()
     shown, shown_at_s = '', 0.0
+    unheard_since_s = started_s
     while node.action is None:
         rclpy.spin_once(node, timeout_sec=0.05)
         now_s = time.monotonic()
@@ -103,8 +118,15 @@ def wait_for_action(node: CheckNode, timeout_s: float) -> VlaAction:
             continue
         if node.status.state == VlaStatus.ERROR:
             raise CheckFailed(f'the node is in ERROR: {node.status.why}')
-        if node.status.state in _LISTENING:
+        if node.status.state not in _LISTENING or node.heard_on:
+            unheard_since_s = now_s
+        if node.status.state in _LISTENING and node.heard_on:
             node.send()
+        if now_s - unheard_since_s > _HEARD_WITHIN_S:
+            raise CheckFailed(
+                f'the node is active, but nobody listens to {node.image_topics}: give the topic '
+                'that it listens to, --ros-args -r image:=/CAMERA/TOPIC'
+            )
     return node.action
 
 
@@ -152,23 +174,23 @@ def main(arguments: list[str] | None = None) -> int:
         '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
     )
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    rclpy.init(args=argv)
+    # Python's own signals, so that the instruction can still be taken back when one comes.
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = None
     try:
         picture = read_picture(options.image) if options.image else _pattern()
         node = CheckNode(picture, options.instruction)
         _print_action(wait_for_action(node, options.timeout))
-        node.take_back()
         return 0
     except (CheckFailed, UnreadablePicture) as failure:
         print(f'vla_check: {failure}', file=sys.stderr)
-        if node is not None:
-            node.take_back()
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except KeyboardInterrupt:
         return 130
     finally:
         if node is not None:
+            node.take_back()
             node.destroy_node()
         rclpy.try_shutdown()
 

@@ -45,6 +45,16 @@ _LLAMA_DEFAULTS = {
     'eos_token_id': 2,
 }
 
+_LLAMA_SIZES = (
+    'vocab_size',
+    'hidden_size',
+    'intermediate_size',
+    'num_hidden_layers',
+    'num_attention_heads',
+    'num_key_value_heads',
+    'max_position_embeddings',
+)
+
 PROMPT_LLAMA = 'In: What action should the robot take to {instruction}?\nOut:'
 PROMPT_VICUNA = (
     'A chat between a curious user and an artificial intelligence assistant. '
@@ -163,6 +173,11 @@ def _read_llama(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     llama['rope_theta'] = rope.get('rope_theta', llama['rope_theta'])
     llama.setdefault('num_key_value_heads', llama['num_attention_heads'])
     llama.setdefault('pad_token_id', config.get('pad_token_id', 32000))
+    for name in _LLAMA_SIZES:
+        if type(llama[name]) is not int or llama[name] < 1:
+            raise CheckpointError(
+                f'{path}: text_config has {name} {llama[name]!r}; expected a whole number above 0'
+            )
     return llama
 
 

@@ -77,16 +77,12 @@ def load_model(
     try:
         with torch.device('meta'):
             model = OpenVLAModel(config)
-    except (
-        ArithmeticError,
-        AssertionError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # timm and transformers raise what they like
+        reason = ' '.join(str(error).split())
         raise CheckpointError(
-            f'{checkpoint.directory / "config.json"} does not make a model: {error}'
+            f'{checkpoint.directory / "config.json"} does not make a model: {reason}'
         ) from error
     checkpoint.check_shapes(
         {stored_key(key): tuple(value.shape) for key, value in model.state_dict().items()}
