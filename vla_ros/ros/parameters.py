@@ -86,7 +86,9 @@ class Parameters:
         bounds=(0.1, 3600.0),
     )
     warmup_timeout_s: float = _parameter(
-        900.0, 'loading (with a download), and then warming up, may take so long', bounds=(1.0, 86400.0)
+        900.0,
+        'loading (with a download), and then warming up, may take so long',
+        bounds=(1.0, 86400.0),
     )
 
     def check(self) -> None:
