@@ -355,7 +355,7 @@ class VlaNode(LifecycleNode):
             return
         self._hung = True
         self._error = f'{self._error}; {why}' if self._error else why
-        self.get_logger().error(f'{why}: exit with code {EXIT_HUNG}')
+        self.get_logger().error(f'{why}: the process has to end')
         self.ended.set_result(EXIT_HUNG)
 
     def _report(self) -> None:
