@@ -86,16 +86,21 @@ class Robot(Node):
         return self.status
 
     def wait_until_heard(self) -> None:
-        """Until the node listens to pictures and instructions."""
-        self.wait_for(
-            lambda: (
-                bool(
-                    self.images.get_subscription_count()
-                    + self.compressed_images.get_subscription_count()
-                )
-                and bool(self.instructions.get_subscription_count())
-            )
-        )
+        """Until the node listens, and its image subscription has followed our reliability.
+
+        While it is made anew for that, a picture can be lost.
+        """
+
+        def heard() -> bool:
+            topics = (self.images.topic_name, self.compressed_images.topic_name)
+            listeners = [i for t in topics for i in self.get_subscriptions_info_by_topic(t)]
+            reliability = self.images.qos_profile.reliability
+            followed = all(i.qos_profile.reliability == reliability for i in listeners)
+            counts = [p.get_subscription_count() for p in (self.images, self.compressed_images)]
+            listening = bool(sum(counts) and self.instructions.get_subscription_count())
+            return bool(listeners and followed and listening)
+
+        self.wait_for(heard)
 
     def ask(self, kind: type, name: str, request: Any, timeout_s: float = 10.0) -> Any:
         """Call a service of the node."""

@@ -171,6 +171,7 @@ def test_surplus_data_is_ignored() -> None:
         ('yuyv', {'width': 5}, ['width 5 is odd', 'yuyv']),
         ('rgb8', {'width': 2**32 - 1, 'height': 2**32 - 1}, ['4294967295', 'at most 64000000']),
         ('mono8', {'width': 8001, 'height': 8000}, ['8001 x 8000', 'at most 64000000']),
+        ('mono8', {'width': 8193, 'height': 1}, ['8193 x 1', 'at most 8192 each']),
         ('rgb8', {'encoding': 'RGB8'}, ["'RGB8'", 'allowed are', *OPENCV]),
         ('rgb8', {'encoding': ''}, ["''", 'allowed are']),
         ('rgb8', {'encoding': '8UC3'}, ["'8UC3'", 'allowed are']),

@@ -34,6 +34,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.ros.pixel_formats import SMALLEST_MOSAIC, bayer_to_rgb, pick_channels, yuv422_to_rgb
 
+MAX_PIXELS = 64_000_000
 MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
 _PROBE_TIMEOUT_S = 60.0
 
@@ -203,6 +204,11 @@ def _check_size(width: int, height: int, smallest: int = 1) -> None:
         raise UnusableImage(
             f'image is {width} x {height} (width x height), each must be at least {smallest}; '
             'check the camera driver'
+        )
+    if width * height > MAX_PIXELS:
+        raise UnusableImage(
+            f'image is {width} x {height} (width x height), at most {MAX_PIXELS} pixels are '
+            'allowed; have the camera send a smaller picture'
         )
     if max(width, height) > MAX_SIDE:
         raise UnusableImage(
