@@ -14,8 +14,8 @@ import pytest
 from conftest import GOLDEN, ROOT
 from graph import running_command, running_node
 from PIL import Image as PilImage
-from vla_ros.msg import VlaStatus
 
+from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
 
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')

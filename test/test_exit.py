@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
-from graph import Running, running_command
+from graph import Robot, Running, running_command
 from lifecycle_msgs.msg import Transition
+
 from vla_ros.msg import VlaStatus
 
 FAKE_NODE = 'fake_node'
@@ -17,14 +18,19 @@ def end_of(running: Running, timeout_s: float = 30.0) -> int:
     return running.process.wait(timeout_s)
 
 
+def let_it_hang(robot: Robot) -> None:
+    """Until the node has noticed that its inference is late."""
+    robot.wait_for_state(VlaStatus.HOLDING)
+    robot.wait_until_heard()
+    robot.say('go')
+    robot.wait_for_state(VlaStatus.HOLDING, '/image')
+    robot.see()
+    robot.wait_for_state(VlaStatus.HOLDING, 'overrun')
+
+
 def test_a_hung_inference_is_70() -> None:
     with running_command(FAKE_NODE, 'hung-inference', parameters=SHORT) as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
-        running.robot.wait_until_heard()
-        running.robot.say('go')
-        running.robot.wait_for_state(VlaStatus.HOLDING, '/image')
-        running.robot.see()
-        running.robot.wait_for_state(VlaStatus.HOLDING, 'overrun')
+        let_it_hang(running.robot)
         running.robot.wait_for_state(VlaStatus.ERROR, 'hang_timeout_s, 0.3 s')
         assert end_of(running) == 70
         assert not running.robot.actions
@@ -67,12 +73,7 @@ def test_a_signal_ends_it_with_0(kind: str, state: str, sent: signal.Signals) ->
 
 def test_a_signal_while_an_inference_hangs_ends_it_with_0() -> None:
     with running_command(FAKE_NODE, 'hung-inference') as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
-        running.robot.wait_until_heard()
-        running.robot.say('go')
-        running.robot.wait_for_state(VlaStatus.HOLDING, '/image')
-        running.robot.see()
-        running.robot.wait_for_state(VlaStatus.HOLDING, 'overrun')
+        let_it_hang(running.robot)
         running.process.send_signal(signal.SIGINT)
         assert end_of(running) == 0
     assert 'Traceback' not in running.output

@@ -13,8 +13,8 @@ from graph import PICTURE, Robot, Running, image_message, running_node
 from lifecycle_msgs.msg import Transition
 from PIL import Image as PilImage
 from sensor_msgs.msg import CompressedImage
-from vla_ros.msg import VlaStatus
 
+from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
 
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')

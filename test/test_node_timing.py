@@ -18,8 +18,8 @@ from graph import Robot, robot, spinning
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
-from vla_ros.msg import VlaStatus
 
+from vla_ros.msg import VlaStatus
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
 from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction

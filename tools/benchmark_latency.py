@@ -17,16 +17,15 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import rclpy
 from rclpy.node import Node
 from std_msgs.msg import String
-from vla_ros.msg import VlaAction
 
-from vla_ros.cli.demo import photographs, running
-from vla_ros.cli.share import config_file
+from vla_ros.cli.demo import running_camera
+from vla_ros.msg import VlaAction
 from vla_ros.ros import node as vla_node
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_duration
@@ -87,17 +86,19 @@ def listen(seconds: float) -> list[VlaAction]:
     actions: list[VlaAction] = []
     ear.create_subscription(VlaAction, 'action', actions.append, 100)
     person = ear.create_publisher(String, 'instruction', 1)
-    ends_s = None
-    while ends_s is None or time.monotonic() < ends_s:
-        if not actions:
-            person.publish(String(data='pick up the cup'))
-        elif ends_s is None and len(actions) > WARM_UP:
-            actions.clear()
-            actions.append(VlaAction())  # marks that counting has begun
-            ends_s = time.monotonic() + seconds
-        rclpy.spin_once(ear, timeout_sec=0.2)
+
+    def spin_until(done: Callable[[], bool]) -> None:
+        while not done():
+            rclpy.spin_once(ear, timeout_sec=0.2)
+            if not actions:
+                person.publish(String(data='pick up the cup'))
+
+    spin_until(lambda: len(actions) > WARM_UP)
+    actions.clear()
+    ends_s = time.monotonic() + seconds
+    spin_until(lambda: time.monotonic() > ends_s)
     rclpy.try_shutdown()
-    return actions[1:]
+    return actions
 
 
 def row(name: str, milliseconds: Sequence[float]) -> dict[str, float]:
@@ -117,19 +118,11 @@ def main() -> int:
         return run_node(options.busy_ms / 1e3)
 
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    profile = str(config_file('fastdds.xml'))
-    pictures = [str(path) for path in photographs()]
-    remap = ['--ros-args', '-r', f'__ns:={NAMESPACE}']
-    command = [sys.executable, __file__, '--busy-ms', str(options.busy_ms), *remap]
+    command = [sys.executable, __file__, '--busy-ms', str(options.busy_ms)]
+    command += ['--ros-args', '-r', f'__ns:={NAMESPACE}']
     node = subprocess.Popen(command, env={**os.environ, 'BENCHMARK_NODE': '1'})
     try:
-        with running(
-            'vla_ros.cli.camera',
-            *pictures,
-            *('--rate', str(options.rate), *remap),
-            FASTRTPS_DEFAULT_PROFILES_FILE=profile,
-            FASTDDS_DEFAULT_PROFILES_FILE=profile,
-        ):
+        with running_camera(NAMESPACE, '--rate', str(options.rate)):
             actions = listen(options.seconds)
     finally:
         node.terminate()

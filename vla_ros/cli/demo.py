@@ -117,6 +117,24 @@ def running(module: str, *arguments: str, **environment: str) -> Iterator[subpro
             process.wait()
 
 
+def running_camera(
+    namespace: str, *arguments: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """``vla_camera`` with the photographs, and the Fast DDS profile that large pictures need.
+
+    :raises DemoFailed: if there are no photographs.
+    """
+    profile = str(config_file('fastdds.xml'))
+    return running(
+        'vla_ros.cli.camera',
+        *map(str, photographs()),
+        *arguments,
+        *('--ros-args', '-r', f'__ns:={namespace}'),
+        FASTRTPS_DEFAULT_PROFILES_FILE=profile,
+        FASTDDS_DEFAULT_PROFILES_FILE=profile,
+    )
+
+
 def watch(operator: Operator, processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
     """Spin until all actions have been heard.
 
@@ -179,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(folder: Path, actions: int, timeout_s: float) -> None:
     """:raises DemoFailed: if anything keeps the actions from coming."""
-    pictures = photographs()
+    camera = running_camera(NAMESPACE)  # starts below; without photographs it fails here
     print('writing a tiny OpenVLA checkpoint with random weights')
     checkpoint = [sys.executable, '-m', 'vla_ros.cli.checkpoint', str(folder / 'tiny')]
     if subprocess.run(checkpoint, check=False).returncode:
@@ -191,19 +209,9 @@ def run(folder: Path, actions: int, timeout_s: float) -> None:
         *('--params-file', str(config_file('vla.yaml'))),
         *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_gripper'),
     )
-    camera = (
-        'vla_ros.cli.camera',
-        *map(str, pictures),
-        *('--ros-args', '-r', f'__ns:={NAMESPACE}'),
-    )
-    profile = str(config_file('fastdds.xml'))
     with (
         running(*node) as node_process,
-        running(
-            *camera,
-            FASTRTPS_DEFAULT_PROFILES_FILE=profile,
-            FASTDDS_DEFAULT_PROFILES_FILE=profile,
-        ) as camera_process,
+        camera as camera_process,
     ):
         rclpy.init()
         try:

@@ -104,11 +104,12 @@ class OpenVLAConfig:
                 f"{config.get('model_type')!r}, expected 'openvla'"
             )
         try:
+            llama = _read_llama(config, path)
             return cls(
                 towers=_read_towers(config, path),
-                llama=_read_llama(config, path),
+                llama=llama,
                 prompt_template=_prompt_template(config),
-                action_tokenizer=_read_action_tokenizer(config, path),
+                action_tokenizer=_read_action_tokenizer(config, llama['vocab_size'], path),
                 norm_stats=_read_statistics(directory, config),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -181,8 +182,8 @@ def _read_llama(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return llama
 
 
-def _read_action_tokenizer(config: Mapping[str, Any], path: Path) -> ActionTokenizer:
-    padded = _read_llama(config, path)['vocab_size']
+def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -> ActionTokenizer:
+    """:param padded: rows of the embedding."""
     # Embedding and head were padded by this many rows: `<PAD>` and fillers.
     vocab_size = padded - config.get('pad_to_multiple_of', 64)
     n_action_bins = config.get('n_action_bins', 256)

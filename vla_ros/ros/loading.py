@@ -1,8 +1,7 @@
-"""From parameters to a policy, and the words for how far that has come or why it failed."""
+"""From parameters to a policy, and the words for how far that has come."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 
 from vla_ros.ros.parameters import Parameters
@@ -32,7 +31,3 @@ def progress_text(status: WorkerStatus) -> str:
     if status.progress is None:
         return status.phase.value
     return f'{status.progress.text}: {status.progress.done} of {status.progress.total}'
-
-
-def traceback_text(error: BaseException | None) -> str:
-    return ''.join(traceback.format_exception(error)).rstrip()

@@ -31,7 +31,6 @@ from vla_ros.ros.loading import (
     LoadPolicy,
     load_openvla,
     progress_text,
-    traceback_text,
 )
 from vla_ros.ros.messages import action_message, status_message
 from vla_ros.ros.parameters import (
@@ -46,11 +45,11 @@ from vla_ros.scheduling import (
     ActionGate,
     Deadline,
     InferenceWorker,
-    Outcome,
     Phase,
     Result,
     SlotStatistics,
     WorkerLimits,
+    failure_text,
 )
 from vla_ros.types import (
     InstructionError,
@@ -79,18 +78,17 @@ class VlaNode(LifecycleNode):
         super().__init__('vla', **options)
         declare_parameters(self)
         self._load_policy = load_policy
-        self.ended = Future()  # done when the process has to end; its result is the exit code
+        self.ended = Future()  # done when a hung thread makes the process end; its exit code
         self._params = Parameters()
         self._gate = ActionGate(self._params.max_action_age_s, self)
         self._worker: InferenceWorker | None = None
         self._slot_statistics = SlotStatistics()  # of the last worker
         self._active = False
         self._activate_when_ready = False
-        self._hung = False
         self._shut_down = False
         self._error = ''
 
-        self._reporter = StatusReporter(self, self._status)
+        self._reporter = StatusReporter(self, self._state, self._status)
         self._actions = self.create_lifecycle_publisher(VlaAction, 'action', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
         self._inputs = Inputs(
@@ -188,7 +186,7 @@ class VlaNode(LifecycleNode):
         """End the worker before the publishers go; False if a thread is left that does not end."""
         self._close_worker()
         self.destroy_node()
-        return not self._hung
+        return not self.ended.done()
 
     # -- what a person sets ------------------------------------------------------------------------
 
@@ -253,13 +251,13 @@ class VlaNode(LifecycleNode):
             self._actions.publish(message)
         elif isinstance(result.error, InstructionError):
             self._inputs.refuse_instruction(str(result.error))
-        elif result.outcome is Outcome.FAILED:
-            self.get_logger().error(traceback_text(result.error), throttle_duration_sec=10.0)
+        elif result.error is not None:
+            self.get_logger().error(failure_text(result.error), throttle_duration_sec=10.0)
 
     def _close_worker(self) -> None:
         if self._worker is None:
             return
-        if not self._worker.close(0.0 if self._hung else _JOIN_TIMEOUT_S):
+        if not self._worker.close(0.0 if self.ended.done() else _JOIN_TIMEOUT_S):
             # Another worker beside it would be a second model in memory.
             self._end_hung(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
         self._settle_results()
@@ -351,9 +349,8 @@ class VlaNode(LifecycleNode):
 
     def _end_hung(self, why: str) -> None:
         """Have the process end: nothing else frees a thread that does not come back."""
-        if self._hung:
+        if self.ended.done():
             return
-        self._hung = True
         self._error = f'{self._error}; {why}' if self._error else why
         self.get_logger().error(f'{why}: the process has to end')
         self.ended.set_result(EXIT_HUNG)

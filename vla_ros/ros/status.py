@@ -20,15 +20,22 @@ _IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
 
 
 class StatusReporter:
-    """Publishes what ``describe`` gives."""
+    """Compares ``state`` often, and publishes what ``describe`` gives where it has changed."""
 
-    def __init__(self, node: Node, describe: Callable[[], VlaStatus]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        state: Callable[[], tuple[str, str]],
+        describe: Callable[[], VlaStatus],
+    ) -> None:
         """
-        :param describe: the status now, but for stamp and ``elapsed_s``.
+        :param state: the state now, and why.
+        :param describe: the whole status now, but for stamp and ``elapsed_s``.
         """
         self._node = node
+        self._state = state
         self._describe = describe
-        self._state, self._why = '', ''
+        self._shown = ('', '')  # state and why
         self._since_s = time.monotonic()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._statuses = node.create_publisher(VlaStatus, 'status', latched)
@@ -36,17 +43,17 @@ class StatusReporter:
 
     def show_change(self) -> None:
         """Log a new state, publish a new state or reason. How far loading has come can wait."""
-        status = self._describe()
-        if status.state != self._state:
+        state, why = self._state()
+        text = f'{state}: {why}' if why else state
+        if state != self._shown[0]:
             self._since_s = time.monotonic()
-            self._log(status)
-        elif status.why == self._why or status.state in _IN_PROGRESS:
+            self._log(state, text)
+        elif why == self._shown[1] or state in _IN_PROGRESS:
             return
         else:
-            text = f'{status.state}: {status.why}'
             self._node.get_logger().info(text, throttle_duration_sec=_LOG_PERIOD_S)
-        self._state, self._why = status.state, status.why
-        self._publish(status)
+        self._shown = (state, why)
+        self._publish(self._describe())
 
     def report(self) -> None:
         """Publish status and diagnostics, changed or not."""
@@ -61,9 +68,8 @@ class StatusReporter:
         status.elapsed_s = time.monotonic() - self._since_s
         self._statuses.publish(status)
 
-    def _log(self, status: VlaStatus) -> None:
-        text = f'{status.state}: {status.why}' if status.why else status.state
-        if status.state == VlaStatus.ERROR:
+    def _log(self, state: str, text: str) -> None:
+        if state == VlaStatus.ERROR:
             self._node.get_logger().error(text)
         else:  # rclpy wants one severity per line of code
             self._node.get_logger().info(text)

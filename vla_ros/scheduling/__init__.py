@@ -13,6 +13,7 @@ from vla_ros.scheduling.worker import (
     Result,
     WorkerLimits,
     WorkerStatus,
+    failure_text,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     'WorkerLimits',
     'WorkerStatus',
     'age_s',
+    'failure_text',
 ]

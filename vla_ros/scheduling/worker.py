@@ -109,7 +109,6 @@ class WorkerStatus:
 class _Inference:
     """The one under way; guarded by the worker's lock, but for the event."""
 
-    epoch: int
     started_s: float
     cancel: threading.Event = field(default_factory=threading.Event)
     overrun: bool = False
@@ -241,9 +240,9 @@ class InferenceWorker:
                 self._serve(policy)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
-        except BaseException as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception
             with self._lock:
-                self._failure = _failure_text(error)
+                self._failure = failure_text(error)
             self._enter(Phase.FAILED)
         finally:
             if policy is not None:
@@ -274,7 +273,7 @@ class InferenceWorker:
 
     def _infer(self, policy: Policy, observation: Observation, epoch: int) -> Result:
         started_s = self._clock.monotonic_s()
-        inference = _Inference(epoch, started_s)
+        inference = _Inference(started_s)
         with self._lock:
             self._inference = inference
             if epoch != self._epoch:
@@ -288,7 +287,7 @@ class InferenceWorker:
             outcome = Outcome.PREDICTED
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
-        except BaseException as raised:
+        except BaseException as raised:  # one bad inference must not end the worker
             error = raised
             outcome = Outcome.FAILED
         inference_s = self._clock.monotonic_s() - started_s
@@ -315,7 +314,7 @@ class InferenceWorker:
         self._notify()
 
 
-def _failure_text(error: BaseException) -> str:
+def failure_text(error: BaseException) -> str:
     """A sentence for an error that was foreseen, all there is for another.
 
     Not the error itself: its traceback would keep the policy in memory.
