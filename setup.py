@@ -21,7 +21,7 @@ STAGE = BUILD / 'stage'
 
 # CMakeLists.txt has the same list for `ros2 run`.
 COMMANDS = {
-    'vla_node': 'vla_ros.ros.node',
+    'vla_node': 'vla_ros.cli.node',
     'vla_check': 'vla_ros.cli.check',
     'vla_demo': 'vla_ros.cli.demo',
     'vla_camera': 'vla_ros.cli.camera',

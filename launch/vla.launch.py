@@ -3,6 +3,8 @@
 An argument that is left empty leaves the parameter as the params_file has it.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -14,22 +16,37 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 # Parameters of the node: name, type, description.
 PARAMETERS = [
-    ('model', str, 'checkpoint folder, or hub id such as openvla/openvla-7b'),
+    ('model', str, 'checkpoint folder, hub id such as openvla/openvla-7b, or scripted:...'),
     ('revision', str, 'branch, tag or commit of a hub id'),
     ('device', str, 'auto, cuda, cuda:N, mps or cpu'),
     ('dtype', str, 'auto, float32, bfloat16 or float16'),
     ('quantization', str, 'none'),
+    ('compile', bool, 'true: compile the model with torch.compile while warming up'),
     ('unnorm_key', str, 'data set whose statistics scale the actions'),
     ('instruction', str, 'what the robot shall do until the topic says otherwise'),
     ('image_transport', str, 'raw or compressed'),
     ('frame_id', str, 'frame that the actions are given in'),
-    ('image_timeout_s', float, 'hold when no picture came for so long'),
     ('max_image_age_s', float, 'an older picture is not given to the policy'),
     ('inference_timeout_s', float, 'an inference that takes longer is cancelled'),
     ('max_action_age_s', float, 'an action whose picture is older is not published'),
     ('hang_timeout_s', float, 'exit with code 70 when a late inference hangs for so long'),
-    ('warmup_timeout_s', float, 'loading, and then warming up, may take so long'),
+    ('load_timeout_s', float, 'loading, with a download, may take so long'),
+    ('warmup_timeout_s', float, 'warming up may take so long'),
+    ('first_image_timeout_s', float, 'say what is wrong when no picture came since activation'),
+    ('image_timeout_s', float, 'hold when no new picture came for so long'),
+    ('frozen_image_timeout_s', float, 'hold when not one pixel has changed for so long'),
+    ('no_instruction_timeout_s', float, 'say what is wrong when no instruction comes for so long'),
+    ('max_instruction_age_s', float, 'take back an instruction not repeated for so long'),
 ]
+
+
+def read(name: str, kind: type, text: str) -> bool | float | str:
+    """The value of an argument."""
+    try:
+        return {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        expected = 'true or false' if kind is bool else 'a number'
+        raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
 
 
 def start_node(context: LaunchContext) -> list[Node]:
@@ -38,15 +55,11 @@ def start_node(context: LaunchContext) -> list[Node]:
     def given(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    overrides = {}
-    for name, kind, _ in PARAMETERS:
-        try:
-            if given(name):
-                overrides[name] = ParameterValue(kind(given(name)), value_type=kind)
-        except ValueError:
-            raise RuntimeError(
-                f'launch argument {name} is {given(name)!r}; expected a number'
-            ) from None
+    overrides = {
+        name: ParameterValue(read(name, kind, given(name)), value_type=kind)
+        for name, kind, _ in PARAMETERS
+        if given(name)
+    }
     logger = '.'.join([*filter(None, given('namespace').split('/')), 'vla'])
     return [
         Node(
@@ -87,9 +100,9 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument('log_level', default_value='info', description='of the node'),
             DeclareLaunchArgument(
                 'respawn',
-                default_value='false',
+                default_value='true',
                 choices=['true', 'false'],
-                description='start the node again when it exits',
+                description='start the node again when it exits, as it does when it hangs',
             ),
             OpaqueFunction(function=start_node),
         ]

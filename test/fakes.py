@@ -16,6 +16,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    WarmupTimes,
 )
 
 INFO = PolicyInfo('fake', '', 'cpu', 'float32', 'none')
@@ -45,10 +46,13 @@ class FakePolicy:
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
-    ) -> float:
+    ) -> WarmupTimes:
         if progress is not None:
             progress(Progress('warming up', 1, 1))
-        return 0.25
+        return WarmupTimes(0.25, 0.2, 0.05)
+
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        return 7
 
     def close(self) -> None:
         self.closed = True

@@ -28,6 +28,8 @@ from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
 
+MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
+
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
@@ -41,6 +43,14 @@ def image_message(picture: np.ndarray = PICTURE, **changes: Any) -> Image:
     return message
 
 
+_noise = np.random.default_rng(1)
+
+
+def noise(**changes: Any) -> Image:
+    """A picture like no other before, as a camera's."""
+    return image_message(_noise.integers(0, 256, PICTURE.shape, dtype=np.uint8), **changes)
+
+
 class Robot(Node):
     """Keeps all it hears. It spins in a thread of its own."""
 
@@ -48,10 +58,11 @@ class Robot(Node):
         super().__init__('robot', context=context, namespace=namespace)
         self.actions: list[VlaAction] = []
         self.statuses: list[VlaStatus] = []
+        self.heard_s: list[float] = []  # when each status came, monotonic
         self.stamps: set[tuple[int, int]] = set()
         latched = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(VlaAction, 'action', self.actions.append, 100)
-        self.create_subscription(VlaStatus, 'status', self.statuses.append, latched)
+        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=10, reliability=reliability)
         self.images = self.create_publisher(Image, 'image', qos)
@@ -62,10 +73,20 @@ class Robot(Node):
     def status(self) -> VlaStatus:
         return self.statuses[-1] if self.statuses else VlaStatus()
 
-    def see(self, message: Image | CompressedImage | None = None, age_s: float = 0.0) -> None:
-        """Publish a picture that was captured ``age_s`` ago."""
+    def _on_status(self, status: VlaStatus) -> None:
+        self.heard_s.append(time.monotonic())
+        self.statuses.append(status)
+
+    def see(
+        self,
+        message: Image | CompressedImage | None = None,
+        age_s: float = 0.0,
+        stamp_ns: int | None = None,
+    ) -> None:
+        """Publish a picture that was captured ``age_s`` ago, or has just this stamp."""
         message = message or image_message()
-        stamp_ns = self.get_clock().now().nanoseconds - round(age_s * 1e9)
+        if stamp_ns is None:
+            stamp_ns = self.get_clock().now().nanoseconds - round(age_s * 1e9)
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
         self.stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
         publisher = self.images if isinstance(message, Image) else self.compressed_images
@@ -85,6 +106,40 @@ class Robot(Node):
     def wait_for_state(self, state: str, why: str = '', timeout_s: float = 60.0) -> VlaStatus:
         self.wait_for(lambda: self.status.state == state and why in self.status.why, timeout_s)
         return self.status
+
+    @contextlib.contextmanager
+    def expects_hold(self, why: str, within_s: float) -> Iterator[None]:
+        """What is done inside makes the node say HOLDING, and why, within so many seconds."""
+        known = len(self.statuses)
+        started_s = time.monotonic()
+        yield
+        told: list[int] = []
+
+        def is_told() -> bool:
+            told[:] = [
+                index
+                for index, status in enumerate(self.statuses[known:], known)
+                if status.state == VlaStatus.HOLDING and why in status.why
+            ]
+            return bool(told)
+
+        self.wait_for(is_told)
+        took_s = self.heard_s[told[0]] - started_s
+        print(f'{why!r}: held after {took_s:.3f} s, promised {within_s:g} s')
+        assert took_s <= within_s + MACHINE_SLACK_S
+
+    def recovers(self, **changes: Any) -> None:
+        """Pictures come again, and the node acts on one."""
+        count = len(self.actions)
+
+        def acts() -> bool:
+            if self.status.state != VlaStatus.RUNNING or len(self.actions) == count:
+                self.see(noise(**changes))
+                time.sleep(0.05)
+                return False
+            return True
+
+        self.wait_for(acts)
 
     def wait_until_heard(self) -> None:
         """Until the node listens, and its image subscription has followed our reliability.
@@ -149,6 +204,29 @@ def spinning(context: rclpy.Context, node: Node) -> Iterator[None]:
         assert not thread.is_alive()
 
 
+class CameraThread:
+    """Shows a picture thirty times a second."""
+
+    def __init__(self, stack: Robot) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.shown = 0
+
+    def __enter__(self) -> CameraThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(1 / 30):
+            self._stack.see(noise())
+            self.shown += 1
+
+
 _namespaces = (f'/test_{number}' for number in itertools.count())
 
 
@@ -168,45 +246,51 @@ class Running:
     """A robot's stack and the node that it speaks to."""
 
     robot: Robot
-    process: subprocess.Popen[str]
+    command: list[str]
     output: str = ''  # all of it, once the node has ended
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the node, or start it again after it has ended, as launch does."""
+        self.process = subprocess.Popen(
+            self.command,
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def ends(self, timeout_s: float = 30.0) -> int:
+        """Wait for the end; its exit code, negative for a signal."""
+        output, _ = self.process.communicate(timeout=timeout_s)
+        self.output += output
+        return self.process.returncode
 
 
 @contextlib.contextmanager
-def running_command(
-    module: str, *words: str, parameters: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
-) -> Iterator[Running]:
-    """A node in a process and a namespace of its own; ended by SIGINT.
+def running_node(*parameters: str, arguments: tuple[str, ...] = ()) -> Iterator[Running]:
+    """The node as a person starts it, in a process and a namespace of its own; ended by SIGINT.
 
     :param parameters: each as ``name:=value``.
     :param arguments: more after ``--ros-args``.
     """
     namespace = next(_namespaces)
-    command = [sys.executable, '-m', module, *words, '--ros-args', *arguments]
+    command = [sys.executable, '-m', 'vla_ros.cli.node', '--ros-args', *arguments]
     command += ['-r', f'__ns:={namespace}']
     for parameter in parameters:
         command += ['-p', parameter]
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')])
     with robot(namespace) as stack:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, 'PYTHONPATH': path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        running = Running(stack, process)
+        running = Running(stack, command)
         try:
             yield running
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            running.output, _ = process.communicate(timeout=30)
+            if running.process.poll() is None:
+                running.process.send_signal(signal.SIGINT)
+            if running.process.stdout is not None and not running.process.stdout.closed:
+                running.ends()
             print(running.output)
-
-
-def running_node(
-    *parameters: str, arguments: tuple[str, ...] = ()
-) -> contextlib.AbstractContextManager[Running]:
-    """The node as a person starts it."""
-    return running_command('vla_ros.ros.node', parameters=parameters, arguments=arguments)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import struct
 import sys
 import weakref
 from collections.abc import Callable
@@ -17,7 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError
+from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError, hub
+from vla_ros.openvla.checkpoint import _check_finite
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.random_checkpoint import SHAPES, write_random_checkpoint
@@ -54,7 +58,80 @@ def set_text_config(folder: Path, name: str, value: object) -> None:
     edit_json(folder / 'config.json', lambda c: c['text_config'].update({name: value}))
 
 
-FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+def set_value(folder: Path, name: str, value: float, dtype: torch.dtype) -> None:
+    """One value of one tensor, in the middle."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = tensors[name].to(dtype)
+        tensors[name].view(-1)[tensors[name].numel() // 2] = value
+
+    edit_weights(folder, change)
+
+
+def replace(path: Path, make: Callable[[Path], Any]) -> None:
+    path.unlink()
+    make(path)
+
+
+def write_header(path: Path, header: object = None, length: int | None = None) -> None:
+    """A safetensors file of that header and 8 bytes of tensors."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack('<Q', len(text) if length is None else length) + text + bytes(8))
+
+
+def write_sparse_header(path: Path, length: int) -> None:
+    """It says the truth about its length, and takes no room on the disk."""
+    path.write_bytes(struct.pack('<Q', length) + b'{}')
+    os.truncate(path, 8 + length)
+
+
+def entry(shape: list[int], first: int, last: int) -> dict[str, Any]:
+    return {'dtype': 'F32', 'shape': shape, 'data_offsets': [first, last]}
+
+
+HOSTILE_HEADERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    'length beyond the file': (partial(write_header, header={}, length=2**62), ['truncated']),
+    'length beyond 64 bits': (partial(write_header, header={}, length=2**64 - 1), ['truncated']),
+    'length within the header': (partial(write_header, header={'a': 1}, length=4), ['truncated']),
+    'length of 99 MB': (
+        partial(write_sparse_header, length=99_000_000),
+        ['header of 99000000 bytes', 'at most 16000000'],
+    ),
+    'length of 5 TB': (
+        partial(write_sparse_header, length=5 * 10**12),
+        ['header of 5000000000000 bytes', 'at most 16000000'],
+    ),
+    'no UTF-8': (partial(write_header, header=b'{"\xff": 1}'), ['UTF-8']),
+    'nested': (partial(write_header, header=b'{"a":' + b'[' * 10**6), ['recursion']),
+    'absurd shape': (
+        partial(write_header, header={'a': entry([2**62, 4], 0, 8)}),
+        ['overflow'],
+    ),
+    'negative shape': (partial(write_header, header={'a': entry([-2], 0, 8)}), ['-2']),
+    'negative offset': (partial(write_header, header={'a': entry([2], -8, 0)}), ['-8']),
+    'offset beyond the file': (
+        partial(write_header, header={'a': entry([2], 2**62, 2**62 + 8)}),
+        ['offset'],
+    ),
+    'overlap': (
+        partial(write_header, header={'a': entry([2], 0, 8), 'b': entry([1], 4, 8)}),
+        ['offset'],
+    ),
+    'hole': (partial(write_header, header={'a': entry([1], 4, 8)}), ['offset']),
+    'surplus bytes': (partial(write_header, header={'a': entry([1], 0, 4)}), ['not fully covered']),
+    'key twice': (
+        partial(
+            write_header,
+            header=b'{"a":%b,"a":%b}'
+            % tuple(json.dumps(entry([1], i, i + 4)).encode() for i in (0, 4)),
+        ),
+        ['offset'],
+    ),
+    'other tensors': (partial(write_header, header={'a': entry([2], 0, 8)}), ['disagree']),
+}
+
+# What is done to the folder, or to one file of it, and what the error says.
+FAULTS: dict[str, tuple[Any, ...]] = {
     'config missing': (lambda d: (d / 'config.json').unlink(), ['config.json', 'missing']),
     'config no JSON': (lambda d: (d / 'config.json').write_text('{'), ['config.json', 'JSON']),
     'config a list': (lambda d: (d / 'config.json').write_text('[]'), ['config.json', 'list']),
@@ -215,20 +292,106 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda d: edit_weights(d, lambda t: t.update({HEAD: t[HEAD].to(torch.int8)})),
         [HEAD, 'I8', 'BF16'],
     ),
+    **{
+        f'a {value} among the weights, {dtype}': (
+            partial(set_value, name=HEAD, value=value, dtype=dtype),
+            [SHARD, HEAD, '1 of 2052096 values'],
+        )
+        for value in (math.nan, math.inf, -math.inf)
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    },
+    **{
+        f'index that names {name!r}': (
+            partial(edit_json, change=lambda c, name=name: c['weight_map'].update({HEAD: name})),
+            [INDEX, 'without a folder', repr(name)],
+            INDEX,
+        )
+        for name in ('../x', '/etc/passwd', 'a/b', '..', '.', f'./{SHARD}', f'{SHARD}/')
+    },
+    **{
+        f'index that names {name!r}': (
+            partial(edit_json, change=lambda c, name=name: c['weight_map'].update({HEAD: name})),
+            words,
+            INDEX,
+        )
+        for name, words in {
+            '': ['no regular file'],
+            'a\0b': ['lacks'],
+            'x' * 300: ['lacks'],
+            'config.json': ['config.json', 'no safetensors'],
+        }.items()
+    },
+    **{
+        f'shard is {kind}': (partial(replace, make=make), [SHARD, 'no regular file'], SHARD)
+        for kind, make in {
+            'a named pipe': os.mkfifo,
+            'a folder': os.mkdir,
+            'a device': lambda path: path.symlink_to('/dev/zero'),
+            'a dangling link': lambda path: path.symlink_to('nowhere'),
+            'a loop': lambda path: path.symlink_to(path),
+        }.items()
+    },
+    'single file is a dangling link': (
+        lambda d: [(d / INDEX).unlink(), (d / 'model.safetensors').symlink_to('nowhere')],
+        ['model.safetensors', 'no regular file'],
+    ),
+    'index is a dangling link': (
+        partial(replace, make=lambda path: path.symlink_to('nowhere')),
+        [INDEX, 'missing'],
+        INDEX,
+    ),
+    'index is a loop': (
+        partial(replace, make=lambda path: path.symlink_to(path)),
+        [INDEX, 'can not be read'],
+        INDEX,
+    ),
+    **{
+        f'{file} is {kind}': (partial(replace, make=make), [file, 'no regular file'], file)
+        for file in ('config.json', 'preprocessor_config.json', 'tokenizer.json', INDEX)
+        for kind, make in {
+            'a named pipe': os.mkfifo,
+            'a folder': os.mkdir,
+            'a device': lambda path: path.symlink_to('/dev/zero'),
+        }.items()
+    },
+    **{
+        f'{file} of a terabyte': (
+            lambda path: os.truncate(path, 10**12),
+            [file, '1000000000000 bytes', 'at most 16000000'],
+            file,
+        )
+        for file in ('config.json', 'preprocessor_config.json', 'tokenizer.json', INDEX)
+    },
+    'a billion layers': (
+        partial(set_text_config, name='num_hidden_layers', value=10**9),
+        ['num_hidden_layers 1000000000', 'at most 1000'],
+    ),
+    'a name of a megabyte': (
+        lambda d: edit_weights(d, lambda t: t.update({'x\n' * 500_000: torch.zeros(2)})),
+        ['has 1 tensors', 'x x x'],
+    ),
+    'many dimensions': (
+        lambda d: edit_weights(d, lambda t: t.update({HEAD: torch.zeros([1] * 50)})),
+        [HEAD, 'has shape (1, 1,'],
+    ),
+    **{
+        f'header: {name}': (make, [SHARD, *words], SHARD)
+        for name, (make, words) in HOSTILE_HEADERS.items()
+    },
 }
 
 
 @pytest.mark.parametrize('fault', FAULTS)
 def test_a_faulty_checkpoint_is_refused(fault: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    damage, words = FAULTS[fault]
+    damage, words, *file = FAULTS[fault]
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'faulty'))
-    damage(folder)
+    damage(folder.joinpath(*file))
     with pytest.raises(CheckpointError) as caught:
         OpenVLAPolicy.from_pretrained(folder, device='cpu')
     text = str(caught.value)
     assert not [word for word in words if word not in text], text
     assert str(folder) in text or 'config.json names the vision tower' in text, text
-    assert '\n' not in text.strip() and len(text) < 700
+    assert '\n' not in text.strip() and len(text) < 1100
 
 
 def test_a_config_as_transformers_5_writes_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -267,14 +430,60 @@ def test_a_single_file_without_index_will_do(tiny_checkpoint: Path, tmp_path: Pa
     assert OpenVLAPolicy.from_pretrained(folder, device='cpu').info.model == str(folder)
 
 
+def test_a_folder_of_links_will_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """As the hub's cache has them, from snapshots to blobs."""
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'snapshot').mkdir()
+    for number, file in enumerate(sorted(tiny_checkpoint.iterdir())):
+        shutil.copy(file, tmp_path / 'blobs' / str(number))
+        (tmp_path / 'snapshot' / file.name).symlink_to(Path('../blobs', str(number)))
+    OpenVLAPolicy.from_pretrained(tmp_path / 'snapshot', device='cpu')
+
+
+def test_a_hub_that_names_files_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's library sees to that; its error is told like all others."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Invalid filename '../x.json'")
+
+    monkeypatch.setattr(hub, 'snapshot_download', refuse)
+    with pytest.raises(CheckpointError, match=r"'someone/evil': Invalid filename '../x.json'"):
+        hub.resolve_model('someone/evil')
+
+
+def test_what_is_not_used_may_hold_anything(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'unused'))
+    with safe_open(folder / SHARD, framework='pt') as file:
+        unused = [key for key in file.keys() if 'attn_pool' in key]  # noqa: SIM118
+    set_value(folder, unused[0], math.nan, torch.bfloat16)
+    OpenVLAPolicy.from_pretrained(folder, device='cpu')
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_no_value_that_is_not_finite_is_overlooked(dtype: torch.dtype) -> None:
+    """At any place: reductions treat the ends of a tensor apart."""
+    shard = Path('shard')
+    largest = torch.finfo(dtype).max
+    for size in (1, 2, 7, 17, 64, 1000, 32_769):
+        weights = torch.full((size,), largest, dtype=dtype)
+        weights[::2] *= -1
+        _check_finite(weights, 'name', shard)
+        for value in (math.nan, math.inf, -math.inf):
+            for place in {0, 1, size // 3, size // 2, size - 2, size - 1} & set(range(size)):
+                broken = weights.clone()
+                broken[place] = value
+                with pytest.raises(CheckpointError, match=f'name has 1 of {size} values'):
+                    _check_finite(broken, 'name', shard)
+
+
 def test_statistics_of_a_fine_tuning_win(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'tuned'))
     statistics = {'own': {'action': {'q01': [0.0] * 3, 'q99': [2.0] * 3}}}
     (folder / 'dataset_statistics.json').write_text(json.dumps(statistics))
     policy = OpenVLAPolicy.from_pretrained(folder, device='cpu')
-    assert policy.check_unnorm_key('') == 'own'
+    assert policy.action_dim('') == 3
     with pytest.raises(UnnormKeyError, match=r"'random' is not in this checkpoint; it has: own"):
-        policy.check_unnorm_key('random')
+        policy.action_dim('random')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lists what is mapped')

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, ROOT
-from graph import running_command, running_node
+from graph import running_node
 from PIL import Image as PilImage
 
 from vla_ros.msg import VlaStatus
@@ -64,7 +64,7 @@ def test_check_speaks_compressed(tiny_checkpoint: Path) -> None:
 
 
 def test_check_tells_that_nobody_listens_to_its_picture() -> None:
-    with running_command('fake_node', 'well', arguments=('-r', 'image:=camera/image')) as node:
+    with running_node('model:=scripted', arguments=('-r', 'image:=camera/image')) as node:
         node.robot.wait_for_state(VlaStatus.HOLDING)
         namespace = node.robot.get_namespace()
         checked = run('check', '--ros-args', '-r', f'__ns:={namespace}')
@@ -78,7 +78,7 @@ def test_check_tells_that_nobody_listens_to_its_picture() -> None:
 
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
 def test_check_takes_the_instruction_back_when_interrupted(sent: signal.Signals) -> None:
-    with running_command('fake_node', 'slow') as node:
+    with running_node('model:=scripted:stuck') as node:
         node.robot.wait_for_state(VlaStatus.HOLDING)
         command = [sys.executable, '-m', 'vla_ros.cli.check', '--ros-args']
         command += ['-r', f'__ns:={node.robot.get_namespace()}']

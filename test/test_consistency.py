@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -84,10 +86,28 @@ def test_every_launch_or_config_file_is_named_in_the_readme() -> None:
 @pytest.mark.parametrize('name', [name for name, f in FIELDS.items() if f.metadata['bounds']])
 def test_bounds_of_parameters(name: str) -> None:
     low, high = FIELDS[name].metadata['bounds']
-    for value in (low / 2, -1.0, high * 2, float('nan'), float('inf')):
+    for value in (low - 0.001, -1.0, high * 2, float('nan'), float('inf')):
         with pytest.raises(ParameterError, match=rf'{name} is .*; allowed: {low:g} to {high:g}'):
             dataclasses.replace(Parameters(), **{name: value}).check()
 
 
 def test_defaults_are_allowed() -> None:
     Parameters().check()
+
+
+def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
+    rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', (ROOT / 'docs/faults.md').read_text(), re.M)
+    files = ['test/test_faults.py', 'test/test_faults_start_and_end.py']
+    command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', *files]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    collected = {line.partition('::')[2] for line in listing.splitlines() if '::' in line}
+
+    def is_named(test: str, row: str) -> bool:
+        """A row may stand for all parameters of a test, or leave out the end of their list."""
+        return test in (row, f'{row}[{test.partition("[")[2]}') or (
+            row.endswith('...]') and test.startswith(row.removesuffix('...]'))
+        )
+
+    assert [row for row in rows if not any(is_named(test, row) for test in collected)] == []
+    assert [test for test in collected if not any(is_named(test, row) for row in rows)] == []
+    assert len(rows) >= 40

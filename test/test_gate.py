@@ -27,7 +27,7 @@ def a_result(
     error: Exception | None = None,
 ) -> Result:
     observation = Observation(np.zeros((2, 2, 3), np.uint8), 'go', clock.now_ns())
-    return Result(observation, outcome, prediction, error, inference_s=0.2)
+    return Result(observation, outcome, prediction, error, inference_s=0.2, action_dim=7)
 
 
 def test_a_fresh_valid_action_is_admitted(gate: ActionGate, clock: ManualClock) -> None:
@@ -62,6 +62,26 @@ def test_a_value_that_is_not_finite(gate: ActionGate, clock: ManualClock, value:
     assert not gate.admit(a_result(clock, prediction=a_prediction(value)))
     assert gate.counters.invalid == gate.counters.total == 1
     assert 'not finite' in gate.fault
+
+
+def test_an_action_of_another_dimension(gate: ActionGate, clock: ManualClock) -> None:
+    three = np.zeros(3)
+    prediction = a_prediction(action=three, normalized_action=three)
+    assert not gate.admit(a_result(clock, prediction=prediction))
+    assert gate.counters.invalid == 1
+    assert 'has 3 values, expected 7' in gate.fault
+
+
+@pytest.mark.parametrize('value', [1.0001, -7.0])
+def test_an_action_out_of_bounds(gate: ActionGate, clock: ManualClock, value: float) -> None:
+    normalized = np.zeros(7)
+    normalized[3] = value
+    prediction = a_prediction(normalized_action=normalized)
+    assert not gate.admit(a_result(clock, prediction=prediction))
+    assert gate.counters.invalid == 1
+    assert 'not within -1 and 1' in gate.fault
+    edge = a_prediction(normalized_action=np.full(7, -1.0))
+    assert gate.admit(a_result(clock, prediction=edge))
 
 
 def test_an_invalid_prediction(gate: ActionGate, clock: ManualClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import subprocess
@@ -175,6 +176,7 @@ def test_surplus_data_is_ignored() -> None:
         ('rgb8', {'encoding': 'RGB8'}, ["'RGB8'", 'allowed are', *OPENCV]),
         ('rgb8', {'encoding': ''}, ["''", 'allowed are']),
         ('rgb8', {'encoding': '8UC3'}, ["'8UC3'", 'allowed are']),
+        ('rgb8', {'encoding': 'x' * 10**6}, ["x' is not supported"]),
         *(
             ('rgb8', {'encoding': name}, [repr(name), 'depth', 'colour topic'])
             for name in ('16UC1', '16SC1', '32FC1', '64FC1', '32SC1', 'mono16')
@@ -187,6 +189,7 @@ def test_unusable_image(encoding: str, fields: dict[str, Any], parts: list[str])
         setattr(message, name, value)
     with pytest.raises(UnusableImage) as caught:
         image_to_rgb(message)
+    assert len(str(caught.value)) < 500
     for part in parts:
         assert part in str(caught.value)
 
@@ -260,6 +263,11 @@ def png_header(width: int, height: int) -> bytes:
     ('message', 'parts'),
     [
         (CompressedImage(format='jpeg'), ["'jpeg'", 'no data']),
+        (CompressedImage(format='x' * 10**6), ["x' has no data"]),
+        (
+            CompressedImage(format='jpeg', data=bytes(32_000_001)),
+            ['32000001 bytes', 'at most 32000000'],
+        ),
         (CompressedImage(format='h264', data=b'\0\0\0\1gB'), ["'h264'", '6 bytes', 'JPEG or PNG']),
         (CompressedImage(format='jpeg', data=b'\xff\xd8\xff'), ['3 bytes', 'no whole JPEG']),
         (encoded('bmp', scene_bgr()), ["'bmp'", 'no whole JPEG or PNG']),
@@ -281,6 +289,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_unusable_compressed_image(message: CompressedImage, parts: list[str]) -> None:
     with pytest.raises(UnusableImage) as caught:
         compressed_to_rgb(message)
+    assert len(str(caught.value)) < 500
     for part in parts:
         assert part in str(caught.value)
 
@@ -314,6 +323,155 @@ def test_broken_bytes_raise_nothing_else(extension: str) -> None:
             continue
         assert rgb.dtype == np.uint8
         assert rgb.shape[2] == 3
+
+
+# Bombs: few bytes that ask for much memory or time
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    length, check = (struct.pack('>I', n) for n in (len(content), zlib.crc32(kind + content)))
+    return length + kind + content + check
+
+
+@functools.cache
+def deflated_zeros(count: int) -> bytes:
+    deflate = zlib.compressobj(9)
+    blocks = [deflate.compress(bytes(min(1 << 24, count - i))) for i in range(0, count, 1 << 24)]
+    return b''.join(blocks) + deflate.flush()
+
+
+def png(
+    width: int,
+    height: int,
+    *more: tuple[bytes, bytes],
+    depth: int = 8,
+    pixel_bytes: int | None = None,
+) -> bytes:
+    """
+    :param more: chunks before the pixels.
+    :param pixel_bytes: so many zeros are the pixels; just enough if None.
+    """
+    header = struct.pack('>IIBBBBB', width, height, depth, 2, 0, 0, 0)
+    pixels = deflated_zeros(pixel_bytes or height * (1 + width * 3 * depth // 8))
+    chunks = [(b'IHDR', header), *more, (b'IDAT', pixels), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(png_chunk(*chunk) for chunk in chunks)
+
+
+def jpeg(kind: str = 'JPEG', **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(scene_bgr()).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """The same JPEG, its frame header lying."""
+    at = next(at for mark in (b'\xff\xc0', b'\xff\xc2') if (at := data.find(mark)) > 0) + 5
+    return data[:at] + struct.pack('>HH', height, width) + data[at + 4 :]
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    data = jpeg(progressive=True)
+    last = data[data.rindex(b'\xff\xda') : -2]
+    return data[:-2] + last * count + data[-2:]
+
+
+HUGE = 500_000_000
+TWO = PIL.Image.new('RGB', (8, 8))
+# What each becomes: a size, or part of the error.
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    'PNG of 900 megapixels': (lambda: png(30_000, 30_000, pixel_bytes=HUGE), 'decompression bomb'),
+    'PNG of 81 megapixels': (lambda: png(9_000, 9_000), 'at most 64000000'),
+    'zTXt': (lambda: png(8, 6, (b'zTXt', b'a\0\0' + deflated_zeros(HUGE))), 'MAX_TEXT_CHUNK'),
+    'iTXt': (
+        lambda: png(8, 6, (b'iTXt', b'a\0\1\0\0\0' + deflated_zeros(HUGE))),
+        'MAX_TEXT_CHUNK',
+    ),
+    'iCCP': (lambda: png(8, 6, (b'iCCP', b'a\0\0' + deflated_zeros(HUGE))), 'MAX_TEXT_CHUNK'),
+    'a thousand zTXt': (
+        lambda: png(8, 6, *[(b'zTXt', b'a\0\0' + deflated_zeros(10**6))] * 1000),
+        'MAX_TEXT_MEMORY',
+    ),
+    'surplus pixels': (lambda: png(8, 6, pixel_bytes=HUGE), '8 x 6'),
+    'APNG of 2^31 frames': (
+        lambda: png(8, 6, (b'acTL', struct.pack('>II', 2**31 - 1, 0))),
+        '8 x 6',
+    ),
+    'APNG with a larger frame': (
+        lambda: png(
+            8,
+            6,
+            (b'acTL', struct.pack('>II', 2, 0)),
+            (b'fcTL', struct.pack('>IIIIIHHBB', 0, 8000, 8000, 0, 0, 1, 1, 0, 0)),
+        ),
+        'no whole JPEG or PNG',
+    ),
+    '16 bits a channel': (lambda: png(8, 6, depth=16), '8 x 6'),
+    'JPEG of 4 gigapixels': (lambda: with_size(jpeg(), 65_500, 65_500), 'decompression bomb'),
+    'JPEG without a height': (lambda: with_size(jpeg(), 64, 0), 'no whole JPEG or PNG'),
+    'JPEG of 1000 scans': (lambda: with_scans(1000), 'at most 32'),
+    'progressive JPEG': (lambda: jpeg(progressive=True), '64 x 48'),
+    'several pictures': (
+        lambda: jpeg('MPO', save_all=True, append_images=[TWO] * 3),
+        '64 x 48',
+    ),
+    'a hundred thousand segments': (
+        lambda: jpeg()[:2] + b'\xff\xe5\0\4ab' * 10**5 + jpeg()[2:],
+        '64 x 48',
+    ),
+}
+DECODE_ALL = """
+import resource, sys
+from pathlib import Path
+from sensor_msgs.msg import CompressedImage
+from vla_ros.ros.images import UnusableImage, compressed_to_rgb
+
+def peak():
+    status = Path('/proc/self/status')
+    if status.exists():  # where ru_maxrss begins with that of the parent
+        return int(status.read_text().partition('VmHWM:')[2].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+for path in sys.argv[1:]:
+    message = CompressedImage(data=Path(path).read_bytes())
+    before = peak()
+    try:
+        height, width, _ = compressed_to_rgb(message).shape
+        print(peak() - before, f'{width} x {height}')
+    except UnusableImage as error:
+        print(peak() - before, error)
+"""
+
+
+def decode_elsewhere(folder: Path, pictures: list[bytes]) -> list[tuple[float, str]]:
+    """In a process of their own: by how many MB each raised its peak, and what became of it."""
+    paths = [folder / str(number) for number in range(len(pictures))]
+    for path, data in zip(paths, pictures, strict=True):
+        path.write_bytes(data)
+    told = subprocess.run(
+        [sys.executable, '-c', DECODE_ALL, *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    rows = [line.partition(' ') for line in told.stdout.splitlines()]
+    return [(float(peak_mb), what) for peak_mb, _, what in rows]
+
+
+def test_bombs_do_not_go_off(tmp_path: Path) -> None:
+    outcomes = decode_elsewhere(tmp_path, [make() for make, _ in BOMBS.values()])
+    for (name, (_, expected)), (peak_mb, what) in zip(BOMBS.items(), outcomes, strict=True):
+        print(f'{name}: {peak_mb:.0f} MB, {what}')
+        assert expected in what, name
+        assert peak_mb < 50, name
+
+
+def test_the_largest_picture_takes_a_bounded_room(tmp_path: Path) -> None:
+    pictures = [png(8000, 8000), with_size(jpeg(), 8000, 8000)]
+    for peak_mb, what in decode_elsewhere(tmp_path, pictures):
+        assert what == '8000 x 8000'
+        assert peak_mb < 1100
 
 
 # cv_bridge

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 import rclpy
+from accounts import unaccounted
 from fakes import FakePolicy, Gate, a_prediction
-from graph import Robot, robot, spinning
+from graph import CameraThread, Robot, robot, spinning
 from lifecycle_msgs.msg import Transition
 from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
@@ -22,7 +23,7 @@ from rclpy.qos import ReliabilityPolicy
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
-from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction
+from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction, WarmupTimes
 
 _namespaces = (f'/timing_{number}' for number in itertools.count())
 
@@ -71,50 +72,6 @@ def sleeping(seconds: float) -> FakePolicy:
         return a_prediction()
 
     return FakePolicy(act)
-
-
-def unaccounted(status: VlaStatus) -> tuple[int, int]:
-    """Pictures and inferences that no counter names."""
-    pictures = status.received - (
-        status.rejected
-        + status.idle
-        + status.superseded
-        + status.stale
-        + status.taken
-        + status.waiting
-    )
-    inferences = status.taken - (
-        status.published
-        + status.overrun
-        + status.invalid
-        + status.cancelled
-        + status.failed
-        + status.in_flight
-    )
-    return pictures, inferences
-
-
-class CameraThread:
-    """Shows a picture thirty times a second."""
-
-    def __init__(self, stack: Robot) -> None:
-        self._stack = stack
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.shown = 0
-
-    def __enter__(self) -> CameraThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._stop.wait(1 / 30):
-            self._stack.see()
-            self.shown += 1
 
 
 def test_every_picture_is_accounted_for() -> None:
@@ -241,21 +198,20 @@ def test_a_policy_that_raises_holds() -> None:
 
 def test_a_camera_that_falls_silent_holds() -> None:
     with node_with(FakePolicy(), instruction='go', image_timeout_s=0.4) as (stack, _):
-        stack.wait_for_state(VlaStatus.HOLDING, 'no picture on')
         stack.see()
         stack.wait_for_state(VlaStatus.RUNNING)
-        stack.wait_for_state(VlaStatus.HOLDING, 'for 0.4 s')
+        stack.wait_for_state(VlaStatus.HOLDING, 'for image_timeout_s, 0.4 s')
 
 
 def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
     proceed = threading.Event()
 
     class Patient(FakePolicy):
-        def warmup(self, progress: object = None, cancel: Cancel | None = None) -> float:
+        def warmup(self, progress: object = None, cancel: Cancel | None = None) -> WarmupTimes:
             while not proceed.wait(0.005):
                 if cancel is not None and cancel.is_set():
                     raise InferenceCancelled
-            return 0.0
+            return WarmupTimes(0.0, 0.0, 0.0)
 
     with unstarted_node(lambda *_: Patient(), instruction='go') as (stack, node):
         stack.wait_for_state(VlaStatus.WARMING_UP)

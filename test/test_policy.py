@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 from conftest import GOLDEN
 
 from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
-from vla_ros.types import InferenceCancelled, Progress
+from vla_ros.openvla.language import Generation
+from vla_ros.types import InferenceCancelled, PolicyError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
 
@@ -84,9 +87,13 @@ def test_placement_is_checked_before_the_checkpoint() -> None:
 
 def test_the_right_statistics_are_asked_for() -> None:
     golden = OpenVLAPolicy.from_pretrained(GOLDEN / 'openvla_tiny', device='cpu')
-    assert golden.check_unnorm_key('bridge_orig') == 'bridge_orig'
-    with pytest.raises(UnnormKeyError, match='bridge_orig, toy_nomask'):
-        golden.predict_action(NOISE, 'go')
+    assert golden.action_dim('bridge_orig') == 7
+    assert golden.action_dim('toy_nomask') == 5
+    for ask in (golden.action_dim, partial(golden.predict_action, NOISE, 'go')):
+        with pytest.raises(UnnormKeyError, match='bridge_orig, toy_nomask'):
+            ask()
+    with pytest.raises(UnnormKeyError, match="'kuka' is not in this checkpoint"):
+        golden.action_dim('kuka')
     assert len(golden.predict_action(NOISE, 'go', 'toy_nomask').action) == 5
 
 
@@ -133,7 +140,58 @@ def test_logits_that_are_not_finite_make_it_invalid(tiny_checkpoint: Path) -> No
     assert prediction.invalid_reason == 'the logits are not finite'
 
 
-def test_warmup_reports_and_takes_time(policy: OpenVLAPolicy) -> None:
-    told: list[Progress] = []
-    assert policy.warmup(told.append) > 0
-    assert [(p.done, p.total) for p in told] == [(0, 2), (1, 2)]
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more'),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError('MPS backend out of memory (MPS allocated: 9 GB)'),
+        MemoryError(),
+    ],
+)
+def test_it_outlives_a_lack_of_memory(
+    error: Exception, policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[weakref.ref[torch.Tensor]] = []
+
+    def decode(self: Generation, token_ids: torch.Tensor) -> torch.Tensor:
+        caches.append(weakref.ref(self._kv_cache))
+        raise type(error)(*error.args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, 'decode', decode)
+        with pytest.raises(PolicyError, match=r'^out of memory on cpu .*; end what else') as caught:
+            policy.predict_action(NOISE, 'go')
+    assert '\n' not in str(caught.value)
+    assert len(caches) == 1
+    assert caches[0]() is None
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_other_faults_keep_their_name(
+    policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(self: Generation, token_ids: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(Generation, 'decode', decode)
+    with pytest.raises(RuntimeError, match='illegal memory access'):
+        policy.predict_action(NOISE, 'go')
+
+
+def test_no_kv_cache_outlives_its_inference(
+    policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[weakref.ref[torch.Tensor]] = []
+    prefill = Generation.prefill
+
+    def noted(self: Generation, *arguments: torch.Tensor) -> torch.Tensor:
+        assert not [cache for cache in caches if cache() is not None]
+        caches.append(weakref.ref(self._kv_cache))
+        return prefill(self, *arguments)
+
+    monkeypatch.setattr(Generation, 'prefill', noted)
+    for instruction in ('go', 'put ' * 30, 'go'):
+        policy.predict_action(NOISE, instruction)
+    assert len(caches) == 3
+    assert [cache() for cache in caches] == [None] * 3

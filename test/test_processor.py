@@ -86,7 +86,10 @@ def test_the_template_keeps_braces_of_an_instruction(tokenizer: PromptTokenizer)
         ('<S>go', "special token '<s>'"),
         ('a <PAD> b', "special token '<pad>'"),
         ('\ud800', 'control character'),
-        ('ø€漢' * 100, 'tokens; at most'),
+        (
+            'ø€漢' * 100,
+            'has 801 tokens, at most 114 are allowed; with the template its prompt has 815',
+        ),
     ],
 )
 def test_instructions_that_are_refused(
@@ -94,6 +97,17 @@ def test_instructions_that_are_refused(
 ) -> None:
     with pytest.raises(InstructionError, match=re.escape(words)):
         tokenizer(instruction)
+
+
+def test_the_longest_instruction_and_one_more(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer(' '.join(['the'] * 114)).shape == (1, 128)
+    with pytest.raises(InstructionError, match='has 115 tokens, at most 114 are allowed'):
+        tokenizer(' '.join(['the'] * 115))
+
+
+def test_the_smallest_length_that_holds_a_prompt(tokenizer: PromptTokenizer) -> None:
+    lengths = {tokens: tokenizer.padded_length(tokens) for tokens in (1, 32, 33, 64, 65, 128)}
+    assert lengths == {1: 32, 32: 32, 33: 64, 64: 64, 65: 128, 128: 128}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    WarmupTimes,
 )
 
 LIMITS = WorkerLimits(max_image_age_s=0.5, inference_timeout_s=1.0, hang_timeout_s=5.0)
@@ -239,7 +240,8 @@ def test_phases_and_progress() -> None:
     proceed.set()
     wait_until(lambda: worker.status().phase is Phase.READY)
     assert seen == [Phase.LOADING]
-    assert worker.status().warmup_s == 0.25
+    assert worker.status().load_s == 7.0
+    assert worker.status().warmup_times == WarmupTimes(0.25, 0.2, 0.05)
     assert worker.status().elapsed_s == 0.0
     assert worker.status().info is not None
     assert worker.close(10)
@@ -334,7 +336,7 @@ def test_close_stops_the_warmup() -> None:
     class Endless(FakePolicy):
         def warmup(
             self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
-        ) -> float:
+        ) -> WarmupTimes:
             assert cancel is not None
             while not cancel.is_set():
                 threading.Event().wait(0.001)

@@ -24,12 +24,12 @@ import rclpy
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from vla_ros.cli import node as vla_node
 from vla_ros.cli.demo import running_camera
 from vla_ros.msg import VlaAction
-from vla_ros.ros import node as vla_node
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_duration
-from vla_ros.types import Cancel, Policy, PolicyInfo, Prediction, ProgressCallback
+from vla_ros.types import Cancel, Policy, PolicyInfo, Prediction, ProgressCallback, WarmupTimes
 
 NAMESPACE = '/benchmark'
 WARM_UP = 30  # actions that are not counted
@@ -48,8 +48,11 @@ class BusyPolicy:
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
-    ) -> float:
-        return 0.0
+    ) -> WarmupTimes:
+        return WarmupTimes(0.0, 0.0, 0.0)
+
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        return 7
 
     def close(self) -> None:
         pass

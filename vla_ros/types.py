@@ -26,6 +26,10 @@ class InstructionError(PolicyError):
     """The instruction can't be turned into a prompt."""
 
 
+class ProofError(PolicyError):
+    """The policy is warm, and was seen to do something that no sound one does."""
+
+
 class InferenceCancelled(Exception):
     """The inference was told to stop and did; there is no prediction."""
 
@@ -87,6 +91,21 @@ class PolicyInfo:
     device: str
     dtype: str
     quantization: str
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class WarmupTimes:
+    """What the warm-up took, and what one action takes from now on.
+
+    :param total_s: the whole warm-up, proofs included.
+    :param first_inference_s: the first action, with whatever is made only once.
+    :param steady_inference_s: the last one, when all was warm.
+    """
+
+    total_s: float
+    first_inference_s: float
+    steady_inference_s: float
 
 
 @dataclass(frozen=True)
@@ -107,11 +126,18 @@ class Policy(Protocol):
     @property
     def info(self) -> PolicyInfo: ...
 
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        """How many values an action has.
+
+        :raises PolicyError: if there are no such statistics.
+        """
+
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
-    ) -> float:
-        """Meet every shape that can occur later; returns what it took, seconds.
+    ) -> WarmupTimes:
+        """Meet every shape that can occur later, then prove that picture and instruction count.
 
+        :raises PolicyError: if a proof fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 

@@ -37,6 +37,7 @@ class Camera(Node):
     def _publish(self) -> None:
         message = next(self._frames)
         message.header.stamp = self.get_clock().now().to_msg()
+        message.data[0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
         self._publisher.publish(message)
 
 

@@ -203,7 +203,7 @@ def run(folder: Path, actions: int, timeout_s: float) -> None:
     if subprocess.run(checkpoint, check=False).returncode:
         raise DemoFailed('the checkpoint could not be written')
     node = (
-        'vla_ros.ros.node',
+        'vla_ros.cli.node',
         '--ros-args',
         *('-r', f'__ns:={NAMESPACE}'),
         *('--params-file', str(config_file('vla.yaml'))),

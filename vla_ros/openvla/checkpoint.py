@@ -1,11 +1,13 @@
 """Finds a checkpoint's files, checks them whole, and hands out tensors by memory map.
 
-Reads safetensors only: pickle files can run code when loaded. Runs in the thread that builds the
-policy. Knows nothing of models.
+Reads safetensors only: pickle files can run code when loaded. Whoever wrote the files may mean
+harm: what is read is bounded, and lies in the folder or where its links lead. Runs in the thread
+that builds the policy. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +21,7 @@ INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
 _PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt')
 _DTYPES = ('F32', 'F16', 'BF16')
+_MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself would parse 100 MB
 
 
 class Checkpoint:
@@ -60,12 +63,17 @@ class Checkpoint:
                 )
 
     def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, shard by shard, each a view of the mapped file until it is moved."""
+        """The named tensors, shard by shard, each a view of the mapped file until it is moved.
+
+        :raises CheckpointError: if one holds a value that is not finite.
+        """
         for shard in sorted(set(self._shards.values())):
             wanted = sorted(name for name in names if self._shards[name] == shard)
             with _opened(shard) as file:
                 for name in wanted:
-                    yield name, file.get_tensor(name)
+                    tensor = file.get_tensor(name)
+                    _check_finite(tensor, name, shard)
+                    yield name, tensor
 
     def _read_header(self, shard: Path) -> None:
         promised = {name for name, path in self._shards.items() if path == shard}
@@ -88,21 +96,11 @@ class Checkpoint:
 
 def _weight_map(directory: Path) -> dict[str, str]:
     """Tensor name -> file name."""
-    if (directory / INDEX_NAME).exists():
-        weight_map = read_json(directory / INDEX_NAME).get('weight_map')
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f'{directory / INDEX_NAME} has no weight_map')
-        if not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f'{directory / INDEX_NAME}: weight_map must hold file names')
-        absent = {name for name in weight_map.values() if not (directory / name).is_file()}
-        if absent:
-            raise CheckpointError(
-                f'{directory} lacks {listing(absent)}, which {INDEX_NAME} names; '
-                'was the download or copy interrupted?'
-            )
-        return weight_map
-    if (directory / SINGLE_NAME).is_file():
-        with _opened(directory / SINGLE_NAME) as file:
+    index, single = directory / INDEX_NAME, directory / SINGLE_NAME
+    if os.path.lexists(index):
+        return _read_index(index)
+    if os.path.lexists(single):
+        with _opened(single) as file:
             return dict.fromkeys(file.keys(), SINGLE_NAME)
     pickles = {path.name for pattern in _PICKLE_PATTERNS for path in directory.glob(pattern)}
     if pickles:
@@ -115,12 +113,59 @@ def _weight_map(directory: Path) -> dict[str, str]:
     )
 
 
-def _opened(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework='pt', device='cpu')
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.exists() else 0
+def _read_index(path: Path) -> dict[str, str]:
+    weight_map = read_json(path).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f'{path} has no weight_map')
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f'{path}: weight_map must hold file names')
+    shards = set(weight_map.values())
+    elsewhere = {name for name in shards if Path(name).name != name or name == '..'}
+    if elsewhere:
         raise CheckpointError(
-            f'{path} ({size} bytes) is truncated or no safetensors file: {error}; '
+            f'{path} names {listing(map(repr, elsewhere))}; allowed: files beside it, without a '
+            'folder. Do not use this checkpoint unless you know why'
+        )
+    absent = {name for name in shards if not os.path.lexists(path.parent / name)}
+    if absent:
+        raise CheckpointError(
+            f'{path.parent} lacks {listing(absent)}, which {INDEX_NAME} names; '
+            'was the download or copy interrupted?'
+        )
+    return weight_map
+
+
+def _opened(path: Path) -> safe_open:
+    """Opens no device or named pipe, which could keep us waiting for ever."""
+    if not os.path.isfile(path):
+        raise CheckpointError(
+            f'{path} is no regular file, nor a link to one that can be found; '
+            'download or copy the checkpoint again'
+        )
+    try:
+        with path.open('rb') as file:
+            header_bytes = int.from_bytes(file.read(8), 'little')
+        if _MAX_HEADER_BYTES < header_bytes <= path.stat().st_size:
+            raise CheckpointError(
+                f'{path} has a header of {header_bytes} bytes, at most {_MAX_HEADER_BYTES} are '
+                'allowed; it is no OpenVLA checkpoint'
+            )
+        return safe_open(path, framework='pt', device='cpu')
+    except OSError as error:
+        raise CheckpointError(f'{path} can not be read: {error}') from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f'{path} ({path.stat().st_size} bytes) is truncated or no safetensors file: {error}; '
             'download or copy it again'
         ) from error
+
+
+def _check_finite(tensor: Tensor, name: str, shard: Path) -> None:
+    """One reading pass at memory bandwidth: the extremes are NaN where any value is."""
+    if all(extreme.isfinite() for extreme in tensor.aminmax()):
+        return
+    broken = tensor.numel() - int(tensor.isfinite().sum())
+    raise CheckpointError(
+        f'{shard}: {name} has {broken} of {tensor.numel()} values that are NaN or infinite; '
+        'download or copy it again, or take an earlier checkpoint of the training'
+    )

@@ -7,8 +7,9 @@ that builds the policy.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,11 @@ _LLAMA_DEFAULTS = {
     'intermediate_size': 11008,
     'num_hidden_layers': 32,
     'num_attention_heads': 32,
-    'hidden_act': 'silu',
-    'max_position_embeddings': 2048,
     'rms_norm_eps': 1e-6,
     'rope_theta': 10000.0,
-    'attention_bias': False,
-    'mlp_bias': False,
-    'tie_word_embeddings': False,
     'bos_token_id': 1,
     'eos_token_id': 2,
 }
-
 _LLAMA_SIZES = (
     'vocab_size',
     'hidden_size',
@@ -52,8 +47,20 @@ _LLAMA_SIZES = (
     'num_hidden_layers',
     'num_attention_heads',
     'num_key_value_heads',
-    'max_position_embeddings',
 )
+_LLAMA_TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+
+# The one kind of Llama that language.py is.
+_LLAMA_KIND = {
+    'model_type': 'llama',
+    'hidden_act': 'silu',
+    'attention_bias': False,
+    'mlp_bias': False,
+    'tie_word_embeddings': False,
+}
+
+_MAX_LAYERS = 1000  # each is built before it is held against the weights
+_MAX_TEXT_BYTES = 16_000_000  # the largest, tokenizer.json, has 2 to 4 MB
 
 PROMPT_LLAMA = 'In: What action should the robot take to {instruction}?\nOut:'
 PROMPT_VICUNA = (
@@ -76,16 +83,38 @@ class TowerConfig:
 
 
 @dataclass(frozen=True)
+class LlamaConfig:
+    """The language model; the names are those of a Hugging Face config.json.
+
+    :param vocab_size: rows of the embedding, padding included.
+    :param head_dim: values per attention head; even.
+    :param num_key_value_heads: divides ``num_attention_heads``; fewer means grouped queries.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+
+@dataclass(frozen=True)
 class OpenVLAConfig:
     """All that is needed to build the model and to speak to it.
 
     :param towers: one, or two whose features are fused.
-    :param llama: the arguments of a LlamaConfig.
     :param prompt_template: with ``{instruction}`` in it.
     """
 
     towers: tuple[TowerConfig, ...]
-    llama: Mapping[str, Any]
+    llama: LlamaConfig
     prompt_template: str
     action_tokenizer: ActionTokenizer
     norm_stats: Mapping[str, ActionStatistics]
@@ -109,7 +138,7 @@ class OpenVLAConfig:
                 towers=_read_towers(config, path),
                 llama=llama,
                 prompt_template=_prompt_template(config),
-                action_tokenizer=_read_action_tokenizer(config, llama['vocab_size'], path),
+                action_tokenizer=_read_action_tokenizer(config, llama.vocab_size, path),
                 norm_stats=_read_statistics(directory, config),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -119,14 +148,33 @@ class OpenVLAConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """:raises CheckpointError: if the file is missing, or holds no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError as error:
-        raise CheckpointError(f'{path} is missing; an OpenVLA checkpoint has one') from error
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} can not be read as JSON: {error}') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds {type(content).__name__}, expected a JSON object')
     return content
+
+
+def read_text(path: Path) -> str:
+    """Waits for no named pipe, and reads nothing that is larger than such files are.
+
+    :raises CheckpointError: if the file is missing, too large or no file.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise CheckpointError(f"{path} is no regular file; put the checkpoint's own there")
+        if size > _MAX_TEXT_BYTES:
+            raise CheckpointError(
+                f'{path} has {size} bytes, at most {_MAX_TEXT_BYTES} are allowed; '
+                'it is of no OpenVLA checkpoint'
+            )
+        return path.read_text(encoding='utf-8')
+    except FileNotFoundError as error:
+        raise CheckpointError(f'{path} is missing; an OpenVLA checkpoint has one') from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f'{path} can not be read: {error}') from error
 
 
 def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ...]:
@@ -153,33 +201,60 @@ def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ..
     )
 
 
-def _read_llama(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _read_llama(config: Mapping[str, Any], path: Path) -> LlamaConfig:
+    """:raises CheckpointError: if it is a language model that language.py can't be."""
     text_config = config.get('text_config', {})
-    if text_config.get('model_type', 'llama') != 'llama':
-        raise CheckpointError(
-            f'{path}: text_config has model_type {text_config["model_type"]!r}; '
-            "only 'llama' is supported"
-        )
-    left_out = ('model_type', 'torch_dtype', 'dtype', 'architectures', '_name_or_path')
-    llama = {
-        **_LLAMA_DEFAULTS,
-        **{key: value for key, value in text_config.items() if key not in left_out},
-    }
-    # As transformers 5 writes it.
-    rope = llama.pop('rope_parameters', None) or llama.pop('rope_scaling', None) or {}
-    if rope.get('rope_type', 'default') != 'default':
-        raise CheckpointError(
-            f'{path}: text_config has rope_type {rope["rope_type"]!r}; only default'
-        )
-    llama['rope_theta'] = rope.get('rope_theta', llama['rope_theta'])
-    llama.setdefault('num_key_value_heads', llama['num_attention_heads'])
-    llama.setdefault('pad_token_id', config.get('pad_token_id', 32000))
-    for name in _LLAMA_SIZES:
-        if type(llama[name]) is not int or llama[name] < 1:
+    for name, only in _LLAMA_KIND.items():
+        if text_config.get(name, only) != only:
             raise CheckpointError(
-                f'{path}: text_config has {name} {llama[name]!r}; expected a whole number above 0'
+                f'{path}: text_config has {name} {text_config[name]!r}; only {only!r} is supported'
             )
-    return llama
+    llama = {**_LLAMA_DEFAULTS, 'pad_token_id': config.get('pad_token_id', 32000), **text_config}
+    # As transformers 5 writes it.
+    rope = llama.get('rope_parameters') or llama.get('rope_scaling') or {}
+    rope_type = rope.get('rope_type', rope.get('type', 'default'))
+    if rope_type != 'default':
+        raise CheckpointError(f'{path}: text_config has rope_type {rope_type!r}; only default')
+    llama['rope_theta'] = rope.get('rope_theta', llama['rope_theta'])
+    if llama.get('num_key_value_heads') is None:
+        llama['num_key_value_heads'] = llama['num_attention_heads']
+    _check_llama(llama, path)
+    if llama.get('head_dim') is None:
+        llama['head_dim'] = llama['hidden_size'] // llama['num_attention_heads']
+    return LlamaConfig(**{field.name: llama[field.name] for field in fields(LlamaConfig)})
+
+
+def _check_llama(llama: Mapping[str, Any], path: Path) -> None:
+    for name in _LLAMA_SIZES:
+        _check(llama, name, _is_whole(llama[name], 1), 'a whole number above 0', path)
+    few = llama['num_hidden_layers'] <= _MAX_LAYERS
+    _check(llama, 'num_hidden_layers', few, f'at most {_MAX_LAYERS}', path)
+    for name in _LLAMA_TOKENS:
+        fits = _is_whole(llama[name], 0) and llama[name] < llama['vocab_size']
+        _check(llama, name, fits, f'a token id below vocab_size {llama["vocab_size"]}', path)
+    for name in ('rms_norm_eps', 'rope_theta'):
+        positive = type(llama[name]) in (int, float) and 0 < llama[name] < math.inf
+        _check(llama, name, positive, 'a number above 0', path)
+    heads = llama['num_attention_heads']
+    divides = heads % llama['num_key_value_heads'] == 0
+    _check(llama, 'num_key_value_heads', divides, f'a divisor of {heads} attention heads', path)
+    if llama.get('head_dim') is None:
+        even = llama['hidden_size'] % (2 * heads) == 0
+        _check(llama, 'hidden_size', even, f'an even number for each of {heads} heads', path)
+    else:
+        even = _is_whole(llama['head_dim'], 2) and llama['head_dim'] % 2 == 0
+        _check(llama, 'head_dim', even, 'an even number above 0', path)
+
+
+def _check(llama: Mapping[str, Any], name: str, is_right: bool, expected: str, path: Path) -> None:
+    if not is_right:
+        raise CheckpointError(
+            f'{path}: text_config has {name} {llama[name]!r}; expected {expected}'
+        )
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -> ActionTokenizer:

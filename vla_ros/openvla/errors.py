@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vla_ros.types import PolicyError
+import torch
+
+from vla_ros.types import PolicyError, PolicyInfo
+
+_LONGEST_TEXT = 1000  # characters
 
 
 class CheckpointError(PolicyError):
     """The checkpoint can't be found, or is not a whole OpenVLA checkpoint."""
+
+    def __init__(self, text: str) -> None:
+        # Quotes from a file that may mean harm: neither pages nor control characters for the log.
+        shown = ''.join(c if c.isprintable() else ' ' for c in text[:_LONGEST_TEXT])
+        super().__init__(shown if len(text) <= _LONGEST_TEXT else f'{shown} ...')
 
 
 class PlacementError(PolicyError):
@@ -24,3 +33,24 @@ def listing(names: Iterable[str], most: int = 8) -> str:
     ordered = sorted(names)
     shown = ', '.join(ordered[:most]) or 'none'
     return shown if len(ordered) <= most else f'{shown} and {len(ordered) - most} more'
+
+
+def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo) -> str:
+    """The text for what torch raised and a person can mend; empty for all else."""
+    told = str(error).strip().split('\n')[0][:200] or type(error).__name__
+    # On the CPU and on MPS torch raises a mere RuntimeError.
+    if (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or 'out of memory' in told
+        or "can't allocate memory" in told
+    ):
+        return (
+            f'out of memory on {info.device} during an inference ({told}); end what else uses its '
+            'memory, or load the policy in a smaller dtype'
+        )
+    if info.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        return (
+            f'torch.compile does not work on {info.device} here ({told}); install what it lacks, '
+            'or load the policy without compile'
+        )
+    return ''

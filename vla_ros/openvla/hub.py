@@ -13,7 +13,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -85,7 +84,7 @@ def _download(repo_id: str, revision: str | None, progress: ProgressCallback | N
             'folder'
         )
         cause = error
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
+    except (ValueError, HfHubHTTPError, OSError) as error:  # bad names, of the model or its files
         reason = str(error)
         cause = error
     raise CheckpointError(f'model {repo_id!r}: {reason}') from cause

@@ -1,57 +1,220 @@
-"""The language model: a stock Llama from transformers, driven by embeddings, one pass at a time.
+"""The language model: a Llama whose every shape is fixed before it runs.
+
+Prompts are padded on the right and attention is causal, so no real position ever sees a pad; the
+tokens that follow are written over the pads. Positions stay contiguous, and padding changes no
+result. Follows transformers' LlamaForCausalLM in names and in the order of roundings.
 
 Runs in the policy's thread. Knows nothing of pictures, prompts or actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
 import torch
-from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vla_ros.openvla.config import LlamaConfig
 
 
-def build_llama(shape: Mapping[str, Any]) -> LlamaForCausalLM:
-    """A Llama with whatever weights; call it under ``torch.device('meta')`` for none.
+class RMSNorm(nn.Module):
+    """Computes in float32, rounds, and only then scales."""
 
-    :param shape: the arguments of a LlamaConfig.
-    """
-    arguments = dict(shape)
-    rope = {'rope_type': 'default', 'rope_theta': arguments.pop('rope_theta')}
-    config = LlamaConfig(**arguments, rope_parameters=rope)
-    config._attn_implementation = 'sdpa'
-    return LlamaForCausalLM(config)
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape that ends in ``size``."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
 
 
-def restore_rotary_tables(llama: LlamaForCausalLM, device: torch.device) -> None:
-    """Compute the rotary frequencies, which no checkpoint stores and the meta device lacks."""
-    with device:
-        llama.model.rotary_emb = type(llama.model.rotary_emb)(llama.config)
+class Attention(nn.Module):
+    """Causal; several query heads may share one key and value head."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.grouped = config.num_key_value_heads != config.num_attention_heads
+        query_size = config.num_attention_heads * config.head_dim
+        key_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, position: Tensor | None
+    ) -> Tensor:
+        """The parameters are those of Layer. H heads (KVH of keys), each of E values."""
+        query, key, value = (
+            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )  # [B, H, T, E], [B, KVH, T, E] twice
+        query, key = _rotate(query, rotary), _rotate(key, rotary)
+        if position is None:
+            kv_cache[0, :, :, : x.shape[1]] = key
+            kv_cache[1, :, :, : x.shape[1]] = value
+            mask = None
+        else:
+            rows = torch.arange(x.shape[0], device=x.device)  # [B]
+            kv_cache[0, rows, :, position] = key[:, :, 0]
+            kv_cache[1, rows, :, position] = value[:, :, 0]
+            key, value = kv_cache.unbind()  # [B, KVH, S, E] each
+            slots = torch.arange(key.shape[2], device=x.device)  # [S]
+            mask = (slots <= position[:, None])[:, None, None]  # [B, 1, 1, S]
+        attended = F.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=position is None, enable_gqa=self.grouped
+        )  # [B, H, T, E]
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, hidden] to the same."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One transformer layer. It keeps nothing of its own but weights, so that all layers can share
+    what is compiled for one."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, position: Tensor | None
+    ) -> Tensor:
+        """
+        :param x: [B, T, hidden]; T is 1 where ``position`` is given.
+        :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
+        :param kv_cache: [2, B, key_value_heads, S, head_dim], keys and values; written to.
+        :param position: int64 [B], where in the cache ``x`` goes, all before it being seen too;
+            None: from 0 to T.
+        :returns: [B, T, hidden].
+        """
+        x = x + self.self_attn(self.input_layernorm(x), rotary, kv_cache, position)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Trunk(nn.Module):
+    """All but the head; the checkpoint calls it ``model``."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Llama(nn.Module):
+    """Its parameters carry the checkpoint's names."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The last layer's output [B, hidden] to float32 [B, vocab]."""
+        return self.lm_head(self.model.norm(hidden)).float()
 
 
 class Generation:
-    """One sequence under way: its kv_cache grows with every pass. Attention is causal."""
+    """A batch of sequences under way. Nothing in here grows: the kv_cache has its final size.
 
-    def __init__(self, llama: LlamaForCausalLM) -> None:
+    :param batch_size: B.
+    :param prompt_length: L, positions of the prefill, pads included.
+    :param max_new_tokens: how often :meth:`decode` may be called.
+    """
+
+    def __init__(
+        self, llama: Llama, batch_size: int, prompt_length: int, max_new_tokens: int
+    ) -> None:
         self._llama = llama
-        self._kv_cache = DynamicCache(config=llama.config)
+        config, weight = llama.config, llama.model.embed_tokens.weight
+        size = prompt_length + max_new_tokens  # S
+        # Zeros: what is masked is multiplied by zero, and zero times what memory held may be NaN.
+        heads = (config.num_key_value_heads, size, config.head_dim)
+        self._kv_cache = weight.new_zeros((config.num_hidden_layers, 2, batch_size, *heads))
+        self._rotary = rotary_tables(config, size, weight.device).to(weight.dtype)  # [2, S, E]
+        self._lengths = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)  # [B]
 
-    def prefill(self, inputs_embeds: Tensor) -> Tensor:
+    def prefill(self, inputs_embeds: Tensor, lengths: Tensor) -> Tensor:
         """
-        :param inputs_embeds: [1, L, hidden].
-        :returns: float32 [vocab], the logits of the next token.
+        :param inputs_embeds: [B, L, hidden], each row padded on the right with whatever.
+        :param lengths: int64 [B], how many positions of each row are no pads.
+        :returns: float32 [B, vocab], the logits of the next token.
         """
-        return self._forward(inputs_embeds=inputs_embeds)
+        rotary = self._rotary[:, None, None, : inputs_embeds.shape[1]]  # [2, 1, 1, L, E]
+        x = self._through_layers(inputs_embeds, rotary, position=None)
+        self._lengths = lengths
+        rows = torch.arange(x.shape[0], device=x.device)  # [B]
+        return self._llama.logits(x[rows, lengths - 1])
 
-    def decode(self, token_id: int) -> Tensor:
-        """Append one token; float32 [vocab], the logits of the next one."""
-        input_ids = torch.tensor([[token_id]], device=self._llama.device)  # [1, 1]
-        return self._forward(input_ids=input_ids)
+    def decode(self, token_ids: Tensor) -> Tensor:
+        """Append one token to each row.
 
-    def _forward(self, **inputs: Tensor) -> Tensor:
-        output = self._llama(
-            **inputs, past_key_values=self._kv_cache, use_cache=True, logits_to_keep=1
+        :param token_ids: int64 [B].
+        :returns: float32 [B, vocab], the logits of the next one.
+        """
+        x = self._llama.model.embed_tokens(token_ids[:, None])  # [B, 1, hidden]
+        rotary = self._rotary[:, self._lengths, None, None]  # [2, B, 1, 1, E]
+        x = self._through_layers(x, rotary, self._lengths)
+        self._lengths = self._lengths + 1
+        return self._llama.logits(x[:, 0])
+
+    def greedy(self, logits: Tensor, steps: int) -> tuple[NDArray[np.int64], Tensor]:
+        """Emit the likeliest token so many times, whatever it is: always the same work.
+
+        :param logits: float32 [B, vocab], the prefill's.
+        :returns: token ids [B, steps], and their logits float32 [B, steps, vocab] on the CPU.
+        """
+        all_logits = [logits]
+        token_ids = [logits.argmax(dim=1)]  # [B] each
+        while len(token_ids) < steps:
+            all_logits.append(self.decode(token_ids[-1]))
+            token_ids.append(all_logits[-1].argmax(dim=1))
+        return (
+            torch.stack([ids.cpu() for ids in token_ids], dim=1).numpy(),
+            torch.stack([logits.cpu() for logits in all_logits], dim=1),
         )
-        return output.logits[0, -1].float()
+
+    def _through_layers(self, x: Tensor, rotary: Tensor, position: Tensor | None) -> Tensor:
+        for layer, kv_cache in zip(self._llama.model.layers, self._kv_cache, strict=True):
+            x = layer(x, rotary, kv_cache, position)
+        return x
+
+
+def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tensor:
+    """Cosines and sines of every position's angles (Su et al. 2021, arXiv:2104.09864, eq. 15; the
+    two halves of a head belong together, as in transformers).
+
+    :returns: float32 [2, size, head_dim].
+    """
+    exponents = torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # [head_dim / 2]
+    angles = torch.outer(torch.arange(size, device=device).float(), frequencies).repeat(1, 2)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn each pair of values of [B, H, T, E] by its position's angle."""
+    cosines, sines = rotary
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat([-second, first], dim=-1) * sines

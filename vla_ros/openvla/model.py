@@ -5,15 +5,21 @@ Runs in the policy's thread. Knows nothing of prompts, actions or ROS.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.openvla.language import build_llama, restore_rotary_tables
+from vla_ros.openvla.language import Llama
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
+
+# Of one kind of layer, in one process: prefill and decode of each prompt length, for each dtype and
+# size that was ever loaded. torch's own limit, 8, is meant for shapes that vary without end.
+_MOST_GRAPHS = 64
 
 
 class OpenVLAModel(nn.Module):
@@ -24,28 +30,28 @@ class OpenVLAModel(nn.Module):
         self.vision_backbone = VisionBackbone(config.towers)
         self.projector = Projector(
             self.vision_backbone.embed_dim,
-            config.llama['hidden_size'],
+            config.llama.hidden_size,
             fused=len(config.towers) == 2,
         )
-        self.language_model = build_llama(config.llama)
+        self.language_model = Llama(config.llama)
         self._cancel: Cancel | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.language_model.device
+        return self.language_model.lm_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.language_model.dtype
+        return self.language_model.lm_head.weight.dtype
 
     def embed(self, input_ids: Tensor, image_embeds: Tensor) -> Tensor:
         """Put the patches right behind the first token (BOS); nothing separates them.
 
-        :param input_ids: [1, T].
-        :param image_embeds: [1, N, hidden].
-        :returns: [1, T + N, hidden].
+        :param input_ids: int64 [B, T].
+        :param image_embeds: [B, N, hidden].
+        :returns: [B, T + N, hidden].
         """
-        text = self.language_model.get_input_embeddings()(input_ids)  # [1, T, hidden]
+        text = self.language_model.model.embed_tokens(input_ids)  # [B, T, hidden]
         return torch.cat([text[:, :1], image_embeds, text[:, 1:]], dim=1)
 
     def cancel_with(self, cancel: Cancel | None) -> None:
@@ -59,8 +65,21 @@ class OpenVLAModel(nn.Module):
 
     def watch_layers(self) -> None:
         """Look at the cancellation before every layer."""
-        for layer in (*self.vision_backbone.blocks(), *self.language_model.model.layers):
+        for layer in self._layers():
             layer.register_forward_pre_hook(self.check_cancelled)
+
+    def compile_layers(self) -> None:
+        """Compile each layer when it first meets a shape; all alike share one graph.
+
+        Hooks run outside the graphs, so a compiled layer is watched as well as any.
+        """
+        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+        for layer in self._layers():
+            layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
+
+    def _layers(self) -> Iterator[nn.Module]:
+        yield from self.vision_backbone.blocks()
+        yield from self.language_model.model.layers
 
 
 def load_model(
@@ -79,7 +98,7 @@ def load_model(
             model = OpenVLAModel(config)
     except CheckpointError:
         raise
-    except Exception as error:  # timm and transformers raise what they like
+    except Exception as error:  # timm raises what it likes
         reason = ' '.join(str(error).split())
         raise CheckpointError(
             f'{checkpoint.directory / "config.json"} does not make a model: {reason}'
@@ -95,7 +114,6 @@ def load_model(
         if progress is not None and (done % 16 == 0 or done == len(needed)):
             progress(Progress('reading tensors', done, len(needed)))
     model.load_state_dict(state_dict, assign=True, strict=True)
-    restore_rotary_tables(model.language_model, device)
     model.watch_layers()
     return model.eval().requires_grad_(False)
 

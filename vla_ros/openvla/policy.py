@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.errors import known_failure
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.language import Generation
 from vla_ros.openvla.model import OpenVLAModel, load_model
@@ -31,9 +33,16 @@ from vla_ros.openvla.placement import (
     synchronize,
 )
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
-from vla_ros.types import Cancel, PolicyInfo, Prediction, Progress, ProgressCallback
-
-_WARMUP_INSTRUCTIONS = ('lift', 'put the red block that lies on the left into the wooden drawer')
+from vla_ros.openvla.proof import plan_trials, prove
+from vla_ros.types import (
+    Cancel,
+    PolicyError,
+    PolicyInfo,
+    Prediction,
+    Progress,
+    ProgressCallback,
+    WarmupTimes,
+)
 
 
 class OpenVLAPolicy:
@@ -61,6 +70,7 @@ class OpenVLAPolicy:
         dtype: str = 'auto',
         quantization: str = 'none',
         revision: str | None = None,
+        compile: bool = False,
         progress: ProgressCallback | None = None,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
@@ -70,6 +80,8 @@ class OpenVLAPolicy:
         :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         :param quantization: ``none``.
         :param revision: branch, tag or commit of a hub id.
+        :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
+            minutes.
         :raises PlacementError: if device, dtype or quantization can't be had here.
         :raises CheckpointError: if the checkpoint can't be found or isn't whole.
         """
@@ -80,37 +92,49 @@ class OpenVLAPolicy:
         config = OpenVLAConfig.from_directory(directory)
         image_processor, prompt_tokenizer = load_processors(directory, config)
         model = load_model(Checkpoint(directory), config, chosen_device, chosen_dtype, progress)
+        if compile:
+            model.compile_layers()
         info = PolicyInfo(
             model=str(path_or_repo_id),
             revision=revision or '',
             device=str(chosen_device),
             dtype=str(chosen_dtype).removeprefix('torch.'),
             quantization=quantization,
+            compiled=compile,
         )
         return cls(config, model, image_processor, prompt_tokenizer, info)
 
-    def check_unnorm_key(self, unnorm_key: str | None) -> str:
-        """The key that will be used.
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        """How many values an action has; the key may be left out if there is one.
 
-        :raises UnnormKeyError: if it is unknown, or left out where there are several.
+        :raises UnnormKeyError: if there are no such statistics.
         """
-        return select_statistics(self.config.norm_stats, unnorm_key)[0]
+        return select_statistics(self.config.norm_stats, unnorm_key)[1].action_dim
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
-    ) -> float:
-        """Run a short and a long instruction once; returns what it took, seconds.
+    ) -> WarmupTimes:
+        """Meet every shape that can occur later, then prove that picture and instruction count.
 
+        :raises ProofError: if a proof fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started = time.monotonic()
-        image = np.zeros((480, 640, 3), dtype=np.uint8)
-        unnorm_key = next(iter(self.config.norm_stats))
-        for done, instruction in enumerate(_WARMUP_INSTRUCTIONS):
+        norm_stats = self.config.norm_stats
+        unnorm_key = max(norm_stats, key=lambda key: norm_stats[key].action_dim)
+        trials = plan_trials(self._prompt_tokenizer, self.info.compiled)
+        predictions: dict[str, Prediction] = {}
+        seconds = []
+        for done, (name, trial) in enumerate(trials.items()):
             if progress is not None:
-                progress(Progress('warming up', done, len(_WARMUP_INSTRUCTIONS)))
-            self.predict_action(image, instruction, unnorm_key, cancel)
-        return time.monotonic() - started
+                progress(Progress(trial.text, done, len(trials)))
+            trial_started = time.monotonic()
+            predictions[name] = self.predict_action(
+                trial.image, trial.instruction, unnorm_key, cancel, return_logits=True
+            )
+            seconds.append(time.monotonic() - trial_started)
+        prove(predictions)
+        return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
 
     def close(self) -> None:
         """Give its memory back; nothing else may be asked of it afterwards."""
@@ -140,43 +164,58 @@ class OpenVLAPolicy:
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         unnorm_key, statistics = select_statistics(self.config.norm_stats, unnorm_key)
-        stages = _Stages(self._model.device)
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
+        try:
+            return self._predict(image, instruction, unnorm_key, statistics, return_logits)
+        except (MemoryError, RuntimeError) as error:
+            reason = known_failure(error, self.info)
+            if not reason:
+                raise
+        # Only now that the traceback is gone is the kv_cache gone too.
+        empty_cache(self._model.device)
+        raise PolicyError(reason)
+
+    def _predict(
+        self,
+        image: NDArray[np.uint8],
+        instruction: str,
+        unnorm_key: str,
+        statistics: ActionStatistics,
+        return_logits: bool,
+    ) -> Prediction:
+        model = self._model
+        stages = _Stages(model.device)
         with stages('preprocess'):
-            input_ids = self._prompt_tokenizer(instruction).to(self._model.device)
-            pixel_values = self._image_processor(image).to(self._model.device, self._model.dtype)
+            input_ids, tokens = self._padded(self._prompt_tokenizer(instruction))
+            pixel_values = self._image_processor(image).to(model.device, model.dtype)
         with stages('vision'):
-            features = self._model.vision_backbone(pixel_values)
+            features = model.vision_backbone(pixel_values)
         with stages('projector'):
-            image_embeds = self._model.projector(features)
-        generation = Generation(self._model.language_model)
+            image_embeds = model.projector(features)
         with stages('prefill'):
-            logits = generation.prefill(self._model.embed(input_ids, image_embeds))
+            inputs_embeds = model.embed(input_ids, image_embeds)
+            batch_size, length, _ = inputs_embeds.shape
+            most = max(entry.action_dim for entry in self.config.norm_stats.values())
+            generation = Generation(model.language_model, batch_size, length, most)
+            logits = generation.prefill(inputs_embeds, tokens + image_embeds.shape[1])
         with stages('decode'):
-            token_ids, logits = self._decode(generation, logits, statistics.action_dim)
+            token_ids, logits = generation.greedy(logits, statistics.action_dim)
         with stages('postprocess'):
             return self._prediction(
-                token_ids, logits, unnorm_key, statistics, stages.seconds, return_logits
+                token_ids[0], logits[0], unnorm_key, statistics, stages.seconds, return_logits
             )
 
-    def _decode(
-        self, generation: Generation, logits: Tensor, action_dim: int
-    ) -> tuple[NDArray[np.int64], Tensor]:
-        """Emit up to ``action_dim`` tokens; stop after an end-of-sequence token.
+    def _padded(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Pad while it is on the CPU still: the device sees few shapes.
 
-        :param logits: float32 [vocab], the prefill's.
-        :returns: the token ids [<=D], and the action tokens' logits float32 [<=D, n_action_bins].
+        :param input_ids: int64 [1, T].
+        :returns: on the device, int64 [1, padded T], and int64 [1]: T.
         """
-        tokenizer = self.config.action_tokenizer
-        token_ids: list[int] = []
-        action_logits: list[Tensor] = []
-        while True:
-            token_ids.append(int(logits.argmax()))
-            action_logits.append(logits[tokenizer.first_id : tokenizer.vocab_size])
-            if len(token_ids) == action_dim or token_ids[-1] == self._eos_token_id:
-                return np.array(token_ids, dtype=np.int64), torch.stack(action_logits).cpu()
-            logits = generation.decode(token_ids[-1])
+        tokens = input_ids.shape[1]
+        pads = self._prompt_tokenizer.padded_length(tokens) - tokens
+        padded = F.pad(input_ids, (0, pads), value=self.config.llama.pad_token_id)
+        return padded.to(self._model.device), torch.tensor([tokens], device=self._model.device)
 
     def _prediction(
         self,
@@ -187,7 +226,14 @@ class OpenVLAPolicy:
         timings: Mapping[str, float],
         return_logits: bool,
     ) -> Prediction:
+        """
+        :param token_ids: [D]; what comes after an end-of-sequence token is cut off.
+        :param logits: float32 [D, vocab], on the CPU.
+        """
         tokenizer = self.config.action_tokenizer
+        ends = np.flatnonzero(token_ids == self.config.llama.eos_token_id)
+        token_ids = token_ids[: ends[0] + 1 if len(ends) else None]
+        logits = logits[: len(token_ids), tokenizer.first_id : tokenizer.vocab_size].clone()
         normalized = np.full(statistics.action_dim, np.nan)  # NaN where no token was emitted
         normalized[: len(token_ids)] = tokenizer.decode(token_ids)
         is_action = tokenizer.is_action(token_ids)
@@ -218,7 +264,7 @@ class OpenVLAPolicy:
         """Empty if every token stands for an action."""
         if not bool(torch.isfinite(logits).all()):
             return 'the logits are not finite'
-        if token_ids[-1] == self._eos_token_id:
+        if token_ids[-1] == self.config.llama.eos_token_id:
             return f'the sequence ended after {len(token_ids) - 1} of {action_dim} action tokens'
         if not is_action.all():
             step = int(np.argmin(is_action))
@@ -228,10 +274,6 @@ class OpenVLAPolicy:
                 f'({tokenizer.first_id} to {tokenizer.vocab_size - 1})'
             )
         return ''
-
-    @property
-    def _eos_token_id(self) -> int:
-        return self.config.llama['eos_token_id']
 
 
 class _Stages:

@@ -17,13 +17,14 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json
+from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.types import InstructionError, check_instruction
 
 # The lone space that stood between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
-MAX_PROMPT_TOKENS = 256
+# Prompts are padded to so many tokens, BOS included: few shapes ever reach the model.
+PROMPT_LENGTHS = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ class ImageProcessor:
 
 
 class PromptTokenizer:
-    """Instruction to input ids.
+    """Instruction to input ids, as many as there are.
+
+    ``prompt_lengths`` are the lengths to pad them to, those that occur with this template.
 
     Uses the tokenizers library on tokenizer.json itself: transformers 5 rebuilds the pipeline and
     gives other ids for some texts.
@@ -138,21 +141,28 @@ class PromptTokenizer:
     def __init__(self, directory: Path, config: OpenVLAConfig) -> None:
         """:raises CheckpointError: if tokenizer.json is missing or unfit."""
         path = directory / 'tokenizer.json'
-        if not path.is_file():
-            raise CheckpointError(f'{path} is missing; an OpenVLA checkpoint has one')
+        text = read_text(path)
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f'{path} is no tokenizer: {error}') from error
         self._tokenizer.no_truncation()  # a prompt cut short would be another instruction
         self._tokenizer.no_padding()
         self._template = config.prompt_template
-        vocabulary, bos = config.llama['vocab_size'], config.llama['bos_token_id']
-        input_ids = self._tokenizer.encode(self.prompt('pick up the cup')).ids
-        if not input_ids or input_ids[0] != bos or max(input_ids) >= vocabulary:
+        vocabulary, bos = config.llama.vocab_size, config.llama.bos_token_id
+        input_ids = self._encode('pick up the cup')
+        if input_ids[0] != bos or max(input_ids) >= vocabulary:
             raise CheckpointError(
                 f'{path} does not fit the model: a prompt becomes {input_ids[:3]}... up to '
-                f'{max(input_ids, default=None)}; expected {bos} first and all below {vocabulary}'
+                f'{max(input_ids)}; expected {bos} first and all below {vocabulary}'
+            )
+        shortest = len(self._encode('a'))
+        self._template_tokens = shortest - 1
+        self.prompt_lengths = tuple(length for length in PROMPT_LENGTHS if length >= shortest)
+        if not self.prompt_lengths:
+            raise CheckpointError(
+                f'{path} makes {shortest} tokens of the shortest prompt; at most '
+                f'{PROMPT_LENGTHS[-1]} are allowed'
             )
 
     def prompt(self, instruction: str) -> str:
@@ -161,21 +171,32 @@ class PromptTokenizer:
     def __call__(self, instruction: str) -> Tensor:
         """
         :param instruction: what a person said.
-        :returns: int64 [1, T], beginning with BOS and ending with the space token.
+        :returns: int64 [1, T], beginning with BOS and ending with the space token, T at most
+            the last of ``prompt_lengths``.
         :raises InstructionError: if it is empty, too long, or not plain text.
         """
         if not instruction.strip():
             raise InstructionError('instruction is empty; there is nothing to do')
         check_instruction(instruction)
-        input_ids = self._tokenizer.encode(self.prompt(instruction)).ids
-        if input_ids[-1] != SPACE_TOKEN_ID:
-            input_ids.append(SPACE_TOKEN_ID)
-        if len(input_ids) > MAX_PROMPT_TOKENS:
+        input_ids = self._encode(instruction)
+        tokens, most, template = len(input_ids), self.prompt_lengths[-1], self._template_tokens
+        if tokens > most:
             raise InstructionError(
-                f'instruction {instruction[:40]!r}... makes a prompt of {len(input_ids)} tokens; '
-                f'at most {MAX_PROMPT_TOKENS} are allowed'
+                f'instruction {instruction[:40]!r}... has {tokens - template} tokens, at most '
+                f'{most - template} are allowed; with the template its prompt has {tokens} '
+                f'tokens, at most {most} are allowed; say it in fewer words'
             )
         return torch.tensor([input_ids])
+
+    def padded_length(self, tokens: int) -> int:
+        """The smallest of ``prompt_lengths`` that holds a prompt of so many tokens."""
+        return next(length for length in self.prompt_lengths if length >= tokens)
+
+    def _encode(self, instruction: str) -> list[int]:
+        input_ids = self._tokenizer.encode(self.prompt(instruction)).ids
+        if not input_ids or input_ids[-1] != SPACE_TOKEN_ID:
+            input_ids.append(SPACE_TOKEN_ID)
+        return input_ids
 
 
 def load_processors(

@@ -31,19 +31,14 @@ class ImageSubscription:
         """
         self._node = node
         self._message_type = message_type
-        self._topic = topic
+        self.topic = node.resolve_topic_name(topic)  # the full name, after remapping
         self._callback = callback
         self._follows = reliability == 'auto'
         self._reliability = ReliabilityPolicy.BEST_EFFORT
         if reliability == 'reliable':
             self._reliability = ReliabilityPolicy.RELIABLE
+        self._reliability = self._wanted()
         self._subscription = self._create()
-        self.follow_publishers()
-
-    @property
-    def topic(self) -> str:
-        """The full name, after remapping."""
-        return self._subscription.topic_name
 
     @property
     def reliability(self) -> ReliabilityPolicy:
@@ -51,16 +46,7 @@ class ImageSubscription:
 
     def follow_publishers(self) -> None:
         """Adapt to the publishers there are now. Call it about once a second."""
-        if not self._follows:
-            return
-        offers = [
-            publisher.qos_profile.reliability
-            for publisher in self._node.get_publishers_info_by_topic(self.topic)
-        ]
-        if not offers:
-            return
-        all_reliable = all(offer == ReliabilityPolicy.RELIABLE for offer in offers)
-        wanted = ReliabilityPolicy.RELIABLE if all_reliable else ReliabilityPolicy.BEST_EFFORT
+        wanted = self._wanted()
         if wanted != self._reliability:
             self._reliability = wanted
             self.destroy()
@@ -69,6 +55,18 @@ class ImageSubscription:
     def destroy(self) -> None:
         self._node.destroy_subscription(self._subscription)
 
+    def _wanted(self) -> ReliabilityPolicy:
+        """What there is already, where nobody publishes or the parameter decides."""
+        offers = {
+            publisher.qos_profile.reliability
+            for publisher in self._node.get_publishers_info_by_topic(self.topic)
+        }
+        if not self._follows or not offers:
+            return self._reliability
+        if offers == {ReliabilityPolicy.RELIABLE}:
+            return ReliabilityPolicy.RELIABLE
+        return ReliabilityPolicy.BEST_EFFORT
+
     def _create(self) -> Subscription:
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._reliability)
-        return self._node.create_subscription(self._message_type, self._topic, self._callback, qos)
+        return self._node.create_subscription(self._message_type, self.topic, self._callback, qos)

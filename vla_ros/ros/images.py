@@ -36,7 +36,10 @@ from vla_ros.ros.pixel_formats import SMALLEST_MOSAIC, bayer_to_rgb, pick_channe
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
+MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
+MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
 _PROBE_TIMEOUT_S = 60.0
+_MOST_SHOWN = 80  # characters of what the publisher wrote
 
 _DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
 # What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
@@ -129,17 +132,25 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
     :returns: uint8 [H, W, 3] RGB, not to be written to. Gray is repeated, alpha left out.
     :raises UnusableImage: if it can't be decoded whole or is no colour or 8-bit gray picture.
     """
-    what = f'compressed image of format {message.format!r}'
+    what = f'compressed image of format {message.format[:_MOST_SHOWN]!r}'
     if 'compressedDepth' in message.format:
         raise UnusableImage(
             f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
         )
     if not message.data:
         raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
+    if len(message.data) > MAX_COMPRESSED_BYTES:
+        raise UnusableImage(
+            f'{what} has {len(message.data)} bytes of data, at most {MAX_COMPRESSED_BYTES} are '
+            'allowed; have the camera send a smaller picture'
+        )
+    data = bytes(message.data)
     try:
-        with PIL.Image.open(io.BytesIO(message.data), formats=('JPEG', 'PNG')) as picture:
+        with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
             _check_size(picture.width, picture.height)
             _check_mode(picture.mode, what)
+            if picture.format != 'PNG':
+                _check_scans(data, what)
             return np.asarray(picture.convert('RGB'))
     except UnusableImage:
         raise
@@ -147,7 +158,7 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
         # Pillow's text for an unknown kind of file is the address of our buffer.
         why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
         raise UnusableImage(
-            f'{what} with {len(message.data)} bytes of data is no whole JPEG or PNG{why}; '
+            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}; '
             'check its publisher and the connection'
         ) from error
 
@@ -176,8 +187,8 @@ def _checked_encoding(message: Image) -> _Encoding:
     encoding = _ENCODINGS.get(name)
     if encoding is None:
         raise UnusableImage(
-            f'image encoding {name!r} is not supported, allowed are {", ".join(_ENCODINGS)}; '
-            'set one of them in the camera driver'
+            f'image encoding {name[:_MOST_SHOWN]!r} is not supported, allowed are '
+            f'{", ".join(_ENCODINGS)}; set one of them in the camera driver'
         )
     _check_size(width, height, encoding.smallest)
     if width % encoding.width_multiple:
@@ -228,6 +239,16 @@ def _check_mode(mode: str, what: str) -> None:
         raise UnusableImage(
             f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA; have its '
             'publisher send one of them'
+        )
+
+
+def _check_scans(data: bytes, what: str) -> None:
+    """Each scan, be it of a few bytes, makes the decoder go through the whole picture."""
+    scans = data.count(b'\xff\xda')  # pixels never look like this mark
+    if scans > MAX_SCANS:
+        raise UnusableImage(
+            f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed; have its '
+            'publisher send a baseline JPEG'
         )
 
 

@@ -10,8 +10,8 @@ from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import to_duration, to_time
-from vla_ros.scheduling import ActionGate, Result, SlotStatistics
-from vla_ros.types import PolicyInfo
+from vla_ros.scheduling import ActionGate, Result, SlotStatistics, WorkerStatus
+from vla_ros.types import PolicyInfo, WarmupTimes
 
 _LEVELS = {
     VlaStatus.RUNNING: DiagnosticStatus.OK,
@@ -21,6 +21,11 @@ _LEVELS = {
 _COUNTERS = (
     'received',
     'rejected',
+    'unstamped',
+    'future',
+    'repeated',
+    'backwards',
+    'frozen',
     'idle',
     'superseded',
     'stale',
@@ -33,6 +38,8 @@ _COUNTERS = (
     'failed',
     'in_flight',
     'instructions_rejected',
+    'instructions_expired',
+    'clock_jumps',
 )
 
 
@@ -65,20 +72,23 @@ def status_message(
     parameters: Parameters,
     inputs: Inputs,
     gate: ActionGate,
-    info: PolicyInfo | None,
+    worker: WorkerStatus | None,
     slot: SlotStatistics,
 ) -> VlaStatus:
-    """All but the times.
+    """All but the stamp, ``elapsed_s`` and ``clock_jumps``.
 
-    :param info: None until a policy is loaded: then what was asked for is shown.
+    :param worker: None while the node is unconfigured. Until a policy is loaded, what was asked
+        for is shown.
     """
-    chosen = info or PolicyInfo(
+    chosen = (worker and worker.info) or PolicyInfo(
         parameters.model,
         parameters.revision,
         parameters.device,
         parameters.dtype,
         parameters.quantization,
+        parameters.compile,
     )
+    times = (worker and worker.warmup_times) or WarmupTimes(0.0, 0.0, 0.0)
     latency, inference = gate.latency.percentiles(), gate.inference.percentiles()
     return VlaStatus(
         state=state,
@@ -86,7 +96,12 @@ def status_message(
         unnorm_key=parameters.unnorm_key,
         instruction=inputs.instruction,
         **dataclasses.asdict(chosen),
+        load_s=worker.load_s if worker else 0.0,
+        warmup_s=times.total_s,
+        first_inference_s=times.first_inference_s,
+        steady_inference_s=times.steady_inference_s,
         **dataclasses.asdict(inputs.counters),
+        **dataclasses.asdict(inputs.camera.counters),
         **dataclasses.asdict(gate.counters),
         superseded=slot.superseded,
         stale=slot.stale,

@@ -9,29 +9,19 @@ move the robot.
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import sys
 import time
 from typing import Any
 
-import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros import images
-from vla_ros.ros.console import unbuffer_output
-from vla_ros.ros.inputs import InputCounters, Inputs
-from vla_ros.ros.loading import (
-    LoadPolicy,
-    load_openvla,
-    progress_text,
-)
+from vla_ros.ros import images, loading
+from vla_ros.ros.inputs import Inputs
+from vla_ros.ros.loading import LoadPolicy, progress_text
 from vla_ros.ros.messages import action_message, status_message
 from vla_ros.ros.parameters import (
     ParameterError,
@@ -43,12 +33,14 @@ from vla_ros.ros.parameters import (
 from vla_ros.ros.status import StatusReporter
 from vla_ros.scheduling import (
     ActionGate,
+    ClockWatch,
     Deadline,
     InferenceWorker,
     Phase,
     Result,
     SlotStatistics,
     WorkerLimits,
+    WorkerStatus,
     failure_text,
 )
 from vla_ros.types import (
@@ -59,10 +51,9 @@ from vla_ros.types import (
     check_instruction,
 )
 
-EXIT_BAD_ARGUMENTS = 2
 EXIT_HUNG = 70
 
-_WATCH_PERIOD_S = 0.05
+_WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
 _JOIN_TIMEOUT_S = 3.0  # launch sends SIGTERM 5 s after SIGINT
 
@@ -70,7 +61,7 @@ _JOIN_TIMEOUT_S = 3.0  # launch sends SIGTERM 5 s after SIGINT
 class VlaNode(LifecycleNode):
     """Configure loads and warms the policy in the worker; activate lets it move the robot."""
 
-    def __init__(self, load_policy: LoadPolicy = load_openvla, **options: Any) -> None:
+    def __init__(self, load_policy: LoadPolicy = loading.load_policy, **options: Any) -> None:
         """
         :param load_policy: called by the worker; what it raises puts the node into ERROR.
         :raises ParameterError: if a parameter set at the start is not allowed.
@@ -83,6 +74,7 @@ class VlaNode(LifecycleNode):
         self._gate = ActionGate(self._params.max_action_age_s, self)
         self._worker: InferenceWorker | None = None
         self._slot_statistics = SlotStatistics()  # of the last worker
+        self._warm = False
         self._active = False
         self._activate_when_ready = False
         self._shut_down = False
@@ -91,10 +83,12 @@ class VlaNode(LifecycleNode):
         self._reporter = StatusReporter(self, self._state, self._status)
         self._actions = self.create_lifecycle_publisher(VlaAction, 'action', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
+        self._clock_watch = ClockWatch(self)
         self._inputs = Inputs(
             self,
+            clock=self,
             on_observation=self._on_observation,
-            on_picture_rejected=lambda why: self._hold(f'picture rejected: {why}'),
+            on_fault=self._hold,
             on_new_instruction=self._start_over,
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
@@ -127,8 +121,10 @@ class VlaNode(LifecycleNode):
             self._fail(str(error))
             return TransitionCallbackReturn.FAILURE
         self._error = ''
+        self._warm = False
         self._gate = ActionGate(self._params.max_action_age_s, self)
-        self._inputs.counters = InputCounters()
+        self._clock_watch = ClockWatch(self)
+        self._inputs.configure(self._params)
         self._inputs.instruct(self._inputs.instruction or self._params.instruction)
         self._worker = InferenceWorker(
             functools.partial(self._build_policy, self._params),
@@ -156,7 +152,7 @@ class VlaNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         super().on_activate(state)
         self._activate_when_ready = False
-        self._inputs.listen(self._params)
+        self._inputs.listen()
         self._active = True
         self._start_over()
         return TransitionCallbackReturn.SUCCESS
@@ -227,11 +223,28 @@ class VlaNode(LifecycleNode):
         status = self._worker.status()
         if status.phase is Phase.FAILED:
             self._fail(status.failure)
-        elif status.phase is Phase.READY and self._activate_when_ready:
-            self.get_logger().info(f'the policy is warm, after {status.warmup_s:.1f} s')
+        elif status.phase is Phase.READY and not self._warm:
+            self._warm = True
+            self._log_warmup(status)
+        if status.phase is Phase.READY and self._activate_when_ready:
             self.trigger_activate()
         self._settle_results()
         self._reporter.show_change()
+
+    def _log_warmup(self, status: WorkerStatus) -> None:
+        times = status.warmup_times
+        assert times is not None  # warm
+        self.get_logger().info(
+            f'loaded in {status.load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
+            f'action took {times.first_inference_s:.2f} s, one takes '
+            f'{times.steady_inference_s:.2f} s now'
+        )
+        if times.steady_inference_s > self._params.inference_timeout_s:
+            self.get_logger().warning(
+                f'an action takes {times.steady_inference_s:.2f} s here and inference_timeout_s is '
+                f'{self._params.inference_timeout_s:g}: all would be late; raise '
+                'inference_timeout_s and max_action_age_s'
+            )
 
     def _settle_results(self) -> None:
         # One by one: what one of them changes decides about the next.
@@ -279,19 +292,14 @@ class VlaNode(LifecycleNode):
             return VlaStatus.WARMING_UP, progress_text(status)
         if not self._active:
             return VlaStatus.READY, ''
-        if self._inputs.instruction_error:
-            return VlaStatus.HOLDING, self._inputs.instruction_error
-        if not self._inputs.instruction:
-            return VlaStatus.HOLDING, f'no instruction on {self._inputs.instruction_topic}'
-        if self._gate.fault:
-            return VlaStatus.HOLDING, self._gate.fault
-        return VlaStatus.RUNNING, ''
+        why = self._inputs.why_no_instruction() or self._gate.fault
+        return (VlaStatus.HOLDING, why) if why else (VlaStatus.RUNNING, '')
 
-    def _start_over(self) -> None:
+    def _start_over(self, why: str = '') -> None:
         """Drop what is under way; hold until the first action of what comes now."""
         if self._worker is not None:
             self._worker.reset()
-        self._hold(f'no action yet: waiting for a picture on {self._inputs.image_topic}')
+        self._hold(why or f'no action yet: waiting for a picture on {self._inputs.image_topic}')
 
     def _hold(self, why: str) -> None:
         self._gate.fault = why
@@ -316,10 +324,12 @@ class VlaNode(LifecycleNode):
 
     def _status(self) -> VlaStatus:
         state, why = self._state()
-        info, slot = None, self._slot_statistics
+        worker, slot = None, self._slot_statistics
         if self._worker is not None:
-            info, slot = self._worker.status().info, self._worker.statistics()
-        return status_message(state, why, self._params, self._inputs, self._gate, info, slot)
+            worker, slot = self._worker.status(), self._worker.statistics()
+        message = status_message(state, why, self._params, self._inputs, self._gate, worker, slot)
+        message.clock_jumps = self._clock_watch.jumps
+        return message
 
     # -- timers ------------------------------------------------------------------------------------
 
@@ -327,25 +337,50 @@ class VlaNode(LifecycleNode):
         """Act on what has taken too long."""
         if self._worker is None:
             return
-        limits = self._params
+        self._watch_clock()
         status = self._worker.status()
-        if status.phase in (Phase.LOADING, Phase.WARMING_UP):
-            if status.elapsed_s > limits.warmup_timeout_s:
-                self._fail(
-                    f'{status.phase.value} took longer than warmup_timeout_s, '
-                    f'{limits.warmup_timeout_s:g} s ({progress_text(status)})'
-                )
-            return
-        deadline = self._worker.enforce_deadline()
+        if status.phase is Phase.LOADING:
+            self._watch_preparation(status, 'load_timeout_s', self._params.load_timeout_s)
+        elif status.phase is Phase.WARMING_UP:
+            self._watch_preparation(status, 'warmup_timeout_s', self._params.warmup_timeout_s)
+        else:
+            self._watch_inference(self._worker)
+            if self._active:
+                self._watch_inputs()
+
+    def _watch_preparation(self, status: WorkerStatus, limit: str, limit_s: float) -> None:
+        if status.elapsed_s > limit_s:
+            self._fail(
+                f'{status.phase.value} took longer than {limit}, {limit_s:g} s '
+                f'({progress_text(status)})'
+            )
+
+    def _watch_clock(self) -> None:
+        simulated = self.get_clock().ros_time_is_active
+        if jumped_s := self._clock_watch.jump_s(simulated):
+            self._inputs.camera.start_over()
+            self._start_over(
+                f"clock jump: this machine's clock went {jumped_s:+.3f} s by itself, so ages are "
+                'unknown; what was under way is dropped'
+            )
+        elif simulated and self.now_ns() == 0:
+            self._hold('no simulated time: use_sim_time is true, and nothing publishes /clock')
+
+    def _watch_inference(self, worker: InferenceWorker) -> None:
+        deadline = worker.enforce_deadline()
         if deadline is Deadline.HUNG:
-            limit_s = limits.hang_timeout_s
+            limit_s = self._params.hang_timeout_s
             self._end_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
             self._reporter.show_change()
         elif deadline is Deadline.MISSED and self._active:
-            self._hold(f'overrun: inference_timeout_s, {limits.inference_timeout_s:g} s, is over')
-        elif self._active and self._inputs.silence_s > limits.image_timeout_s:
-            topic = self._inputs.image_topic
-            self._hold(f'no picture on {topic} for {limits.image_timeout_s:g} s')
+            limit_s = self._params.inference_timeout_s
+            self._hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
+
+    def _watch_inputs(self) -> None:
+        self._inputs.expire_instruction()
+        if why := self._inputs.why_no_picture():
+            self._hold(why)
+        self._reporter.show_change()  # of why there is no instruction
 
     def _end_hung(self, why: str) -> None:
         """Have the process end: nothing else frees a thread that does not come back."""
@@ -359,38 +394,3 @@ class VlaNode(LifecycleNode):
         """Once a second: status, diagnostics, and the camera's quality of service."""
         self._inputs.follow_publishers()
         self._reporter.report()
-
-
-def main(arguments: list[str] | None = None, load_policy: LoadPolicy = load_openvla) -> int:
-    """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference)."""
-    unbuffer_output()
-    try:
-        rclpy.init(args=arguments)
-        node = VlaNode(load_policy)
-    except (ParameterError, RuntimeError) as error:
-        print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
-        rclpy.try_shutdown()
-        return EXIT_BAD_ARGUMENTS
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        node.autostart()
-        executor.spin_until_future_complete(node.ended)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        if node.context.ok():  # otherwise a callback was publishing when the signal came
-            raise
-    finally:
-        # A terminal sends Ctrl-C to launch and to us, and launch passes it on: once is enough.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        exit_code = node.ended.result() or 0
-        ended = node.close()
-        rclpy.try_shutdown()
-        if not ended:
-            os._exit(exit_code)  # the thread that does not end would keep the interpreter
-    return exit_code
-
-
-if __name__ == '__main__':
-    sys.exit(main())

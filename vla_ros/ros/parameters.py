@@ -41,11 +41,14 @@ def _parameter(
 class Parameters:
     """The values of one configuration; config/vla.yaml shows the same names and defaults."""
 
-    model: str = _parameter('', 'checkpoint folder, or hub id such as openvla/openvla-7b')
+    model: str = _parameter(
+        '', 'checkpoint folder, hub id such as openvla/openvla-7b, or scripted:...'
+    )
     revision: str = _parameter('', 'branch, tag or commit of a hub id; empty: its main branch')
     device: str = _parameter('auto', 'auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu')
     dtype: str = _parameter('auto', 'auto, float32, bfloat16 or float16')
     quantization: str = _parameter('none', 'none', choices=('none',))
+    compile: bool = _parameter(False, 'compile the model with torch.compile while warming up')
     unnorm_key: str = _parameter(
         '', 'data set whose statistics scale the actions; empty: the only one there is'
     )
@@ -66,8 +69,26 @@ class Parameters:
         choices=('auto', 'reliable', 'best_effort'),
     )
     frame_id: str = _parameter('', 'frame that the actions are given in, put into their header')
+    first_image_timeout_s: float = _parameter(
+        10.0, 'say what is wrong when no picture came since activation', bounds=(0.01, 3600.0)
+    )
     image_timeout_s: float = _parameter(
-        2.0, 'hold when no picture came for so long', bounds=(0.01, 3600.0)
+        2.0, 'hold when no new picture came for so long', bounds=(0.01, 3600.0)
+    )
+    frozen_image_timeout_s: float = _parameter(
+        5.0,
+        'hold when not one pixel has changed for so long; 0: still pictures are allowed',
+        bounds=(0.0, 3600.0),
+    )
+    no_instruction_timeout_s: float = _parameter(
+        30.0,
+        'say what is wrong when pictures come for so long and no instruction',
+        bounds=(0.01, 86400.0),
+    )
+    max_instruction_age_s: float = _parameter(
+        0.0,
+        'an instruction that is not repeated for so long is taken back; 0: it holds for ever',
+        bounds=(0.0, 86400.0),
     )
     max_image_age_s: float = _parameter(
         0.5, 'a picture older than this is not given to the policy', bounds=(0.001, 3600.0)
@@ -85,10 +106,11 @@ class Parameters:
         'the node exits with code 70 when a late inference does not come back for so long',
         bounds=(0.1, 3600.0),
     )
+    load_timeout_s: float = _parameter(
+        900.0, 'loading, with a download, may take so long', bounds=(1.0, 86400.0)
+    )
     warmup_timeout_s: float = _parameter(
-        900.0,
-        'loading (with a download), and then warming up, may take so long',
-        bounds=(1.0, 86400.0),
+        900.0, 'warming up may take so long', bounds=(1.0, 86400.0)
     )
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ from vla_ros.msg import VlaStatus
 from vla_ros.ros.messages import diagnostics_message
 
 _LOG_PERIOD_S = 1.0  # reasons may change with every picture
+_PROGRESS_PERIOD_S = 5.0
 _IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
 
 
@@ -59,6 +60,13 @@ class StatusReporter:
         """Publish status and diagnostics, changed or not."""
         self.show_change()
         status = self._describe()
+        if status.state in _IN_PROGRESS:
+            elapsed_s = time.monotonic() - self._since_s
+            self._node.get_logger().info(
+                f'{status.state}: {status.why}, {elapsed_s:.0f} s so far',
+                throttle_duration_sec=_PROGRESS_PERIOD_S,
+                skip_first=True,
+            )
         self._publish(status)
         name = self._node.get_fully_qualified_name().lstrip('/')
         self._diagnostics.publish(diagnostics_message(status, name))

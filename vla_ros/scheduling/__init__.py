@@ -1,6 +1,7 @@
 """When the policy runs, and what becomes of each picture. Knows neither ROS nor torch."""
 
-from vla_ros.scheduling.clock import Clock, ManualClock, age_s
+from vla_ros.scheduling.camera import CameraCounters, CameraWatch
+from vla_ros.scheduling.clock import Clock, ClockWatch, ManualClock, age_s
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.latency import LatencyWindow, Percentiles
 from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
@@ -19,7 +20,10 @@ from vla_ros.scheduling.worker import (
 __all__ = [
     'ActionGate',
     'BuildPolicy',
+    'CameraCounters',
+    'CameraWatch',
     'Clock',
+    'ClockWatch',
     'Deadline',
     'InferenceWorker',
     'LatencyWindow',

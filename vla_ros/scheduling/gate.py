@@ -12,6 +12,7 @@ import numpy as np
 from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.worker import Outcome, Result
+from vla_ros.types import Prediction
 
 
 @dataclass
@@ -77,13 +78,10 @@ class ActionGate:
     def _admit_prediction(self, result: Result) -> bool:
         prediction = result.prediction
         assert prediction is not None
-        if not prediction.valid:
+        reason = _invalid_reason(prediction, result.action_dim)
+        if reason:
             self.counters.invalid += 1
-            self.fault = f'invalid action: {prediction.invalid_reason}'
-            return False
-        if not np.isfinite(prediction.action).all():
-            self.counters.invalid += 1
-            self.fault = f'invalid action: {prediction.action.tolist()} is not finite'
+            self.fault = f'invalid action: {reason}'
             return False
         now_ns = self._clock.now_ns()
         action_age_s = age_s(result.observation.stamp_ns, now_ns)
@@ -99,3 +97,17 @@ class ActionGate:
         self.latency.add(action_age_s)
         self.inference.add(result.inference_s)
         return True
+
+
+def _invalid_reason(prediction: Prediction, action_dim: int) -> str:
+    """Empty if the action can move a robot: it is one, whole, finite and bounded."""
+    action, normalized = prediction.action, prediction.normalized_action
+    if not prediction.valid:
+        return prediction.invalid_reason or 'the policy calls it invalid'
+    if not action.shape == normalized.shape == (action_dim,):
+        return f'it has {action.size} values, expected {action_dim}'
+    if not (np.isfinite(action).all() and np.isfinite(normalized).all()):
+        return f'{action.tolist()} is not finite'
+    if np.abs(normalized).max() > 1:
+        return f'{normalized.tolist()} is not within -1 and 1 before un-normalising'
+    return ''

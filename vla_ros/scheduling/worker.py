@@ -24,6 +24,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    WarmupTimes,
 )
 
 _IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it ends
@@ -78,6 +79,7 @@ class Result:
     :param prediction: there if the outcome is PREDICTED.
     :param error: there if the outcome is FAILED.
     :param inference_s: the policy's own time.
+    :param action_dim: how many values an action of this policy has.
     """
 
     observation: Observation
@@ -85,6 +87,7 @@ class Result:
     prediction: Prediction | None = None
     error: BaseException | None = None
     inference_s: float = 0.0
+    action_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class WorkerStatus:
     :param elapsed_s: time in this phase.
     :param progress: of loading and warming up.
     :param info: of the policy, once it is loaded.
-    :param warmup_s: what the warm-up took, once it is over.
+    :param load_s: what loading took, once it is over.
+    :param warmup_times: what the warm-up took, once it is over.
     :param failure: why, if the phase is FAILED.
     """
 
@@ -101,7 +105,8 @@ class WorkerStatus:
     elapsed_s: float
     progress: Progress | None
     info: PolicyInfo | None
-    warmup_s: float | None
+    load_s: float
+    warmup_times: WarmupTimes | None
     failure: str
 
 
@@ -150,7 +155,8 @@ class InferenceWorker:
         self._phase_since_s = clock.monotonic_s()
         self._progress: Progress | None = None
         self._info: PolicyInfo | None = None
-        self._warmup_s: float | None = None
+        self._load_s = 0.0
+        self._warmup_times: WarmupTimes | None = None
         self._failure = ''
 
     # -- any thread ------------------------------------------------------------------------------
@@ -204,7 +210,8 @@ class InferenceWorker:
                 self._clock.monotonic_s() - self._phase_since_s,
                 self._progress,
                 self._info,
-                self._warmup_s,
+                self._load_s,
+                self._warmup_times,
                 self._failure,
             )
 
@@ -229,15 +236,17 @@ class InferenceWorker:
         policy = None
         try:
             policy = self._build_policy(self._report)
+            action_dim = policy.action_dim(self._unnorm_key)
             with self._lock:
                 self._info = policy.info
+                self._load_s = self._clock.monotonic_s() - self._phase_since_s
             self._enter(Phase.WARMING_UP)
-            warmup_s = policy.warmup(self._report, self._closing)
+            warmup_times = policy.warmup(self._report, self._closing)
             with self._lock:
-                self._warmup_s = warmup_s
+                self._warmup_times = warmup_times
             self._enter(Phase.READY)
             while True:
-                self._serve(policy)
+                self._serve(policy, action_dim)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
         except BaseException as error:  # a panic of a Rust library is no Exception
@@ -248,14 +257,14 @@ class InferenceWorker:
             if policy is not None:
                 policy.close()
 
-    def _serve(self, policy: Policy) -> None:
+    def _serve(self, policy: Policy, action_dim: int) -> None:
         """Wait for an observation and make a result of it."""
         taken = self._slot.take(self._is_fresh, _IDLE_WAIT_S)
         if taken is None:
             return
         (observation, epoch), fresh = taken
         if fresh:
-            result = self._infer(policy, observation, epoch)
+            result = self._infer(policy, observation, epoch, action_dim)
         else:
             result = Result(observation, Outcome.STALE)
         with self._lock:
@@ -271,7 +280,9 @@ class InferenceWorker:
         now_ns = self._clock.now_ns()
         return current and is_fresh(observation.stamp_ns, now_ns, self._limits.max_image_age_s)
 
-    def _infer(self, policy: Policy, observation: Observation, epoch: int) -> Result:
+    def _infer(
+        self, policy: Policy, observation: Observation, epoch: int, action_dim: int
+    ) -> Result:
         started_s = self._clock.monotonic_s()
         inference = _Inference(started_s)
         with self._lock:
@@ -296,7 +307,7 @@ class InferenceWorker:
         late = inference.overrun or inference_s > self._limits.inference_timeout_s
         if late and outcome is not Outcome.FAILED:
             outcome, prediction = Outcome.OVERRUN, None
-        return Result(observation, outcome, prediction, error, inference_s)
+        return Result(observation, outcome, prediction, error, inference_s, action_dim)
 
     def _enter(self, phase: Phase) -> None:
         with self._lock:
@@ -321,4 +332,6 @@ def failure_text(error: BaseException) -> str:
     """
     if isinstance(error, PolicyError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f'out of memory: {error}'
     return ''.join(traceback.format_exception(error)).rstrip()

@@ -1,0 +1,66 @@
+"""``vla_node``: the node in a process of its own, and what its end tells."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+EXIT_BAD_ARGUMENTS = 2
+
+
+def main(arguments: list[str] | None = None, **options: Any) -> int:
+    """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
+
+    :param options: for VlaNode, such as another ``load_policy``.
+    """
+    try:
+        return _run(arguments, options)
+    except KeyboardInterrupt:  # before the node spins
+        return 0
+
+
+def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
+    # Imported here so that Ctrl-C ends the imports, too, without a traceback.
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    from vla_ros.ros.console import unbuffer_output
+    from vla_ros.ros.node import VlaNode
+    from vla_ros.ros.parameters import ParameterError
+
+    unbuffer_output()
+    try:
+        rclpy.init(args=arguments)
+        node = VlaNode(**options)
+    except (ParameterError, RuntimeError) as error:
+        print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return EXIT_BAD_ARGUMENTS
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        node.autostart()
+        # Not spin_until_future_complete: it adds a callback to the future every time it wakes.
+        node.ended.add_done_callback(lambda _: executor.wake())
+        while not node.ended.done():
+            executor.spin_once()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except RuntimeError:
+        if node.context.ok():  # otherwise a callback was publishing when the signal came
+            raise
+    finally:
+        # A terminal sends Ctrl-C to launch and to us, and launch passes it on: once is enough.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        exit_code = node.ended.result() or 0
+        ended = node.close()
+        rclpy.try_shutdown()
+        if not ended:
+            os._exit(exit_code)  # the thread that does not end would keep the interpreter
+    return exit_code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

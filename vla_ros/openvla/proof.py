@@ -1,0 +1,166 @@
+"""Proves a warm policy: picture and instruction reach the action, and the same gives the same.
+
+Users have run policies that ignored the picture: black, white and noise gave one plausible action
+(openvla issue 346). Nothing but the outputs shows that. Runs in the policy's thread. Knows only the
+tokenizer and predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.openvla.processor import PromptTokenizer
+from vla_ros.types import Prediction, ProofError
+
+_INSTRUCTION = 'pick up the red cup and put it on the left plate'
+
+# All in standard deviations of the first step's action logits.
+#
+# Two equal calls give equal logits on a CPU, and mostly on a GPU. Where sums are made in varying
+# order they differ by roundings: in bfloat16 by 0.03 to 0.06 with every sum in another order
+# (compiled against not compiled). Far more is memory that was never set, or a broken kernel.
+_REPEAT_TOLERANCE = 0.2
+# What does not reach the action changes it by nothing, or by roundings, as two equal calls differ.
+# Sound checkpoints were measured at 1.0 and more for pictures, 0.08 and more for words.
+_MIN_CHANGE = 0.01
+_MIN_CHANGE_OF_REPEAT = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One inference of the warm-up.
+
+    :param text: what is going on, for a person.
+    :param image: uint8 [H, W, 3].
+    """
+
+    text: str
+    image: NDArray[np.uint8]
+    instruction: str
+
+
+def plan_trials(tokenizer: PromptTokenizer, compiled: bool) -> dict[str, Trial]:
+    """What to infer, in this order, to have met every prompt length and to have something to prove.
+
+    The first takes part in the proofs; the last is the first again.
+
+    :param compiled: say so in the texts.
+    """
+    black = np.zeros((224, 224, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, black.shape, np.uint8)
+    tokens = tokenizer(_INSTRUCTION).shape[1]
+    lengths = tokenizer.prompt_lengths
+    first_length = tokenizer.padded_length(tokens)
+    compiling = ' (compiling)' if compiled else ''
+
+    def first_inference(length: int, instruction: str) -> Trial:
+        return Trial(
+            f'first inference, prompts up to {length} tokens{compiling}', noise, instruction
+        )
+
+    return {
+        'noise': first_inference(first_length, _INSTRUCTION),
+        **{
+            f'prompts up to {length}': first_inference(length, _repeated(tokenizer, shorter + 1))
+            for shorter, length in zip((0, *lengths), lengths, strict=False)
+            if length != first_length
+        },
+        'black': Trial('proof: black, white and noise pictures', black, _INSTRUCTION),
+        'white': Trial('proof: black, white and noise pictures', ~black, _INSTRUCTION),
+        # Of equal length: of unequal ones the positions alone would make a difference, though the
+        # words did not count.
+        'other words': Trial('proof: other words', noise, _repeated(tokenizer, tokens)),
+        'noise again': Trial('proof: the same again', noise, _INSTRUCTION),
+    }
+
+
+def prove(predictions: Mapping[str, Prediction]) -> None:
+    """
+    :param predictions: with logits, of the trials, under their names.
+    :raises ProofError: naming the proof that failed.
+    """
+    for name, prediction in predictions.items():
+        _prove_choice(name, prediction)
+    noise = predictions['noise']
+    repeat = _prove_repeatable(noise, predictions['noise again'])
+    least = max(_MIN_CHANGE, _MIN_CHANGE_OF_REPEAT * repeat)
+    spread = float(_logits(noise)[0].std())
+    for first, second in (('black', 'white'), ('black', 'noise'), ('white', 'noise')):
+        change = _change(predictions[first], predictions[second], spread)
+        if not change > least:
+            raise ProofError(
+                f'proof of the picture failed: {first} and {second} pictures change the logits of '
+                f'an action by {change:.2g} of their spread, more than {least:.2g} is expected; '
+                'the policy does not see: vision or projector weights of this checkpoint are zero '
+                'or damaged, so download or export it again'
+            )
+    change = _change(noise, predictions['other words'], spread)
+    if not change > least:
+        raise ProofError(
+            f'proof of the instruction failed: other words than {_INSTRUCTION!r} change the logits '
+            f'of an action by {change:.2g} of their spread, more than {least:.2g} is expected; the '
+            'policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
+            'download or export it again'
+        )
+
+
+def _prove_choice(name: str, prediction: Prediction) -> None:
+    finite = np.isfinite(_logits(prediction))
+    # An invalid action may have NaN where no token was emitted; black pictures may well cause one.
+    if not finite.all() or (prediction.valid and not np.isfinite(prediction.action).all()):
+        raise ProofError(
+            f'proof of finite numbers failed: in the trial {name!r} {(~finite).sum()} of '
+            f'{finite.size} logits are not finite, action {prediction.action.tolist()}; the '
+            "checkpoint's weights have NaN, or values too large for this dtype: try dtype "
+            'bfloat16 or float32, or download the checkpoint again'
+        )
+    if not (_logits(prediction).std(axis=1) > 0).all():
+        raise ProofError(
+            f'proof of a choice failed: in the trial {name!r} all action tokens are equally likely '
+            "at some step; the checkpoint's lm_head is zero or damaged: download or export it again"
+        )
+
+
+def _prove_repeatable(first: Prediction, again: Prediction) -> float:
+    """How much two equal calls differ, in standard deviations of the logits.
+
+    Tokens may differ only where the logits tie within the tolerance; what follows such a token
+    belongs to another sequence and is not compared.
+    """
+    shared = min(len(first.token_ids), len(again.token_ids))
+    unequal = np.flatnonzero(first.token_ids[:shared] != again.token_ids[:shared])
+    steps = unequal[0] + 1 if len(unequal) else shared
+    logits, logits_again = _logits(first)[:steps], _logits(again)[:steps]
+    changes = np.sqrt(((logits - logits_again) ** 2).mean(axis=1)) / logits.std(axis=1)  # [steps]
+    if not changes.max() <= _REPEAT_TOLERANCE:
+        raise ProofError(
+            f'proof of repeatability failed: two equal calls differ by {changes.max():.2g} of '
+            f'the spread of their logits at step {changes.argmax()}, at most {_REPEAT_TOLERANCE} '
+            'is allowed; the device computes wrongly: try another version of torch, another '
+            'dtype, or the cpu'
+        )
+    return float(changes[0])
+
+
+def _change(first: Prediction, second: Prediction, spread: float) -> float:
+    """Root mean square of what the first step's action logits differ by, over ``spread``."""
+    difference = _logits(first)[0] - _logits(second)[0]
+    return float(np.sqrt((difference**2).mean())) / spread
+
+
+def _logits(prediction: Prediction) -> NDArray[np.float64]:
+    """[steps, n_action_bins]."""
+    assert prediction.logits is not None
+    return prediction.logits.astype(np.float64)
+
+
+def _repeated(tokenizer: PromptTokenizer, tokens: int) -> str:
+    """The shortest instruction of one repeated word whose prompt has at least so many tokens."""
+    instruction = 'a'
+    while tokenizer(instruction).shape[1] < tokens:
+        instruction += ' a'
+    return instruction

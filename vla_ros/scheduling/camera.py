@@ -1,0 +1,121 @@
+"""Tells a picture that shows the robot's surroundings now from one that only seems to.
+
+A camera goes blind in ways that still deliver pictures: a driver that repeats its last one, a
+clock that is off, a stream that starts over. Knows neither ROS nor torch; of one thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.scheduling.clock import MAX_CLOCK_SKEW_S, Clock, age_s
+
+_SAMPLE = np.s_[::16, ::16]  # of the pixels: enough to see that two pictures differ, mostly
+
+
+@dataclass
+class CameraCounters:
+    """Pictures that were not used, by what was wrong with them.
+
+    :param unstamped: the stamp is zero.
+    :param future: the stamp lies in the future.
+    :param repeated: the stamp of the picture before.
+    :param backwards: an earlier stamp than that of the picture before.
+    :param frozen: the pixels have been the same for too long.
+    """
+
+    unstamped: int = 0
+    future: int = 0
+    repeated: int = 0
+    backwards: int = 0
+    frozen: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.unstamped + self.future + self.repeated + self.backwards + self.frozen
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    :param usable: whether the picture may reach the policy.
+    :param why: the reason to hold; empty where an unusable picture is no reason by itself.
+    """
+
+    usable: bool
+    why: str = ''
+
+
+class CameraWatch:
+    """Judges every picture of one camera, in the order in which they come."""
+
+    def __init__(self, frozen_image_timeout_s: float, clock: Clock) -> None:
+        """
+        :param frozen_image_timeout_s: how long the pixels may stay the same; 0: for ever.
+        """
+        self._frozen_image_timeout_s = frozen_image_timeout_s
+        self._clock = clock
+        self.counters = CameraCounters()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what was seen: the camera or the clock is another one now."""
+        self._stamp_ns: int | None = None
+        self._image: NDArray[np.uint8] | None = None
+        self._changed_s = 0.0
+
+    def judge(self, image: NDArray[np.uint8], stamp_ns: int) -> Verdict:
+        """
+        :param image: uint8 [H, W, 3], kept until the next one.
+        """
+        if stamp_ns == 0:
+            self.counters.unstamped += 1
+            return Verdict(
+                False, 'unstamped: the picture has no time; have the camera driver set header.stamp'
+            )
+        ahead_s = -age_s(stamp_ns, self._clock.now_ns())
+        if ahead_s > MAX_CLOCK_SKEW_S:
+            self.counters.future += 1
+            return Verdict(
+                False,
+                f"future: the picture's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
+                f"{MAX_CLOCK_SKEW_S:g} s are allowed; synchronise the camera's clock",
+            )
+        return self._judge_order(stamp_ns) or self._judge_pixels(image) or Verdict(True)
+
+    def _judge_order(self, stamp_ns: int) -> Verdict | None:
+        before_ns, self._stamp_ns = self._stamp_ns, stamp_ns
+        if before_ns is None or stamp_ns > before_ns:
+            return None
+        if stamp_ns == before_ns:
+            # Delivered twice, perhaps. Where nothing else comes, the camera counts as silent.
+            self.counters.repeated += 1
+            return Verdict(False)
+        self.counters.backwards += 1
+        return Verdict(
+            False,
+            f"backwards: the picture's stamp is {(before_ns - stamp_ns) / 1e9:.3f} s before the "
+            "last one's; is there more than one publisher, or did a recording start over?",
+        )
+
+    def _judge_pixels(self, image: NDArray[np.uint8]) -> Verdict | None:
+        now_s = self._clock.monotonic_s()
+        before, self._image = self._image, image
+        if before is None or not _equal(image, before):
+            self._changed_s = now_s
+        same_for_s = now_s - self._changed_s
+        if not self._frozen_image_timeout_s or same_for_s <= self._frozen_image_timeout_s:
+            return None
+        self.counters.frozen += 1
+        return Verdict(
+            False,
+            'frozen: not one pixel has changed for frozen_image_timeout_s, '
+            f'{self._frozen_image_timeout_s:g} s; a camera has noise (0 allows still pictures)',
+        )
+
+
+def _equal(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    return np.array_equal(image[_SAMPLE], other[_SAMPLE]) and np.array_equal(image, other)

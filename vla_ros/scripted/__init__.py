@@ -1,0 +1,47 @@
+"""A policy without a model that does what a script says: sound actions, and any fault on demand.
+
+For testing a robot's stack where there is neither a GPU nor a checkpoint, and for testing the node
+itself. The node's parameter ``model`` holds the script::
+
+    scripted                            sound actions at once
+    scripted:nan@5                      the fifth action is not a number
+    scripted:slow=0.3,hung@20           every call takes 0.3 s, the twentieth never ends
+    scripted:raise@5%,seed=1            one call in twenty fails, the same ones in every run
+    scripted:slow=10@load,oom@warmup    loading takes 10 s, then the warm-up is out of memory
+
+After the colon stand items, with commas between them and no spaces::
+
+    item = fault[=number][@when]  or  option=number
+    when = load, warmup, or calls of predict_action, which are counted from 1 after the warm-up:
+           N, N-M, N- (N and all later ones) or P% (at random); without @when: every call
+
+    faults at any time
+        slow=SECONDS    takes so much longer; hears a cancel
+        stuck           never ends; hears a cancel
+        hung[=SECONDS]  hears no cancel; without a number it never ends
+        exit[=CODE]     the process ends with that code; without one it aborts (SIGABRT), as it
+                        does when a native library crashes
+        raise           RuntimeError
+        oom             MemoryError
+    faults at warmup only
+        unproved        ProofError
+    faults at calls only
+        refuse          InstructionError
+        nan, inf        the first value of the action is that, and the prediction says it is valid
+        dim=D           the action has D values
+        unbounded       all normalized values are beyond [-1, 1]
+        invalid         the prediction says it is not valid
+    options
+        seed=N          of what is at random; 0 if left out
+        action_dim=D    how many values a sound action has; 7 if left out
+
+Of several faults in one call, slow comes first and the others in the order they are written in;
+one that raises or ends the process hides those after it.
+
+Knows neither ROS nor torch. Runs in the policy's thread.
+"""
+
+from vla_ros.scripted.policy import ScriptedPolicy
+from vla_ros.scripted.script import is_scripted
+
+__all__ = ['ScriptedPolicy', 'is_scripted']

@@ -1,0 +1,190 @@
+"""The policy that does what a script says. Runs in the policy's thread."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.scripted.script import NAME, Fault, read_script
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    InstructionError,
+    PolicyInfo,
+    Prediction,
+    Progress,
+    ProgressCallback,
+    ProofError,
+    WarmupTimes,
+    check_instruction,
+)
+
+_TICK_S = 0.01  # a Cancel can only be asked, not waited for
+_TICKS_PER_REPORT = 10
+_PERIOD = 50  # calls after which the motion repeats
+_FIRST_ACTION_ID = 31744  # of OpenVLA's action tokens; it stands for the value 1
+
+# The text that goes with a fault which is an error.
+_ERRORS: dict[str, tuple[type[Exception], str]] = {
+    'raise': (RuntimeError, 'failed'),
+    'oom': (MemoryError, 'out of memory, tried to allocate 14.00 GiB'),
+    'unproved': (ProofError, 'the proof failed'),
+    'refuse': (InstructionError, 'the instruction is refused'),
+}
+
+
+class ScriptedPolicy:
+    """Use :meth:`from_script`."""
+
+    def __init__(self, model: str, faults: list[Fault], seed: int, action_dim: int) -> None:
+        self.info = PolicyInfo(model, '', device='cpu', dtype='float64', quantization='none')
+        self._faults = faults
+        self._random = np.random.default_rng(seed)
+        self._action_dim = action_dim
+        self._calls = 0
+
+    @classmethod
+    def from_script(cls, model: str, progress: ProgressCallback) -> ScriptedPolicy:
+        """Read the script, and do what it says of loading.
+
+        :param model: ``scripted`` or ``scripted:...``; the module tells the rest.
+        :raises PolicyError: if the script is malformed.
+        """
+        faults, options = read_script(model)
+        policy = cls(model, faults, **options)
+        policy._prepare('load', None, progress)
+        return policy
+
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        """How many values a sound action has, whatever the key."""
+        return self._action_dim
+
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> WarmupTimes:
+        """Do what the script says of warming up.
+
+        :raises ProofError: if that is ``unproved``.
+        :raises InferenceCancelled: soon after ``cancel`` is set.
+        """
+        started_s = time.monotonic()
+        self._prepare('warmup', cancel, progress)
+        seconds = []
+        for call in (1, 2):
+            call_started_s = time.monotonic()
+            _prediction(call, self._action_dim, NAME, [])
+            seconds.append(time.monotonic() - call_started_s)
+        return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
+
+    def predict_action(
+        self,
+        image: NDArray[np.uint8],
+        instruction: str,
+        unnorm_key: str | None = None,
+        cancel: Cancel | None = None,
+    ) -> Prediction:
+        """The motion's next action, or what the script has instead.
+
+        :param image: not looked at.
+        :raises InstructionError: if the instruction can't be used.
+        :raises InferenceCancelled: soon after ``cancel`` is set, unless it is ``hung``.
+        """
+        self._calls += 1
+        due = [fault for fault in self._faults if fault.is_due(self._calls, self._random)]
+        if not instruction.strip():
+            raise InstructionError('instruction is empty; there is nothing to do')
+        check_instruction(instruction)
+        _wait(0.0, cancel)
+        for fault in due:
+            _act(fault, f'{fault.text} at call {self._calls}', cancel)
+        return _prediction(self._calls, self._action_dim, unnorm_key or NAME, due)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _prepare(
+        self, phase: str, cancel: Cancel | None, progress: ProgressCallback | None
+    ) -> None:
+        for fault in self._faults:
+            if fault.phase == phase:
+                _act(fault, fault.text, cancel, progress)
+        if progress is not None:
+            progress(Progress(NAME, 1, 1))
+
+
+def _act(
+    fault: Fault, what: str, cancel: Cancel | None, progress: ProgressCallback | None = None
+) -> None:
+    """Do what a fault does before there is a prediction; some only change that.
+
+    :param what: names the fault in errors and progress.
+    """
+    if fault.kind in ('slow', 'stuck'):
+        _wait(fault.number, cancel, progress, f'{NAME} {what}')
+    if fault.kind == 'hung':
+        _wait(fault.number)
+    if fault.kind == 'exit':
+        if fault.number == math.inf:
+            os.abort()
+        os._exit(int(fault.number))
+    if fault.kind in _ERRORS:
+        error, text = _ERRORS[fault.kind]
+        raise error(f'{text} (scripted {what})')
+
+
+def _wait(
+    seconds: float,
+    cancel: Cancel | None = None,
+    progress: ProgressCallback | None = None,
+    text: str = '',
+) -> None:
+    """Wait, and hear ``cancel`` meanwhile; ``progress`` may raise InferenceCancelled, too.
+
+    :param seconds: may be infinite.
+    """
+    reports = math.ceil(seconds / _TICK_S / _TICKS_PER_REPORT) if seconds < math.inf else 1
+    started_s = time.monotonic()
+    for tick in itertools.count():
+        if cancel is not None and cancel.is_set():
+            raise InferenceCancelled
+        elapsed_s = time.monotonic() - started_s
+        if elapsed_s >= seconds:
+            return
+        if progress is not None and tick % _TICKS_PER_REPORT == 0:
+            progress(Progress(text, int(reports * elapsed_s / seconds), reports))
+        time.sleep(min(_TICK_S, seconds - elapsed_s))
+
+
+def _prediction(call: int, action_dim: int, unnorm_key: str, due: list[Fault]) -> Prediction:
+    """The action of a call, changed by the faults that are due.
+
+    Each value swings in a phase of its own; the last one, the gripper, opens and closes.
+    """
+    kinds = {fault.kind: fault.number for fault in due}
+    dim = int(kinds.get('dim', action_dim))
+    phases = call / _PERIOD + np.arange(dim) / max(dim, 1)
+    normalized = 0.8 * np.sin(2 * np.pi * phases)
+    normalized[-1:] = float(call % _PERIOD < _PERIOD / 2)
+    if 'unbounded' in kinds:
+        normalized += np.copysign(1.5, normalized)
+    # As OpenVLA: 256 edges over [-1, 1], and the lowest id for the highest value.
+    bins = 255 - np.floor((np.clip(normalized, -1.0, 1.0) + 1.0) * 127.5).astype(np.int64)
+    for kind in kinds:
+        if kind in ('nan', 'inf'):
+            normalized[:1] = float(kind)
+    action = 0.01 * normalized
+    action[-1:] = normalized[-1:]
+    return Prediction(
+        action=action,
+        normalized_action=normalized,
+        token_ids=_FIRST_ACTION_ID + bins,
+        token_probabilities=np.ones(dim, np.float32),
+        unnorm_key=unnorm_key,
+        valid='invalid' not in kinds,
+        invalid_reason='scripted as invalid' if 'invalid' in kinds else '',
+    )
