@@ -23,7 +23,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.msg import VlaStatus
 from vla_ros.ros import images
-from vla_ros.ros.images import compressed_to_rgb, image_to_rgb
+from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.ros.images import image_to_rgb
 from vla_ros.ros.inputs import Inputs
 from vla_ros.scheduling import ManualClock
 from vla_ros.types import (

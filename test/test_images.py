@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.ros import images
-from vla_ros.ros.images import UnusableImage, backend, compressed_to_rgb, image_to_rgb
+from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.ros.images import UnusableImage, backend, image_to_rgb
 from vla_ros.ros.pixel_formats import to_8_bit
 
 BAYER = {
@@ -424,7 +425,8 @@ DECODE_ALL = """
 import resource, sys
 from pathlib import Path
 from sensor_msgs.msg import CompressedImage
-from vla_ros.ros.images import UnusableImage, compressed_to_rgb
+from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.ros.images import UnusableImage
 
 def peak():
     status = Path('/proc/self/status')

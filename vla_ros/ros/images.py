@@ -1,59 +1,39 @@
-"""ROS pictures to RGB: Image and CompressedImage messages to uint8 [H, W, 3], or one clear error.
+"""ROS pictures to RGB: Image messages to uint8 [H, W, 3], or one clear error.
 
-Knows the messages' fields, NumPy and Pillow; refuses to know nodes, topics' QoS and the model.
-Importing it imports neither cv_bridge nor OpenCV nor torch. Any thread; the only state is the
-verdict on cv_bridge, reached once and kept.
+Knows the message's fields and NumPy; refuses to know nodes, topics' QoS and the model. Importing
+it imports neither cv_bridge nor OpenCV nor torch. Any thread; the only state is the verdict on
+cv_bridge, reached once and kept.
 
 cv_bridge converts the encodings for which it was seen to give the right values; NumPy converts the
-others, and all of them where there is no working cv_bridge. rgb8 needs no conversion. Compressed
-pictures always go through Pillow: it reads the size before it decodes, decodes to the same values
-about as fast, and leaves EXIF orientation alone, which cv_bridge heeds or not by its version.
+others, and all of them where there is no working cv_bridge. rgb8 needs no conversion.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 
 from vla_ros.ros.pixel_formats import SMALLEST_MOSAIC, bayer_to_rgb, pick_channels, yuv422_to_rgb
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
-MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
-MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
 _PROBE_TIMEOUT_S = 60.0
-_MOST_SHOWN = 80  # characters of what the publisher wrote
+MOST_SHOWN = 80  # characters of what the publisher wrote
 
 _DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
-# What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
-# exceptions only where the process makes them so.
-_UNDECODABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    PIL.Image.DecompressionBombError,
-    Warning,
-)
 
 
 class UnusableImage(ValueError):
@@ -125,44 +105,6 @@ def image_to_rgb(message: Image) -> NDArray[np.uint8]:
     return encoding.to_rgb(pixels)
 
 
-def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
-    """
-    :param message: a JPEG or PNG, which is told by its bytes and not by ``message.format``. Its
-        EXIF orientation is not applied.
-    :returns: uint8 [H, W, 3] RGB, not to be written to. Gray is repeated, alpha left out.
-    :raises UnusableImage: if it can't be decoded whole or is no colour or 8-bit gray picture.
-    """
-    what = f'compressed image of format {message.format[:_MOST_SHOWN]!r}'
-    if 'compressedDepth' in message.format:
-        raise UnusableImage(
-            f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
-        )
-    if not message.data:
-        raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
-    if len(message.data) > MAX_COMPRESSED_BYTES:
-        raise UnusableImage(
-            f'{what} has {len(message.data)} bytes of data, at most {MAX_COMPRESSED_BYTES} are '
-            'allowed; have the camera send a smaller picture'
-        )
-    data = bytes(message.data)
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
-            _check_size(picture.width, picture.height)
-            _check_mode(picture.mode, what)
-            if picture.format != 'PNG':
-                _check_scans(data, what)
-            return np.asarray(picture.convert('RGB'))
-    except UnusableImage:
-        raise
-    except _UNDECODABLE as error:
-        # Pillow's text for an unknown kind of file is the address of our buffer.
-        why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
-        raise UnusableImage(
-            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}; '
-            'check its publisher and the connection'
-        ) from error
-
-
 def backend() -> str:
     """What converts Image messages here, for diagnostics: ``direct``, perhaps with the reason, or
     ``cv_bridge (<encodings>)``. The first call may take seconds; make it before pictures arrive.
@@ -187,10 +129,10 @@ def _checked_encoding(message: Image) -> _Encoding:
     encoding = _ENCODINGS.get(name)
     if encoding is None:
         raise UnusableImage(
-            f'image encoding {name[:_MOST_SHOWN]!r} is not supported, allowed are '
+            f'image encoding {name[:MOST_SHOWN]!r} is not supported, allowed are '
             f'{", ".join(_ENCODINGS)}; set one of them in the camera driver'
         )
-    _check_size(width, height, encoding.smallest)
+    check_size(width, height, encoding.smallest)
     if width % encoding.width_multiple:
         raise UnusableImage(
             f'image width {width} is odd, {name} needs an even one as two pixels share their '
@@ -210,7 +152,10 @@ def _checked_encoding(message: Image) -> _Encoding:
     return encoding
 
 
-def _check_size(width: int, height: int, smallest: int = 1) -> None:
+def check_size(width: int, height: int, smallest: int = 1) -> None:
+    """
+    :raises UnusableImage: if a side is shorter or longer than allowed, or the picture too large.
+    """
     if min(width, height) < smallest:
         raise UnusableImage(
             f'image is {width} x {height} (width x height), each must be at least {smallest}; '
@@ -225,30 +170,6 @@ def _check_size(width: int, height: int, smallest: int = 1) -> None:
         raise UnusableImage(
             f'image is {width} x {height} (width x height), at most {MAX_SIDE} each are '
             'allowed; have the camera send a smaller picture'
-        )
-
-
-def _check_mode(mode: str, what: str) -> None:
-    """:param mode: Pillow's name of the decoded layout."""
-    if mode.startswith(('I', 'F')):
-        raise UnusableImage(
-            f'{what} holds 16 or 32 bits a pixel and looks like a depth picture, a colour topic is '
-            "needed; send the camera's colour picture"
-        )
-    if mode not in ('RGB', 'RGBA', 'L', 'LA'):
-        raise UnusableImage(
-            f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA; have its '
-            'publisher send one of them'
-        )
-
-
-def _check_scans(data: bytes, what: str) -> None:
-    """Each scan, be it of a few bytes, makes the decoder go through the whole picture."""
-    scans = data.count(b'\xff\xda')  # pixels never look like this mark
-    if scans > MAX_SCANS:
-        raise UnusableImage(
-            f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed; have its '
-            'publisher send a baseline JPEG'
         )
 
 

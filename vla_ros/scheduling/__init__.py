@@ -4,17 +4,15 @@ from vla_ros.scheduling.camera import CameraCounters, CameraWatch
 from vla_ros.scheduling.clock import Clock, ClockWatch, ManualClock, age_s
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.latency import LatencyWindow, Percentiles
+from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
 from vla_ros.scheduling.worker import (
     BuildPolicy,
     Deadline,
     InferenceWorker,
-    Outcome,
     Phase,
-    Result,
     WorkerLimits,
     WorkerStatus,
-    failure_text,
 )
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 
 from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
-from vla_ros.scheduling.worker import Outcome, Result
+from vla_ros.scheduling.result import Outcome, Result
 from vla_ros.types import Prediction
 
 

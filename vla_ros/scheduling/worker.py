@@ -8,18 +8,17 @@ by ``notify``, takes them. Knows neither ROS nor torch.
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from vla_ros.scheduling.clock import Clock, is_fresh
+from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
 from vla_ros.types import (
     InferenceCancelled,
     Observation,
     Policy,
-    PolicyError,
     PolicyInfo,
     Prediction,
     Progress,
@@ -42,16 +41,6 @@ class Phase(Enum):
     CLOSED = 'closed'
 
 
-class Outcome(Enum):
-    """What became of one observation that came out of the slot."""
-
-    PREDICTED = 'predicted'
-    STALE = 'stale'  # not taken: too old, or from the future
-    OVERRUN = 'overrun'  # missed inference_timeout_s
-    CANCELLED = 'cancelled'  # from before a reset, or the worker was closed
-    FAILED = 'failed'  # the policy raised
-
-
 class Deadline(Enum):
     """How the inference under way stands to its deadlines."""
 
@@ -71,23 +60,6 @@ class WorkerLimits:
     max_image_age_s: float
     inference_timeout_s: float
     hang_timeout_s: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """
-    :param prediction: there if the outcome is PREDICTED.
-    :param error: there if the outcome is FAILED.
-    :param inference_s: the policy's own time.
-    :param action_dim: how many values an action of this policy has.
-    """
-
-    observation: Observation
-    outcome: Outcome
-    prediction: Prediction | None = None
-    error: BaseException | None = None
-    inference_s: float = 0.0
-    action_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,15 +295,3 @@ class InferenceWorker:
         with self._lock:
             self._progress = progress
         self._notify()
-
-
-def failure_text(error: BaseException) -> str:
-    """A sentence for an error that was foreseen, all there is for another.
-
-    Not the error itself: its traceback would keep the policy in memory.
-    """
-    if isinstance(error, PolicyError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f'out of memory: {error}'
-    return ''.join(traceback.format_exception(error)).rstrip()

@@ -1,0 +1,97 @@
+"""Compressed pictures to RGB: JPEG and PNG to uint8 [H, W, 3], or one clear error.
+
+Always through Pillow: it reads the size before it decodes, decodes to the same values as OpenCV
+about as fast, and leaves EXIF orientation alone, which cv_bridge heeds or not by its version. Knows
+nothing of nodes, topics and the model; any thread.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage
+
+from vla_ros.ros.images import MOST_SHOWN, UnusableImage, check_size
+
+MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
+MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
+
+# What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
+# exceptions only where the process makes them so.
+_UNDECODABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    PIL.Image.DecompressionBombError,
+    Warning,
+)
+
+
+def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
+    """
+    :param message: a JPEG or PNG, which is told by its bytes and not by ``message.format``. Its
+        EXIF orientation is not applied.
+    :returns: uint8 [H, W, 3] RGB, not to be written to. Gray is repeated, alpha left out.
+    :raises UnusableImage: if it can't be decoded whole or is no colour or 8-bit gray picture.
+    """
+    what = f'compressed image of format {message.format[:MOST_SHOWN]!r}'
+    if 'compressedDepth' in message.format:
+        raise UnusableImage(
+            f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
+        )
+    if not message.data:
+        raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
+    if len(message.data) > MAX_COMPRESSED_BYTES:
+        raise UnusableImage(
+            f'{what} has {len(message.data)} bytes of data, at most {MAX_COMPRESSED_BYTES} are '
+            'allowed; have the camera send a smaller picture'
+        )
+    data = bytes(message.data)
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
+            check_size(picture.width, picture.height)
+            _check_mode(picture.mode, what)
+            if picture.format != 'PNG':
+                _check_scans(data, what)
+            return np.asarray(picture.convert('RGB'))
+    except UnusableImage:
+        raise
+    except _UNDECODABLE as error:
+        # Pillow's text for an unknown kind of file is the address of our buffer.
+        why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
+        raise UnusableImage(
+            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}; '
+            'check its publisher and the connection'
+        ) from error
+
+
+def _check_mode(mode: str, what: str) -> None:
+    """:param mode: Pillow's name of the decoded layout."""
+    if mode.startswith(('I', 'F')):
+        raise UnusableImage(
+            f'{what} holds 16 or 32 bits a pixel and looks like a depth picture, a colour topic is '
+            "needed; send the camera's colour picture"
+        )
+    if mode not in ('RGB', 'RGBA', 'L', 'LA'):
+        raise UnusableImage(
+            f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA; have its '
+            'publisher send one of them'
+        )
+
+
+def _check_scans(data: bytes, what: str) -> None:
+    """Each scan, be it of a few bytes, makes the decoder go through the whole picture."""
+    scans = data.count(b'\xff\xda')  # pixels never look like this mark
+    if scans > MAX_SCANS:
+        raise UnusableImage(
+            f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed; have its '
+            'publisher send a baseline JPEG'
+        )

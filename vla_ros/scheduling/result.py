@@ -1,0 +1,48 @@
+"""What becomes of an observation that came out of the slot. Knows neither ROS nor torch."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from enum import Enum
+
+from vla_ros.types import Observation, PolicyError, Prediction
+
+
+class Outcome(Enum):
+    """What became of one observation that came out of the slot."""
+
+    PREDICTED = 'predicted'
+    STALE = 'stale'  # not taken: too old, or from the future
+    OVERRUN = 'overrun'  # missed inference_timeout_s
+    CANCELLED = 'cancelled'  # from before a reset, or the worker was closed
+    FAILED = 'failed'  # the policy raised
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    :param prediction: there if the outcome is PREDICTED.
+    :param error: there if the outcome is FAILED.
+    :param inference_s: the policy's own time.
+    :param action_dim: how many values an action of this policy has.
+    """
+
+    observation: Observation
+    outcome: Outcome
+    prediction: Prediction | None = None
+    error: BaseException | None = None
+    inference_s: float = 0.0
+    action_dim: int = 0
+
+
+def failure_text(error: BaseException) -> str:
+    """A sentence for an error that was foreseen, all there is for another.
+
+    Not the error itself: its traceback would keep the policy in memory.
+    """
+    if isinstance(error, PolicyError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f'out of memory: {error}'
+    return ''.join(traceback.format_exception(error)).rstrip()
