@@ -181,6 +181,8 @@ class VlaNode(LifecycleNode):
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
         self._close_worker()
+        if self.ended.done():
+            self._reporter.flush()
         self.destroy_node()
         return not self.ended.done()
 

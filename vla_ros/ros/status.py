@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -17,6 +18,7 @@ from vla_ros.ros.messages import diagnostics_message
 
 _LOG_PERIOD_S = 1.0  # reasons may change with every picture
 _PROGRESS_PERIOD_S = 5.0
+_FLUSH_TIMEOUT_S = 0.5
 _IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
 
 
@@ -70,6 +72,10 @@ class StatusReporter:
         self._publish(status)
         name = self._node.get_fully_qualified_name().lstrip('/')
         self._diagnostics.publish(diagnostics_message(status, name))
+
+    def flush(self) -> None:
+        """Wait, not for long, until all that listen have the last status: the process ends."""
+        self._statuses.wait_for_all_acked(Duration(seconds=_FLUSH_TIMEOUT_S))
 
     def _publish(self, status: VlaStatus) -> None:
         status.header.stamp = self._node.get_clock().now().to_msg()
