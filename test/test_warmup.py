@@ -115,7 +115,7 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> Non
     assert graphs == len(policy.config.towers) + 2 * lengths  # however many layers there are
     some_pictures = pictures(20)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for number, instruction in enumerate(instructions(policy, 60)):
+        for number, instruction in enumerate(instructions(policy, 500)):
             policy.predict_action(some_pictures[number % 20], instruction, 'bridge_orig')
         for case in (case for key, case in CASES.values() if key == name):
             arguments = picture(case), case['instruction'], case['unnorm_key']
