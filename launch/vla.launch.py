@@ -8,11 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+RESPAWN_DELAY_S = 2.0
 
 # Parameters of the node: name, type, description.
 PARAMETERS = [
@@ -49,36 +57,40 @@ def read(name: str, kind: type, text: str) -> bool | float | str:
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
 
 
-def start_node(context: LaunchContext) -> list[Node]:
+def start_node(context: LaunchContext) -> list[Action]:
     """The node, with those parameters that were given as arguments."""
-
-    def given(name: str) -> str:
-        return LaunchConfiguration(name).perform(context)
-
+    given = dict(context.launch_configurations)  # a copy: it holds for every start
     overrides = {
-        name: ParameterValue(read(name, kind, given(name)), value_type=kind)
+        name: ParameterValue(read(name, kind, given[name]), value_type=kind)
         for name, kind, _ in PARAMETERS
-        if given(name)
+        if given[name]
     }
-    logger = '.'.join([*filter(None, given('namespace').split('/')), 'vla'])
-    return [
-        Node(
+    logger = '.'.join([*filter(None, given['namespace'].split('/')), 'vla'])
+
+    def start() -> list[Action]:
+        node = Node(
             package='vla_ros',
             executable='vla_node',
             name='vla',
-            namespace=given('namespace'),
-            parameters=[given('params_file'), overrides],
+            namespace=given['namespace'],
+            parameters=[given['params_file'], overrides],
             remappings=[
-                ('image', given('image')),
-                ('image/compressed', given('image') + '/compressed'),
+                ('image', given['image']),
+                ('image/compressed', given['image'] + '/compressed'),
             ],
-            arguments=['--ros-args', '--log-level', f'{logger}:={given("log_level")}'],
-            respawn=given('respawn').lower() == 'true',
-            respawn_delay=2.0,
+            arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
             output='screen',
             emulate_tty=True,
         )
-    ]
+        return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended))]
+
+    def ended(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+        """Start it again, unless a person ended it (0) or has to mend an argument (2)."""
+        if context.is_shutdown or given['respawn'] == 'false' or event.returncode in (0, 2):
+            return None
+        return [TimerAction(period=RESPAWN_DELAY_S, actions=start())]
+
+    return start()
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -102,7 +114,7 @@ def generate_launch_description() -> LaunchDescription:
                 'respawn',
                 default_value='true',
                 choices=['true', 'false'],
-                description='start the node again when it exits, as it does when it hangs',
+                description='start the node again when it hangs or crashes',
             ),
             OpaqueFunction(function=start_node),
         ]

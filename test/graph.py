@@ -29,6 +29,7 @@ from std_msgs.msg import String
 from vla_ros.msg import VlaAction, VlaStatus
 
 MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
+UNDER_WAY_S = 0.3  # longer than an inference here, unless it is a late one
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -57,11 +58,12 @@ class Robot(Node):
     def __init__(self, context: rclpy.Context, namespace: str, reliable: bool = True) -> None:
         super().__init__('robot', context=context, namespace=namespace)
         self.actions: list[VlaAction] = []
+        self.acted_s: list[float] = []  # when each came, monotonic
         self.statuses: list[VlaStatus] = []
         self.heard_s: list[float] = []  # when each status came, monotonic
         self.stamps: set[tuple[int, int]] = set()
         latched = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(VlaAction, 'action', self.actions.append, 100)
+        self.create_subscription(VlaAction, 'action', self._on_action, 100)
         self.create_subscription(VlaStatus, 'status', self._on_status, latched)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=10, reliability=reliability)
@@ -72,6 +74,10 @@ class Robot(Node):
     @property
     def status(self) -> VlaStatus:
         return self.statuses[-1] if self.statuses else VlaStatus()
+
+    def _on_action(self, action: VlaAction) -> None:
+        self.acted_s.append(time.monotonic())
+        self.actions.append(action)
 
     def _on_status(self, status: VlaStatus) -> None:
         self.heard_s.append(time.monotonic())
@@ -109,7 +115,11 @@ class Robot(Node):
 
     @contextlib.contextmanager
     def expects_hold(self, why: str, within_s: float) -> Iterator[None]:
-        """What is done inside makes the node say HOLDING, and why, within so many seconds."""
+        """What is done inside makes the node say HOLDING, and why, within so many seconds.
+
+        From then on it does not act: not for as long as this lasts, and not in the time in which
+        what was under way could have become an action.
+        """
         known = len(self.statuses)
         started_s = time.monotonic()
         yield
@@ -127,19 +137,26 @@ class Robot(Node):
         took_s = self.heard_s[told[0]] - started_s
         print(f'{why!r}: held after {took_s:.3f} s, promised {within_s:g} s')
         assert took_s <= within_s + MACHINE_SLACK_S
+        time.sleep(UNDER_WAY_S)
+        # Between two topics there is no order.
+        late_s = [acted_s - self.heard_s[told[0]] for acted_s in self.acted_s]
+        assert not [seconds for seconds in late_s if seconds > 0.05]
 
     def recovers(self, **changes: Any) -> None:
         """Pictures come again, and the node acts on one."""
         count = len(self.actions)
 
         def acts() -> bool:
-            if self.status.state != VlaStatus.RUNNING or len(self.actions) == count:
-                self.see(noise(**changes))
-                time.sleep(0.05)
-                return False
-            return True
+            return self.status.state == VlaStatus.RUNNING and len(self.actions) > count
 
-        self.wait_for(acts)
+        for _ in range(30):
+            self.see(noise(**changes))
+            ends_s = time.monotonic() + 1.0
+            while time.monotonic() < ends_s:
+                if acts():
+                    return
+                time.sleep(0.005)
+        raise AssertionError(f'it does not act: {self.status}')
 
     def wait_until_heard(self) -> None:
         """Until the node listens, and its image subscription has followed our reliability.

@@ -50,7 +50,9 @@ PARAMETERS = {
 }
 DISTURBANCE_PERIOD_S = 4.0
 SAMPLE_PERIOD_S = 10.0
-MEMORY_NOISE_KB = 512  # what an allocator may keep or give back between two readings
+# What an allocator may keep or give back. Beyond it a rise, or a slope that is no noise and would
+# come to as much in an hour, is a leak.
+MEMORY_NOISE_KB = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +228,11 @@ def faults_found(soak: Soak, stack: Robot, camera: Camera) -> list[str]:
         published == len(stack.actions),
         lambda: f'{published} actions published, {len(stack.actions)} heard',
     )
-    _, _, rise_kb = growth(soak.samples)
+    slope, error, rise_kb = growth(soak.samples)
+    must(
+        slope <= max(3 * error, MEMORY_NOISE_KB / 60),
+        lambda: f'resident memory grows by {slope:.1f} +- {error:.1f} kB a minute',
+    )
     must(rise_kb <= MEMORY_NOISE_KB, lambda: f'resident memory rose by {rise_kb:.0f} kB')
     settled, last = soak.samples[len(soak.samples) // 3], soak.samples[-1]
     for name in ('threads', 'descriptors'):

@@ -152,10 +152,21 @@ def test_simulated_time_may_stand_still_or_run_fast() -> None:
     assert watch.jumps == 2
 
 
-def test_simulated_time_that_begins_is_no_jump() -> None:
+def test_simulated_time_that_begins_is_no_jump_but_its_reset_is() -> None:
     clock = ManualClock(now_ns=0)
     watch = ClockWatch(clock)
     assert watch.jump_s(simulated=True) == 0
     clock.jump(1e6)
     assert watch.jump_s(simulated=True) == 0
     assert watch.jumps == 0
+    clock.jump(-1e6)
+    assert watch.jump_s(simulated=True) == -1e6
+    clock.jump(5.0)
+    assert watch.jump_s(simulated=True) == 0
+    assert watch.jumps == 1
+
+
+def test_pictures_with_a_long_silence_between_them_are_not_frozen(camera: Camera) -> None:
+    for _ in range(5):
+        assert camera.shows(STILL)
+        camera.clock.advance(5.1)

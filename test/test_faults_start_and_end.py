@@ -92,9 +92,13 @@ def test_a_preparation_that_takes_too_long(model: str, why: str) -> None:
 )
 def test_a_preparation_that_hangs_ends_with_70(model: str, why: str) -> None:
     with running_node(f'model:={model}', *SHORT) as running:
-        running.robot.wait_for_state(VlaStatus.ERROR, why)
+        stack = running.robot
+        stack.wait_for(lambda: bool(stack.statuses))
+        began_s = time.monotonic()
+        stack.wait_for_state(VlaStatus.ERROR, why)
+        assert time.monotonic() - began_s < 1.0 + 1.0
         assert running.ends() == 70
-        assert never_acted(running.robot)
+        assert never_acted(stack)
     assert 'Traceback' not in running.output
 
 
@@ -250,7 +254,9 @@ def test_a_signal_ends_it_with_0(moment: str, sent: signal.Signals) -> None:
         count = len(running.robot.actions)
         running.process.send_signal(sent)
         running.process.send_signal(sent)  # as launch does after a terminal's Ctrl-C
+        sent_s = time.monotonic()
         assert running.ends() == 0
+        assert time.monotonic() - sent_s < 3.0 + 1.0  # launch waits for 5 s
         assert len(running.robot.actions) == count
     assert 'Traceback' not in running.output
 

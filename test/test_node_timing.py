@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 
 from vla_ros.msg import VlaStatus
+from vla_ros.ros import inputs
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
 from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction, WarmupTimes
@@ -194,6 +195,19 @@ def test_a_policy_that_raises_holds() -> None:
         assert stack.status.failed == 1
         stack.see()
         stack.wait_for_state(VlaStatus.RUNNING)
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def to_rgb(message: object) -> None:
+        raise MemoryError('no room for 200 MB')
+
+    monkeypatch.setattr(inputs, 'image_to_rgb', to_rgb)
+    with node_with(FakePolicy(), instruction='go') as (stack, _):
+        stack.see()
+        stack.wait_for_state(VlaStatus.HOLDING, 'picture rejected: no room for 200 MB')
+        assert stack.status.rejected == 1
 
 
 def test_a_camera_that_falls_silent_holds() -> None:

@@ -13,6 +13,7 @@ import torch
 from conftest import GOLDEN
 
 from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
+from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.language import Generation
 from vla_ros.types import InferenceCancelled, PolicyError
 
@@ -166,6 +167,17 @@ def test_it_outlives_a_lack_of_memory(
     assert len(caches) == 1
     assert caches[0]() is None
     assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_a_lack_of_memory_while_loading_is_one_sentence(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tensors(self: Checkpoint, names: set[str]) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+    monkeypatch.setattr(Checkpoint, 'tensors', tensors)
+    with pytest.raises(PolicyError, match=r'^out of memory on cpu during loading .*; end what'):
+        OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu')
 
 
 def test_other_faults_keep_their_name(

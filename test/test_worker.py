@@ -173,7 +173,9 @@ def test_a_hung_inference_is_told() -> None:
     with running(FakePolicy(gate)) as bench:
         bench.submit()
         gate.entered.acquire(timeout=10)
-        bench.clock.advance(6.0)
+        bench.clock.advance(60.0)  # whoever looks was late, too: only now it is told to stop
+        assert bench.worker.enforce_deadline() is Deadline.MISSED
+        bench.clock.advance(5.0)
         assert bench.worker.enforce_deadline() is Deadline.MISSED
         bench.clock.advance(0.01)
         assert bench.worker.enforce_deadline() is Deadline.HUNG
@@ -330,6 +332,19 @@ def test_a_reset_between_two_results_drops_the_second() -> None:
         assert first is not None and second is not None
         assert (first.outcome, second.outcome) == (Outcome.PREDICTED, Outcome.CANCELLED)
         assert second.prediction is None
+
+
+def test_what_was_stale_before_a_reset_is_not_told_after_it() -> None:
+    with running(FakePolicy()) as bench:
+        bench.submit(age_s=9.0)
+        wait_until(lambda: bench.worker.statistics().stale == 1)
+        bench.submit()
+        wait_until(lambda: len(bench.worker._results) == 2)
+        bench.worker.reset()
+        result = bench.worker.next_result()
+        assert result is not None
+        assert result.outcome is Outcome.CANCELLED  # the one that was taken
+        assert bench.worker.next_result() is None
 
 
 def test_close_stops_the_warmup() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import traceback
 from typing import Any
 
 EXIT_BAD_ARGUMENTS = 2
@@ -17,7 +19,7 @@ def main(arguments: list[str] | None = None, **options: Any) -> int:
     """
     try:
         return _run(arguments, options)
-    except KeyboardInterrupt:  # before the node spins
+    except KeyboardInterrupt:  # while Python imports
         return 0
 
 
@@ -31,6 +33,9 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from vla_ros.ros.parameters import ParameterError
 
     unbuffer_output()
+    stopped = threading.Event()
+    # Not a KeyboardInterrupt in the midst of anything: rclpy hears the signal, too, and stops.
+    signal.signal(signal.SIGINT, lambda *_: stopped.set())
     try:
         rclpy.init(args=arguments)
         node = VlaNode(**options)
@@ -44,21 +49,20 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
         node.autostart()
         # Not spin_until_future_complete: it adds a callback to the future every time it wakes.
         node.ended.add_done_callback(lambda _: executor.wake())
-        while not node.ended.done():
+        while not (node.ended.done() or stopped.is_set()):
             executor.spin_once()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:
-        if node.context.ok():  # otherwise a callback was publishing when the signal came
-            raise
-    finally:
-        # A terminal sends Ctrl-C to launch and to us, and launch passes it on: once is enough.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         exit_code = node.ended.result() or 0
-        ended = node.close()
-        rclpy.try_shutdown()
-        if not ended:
-            os._exit(exit_code)  # the thread that does not end would keep the interpreter
+    except ExternalShutdownException:
+        exit_code = 0
+    except Exception:
+        # Where the context is gone, a callback was publishing when the signal came.
+        exit_code = 1 if node.context.ok() else 0
+        if exit_code:
+            traceback.print_exc()
+    ended = node.close()
+    rclpy.try_shutdown()
+    if not ended:
+        os._exit(exit_code)  # the thread that does not end would keep the interpreter
     return exit_code
 
 

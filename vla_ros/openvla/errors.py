@@ -35,8 +35,11 @@ def listing(names: Iterable[str], most: int = 8) -> str:
     return shown if len(ordered) <= most else f'{shown} and {len(ordered) - most} more'
 
 
-def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo) -> str:
-    """The text for what torch raised and a person can mend; empty for all else."""
+def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: str) -> str:
+    """The text for what torch raised and a person can mend; empty for all else.
+
+    :param doing: what failed, such as ``an inference``.
+    """
     told = str(error).strip().split('\n')[0][:200] or type(error).__name__
     # On the CPU and on MPS torch raises a mere RuntimeError.
     if (
@@ -45,7 +48,7 @@ def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo) -> str:
         or "can't allocate memory" in told
     ):
         return (
-            f'out of memory on {info.device} during an inference ({told}); end what else uses its '
+            f'out of memory on {info.device} during {doing} ({told}); end what else uses its '
             'memory, or load the policy in a smaller dtype'
         )
     if info.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):

@@ -91,9 +91,6 @@ class OpenVLAPolicy:
         directory = resolve_model(str(path_or_repo_id), revision, progress)
         config = OpenVLAConfig.from_directory(directory)
         image_processor, prompt_tokenizer = load_processors(directory, config)
-        model = load_model(Checkpoint(directory), config, chosen_device, chosen_dtype, progress)
-        if compile:
-            model.compile_layers()
         info = PolicyInfo(
             model=str(path_or_repo_id),
             revision=revision or '',
@@ -102,6 +99,15 @@ class OpenVLAPolicy:
             quantization=quantization,
             compiled=compile,
         )
+        try:
+            model = load_model(Checkpoint(directory), config, chosen_device, chosen_dtype, progress)
+        except (MemoryError, RuntimeError) as error:
+            reason = known_failure(error, info, 'loading')
+            if not reason:
+                raise
+            raise PolicyError(reason) from error
+        if compile:
+            model.compile_layers()
         return cls(config, model, image_processor, prompt_tokenizer, info)
 
     def action_dim(self, unnorm_key: str | None = None) -> int:
@@ -169,7 +175,7 @@ class OpenVLAPolicy:
         try:
             return self._predict(image, instruction, unnorm_key, statistics, return_logits)
         except (MemoryError, RuntimeError) as error:
-            reason = known_failure(error, self.info)
+            reason = known_failure(error, self.info, 'an inference')
             if not reason:
                 raise
         # Only now that the traceback is gone is the kv_cache gone too.

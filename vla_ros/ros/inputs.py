@@ -121,7 +121,8 @@ class Inputs:
         why = f'no instruction on {self._instructions.topic_name}'
         limit_s = self._params.no_instruction_timeout_s
         since_s = max(self._uninstructed_since_s, self._listening_since_s)
-        if self._last_picture_s is None or time.monotonic() - since_s <= limit_s:
+        pictures_come = self._last_picture_s is not None and not self.why_no_picture()
+        if not pictures_come or time.monotonic() - since_s <= limit_s:
             return why
         return (
             f'{why} for no_instruction_timeout_s, {limit_s:g} s, while pictures come on '
@@ -190,7 +191,7 @@ class Inputs:
         self.counters.received += 1
         try:
             image = to_rgb(message)
-        except UnusableImage as error:
+        except (UnusableImage, MemoryError) as error:
             self.counters.rejected += 1
             self._last_picture_s = time.monotonic()
             self._on_fault(f'picture rejected: {error}')

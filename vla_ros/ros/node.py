@@ -55,7 +55,7 @@ EXIT_HUNG = 70
 
 _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
-_JOIN_TIMEOUT_S = 3.0  # launch sends SIGTERM 5 s after SIGINT
+_JOIN_TIMEOUT_S = 2.0  # launch sends SIGTERM 5 s after SIGINT
 
 
 class VlaNode(LifecycleNode):
@@ -88,7 +88,7 @@ class VlaNode(LifecycleNode):
             self,
             clock=self,
             on_observation=self._on_observation,
-            on_fault=self._hold,
+            on_fault=self._start_over,
             on_new_instruction=self._start_over,
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
@@ -122,6 +122,7 @@ class VlaNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._error = ''
         self._warm = False
+        self._slot_statistics = SlotStatistics()
         self._gate = ActionGate(self._params.max_action_age_s, self)
         self._clock_watch = ClockWatch(self)
         self._inputs.configure(self._params)
@@ -181,7 +182,7 @@ class VlaNode(LifecycleNode):
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
         self._close_worker()
-        if self.ended.done():
+        if self.ended.done() and self.context.ok():
             self._reporter.flush()
         self.destroy_node()
         return not self.ended.done()
@@ -249,6 +250,7 @@ class VlaNode(LifecycleNode):
             )
 
     def _settle_results(self) -> None:
+        self._watch_surroundings()  # the clock may have jumped since the timer looked
         # One by one: what one of them changes decides about the next.
         while self._worker is not None and (result := self._worker.next_result()) is not None:
             self._settle(result)
@@ -292,6 +294,8 @@ class VlaNode(LifecycleNode):
             return VlaStatus.LOADING, progress_text(status)
         if status.phase is Phase.WARMING_UP:
             return VlaStatus.WARMING_UP, progress_text(status)
+        if status.phase is Phase.FAILED:
+            return VlaStatus.ERROR, status.failure
         if not self._active:
             return VlaStatus.READY, ''
         why = self._inputs.why_no_instruction() or self._gate.fault
@@ -318,6 +322,7 @@ class VlaNode(LifecycleNode):
         """Go to ERROR and give back what was loaded; configure starts anew."""
         self._error = why
         self._activate_when_ready = False
+        self._reporter.show_change()  # what follows may have to wait for a thread
         if self._active:
             self.trigger_deactivate()
         if self._worker is not None:
@@ -339,16 +344,14 @@ class VlaNode(LifecycleNode):
         """Act on what has taken too long."""
         if self._worker is None:
             return
-        self._watch_clock()
         status = self._worker.status()
         if status.phase is Phase.LOADING:
             self._watch_preparation(status, 'load_timeout_s', self._params.load_timeout_s)
         elif status.phase is Phase.WARMING_UP:
             self._watch_preparation(status, 'warmup_timeout_s', self._params.warmup_timeout_s)
-        else:
-            self._watch_inference(self._worker)
-            if self._active:
-                self._watch_inputs()
+        if not self._is_late():
+            self._watch_surroundings()
+        self._reporter.show_change()
 
     def _watch_preparation(self, status: WorkerStatus, limit: str, limit_s: float) -> None:
         if status.elapsed_s > limit_s:
@@ -357,32 +360,37 @@ class VlaNode(LifecycleNode):
                 f'({progress_text(status)})'
             )
 
-    def _watch_clock(self) -> None:
+    def _is_late(self) -> bool:
+        """Whether the inference under way is; then the node holds, or ends."""
+        if self._worker is None:
+            return False
+        deadline = self._worker.enforce_deadline()
+        if deadline is Deadline.HUNG:
+            limit_s = self._params.hang_timeout_s
+            self._end_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
+        elif deadline is Deadline.MISSED and self._active:
+            limit_s = self._params.inference_timeout_s
+            self._hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
+        return deadline is not Deadline.MET
+
+    def _watch_surroundings(self) -> None:
+        """Drop what is under way when clock, camera or instruction no longer bear it out."""
         simulated = self.get_clock().ros_time_is_active
-        if jumped_s := self._clock_watch.jump_s(simulated):
+        jumped_s = self._clock_watch.jump_s(simulated)
+        if not self._active:
+            return
+        self._inputs.expire_instruction()
+        why = self._inputs.why_no_picture()
+        if jumped_s:
             self._inputs.camera.start_over()
-            self._start_over(
+            why = (
                 f"clock jump: this machine's clock went {jumped_s:+.3f} s by itself, so ages are "
                 'unknown; what was under way is dropped'
             )
         elif simulated and self.now_ns() == 0:
-            self._hold('no simulated time: use_sim_time is true, and nothing publishes /clock')
-
-    def _watch_inference(self, worker: InferenceWorker) -> None:
-        deadline = worker.enforce_deadline()
-        if deadline is Deadline.HUNG:
-            limit_s = self._params.hang_timeout_s
-            self._end_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
-            self._reporter.show_change()
-        elif deadline is Deadline.MISSED and self._active:
-            limit_s = self._params.inference_timeout_s
-            self._hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
-
-    def _watch_inputs(self) -> None:
-        self._inputs.expire_instruction()
-        if why := self._inputs.why_no_picture():
-            self._hold(why)
-        self._reporter.show_change()  # of why there is no instruction
+            why = 'no simulated time: use_sim_time is true, and nothing publishes /clock'
+        if why and why != self._gate.fault:
+            self._start_over(why)
 
     def _end_hung(self, why: str) -> None:
         """Have the process end: nothing else frees a thread that does not come back."""

@@ -16,10 +16,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.messages import diagnostics_message
 
-_LOG_PERIOD_S = 1.0  # reasons may change with every picture
+_LOG_PERIOD_S = 1.0  # state and reason may change with every picture
+_CHANGE_PERIOD_S = 0.1
 _PROGRESS_PERIOD_S = 5.0
 _FLUSH_TIMEOUT_S = 0.5
 _IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
+_MAY_FLAP = (VlaStatus.RUNNING, VlaStatus.HOLDING)
 
 
 class StatusReporter:
@@ -38,25 +40,31 @@ class StatusReporter:
         self._node = node
         self._state = state
         self._describe = describe
-        self._shown = ('', '')  # state and why
+        self._shown = ('', '')  # state and why, as published
+        self._shown_s = 0.0
+        self._logged = ('', '')
+        self._logged_s = 0.0
         self._since_s = time.monotonic()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._statuses = node.create_publisher(VlaStatus, 'status', latched)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 1)
 
     def show_change(self) -> None:
-        """Log a new state, publish a new state or reason. How far loading has come can wait."""
+        """Publish and log what has changed; call this often.
+
+        A new state is published at once, a new reason at most ten times a second. Progress can
+        wait for :meth:`report`.
+        """
         state, why = self._state()
-        text = f'{state}: {why}' if why else state
+        now_s = time.monotonic()
+        may_wait = state in _IN_PROGRESS or now_s - self._shown_s < _CHANGE_PERIOD_S
         if state != self._shown[0]:
-            self._since_s = time.monotonic()
-            self._log(state, text)
-        elif why == self._shown[1] or state in _IN_PROGRESS:
-            return
-        else:
-            self._node.get_logger().info(text, throttle_duration_sec=_LOG_PERIOD_S)
-        self._shown = (state, why)
-        self._publish(self._describe())
+            self._since_s = now_s
+            may_wait = False
+        if (state, why) != self._shown and not may_wait:
+            self._shown, self._shown_s = (state, why), now_s
+            self._publish(self._describe())
+        self._log_change(now_s)
 
     def report(self) -> None:
         """Publish status and diagnostics, changed or not."""
@@ -74,7 +82,10 @@ class StatusReporter:
         self._diagnostics.publish(diagnostics_message(status, name))
 
     def flush(self) -> None:
-        """Wait, not for long, until all that listen have the last status: the process ends."""
+        """Wait, not for long, until all that listen have the last status: the process ends.
+
+        :raises RCLError: if the context has been shut down.
+        """
         self._statuses.wait_for_all_acked(Duration(seconds=_FLUSH_TIMEOUT_S))
 
     def _publish(self, status: VlaStatus) -> None:
@@ -82,7 +93,14 @@ class StatusReporter:
         status.elapsed_s = time.monotonic() - self._since_s
         self._statuses.publish(status)
 
-    def _log(self, state: str, text: str) -> None:
+    def _log_change(self, now_s: float) -> None:
+        """What flaps is logged once a second: the log ends with what is."""
+        state, why = self._shown
+        flaps = state in _MAY_FLAP and self._logged[0] in _MAY_FLAP
+        if self._shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):
+            return
+        self._logged, self._logged_s = self._shown, now_s
+        text = f'{state}: {why}' if why else state
         if state == VlaStatus.ERROR:
             self._node.get_logger().error(text)
         else:  # rclpy wants one severity per line of code

@@ -66,6 +66,7 @@ class CameraWatch:
         self._stamp_ns: int | None = None
         self._image: NDArray[np.uint8] | None = None
         self._changed_s = 0.0
+        self._judged_s = 0.0
 
     def judge(self, image: NDArray[np.uint8], stamp_ns: int) -> Verdict:
         """
@@ -102,18 +103,22 @@ class CameraWatch:
         )
 
     def _judge_pixels(self, image: NDArray[np.uint8]) -> Verdict | None:
+        limit_s = self._frozen_image_timeout_s
+        if not limit_s:
+            return None
         now_s = self._clock.monotonic_s()
         before, self._image = self._image, image
-        if before is None or not _equal(image, before):
+        silent_s, self._judged_s = now_s - self._judged_s, now_s
+        # Two pictures with a long silence between them tell nothing about what was in between.
+        if before is None or silent_s > limit_s or not _equal(image, before):
             self._changed_s = now_s
-        same_for_s = now_s - self._changed_s
-        if not self._frozen_image_timeout_s or same_for_s <= self._frozen_image_timeout_s:
+        if now_s - self._changed_s <= limit_s:
             return None
         self.counters.frozen += 1
         return Verdict(
             False,
             'frozen: not one pixel has changed for frozen_image_timeout_s, '
-            f'{self._frozen_image_timeout_s:g} s; a camera has noise (0 allows still pictures)',
+            f'{limit_s:g} s; a camera has noise (0 allows still pictures)',
         )
 
 

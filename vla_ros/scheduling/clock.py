@@ -58,7 +58,7 @@ class ClockWatch:
         """
         before_ns, self._now_ns = self._now_ns, self._clock.now_ns()
         before_s, self._monotonic_s = self._monotonic_s, self._clock.monotonic_s()
-        if 0 in (before_ns, self._now_ns):  # simulated time that has not begun
+        if before_ns == 0:  # simulated time begins
             return 0.0
         step_s = (self._now_ns - before_ns) / 1e9
         if simulated:

@@ -54,7 +54,7 @@ class WorkerLimits:
     """
     :param max_image_age_s: an older picture is not taken.
     :param inference_timeout_s: an inference that takes longer is cancelled.
-    :param hang_timeout_s: how long after that it may take to come back.
+    :param hang_timeout_s: how long it may then take to come back.
     """
 
     max_image_age_s: float
@@ -88,7 +88,17 @@ class _Inference:
 
     started_s: float
     cancel: threading.Event = field(default_factory=threading.Event)
-    overrun: bool = False
+    late_since_s: float | None = None  # when it was noticed, and cancelled
+
+    def deadline(self, now_s: float, limits: WorkerLimits) -> Deadline:
+        if self.late_since_s is None and now_s - self.started_s > limits.inference_timeout_s:
+            self.late_since_s = now_s
+            self.cancel.set()
+        if self.late_since_s is None:
+            return Deadline.MET
+        # Counted from the cancel: whoever looks may have been late, too.
+        hung = now_s - self.late_since_s > limits.hang_timeout_s
+        return Deadline.HUNG if hung else Deadline.MISSED
 
 
 class InferenceWorker:
@@ -155,25 +165,21 @@ class InferenceWorker:
     def next_result(self) -> Result | None:
         """Take out what has come, one by one; what is from before a reset is CANCELLED."""
         with self._lock:
-            if not self._results:
-                return None
-            result, epoch = self._results.pop(0)
-            if epoch == self._epoch:
-                return result
-            return Result(result.observation, Outcome.CANCELLED, inference_s=result.inference_s)
+            while self._results:
+                result, epoch = self._results.pop(0)
+                if epoch == self._epoch:
+                    return result
+                if result.outcome is not Outcome.STALE:  # that one was never taken
+                    inference_s = result.inference_s
+                    return Result(result.observation, Outcome.CANCELLED, inference_s=inference_s)
+            return None
 
     def enforce_deadline(self) -> Deadline:
         """Look at the inference under way; cancel it if it is late. Call this regularly."""
         with self._lock:
             if self._inference is None:
                 return Deadline.MET
-            elapsed_s = self._clock.monotonic_s() - self._inference.started_s
-            if elapsed_s <= self._limits.inference_timeout_s:
-                return Deadline.MET
-            self._inference.overrun = True
-            self._inference.cancel.set()
-            hung_after_s = self._limits.inference_timeout_s + self._limits.hang_timeout_s
-            return Deadline.HUNG if elapsed_s > hung_after_s else Deadline.MISSED
+            return self._inference.deadline(self._clock.monotonic_s(), self._limits)
 
     def status(self) -> WorkerStatus:
         with self._lock:
@@ -276,7 +282,8 @@ class InferenceWorker:
         inference_s = self._clock.monotonic_s() - started_s
         with self._lock:
             self._inference = None
-        late = inference.overrun or inference_s > self._limits.inference_timeout_s
+        was_late = inference.late_since_s is not None
+        late = was_late or inference_s > self._limits.inference_timeout_s
         if late and outcome is not Outcome.FAILED:
             outcome, prediction = Outcome.OVERRUN, None
         return Result(observation, outcome, prediction, error, inference_s, action_dim)
