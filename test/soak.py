@@ -211,6 +211,13 @@ def growth(samples: list[Sample]) -> tuple[float, float, float]:
     return slope, (variance / spread) ** 0.5, rise_kb
 
 
+def medians(samples: list[Sample], parts: int) -> list[float]:
+    """Of the resident memory in so many equal stretches of time, kB."""
+    size = max(1, len(samples) // parts)
+    memory = [sample.resident_kb for sample in samples]
+    return [statistics.median(memory[i : i + size]) for i in range(0, size * parts, size)]
+
+
 def faults_found(soak: Soak, stack: Robot, camera: Camera) -> list[str]:
     """What must not be, in sentences."""
     found: list[str] = []
@@ -257,6 +264,7 @@ def report(soak: Soak, stack: Robot, camera: Camera, found: list[str]) -> None:
         'resident_kb_per_minute': round(slope, 2),
         'resident_kb_per_minute_error': round(error, 2),
         'resident_kb_rise': round(rise_kb),
+        'resident_kb_by_sixths': medians(soak.samples, parts=6),
         'threads': sorted({sample.threads for sample in soak.samples}),
         'descriptors': sorted({sample.descriptors for sample in soak.samples}),
         'disturbances': soak.disturbances,
@@ -273,6 +281,8 @@ def main() -> int:
     parser.add_argument('--model', default=SCRIPT, help='default: %(default)s')
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
+    if options.seconds < 12 * SAMPLE_PERIOD_S:
+        parser.error(f'--seconds is {options.seconds:g}, at least {12 * SAMPLE_PERIOD_S:g}')
     random.seed(options.seed)
     command = [sys.executable, '-m', 'vla_ros.cli.node', '--ros-args', '-r', f'__ns:={NAMESPACE}']
     for name, value in {'model': options.model, **PARAMETERS, 'instruction': 'go'}.items():

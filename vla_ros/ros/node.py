@@ -181,6 +181,7 @@ class VlaNode(LifecycleNode):
 
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
+        self._active = False
         self._close_worker()
         if self.ended.done() and self.context.ok():
             self._reporter.flush()
