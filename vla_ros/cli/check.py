@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from std_msgs.msg import String
 
 from vla_ros.cli.pictures import UnreadablePicture, compressed_message, image_message, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.console import unbuffer_output
+from vla_ros.ros.console import heed, unbuffer_output
 from vla_ros.ros.stamps import from_duration
+
+EXIT_INTERRUPTED = 130  # as of a shell: 128 + SIGINT
 
 _SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
@@ -97,15 +100,17 @@ class CheckNode(Node):
             self.action = message
 
 
-def wait_for_action(node: CheckNode, timeout_s: float) -> VlaAction:
-    """Show what the node is at until its action comes.
+def wait_for_action(
+    node: CheckNode, timeout_s: float, interrupted: threading.Event
+) -> VlaAction | None:
+    """Show what the node is at until its action comes; None if a person ends that.
 
     :raises CheckFailed: if it can't come, or did not in time.
     """
     started_s = time.monotonic()
     shown, shown_at_s = '', 0.0
     unheard_since_s = started_s
-    while node.action is None:
+    while node.action is None and not interrupted.is_set():
         rclpy.spin_once(node, timeout_sec=0.05)
         now_s = time.monotonic()
         text = 'waiting for the node' if node.status is None else _describe(node.status)
@@ -175,20 +180,21 @@ def main(arguments: list[str] | None = None) -> int:
         '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
     )
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    # Python's own signals, so that the instruction can still be taken back when one comes.
+    interrupted = heed(signal.SIGINT, signal.SIGTERM)
+    # Not rclpy's: the instruction can still be taken back when one comes.
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = None
     try:
         picture = read_picture(options.image) if options.image else _pattern()
         node = CheckNode(picture, options.instruction)
-        _print_action(wait_for_action(node, options.timeout))
+        action = wait_for_action(node, options.timeout, interrupted)
+        if action is None:
+            return EXIT_INTERRUPTED
+        _print_action(action)
         return 0
     except (CheckFailed, UnreadablePicture) as failure:
         print(f'vla_check: {failure}', file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     finally:
         if node is not None:
             node.take_back()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from typing import Any
 
@@ -28,14 +27,12 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
-    from vla_ros.ros.console import unbuffer_output
+    from vla_ros.ros.console import heed, unbuffer_output
     from vla_ros.ros.node import VlaNode
     from vla_ros.ros.parameters import ParameterError
 
     unbuffer_output()
-    stopped = threading.Event()
-    # Not a KeyboardInterrupt in the midst of anything: rclpy hears the signal, too, and stops.
-    signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    stopped = heed(signal.SIGINT)
     try:
         rclpy.init(args=arguments)
         node = VlaNode(**options)
