@@ -7,10 +7,12 @@ that builds the policy. Knows nothing of models.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,12 +22,14 @@ from vla_ros.openvla.errors import CheckpointError, listing
 INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
 _PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt')
-_DTYPES = ('F32', 'F16', 'BF16')
+_DTYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}
 _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself would parse 100 MB
 
 
 class Checkpoint:
     """The weights in a folder; every shard has been opened once when this exists.
+
+    ``dtypes`` are those that tensors are stored in.
 
     :raises CheckpointError: if files are missing, damaged or of another kind.
     """
@@ -34,8 +38,14 @@ class Checkpoint:
         self.directory = directory
         self._shards = {name: directory / shard for name, shard in _weight_map(directory).items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: set[torch.dtype] = set()
         for shard in sorted(set(self._shards.values())):
             self._read_header(shard)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are stored."""
+        return sum(math.prod(shape) for shape in self._shapes.values())
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Hold the stored tensors against those a model has.
@@ -91,6 +101,7 @@ class Checkpoint:
                         f'{shard}: {name} has dtype {header.get_dtype()}; '
                         f'allowed: {", ".join(_DTYPES)}'
                     )
+                self.dtypes.add(_DTYPES[header.get_dtype()])
                 self._shapes[name] = tuple(header.get_shape())
 
 

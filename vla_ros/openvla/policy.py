@@ -283,7 +283,7 @@ class OpenVLAPolicy:
 
 
 class _Stages:
-    """Times the stages of one inference; waits for the device at each end."""
+    """Times and names the stages of one inference; waits for the device at each end."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -292,6 +292,7 @@ class _Stages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
-        synchronize(self._device)
+        with torch.profiler.record_function(name):
+            yield
+            synchronize(self._device)
         self.seconds[name] = time.monotonic() - started

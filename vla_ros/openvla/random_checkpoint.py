@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,7 @@ def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0)
     _write_json(directory / 'config.json', config)
     _write_json(directory / 'preprocessor_config.json', _preprocessor_config(config))
     _tokenizer().save(str(directory / 'tokenizer.json'))
-    with torch.device('meta'):
-        model = OpenVLAModel(OpenVLAConfig.from_directory(directory))
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = _shapes(directory)
     shards = _split(shapes)
     generator = torch.Generator().manual_seed(seed)
     weight_map: dict[str, str] = {}
@@ -107,6 +106,20 @@ def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0)
         weight_map.update(dict.fromkeys(tensors, name))
     _write_json(directory / INDEX_NAME, {'metadata': {}, 'weight_map': weight_map})
     return directory
+
+
+def checkpoint_bytes(shape: str) -> int:
+    """What the weights of one of ``SHAPES`` will take on the disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        _write_json(Path(directory) / 'config.json', _config(shape))
+        return 2 * sum(size.numel() for size in _shapes(Path(directory)).values())
+
+
+def _shapes(directory: Path) -> dict[str, torch.Size]:
+    """Of the model that config.json describes."""
+    with torch.device('meta'):
+        model = OpenVLAModel(OpenVLAConfig.from_directory(directory))
+    return {key: value.shape for key, value in model.state_dict().items()}
 
 
 def _split(shapes: Mapping[str, torch.Size]) -> list[list[str]]:
