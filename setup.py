@@ -25,6 +25,7 @@ COMMANDS = {
     'vla_check': 'vla_ros.cli.check',
     'vla_demo': 'vla_ros.cli.demo',
     'vla_camera': 'vla_ros.cli.camera',
+    'vla_bench': 'vla_ros.cli.bench',
     'vla_checkpoint': 'vla_ros.cli.checkpoint',
 }
 

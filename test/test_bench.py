@@ -1,0 +1,286 @@
+"""vla_bench: what it reports fits together. Nothing in here says how long anything may take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vla_ros.bench import machine, measure, memory
+from vla_ros.bench.combinations import Combination, combine
+from vla_ros.bench.costs import count_costs
+from vla_ros.bench.random_model import cached_random_checkpoint
+from vla_ros.cli import bench
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.random_checkpoint import checkpoint_bytes
+from vla_ros.types import PolicyError, Prediction, WarmupTimes
+
+STAGES = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
+TINY_PARAMETERS_PER_LAYER = 4 * 64 * 64 + 3 * 64 * 172  # of the products
+VOCABULARY = 32064
+
+
+@pytest.fixture(autouse=True)
+def _quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, '_MIN_SECONDS', 0.0)
+    monkeypatch.setattr(machine, '_MIN_RUNS', 1)
+    monkeypatch.setattr(machine, '_STREAMED_BYTES', 1_000_000)
+    monkeypatch.setattr(machine, '_HIDDEN', 128)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, dict[str, Any]]:
+    """What it printed, and its last line."""
+    assert bench.main([str(argument) for argument in arguments]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    return printed, json.loads(printed.splitlines()[-1])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that it ends with, when it could not do as it was told."""
+    assert bench.main([str(argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    return captured.err.splitlines()[-1]
+
+
+def test_the_report_fits_together(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    arguments = (tiny_checkpoint, '--device', 'cpu', '--dtype', 'float32,bfloat16', '--threads', 1)
+    printed, report = run(capsys, *arguments, '--repeats', 3)
+    assert torch.get_num_threads() == threads
+    assert report['took_turns'] and 'NOT in turns' not in printed
+    assert report['command'] == 'vla_bench ' + ' '.join(map(str, (*arguments, '--repeats', 3)))
+    assert report['command'] in printed and report['machine']['torch'] == torch.__version__
+    first, second = report['combinations']
+    assert (first['dtype'], second['dtype']) == ('float32', 'bfloat16')
+    assert first['actions_equal_to_first'] == 3
+    for one in (first, second):
+        _check_combination(one)
+        assert one['name'] in printed
+        ratio = first['latency_s']['p50'] / one['latency_s']['p50']
+        assert one['speedup_over_first'] == pytest.approx(ratio)
+    assert first['decode_step_bytes'] == 2 * second['decode_step_bytes']
+
+
+def _check_combination(one: dict[str, Any]) -> None:
+    assert one['repeats'] == len(one['latencies_s']) == one['valid_actions'] == 3
+    assert one['latency_s']['p50'] == sorted(one['latencies_s'])[1]
+    assert one['latency_s']['p50'] <= one['latency_s']['p95'] <= one['latency_s']['p99']
+    assert list(one['stages_s']) == STAGES
+    in_stages = [
+        sum(stages_s.values()) / seconds
+        for seconds, stages_s in zip(one['latencies_s'], one['timings_s'], strict=True)
+    ]
+    assert 0.8 < max(in_stages) <= 1
+    decode_s = one['stages_s']['decode']['p50']
+    assert one['decode_steps'] == 6 and one['decode_step_s'] == pytest.approx(decode_s / 6)
+    loading = one['loading']
+    assert 0 < loading['first_s'] < loading['warmup_s'] and loading['load_s'] > 0
+    assert loading['peak_resident_bytes'] > loading['added_resident_bytes'] > 0
+    assert loading['added_device_bytes'] is None
+    rate = one['flops']['prefill'] / one['stages_s']['prefill']['p50'] / 1e9
+    ceilings, reached = one['ceilings'], one['reached']
+    assert reached['gflop_per_s']['prefill'] == pytest.approx(rate)
+    fraction = reached['fraction_of_gemm']['prefill']
+    assert fraction == pytest.approx(rate / ceilings['gemm_gflop_per_s'])
+    read = one['decode_step_bytes'] / one['decode_step_s'] / 1e9
+    most = max(ceilings['row_gb_per_s'], ceilings['stream_gb_per_s'])
+    assert reached['decode_fraction_of_read'] == pytest.approx(read / most)
+
+
+@pytest.mark.parametrize('fit', [True, False])
+def test_combinations_take_turns_if_they_fit(
+    fit: bool, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, int]] = []
+    pictures: list[int] = []
+    predict_action = OpenVLAPolicy.predict_action
+
+    def recorded(self: OpenVLAPolicy, image: np.ndarray, *rest: object) -> Prediction:
+        called.append((self.info.dtype, torch.get_num_threads()))
+        pictures.append(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]))
+        return predict_action(self, image, *rest)
+
+    monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self: WarmupTimes(2.0, 1.0, 1.0))
+    monkeypatch.setattr(OpenVLAPolicy, 'predict_action', recorded)
+    if not fit:
+        monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
+    threads = [1, torch.get_num_threads()]
+    combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False], [1], threads)
+    task = measure.Task(tiny_checkpoint, 'pick up the cup', repeats=2)
+    measurements, took_turns = measure.measure(task, combinations, lambda text: None)
+    assert took_turns == fit
+    assert [one.combination for one in measurements] == combinations
+    first, second = [[(dtype, count) for count in threads] for dtype in ('float32', 'bfloat16')]
+    # One each that is not counted, then two rounds.
+    assert called == (3 * (first + second) if fit else 3 * first + 3 * second)
+    assert len(set(pictures)) == 3
+    loaded = [one.loading is not None for one in measurements]
+    assert loaded == [True, False, True, False]
+
+
+def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint(tiny_checkpoint)
+    assert checkpoint.dtypes == {torch.bfloat16}
+    assert 2 * checkpoint.parameters == checkpoint_bytes('tiny')
+    available = round(1.1 * 4 * checkpoint.parameters) + 1
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: available)
+
+    def fit(*dtypes: str, compiles: Sequence[bool] = (False,), threads: int = 1) -> bool:
+        counts = list(range(1, threads + 1))
+        combinations = [
+            Combination('cpu', dtype, 'none', compiled, 1, count)
+            for dtype in dtypes
+            for compiled in compiles
+            for count in counts
+        ]
+        return memory.loaded_together(combinations, checkpoint)
+
+    assert fit('float32') and fit('float32', threads=8)
+    assert fit('bfloat16', compiles=(False, True))  # both are the mapped file
+    assert not fit('float16', 'bfloat16', 'float32')
+    assert not fit('float32', compiles=(False, True))
+
+
+def test_costs_of_the_tiny_shape(tiny_checkpoint: Path) -> None:
+    config = OpenVLAConfig.from_directory(tiny_checkpoint)
+    costs = count_costs(config, torch.bfloat16, prompt_tokens=32)
+    assert costs.positions == 256 + 32
+    attention = 2 * 2 * 288 * 288 * 64  # queries by keys, weights by values
+    layer = 2 * 288 * TINY_PARAMETERS_PER_LAYER + attention
+    assert costs.flops['prefill'] == 3 * layer + 2 * 64 * VOCABULARY
+    # The position after the prefill sees all of the cache: 289.
+    step = 2 * TINY_PARAMETERS_PER_LAYER + 2 * 2 * 289 * 64
+    assert costs.flops['decode_step'] == 3 * step + 2 * 64 * VOCABULARY
+    norms = 7 * 64
+    parameters = 3 * TINY_PARAMETERS_PER_LAYER + norms + 64 * VOCABULARY
+    assert costs.decode_step_bytes == 2 * parameters
+    fc1, fc2, fc3 = 144 * 576, 576 * 64, 64 * 64
+    assert costs.flops['projector'] == 2 * 256 * (fc1 + fc2 + fc3)
+    # DINOv2: 3 of 4 blocks, a class token and 4 registers; SigLIP: 4 of 5 blocks.
+    towers = _tower_flops(3, 256 + 5, 64, 256) + _tower_flops(4, 256, 80, 298)
+    assert costs.flops['vision'] == towers
+
+
+def _tower_flops(blocks: int, tokens: int, width: int, mlp_width: int) -> int:
+    patches = 2 * 256 * (3 * 14 * 14) * width
+    products = 2 * tokens * (4 * width * width + 2 * width * mlp_width)
+    return patches + blocks * (products + 2 * 2 * tokens * tokens * width)
+
+
+def test_costs_of_a_batch(tiny_checkpoint: Path) -> None:
+    config = OpenVLAConfig.from_directory(tiny_checkpoint)
+    one, four = (count_costs(config, torch.float32, 64, batch_size) for batch_size in (1, 4))
+    assert four.flops == {stage: 4 * flops for stage, flops in one.flops.items()}
+    assert four.decode_step_bytes == one.decode_step_bytes
+
+
+def test_ceilings_are_measured_once_for_each_device_dtype_and_threads() -> None:
+    combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False, True], [1], [1])
+    said: list[str] = []
+    ceilings = machine.measure_ceilings(combinations, said.append)
+    assert [text.rpartition('of ')[2] for text in said] == [
+        'cpu float32, threads 1',
+        'cpu bfloat16, threads 1',
+    ]
+    assert ceilings[0] is ceilings[1] and ceilings[2] is ceilings[3]
+    assert all(math.isfinite(one.gemm_gflop_per_s) and one.read_gb_per_s > 0 for one in ceilings)
+
+
+def test_profile_and_plot(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, plot = tmp_path / 'trace.json', tmp_path / 'plot.png'
+    printed, report = run(
+        capsys,
+        *(tiny_checkpoint, '--device', 'cpu', '--threads', '1,1', '--repeats', 1),
+        *('--profile', trace, '--plot', plot),
+    )
+    events = {event.get('name') for event in json.loads(trace.read_text())['traceEvents']}
+    assert {*STAGES, 'aten::mm'} <= events
+    operators = report['operators']
+    assert 0 < sum(operator['share'] for operator in operators) <= 1
+    assert [one['self_s'] for one in operators] == sorted(
+        (one['self_s'] for one in operators), reverse=True
+    )
+    assert operators[0]['name'][:48] in printed
+    with Image.open(plot) as picture:
+        picture.load()
+        assert picture.format == 'PNG'
+        assert len(picture.getcolors(picture.width * picture.height)) > len(STAGES)
+
+
+def test_a_random_model_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    directory = cached_random_checkpoint('tiny', tmp_path, said.append)
+    size = sum(file.stat().st_size for file in directory.glob('*.safetensors'))
+    assert checkpoint_bytes('tiny') == pytest.approx(size, rel=0.01)
+    assert said == [
+        f'writing {directory}: {size / 1e9:.2f} GB of random weights, kept for the next run'
+    ]
+    written = (directory / INDEX_NAME).stat().st_mtime_ns
+    _, report = run(
+        capsys, '--random', 'tiny', '--cache', tmp_path, '--repeats', 1, '--device', 'cpu'
+    )
+    assert report['model'] == str(directory)
+    assert (directory / INDEX_NAME).stat().st_mtime_ns == written
+
+
+def test_no_room_for_a_random_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), {'free': 1_000_000}))
+    with pytest.raises(PolicyError, match=r'would take 0.0\d GB, and 0.00 GB are free; make room'):
+        cached_random_checkpoint('tiny', tmp_path, lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (['--quantization', 'none,int3'], "quantization 'int3' is not supported; allowed: none"),
+        (['--batch-size', '1,4'], 'batch size 4 is not supported; allowed: 1'),
+        (['--dtype', 'float32,float8'], "dtype 'float8' is unknown; allowed: auto, float32"),
+        (['--device', 'cpu,tpu'], "device 'tpu' is unknown; allowed: auto"),
+        (['--threads', '1,1000000'], 'threads is 1000000; allowed: 1 to '),
+        (['--instruction', ' '], 'instruction is empty'),
+        (['--plot', '/nowhere/plot.png'], 'No such file or directory'),
+        (['--profile', '/nowhere/trace.json'], 'No such file or directory'),
+    ],
+)
+def test_what_can_not_be_had(
+    arguments: list[str], told: str, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, tiny_checkpoint, *arguments)
+
+
+def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "model '/nowhere' is not a folder" in refused(capsys, '/nowhere')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        ([], 'name either a model'),
+        (['model', '--random', 'tiny'], 'name either a model'),
+        (['--random', 'openvla-9b'], 'invalid choice'),
+        (['model', '--threads', '1,x'], "'x' is no whole number above 0"),
+        (['model', '--repeats', '0'], "'0' is no whole number above 0"),
+        (['model', '--compile', 'maybe'], "'maybe' is not allowed; allowed: true, false"),
+    ],
+)
+def test_unusable_arguments(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""What is compared: every combination of the values asked for, checked before anything loads."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
+from vla_ros.types import PolicyError
+
+Say = Callable[[str], None]  # is told what is going on
+
+BATCH_SIZES = (1,)  # the policy predicts one action at a time
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One way to run the model; nothing in here says ``auto``.
+
+    :param threads: of torch, on the CPU.
+    """
+
+    device: str
+    dtype: str
+    quantization: str
+    compile: bool
+    batch_size: int
+    threads: int
+
+    @property
+    def policy_key(self) -> tuple[str, str, str, bool]:
+        """Combinations that agree in this share one loaded policy."""
+        return self.device, self.dtype, self.quantization, self.compile
+
+    @property
+    def ceilings_key(self) -> tuple[str, str, int]:
+        """Combinations that agree in this have the same limits."""
+        return self.device, self.dtype, self.threads
+
+    def __str__(self) -> str:
+        words = [self.device, self.dtype]
+        words += [self.quantization] if self.quantization != 'none' else []
+        words += [f'batch {self.batch_size}'] if self.batch_size > 1 else []
+        words += [f'{self.threads} thread{"s" if self.threads > 1 else ""}']
+        words += ['compiled'] if self.compile else []
+        return ' '.join(words)
+
+
+def combine(
+    devices: Sequence[str],
+    dtypes: Sequence[str],
+    quantizations: Sequence[str],
+    compiles: Sequence[bool],
+    batch_sizes: Sequence[int],
+    threads: Sequence[int],
+) -> list[Combination]:
+    """All combinations, the first values first. A value that is given twice is measured twice:
+    that shows the noise.
+
+    :raises PolicyError: if one of the values can't be had here.
+    """
+    for quantization in quantizations:
+        check_quantization(quantization)
+    for batch_size in batch_sizes:
+        if batch_size not in BATCH_SIZES:
+            raise PolicyError(f'batch size {batch_size} is not supported; allowed: 1')
+    cores = os.cpu_count() or 1
+    for count in threads:
+        if not 1 <= count <= cores:
+            raise PolicyError(f'threads is {count}; allowed: 1 to {cores}, the cores there are')
+    placements = []
+    for device, dtype in itertools.product(map(choose_device, devices), dtypes):
+        name = str(choose_dtype(dtype, device)).removeprefix('torch.')
+        placements.append((str(device), name))
+    return [
+        Combination(*placement, quantization, compile, batch_size, count)
+        for placement, quantization, compile, batch_size, count in itertools.product(
+            placements, quantizations, compiles, batch_sizes, threads
+        )
+    ]

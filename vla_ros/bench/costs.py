@@ -1,0 +1,70 @@
+"""What an inference asks of the machine, from the model's shapes: nothing is loaded or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.language import Generation
+from vla_ros.openvla.model import OpenVLAModel
+
+
+@dataclass(frozen=True)
+class Costs:
+    """
+    :param positions: of the prefill: patches, and the prompt with its pads.
+    :param flops: floating-point operations of the products of matrices in ``vision``,
+        ``projector``, ``prefill`` and one ``decode_step``; a multiply-add counts as two, and
+        attention as if it were not causal.
+    :param decode_step_bytes: of weights that one decode step reads, whatever the batch size.
+    """
+
+    positions: int
+    flops: dict[str, int]
+    decode_step_bytes: int
+
+
+@torch.inference_mode()
+def count_costs(
+    config: OpenVLAConfig, dtype: torch.dtype, prompt_tokens: int, batch_size: int = 1
+) -> Costs:
+    """Run the plain model on the meta device, which knows shapes only.
+
+    :param prompt_tokens: with the pads.
+    """
+    with torch.device('meta'):
+        model = OpenVLAModel(config).to(dtype)
+        model.vision_backbone.prune()
+        size = config.towers[0].image_size
+        pixel_values = torch.empty(batch_size, 3 * len(config.towers), size, size, dtype=dtype)
+        input_ids = torch.empty(batch_size, prompt_tokens, dtype=torch.int64)
+        lengths = torch.empty(batch_size, dtype=torch.int64)
+        vision, features = _counted(lambda: model.vision_backbone(pixel_values))
+        projector, image_embeds = _counted(lambda: model.projector(features))
+        inputs_embeds = model.embed(input_ids, image_embeds)  # [B, positions, hidden]
+        positions = inputs_embeds.shape[1]
+        generation = Generation(model.language_model, batch_size, positions, 1)
+        prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths))
+        decode_step, _ = _counted(lambda: generation.decode(logits.argmax(dim=1)))
+    language_model = model.language_model
+    return Costs(
+        positions,
+        {'vision': vision, 'projector': projector, 'prefill': prefill, 'decode_step': decode_step},
+        # Of the embedding a step reads a row only.
+        weight_bytes(language_model) - weight_bytes(language_model.model.embed_tokens),
+    )
+
+
+def weight_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _counted(run: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor]:
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+    return counter.get_total_flops(), result

@@ -1,0 +1,128 @@
+"""Names the machine, and measures what it can do at most: products of matrices, and reading."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from vla_ros.bench.combinations import Combination, Say
+from vla_ros.openvla.placement import DTYPES, available_devices, synchronize
+
+# What decides how fast a CPU multiplies in small dtypes.
+_X86_FLAGS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'avx_vnni', 'amx_bf16', 'amx_int8')
+_ARM_FLAGS = ('asimd', 'bf16', 'i8mm', 'sve')
+
+# openvla-7b's largest product in the prefill of a short prompt.
+_POSITIONS, _HIDDEN, _INTERMEDIATE = 288, 4096, 11008
+_WEIGHTS = 4  # matrices read in turn: together 360 MB in bfloat16, more than a cache holds
+_STREAMED_BYTES = 500_000_000
+_MIN_SECONDS, _MIN_RUNS = 1.0, 3
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The fastest of some runs.
+
+    :param gemm_gflop_per_s: of a product [288, 4096] x [4096, 11008] in the dtype.
+    :param row_gb_per_s: bytes of weights read by products of one row with such matrices.
+    :param stream_gb_per_s: bytes read by a sum over a large tensor.
+    """
+
+    gemm_gflop_per_s: float
+    row_gb_per_s: float
+    stream_gb_per_s: float
+
+    @property
+    def read_gb_per_s(self) -> float:
+        return max(self.row_gb_per_s, self.stream_gb_per_s)
+
+
+def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
+    """One for each combination; those of the same device, dtype and threads share it.
+
+    torch's number of threads is as before at the end.
+    """
+    threads = torch.get_num_threads()
+    known: dict[tuple[str, str, int], Ceilings] = {}
+    try:
+        for combination in combinations:
+            key = combination.ceilings_key
+            if key not in known:
+                say(f'measuring the ceilings of {key[0]} {key[1]}, threads {key[2]}')
+                torch.set_num_threads(combination.threads)
+                known[key] = _ceilings(torch.device(combination.device), DTYPES[combination.dtype])
+    finally:
+        torch.set_num_threads(threads)
+    return [known[combination.ceilings_key] for combination in combinations]
+
+
+@torch.inference_mode()
+def _ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    weights = torch.full((_WEIGHTS, _INTERMEDIATE, _HIDDEN), 0.01, dtype=dtype, device=device)
+    x = torch.full((_POSITIONS, _HIDDEN), 0.01, dtype=dtype, device=device)
+    streamed = torch.ones(_STREAMED_BYTES // 4, device=device)
+    gemm_s = _fastest_s(lambda: F.linear(x, weights[0]), device)
+    row_s = _fastest_s(lambda: [F.linear(x[:1], matrix) for matrix in weights], device)
+    stream_s = _fastest_s(streamed.sum, device)
+    return Ceilings(
+        gemm_gflop_per_s=2 * _POSITIONS * _HIDDEN * _INTERMEDIATE / gemm_s / 1e9,
+        row_gb_per_s=weights.nbytes / row_s / 1e9,
+        stream_gb_per_s=streamed.nbytes / stream_s / 1e9,
+    )
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure needs beside it to mean something."""
+    cuda = range(torch.cuda.device_count())
+    flags = _cpuinfo('flags', 'Features').split()
+    return {
+        'cpu': _cpu_name(),
+        'cores': os.cpu_count(),
+        'cpu_flags': [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in flags],
+        'memory_gb': round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9, 1),
+        'devices': available_devices(),
+        'gpus': [torch.cuda.get_device_name(index) for index in cuda],
+        'system': platform.platform(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+    }
+
+
+def _fastest_s(run: Callable[[], object], device: torch.device) -> float:
+    """Of at least ``_MIN_RUNS`` runs and ``_MIN_SECONDS``, after one that is not counted."""
+    seconds: list[float] = []
+    run()
+    synchronize(device)
+    while len(seconds) < _MIN_RUNS or sum(seconds) < _MIN_SECONDS:
+        started = time.monotonic()
+        run()
+        synchronize(device)
+        seconds.append(time.monotonic() - started)
+    return min(seconds)
+
+
+def _cpu_name() -> str:
+    if sys.platform == 'darwin':
+        command = ['sysctl', '-n', 'machdep.cpu.brand_string']
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return _cpuinfo('model name') or platform.processor() or platform.machine()
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first line of /proc/cpuinfo that has one of the names; empty where there is none."""
+    path = Path('/proc/cpuinfo')
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, _, value = line.partition(':')
+        if name.strip() in names:
+            return value.strip()
+    return ''

@@ -1,0 +1,65 @@
+"""Draws the stages of each combination as one stacked bar. With Pillow, which is here anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vla_ros.bench.report import Summary
+
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
+_COLOURS = ('#999999', '#0072B2', '#56B4E9', '#E69F00', '#D55E00', '#009E73')
+_FONT_SIZE = 16
+_LINE, _BAR, _GAP, _MARGIN = 24, 28, 14, 20  # pixels
+_BAR_LENGTH = 640  # of the slowest
+
+
+def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
+    """Write a PNG: medians of each stage, so a bar is about as long as the median latency.
+
+    :raises OSError: if it can't be written.
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    stages = list(summaries[0]['stages_s'])
+    sums_s = [sum(times['p50'] for times in one['stages_s'].values()) for one in summaries]
+    labels = [one['name'] for one in summaries]
+    left = _MARGIN + _GAP + max(round(font.getlength(label)) for label in labels)
+    top = _MARGIN + 2 * _LINE
+    width = left + _BAR_LENGTH + 120 + _MARGIN
+    picture = Image.new('RGB', (width, top + len(labels) * (_BAR + _GAP) + _MARGIN), 'white')
+    draw = ImageDraw.Draw(picture)
+    draw.text((_MARGIN, _MARGIN - 6), 'milliseconds of one action, median', 'black', font)
+    _draw_legend(draw, font, stages, left)
+    pixels_per_s = _BAR_LENGTH / max(sums_s)
+    for row, (summary, label, sum_s) in enumerate(zip(summaries, labels, sums_s, strict=True)):
+        y = top + row * (_BAR + _GAP)
+        draw.text((_MARGIN, y + 4), label, 'black', font)
+        start_s = 0.0
+        for stage, colour in zip(stages, _COLOURS, strict=True):
+            end_s = start_s + summary['stages_s'][stage]['p50']
+            span = [left + start_s * pixels_per_s, left + end_s * pixels_per_s]
+            draw.rectangle((span[0], y, span[1], y + _BAR), fill=colour)
+            start_s = end_s
+        draw.text(
+            (left + sum_s * pixels_per_s + 8, y + 4),
+            f'{1e3 * sum_s:.1f}',
+            'black',
+            font,
+        )
+    picture.save(path, 'PNG')
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    stages: Sequence[str],
+    left: int,
+) -> None:
+    x = float(left)
+    y = _MARGIN + _LINE - 6
+    for stage, colour in zip(stages, _COLOURS, strict=True):
+        draw.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
+        draw.text((x + 20, y), stage, 'black', font)
+        x += 20 + font.getlength(stage) + 20

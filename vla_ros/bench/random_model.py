@@ -1,0 +1,42 @@
+"""A checkpoint with random weights of a given shape, written once and kept for the next run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from vla_ros.bench.combinations import Say
+from vla_ros.openvla.checkpoint import INDEX_NAME
+from vla_ros.openvla.random_checkpoint import checkpoint_bytes, write_random_checkpoint
+from vla_ros.types import PolicyError
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/vla_ros, usually ~/.cache/vla_ros."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vla_ros'
+
+
+def cached_random_checkpoint(shape: str, cache: Path, say: Say) -> Path:
+    """The folder of that name in ``cache``; written if it is not there or not complete.
+
+    :raises PolicyError: if there is no room for it, or it can't be written.
+    """
+    directory = cache / f'random-{shape}'
+    if (directory / INDEX_NAME).is_file():  # written last
+        return directory
+    size = checkpoint_bytes(shape)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+        if free < size:
+            raise PolicyError(
+                f'{directory} would take {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; '
+                'make room, or name another folder with --cache'
+            )
+        say(f'writing {directory}: {size / 1e9:.2f} GB of random weights, kept for the next run')
+        return write_random_checkpoint(directory, shape)
+    except OSError as error:
+        raise PolicyError(
+            f'{directory} can not be written ({error}); name another folder with --cache'
+        ) from error

@@ -1,0 +1,141 @@
+"""What was measured, as one JSON object and as tables: the tables show what the object holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from vla_ros.bench.costs import Costs
+from vla_ros.bench.machine import Ceilings
+from vla_ros.bench.measure import Measurement
+
+Summary = dict[str, Any]
+
+
+def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
+    """One object for each combination, held against the first."""
+    first = measurements[0]
+    return [
+        _summary(measurement, limits, first)
+        for measurement, limits in zip(measurements, ceilings, strict=True)
+    ]
+
+
+def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -> Summary:
+    latency_s = _percentiles(measurement.latencies_s)
+    stages_s = {
+        stage: _percentiles([timings[stage] for timings in measurement.timings])
+        for stage in measurement.timings[0]
+    }
+    decode_steps = measurement.action_dim - 1  # the prefill gives the first token
+    decode_step_s = stages_s['decode']['p50'] / decode_steps if decode_steps else None
+    ours_and_first = zip(measurement.token_ids, first.token_ids, strict=True)
+    return {
+        'name': str(measurement.combination),
+        **asdict(measurement.combination),
+        'loading': None if measurement.loading is None else asdict(measurement.loading),
+        'repeats': len(measurement.latencies_s),
+        'latency_s': latency_s,
+        'latencies_s': measurement.latencies_s,
+        'speedup_over_first': _percentiles(first.latencies_s)['p50'] / latency_s['p50'],
+        'stages_s': stages_s,
+        'timings_s': measurement.timings,
+        'decode_steps': decode_steps,
+        'decode_step_s': decode_step_s,
+        'valid_actions': sum(measurement.valid),
+        'actions_equal_to_first': sum(ours == theirs for ours, theirs in ours_and_first),
+        'positions': measurement.costs.positions,
+        'flops': measurement.costs.flops,
+        'decode_step_bytes': measurement.costs.decode_step_bytes,
+        'ceilings': asdict(ceilings),
+        'reached': _reached(measurement.costs, ceilings, stages_s, decode_step_s),
+    }
+
+
+def _reached(
+    costs: Costs,
+    ceilings: Ceilings,
+    stages_s: Mapping[str, Mapping[str, float]],
+    decode_step_s: float | None,
+) -> Summary:
+    """The median's rates, and the fractions of the ceilings that they are."""
+    rates = {
+        stage: costs.flops[stage] / stages_s[stage]['p50'] / 1e9
+        for stage in ('vision', 'projector', 'prefill')
+    }
+    read = costs.decode_step_bytes / decode_step_s / 1e9 if decode_step_s else None
+    return {
+        'gflop_per_s': rates,
+        'fraction_of_gemm': {
+            stage: rate / ceilings.gemm_gflop_per_s for stage, rate in rates.items()
+        },
+        'decode_gb_per_s': read,
+        'decode_fraction_of_read': read / ceilings.read_gb_per_s if read else None,
+    }
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
+
+
+def tables(summaries: Sequence[Summary]) -> str:
+    """For a person; medians where nothing else is said."""
+    names = [summary['name'] for summary in summaries]
+    return '\n\n'.join(
+        [
+            _table('seconds', names, [_whole(summary) for summary in summaries]),
+            _table('milliseconds', names, [_stages(summary) for summary in summaries]),
+            _table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
+        ]
+    )
+
+
+def _whole(summary: Summary) -> dict[str, str]:
+    loading = summary['loading'] or {}
+
+    def once(name: str, unit: float = 1.0) -> str:
+        return f'{loading[name] / unit:.2f}' if loading.get(name) is not None else '-'
+
+    row = {'load': once('load_s'), 'warm-up': once('warmup_s'), 'first': once('first_s')}
+    row |= {name: f'{seconds:.4f}' for name, seconds in summary['latency_s'].items()}
+    row['speed-up'] = f'{summary["speedup_over_first"]:.2f}x'
+    row['peak RAM GB'] = once('peak_resident_bytes', 1e9)
+    row['added'] = once('added_resident_bytes', 1e9)
+    row['on device'] = once('added_device_bytes', 1e9)
+    row['same actions'] = f'{summary["actions_equal_to_first"]}/{summary["repeats"]}'
+    return row
+
+
+def _stages(summary: Summary) -> dict[str, str]:
+    row = {stage: f'{1e3 * times["p50"]:.2f}' for stage, times in summary['stages_s'].items()}
+    step_s = summary['decode_step_s']
+    row['each decode step'] = '-' if step_s is None else f'{1e3 * step_s:.2f}'
+    return row
+
+
+def _rates(summary: Summary) -> dict[str, str]:
+    ceilings, reached = summary['ceilings'], summary['reached']
+    row = {'GEMM GFLOP/s': f'{ceilings["gemm_gflop_per_s"]:.0f}'}
+    for stage, rate in reached['gflop_per_s'].items():
+        row[stage] = f'{rate:.0f} {reached["fraction_of_gemm"][stage]:4.0%}'
+    row['row GB/s'] = f'{ceilings["row_gb_per_s"]:.1f}'
+    row['stream GB/s'] = f'{ceilings["stream_gb_per_s"]:.1f}'
+    read = reached['decode_gb_per_s']
+    row['decode step'] = (
+        '-' if read is None else f'{read:.1f} {reached["decode_fraction_of_read"]:4.0%}'
+    )
+    return row
+
+
+def _table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+    """Names to the left, numbers to the right; every row has the same columns."""
+    width = max(len(text) for text in (title, *names))
+    lines = [f'{title:{width}}', *(f'{name:{width}}' for name in names)]
+    for column in rows[0]:
+        cells = [column, *(row[column] for row in rows)]
+        cell_width = max(map(len, cells))
+        lines = [f'{line}  {cell:>{cell_width}}' for line, cell in zip(lines, cells, strict=True)]
+    return '\n'.join(lines)

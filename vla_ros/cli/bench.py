@@ -1,0 +1,193 @@
+"""``vla_bench``: where an action's time goes, and how near that is to what this machine can do.
+
+Every combination of the values in the lists is measured, and they take turns. The last line is
+JSON with all that was measured. Needs no ROS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from vla_ros.bench.combinations import combine
+from vla_ros.bench.machine import describe_machine, measure_ceilings
+from vla_ros.bench.measure import Infer, Task, measure
+from vla_ros.bench.plot import plot_stages
+from vla_ros.bench.profile import Operator, operator_table, profile_inference
+from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
+from vla_ros.bench.report import summarize, tables
+from vla_ros.openvla.hub import resolve_model
+from vla_ros.openvla.random_checkpoint import SHAPES
+from vla_ros.types import PolicyError
+
+_LEGEND = """\
+load, warm-up, first: once for each policy. p50 to p99: one action, the picture being new each time.
+peak RAM: of the process while loading and warming, mapped files included; added: by this policy.
+same actions: token ids equal to the first combination's. GEMM, row, stream: the most this machine
+does, by [288, 4096] x [4096, 11008], by reading weights for one row, by a sum; in percent: of GEMM,
+and for the decode step of the larger of row and stream."""
+
+Value = TypeVar('Value')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.model is None) == (options.random is None):
+        parser.error('name either a model (a checkpoint folder or a hub id) or --random SHAPE')
+    try:
+        _run(options, sys.argv[1:] if arguments is None else arguments)
+        return 0
+    except (PolicyError, OSError) as error:
+        print(f'vla_bench: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> None:
+    combinations = combine(
+        options.device,
+        options.dtype,
+        options.quantization,
+        options.compile,
+        options.batch_size,
+        options.threads or [torch.get_num_threads()],
+    )
+    _check_writable(options.profile, options.plot)
+    recipe = {
+        'command': shlex.join(['vla_bench', *arguments]),
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'machine': describe_machine(),
+    }
+    if options.random is None:
+        directory = resolve_model(options.model, options.revision, lambda step: _say(step.text))
+    else:
+        directory = cached_random_checkpoint(options.random, options.cache, _say)
+    operators: list[Operator] = []
+
+    def look_closer(infer: Infer) -> None:
+        operators.extend(profile_inference(infer, options.profile))
+
+    task = Task(directory, options.instruction, options.repeats)
+    measurements, took_turns = measure(
+        task, combinations, _say, look_closer if options.profile else None
+    )
+    report: dict[str, Any] = {
+        **recipe,
+        'model': str(directory),
+        'instruction': task.instruction,
+        'took_turns': took_turns,
+        'combinations': summarize(measurements, measure_ceilings(combinations, _say)),
+        'operators': [asdict(operator) for operator in operators],
+    }
+    _print_report(report)
+    if operators:
+        print(f'\n{operator_table(operators)}\n{options.profile}: open it in ui.perfetto.dev')
+    if options.plot:
+        plot_stages(report['combinations'], options.plot)
+        print(f'\n{options.plot}: the stages as bars')
+    print(f'\n{json.dumps(report)}')
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    machine = report['machine']
+    print(
+        f'{report["command"]}\n{report["date"]}, {machine["cpu"]}, {machine["cores"]} cores '
+        f'({" ".join(machine["cpu_flags"])}), {machine["memory_gb"]} GB, '
+        f'{", ".join(machine["gpus"]) or "no CUDA"}, {machine["system"]}, '
+        f'Python {machine["python"]}, torch {machine["torch"]}\n'
+        f'{report["model"]}, {report["combinations"][0]["positions"]} positions\n'
+    )
+    print(f'{tables(report["combinations"])}\n\n{_LEGEND}')
+    if not report['took_turns']:
+        print(
+            'The policies do not fit into memory together: they were measured one after the other, '
+            'NOT in turns; what else the machine did may have met one and not the other.'
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='vla_bench', description=__doc__, epilog='LIST: values with commas between them'
+    )
+    parser.add_argument('model', nargs='?', help='checkpoint folder, or hub id (is downloaded)')
+    parser.add_argument('--revision', help='branch, tag or commit of a hub id')
+    parser.add_argument(
+        '--random', choices=SHAPES, help='instead: such a model with random weights, written once'
+    )
+    parser.add_argument(
+        '--cache', type=Path, default=default_cache(), help='for --random (default: %(default)s)'
+    )
+    for name, default, text in (
+        ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
+        ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
+        ('--quantization', 'none', 'none'),
+    ):
+        parser.add_argument(
+            name, metavar='LIST', type=_list_of(str), default=default, help=f'of {text}'
+        )
+    parser.add_argument(
+        '--compile', metavar='LIST', type=_list_of(_boolean), default='false', help='of false, true'
+    )
+    parser.add_argument('--batch-size', metavar='LIST', type=_list_of(_count), default='1')
+    parser.add_argument(
+        '--threads', metavar='LIST', type=_list_of(_count), help="on the CPU (default: torch's)"
+    )
+    parser.add_argument('--repeats', type=_count, default=10, help='(default: %(default)s)')
+    parser.add_argument(
+        '--instruction',
+        default='pick up the red cup and put it into the drawer',
+        help='(default: %(default)s)',
+    )
+    parser.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
+    parser.add_argument('--plot', metavar='FILE.png', type=Path)
+    return parser
+
+
+def _list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
+    def values(text: str) -> list[Value]:
+        return [read(word.strip()) for word in text.split(',')]
+
+    return values
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
+    return int(text)
+
+
+def _boolean(text: str) -> bool:
+    if text not in ('true', 'false'):
+        raise argparse.ArgumentTypeError(f'{text!r} is not allowed; allowed: true, false')
+    return text == 'true'
+
+
+def _check_writable(*files: Path | None) -> None:
+    """Now, and not when all has been measured.
+
+    :raises OSError: if one can't be written.
+    """
+    for file in files:
+        if file is not None:
+            file.touch()
+
+
+def _say(text: str) -> None:
+    """What is going on; standard output is for the report."""
+    print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
