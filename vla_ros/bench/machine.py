@@ -42,10 +42,6 @@ class Ceilings:
     row_gb_per_s: float
     stream_gb_per_s: float
 
-    @property
-    def read_gb_per_s(self) -> float:
-        return max(self.row_gb_per_s, self.stream_gb_per_s)
-
 
 def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
     """One for each combination; those of the same device, dtype and threads share it.

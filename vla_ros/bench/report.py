@@ -73,7 +73,8 @@ def _reached(
             stage: rate / ceilings.gemm_gflop_per_s for stage, rate in rates.items()
         },
         'decode_gb_per_s': read,
-        'decode_fraction_of_read': read / ceilings.read_gb_per_s if read else None,
+        'decode_fraction_of_row': read / ceilings.row_gb_per_s if read else None,
+        'decode_fraction_of_stream': read / ceilings.stream_gb_per_s if read else None,
     }
 
 
@@ -121,12 +122,12 @@ def _rates(summary: Summary) -> dict[str, str]:
     row = {'GEMM GFLOP/s': f'{ceilings["gemm_gflop_per_s"]:.0f}'}
     for stage, rate in reached['gflop_per_s'].items():
         row[stage] = f'{rate:.0f} {reached["fraction_of_gemm"][stage]:4.0%}'
-    row['row GB/s'] = f'{ceilings["row_gb_per_s"]:.1f}'
-    row['stream GB/s'] = f'{ceilings["stream_gb_per_s"]:.1f}'
     read = reached['decode_gb_per_s']
-    row['decode step'] = (
-        '-' if read is None else f'{read:.1f} {reached["decode_fraction_of_read"]:4.0%}'
-    )
+    row['decode step GB/s'] = '-' if read is None else f'{read:.1f}'
+    for name in ('row', 'stream'):
+        fraction = reached[f'decode_fraction_of_{name}']
+        share = '-' if fraction is None else f'{fraction:.0%}'
+        row[f'of {name} GB/s'] = f'{ceilings[f"{name}_gb_per_s"]:.1f} {share:>4}'
     return row
 
 

@@ -33,9 +33,8 @@ from vla_ros.types import PolicyError
 _LEGEND = """\
 load, warm-up, first: once for each policy. p50 to p99: one action, the picture being new each time.
 peak RAM: of the process while loading and warming, mapped files included; added: by this policy.
-same actions: token ids equal to the first combination's. GEMM, row, stream: the most this machine
-does, by [288, 4096] x [4096, 11008], by reading weights for one row, by a sum; in percent: of GEMM,
-and for the decode step of the larger of row and stream."""
+same actions: token ids equal to the first combination's. The ceilings are the fastest of some runs:
+GEMM: [288, 4096] x [4096, 11008]; row: reads such weights for a single row; stream: sums 500 MB."""
 
 Value = TypeVar('Value')
 
