@@ -127,7 +127,8 @@ def install_package(ros: str, requirements: str) -> None:
         print('== vla_ros: building the messages, installing the package', flush=True)
         run([*PIP_INSTALL, '--quiet', '--no-build-isolation', '--no-deps', ROOT])
         write_record({**read_record(), 'package': wanted})
-        print('== ready: .venv/bin/vla_node, vla_check, vla_demo, vla_camera, vla_checkpoint')
+        commands = sorted(path.name for path in (VENV / 'bin').glob('vla_*'))
+        print(f'== ready, in .venv/bin: {", ".join(commands)}')
         if ros != 'wheels':
             # The wheels find our messages' libraries unaided; a sourced ROS 2 has to be told.
             print('   by hand, first: source .venv/share/vla_ros/local_setup.bash')
