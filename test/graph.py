@@ -142,7 +142,7 @@ class Robot(Node):
         late_s = [acted_s - self.heard_s[told[0]] for acted_s in self.acted_s]
         assert not [seconds for seconds in late_s if seconds > 0.05]
 
-    def recovers(self, **changes: Any) -> None:
+    def recovers(self) -> None:
         """Pictures come again, and the node acts on one."""
         count = len(self.actions)
 
@@ -150,7 +150,7 @@ class Robot(Node):
             return self.status.state == VlaStatus.RUNNING and len(self.actions) > count
 
         for _ in range(30):
-            self.see(noise(**changes))
+            self.see(noise())
             ends_s = time.monotonic() + 1.0
             while time.monotonic() < ends_s:
                 if acts():
@@ -222,13 +222,18 @@ def spinning(context: rclpy.Context, node: Node) -> Iterator[None]:
 
 
 class CameraThread:
-    """Shows a picture thirty times a second."""
+    """Shows a picture thirty times a second; :meth:`show` says which, and may show none."""
 
     def __init__(self, stack: Robot) -> None:
         self._stack = stack
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.shown = 0
+
+    def show(self) -> bool:
+        """Whether one was shown."""
+        self._stack.see(noise())
+        return True
 
     def __enter__(self) -> CameraThread:
         self._thread.start()
@@ -240,8 +245,7 @@ class CameraThread:
 
     def _run(self) -> None:
         while not self._stop.wait(1 / 30):
-            self._stack.see(noise())
-            self.shown += 1
+            self.shown += self.show()
 
 
 _namespaces = (f'/test_{number}' for number in itertools.count())

@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from pathlib import Path
 import conftest
 import numpy as np
 from accounts import unaccounted
-from graph import Robot, image_message, robot
+from graph import CameraThread, Robot, image_message, robot
 from lifecycle_msgs.msg import Transition
 
 from vla_ros.msg import VlaStatus
@@ -36,7 +35,6 @@ from vla_ros.msg import VlaStatus
 for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
     os.environ[variable] = str(conftest.ROOT / 'config' / 'fastdds.xml')
 
-RATE_HZ = 30.0
 SIZE = (480, 640, 3)  # pixels
 NAMESPACE = '/soak'
 SCRIPT = 'scripted:slow=0.015,raise@1%,nan@1%,invalid@1%,dim=3@1%,unbounded@1%,slow=2@0.5%,seed=1'
@@ -48,7 +46,7 @@ PARAMETERS = {
     'no_instruction_timeout_s': 1.0,
     'hang_timeout_s': 60.0,
 }
-DISTURBANCE_PERIOD_S = 4.0
+BETWEEN_DISTURBANCES_S = 1.5
 SAMPLE_PERIOD_S = 10.0
 # What an allocator may keep or give back. Beyond it a rise, or a slope that is no noise and would
 # come to as much in an hour, is a leak.
@@ -73,43 +71,33 @@ class Sample:
         return cls(elapsed_s, resident_kb, int(fields['Threads']), descriptors)
 
 
-class Camera:
-    """Shows pictures in a thread of its own, 30 Hz; how it shows them can be disturbed."""
+class Camera(CameraThread):
+    """How it shows its pictures can be disturbed."""
 
     def __init__(self, stack: Robot) -> None:
+        super().__init__(stack)
         frames = np.random.default_rng(0).integers(0, 256, (8, *SIZE), dtype=np.uint8)
         self._messages = itertools.cycle([image_message(frame) for frame in frames])
-        self._stack = stack
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._message = next(self._messages)
         self.behaviour = 'well'
-        self.shown = 0
 
-    def __enter__(self) -> Camera:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        message = next(self._messages)
-        while not self._stop.wait(1 / RATE_HZ):
-            behaviour = self.behaviour
-            if behaviour == 'silent':
-                continue
-            if behaviour != 'frozen':
-                message = next(self._messages)
-            now_ns = self._stack.get_clock().now().nanoseconds
-            aside_ns = {'stale': -2, 'future': 5, 'backwards': random.uniform(-0.3, 0)}
-            stamp_ns = now_ns + round(aside_ns.get(behaviour, 0) * 1e9)
-            stamp_ns = {'unstamped': 0, 'repeated': now_ns - now_ns % 10**9}.get(
-                behaviour, stamp_ns
-            )
-            message.encoding = 'infrared9' if behaviour == 'rejected' else 'rgb8'
-            self._stack.see(message, stamp_ns=stamp_ns)
-            self.shown += 1
+    def show(self) -> bool:
+        behaviour = self.behaviour
+        if behaviour == 'silent':
+            return False
+        if behaviour != 'frozen':
+            self._message = next(self._messages)
+        self._message.encoding = 'infrared9' if behaviour == 'rejected' else 'rgb8'
+        now_ns = self._stack.get_clock().now().nanoseconds
+        stamp_ns = {
+            'unstamped': 0,
+            'repeated': now_ns - now_ns % 10**9,
+            'stale': now_ns - 2 * 10**9,
+            'future': now_ns + 5 * 10**9,
+            'backwards': now_ns - random.randrange(3 * 10**8),
+        }.get(behaviour, now_ns)
+        self._stack.see(self._message, stamp_ns=stamp_ns)
+        return True
 
 
 class Soak:
@@ -140,7 +128,7 @@ class Soak:
             self.disturbances[kind] = self.disturbances.get(kind, 0) + 1
             self._disturb(kind)
             self.wait_for_actions()
-            time.sleep(max(0.0, DISTURBANCE_PERIOD_S - 2.5))
+            time.sleep(BETWEEN_DISTURBANCES_S)
         self.samples.append(Sample.of(self._node.pid, time.monotonic() - began_s))
 
     def totals(self) -> tuple[int, int]:

@@ -34,6 +34,14 @@ def mended(stack: Robot, model: str = 'scripted') -> None:
     started(stack)
 
 
+def fails_in_time(stack: Robot, why: str) -> None:
+    """With the limits of ``SHORT``."""
+    stack.wait_for(lambda: bool(stack.statuses))
+    began_s = time.monotonic()
+    stack.wait_for_state(VlaStatus.ERROR, why)
+    assert time.monotonic() - began_s < 1.0 + 1.0
+
+
 def never_acted(stack: Robot) -> bool:
     states = {status.state for status in stack.statuses}
     return not stack.actions and not states & {VlaStatus.RUNNING, VlaStatus.HOLDING}
@@ -74,10 +82,7 @@ def test_a_policy_that_can_not_be_made_ready(model: str, why: str) -> None:
 def test_a_preparation_that_takes_too_long(model: str, why: str) -> None:
     with running_node(f'model:={model}', *SHORT) as running:
         stack = running.robot
-        stack.wait_for(lambda: bool(stack.statuses))
-        began_s = time.monotonic()
-        stack.wait_for_state(VlaStatus.ERROR, why)
-        assert time.monotonic() - began_s < 1.0 + 1.0
+        fails_in_time(stack, why)
         assert never_acted(stack)
         mended(stack)
     assert running.process.returncode == 0
@@ -93,10 +98,7 @@ def test_a_preparation_that_takes_too_long(model: str, why: str) -> None:
 def test_a_preparation_that_hangs_ends_with_70(model: str, why: str) -> None:
     with running_node(f'model:={model}', *SHORT) as running:
         stack = running.robot
-        stack.wait_for(lambda: bool(stack.statuses))
-        began_s = time.monotonic()
-        stack.wait_for_state(VlaStatus.ERROR, why)
-        assert time.monotonic() - began_s < 1.0 + 1.0
+        fails_in_time(stack, why)
         assert running.ends() == 70
         assert never_acted(stack)
     assert 'Traceback' not in running.output

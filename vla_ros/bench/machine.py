@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from vla_ros.bench.combinations import Combination, Say
+from vla_ros.bench.memory import machine_bytes
 from vla_ros.openvla.placement import DTYPES, available_devices, synchronize
 
 # What decides how fast a CPU multiplies in small dtypes.
@@ -85,7 +86,7 @@ def describe_machine() -> dict[str, Any]:
         'cpu': _cpu_name(),
         'cores': os.cpu_count(),
         'cpu_flags': [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in flags],
-        'memory_gb': round(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9, 1),
+        'memory_gb': round(machine_bytes() / 1e9, 1),
         'devices': available_devices(),
         'gpus': [torch.cuda.get_device_name(index) for index in cuda],
         'system': platform.platform(),

@@ -124,13 +124,12 @@ def _measure_group(
 ) -> None:
     """Load what they need, let them take turns, and give the memory back."""
     policies: dict[object, OpenVLAPolicy] = {}
-    unnorm_key = _longest_action(task.directory)
     pictures = _pictures(1 + task.repeats)
 
     def infer(measurement: Measurement, picture: NDArray[np.uint8]) -> Prediction:
         policy = policies[measurement.combination.policy_key]
         torch.set_num_threads(measurement.combination.threads)
-        return policy.predict_action(picture, task.instruction, unnorm_key)
+        return policy.predict_action(picture, task.instruction, policy.config.longest_key)
 
     for measurement in measurements:
         combination = measurement.combination
@@ -178,11 +177,6 @@ def _load(task: Task, combination: Combination, say: Say) -> tuple[OpenVLAPolicy
         peak.added_device_bytes(),
     )
     return policy, loading
-
-
-def _longest_action(directory: Path) -> str:
-    norm_stats = OpenVLAConfig.from_directory(directory).norm_stats
-    return max(norm_stats, key=lambda key: norm_stats[key].action_dim)
 
 
 def _pictures(count: int) -> list[NDArray[np.uint8]]:

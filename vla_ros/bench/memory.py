@@ -68,6 +68,11 @@ def available_bytes(device: str) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     if _MEMINFO.exists():
         return _kilobytes(_MEMINFO, 'MemAvailable') * 1024
+    return machine_bytes()
+
+
+def machine_bytes() -> int:
+    """What the machine has."""
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 

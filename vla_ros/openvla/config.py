@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,11 @@ class OpenVLAConfig:
     prompt_template: str
     action_tokenizer: ActionTokenizer
     norm_stats: Mapping[str, ActionStatistics]
+
+    @cached_property
+    def longest_key(self) -> str:
+        """The unnorm_key whose actions have the most values."""
+        return max(self.norm_stats, key=lambda key: self.norm_stats[key].action_dim)
 
     @classmethod
     def from_directory(cls, directory: Path) -> OpenVLAConfig:

@@ -126,8 +126,7 @@ class OpenVLAPolicy:
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started = time.monotonic()
-        norm_stats = self.config.norm_stats
-        unnorm_key = max(norm_stats, key=lambda key: norm_stats[key].action_dim)
+        longest = self.config.longest_key
         trials = plan_trials(self._prompt_tokenizer, self.info.compiled)
         predictions: dict[str, Prediction] = {}
         seconds = []
@@ -136,7 +135,7 @@ class OpenVLAPolicy:
                 progress(Progress(trial.text, done, len(trials)))
             trial_started = time.monotonic()
             predictions[name] = self.predict_action(
-                trial.image, trial.instruction, unnorm_key, cancel, return_logits=True
+                trial.image, trial.instruction, longest, cancel, return_logits=True
             )
             seconds.append(time.monotonic() - trial_started)
         prove(predictions)
@@ -202,7 +201,7 @@ class OpenVLAPolicy:
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
             batch_size, length, _ = inputs_embeds.shape
-            most = max(entry.action_dim for entry in self.config.norm_stats.values())
+            most = self.action_dim(self.config.longest_key)
             generation = Generation(model.language_model, batch_size, length, most)
             logits = generation.prefill(inputs_embeds, tokens + image_embeds.shape[1])
         with stages('decode'):
