@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    Request,
     WarmupTimes,
 )
 
@@ -57,17 +58,16 @@ class FakePolicy:
     def close(self) -> None:
         self.closed = True
 
-    def predict_action(
-        self,
-        image: NDArray[np.uint8],
-        instruction: str,
-        unnorm_key: str | None = None,
-        cancel: Cancel | None = None,
-    ) -> Prediction:
+    def check_instruction(self, instruction: str) -> None:
+        pass
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
         assert cancel is not None
-        self.calls.append((image, instruction, unnorm_key))
+        self.calls += [(one.image, one.instruction, one.unnorm_key) for one in requests]
         self.threads.add(threading.current_thread().name)
-        return self._act(cancel)
+        return [self._act(cancel) for _ in requests]
 
 
 class Gate:

@@ -26,6 +26,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProofError,
+    Request,
 )
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -41,7 +42,8 @@ def policy_of(script: str) -> ScriptedPolicy:
 
 
 def predict(policy: Policy, cancel: threading.Event | None = None) -> Prediction:
-    return policy.predict_action(IMAGE, 'go', None, cancel)
+    (prediction,) = policy.predict_actions([Request(IMAGE, 'go')], cancel)
+    return prediction
 
 
 def faulty_calls(script: str, calls: int) -> list[int]:
@@ -85,9 +87,11 @@ def exit_of(script: str) -> int:
     statement = (
         'import sys, numpy as np\n'
         'from vla_ros.scripted import ScriptedPolicy\n'
+        'from vla_ros.types import Request\n'
+        'request = Request(np.zeros((4, 6, 3), np.uint8), "go")\n'
         f'policy = ScriptedPolicy.from_script({script!r}, lambda progress: None)\n'
         'policy.warmup()\n'
-        'for _ in range(2): policy.predict_action(np.zeros((4, 6, 3), np.uint8), "go")\n'
+        'for _ in range(2): policy.predict_actions([request])\n'
         'sys.exit(42)'
     )
     return subprocess.run([sys.executable, '-c', statement], cwd=ROOT, timeout=60).returncode
@@ -153,8 +157,9 @@ def test_the_token_ids_stand_for_the_values() -> None:
 
 def test_the_unnorm_key_is_handed_back() -> None:
     policy = policy_of('')
-    assert policy.predict_action(IMAGE, 'go', 'bridge_orig').unnorm_key == 'bridge_orig'
-    assert policy.predict_action(IMAGE, 'go', '').unnorm_key == 'scripted'
+    requests = [Request(IMAGE, 'go', 'bridge_orig'), Request(IMAGE, 'go', '')]
+    keys = [prediction.unnorm_key for prediction in policy.predict_actions(requests)]
+    assert keys == ['bridge_orig', 'scripted']
 
 
 @pytest.mark.parametrize('dim', [1, 2, 14])
@@ -167,7 +172,7 @@ def test_another_action_dim(dim: int) -> None:
 @pytest.mark.parametrize('instruction', ['', '  ', 'a</s>b', 'a\nb', 'x' * 501])
 def test_an_unusable_instruction_is_refused(instruction: str) -> None:
     with pytest.raises(InstructionError):
-        policy_of('').predict_action(IMAGE, instruction)
+        policy_of('').predict_actions([Request(IMAGE, instruction)])
 
 
 def test_warmup_takes_no_time_and_tells_how_little() -> None:
@@ -258,7 +263,7 @@ def test_when_at_random(percent: str, low: int, high: int) -> None:
 def test_a_refused_call_counts_and_draws() -> None:
     policy = policy_of('raise@3')
     with pytest.raises(InstructionError):
-        policy.predict_action(IMAGE, '')
+        policy.predict_actions([Request(IMAGE, '')])
     predict(policy)
     with pytest.raises(RuntimeError):
         predict(policy)

@@ -29,7 +29,15 @@ from vla_ros.cli.demo import running_camera
 from vla_ros.msg import VlaAction
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_duration
-from vla_ros.types import Cancel, Policy, PolicyInfo, Prediction, ProgressCallback, WarmupTimes
+from vla_ros.types import (
+    Cancel,
+    Policy,
+    PolicyInfo,
+    Prediction,
+    ProgressCallback,
+    Request,
+    WarmupTimes,
+)
 
 NAMESPACE = '/benchmark'
 WARM_UP = 30  # actions that are not counted
@@ -57,23 +65,23 @@ class BusyPolicy:
     def close(self) -> None:
         pass
 
-    def predict_action(
-        self,
-        image: np.ndarray,
-        instruction: str,
-        unnorm_key: str | None = None,
-        cancel: Cancel | None = None,
-    ) -> Prediction:
+    def check_instruction(self, instruction: str) -> None:
+        pass
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
         ends_s = time.monotonic() + self._busy_s
         while time.monotonic() < ends_s:
             self._matrix @ self._matrix
-        return Prediction(
+        prediction = Prediction(
             action=np.zeros(7),
             normalized_action=np.zeros(7),
             token_ids=np.full(7, 31872),
             token_probabilities=np.ones(7, dtype=np.float32),
             unnorm_key='busy',
         )
+        return [prediction] * len(requests)
 
 
 def run_node(busy_s: float) -> int:

@@ -6,7 +6,7 @@ Knows numpy only: nothing of ROS, torch or threads.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -55,8 +55,25 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One picture and one instruction for a policy.
+
+    :param image: uint8 [H, W, 3] RGB; never written to.
+    :param instruction: what a person said, without the prompt's template.
+    :param unnorm_key: whose statistics scale the action; may be left out if there is one.
+    :param draft: int64 [<=D], a guess at the action's token ids, such as the previous action's.
+        Where it is right the action comes sooner; right or wrong, the action is the same.
+    """
+
+    image: NDArray[np.uint8]
+    instruction: str
+    unnorm_key: str | None = None
+    draft: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What a policy makes of one picture and one instruction.
+    """What a policy makes of one request.
 
     D is the action's dimension. Where ``valid`` is False nothing in here may move a robot.
 
@@ -67,7 +84,9 @@ class Prediction:
     :param unnorm_key: whose statistics scaled ``action``.
     :param valid: False if a token is no action token, the sequence ended early, or a value is
         not finite; ``invalid_reason`` tells which.
-    :param timings: seconds per stage.
+    :param timings: seconds per stage, of the whole batch that this was predicted in.
+    :param drafted: tokens of the draft that were looked at.
+    :param accepted: of these, how many were right.
     :param logits: float32 [D, n_action_bins] of the action tokens, by rising token id.
     """
 
@@ -79,6 +98,8 @@ class Prediction:
     valid: bool = True
     invalid_reason: str = ''
     timings: Mapping[str, float] = field(default_factory=dict)
+    drafted: int = 0
+    accepted: int = 0
     logits: NDArray[np.float32] | None = None
 
 
@@ -141,17 +162,19 @@ class Policy(Protocol):
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 
-    def predict_action(
-        self,
-        image: NDArray[np.uint8],
-        instruction: str,
-        unnorm_key: str | None = None,
-        cancel: Cancel | None = None,
-    ) -> Prediction:
-        """Predict one action.
-
-        :param image: uint8 [H, W, 3] RGB.
+    def check_instruction(self, instruction: str) -> None:
+        """
         :raises InstructionError: if the instruction can't be used.
+        """
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
+        """Predict one action for each request, all in one pass.
+
+        :param requests: 1 to as many as the policy was built for.
+        :returns: in the same order, each as if it had been predicted alone.
+        :raises InstructionError: if one of the instructions can't be used.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 

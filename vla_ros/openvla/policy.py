@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    Request,
     WarmupTimes,
 )
 
@@ -147,6 +148,19 @@ class OpenVLAPolicy:
         del self._model
         gc.collect()  # a model has reference cycles
         empty_cache(device)
+
+    def check_instruction(self, instruction: str) -> None:
+        """:raises InstructionError: if the instruction can't be used."""
+        self._prompt_tokenizer(instruction)
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
+        """Predict one action for each request."""
+        return [
+            self.predict_action(one.image, one.instruction, one.unnorm_key, cancel)
+            for one in requests
+        ]
 
     @torch.inference_mode()
     def predict_action(

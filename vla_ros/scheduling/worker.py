@@ -23,6 +23,7 @@ from vla_ros.types import (
     Prediction,
     Progress,
     ProgressCallback,
+    Request,
     WarmupTimes,
 )
 
@@ -270,9 +271,8 @@ class InferenceWorker:
         prediction: Prediction | None = None
         error: BaseException | None = None
         try:
-            prediction = policy.predict_action(
-                observation.image, observation.instruction, self._unnorm_key, inference.cancel
-            )
+            request = Request(observation.image, observation.instruction, self._unnorm_key)
+            (prediction,) = policy.predict_actions([request], inference.cancel)
             outcome = Outcome.PREDICTED
         except InferenceCancelled:
             outcome = Outcome.CANCELLED

@@ -6,9 +6,9 @@ import itertools
 import math
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.scripted.script import NAME, Fault, read_script
 from vla_ros.types import (
@@ -20,6 +20,7 @@ from vla_ros.types import (
     Progress,
     ProgressCallback,
     ProofError,
+    Request,
     WarmupTimes,
     check_instruction,
 )
@@ -81,28 +82,33 @@ class ScriptedPolicy:
             seconds.append(time.monotonic() - call_started_s)
         return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
 
-    def predict_action(
-        self,
-        image: NDArray[np.uint8],
-        instruction: str,
-        unnorm_key: str | None = None,
-        cancel: Cancel | None = None,
-    ) -> Prediction:
-        """The motion's next action, or what the script has instead.
+    def check_instruction(self, instruction: str) -> None:
+        """:raises InstructionError: if the instruction can't be used."""
+        if not instruction.strip():
+            raise InstructionError('instruction is empty; there is nothing to do')
+        check_instruction(instruction)
 
-        :param image: not looked at.
-        :raises InstructionError: if the instruction can't be used.
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
+        """The motion's next action for each, or what the script has instead.
+
+        A batch is one call.
+
+        :raises InstructionError: if one of the instructions can't be used.
         :raises InferenceCancelled: soon after ``cancel`` is set, unless it is ``hung``.
         """
         self._calls += 1
         due = [fault for fault in self._faults if fault.is_due(self._calls, self._random)]
-        if not instruction.strip():
-            raise InstructionError('instruction is empty; there is nothing to do')
-        check_instruction(instruction)
+        for request in requests:
+            self.check_instruction(request.instruction)
         _wait(0.0, cancel)
         for fault in due:
             _act(fault, f'{fault.text} at call {self._calls}', cancel)
-        return _prediction(self._calls, self._action_dim, unnorm_key or NAME, due)
+        return [
+            _prediction(self._calls, self._action_dim, request.unnorm_key or NAME, due)
+            for request in requests
+        ]
 
     def close(self) -> None:
         """There is nothing to give back."""
