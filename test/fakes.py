@@ -41,6 +41,7 @@ class FakePolicy:
     def __init__(self, act: Callable[[Cancel], Prediction] = lambda cancel: a_prediction()) -> None:
         self.info = INFO
         self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
+        self.drafts: list[NDArray[np.int64] | None] = []
         self.threads: set[str] = set()
         self.closed = False
         self._act = act
@@ -66,6 +67,7 @@ class FakePolicy:
     ) -> list[Prediction]:
         assert cancel is not None
         self.calls += [(one.image, one.instruction, one.unnorm_key) for one in requests]
+        self.drafts += [one.draft for one in requests]
         self.threads.add(threading.current_thread().name)
         return [self._act(cancel) for _ in requests]
 

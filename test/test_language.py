@@ -69,7 +69,8 @@ def embeds() -> Tensor:
 def generated(model: Llama, inputs_embeds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids [B, STEPS] and logits [B, STEPS, vocab]."""
     generation = Generation(model, len(lengths), inputs_embeds.shape[1], STEPS)
-    token_ids, logits = generation.greedy(generation.prefill(inputs_embeds, lengths), STEPS)
+    first = generation.prefill(inputs_embeds, lengths)
+    token_ids, logits = generation.greedy(first, lengths, STEPS)
     return torch.from_numpy(token_ids), logits
 
 
@@ -120,7 +121,8 @@ def test_the_cache_has_its_final_size_from_the_start() -> None:
     generation = Generation(ours('grouped'), len(LENGTHS), LENGTH, STEPS)
     cache = generation._kv_cache
     assert cache.shape == (3, 2, len(LENGTHS), 2, LENGTH + STEPS, 16)
-    generation.greedy(generation.prefill(embeds(), torch.tensor(LENGTHS)), STEPS)
+    lengths = torch.tensor(LENGTHS)
+    generation.greedy(generation.prefill(embeds(), lengths), lengths, STEPS)
     assert generation._kv_cache is cache
     ends = torch.tensor(LENGTHS) + STEPS - 1
     assert all(cache[:, :, row, :, : int(end)].any() for row, end in enumerate(ends))

@@ -155,7 +155,7 @@ def test_it_outlives_a_lack_of_memory(
 ) -> None:
     caches: list[weakref.ref[torch.Tensor]] = []
 
-    def decode(self: Generation, token_ids: torch.Tensor) -> torch.Tensor:
+    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
         caches.append(weakref.ref(self._kv_cache))
         raise type(error)(*error.args)
 
@@ -183,7 +183,7 @@ def test_a_lack_of_memory_while_loading_is_one_sentence(
 def test_other_faults_keep_their_name(
     policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(self: Generation, token_ids: torch.Tensor) -> torch.Tensor:
+    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
         raise RuntimeError('CUDA error: an illegal memory access was encountered')
 
     monkeypatch.setattr(Generation, 'decode', decode)
@@ -197,10 +197,10 @@ def test_no_kv_cache_outlives_its_inference(
     caches: list[weakref.ref[torch.Tensor]] = []
     prefill = Generation.prefill
 
-    def noted(self: Generation, *arguments: torch.Tensor) -> torch.Tensor:
+    def noted(self: Generation, *arguments: torch.Tensor, rows: int) -> torch.Tensor:
         assert not [cache for cache in caches if cache() is not None]
         caches.append(weakref.ref(self._kv_cache))
-        return prefill(self, *arguments)
+        return prefill(self, *arguments, rows)
 
     monkeypatch.setattr(Generation, 'prefill', noted)
     for instruction in ('go', 'put ' * 30, 'go'):

@@ -69,6 +69,13 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
     return [np.resize(NOISE, (height, width, 3)) for height, width in sizes]
 
 
+def some_draft(number: int) -> NDArray[np.int64] | None:
+    """None, or up to seven tokens."""
+    random = np.random.default_rng(number)
+    length = random.integers(-1, 8)
+    return None if length < 0 else random.integers(31744, 32000, length)
+
+
 def record_shapes(policy: OpenVLAPolicy) -> set[tuple[object, ...]]:
     """From now on gathers what reaches each module: its name and the shapes."""
     seen: set[tuple[object, ...]] = set()
@@ -91,10 +98,12 @@ def test_no_shape_is_new_after_the_warmup(name: str) -> None:
     policy.warmup()
     warm = set(seen)
     prefills = {shapes for shapes in warm if shapes[0] == 'language_model.model.layers.0'}
-    assert len(prefills) == 2 * len(policy._prompt_tokenizer.prompt_lengths)
+    # Of each prompt length: the prefill, one token, and a block of tokens with the draft.
+    assert len(prefills) == 3 * len(policy._prompt_tokenizer.prompt_lengths)
     some_pictures = pictures(20)
     for number, instruction in enumerate(instructions(policy, 500)):
-        policy.predict_action(some_pictures[number % 20], instruction, 'bridge_orig')
+        picture = some_pictures[number % 20]
+        policy.predict_action(picture, instruction, 'bridge_orig', draft=some_draft(number))
     assert not seen - warm
 
 
@@ -112,11 +121,12 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> Non
     policy.warmup()
     graphs = counters['stats']['unique_graphs']
     lengths = len(policy._prompt_tokenizer.prompt_lengths)
-    assert graphs == len(policy.config.towers) + 2 * lengths  # however many layers there are
+    assert graphs == len(policy.config.towers) + 3 * lengths  # however many layers there are
     some_pictures = pictures(20)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for number, instruction in enumerate(instructions(policy, 500)):
-            policy.predict_action(some_pictures[number % 20], instruction, 'bridge_orig')
+            image = some_pictures[number % 20]
+            policy.predict_action(image, instruction, 'bridge_orig', draft=some_draft(number))
         for case in (case for key, case in CASES.values() if key == name):
             arguments = picture(case), case['instruction'], case['unnorm_key']
             compiled, expected = (
@@ -231,9 +241,10 @@ def test_an_instruction_that_does_not_reach_the_model_is_refused(
 @pytest.fixture(scope='module')
 def proven(tiny_checkpoint: Path) -> dict[str, Prediction]:
     policy = load(tiny_checkpoint)
+    trials = plan_trials(policy._prompt_tokenizer, np.zeros(7, np.int64), compiled=False)
     return {
         name: policy.predict_action(trial.image, trial.instruction, return_logits=True)
-        for name, trial in plan_trials(policy._prompt_tokenizer, compiled=False).items()
+        for name, trial in trials.items()
     }
 
 

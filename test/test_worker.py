@@ -120,6 +120,27 @@ def test_the_newest_observation_wins() -> None:
         assert (statistics.submitted, statistics.superseded, statistics.taken) == (6, 4, 2)
 
 
+def test_the_last_action_is_the_next_one_s_draft_until_a_reset() -> None:
+    with running(FakePolicy()) as bench:
+        for count in (1, 2):
+            bench.submit()
+            bench.wait_for_results(count)
+        bench.worker.reset()
+        bench.submit()
+        bench.wait_for_results(3)
+    first, second, after_reset = bench.policy.drafts
+    assert first is None and after_reset is None
+    assert second is not None and second.tolist() == [31900] * 7
+
+
+def test_an_invalid_action_is_no_draft() -> None:
+    with running(FakePolicy(lambda cancel: a_prediction(valid=False))) as bench:
+        for count in (1, 2):
+            bench.submit()
+            bench.wait_for_results(count)
+    assert bench.policy.drafts == [None, None]
+
+
 def test_an_old_picture_is_not_taken() -> None:
     with running(FakePolicy()) as bench:
         bench.submit(age_s=0.501)

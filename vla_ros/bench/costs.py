@@ -50,7 +50,7 @@ def count_costs(
         positions = inputs_embeds.shape[1]
         generation = Generation(model.language_model, batch_size, positions, 1)
         prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths))
-        decode_step, _ = _counted(lambda: generation.decode(logits.argmax(dim=1)))
+        decode_step, _ = _counted(lambda: generation.decode(logits.argmax(dim=2), lengths[:, None]))
     language_model = model.language_model
     return Costs(
         positions,

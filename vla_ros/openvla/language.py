@@ -48,7 +48,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, position: Tensor | None
+        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, positions: Tensor | None
     ) -> Tensor:
         """The parameters are those of Layer. H heads (KVH of keys), each of E values."""
         query, key, value = (
@@ -56,19 +56,19 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # [B, H, T, E], [B, KVH, T, E] twice
         query, key = _rotate(query, rotary), _rotate(key, rotary)
-        if position is None:
+        if positions is None:
             kv_cache[0, :, :, : x.shape[1]] = key
             kv_cache[1, :, :, : x.shape[1]] = value
             mask = None
         else:
-            rows = torch.arange(x.shape[0], device=x.device)  # [B]
-            kv_cache[0, rows, :, position] = key[:, :, 0]
-            kv_cache[1, rows, :, position] = value[:, :, 0]
+            rows = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+            kv_cache[0, rows, :, positions] = key.transpose(1, 2)
+            kv_cache[1, rows, :, positions] = value.transpose(1, 2)
             key, value = kv_cache.unbind()  # [B, KVH, S, E] each
             slots = torch.arange(key.shape[2], device=x.device)  # [S]
-            mask = (slots <= position[:, None])[:, None, None]  # [B, 1, 1, S]
+            mask = (slots <= positions[:, :, None])[:, None]  # [B, 1, T, S]
         attended = F.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=position is None, enable_gqa=self.grouped
+            query, key, value, mask, is_causal=positions is None, enable_gqa=self.grouped
         )  # [B, H, T, E]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
@@ -97,17 +97,17 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, position: Tensor | None
+        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, positions: Tensor | None
     ) -> Tensor:
         """
-        :param x: [B, T, hidden]; T is 1 where ``position`` is given.
+        :param x: [B, T, hidden].
         :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
         :param kv_cache: [2, B, key_value_heads, S, head_dim], keys and values; written to.
-        :param position: int64 [B], where in the cache ``x`` goes, all before it being seen too;
-            None: from 0 to T.
+        :param positions: int64 [B, T], where in the cache ``x`` goes; each sees what is there up to
+            itself. None: from 0 to T, and nothing else is seen.
         :returns: [B, T, hidden].
         """
-        x = x + self.self_attn(self.input_layernorm(x), rotary, kv_cache, position)
+        x = x + self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -131,16 +131,21 @@ class Llama(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The last layer's output [B, hidden] to float32 [B, vocab]."""
+        """The last layer's output [B, T, hidden] to float32 [B, T, vocab]."""
         return self.lm_head(self.model.norm(hidden)).float()
 
 
 class Generation:
     """A batch of sequences under way. Nothing in here grows: the kv_cache has its final size.
 
+    Greedy, with a draft of what may come (speculative decoding, Leviathan et al. 2022,
+    arXiv:2211.17192, in its greedy form): the draft goes through the layers as if it had been
+    emitted, in one pass, and stands up to the first token that differs from the one that the logits
+    before it choose. What comes out is what decoding one by one gives.
+
     :param batch_size: B.
-    :param prompt_length: L, positions of the prefill, pads included.
-    :param max_new_tokens: how often :meth:`decode` may be called.
+    :param prompt_length: L, positions of the prefill, drafts and pads included.
+    :param max_new_tokens: at most so many tokens are emitted.
     """
 
     def __init__(
@@ -149,55 +154,78 @@ class Generation:
         self._llama = llama
         config, weight = llama.config, llama.model.embed_tokens.weight
         size = prompt_length + max_new_tokens  # S
+        self._block = max(1, max_new_tokens - 1)  # tokens decoded at once while a draft is left
         # Zeros: what is masked is multiplied by zero, and zero times what memory held may be NaN.
         heads = (config.num_key_value_heads, size, config.head_dim)
         self._kv_cache = weight.new_zeros((config.num_hidden_layers, 2, batch_size, *heads))
         self._rotary = rotary_tables(config, size, weight.device).to(weight.dtype)  # [2, S, E]
-        self._lengths = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)  # [B]
 
-    def prefill(self, inputs_embeds: Tensor, lengths: Tensor) -> Tensor:
+    def prefill(self, inputs_embeds: Tensor, lengths: Tensor, rows: int = 1) -> Tensor:
         """
-        :param inputs_embeds: [B, L, hidden], each row padded on the right with whatever.
-        :param lengths: int64 [B], how many positions of each row are no pads.
-        :returns: float32 [B, vocab], the logits of the next token.
+        :param inputs_embeds: [B, L, hidden], each row padded on the right with whatever; the draft
+            stands where the pads begin.
+        :param lengths: int64 [B], how many positions of each row are its prompt.
+        :param rows: logits of so many positions are needed: the prompt's last one and the draft's.
+        :returns: float32 [B, rows, vocab], the logits of what follows each.
         """
         rotary = self._rotary[:, None, None, : inputs_embeds.shape[1]]  # [2, 1, 1, L, E]
-        x = self._through_layers(inputs_embeds, rotary, position=None)
-        self._lengths = lengths
-        rows = torch.arange(x.shape[0], device=x.device)  # [B]
-        return self._llama.logits(x[rows, lengths - 1])
+        x = self._through_layers(inputs_embeds, rotary, positions=None)
+        batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+        needed = lengths[:, None] - 1 + torch.arange(rows, device=x.device)  # [B, rows]
+        return self._llama.logits(x[batch, needed.clamp(max=x.shape[1] - 1)])
 
-    def decode(self, token_ids: Tensor) -> Tensor:
-        """Append one token to each row.
-
-        :param token_ids: int64 [B].
-        :returns: float32 [B, vocab], the logits of the next one.
+    def decode(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """
-        x = self._llama.model.embed_tokens(token_ids[:, None])  # [B, 1, hidden]
-        rotary = self._rotary[:, self._lengths, None, None]  # [2, B, 1, 1, E]
-        x = self._through_layers(x, rotary, self._lengths)
-        self._lengths = self._lengths + 1
-        return self._llama.logits(x[:, 0])
+        :param token_ids: int64 [B, T], tokens that follow each other.
+        :param positions: int64 [B, T], theirs; all before the first are there already.
+        :returns: float32 [B, T, vocab], the logits of what follows each.
+        """
+        x = self._llama.model.embed_tokens(token_ids)  # [B, T, hidden]
+        rotary = self._rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
+        return self._llama.logits(self._through_layers(x, rotary, positions))
 
-    def greedy(self, logits: Tensor, steps: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Emit the likeliest token so many times, whatever it is: always the same work.
+    def greedy(
+        self, logits: Tensor, lengths: Tensor, steps: int, drafts: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], Tensor]:
+        """Emit the likeliest token so many times, whatever it is.
 
-        :param logits: float32 [B, vocab], the prefill's.
+        :param logits: float32 [B, rows, vocab], the prefill's.
+        :param lengths: int64 [B], the prefill's.
+        :param drafts: int64 [B, G], those whose first ``rows`` - 1 tokens went through the prefill;
+            -1 from where a row has none.
         :returns: token ids [B, steps], and their logits float32 [B, steps, vocab] on the CPU.
         """
-        all_logits = [logits]
-        token_ids = [logits.argmax(dim=1)]  # [B] each
-        while len(token_ids) < steps:
-            all_logits.append(self.decode(token_ids[-1]))
-            token_ids.append(all_logits[-1].argmax(dim=1))
-        return (
-            torch.stack([ids.cpu() for ids in token_ids], dim=1).numpy(),
-            torch.stack([logits.cpu() for logits in all_logits], dim=1),
-        )
+        batch_size, device = len(lengths), lengths.device
+        token_ids = np.full((batch_size, steps), -1)
+        all_logits = torch.empty(batch_size, steps, logits.shape[2])
+        guesses = np.full((batch_size, steps + self._block), -1)
+        if drafts is not None:
+            drafts = drafts[:, : steps - 1]  # nothing follows the last one
+            guesses[:, : drafts.shape[1]] = drafts
+        emitted = np.zeros(batch_size, dtype=np.int64)
+        while True:
+            chosen = logits.argmax(dim=2).cpu().numpy()  # [B, rows]
+            for row in range(batch_size):
+                done = int(emitted[row])
+                agreed = chosen[row] == guesses[row, done : done + chosen.shape[1]]
+                # As many as agreed, and the one that was chosen instead of what did not.
+                count = min(int(np.argmin([*agreed, False])) + 1, len(agreed), steps - done)
+                token_ids[row, done : done + count] = chosen[row, :count]
+                all_logits[row, done : done + count] = logits[row, :count].cpu()
+                emitted[row] += count
+            if (emitted == steps).all():
+                return token_ids, all_logits
+            rows = np.arange(batch_size)
+            drafted = (guesses[rows, emitted] >= 0).any()
+            offsets = np.arange(self._block if drafted else 1)
+            block = guesses[rows[:, None], emitted[:, None] + offsets - 1].clip(min=0)
+            block[:, 0] = token_ids[rows, emitted - 1]
+            positions = torch.from_numpy(emitted[:, None] - 1 + offsets).to(device)
+            logits = self.decode(torch.from_numpy(block).to(device), lengths[:, None] + positions)
 
-    def _through_layers(self, x: Tensor, rotary: Tensor, position: Tensor | None) -> Tensor:
+    def _through_layers(self, x: Tensor, rotary: Tensor, positions: Tensor | None) -> Tensor:
         for layer, kv_cache in zip(self._llama.model.layers, self._kv_cache, strict=True):
-            x = layer(x, rotary, kv_cache, position)
+            x = layer(x, rotary, kv_cache, positions)
         return x
 
 

@@ -6,6 +6,7 @@ nothing of ROS or of time limits; it stops between layers when told to.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,8 @@ class OpenVLAPolicy:
         """
         started = time.monotonic()
         longest = self.config.longest_key
-        trials = plan_trials(self._prompt_tokenizer, self.info.compiled)
+        wrong = np.full(self.action_dim(longest), self.config.llama.pad_token_id)
+        trials = plan_trials(self._prompt_tokenizer, wrong, self.info.compiled)
         predictions: dict[str, Prediction] = {}
         seconds = []
         for done, (name, trial) in enumerate(trials.items()):
@@ -136,7 +138,7 @@ class OpenVLAPolicy:
                 progress(Progress(trial.text, done, len(trials)))
             trial_started = time.monotonic()
             predictions[name] = self.predict_action(
-                trial.image, trial.instruction, longest, cancel, return_logits=True
+                trial.image, trial.instruction, longest, cancel, True, trial.draft
             )
             seconds.append(time.monotonic() - trial_started)
         prove(predictions)
@@ -158,7 +160,7 @@ class OpenVLAPolicy:
     ) -> list[Prediction]:
         """Predict one action for each request."""
         return [
-            self.predict_action(one.image, one.instruction, one.unnorm_key, cancel)
+            self.predict_action(one.image, one.instruction, one.unnorm_key, cancel, draft=one.draft)
             for one in requests
         ]
 
@@ -170,6 +172,7 @@ class OpenVLAPolicy:
         unnorm_key: str | None = None,
         cancel: Cancel | None = None,
         return_logits: bool = False,
+        draft: NDArray[np.int64] | None = None,
     ) -> Prediction:
         """Predict one action by greedy decoding over the whole vocabulary.
 
@@ -178,6 +181,8 @@ class OpenVLAPolicy:
         :param unnorm_key: whose statistics scale the action; may be left out if there is one.
         :param cancel: looked at before every layer.
         :param return_logits: also keep the action tokens' logits.
+        :param draft: int64 [<=D], a guess at the token ids; see Request.
+        :raises ValueError: if the draft is none.
         :raises InstructionError: if the instruction can't be used.
         :raises UnnormKeyError: if there are no such statistics.
         :raises InferenceCancelled: soon after ``cancel`` is set.
@@ -186,7 +191,8 @@ class OpenVLAPolicy:
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
-            return self._predict(image, instruction, unnorm_key, statistics, return_logits)
+            request = Request(image, instruction, unnorm_key, self._usable(draft, statistics))
+            return self._predict(request, unnorm_key, statistics, return_logits)
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, self.info, 'an inference')
             if not reason:
@@ -195,19 +201,36 @@ class OpenVLAPolicy:
         empty_cache(self._model.device)
         raise PolicyError(reason)
 
+    def _usable(
+        self, draft: NDArray[np.int64] | None, statistics: ActionStatistics
+    ) -> NDArray[np.int64]:
+        """What of a draft can save time: all but the last token, which nothing follows."""
+        if draft is None:
+            return np.empty(0, dtype=np.int64)
+        most, vocabulary = statistics.action_dim, self.config.llama.vocab_size
+        if draft.ndim != 1 or len(draft) > most or ((draft < 0) | (draft >= vocabulary)).any():
+            raise ValueError(
+                f'draft is {draft.tolist()}; expected at most {most} token ids below {vocabulary}'
+            )
+        return draft[: most - 1].astype(np.int64)
+
     def _predict(
         self,
-        image: NDArray[np.uint8],
-        instruction: str,
+        request: Request,
         unnorm_key: str,
         statistics: ActionStatistics,
         return_logits: bool,
     ) -> Prediction:
-        model = self._model
+        """:param request: with a draft, empty if there is none."""
+        model, draft = self._model, request.draft
+        assert draft is not None
+        most = self.action_dim(self.config.longest_key)
         stages = _Stages(model.device)
         with stages('preprocess'):
-            input_ids, tokens = self._padded(self._prompt_tokenizer(instruction))
-            pixel_values = self._image_processor(image).to(model.device, model.dtype)
+            input_ids, tokens = self._padded(
+                self._prompt_tokenizer(request.instruction), draft, most - 1
+            )
+            pixel_values = self._image_processor(request.image).to(model.device, model.dtype)
         with stages('vision'):
             features = model.vision_backbone(pixel_values)
         with stages('projector'):
@@ -215,25 +238,34 @@ class OpenVLAPolicy:
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
             batch_size, length, _ = inputs_embeds.shape
-            most = self.action_dim(self.config.longest_key)
+            lengths = tokens + image_embeds.shape[1]
             generation = Generation(model.language_model, batch_size, length, most)
-            logits = generation.prefill(inputs_embeds, tokens + image_embeds.shape[1])
+            logits = generation.prefill(inputs_embeds, lengths, rows=most)
         with stages('decode'):
-            token_ids, logits = generation.greedy(logits, statistics.action_dim)
+            token_ids, logits = generation.greedy(
+                logits, lengths, statistics.action_dim, draft[np.newaxis]
+            )
         with stages('postprocess'):
-            return self._prediction(
+            prediction = self._prediction(
                 token_ids[0], logits[0], unnorm_key, statistics, stages.seconds, return_logits
             )
+            accepted = int((token_ids[0, : len(draft)] == draft).sum())
+            return dataclasses.replace(prediction, drafted=len(draft), accepted=accepted)
 
-    def _padded(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _padded(
+        self, input_ids: Tensor, draft: NDArray[np.int64], places: int
+    ) -> tuple[Tensor, Tensor]:
         """Pad while it is on the CPU still: the device sees few shapes.
 
         :param input_ids: int64 [1, T].
-        :returns: on the device, int64 [1, padded T], and int64 [1]: T.
+        :param draft: int64 [<=places], goes behind the prompt.
+        :param places: for a draft, always the same, whether there is one or not.
+        :returns: on the device, int64 [1, padded T + places], and int64 [1]: T.
         """
         tokens = input_ids.shape[1]
-        pads = self._prompt_tokenizer.padded_length(tokens) - tokens
+        pads = self._prompt_tokenizer.padded_length(tokens) + places - tokens
         padded = F.pad(input_ids, (0, pads), value=self.config.llama.pad_token_id)
+        padded[0, tokens : tokens + len(draft)] = torch.from_numpy(draft)
         return padded.to(self._model.device), torch.tensor([tokens], device=self._model.device)
 
     def _prediction(

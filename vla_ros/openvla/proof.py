@@ -36,18 +36,24 @@ class Trial:
 
     :param text: what is going on, for a person.
     :param image: uint8 [H, W, 3].
+    :param draft: int64 [D].
     """
 
     text: str
     image: NDArray[np.uint8]
     instruction: str
+    draft: NDArray[np.int64] | None = None
 
 
-def plan_trials(tokenizer: PromptTokenizer, compiled: bool) -> dict[str, Trial]:
+def plan_trials(
+    tokenizer: PromptTokenizer, wrong_draft: NDArray[np.int64], compiled: bool
+) -> dict[str, Trial]:
     """What to infer, in this order, to have met every prompt length and to have something to prove.
 
-    The first takes part in the proofs; the last is the first again.
+    The first takes part in the proofs; the last is the first again, but for the draft: whether
+    there is one must not count.
 
+    :param wrong_draft: int64 [D]; with it an inference meets the shapes with a draft and without.
     :param compiled: say so in the texts.
     """
     black = np.zeros((224, 224, 3), np.uint8)
@@ -59,7 +65,10 @@ def plan_trials(tokenizer: PromptTokenizer, compiled: bool) -> dict[str, Trial]:
 
     def first_inference(length: int, instruction: str) -> Trial:
         return Trial(
-            f'first inference, prompts up to {length} tokens{compiling}', noise, instruction
+            f'first inference, prompts up to {length} tokens{compiling}',
+            noise,
+            instruction,
+            wrong_draft,
         )
 
     return {

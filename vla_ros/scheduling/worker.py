@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vla_ros.scheduling.clock import Clock, is_fresh
 from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
@@ -129,6 +132,8 @@ class InferenceWorker:
         self._slot: LatestSlot[tuple[Observation, int]] = LatestSlot()
         self._thread = threading.Thread(target=self._run, name='vla-inference', daemon=True)
         self._closing = threading.Event()
+        self._last_ids: NDArray[np.int64] | None = None  # worker only: of the last valid action
+        self._last_epoch = -1
 
         self._lock = threading.Lock()  # guards all below
         self._epoch = 0
@@ -271,9 +276,13 @@ class InferenceWorker:
         prediction: Prediction | None = None
         error: BaseException | None = None
         try:
-            request = Request(observation.image, observation.instruction, self._unnorm_key)
+            # What was predicted before a reset is no guess at what comes after it.
+            draft = self._last_ids if self._last_epoch == epoch else None
+            request = Request(observation.image, observation.instruction, self._unnorm_key, draft)
             (prediction,) = policy.predict_actions([request], inference.cancel)
             outcome = Outcome.PREDICTED
+            if prediction.valid:
+                self._last_ids, self._last_epoch = prediction.token_ids, epoch
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
         except BaseException as raised:  # one bad inference must not end the worker

@@ -1,0 +1,127 @@
+"""A draft changes how soon an action comes, never the action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN
+from numpy.typing import NDArray
+from PIL import Image
+from test_golden import CASES
+
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.language import Generation
+from vla_ros.types import Request
+
+Ids = NDArray[np.int64]
+
+
+@cache
+def policy(name: str) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(GOLDEN / name, device='cpu', dtype='float32')
+
+
+def request(key: str, draft: Ids | None) -> tuple[OpenVLAPolicy, Request, Ids]:
+    """The policy, what it is asked, and the token ids that the reference emits."""
+    name, case = CASES[key]
+    with Image.open(GOLDEN / case['image']) as image:
+        picture = np.asarray(image.convert('RGB'))
+    asked = Request(picture, case['instruction'], case['unnorm_key'], draft)
+    return policy(name), asked, np.array(case['new_tokens'])
+
+
+@contextmanager
+def counted_decodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many tokens each pass after the prefill took."""
+    widths: list[int] = []
+    decode = Generation.decode
+
+    def counted(self: Generation, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        widths.append(token_ids.shape[1])
+        return decode(self, token_ids, positions)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, 'decode', counted)
+        yield widths
+
+
+def differing(ids: Ids, *places: int) -> Ids:
+    """Another token in these places."""
+    draft = ids.copy()
+    draft[[place for place in places if place < len(ids)]] = 5
+    return draft
+
+
+DRAFTS: dict[str, Callable[[Ids], Ids]] = {
+    'right': lambda ids: ids,
+    'first wrong': lambda ids: differing(ids, 0),
+    'second wrong': lambda ids: differing(ids, 1),
+    'middle wrong': lambda ids: differing(ids, 3),
+    'two wrong': lambda ids: differing(ids, 1, 4),
+    'last wrong': lambda ids: differing(ids, len(ids) - 1),
+    'all wrong': lambda ids: np.full_like(ids, 5),
+    'short': lambda ids: ids[:3],
+    'one token': lambda ids: ids[:1],
+    'any action': lambda ids: np.random.default_rng(int(ids[0])).integers(31744, 32000, len(ids)),
+}
+
+
+@pytest.mark.parametrize('kind', DRAFTS)
+@pytest.mark.parametrize('key', CASES)
+def test_the_token_ids_are_the_reference_s(key: str, kind: str) -> None:
+    """200 cases."""
+    ids = request(key, None)[2]
+    draft = DRAFTS[kind](ids)
+    one, asked, _ = request(key, draft)
+    (prediction,) = one.predict_actions([asked])
+    assert prediction.token_ids.tolist() == ids.tolist()
+    drafted = min(len(draft), len(prediction.action) - 1)
+    assert prediction.drafted == drafted
+    if len(ids) == len(prediction.action):  # else: what comes behind the end is no one's guess
+        assert prediction.accepted == int((draft[:drafted] == ids[:drafted]).sum())
+
+
+def test_there_are_200_of_them() -> None:
+    assert len(DRAFTS) * len(CASES) == 200
+
+
+@pytest.mark.parametrize(
+    ('kind', 'widths'),
+    [
+        ('right', []),
+        ('first wrong', [6]),
+        ('middle wrong', [6]),
+        ('last wrong', []),
+        ('two wrong', [6, 6]),
+        ('short', [1, 1, 1]),
+        ('all wrong', [6, 6, 6, 6, 6, 1]),
+    ],
+)
+def test_it_saves_passes(kind: str, widths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = request('openvla_tiny-vga', None)[2]
+    one, asked, _ = request('openvla_tiny-vga', DRAFTS[kind](ids))
+    with counted_decodes(monkeypatch) as seen:
+        one.predict_actions([asked])
+    assert seen == widths
+
+
+def test_without_a_draft_one_token_is_decoded_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, asked, _ = request('openvla_tiny-vga', None)
+    with counted_decodes(monkeypatch) as seen:
+        (prediction,) = one.predict_actions([asked])
+    assert seen == [1] * 6
+    assert (prediction.drafted, prediction.accepted) == (0, 0)
+
+
+@pytest.mark.parametrize('draft', [[[31900]], [31900] * 8, [-1], [32064]])
+def test_what_is_no_draft_is_refused(draft: list[object]) -> None:
+    one, asked, _ = request('openvla_tiny-vga', np.array(draft))
+    with pytest.raises(ValueError, match='expected at most 7 token ids below 32064'):
+        one.predict_actions([asked])
