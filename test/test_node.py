@@ -67,6 +67,21 @@ def test_an_action_is_what_the_policy_says(stack: Robot, tiny_checkpoint: Path) 
     assert status.model == str(tiny_checkpoint)
 
 
+def test_the_action_before_is_the_draft_of_the_next(stack: Robot) -> None:
+    stack.say('Pick up the red cup')
+
+    def acted() -> bool:
+        stack.see()  # always the same picture, so the same action
+        return len(stack.actions) >= 3
+
+    stack.wait_for(acted)
+    assert len({tuple(action.action) for action in stack.actions}) == 1
+    stack.wait_for(lambda: stack.statuses[-1].published >= 3)
+    status = stack.statuses[-1]
+    assert status.drafted == status.accepted == 6 * (status.published - 1)
+    assert status.draft_acceptance == 1.0
+
+
 def test_the_times_of_an_action_fit_together(stack: Robot) -> None:
     stack.say('open the drawer')
     stack.see()

@@ -103,6 +103,8 @@ def status_message(
         **dataclasses.asdict(inputs.counters),
         **dataclasses.asdict(inputs.camera.counters),
         **dataclasses.asdict(gate.counters),
+        **dataclasses.asdict(gate.drafts),
+        draft_acceptance=gate.drafts.acceptance,
         superseded=slot.superseded,
         stale=slot.stale,
         taken=slot.taken,
@@ -120,6 +122,7 @@ def status_message(
 def diagnostics_message(status: VlaStatus, name: str) -> DiagnosticArray:
     """The status once more, in the form that rqt and robot monitors read."""
     values = [KeyValue(key=key, value=str(getattr(status, key))) for key in _COUNTERS]
+    values.append(KeyValue(key='draft_acceptance', value=f'{status.draft_acceptance:.3f}'))
     values.append(KeyValue(key='latency_p95_s', value=f'{status.latency_p95_s:.4f}'))
     values.append(KeyValue(key='inference_p95_s', value=f'{status.inference_p95_s:.4f}'))
     summary = f'{status.state}: {status.why}' if status.why else status.state

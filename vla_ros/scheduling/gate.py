@@ -30,6 +30,23 @@ class OutcomeCounters:
         return self.published + self.overrun + self.invalid + self.cancelled + self.failed
 
 
+@dataclass
+class DraftCounters:
+    """Of the published actions.
+
+    :param drafted: tokens that the action before had offered.
+    :param accepted: of these, how many were right.
+    """
+
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """0 to 1; 0 while there was no draft."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
 class ActionGate:
     """Holds a reason why no action is published (``fault``) until one is."""
 
@@ -41,6 +58,7 @@ class ActionGate:
         self._clock = clock
         self.fault = ''
         self.counters = OutcomeCounters()
+        self.drafts = DraftCounters()
         self.latency = LatencyWindow()  # capture to publishing
         self.inference = LatencyWindow()
 
@@ -93,6 +111,8 @@ class ActionGate:
             )
             return False
         self.counters.published += 1
+        self.drafts.drafted += prediction.drafted
+        self.drafts.accepted += prediction.accepted
         self.fault = ''
         self.latency.add(action_age_s)
         self.inference.add(result.inference_s)
