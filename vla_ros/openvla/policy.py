@@ -57,9 +57,11 @@ class OpenVLAPolicy:
         image_processor: ImageProcessor,
         prompt_tokenizer: PromptTokenizer,
         info: PolicyInfo,
+        max_batch_size: int = 1,
     ) -> None:
         self.config = config
         self.info = info
+        self.max_batch_size = max_batch_size
         self._model = model
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
@@ -73,6 +75,7 @@ class OpenVLAPolicy:
         quantization: str = 'none',
         revision: str | None = None,
         compile: bool = False,
+        max_batch_size: int = 1,
         progress: ProgressCallback | None = None,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
@@ -84,6 +87,7 @@ class OpenVLAPolicy:
         :param revision: branch, tag or commit of a hub id.
         :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
             minutes.
+        :param max_batch_size: how many requests may be predicted at once.
         :raises PlacementError: if device, dtype or quantization can't be had here.
         :raises CheckpointError: if the checkpoint can't be found or isn't whole.
         """
@@ -110,7 +114,7 @@ class OpenVLAPolicy:
             raise PolicyError(reason) from error
         if compile:
             model.compile_layers()
-        return cls(config, model, image_processor, prompt_tokenizer, info)
+        return cls(config, model, image_processor, prompt_tokenizer, info, max_batch_size)
 
     def action_dim(self, unnorm_key: str | None = None) -> int:
         """How many values an action has; the key may be left out if there is one.
@@ -158,7 +162,12 @@ class OpenVLAPolicy:
     def predict_actions(
         self, requests: Sequence[Request], cancel: Cancel | None = None
     ) -> list[Prediction]:
-        """Predict one action for each request."""
+        """Predict one action for each request.
+
+        :raises ValueError: if there are none, or more than ``max_batch_size``.
+        """
+        if not 1 <= len(requests) <= self.max_batch_size:
+            raise ValueError(f'{len(requests)} requests; allowed: 1 to {self.max_batch_size}')
         return [
             self.predict_action(one.image, one.instruction, one.unnorm_key, cancel, draft=one.draft)
             for one in requests
