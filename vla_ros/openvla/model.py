@@ -21,6 +21,10 @@ from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
 # size that was ever loaded. torch's own limit, 8, is meant for shapes that vary without end.
 _MOST_GRAPHS = 64
 
+# A pass of six tokens over one of a single token, measured for each product (docs/benchmarks.md):
+# on a CPU reading the weights is not all that a product costs.
+_CPU_BLOCK_COSTS = {torch.float32: 4.0, torch.bfloat16: 2.0}
+
 
 class OpenVLAModel(nn.Module):
     """Its parameters carry the checkpoint's names, but for LayerScale (see stored_key)."""
@@ -115,6 +119,8 @@ def load_model(
             progress(Progress('reading tensors', done, len(needed)))
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.watch_layers()
+    if device.type == 'cpu':
+        model.language_model.block_cost = _CPU_BLOCK_COSTS.get(dtype, 1.0)
     return model.eval().requires_grad_(False)
 
 
