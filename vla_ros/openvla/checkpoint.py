@@ -7,7 +7,9 @@ that builds the policy. Knows nothing of models.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,6 +105,19 @@ class Checkpoint:
                     )
                 self.dtypes.add(_DTYPES[header.get_dtype()])
                 self._shapes[name] = tuple(header.get_shape())
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Give back the memory of a mapped tensor that is not used any more.
+
+    Otherwise its pages count as this process's until the file is closed. Nothing is lost: where
+    that can't be asked for, they stay.
+    """
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first and hasattr(mmap, 'MADV_DONTNEED'):
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _weight_map(directory: Path) -> dict[str, str]:

@@ -275,11 +275,11 @@ def _fastest_products(x: Tensor) -> Iterator[None]:
     if not (is_row and torch.backends.mkldnn.enabled):
         yield
         return
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = True
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
 
 
 def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tensor:

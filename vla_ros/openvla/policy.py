@@ -84,7 +84,7 @@ class OpenVLAPolicy:
         :param path_or_repo_id: a folder, or a hub id such as ``openvla/openvla-7b``.
         :param device: ``auto``, ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
         :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        :param quantization: ``none``.
+        :param quantization: ``none``, ``int8`` or ``int4``: weights of 8 or 4 bits.
         :param revision: branch, tag or commit of a hub id.
         :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
             minutes.
@@ -92,9 +92,9 @@ class OpenVLAPolicy:
         :raises PlacementError: if device, dtype or quantization can't be had here.
         :raises CheckpointError: if the checkpoint can't be found or isn't whole.
         """
-        check_quantization(quantization)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
+        check_quantization(quantization, chosen_device, chosen_dtype, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
         config = OpenVLAConfig.from_directory(directory)
         image_processor, prompt_tokenizer = load_processors(directory, config)
@@ -107,7 +107,9 @@ class OpenVLAPolicy:
             compiled=compile,
         )
         try:
-            model = load_model(Checkpoint(directory), config, chosen_device, chosen_dtype, progress)
+            model = load_model(
+                Checkpoint(directory), config, chosen_device, chosen_dtype, quantization, progress
+            )
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, info, 'loading')
             if not reason:
