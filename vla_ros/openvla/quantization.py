@@ -209,7 +209,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
         rows = slice(first, first + _ROWS_AT_ONCE)
         wide = weight[rows].float()
         scales[rows] = (wide.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-        quantized[rows] = wide.div_(scales[rows, None]).round_()
+        quantized[rows] = (wide / scales[rows, None]).round_()
     return quantized, scales
 
 
