@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_ros.bench.costs import Costs
 from vla_ros.bench.machine import Ceilings
@@ -25,9 +26,9 @@ def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings])
 
 
 def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -> Summary:
-    latency_s = _percentiles(measurement.latencies_s)
+    latency_s = percentiles(measurement.latencies_s)
     stages_s = {
-        stage: _percentiles([timings[stage] for timings in measurement.timings])
+        stage: percentiles([timings[stage] for timings in measurement.timings])
         for stage in measurement.timings[0]
     }
     decode_steps = measurement.action_dim - 1  # the prefill gives the first token
@@ -40,7 +41,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'repeats': len(measurement.latencies_s),
         'latency_s': latency_s,
         'latencies_s': measurement.latencies_s,
-        'speedup_over_first': _percentiles(first.latencies_s)['p50'] / latency_s['p50'],
+        'speedup_over_first': percentiles(first.latencies_s)['p50'] / latency_s['p50'],
         'stages_s': stages_s,
         'timings_s': measurement.timings,
         'decode_steps': decode_steps,
@@ -78,7 +79,7 @@ def _reached(
     }
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
 
 
@@ -87,9 +88,9 @@ def tables(summaries: Sequence[Summary]) -> str:
     names = [summary['name'] for summary in summaries]
     return '\n\n'.join(
         [
-            _table('seconds', names, [_whole(summary) for summary in summaries]),
-            _table('milliseconds', names, [_stages(summary) for summary in summaries]),
-            _table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
+            table('seconds', names, [_whole(summary) for summary in summaries]),
+            table('milliseconds', names, [_stages(summary) for summary in summaries]),
+            table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
         ]
     )
 
@@ -131,7 +132,7 @@ def _rates(summary: Summary) -> dict[str, str]:
     return row
 
 
-def _table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+def table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """Names to the left, numbers to the right; every row has the same columns."""
     width = max(len(text) for text in (title, *names))
     lines = [f'{title:{width}}', *(f'{name:{width}}' for name in names)]
