@@ -200,8 +200,8 @@ def _verdict(summary: Summary) -> str:
     costs = summary['camera_costs_policy']
     repeats = costs['each_repeat']
     lines = [
-        f'The camera costs the policy {costs["p50"]:.1%} of its rate by the median inference '
-        f'({min(repeats):.1%} to {max(repeats):.1%} by repetition), by the mean {costs["mean"]:.1%}.'
+        f'The camera costs the policy {costs["p50"]:.1%} of its rate by the median inference, '
+        f'{min(repeats):.1%} to {max(repeats):.1%} by repetition, {costs["mean"]:.1%} by the mean.'
     ]
     for kind, lost in summary['policy_costs_camera'].items():
         lines.append(

@@ -19,23 +19,14 @@ subscriber that leaves the frames serialized) never heard it.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.bench.combinations import Combination, Say
@@ -50,8 +41,10 @@ from vla_ros.bench.pipeline import (
     Turn,
     summarize_turns,
 )
+from vla_ros.cli.listener import Listener, listening
 from vla_ros.cli.processes import camera_environment, running
-from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.cli.steered_camera import CameraProcess
+from vla_ros.msg import VlaStatus
 from vla_ros.ros.stamps import from_duration, from_time
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
@@ -81,10 +74,6 @@ _NODE_FIELDS = (
 )
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class PipelineTask:
     """
@@ -106,58 +95,6 @@ class PipelineTask:
     seconds: float
 
 
-class Listener(Node):
-    """Keeps what it hears. Written by the thread that spins it, read under ``changed``."""
-
-    def __init__(self, context: rclpy.Context, namespace: str) -> None:
-        super().__init__('listener', context=context, namespace=namespace)
-        self.changed = threading.Condition()
-        self.status = VlaStatus()
-        self.actions: list[VlaAction] = []
-        self.frames_s: list[float] = []  # when each came, monotonic
-        self.after_action: Callable[[], object] = _nothing
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
-        self.create_subscription(VlaAction, 'action', self._on_action, 100)
-        self.create_subscription(Image, 'image', self._on_frame, 100, raw=True)
-        self.instructions = self.create_publisher(String, 'instruction', 1)
-
-    def _on_status(self, message: VlaStatus) -> None:
-        with self.changed:
-            self.status = message
-            self.changed.notify_all()
-
-    def _on_action(self, message: VlaAction) -> None:
-        with self.changed:
-            self.actions.append(message)
-            self.after_action()
-            self.changed.notify_all()
-
-    def _on_frame(self, message: bytes) -> None:
-        with self.changed:
-            self.frames_s.append(time.monotonic())
-            self.changed.notify_all()
-
-
-class Camera:
-    """Speaks to :mod:`vla_ros.cli.steered_camera`."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def tell(self, command: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f'{command}\n'.encode())
-        self._process.stdin.flush()
-
-    def stop(self) -> dict[str, int]:
-        """How many pictures were ``due`` and ``published`` since the last stop."""
-        self.tell('stop')
-        assert self._process.stdout is not None
-        answer: dict[str, int] = json.loads(self._process.stdout.readline())
-        return answer
-
-
 class Pipeline:
     """The three processes while they run. Of the main thread."""
 
@@ -165,7 +102,7 @@ class Pipeline:
         self,
         task: PipelineTask,
         listener: Listener,
-        camera: Camera,
+        camera: CameraProcess,
         processes: Mapping[str, subprocess.Popen[bytes]],
     ) -> None:
         self._task = task
@@ -208,7 +145,7 @@ class Pipeline:
         if acts:
             self._until(lambda: len(listener.actions) >= _LEAST_ACTIONS, 'there are actions')
         with listener.changed:
-            listener.after_action = _nothing
+            listener.after_action = None
             actions = list(listener.actions)
         shown = self._camera.stop()
         elapsed_s, now_used_s = time.monotonic() - started_s, cpu_seconds(self._pids)
@@ -258,7 +195,7 @@ class Pipeline:
         )
 
     def _until(
-        self, condition: Callable[[], bool], what: str, act: Callable[[], object] = _nothing
+        self, condition: Callable[[], bool], what: str, act: Callable[[], object] = lambda: None
     ) -> None:
         """
         :param act: is done now, and again while the condition does not come true.
@@ -310,7 +247,7 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
     remapped = ('--ros-args', '-r', f'__ns:={namespace}')
     turns = []
     with (
-        _listening(namespace) as listener,
+        listening(namespace) as listener,
         running(
             'vla_ros.cli.node',
             *remapped,
@@ -326,7 +263,7 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
             stdout=subprocess.PIPE,
         ) as camera,
     ):
-        pipeline = Pipeline(task, listener, Camera(camera), {'node': node, 'camera': camera})
+        pipeline = Pipeline(task, listener, CameraProcess(camera), {'node': node, 'camera': camera})
         say('the node loads and warms the policy')
         status = pipeline.wait_until_ready()
         for number in range(1, task.repeats + 1):
@@ -358,22 +295,3 @@ def _node_parameters(task: PipelineTask) -> list[str]:
     if task.unnorm_key:
         values['unnorm_key'] = task.unnorm_key
     return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
-
-
-@contextlib.contextmanager
-def _listening(namespace: str) -> Iterator[Listener]:
-    """A listener, spun by a thread of its own."""
-    context = rclpy.Context()
-    rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
-    listener = Listener(context, namespace)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(listener)
-    thread = threading.Thread(target=executor.spin, name='listener')
-    thread.start()
-    try:
-        yield listener
-    finally:
-        executor.shutdown()
-        thread.join()
-        listener.destroy_node()
-        rclpy.shutdown(context=context)

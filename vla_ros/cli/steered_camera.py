@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import select
+import subprocess
 import sys
 import time
 
@@ -80,6 +81,25 @@ class SteeredCamera:
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
         self._published += 1
+
+
+class CameraProcess:
+    """The other end of its standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f'{command}\n'.encode())
+        self._process.stdin.flush()
+
+    def stop(self) -> dict[str, int]:
+        """How many pictures were ``due`` and ``published`` since the last stop."""
+        self.tell('stop')
+        assert self._process.stdout is not None
+        answer: dict[str, int] = json.loads(self._process.stdout.readline())
+        return answer
 
 
 def main() -> int:
