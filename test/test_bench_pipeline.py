@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,39 @@ from vla_ros.bench.pipeline import BOTH, CAMERA_ALONE, KINDS, POLICY_ALONE, Fram
 from vla_ros.bench.pipeline import summarize_turns as summarize
 from vla_ros.cli import bench
 
+Bench = Callable[..., tuple[int, str, str]]
+
 RATE_HZ, SECONDS = 30.0, 1.0
 
 
-def vla_bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', 'vla_ros.cli.bench', *map(str, arguments), '--pipeline']
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def vla_bench(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Runs it with these arguments; the exit code, and what it and its processes printed."""
+    monkeypatch.chdir(ROOT)  # its processes find the source tree there
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = bench.main([*map(str, arguments), '--pipeline'])
+        return code, *capfd.readouterr()
+
+    return run
 
 
-def test_the_report_fits_together(tiny_checkpoint: Path) -> None:
-    ran = vla_bench(
+def test_the_report_fits_together(tiny_checkpoint: Path, vla_bench: Bench) -> None:
+    code, printed, said = vla_bench(
         *(tiny_checkpoint, '--device', 'cpu', '--dtype', 'float32', '--threads', 1),
         *('--rate', RATE_HZ, '--repeats', 2, '--seconds', SECONDS),
     )
-    assert ran.returncode == 0, ran.stderr
-    assert 'repetition 2 of 2: camera alone' in ran.stderr
-    report = json.loads(ran.stdout.splitlines()[-1])
-    assert report['command'] in ran.stdout and report['machine']['cores'] > 0
+    assert code == 0, said
+    assert 'repetition 2 of 2: camera alone' in said
+    report = json.loads(printed.splitlines()[-1])
+    assert report['command'] in printed and report['machine']['cores'] > 0
     pipeline = report['pipeline']
     node = pipeline['node']
     assert (node['device'], node['dtype'], node['unnorm_key']) == ('cpu', 'float32', 'random')
     assert node['steady_inference_s'] > 0 and pipeline['threads'] == 1
     assert [turn['kind'] for turn in pipeline['turns']] == 2 * list(KINDS)
     for kind in KINDS:
-        assert kind in ran.stdout
+        assert kind in printed
         _check_kind(kind, pipeline['kinds'][kind])
     alone, both = (pipeline['kinds'][kind]['inference_s'] for kind in (POLICY_ALONE, BOTH))
     costs = pipeline['camera_costs_policy']
@@ -83,19 +92,19 @@ def _check_kind(kind: str, one: dict[str, Any]) -> None:
     )
 
 
-def test_a_policy_without_a_model() -> None:
-    ran = vla_bench('scripted:slow=0.05', '--repeats', 1, '--seconds', 0.2)
-    assert ran.returncode == 0, ran.stderr
-    report = json.loads(ran.stdout.splitlines()[-1])
+def test_a_policy_without_a_model(vla_bench: Bench) -> None:
+    code, printed, said = vla_bench('scripted:slow=0.05', '--repeats', 1, '--seconds', 0.2)
+    assert code == 0, said
+    report = json.loads(printed.splitlines()[-1])
     assert report['model'] == 'scripted:slow=0.05'
     both = report['pipeline']['kinds'][BOTH]
     assert both['inference_s']['p50'] > 0.05 and both['draft_acceptance'] is None
 
 
-def test_a_node_that_can_not_go_on() -> None:
-    ran = vla_bench('scripted:raise@load', '--repeats', 1, '--seconds', 0.2)
-    assert ran.returncode == 1 and ran.stdout == ''
-    assert 'vla_bench: the node is in ERROR: ' in ran.stderr
+def test_a_node_that_can_not_go_on(vla_bench: Bench) -> None:
+    code, printed, said = vla_bench('scripted:raise@load', '--repeats', 1, '--seconds', 0.2)
+    assert code == 1 and printed == ''
+    assert 'vla_bench: the node is in ERROR: ' in said
 
 
 def test_what_the_turns_add_up_to() -> None:

@@ -50,6 +50,7 @@ from vla_ros.ros.stamps import from_duration, from_time
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
 _PATIENCE_S = 30.0  # beside what the inferences take
 _SETTLE_S = 4.0  # a lost frame is repeated within Fast DDS's heartbeat, 3 s, or never
+_HEARD_NS = 100_000_000  # within this a frame that one has heard is heard by the other
 _STDERR = 2  # standard output is for the report
 _LIMITS = (  # none of the node's own shall end a slow inference; the turns have theirs
     'first_image_timeout_s',
@@ -124,8 +125,9 @@ class Pipeline:
             'the node and the listener hear the camera',
             lambda: self._camera.tell('once'),
         )
-        published = self._camera.stop()['published']
-        self._wait_for(lambda: listener.status.received >= published, _SETTLE_S)
+        self._camera.stop()
+        later_ns = listener.get_clock().now().nanoseconds + _HEARD_NS
+        self._until(lambda: from_time(listener.status.header.stamp) > later_ns, 'it is counted')
         return listener.status
 
     def turn(self, kind: str) -> Turn:

@@ -25,20 +25,19 @@ def running(
     :param environment: beside this process's.
     :param streams: stdin, stdout and stderr, as of Popen.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, '-m', module, *arguments],
         env={**os.environ, **(environment or {})},
         **streams,
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
+    ) as process:
         try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def camera_environment() -> dict[str, str]:

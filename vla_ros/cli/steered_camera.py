@@ -22,6 +22,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from vla_ros.bench.pictures import noise_pictures
+from vla_ros.bench.pipeline import PipelineError
 from vla_ros.cli.pictures import image_message
 
 _PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
@@ -95,10 +96,16 @@ class CameraProcess:
         self._process.stdin.flush()
 
     def stop(self) -> dict[str, int]:
-        """How many pictures were ``due`` and ``published`` since the last stop."""
+        """How many pictures were ``due`` and ``published`` since the last stop.
+
+        :raises PipelineError: if the process has ended.
+        """
         self.tell('stop')
         assert self._process.stdout is not None
-        answer: dict[str, int] = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise PipelineError('the camera has ended')
+        answer: dict[str, int] = json.loads(line)
         return answer
 
 
