@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.bench.report import Summary, percentiles, table
+from vla_ros.bench.statistics import Summary, percentiles, table
 
 POLICY_ALONE = 'policy alone'
 BOTH = 'policy and camera'

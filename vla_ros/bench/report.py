@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.bench.costs import Costs
 from vla_ros.bench.machine import Ceilings
 from vla_ros.bench.measure import Measurement
-
-Summary = dict[str, Any]
+from vla_ros.bench.statistics import Summary, percentiles, table
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
@@ -79,10 +74,6 @@ def _reached(
     }
 
 
-def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
-
-
 def tables(summaries: Sequence[Summary]) -> str:
     """For a person; medians where nothing else is said."""
     names = [summary['name'] for summary in summaries]
@@ -130,14 +121,3 @@ def _rates(summary: Summary) -> dict[str, str]:
         share = '-' if fraction is None else f'{fraction:.0%}'
         row[f'of {name} GB/s'] = f'{ceilings[f"{name}_gb_per_s"]:.1f} {share:>4}'
     return row
-
-
-def table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
-    """Names to the left, numbers to the right; every row has the same columns."""
-    width = max(len(text) for text in (title, *names))
-    lines = [f'{title:{width}}', *(f'{name:{width}}' for name in names)]
-    for column in rows[0]:
-        cells = [column, *(row[column] for row in rows)]
-        cell_width = max(map(len, cells))
-        lines = [f'{line}  {cell:>{cell_width}}' for line, cell in zip(lines, cells, strict=True)]
-    return '\n'.join(lines)
