@@ -128,6 +128,7 @@ def test_what_the_turns_add_up_to() -> None:
     assert costs['p50'] == pytest.approx(1 - 1.0 / 1.2)
     assert costs['mean'] == pytest.approx(1 - 3.2 / 4.0)
     assert costs['each_repeat'] == pytest.approx([1 - 0.8 / 1.0, 1 - 1.6 / 2.0])
+    assert costs['quartiles'] == pytest.approx([0.2, 0.2, 0.2])
     assert summary['policy_costs_camera'][BOTH] == {
         'published': 119,
         'missed': 1,
