@@ -33,10 +33,13 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.openvla', OPENVLA),
         ('vla_ros.openvla.random_checkpoint', OPENVLA),
         ('vla_ros.bench.report', OPENVLA),
+        ('vla_ros.bench.pipeline', [*OPENVLA, 'torch']),
         ('vla_ros.cli.bench', [name for name in OPENVLA if name != 'vla_ros.cli']),
         # The node answers services while its worker imports torch.
         ('vla_ros.ros.node', ['torch', 'transformers', 'timm', 'cv_bridge', 'cv2', 'vla_ros.cli']),
         ('vla_ros.cli.check', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
+        ('vla_ros.cli.listener', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
+        ('vla_ros.cli.steered_camera', ['torch', 'transformers', 'timm', 'vla_ros.ros']),
         ('vla_ros.cli.demo', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
     ],
 )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vla_ros.bench.combinations import Combination, Say
 from vla_ros.bench.costs import Costs, count_costs
 from vla_ros.bench.memory import PeakMemory, loaded_together
+from vla_ros.bench.pictures import noise_pictures
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
@@ -25,8 +26,6 @@ from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.types import Prediction
 
 Infer = Callable[[], Prediction]
-
-_PICTURE_SHAPE = (480, 640, 3)
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _measure_group(
 ) -> None:
     """Load what they need, let them take turns, and give the memory back."""
     policies: dict[object, OpenVLAPolicy] = {}
-    pictures = _pictures(1 + task.repeats)
+    pictures = noise_pictures(1 + task.repeats)
 
     def infer(measurement: Measurement, picture: NDArray[np.uint8]) -> Prediction:
         policy = policies[measurement.combination.policy_key]
@@ -177,9 +176,3 @@ def _load(task: Task, combination: Combination, say: Say) -> tuple[OpenVLAPolicy
         peak.added_device_bytes(),
     )
     return policy, loading
-
-
-def _pictures(count: int) -> list[NDArray[np.uint8]]:
-    """Noise, each picture another: whatever is kept of one is of no use for the next."""
-    random = np.random.default_rng(0)
-    return [random.integers(0, 256, _PICTURE_SHAPE, np.uint8) for _ in range(count)]

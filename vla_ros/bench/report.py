@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
-
-import numpy as np
 
 from vla_ros.bench.costs import Costs
 from vla_ros.bench.machine import Ceilings
 from vla_ros.bench.measure import Measurement
-
-Summary = dict[str, Any]
+from vla_ros.bench.statistics import Summary, percentiles, table
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
@@ -25,9 +21,9 @@ def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings])
 
 
 def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -> Summary:
-    latency_s = _percentiles(measurement.latencies_s)
+    latency_s = percentiles(measurement.latencies_s)
     stages_s = {
-        stage: _percentiles([timings[stage] for timings in measurement.timings])
+        stage: percentiles([timings[stage] for timings in measurement.timings])
         for stage in measurement.timings[0]
     }
     decode_steps = measurement.action_dim - 1  # the prefill gives the first token
@@ -40,7 +36,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'repeats': len(measurement.latencies_s),
         'latency_s': latency_s,
         'latencies_s': measurement.latencies_s,
-        'speedup_over_first': _percentiles(first.latencies_s)['p50'] / latency_s['p50'],
+        'speedup_over_first': percentiles(first.latencies_s)['p50'] / latency_s['p50'],
         'stages_s': stages_s,
         'timings_s': measurement.timings,
         'decode_steps': decode_steps,
@@ -78,18 +74,14 @@ def _reached(
     }
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
-
-
 def tables(summaries: Sequence[Summary]) -> str:
     """For a person; medians where nothing else is said."""
     names = [summary['name'] for summary in summaries]
     return '\n\n'.join(
         [
-            _table('seconds', names, [_whole(summary) for summary in summaries]),
-            _table('milliseconds', names, [_stages(summary) for summary in summaries]),
-            _table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
+            table('seconds', names, [_whole(summary) for summary in summaries]),
+            table('milliseconds', names, [_stages(summary) for summary in summaries]),
+            table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
         ]
     )
 
@@ -129,14 +121,3 @@ def _rates(summary: Summary) -> dict[str, str]:
         share = '-' if fraction is None else f'{fraction:.0%}'
         row[f'of {name} GB/s'] = f'{ceilings[f"{name}_gb_per_s"]:.1f} {share:>4}'
     return row
-
-
-def _table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
-    """Names to the left, numbers to the right; every row has the same columns."""
-    width = max(len(text) for text in (title, *names))
-    lines = [f'{title:{width}}', *(f'{name:{width}}' for name in names)]
-    for column in rows[0]:
-        cells = [column, *(row[column] for row in rows)]
-        cell_width = max(map(len, cells))
-        lines = [f'{line}  {cell:>{cell_width}}' for line, cell in zip(lines, cells, strict=True)]
-    return '\n'.join(lines)

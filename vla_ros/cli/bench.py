@@ -1,13 +1,15 @@
 """``vla_bench``: where an action's time goes, and how near that is to what this machine can do.
 
-Every combination of the values in the lists is measured, and they take turns. The last line is
-JSON with all that was measured. Needs no ROS.
+Every combination of the values in the lists is measured, and they take turns. With --pipeline, one
+combination through ROS: image-to-action latency, and what policy and camera cost each other. The
+last line is JSON with all that was measured. Needs no ROS, but for --pipeline.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
@@ -19,15 +21,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from vla_ros.bench.combinations import combine
+from vla_ros.bench.combinations import Combination, combine
 from vla_ros.bench.machine import describe_machine, measure_ceilings
 from vla_ros.bench.measure import Infer, Task, measure
+from vla_ros.bench.pipeline import PipelineError, pipeline_tables
 from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
+from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.random_checkpoint import SHAPES
+from vla_ros.scripted.script import is_scripted
 from vla_ros.types import PolicyError
 
 _LEGEND = """\
@@ -44,10 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.model is None) == (options.random is None):
         parser.error('name either a model (a checkpoint folder or a hub id) or --random SHAPE')
+    if options.pipeline:
+        _check_pipeline_options(parser, options)
     try:
         _run(options, sys.argv[1:] if arguments is None else arguments)
         return 0
-    except (PolicyError, OSError) as error:
+    except (PolicyError, PipelineError, OSError) as error:
         print(f'vla_bench: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -69,10 +76,10 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'machine': describe_machine(),
     }
-    if options.random is None:
-        directory = resolve_model(options.model, options.revision, lambda step: _say(step.text))
-    else:
-        directory = cached_random_checkpoint(options.random, options.cache, _say)
+    if options.pipeline:
+        _run_pipeline(options, combinations[0], recipe)
+        return
+    directory = _directory(options)
     operators: list[Operator] = []
 
     def look_closer(infer: Infer) -> None:
@@ -99,15 +106,56 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     print(f'\n{json.dumps(report)}')
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _run_pipeline(
+    options: argparse.Namespace, combination: Combination, recipe: dict[str, Any]
+) -> None:
+    try:
+        from vla_ros.cli.pipeline import PipelineTask, measure_pipeline
+    except ImportError as error:
+        raise PipelineError(
+            f'--pipeline needs ROS 2 and the messages of this package ({error}); source both'
+        ) from error
+    if options.model is not None and is_scripted(options.model):
+        model, unnorm_key = options.model, ''
+    else:
+        directory = _directory(options)
+        model, unnorm_key = str(directory), OpenVLAConfig.from_directory(directory).longest_key
+    task = PipelineTask(
+        model=model,
+        unnorm_key=unnorm_key,
+        combination=combination,
+        threads=options.threads[0] if options.threads else None,
+        instruction=options.instruction,
+        rate_hz=options.rate,
+        repeats=options.repeats,
+        seconds=options.seconds,
+    )
+    pipeline = measure_pipeline(task, _say)
+    report = {**recipe, 'model': model, 'instruction': task.instruction, 'pipeline': pipeline}
+    print(f'{_recipe_text(report)}\n{model}, {combination}\n\n{pipeline_tables(pipeline)}')
+    print(f'\n{json.dumps(report)}')
+
+
+def _directory(options: argparse.Namespace) -> Path:
+    """Of the checkpoint; it is downloaded or written if need be."""
+    if options.random is None:
+        return resolve_model(options.model, options.revision, lambda step: _say(step.text))
+    return cached_random_checkpoint(options.random, options.cache, _say)
+
+
+def _recipe_text(report: dict[str, Any]) -> str:
     machine = report['machine']
-    print(
+    return (
         f'{report["command"]}\n{report["date"]}, {machine["cpu"]}, {machine["cores"]} cores '
         f'({" ".join(machine["cpu_flags"])}), {machine["memory_gb"]} GB, '
         f'{", ".join(machine["gpus"]) or "no CUDA"}, {machine["system"]}, '
-        f'Python {machine["python"]}, torch {machine["torch"]}\n'
-        f'{report["model"]}, {report["combinations"][0]["positions"]} positions\n'
+        f'Python {machine["python"]}, torch {machine["torch"]}'
     )
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    positions = report['combinations'][0]['positions']
+    print(f'{_recipe_text(report)}\n{report["model"]}, {positions} positions\n')
     print(f'{tables(report["combinations"])}\n\n{_LEGEND}')
     if not report['took_turns']:
         print(
@@ -151,7 +199,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
     parser.add_argument('--plot', metavar='FILE.png', type=Path)
+    pipeline = parser.add_argument_group(
+        'through ROS', 'one combination; --repeats is then the number of turns of each kind'
+    )
+    pipeline.add_argument(
+        '--pipeline', action='store_true', help='measure the node, beside a camera process'
+    )
+    pipeline.add_argument(
+        '--rate', type=_positive, default=30.0, help="the camera's, Hz (default: %(default)s)"
+    )
+    pipeline.add_argument(
+        '--seconds', type=_positive, default=5.0, help='each turn, or longer (default: %(default)s)'
+    )
     return parser
+
+
+def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 if they ask for what --pipeline does not do."""
+    lists = ('device', 'dtype', 'quantization', 'compile', 'batch_size', 'threads')
+    several = [name for name in lists if len(getattr(options, name) or ()) > 1]
+    if several or options.batch_size != [1]:
+        parser.error('--pipeline measures one combination, one action at a time: no lists')
+    if options.profile or options.plot:
+        parser.error('--profile and --plot do not go with --pipeline')
 
 
 def _list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
@@ -165,6 +235,16 @@ def _count(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
     return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, to 1000')
+    return value
 
 
 def _boolean(text: str) -> bool:

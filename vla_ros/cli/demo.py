@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import rclpy
@@ -26,6 +24,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
+from vla_ros.cli.processes import camera_environment, running
 from vla_ros.cli.share import config_file
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.console import unbuffer_output
@@ -100,38 +99,18 @@ def photographs() -> list[Path]:
     return [Path(skimage.__file__).parent / 'data' / name for name in _PHOTOGRAPHS]
 
 
-@contextlib.contextmanager
-def running(module: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of this package in a process of its own; ended by SIGINT, then by force."""
-    process = subprocess.Popen(
-        [sys.executable, '-m', module, *arguments], env={**os.environ, **environment}
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def running_camera(
-    namespace: str, *arguments: str
+    namespace: str,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """``vla_camera`` with the photographs, and the Fast DDS profile that large pictures need.
 
     :raises DemoFailed: if there are no photographs.
     """
-    profile = str(config_file('fastdds.xml'))
     return running(
         'vla_ros.cli.camera',
         *map(str, photographs()),
-        *arguments,
         *('--ros-args', '-r', f'__ns:={namespace}'),
-        FASTRTPS_DEFAULT_PROFILES_FILE=profile,
-        FASTDDS_DEFAULT_PROFILES_FILE=profile,
+        environment=camera_environment(),
     )
 
 

@@ -1,0 +1,299 @@
+"""``vla_bench --pipeline``: what the policy, the camera and ROS cost each other.
+
+Three processes, as on a robot: the node with the policy, a camera, and this one, which listens.
+They do three things in turn, again and again, so that what else the machine does meets all alike:
+
+* policy alone: the camera shows one picture whenever an action has been heard, so that the policy
+  always has work, and the 30 Hz load is absent: there is no picture to convert meanwhile;
+* policy and camera: the camera keeps to its rate;
+* camera alone: it does, and the node hears it but has no instruction.
+
+The rate that the camera costs is that of the inferences themselves, one over ``inference_time``,
+which holds all that slows them down: threads of the node, and of the other processes, that want
+the same cores. What a policy faster than the camera waits for its next picture is no cost. Such a
+policy is seldom at work when a picture comes, so its figure tells little of a slower one's.
+
+A frame is lost if the camera published it and the node (or the listener, an independent
+subscriber that leaves the frames serialized) never heard it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from std_msgs.msg import String
+
+from vla_ros.bench.combinations import Combination, Say
+from vla_ros.bench.cpu import cpu_seconds
+from vla_ros.bench.pipeline import (
+    CAMERA_ALONE,
+    COUNTED,
+    KINDS,
+    POLICY_ALONE,
+    Frames,
+    PipelineError,
+    Turn,
+    summarize_turns,
+)
+from vla_ros.cli.listener import Listener, listening
+from vla_ros.cli.processes import camera_environment, running
+from vla_ros.cli.steered_camera import CameraProcess
+from vla_ros.msg import VlaStatus
+from vla_ros.ros.stamps import from_duration, from_time
+
+_LEAST_ACTIONS = 3  # in a turn; the first does not count
+_PATIENCE_S = 30.0  # beside what the inferences take
+_SETTLE_S = 4.0  # a lost frame is repeated within Fast DDS's heartbeat, 3 s, or never
+_HEARD_NS = 100_000_000  # within this a frame that one has heard is heard by the other
+_STDERR = 2  # standard output is for the report
+_LIMITS = (  # none of the node's own shall end a slow inference; the turns have theirs
+    'first_image_timeout_s',
+    'image_timeout_s',
+    'inference_timeout_s',
+    'max_action_age_s',
+    'hang_timeout_s',
+    'load_timeout_s',
+    'warmup_timeout_s',
+)
+
+_NODE_FIELDS = (
+    'device',
+    'dtype',
+    'quantization',
+    'compiled',
+    'unnorm_key',
+    'load_s',
+    'warmup_s',
+    'first_inference_s',
+    'steady_inference_s',
+)
+
+
+@dataclass(frozen=True)
+class PipelineTask:
+    """
+    :param model: checkpoint folder, or ``scripted:...``.
+    :param unnorm_key: empty: the only one there is.
+    :param threads: of torch in the node; None: as it is by itself.
+    :param rate_hz: of the camera.
+    :param repeats: turns of each kind.
+    :param seconds: of a turn, or longer until there are some actions.
+    """
+
+    model: str
+    unnorm_key: str
+    combination: Combination
+    threads: int | None
+    instruction: str
+    rate_hz: float
+    repeats: int
+    seconds: float
+
+
+class Pipeline:
+    """The three processes while they run. Of the main thread."""
+
+    def __init__(
+        self,
+        task: PipelineTask,
+        listener: Listener,
+        camera: CameraProcess,
+        processes: Mapping[str, subprocess.Popen[bytes]],
+    ) -> None:
+        self._task = task
+        self._listener = listener
+        self._camera = camera
+        self._processes = processes
+        self._pids = {'listener': os.getpid()}
+        self._pids |= {name: process.pid for name, process in processes.items()}
+        self._patience_s = _PATIENCE_S
+
+    def wait_until_ready(self) -> VlaStatus:
+        """Until the policy is warm, and the node and the listener hear the camera."""
+        listener = self._listener
+        while not self._wait_for(lambda: listener.status.state == VlaStatus.HOLDING, 60.0):
+            pass  # the node's own limits end it
+        self._patience_s += 5 * _LEAST_ACTIONS * listener.status.steady_inference_s
+        self._until(
+            lambda: bool(listener.frames_s and listener.status.received),
+            'the node and the listener hear the camera',
+            lambda: self._camera.tell('once'),
+        )
+        self._camera.stop()
+        later_ns = listener.get_clock().now().nanoseconds + _HEARD_NS
+        self._until(lambda: from_time(listener.status.header.stamp) > later_ns, 'it is counted')
+        return listener.status
+
+    def turn(self, kind: str) -> Turn:
+        """
+        :param kind: one of KINDS.
+        """
+        listener, acts = self._listener, kind != CAMERA_ALONE
+        with listener.changed:
+            before = listener.status
+            listener.actions.clear()
+            listener.frames_s.clear()
+        if acts:
+            self._instruct(self._task.instruction)
+        used_s, started_s = cpu_seconds(self._pids), time.monotonic()
+        self._show(kind)
+        time.sleep(self._task.seconds)
+        if acts:
+            self._until(lambda: len(listener.actions) >= _LEAST_ACTIONS, 'there are actions')
+        with listener.changed:
+            listener.after_action = None
+            actions = list(listener.actions)
+        shown = self._camera.stop()
+        elapsed_s, now_used_s = time.monotonic() - started_s, cpu_seconds(self._pids)
+        self._instruct('')
+        self._settle(before.received + shown['published'], shown['published'])
+        with listener.changed:
+            after, frames_s = listener.status, list(listener.frames_s)
+        return Turn(
+            kind,
+            published_s=[from_time(action.header.stamp) / 1e9 for action in actions],
+            inference_s=[from_duration(action.inference_time) for action in actions],
+            latency_s=[from_duration(action.latency) for action in actions],
+            frames=Frames(**shown, received=after.received - before.received, heard=len(frames_s)),
+            intervals_s=np.diff(frames_s).tolist(),
+            counters={name: getattr(after, name) - getattr(before, name) for name in COUNTED},
+            cpu_cores={
+                name: (seconds - used_s.get(name, 0.0)) / elapsed_s
+                for name, seconds in now_used_s.items()
+            },
+        )
+
+    def _show(self, kind: str) -> None:
+        if kind == POLICY_ALONE:
+            with self._listener.changed:
+                self._listener.after_action = lambda: self._camera.tell('once')
+            self._camera.tell('once')
+        else:
+            self._camera.tell(f'show {self._task.rate_hz}')
+
+    def _instruct(self, instruction: str) -> None:
+        self._until(
+            lambda: self._listener.status.instruction == instruction,
+            'the node heeds the instruction',
+            lambda: self._listener.instructions.publish(String(data=instruction)),
+        )
+
+    def _settle(self, received: int, heard: int) -> None:
+        """Until nothing is under way, and all frames have come that will."""
+        listener = self._listener
+        self._until(
+            lambda: not (listener.status.in_flight or listener.status.waiting),
+            'the inference ends',
+        )
+        self._wait_for(
+            lambda: listener.status.received >= received and len(listener.frames_s) >= heard,
+            _SETTLE_S,
+        )
+
+    def _until(
+        self, condition: Callable[[], bool], what: str, act: Callable[[], object] = lambda: None
+    ) -> None:
+        """
+        :param act: is done now, and again while the condition does not come true.
+        :raises PipelineError: if it does not in time.
+        """
+        ends_s = time.monotonic() + self._patience_s
+        while True:
+            act()
+            if self._wait_for(condition, 2.0):
+                return
+            if time.monotonic() > ends_s:
+                status = self._listener.status
+                raise PipelineError(
+                    f'it took more than {self._patience_s:.0f} s until {what}; the last status was '
+                    f'{status.state}: {status.why}'
+                )
+
+    def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether the condition, asked when anything is heard, comes true in time.
+
+        :raises PipelineError: if a process has ended, or the node is in ERROR.
+        """
+        ends_s = time.monotonic() + timeout_s
+        with self._listener.changed:
+            while not condition():
+                self._check_processes()
+                left_s = ends_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                self._listener.changed.wait(min(left_s, 1.0))
+        return True
+
+    def _check_processes(self) -> None:
+        status = self._listener.status
+        if status.state == VlaStatus.ERROR:
+            raise PipelineError(f'the node is in ERROR: {status.why}')
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise PipelineError(f'the {name} ended with code {process.returncode}')
+
+
+def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
+    """
+    :returns: the report's ``pipeline``.
+    :raises PipelineError: if there is nothing to measure.
+    """
+    os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    namespace = f'/vla_bench_{os.getpid()}'  # no robot listens there
+    remapped = ('--ros-args', '-r', f'__ns:={namespace}')
+    turns = []
+    with (
+        listening(namespace) as listener,
+        running(
+            'vla_ros.cli.node',
+            *remapped,
+            *_node_parameters(task),
+            environment={'OMP_NUM_THREADS': str(task.threads)} if task.threads else None,
+            stdout=_STDERR,
+        ) as node,
+        running(
+            'vla_ros.cli.steered_camera',
+            *remapped,
+            environment=camera_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as camera,
+    ):
+        pipeline = Pipeline(task, listener, CameraProcess(camera), {'node': node, 'camera': camera})
+        say('the node loads and warms the policy')
+        status = pipeline.wait_until_ready()
+        for number in range(1, task.repeats + 1):
+            for kind in KINDS:
+                say(f'repetition {number} of {task.repeats}: {kind}')
+                turns.append(pipeline.turn(kind))
+    return {
+        'node': {name: getattr(status, name) for name in _NODE_FIELDS},
+        'threads': task.threads,
+        'camera': {'rate_hz': task.rate_hz, 'encoding': 'rgb8', 'reliability': 'reliable'},
+        'repeats': task.repeats,
+        'seconds': task.seconds,
+        **summarize_turns(turns),
+    }
+
+
+def _node_parameters(task: PipelineTask) -> list[str]:
+    combination = task.combination
+    values = {
+        'model': task.model,
+        'device': combination.device,
+        'dtype': combination.dtype,
+        'quantization': combination.quantization,
+        'compile': str(combination.compile).lower(),
+        'image_reliability': 'reliable',  # at once, and not when it has seen the camera's offer
+        'frozen_image_timeout_s': '0.0',
+        **dict.fromkeys(_LIMITS, '3600.0'),
+    }
+    if task.unnorm_key:
+        values['unnorm_key'] = task.unnorm_key
+    return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]

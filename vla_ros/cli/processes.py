@@ -1,0 +1,49 @@
+"""Commands of this package as processes beside this one, for the commands that need several."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vla_ros.cli.share import config_file
+
+
+@contextlib.contextmanager
+def running(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    **streams: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m module`` in a process of its own; ended by SIGINT, then by force.
+
+    :param environment: beside this process's.
+    :param streams: stdin, stdout and stderr, as of Popen.
+    """
+    with subprocess.Popen(
+        [sys.executable, '-m', module, *arguments],
+        env={**os.environ, **(environment or {})},
+        **streams,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def camera_environment() -> dict[str, str]:
+    """The Fast DDS profile that a process needs which publishes large pictures."""
+    profile = str(config_file('fastdds.xml'))
+    return {
+        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
+        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+    }

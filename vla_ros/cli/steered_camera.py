@@ -1,0 +1,124 @@
+"""A camera that does as it is told, for ``vla_bench --pipeline``: 640x480 rgb8, reliable.
+
+It is told by lines on standard input: ``show RATE`` shows pictures at so many hertz, ``once`` one
+picture, and ``stop`` makes it answer by a line on standard output: how many pictures were due and
+how many published since the last stop. It ends with its input.
+
+Like a camera it keeps to its rate: what it is more than a period late for is not shown any more.
+Each picture is noise and another than the one before, as in the rest of ``vla_bench``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import select
+import subprocess
+import sys
+import time
+
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from vla_ros.bench.pictures import noise_pictures
+from vla_ros.bench.pipeline import PipelineError
+from vla_ros.cli.pictures import image_message
+
+_PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
+
+
+class SteeredCamera:
+    """Of the main thread. Publishing needs no executor."""
+
+    def __init__(self) -> None:
+        self._node = rclpy.create_node('camera')
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        self._publisher = self._node.create_publisher(Image, 'image', qos)
+        messages = [image_message(picture, 'camera') for picture in noise_pictures(_PICTURES)]
+        self._messages = itertools.cycle(messages)
+        self._period_s: float | None = None  # None: nothing is shown by itself
+        self._next_s = 0.0  # when the next picture is due, monotonic
+        self._due = 0
+        self._published = 0
+
+    def run(self) -> None:
+        """Until the input ends."""
+        commands = open(sys.stdin.fileno(), 'rb', buffering=0, closefd=False)  # noqa: SIM115
+        while True:
+            if select.select([commands], [], [], self._wait_s())[0]:
+                line = commands.readline().decode()
+                if not line:
+                    return
+                self._obey(*line.split())
+            elif self._period_s is not None:
+                self._keep_rate(self._period_s)
+
+    def _wait_s(self) -> float | None:
+        if self._period_s is None:
+            return None
+        return max(0.0, self._next_s - time.monotonic())
+
+    def _obey(self, command: str, *values: str) -> None:
+        if command == 'show':
+            self._period_s = 1 / float(values[0])
+            self._next_s = time.monotonic()
+        elif command == 'once':
+            self._due += 1
+            self._publish()
+        else:
+            self._period_s = None
+            print(json.dumps({'due': self._due, 'published': self._published}), flush=True)
+            self._due = self._published = 0
+
+    def _keep_rate(self, period_s: float) -> None:
+        missed = int((time.monotonic() - self._next_s) / period_s)
+        self._due += 1 + missed
+        self._next_s += (1 + missed) * period_s
+        self._publish()
+
+    def _publish(self) -> None:
+        message = next(self._messages)
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+        self._published += 1
+
+
+class CameraProcess:
+    """The other end of its standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f'{command}\n'.encode())
+        self._process.stdin.flush()
+
+    def stop(self) -> dict[str, int]:
+        """How many pictures were ``due`` and ``published`` since the last stop.
+
+        :raises PipelineError: if the process has ended.
+        """
+        self.tell('stop')
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise PipelineError('the camera has ended')
+        answer: dict[str, int] = json.loads(line)
+        return answer
+
+
+def main() -> int:
+    rclpy.init(args=sys.argv)
+    try:
+        SteeredCamera().run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
