@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,7 +21,7 @@ from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.random_checkpoint import checkpoint_bytes
-from vla_ros.types import PolicyError, Prediction, WarmupTimes
+from vla_ros.types import PolicyError, Prediction, Request, WarmupTimes
 
 STAGES = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
 TINY_PARAMETERS_PER_LAYER = 4 * 64 * 64 + 3 * 64 * 172  # of the products
@@ -64,10 +63,17 @@ def test_the_report_fits_together(
     assert report['command'] in printed and report['machine']['torch'] == torch.__version__
     first, second = report['combinations']
     assert (first['dtype'], second['dtype']) == ('float32', 'bfloat16')
-    assert first['actions_equal_to_first'] == 3
+    assert first['beside_first'] == {
+        'actions': 3,
+        'equal_actions': 3,
+        'equal_bins': 1.0,
+        'largest_bin_distance': 0,
+    }
+    assert 0 <= second['beside_first']['equal_bins'] <= 1
     for one in (first, second):
         _check_combination(one)
         assert one['name'] in printed
+        assert one['action_s'] == one['latency_s']['p50']
         ratio = first['latency_s']['p50'] / one['latency_s']['p50']
         assert one['speedup_over_first'] == pytest.approx(ratio)
     assert first['decode_step_bytes'] == 2 * second['decode_step_bytes']
@@ -106,15 +112,17 @@ def test_combinations_take_turns_if_they_fit(
 ) -> None:
     called: list[tuple[str, int]] = []
     pictures: list[int] = []
-    predict_action = OpenVLAPolicy.predict_action
+    predict_actions = OpenVLAPolicy.predict_actions
 
-    def recorded(self: OpenVLAPolicy, image: np.ndarray, *rest: object) -> Prediction:
+    def recorded(
+        self: OpenVLAPolicy, requests: Sequence[Request], *rest: object
+    ) -> list[Prediction]:
         called.append((self.info.dtype, torch.get_num_threads()))
-        pictures.append(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]))
-        return predict_action(self, image, *rest)
+        pictures.extend(int(r.image[0, 0, 0]) + 256 * int(r.image[0, 0, 1]) for r in requests)
+        return predict_actions(self, requests, *rest)
 
     monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self: WarmupTimes(2.0, 1.0, 1.0))
-    monkeypatch.setattr(OpenVLAPolicy, 'predict_action', recorded)
+    monkeypatch.setattr(OpenVLAPolicy, 'predict_actions', recorded)
     if not fit:
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
     threads = [1, torch.get_num_threads()]
@@ -143,25 +151,32 @@ def test_the_report_says_when_they_did_not_take_turns(
 
 def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(tiny_checkpoint)
+    config = OpenVLAConfig.from_directory(tiny_checkpoint)
     assert checkpoint.dtypes == {torch.bfloat16}
-    assert 2 * checkpoint.parameters == checkpoint_bytes('tiny')
-    available = round(1.1 * 4 * checkpoint.parameters) + 1
+    whole = count_costs(config, torch.float32, 38).model_bytes
+    available = round(1.1 * whole) + 1
     monkeypatch.setattr(memory, 'available_bytes', lambda device: available)
 
-    def fit(*dtypes: str, compiles: Sequence[bool] = (False,), threads: int = 1) -> bool:
-        counts = list(range(1, threads + 1))
+    def fit(*dtypes: str, compiles: Sequence[bool] = (False,), quantization: str = 'none') -> bool:
         combinations = [
-            Combination('cpu', dtype, 'none', compiled, 1, count)
+            Combination('cpu', dtype, quantization, compiled, size, count)
             for dtype in dtypes
             for compiled in compiles
-            for count in counts
+            for size in (1, 2)
+            for count in range(1, 9)
         ]
-        return memory.loaded_together(combinations, checkpoint)
+        costs = [
+            count_costs(config, measure.DTYPES[one.dtype], 38, 1, one.quantization)
+            for one in combinations
+        ]
+        return memory.loaded_together(combinations, costs, checkpoint)
 
-    assert fit('float32') and fit('float32', threads=8)
+    assert fit('float32')
     assert fit('bfloat16', compiles=(False, True))  # both are the mapped file
     assert not fit('float16', 'bfloat16', 'float32')
     assert not fit('float32', compiles=(False, True))
+    # Embedding and head, the largest part of a tiny model, are float32 and bfloat16.
+    assert not fit('float32', 'bfloat16', quantization='int8')
 
 
 def test_costs_of_the_tiny_shape(tiny_checkpoint: Path) -> None:
@@ -197,16 +212,72 @@ def test_costs_of_a_batch(tiny_checkpoint: Path) -> None:
     assert four.decode_step_bytes == one.decode_step_bytes
 
 
+@pytest.mark.parametrize(('quantization', 'bits'), [('int8', 8), ('int4', 4)])
+def test_costs_of_quantised_weights(tiny_checkpoint: Path, quantization: str, bits: int) -> None:
+    config = OpenVLAConfig.from_directory(tiny_checkpoint)
+    plain = count_costs(config, torch.bfloat16, 38)
+    costs = count_costs(config, torch.bfloat16, 38, quantization=quantization)
+    assert costs.flops == plain.flops
+    kept = 2 * (7 * 64 + 64 * VOCABULARY)  # norms and head
+    attention = 3 * (4 * 64 * 64 * bits // 8 + 4 * 4 * 64)
+    mlp = 3 * (3 * 64 * 172 + 4 * (2 * 172 + 64))  # 172 is no number of rows or inputs for int4
+    assert costs.decode_step_bytes == kept + attention + mlp
+    assert costs.model_bytes < plain.model_bytes - (
+        plain.decode_step_bytes - costs.decode_step_bytes
+    )
+
+
 def test_ceilings_are_measured_once_for_each_device_dtype_and_threads() -> None:
     combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False, True], [1], [1])
     said: list[str] = []
     ceilings = machine.measure_ceilings(combinations, said.append)
     assert [text.rpartition('of ')[2] for text in said] == [
-        'cpu float32, threads 1',
-        'cpu bfloat16, threads 1',
+        'cpu float32 none, threads 1',
+        'cpu bfloat16 none, threads 1',
     ]
     assert ceilings[0] is ceilings[1] and ceilings[2] is ceilings[3]
     assert all(math.isfinite(one.gemm_gflop_per_s) and one.row_gb_per_s > 0 for one in ceilings)
+
+
+def test_batches_drafts_and_quantisation_in_one_report(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed, report = run(
+        capsys,
+        *(tiny_checkpoint, '--device', 'cpu', '--dtype', 'float32', '--repeats', 2),
+        *('--quantization', 'none,int8', '--batch-size', '1,2', '--draft', 'none,right,wrong'),
+    )
+    by_name = {one['name'].removesuffix(' draft'): one for one in report['combinations']}
+    threads = f'{torch.get_num_threads()} thread{"s" if torch.get_num_threads() > 1 else ""}'
+    assert len(by_name) == 12
+    for one in report['combinations']:
+        assert one['valid_actions'] == 2 * one['batch_size']
+        assert one['action_s'] == one['latency_s']['p50'] / one['batch_size']
+        drafted = 0 if one['draft'] == 'none' else 2 * 6 * one['batch_size']
+        assert one['drafted'] == drafted
+        assert one['accepted'] == (drafted if one['draft'] == 'right' else 0)
+        assert (one['decode_step_s'] is None) == (one['draft'] != 'none')
+        assert one['name'] in printed
+    plain, batch = by_name[f'cpu float32 {threads}'], by_name[f'cpu float32 batch 2 {threads}']
+    assert batch['flops']['prefill'] == 2 * plain['flops']['prefill']
+    for kind in ('right', 'wrong'):  # never another action, in a batch or with a draft
+        other = by_name[f'cpu float32 batch 2 {threads} {kind}']
+        assert other['beside_first']['equal_actions'] == other['beside_first']['actions'] == 2
+    int8 = [one for one in report['combinations'] if one['quantization'] == 'int8']
+    assert len({json.dumps(one['beside_first']) for one in int8}) == 1
+    assert int8[0]['model_bytes'] < plain['model_bytes']
+
+
+def test_pictures_of_ones_own(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = []
+    for level in (0, 255):
+        pictures.append(tmp_path / f'{level}.png')
+        Image.new('RGB', (64, 48), (level,) * 3).save(pictures[-1])
+    arguments = (tiny_checkpoint, '--device', 'cpu', '--repeats', 4, '--draft', 'right')
+    _, report = run(capsys, *arguments, '--images', *pictures)
+    assert report['combinations'][0]['acceptance'] == 1
 
 
 def test_profile_and_plot(
@@ -257,8 +328,9 @@ def test_no_room_for_a_random_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ('arguments', 'told'),
     [
-        (['--quantization', 'none,int3'], "quantization 'int3' is not supported; allowed: none"),
-        (['--batch-size', '1,4'], 'batch size 4 is not supported; allowed: 1'),
+        (['--quantization', 'none,int3'], "quantization 'int3' is unknown; allowed: none, int8"),
+        (['--draft', 'none,left'], "draft 'left' is unknown; allowed: none, right, wrong"),
+        (['--images', '/nowhere.png'], '/nowhere.png can not be read as a picture'),
         (['--dtype', 'float32,float8'], "dtype 'float8' is unknown; allowed: auto, float32"),
         (['--device', 'cpu,tpu'], "device 'tpu' is unknown; allowed: auto"),
         (['--threads', '1,1000000'], 'threads is 1000000; allowed: 1 to '),
@@ -284,7 +356,7 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         (['model', '--random', 'tiny'], 'name either a model'),
         (['--random', 'openvla-9b'], 'invalid choice'),
         (['model', '--threads', '1,x'], "'x' is no whole number above 0"),
-        (['model', '--repeats', '0'], "'0' is no whole number above 0"),
+        (['model', '--batch-size', '0'], "'0' is no whole number above 0"),
         (['model', '--compile', 'maybe'], "'maybe' is not allowed; allowed: true, false"),
     ],
 )

@@ -176,7 +176,7 @@ def test_head_and_embedding_stay_and_all_else_is_replaced(quantization: str) -> 
 def test_other_devices_have_other_kernels(device: str) -> None:
     large = nn.Linear(4096, 11008, bias=False, device='meta')
     odd = nn.Linear(172, 64, bias=False, device='meta')
-    choose = q._choose
+    choose = q.choose_linear
     assert type(choose('int8', torch.device(device), large)) is q.Int8Linear
     assert type(choose('int4', torch.device(device), large)) is q.Int4Linear
     assert type(choose('int4', torch.device(device), odd)) is q.Int8Linear
@@ -184,7 +184,7 @@ def test_other_devices_have_other_kernels(device: str) -> None:
 
 def test_an_arm_cpu_keeps_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(q.platform, 'machine', lambda: 'aarch64')
-    assert type(q._choose('int8', CPU, nn.Linear(64, 64))) is q.Int8Linear
+    assert type(q.choose_linear('int8', CPU, nn.Linear(64, 64))) is q.Int8Linear
 
 
 @pytest.mark.parametrize('rows', [1, MANY])

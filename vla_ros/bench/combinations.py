@@ -12,7 +12,8 @@ from vla_ros.types import PolicyError
 
 Say = Callable[[str], None]  # is told what is going on
 
-BATCH_SIZES = (1,)  # the policy predicts one action at a time
+# The action before as a draft: there is none, all of its tokens are right, or none is.
+DRAFTS = ('none', 'right', 'wrong')
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Combination:
     compile: bool
     batch_size: int
     threads: int
+    draft: str = 'none'
 
     @property
     def policy_key(self) -> tuple[str, str, str, bool]:
@@ -35,9 +37,9 @@ class Combination:
         return self.device, self.dtype, self.quantization, self.compile
 
     @property
-    def ceilings_key(self) -> tuple[str, str, int]:
+    def ceilings_key(self) -> tuple[str, str, str, int]:
         """Combinations that agree in this have the same limits."""
-        return self.device, self.dtype, self.threads
+        return self.device, self.dtype, self.quantization, self.threads
 
     def __str__(self) -> str:
         words = [self.device, self.dtype]
@@ -45,6 +47,7 @@ class Combination:
         words += [f'batch {self.batch_size}'] if self.batch_size > 1 else []
         words += [f'{self.threads} thread{"s" if self.threads > 1 else ""}']
         words += ['compiled'] if self.compile else []
+        words += [f'{self.draft} draft'] if self.draft != 'none' else []
         return ' '.join(words)
 
 
@@ -55,15 +58,16 @@ def combine(
     compiles: Sequence[bool],
     batch_sizes: Sequence[int],
     threads: Sequence[int],
+    drafts: Sequence[str] = ('none',),
 ) -> list[Combination]:
     """All combinations, the first values first. A value that is given twice is measured twice:
     that shows the noise.
 
     :raises PolicyError: if one of the values can't be had here.
     """
-    for batch_size in batch_sizes:
-        if batch_size not in BATCH_SIZES:
-            raise PolicyError(f'batch size {batch_size} is not supported; allowed: 1')
+    for draft in drafts:
+        if draft not in DRAFTS:
+            raise PolicyError(f'draft {draft!r} is unknown; allowed: {", ".join(DRAFTS)}')
     cores = os.cpu_count() or 1
     for count in threads:
         if not 1 <= count <= cores:
@@ -75,8 +79,8 @@ def combine(
             check_quantization(quantization, device, dtype, compile)
         placements.append((str(device), str(dtype).removeprefix('torch.')))
     return [
-        Combination(*placement, quantization, compile, batch_size, count)
-        for placement, quantization, compile, batch_size, count in itertools.product(
-            placements, quantizations, compiles, batch_sizes, threads
+        Combination(*placement, quantization, compile, batch_size, count, draft)
+        for placement, quantization, compile, batch_size, count, draft in itertools.product(
+            placements, quantizations, compiles, batch_sizes, threads, drafts
         )
     ]

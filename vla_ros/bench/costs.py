@@ -12,30 +12,39 @@ from torch.utils.flop_counter import FlopCounterMode
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import Generation
 from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 
 
 @dataclass(frozen=True)
 class Costs:
     """
-    :param positions: of the prefill: patches, and the prompt with its pads.
+    :param positions: of the prefill: patches, the prompt with its pads, and the draft's places.
     :param flops: floating-point operations of the products of matrices in ``vision``,
         ``projector``, ``prefill`` and one ``decode_step``; a multiply-add counts as two, and
         attention as if it were not causal.
     :param decode_step_bytes: of weights that one decode step reads, whatever the batch size.
+    :param model_bytes: of all weights that are loaded.
     """
 
     positions: int
     flops: dict[str, int]
     decode_step_bytes: int
+    model_bytes: int
 
 
 @torch.inference_mode()
 def count_costs(
-    config: OpenVLAConfig, dtype: torch.dtype, prompt_tokens: int, batch_size: int = 1
+    config: OpenVLAConfig,
+    dtype: torch.dtype,
+    prompt_tokens: int,
+    batch_size: int = 1,
+    quantization: str = 'none',
+    device: str = 'cpu',
 ) -> Costs:
     """Run the plain model on the meta device, which knows shapes only.
 
-    :param prompt_tokens: with the pads.
+    :param prompt_tokens: with the pads and the draft's places.
+    :param device: where it is to run, which decides how it is quantised.
     """
     with torch.device('meta'):
         model = OpenVLAModel(config).to(dtype)
@@ -52,16 +61,22 @@ def count_costs(
         prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths))
         decode_step, _ = _counted(lambda: generation.decode(logits.argmax(dim=2), lengths[:, None]))
     language_model = model.language_model
+    if quantization != 'none':
+        replace_linears(model, quantization, torch.device(device))
     return Costs(
         positions,
         {'vision': vision, 'projector': projector, 'prefill': prefill, 'decode_step': decode_step},
         # Of the embedding a step reads a row only.
-        weight_bytes(language_model) - weight_bytes(language_model.model.embed_tokens),
+        _weight_bytes(language_model) - _weight_bytes(language_model.model.embed_tokens),
+        _weight_bytes(model),
     )
 
 
-def weight_bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
+def _weight_bytes(module: nn.Module) -> int:
+    quantized = (one for one in module.modules() if isinstance(one, QuantizedLinear))
+    return sum(parameter.nbytes for parameter in module.parameters()) + sum(
+        one.weight_bytes for one in quantized
+    )
 
 
 def _counted(run: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from vla_ros.bench.combinations import Combination, Say
 from vla_ros.bench.memory import machine_bytes
 from vla_ros.openvla.placement import DTYPES, available_devices, synchronize
+from vla_ros.openvla.quantization import choose_linear
 
 # What decides how fast a CPU multiplies in small dtypes.
 _X86_FLAGS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'avx_vnni', 'amx_bf16', 'amx_int8')
@@ -34,7 +35,8 @@ _MIN_SECONDS, _MIN_RUNS = 1.0, 3
 class Ceilings:
     """The fastest of some runs.
 
-    :param gemm_gflop_per_s: of a product [288, 4096] x [4096, 11008] in the dtype.
+    :param gemm_gflop_per_s: of a product [288, 4096] x [4096, 11008] in the dtype, or by the
+        layer that stands in for it where weights are quantised.
     :param row_gb_per_s: bytes of weights read by products of one row with such matrices.
     :param stream_gb_per_s: bytes read by a sum over a large tensor.
     """
@@ -45,37 +47,52 @@ class Ceilings:
 
 
 def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
-    """One for each combination; those of the same device, dtype and threads share it.
+    """One for each combination; those of the same device, dtype, quantization and threads
+    share it.
 
     torch's number of threads is as before at the end.
     """
     threads = torch.get_num_threads()
-    known: dict[tuple[str, str, int], Ceilings] = {}
+    known: dict[tuple[str, str, str, int], Ceilings] = {}
     try:
         for combination in combinations:
             key = combination.ceilings_key
             if key not in known:
-                say(f'measuring the ceilings of {key[0]} {key[1]}, threads {key[2]}')
+                *what, count = key
+                say(f'measuring the ceilings of {" ".join(what)}, threads {count}')
                 torch.set_num_threads(combination.threads)
-                known[key] = _ceilings(torch.device(combination.device), DTYPES[combination.dtype])
+                known[key] = _ceilings(combination)
     finally:
         torch.set_num_threads(threads)
     return [known[combination.ceilings_key] for combination in combinations]
 
 
 @torch.inference_mode()
-def _ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    weights = torch.full((_WEIGHTS, _INTERMEDIATE, _HIDDEN), 0.01, dtype=dtype, device=device)
+def _ceilings(combination: Combination) -> Ceilings:
+    device, dtype = torch.device(combination.device), DTYPES[combination.dtype]
+    layers, weight_bytes = zip(*(_layer(combination) for _ in range(_WEIGHTS)), strict=True)
     x = torch.full((_POSITIONS, _HIDDEN), 0.01, dtype=dtype, device=device)
     streamed = torch.ones(_STREAMED_BYTES // 4, device=device)
-    gemm_s = _fastest_s(lambda: F.linear(x, weights[0]), device)
-    row_s = _fastest_s(lambda: [F.linear(x[:1], matrix) for matrix in weights], device)
+    gemm_s = _fastest_s(lambda: layers[0](x), device)
+    row_s = _fastest_s(lambda: [layer(x[:1]) for layer in layers], device)
     stream_s = _fastest_s(streamed.sum, device)
     return Ceilings(
         gemm_gflop_per_s=2 * _POSITIONS * _HIDDEN * _INTERMEDIATE / gemm_s / 1e9,
-        row_gb_per_s=weights.nbytes / row_s / 1e9,
+        row_gb_per_s=sum(weight_bytes) / row_s / 1e9,
         stream_gb_per_s=streamed.nbytes / stream_s / 1e9,
     )
+
+
+def _layer(combination: Combination) -> tuple[nn.Module, int]:
+    """One of the language model's, and what its weight takes."""
+    device, dtype = torch.device(combination.device), DTYPES[combination.dtype]
+    if combination.quantization == 'none':
+        linear = nn.Linear(_HIDDEN, _INTERMEDIATE, bias=False, device=device, dtype=dtype)
+        return linear, linear.weight.nbytes
+    meta = nn.Linear(_HIDDEN, _INTERMEDIATE, bias=False, device='meta')
+    quantized = choose_linear(combination.quantization, device, meta)
+    quantized.quantize(torch.randn(_INTERMEDIATE, _HIDDEN), device, dtype)
+    return quantized, quantized.weight_bytes
 
 
 def describe_machine() -> dict[str, Any]:

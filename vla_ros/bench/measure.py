@@ -5,6 +5,8 @@ In turns, so that whatever else the machine does meets all alike.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +25,9 @@ from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import Prediction
+from vla_ros.types import Prediction, Request
 
-Infer = Callable[[], Prediction]
+Infer = Callable[[], list[Prediction]]
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class Measurement:
     """Of one combination.
 
     :param loading: None if it uses the policy of an earlier combination.
-    :param latencies_s: of each repetition.
+    :param latencies_s: of each repetition, that is of ``batch_size`` actions at once.
     :param timings: seconds per stage, of each repetition.
-    :param token_ids: of each repetition's action.
+    :param token_ids: of each repetition's actions.
+    :param drafted: tokens of drafts that were looked at, over all repetitions.
+    :param accepted: of these, those that were right.
     """
 
     combination: Combination
@@ -62,17 +66,23 @@ class Measurement:
     loading: Loading | None = None
     latencies_s: list[float] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
-    token_ids: list[list[int]] = field(default_factory=list)
-    valid: list[bool] = field(default_factory=list)
+    token_ids: list[list[list[int]]] = field(default_factory=list)
+    valid: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)
 class Task:
-    """:param repeats: steady repetitions of each combination."""
+    """
+    :param repeats: steady repetitions of each combination.
+    :param pictures: uint8 [H, W, 3] each, shown in turn; none: noise, another each time.
+    """
 
     directory: Path
     instruction: str
     repeats: int
+    pictures: Sequence[NDArray[np.uint8]] = ()
 
 
 def measure(
@@ -91,7 +101,8 @@ def measure(
     threads = torch.get_num_threads()
     try:
         measurements = _prepare(task, combinations)
-        together = loaded_together(combinations, Checkpoint(task.directory))
+        costs = [one.costs for one in measurements]
+        together = loaded_together(combinations, costs, Checkpoint(task.directory))
         keys = list(dict.fromkeys(combination.policy_key for combination in combinations))
         for group in [keys] if together else [[key] for key in keys]:
             members = [one for one in measurements if one.combination.policy_key in group]
@@ -107,12 +118,79 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
     config = OpenVLAConfig.from_directory(task.directory)
     tokenizer = PromptTokenizer(task.directory, config)
     prompt_tokens = tokenizer.padded_length(tokenizer(task.instruction).shape[1])
-    measurements = []
-    for combination in combinations:
-        dtype = DTYPES[combination.dtype]
-        costs = count_costs(config, dtype, prompt_tokens, combination.batch_size)
-        measurements.append(Measurement(combination, costs))
-    return measurements
+    places = config.norm_stats[config.longest_key].action_dim - 1
+    return [
+        Measurement(
+            one,
+            count_costs(
+                config,
+                DTYPES[one.dtype],
+                prompt_tokens + places,
+                one.batch_size,
+                one.quantization,
+                one.device,
+            ),
+        )
+        for one in combinations
+    ]
+
+
+class _Turns:
+    """Lets combinations infer, about the same pictures in every repetition."""
+
+    def __init__(self, task: Task, measurements: Sequence[Measurement]) -> None:
+        self._task = task
+        self._policies: dict[object, OpenVLAPolicy] = {}
+        self._batch_sizes: dict[object, int] = {}
+        for one in measurements:
+            key, size = one.combination.policy_key, one.combination.batch_size
+            self._batch_sizes[key] = max(size, self._batch_sizes.get(key, 1))
+        self._stride = max(self._batch_sizes.values())
+        needed = self._stride * (1 + task.repeats)
+        cycle = itertools.cycle(task.pictures or noise_pictures(needed))
+        self._pictures = list(itertools.islice(cycle, needed))
+        self._token_ids: dict[object, NDArray[np.int64]] = {}  # by policy and picture
+
+    def load(self, combination: Combination, say: Say) -> Loading | None:
+        """Unless its policy is there already."""
+        key = combination.policy_key
+        if key in self._policies:
+            return None
+        self._policies[key], loading = _load(self._task, combination, self._batch_sizes[key], say)
+        return loading
+
+    def infer(self, combination: Combination, repetition: int) -> Infer:
+        """What predicts a batch; all that is no part of an inference is done before."""
+        policy = self._policies[combination.policy_key]
+        torch.set_num_threads(combination.threads)
+        first = self._stride * repetition
+        requests = [
+            self._request(policy, combination, first + member)
+            for member in range(combination.batch_size)
+        ]
+        policy.reset()  # each picture is new, whoever was asked about it before
+        return lambda: policy.predict_actions(requests)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for policy in self._policies.values():
+            policy.close()
+
+    def _request(self, policy: OpenVLAPolicy, combination: Combination, number: int) -> Request:
+        image, key = self._pictures[number], policy.config.longest_key
+        plain = Request(image, self._task.instruction, key)
+        if combination.draft == 'none':
+            return plain
+        known = (combination.policy_key, number)
+        if known not in self._token_ids:
+            (prediction,) = policy.predict_actions([plain])
+            self._token_ids[known] = prediction.token_ids
+        draft = self._token_ids[known]
+        if combination.draft == 'wrong':
+            tokenizer = policy.config.action_tokenizer
+            bins = tokenizer.vocab_size - tokenizer.first_id
+            draft = tokenizer.first_id + (draft - tokenizer.first_id + bins // 2) % bins
+        return dataclasses.replace(plain, draft=draft)
 
 
 def _measure_group(
@@ -122,37 +200,32 @@ def _measure_group(
     look_closer: Callable[[Infer], None] | None,
 ) -> None:
     """Load what they need, let them take turns, and give the memory back."""
-    policies: dict[object, OpenVLAPolicy] = {}
-    pictures = noise_pictures(1 + task.repeats)
-
-    def infer(measurement: Measurement, picture: NDArray[np.uint8]) -> Prediction:
-        policy = policies[measurement.combination.policy_key]
-        torch.set_num_threads(measurement.combination.threads)
-        return policy.predict_action(picture, task.instruction, policy.config.longest_key)
-
+    turns = _Turns(task, measurements)
     for measurement in measurements:
-        combination = measurement.combination
-        if combination.policy_key not in policies:
-            policies[combination.policy_key], measurement.loading = _load(task, combination, say)
+        measurement.loading = turns.load(measurement.combination, say)
         # Not counted: the first with this combination's threads.
-        measurement.action_dim = len(infer(measurement, pictures[0]).action)
-    for number, picture in enumerate(pictures[1:], start=1):
-        say(f'repetition {number} of {task.repeats}')
+        measurement.action_dim = len(turns.infer(measurement.combination, 0)()[0].action)
+    for repetition in range(1, 1 + task.repeats):
+        say(f'repetition {repetition} of {task.repeats}')
         for measurement in measurements:
+            infer = turns.infer(measurement.combination, repetition)
             started = time.monotonic()
-            prediction = infer(measurement, picture)
+            predictions = infer()
             measurement.latencies_s.append(time.monotonic() - started)
-            measurement.timings.append(dict(prediction.timings))
-            measurement.token_ids.append(prediction.token_ids.tolist())
-            measurement.valid.append(prediction.valid)
+            measurement.timings.append(dict(predictions[0].timings))
+            measurement.token_ids.append([one.token_ids.tolist() for one in predictions])
+            measurement.valid += sum(one.valid for one in predictions)
+            measurement.drafted += sum(one.drafted for one in predictions)
+            measurement.accepted += sum(one.accepted for one in predictions)
     if look_closer is not None:
         say(f'a closer look at {measurements[0].combination}')
-        look_closer(lambda: infer(measurements[0], pictures[0]))
-    for policy in policies.values():
-        policy.close()
+        look_closer(turns.infer(measurements[0].combination, 0))
+    turns.close()
 
 
-def _load(task: Task, combination: Combination, say: Say) -> tuple[OpenVLAPolicy, Loading]:
+def _load(
+    task: Task, combination: Combination, max_batch_size: int, say: Say
+) -> tuple[OpenVLAPolicy, Loading]:
     say(f'loading {combination}')
     torch.set_num_threads(combination.threads)
     peak = PeakMemory(combination.device)
@@ -163,6 +236,7 @@ def _load(task: Task, combination: Combination, say: Say) -> tuple[OpenVLAPolicy
         combination.dtype,
         combination.quantization,
         compile=combination.compile,
+        max_batch_size=max_batch_size,
     )
     load_s = time.monotonic() - started
     say(f'warming up {combination}')

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vla_ros.bench.combinations import Combination
+from vla_ros.bench.costs import Costs
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.placement import DTYPES
 
@@ -76,17 +77,21 @@ def machine_bytes() -> int:
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def loaded_together(combinations: Sequence[Combination], checkpoint: Checkpoint) -> bool:
+def loaded_together(
+    combinations: Sequence[Combination], costs: Sequence[Costs], checkpoint: Checkpoint
+) -> bool:
     """Whether all policies that the combinations need fit into the free memory at once.
 
     On the CPU in the stored dtype the weights are the mapped file: policies share them.
+
+    :param costs: of each combination.
     """
     needed: dict[str, dict[object, int]] = {}
-    for combination in combinations:
-        dtype = DTYPES[combination.dtype]
-        is_mapped = combination.device == 'cpu' and checkpoint.dtypes == {dtype}
+    for combination, cost in zip(combinations, costs, strict=True):
+        stored = checkpoint.dtypes == {DTYPES[combination.dtype]}
+        is_mapped = combination.device == 'cpu' and combination.quantization == 'none' and stored
         key = combination.dtype if is_mapped else combination.policy_key
-        needed.setdefault(combination.device, {})[key] = checkpoint.parameters * dtype.itemsize
+        needed.setdefault(combination.device, {})[key] = cost.model_bytes
     return all(
         len(weights) == 1 or _BESIDE_WEIGHTS * sum(weights.values()) < available_bytes(device)
         for device, weights in needed.items()

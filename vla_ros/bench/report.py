@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import TypeAlias
 
 from vla_ros.bench.costs import Costs
 from vla_ros.bench.machine import Ceilings
 from vla_ros.bench.measure import Measurement
 from vla_ros.bench.statistics import Summary, percentiles, table
+
+TokenIds: TypeAlias = Sequence[Sequence[Sequence[int]]]  # of each repetition, each of the batch
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
@@ -27,8 +30,12 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         for stage in measurement.timings[0]
     }
     decode_steps = measurement.action_dim - 1  # the prefill gives the first token
-    decode_step_s = stages_s['decode']['p50'] / decode_steps if decode_steps else None
-    ours_and_first = zip(measurement.token_ids, first.token_ids, strict=True)
+    decode_step_s = None
+    if decode_steps and measurement.combination.draft == 'none':
+        decode_step_s = stages_s['decode']['p50'] / decode_steps
+    action_s = latency_s['p50'] / measurement.combination.batch_size
+    first_action_s = percentiles(first.latencies_s)['p50'] / first.combination.batch_size
+    drafted = measurement.drafted
     return {
         'name': str(measurement.combination),
         **asdict(measurement.combination),
@@ -36,18 +43,40 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'repeats': len(measurement.latencies_s),
         'latency_s': latency_s,
         'latencies_s': measurement.latencies_s,
-        'speedup_over_first': percentiles(first.latencies_s)['p50'] / latency_s['p50'],
+        'action_s': action_s,
+        'speedup_over_first': first_action_s / action_s,
         'stages_s': stages_s,
         'timings_s': measurement.timings,
         'decode_steps': decode_steps,
         'decode_step_s': decode_step_s,
-        'valid_actions': sum(measurement.valid),
-        'actions_equal_to_first': sum(ours == theirs for ours, theirs in ours_and_first),
+        'valid_actions': measurement.valid,
+        'drafted': drafted,
+        'accepted': measurement.accepted,
+        'acceptance': measurement.accepted / drafted if drafted else None,
+        'beside_first': _agreement(measurement.token_ids, first.token_ids),
         'positions': measurement.costs.positions,
         'flops': measurement.costs.flops,
         'decode_step_bytes': measurement.costs.decode_step_bytes,
+        'model_bytes': measurement.costs.model_bytes,
         'ceilings': asdict(ceilings),
         'reached': _reached(measurement.costs, ceilings, stages_s, decode_step_s),
+    }
+
+
+def _agreement(ours: TokenIds, theirs: TokenIds) -> Summary:
+    """How near the actions are to each other; where both were asked about the same picture."""
+    pairs = [
+        (own, other)
+        for batch, other_batch in zip(ours, theirs, strict=True)
+        for own, other in zip(batch, other_batch, strict=False)
+    ]
+    distances = [abs(a - b) for own, other in pairs for a, b in zip(own, other, strict=False)]
+    tokens = sum(max(len(own), len(other)) for own, other in pairs)
+    return {
+        'actions': len(pairs),
+        'equal_actions': sum(own == other for own, other in pairs),
+        'equal_bins': distances.count(0) / tokens,  # neighbouring bins have neighbouring tokens
+        'largest_bin_distance': max(distances),
     }
 
 
@@ -80,6 +109,7 @@ def tables(summaries: Sequence[Summary]) -> str:
     return '\n\n'.join(
         [
             table('seconds', names, [_whole(summary) for summary in summaries]),
+            table('actions', names, [_actions(summary) for summary in summaries]),
             table('milliseconds', names, [_stages(summary) for summary in summaries]),
             table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
         ]
@@ -94,12 +124,24 @@ def _whole(summary: Summary) -> dict[str, str]:
 
     row = {'load': once('load_s'), 'warm-up': once('warmup_s'), 'first': once('first_s')}
     row |= {name: f'{seconds:.4f}' for name, seconds in summary['latency_s'].items()}
+    row['an action'] = f'{summary["action_s"]:.4f}'
     row['speed-up'] = f'{summary["speedup_over_first"]:.2f}x'
     row['peak RAM GB'] = once('peak_resident_bytes', 1e9)
     row['added'] = once('added_resident_bytes', 1e9)
     row['on device'] = once('added_device_bytes', 1e9)
-    row['same actions'] = f'{summary["actions_equal_to_first"]}/{summary["repeats"]}'
     return row
+
+
+def _actions(summary: Summary) -> dict[str, str]:
+    beside = summary['beside_first']
+    accepted, valid = summary['acceptance'], summary['valid_actions']
+    return {
+        'valid': f'{valid}/{summary["repeats"] * summary["batch_size"]}',
+        'draft accepted': '-' if accepted is None else f'{accepted:.0%}',
+        'same actions': f'{beside["equal_actions"]}/{beside["actions"]}',
+        'equal bins': f'{beside["equal_bins"]:.1%}',
+        'largest distance': str(beside['largest_bin_distance']),
+    }
 
 
 def _stages(summary: Summary) -> dict[str, str]:

@@ -29,6 +29,7 @@ from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
+from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.random_checkpoint import SHAPES
@@ -36,9 +37,10 @@ from vla_ros.scripted.script import is_scripted
 from vla_ros.types import PolicyError
 
 _LEGEND = """\
-load, warm-up, first: once for each policy. p50 to p99: one action, the picture being new each time.
-peak RAM: of the process while loading and warming, mapped files included; added: by this policy.
-same actions: token ids equal to the first combination's. The ceilings are the fastest of some runs:
+load, warm-up, first: once for each policy. p50 to p99: one batch, the pictures being new each time;
+an action: its share of the median. peak RAM: of the process while loading and warming, mapped files
+included; added: by this policy. same actions, equal bins: as in the first combination.
+The ceilings are the fastest of some runs:
 GEMM: [288, 4096] x [4096, 11008]; row: reads such weights for a single row; stream: sums 500 MB."""
 
 Value = TypeVar('Value')
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(options, sys.argv[1:] if arguments is None else arguments)
         return 0
-    except (PolicyError, PipelineError, OSError) as error:
+    except (PolicyError, PipelineError, UnreadablePicture, OSError) as error:
         print(f'vla_bench: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -69,6 +71,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         options.compile,
         options.batch_size,
         options.threads or [torch.get_num_threads()],
+        options.draft,
     )
     _check_writable(options.profile, options.plot)
     recipe = {
@@ -85,7 +88,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     def look_closer(infer: Infer) -> None:
         operators.extend(profile_inference(infer, options.profile))
 
-    task = Task(directory, options.instruction, options.repeats)
+    pictures = [read_picture(file) for file in options.images]
+    task = Task(directory, options.instruction, options.repeats, pictures)
     measurements, took_turns = measure(
         task, combinations, _say, look_closer if options.profile else None
     )
@@ -179,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, default, text in (
         ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
         ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
-        ('--quantization', 'none', 'none'),
+        ('--quantization', 'none', 'none, int8, int4'),
     ):
         parser.add_argument(
             name, metavar='LIST', type=_list_of(str), default=default, help=f'of {text}'
@@ -189,6 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--batch-size', metavar='LIST', type=_list_of(_count), default='1')
     parser.add_argument(
+        '--draft', metavar='LIST', type=_list_of(str), default='none', help='of none, right, wrong'
+    )
+    parser.add_argument(
         '--threads', metavar='LIST', type=_list_of(_count), help="on the CPU (default: torch's)"
     )
     parser.add_argument('--repeats', type=_count, default=10, help='(default: %(default)s)')
@@ -196,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         '--instruction',
         default='pick up the red cup and put it into the drawer',
         help='(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--images', type=Path, nargs='+', default=[], help='pictures to show (default: noise)'
     )
     parser.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
     parser.add_argument('--plot', metavar='FILE.png', type=Path)
@@ -218,10 +228,10 @@ def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.N
     """Exit with 2 if they ask for what --pipeline does not do."""
     lists = ('device', 'dtype', 'quantization', 'compile', 'batch_size', 'threads')
     several = [name for name in lists if len(getattr(options, name) or ()) > 1]
-    if several or options.batch_size != [1]:
+    if several or options.batch_size != [1] or options.draft != ['none']:
         parser.error('--pipeline measures one combination, one action at a time: no lists')
-    if options.profile or options.plot:
-        parser.error('--profile and --plot do not go with --pipeline')
+    if options.profile or options.plot or options.images:
+        parser.error('--profile, --plot and --images do not go with --pipeline')
 
 
 def _list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:

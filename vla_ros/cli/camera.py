@@ -17,7 +17,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
-from vla_ros.cli.pictures import UnreadablePicture, image_message, read_picture
+from vla_ros.cli.picture_messages import image_message
+from vla_ros.cli.pictures import UnreadablePicture, read_picture
 
 _SIZE = (640, 480)
 

@@ -24,7 +24,8 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from vla_ros.cli.pictures import UnreadablePicture, compressed_message, image_message, read_picture
+from vla_ros.cli.picture_messages import compressed_message, image_message
+from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.console import heed, unbuffer_output
 from vla_ros.ros.stamps import from_duration

@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.bench.pictures import noise_pictures
 from vla_ros.bench.pipeline import PipelineError
-from vla_ros.cli.pictures import image_message
+from vla_ros.cli.picture_messages import image_message
 
 _PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
 

@@ -161,6 +161,10 @@ class OpenVLAPolicy:
         gc.collect()  # a model has reference cycles
         empty_cache(device)
 
+    def reset(self) -> None:
+        """Forget the pictures that were seen last."""
+        self._features = SeenFeatures()
+
     def check_instruction(self, instruction: str) -> None:
         """:raises InstructionError: if the instruction can't be used."""
         self._prompt_tokenizer(instruction)

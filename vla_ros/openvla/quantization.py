@@ -266,12 +266,13 @@ def replace_linears(
     replaced = {}
     for name, linear in linears.items():
         is_language = name.startswith('language_model.')
-        replaced[name] = _choose(quantization if is_language else 'int8', device, linear)
+        replaced[name] = choose_linear(quantization if is_language else 'int8', device, linear)
         model.set_submodule(name, replaced[name])
     return replaced
 
 
-def _choose(quantization: str, device: torch.device, linear: nn.Linear) -> QuantizedLinear:
+def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) -> QuantizedLinear:
+    """What stands in for it there, still to be filled; int8 where int4's kernels don't fit."""
     on_cpu = device.type == 'cpu'
     if quantization == 'int4' and _fits_int4(linear, on_cpu):
         return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
