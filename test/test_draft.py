@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -91,23 +92,38 @@ def test_there_are_200_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ('kind', 'widths'),
+    ('cost', 'kind', 'widths'),
     [
-        ('right', []),
-        ('first wrong', [6]),
-        ('middle wrong', [6]),
-        ('last wrong', []),
-        ('two wrong', [6, 6]),
-        ('short', [1, 1, 1]),
-        ('all wrong', [6, 6, 6, 6, 6, 1]),
+        # Where a block costs no more than a token, one is tried as long as there is a guess.
+        (1.0, 'right', []),
+        (1.0, 'first wrong', [6]),
+        (1.0, 'middle wrong', [6]),
+        (1.0, 'last wrong', []),
+        (1.0, 'two wrong', [6, 6]),
+        (1.0, 'short', [1, 1, 1]),
+        (1.0, 'all wrong', [6, 6, 6, 6, 6, 1]),
+        # Otherwise after a guess that was right, if enough others follow.
+        (2.0, 'right', []),
+        (2.0, 'first wrong', [1, 6]),
+        (2.0, 'middle wrong', [1, 1, 1]),
+        (2.0, 'two wrong', [1, 6, 1, 1]),
+        (2.0, 'short', [1, 1, 1]),
+        (2.0, 'all wrong', [1, 1, 1, 1, 1, 1]),
+        (4.0, 'first wrong', [1, 6]),
+        (4.0, 'second wrong', [1, 1, 1, 1, 1]),
+        (math.inf, 'first wrong', [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_it_saves_passes(kind: str, widths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_saves_passes(
+    cost: float, kind: str, widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = request('openvla_tiny-vga', None)[2]
     one, asked, _ = request('openvla_tiny-vga', DRAFTS[kind](ids))
+    monkeypatch.setattr(one._model.language_model, 'block_cost', cost)
     with counted_decodes(monkeypatch) as seen:
-        one.predict_actions([asked])
+        (prediction,) = one.predict_actions([asked])
     assert seen == widths
+    assert prediction.token_ids.tolist() == ids.tolist()
 
 
 def test_without_a_draft_one_token_is_decoded_after_the_other(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN
@@ -70,7 +71,7 @@ def generated(model: Llama, inputs_embeds: Tensor, lengths: Tensor) -> tuple[Ten
     """Token ids [B, STEPS] and logits [B, STEPS, vocab]."""
     generation = Generation(model, len(lengths), inputs_embeds.shape[1], STEPS)
     first = generation.prefill(inputs_embeds, lengths)
-    token_ids, logits = generation.greedy(first, lengths, STEPS)
+    token_ids, logits = generation.greedy(first, lengths, np.full(len(lengths), STEPS))
     return torch.from_numpy(token_ids), logits
 
 
@@ -122,7 +123,7 @@ def test_the_cache_has_its_final_size_from_the_start() -> None:
     cache = generation._kv_cache
     assert cache.shape == (3, 2, len(LENGTHS), 2, LENGTH + STEPS, 16)
     lengths = torch.tensor(LENGTHS)
-    generation.greedy(generation.prefill(embeds(), lengths), lengths, STEPS)
+    generation.greedy(generation.prefill(embeds(), lengths), lengths, np.full(len(lengths), STEPS))
     assert generation._kv_cache is cache
     ends = torch.tensor(LENGTHS) + STEPS - 1
     assert all(cache[:, :, row, :, : int(end)].any() for row, end in enumerate(ends))

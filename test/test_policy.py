@@ -112,14 +112,15 @@ class CancelAfter:
 
 def test_cancel_is_looked_at_before_every_layer(policy: OpenVLAPolicy) -> None:
     never = CancelAfter(1_000_000)
-    policy.predict_action(NOISE, 'go', cancel=never)
+    policy.predict_action(~NOISE, 'go', cancel=never)
     # Once at the start; 3 + 4 vision blocks; 3 language layers in the prefill and in 6 decodes.
     layers = 1 + 3 + 4 + 3 + 6 * 3
     assert never.asked == layers
     for questions in range(layers):
         cancel = CancelAfter(questions)
+        unseen = NOISE ^ np.uint8(questions + 1)
         with pytest.raises(InferenceCancelled):
-            policy.predict_action(NOISE, 'go', cancel=cancel)
+            policy.predict_action(unseen, 'go', cancel=cancel)
         assert cancel.asked == questions + 1
     assert policy.predict_action(NOISE, 'go').valid
 

@@ -241,7 +241,7 @@ def test_an_instruction_that_does_not_reach_the_model_is_refused(
 @pytest.fixture(scope='module')
 def proven(tiny_checkpoint: Path) -> dict[str, Prediction]:
     policy = load(tiny_checkpoint)
-    trials = plan_trials(policy._prompt_tokenizer, np.zeros(7, np.int64), compiled=False)
+    trials = plan_trials(policy._prompt_tokenizer, 0, max_batch_size=1, compiled=False)
     return {
         name: policy.predict_action(trial.image, trial.instruction, return_logits=True)
         for name, trial in trials.items()

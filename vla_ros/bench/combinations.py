@@ -61,8 +61,6 @@ def combine(
 
     :raises PolicyError: if one of the values can't be had here.
     """
-    for quantization in quantizations:
-        check_quantization(quantization)
     for batch_size in batch_sizes:
         if batch_size not in BATCH_SIZES:
             raise PolicyError(f'batch size {batch_size} is not supported; allowed: 1')
@@ -71,9 +69,11 @@ def combine(
         if not 1 <= count <= cores:
             raise PolicyError(f'threads is {count}; allowed: 1 to {cores}, the cores there are')
     placements = []
-    for device, dtype in itertools.product(map(choose_device, devices), dtypes):
-        name = str(choose_dtype(dtype, device)).removeprefix('torch.')
-        placements.append((str(device), name))
+    for device, dtype_name in itertools.product(map(choose_device, devices), dtypes):
+        dtype = choose_dtype(dtype_name, device)
+        for quantization, compile in itertools.product(quantizations, compiles):
+            check_quantization(quantization, device, dtype, compile)
+        placements.append((str(device), str(dtype).removeprefix('torch.')))
     return [
         Combination(*placement, quantization, compile, batch_size, count)
         for placement, quantization, compile, batch_size, count in itertools.product(

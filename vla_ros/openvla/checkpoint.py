@@ -7,7 +7,8 @@ that builds the policy. Knows nothing of models.
 
 from __future__ import annotations
 
-import math
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself woul
 class Checkpoint:
     """The weights in a folder; every shard has been opened once when this exists.
 
-    ``dtypes`` are those that tensors are stored in.
+    ``shapes`` are those of the stored tensors by name, ``dtypes`` what they are stored in.
 
     :raises CheckpointError: if files are missing, damaged or of another kind.
     """
@@ -37,28 +38,23 @@ class Checkpoint:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._shards = {name: directory / shard for name, shard in _weight_map(directory).items()}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: set[torch.dtype] = set()
         for shard in sorted(set(self._shards.values())):
             self._read_header(shard)
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers are stored."""
-        return sum(math.prod(shape) for shape in self._shapes.values())
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Hold the stored tensors against those a model has.
 
         :raises CheckpointError: if one is missing, surplus, or of another shape.
         """
-        missing = expected.keys() - self._shapes.keys()
+        missing = expected.keys() - self.shapes.keys()
         if missing:
             raise CheckpointError(
                 f'{self.directory} lacks {len(missing)} of {len(expected)} tensors: '
                 f'{listing(missing)}'
             )
-        surplus = self._shapes.keys() - expected.keys()
+        surplus = self.shapes.keys() - expected.keys()
         if surplus:
             raise CheckpointError(
                 f'{self.directory} has {len(surplus)} tensors that this model has not: '
@@ -66,9 +62,9 @@ class Checkpoint:
                 'weights that were never merged?'
             )
         for name, shape in expected.items():
-            if self._shapes[name] != shape:
+            if self.shapes[name] != shape:
                 raise CheckpointError(
-                    f'{self._shards[name]}: {name} has shape {self._shapes[name]}, expected '
+                    f'{self._shards[name]}: {name} has shape {self.shapes[name]}, expected '
                     f'{shape} by config.json'
                 )
 
@@ -102,7 +98,20 @@ class Checkpoint:
                         f'allowed: {", ".join(_DTYPES)}'
                     )
                 self.dtypes.add(_DTYPES[header.get_dtype()])
-                self._shapes[name] = tuple(header.get_shape())
+                self.shapes[name] = tuple(header.get_shape())
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Give back the memory of a mapped tensor that is not used any more.
+
+    Otherwise its pages count as this process's until the file is closed. Nothing is lost: where
+    that can't be asked for, they stay.
+    """
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first and hasattr(mmap, 'MADV_DONTNEED'):
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _weight_map(directory: Path) -> dict[str, str]:

@@ -10,16 +10,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla.checkpoint import Checkpoint, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import Llama
+from vla_ros.openvla.quantization import replace_linears
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
 
 # Of one kind of layer, in one process: prefill and decode of each prompt length, for each dtype and
 # size that was ever loaded. torch's own limit, 8, is meant for shapes that vary without end.
 _MOST_GRAPHS = 64
+
+# A pass of six tokens over one of a single token, as measured (docs/benchmarks.md): on a CPU
+# reading the weights is not all that a product costs.
+_CPU_BLOCK_COSTS = {torch.float32: 4.0, torch.bfloat16: 2.0, 'int4': 4.0}
 
 
 class OpenVLAModel(nn.Module):
@@ -87,10 +92,14 @@ def load_model(
     config: OpenVLAConfig,
     device: torch.device,
     dtype: torch.dtype,
+    quantization: str = 'none',
     progress: ProgressCallback | None = None,
 ) -> OpenVLAModel:
     """Build on the meta device, check the checkpoint against that, then fill it tensor by tensor.
 
+    What is quantised is so at once: beside the finished model there is never more than one weight.
+
+    :param quantization: ``none``, ``int8`` or ``int4``.
     :raises CheckpointError: if the checkpoint is not exactly this model's.
     """
     try:
@@ -108,13 +117,24 @@ def load_model(
     )
     model.vision_backbone.prune()
     needed = {stored_key(key): key for key in model.state_dict()}
+    quantized = {} if quantization == 'none' else replace_linears(model, quantization, device)
     state_dict = {}
-    for done, (key, tensor) in enumerate(checkpoint.tensors(set(needed)), start=1):
-        state_dict[needed[key]] = tensor.to(device=device, dtype=dtype)
+    for done, (name, stored) in enumerate(checkpoint.tensors(set(needed)), start=1):
+        key = needed[name]
+        module, _, parameter = key.rpartition('.')
+        if parameter == 'weight' and module in quantized:
+            quantized[module].quantize(stored, device, dtype)
+        else:
+            state_dict[key] = stored.to(device=device, dtype=dtype)
+        if state_dict.get(key) is not stored:
+            release_pages(stored)
         if progress is not None and (done % 16 == 0 or done == len(needed)):
             progress(Progress('reading tensors', done, len(needed)))
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.watch_layers()
+    if device.type == 'cpu':
+        kind = dtype if quantization == 'none' else quantization
+        model.language_model.block_cost = _CPU_BLOCK_COSTS.get(kind, 1.0)
     return model.eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ DTYPES = {
     'bfloat16': torch.bfloat16,
     'float16': torch.float16,
 }
-QUANTIZATIONS = ('none',)
+QUANTIZATIONS = ('none', 'int8', 'int4')
 
 
 def available_devices() -> list[str]:
@@ -63,11 +63,22 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def check_quantization(quantization: str) -> None:
-    """:raises PlacementError: if it is none that is supported."""
+def check_quantization(
+    quantization: str, device: torch.device, dtype: torch.dtype, compile: bool = False
+) -> None:
+    """:raises PlacementError: if it is none that there is, or does not go with the others."""
     if quantization not in QUANTIZATIONS:
         raise PlacementError(
-            f'quantization {quantization!r} is not supported; allowed: {", ".join(QUANTIZATIONS)}'
+            f'quantization {quantization!r} is unknown; allowed: {", ".join(QUANTIZATIONS)}'
+        )
+    if quantization == 'int4' and device.type == 'cuda' and dtype != torch.bfloat16:
+        raise PlacementError(
+            f'quantization int4 on {device} needs dtype bfloat16 and compute capability 8.0, not '
+            f'{str(dtype).removeprefix("torch.")}; take int8'
+        )
+    if quantization != 'none' and device.type == 'cpu' and compile:
+        raise PlacementError(
+            f'quantization {quantization} on the cpu does not go with compile; set compile to false'
         )
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import known_failure
+from vla_ros.openvla.features import SeenFeatures
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.language import Generation
 from vla_ros.openvla.model import OpenVLAModel, load_model
@@ -65,6 +65,7 @@ class OpenVLAPolicy:
         self._model = model
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
+        self._features = SeenFeatures()
 
     @classmethod
     def from_pretrained(
@@ -83,7 +84,7 @@ class OpenVLAPolicy:
         :param path_or_repo_id: a folder, or a hub id such as ``openvla/openvla-7b``.
         :param device: ``auto``, ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
         :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        :param quantization: ``none``.
+        :param quantization: ``none``, ``int8`` or ``int4``: weights of 8 or 4 bits.
         :param revision: branch, tag or commit of a hub id.
         :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
             minutes.
@@ -91,9 +92,9 @@ class OpenVLAPolicy:
         :raises PlacementError: if device, dtype or quantization can't be had here.
         :raises CheckpointError: if the checkpoint can't be found or isn't whole.
         """
-        check_quantization(quantization)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
+        check_quantization(quantization, chosen_device, chosen_dtype, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
         config = OpenVLAConfig.from_directory(directory)
         image_processor, prompt_tokenizer = load_processors(directory, config)
@@ -106,7 +107,9 @@ class OpenVLAPolicy:
             compiled=compile,
         )
         try:
-            model = load_model(Checkpoint(directory), config, chosen_device, chosen_dtype, progress)
+            model = load_model(
+                Checkpoint(directory), config, chosen_device, chosen_dtype, quantization, progress
+            )
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, info, 'loading')
             if not reason:
@@ -133,25 +136,28 @@ class OpenVLAPolicy:
         """
         started = time.monotonic()
         longest = self.config.longest_key
-        wrong = np.full(self.action_dim(longest), self.config.llama.pad_token_id)
-        trials = plan_trials(self._prompt_tokenizer, wrong, self.info.compiled)
+        trials = plan_trials(
+            self._prompt_tokenizer,
+            wrong_token=self.config.llama.pad_token_id,
+            max_batch_size=self.max_batch_size,
+            compiled=self.info.compiled,
+        )
         predictions: dict[str, Prediction] = {}
         seconds = []
-        for done, (name, trial) in enumerate(trials.items()):
-            if progress is not None:
-                progress(Progress(trial.text, done, len(trials)))
-            trial_started = time.monotonic()
-            predictions[name] = self.predict_action(
-                trial.image, trial.instruction, longest, cancel, True, trial.draft
-            )
-            seconds.append(time.monotonic() - trial_started)
+        with self._model.language_model.following_any_draft():
+            for done, (name, trial) in enumerate(trials.items()):
+                if progress is not None:
+                    progress(Progress(trial.text, done, len(trials)))
+                trial_started = time.monotonic()
+                predictions[name] = self._attempt(trial.requests(longest), cancel, True)[0]
+                seconds.append(time.monotonic() - trial_started)
         prove(predictions)
         return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
 
     def close(self) -> None:
         """Give its memory back; nothing else may be asked of it afterwards."""
         device = self._model.device
-        del self._model
+        del self._model, self._features
         gc.collect()  # a model has reference cycles
         empty_cache(device)
 
@@ -159,21 +165,6 @@ class OpenVLAPolicy:
         """:raises InstructionError: if the instruction can't be used."""
         self._prompt_tokenizer(instruction)
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
-        """Predict one action for each request.
-
-        :raises ValueError: if there are none, or more than ``max_batch_size``.
-        """
-        if not 1 <= len(requests) <= self.max_batch_size:
-            raise ValueError(f'{len(requests)} requests; allowed: 1 to {self.max_batch_size}')
-        return [
-            self.predict_action(one.image, one.instruction, one.unnorm_key, cancel, draft=one.draft)
-            for one in requests
-        ]
-
-    @torch.inference_mode()
     def predict_action(
         self,
         image: NDArray[np.uint8],
@@ -196,12 +187,35 @@ class OpenVLAPolicy:
         :raises UnnormKeyError: if there are no such statistics.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
-        unnorm_key, statistics = select_statistics(self.config.norm_stats, unnorm_key)
+        request = Request(image, instruction, unnorm_key, draft)
+        return self._attempt([request], cancel, return_logits)[0]
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
+        """Predict one action for each request, all in one pass.
+
+        Each is the one that :meth:`predict_action` gives, but for how the dtype rounds: products
+        of more rows may be summed in another order.
+
+        :raises ValueError: if there are none, or more than ``max_batch_size``; or a draft is none.
+        :raises InstructionError: if one of the instructions can't be used.
+        :raises UnnormKeyError: if there are no such statistics.
+        :raises InferenceCancelled: soon after ``cancel`` is set.
+        """
+        return self._attempt(requests, cancel)
+
+    @torch.inference_mode()
+    def _attempt(
+        self, requests: Sequence[Request], cancel: Cancel | None, return_logits: bool = False
+    ) -> list[Prediction]:
+        """Predict, and outlive a lack of memory."""
+        if not 1 <= len(requests) <= self.max_batch_size:
+            raise ValueError(f'{len(requests)} requests; allowed: 1 to {self.max_batch_size}')
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
-            request = Request(image, instruction, unnorm_key, self._usable(draft, statistics))
-            return self._predict(request, unnorm_key, statistics, return_logits)
+            return self._predict(requests, return_logits)
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, self.info, 'an inference')
             if not reason:
@@ -210,40 +224,26 @@ class OpenVLAPolicy:
         empty_cache(self._model.device)
         raise PolicyError(reason)
 
-    def _usable(
-        self, draft: NDArray[np.int64] | None, statistics: ActionStatistics
-    ) -> NDArray[np.int64]:
-        """What of a draft can save time: all but the last token, which nothing follows."""
-        if draft is None:
-            return np.empty(0, dtype=np.int64)
-        most, vocabulary = statistics.action_dim, self.config.llama.vocab_size
-        if draft.ndim != 1 or len(draft) > most or ((draft < 0) | (draft >= vocabulary)).any():
-            raise ValueError(
-                f'draft is {draft.tolist()}; expected at most {most} token ids below {vocabulary}'
-            )
-        return draft[: most - 1].astype(np.int64)
-
-    def _predict(
-        self,
-        request: Request,
-        unnorm_key: str,
-        statistics: ActionStatistics,
-        return_logits: bool,
-    ) -> Prediction:
-        """:param request: with a draft, empty if there is none."""
-        model, draft = self._model, request.draft
-        assert draft is not None
+    def _predict(self, requests: Sequence[Request], return_logits: bool) -> list[Prediction]:
+        model = self._model
+        keyed = [select_statistics(self.config.norm_stats, one.unnorm_key) for one in requests]
+        steps = np.array([statistics.action_dim for _, statistics in keyed])  # [B]
         most = self.action_dim(self.config.longest_key)
         stages = _Stages(model.device)
         with stages('preprocess'):
-            input_ids, tokens = self._padded(
-                self._prompt_tokenizer(request.instruction), draft, most - 1
-            )
-            pixel_values = self._image_processor(request.image).to(model.device, model.dtype)
+            prompts = [self._prompt_tokenizer(one.instruction)[0] for one in requests]
+            drafts = self._drafts(requests, steps, most - 1)
+            input_ids, tokens = self._padded(prompts, drafts)
+            images = [one.image for one in requests]
+            unseen = self._features.unseen(images)
+            if unseen:
+                pixel_values = torch.cat([self._image_processor(image) for image in unseen])
+                pixel_values = pixel_values.to(model.device, model.dtype)
         with stages('vision'):
-            features = model.vision_backbone(pixel_values)
+            features = model.vision_backbone(pixel_values) if unseen else None
         with stages('projector'):
-            image_embeds = model.projector(features)
+            new_embeds = model.projector(features) if unseen else None
+            image_embeds = self._features.of(images, unseen, new_embeds)
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
             batch_size, length, _ = inputs_embeds.shape
@@ -251,31 +251,63 @@ class OpenVLAPolicy:
             generation = Generation(model.language_model, batch_size, length, most)
             logits = generation.prefill(inputs_embeds, lengths, rows=most)
         with stages('decode'):
-            token_ids, logits = generation.greedy(
-                logits, lengths, statistics.action_dim, draft[np.newaxis]
-            )
+            token_ids, logits = generation.greedy(logits, lengths, steps, drafts)
         with stages('postprocess'):
-            prediction = self._prediction(
-                token_ids[0], logits[0], unnorm_key, statistics, stages.seconds, return_logits
-            )
-            accepted = int((token_ids[0, : len(draft)] == draft).sum())
-            return dataclasses.replace(prediction, drafted=len(draft), accepted=accepted)
+            drafts = drafts[:, : token_ids.shape[1]]
+            accepted = (drafts == token_ids[:, : drafts.shape[1]]) & (drafts >= 0)
+            return [
+                dataclasses.replace(
+                    self._prediction(
+                        token_ids[row, : steps[row]],
+                        logits[row],
+                        *keyed[row],
+                        stages.seconds,
+                        return_logits,
+                    ),
+                    drafted=int((drafts[row] >= 0).sum()),
+                    accepted=int(accepted[row].sum()),
+                )
+                for row in range(batch_size)
+            ]
+
+    def _drafts(
+        self, requests: Sequence[Request], steps: NDArray[np.int64], places: int
+    ) -> NDArray[np.int64]:
+        """What of the drafts can save time: all but the last token, which nothing follows.
+
+        :returns: int64 [B, places], -1 from where there is none.
+        """
+        drafts = np.full((len(requests), places), -1)
+        vocabulary = self.config.llama.vocab_size
+        for row, (request, most) in enumerate(zip(requests, steps.tolist(), strict=True)):
+            draft = request.draft
+            if draft is None:
+                continue
+            if draft.ndim != 1 or len(draft) > most or ((draft < 0) | (draft >= vocabulary)).any():
+                raise ValueError(
+                    f'draft is {draft.tolist()}; expected at most {most} token ids below '
+                    f'{vocabulary}'
+                )
+            drafts[row, : min(len(draft), most - 1)] = draft[: most - 1]
+        return drafts
 
     def _padded(
-        self, input_ids: Tensor, draft: NDArray[np.int64], places: int
+        self, prompts: Sequence[Tensor], drafts: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
         """Pad while it is on the CPU still: the device sees few shapes.
 
-        :param input_ids: int64 [1, T].
-        :param draft: int64 [<=places], goes behind the prompt.
-        :param places: for a draft, always the same, whether there is one or not.
-        :returns: on the device, int64 [1, padded T + places], and int64 [1]: T.
+        :param prompts: int64 [T] each.
+        :param drafts: int64 [B, places], go behind the prompts; always so many places, whether
+            there is a draft or not.
+        :returns: on the device, int64 [B, padded T + places], and int64 [B]: T.
         """
-        tokens = input_ids.shape[1]
-        pads = self._prompt_tokenizer.padded_length(tokens) + places - tokens
-        padded = F.pad(input_ids, (0, pads), value=self.config.llama.pad_token_id)
-        padded[0, tokens : tokens + len(draft)] = torch.from_numpy(draft)
-        return padded.to(self._model.device), torch.tensor([tokens], device=self._model.device)
+        tokens = torch.tensor([len(prompt) for prompt in prompts])
+        width = self._prompt_tokenizer.padded_length(int(tokens.max())) + drafts.shape[1]
+        padded = torch.full((len(prompts), width), self.config.llama.pad_token_id)
+        for row, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True)):
+            both = torch.cat([prompt, torch.from_numpy(draft[draft >= 0])])
+            padded[row, : len(both)] = both
+        return padded.to(self._model.device), tokens.to(self._model.device)
 
     def _prediction(
         self,
@@ -287,8 +319,8 @@ class OpenVLAPolicy:
         return_logits: bool,
     ) -> Prediction:
         """
-        :param token_ids: [D]; what comes after an end-of-sequence token is cut off.
-        :param logits: float32 [D, vocab], on the CPU.
+        :param token_ids: int64 [D]; what comes after an end-of-sequence token is cut off.
+        :param logits: float32 [>=D, vocab], on the CPU.
         """
         tokenizer = self.config.action_tokenizer
         ends = np.flatnonzero(token_ids == self.config.llama.eos_token_id)

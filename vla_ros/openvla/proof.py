@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import Prediction, ProofError
+from vla_ros.types import Prediction, ProofError, Request
 
 _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 
@@ -36,24 +36,39 @@ class Trial:
 
     :param text: what is going on, for a person.
     :param image: uint8 [H, W, 3].
-    :param draft: int64 [D].
+    :param draft: int64 [<=D].
+    :param batch_size: so many requests at once.
     """
 
     text: str
     image: NDArray[np.uint8]
     instruction: str
     draft: NDArray[np.int64] | None = None
+    batch_size: int = 1
+
+    def requests(self, unnorm_key: str) -> list[Request]:
+        """Each about a picture of its own, which no smaller batch was asked about."""
+        first = self.batch_size * (self.batch_size - 1) // 2
+        return [
+            Request(np.roll(self.image, first + row), self.instruction, unnorm_key, self.draft)
+            for row in range(self.batch_size)
+        ]
 
 
 def plan_trials(
-    tokenizer: PromptTokenizer, wrong_draft: NDArray[np.int64], compiled: bool
+    tokenizer: PromptTokenizer,
+    wrong_token: int,
+    max_batch_size: int,
+    compiled: bool,
 ) -> dict[str, Trial]:
-    """What to infer, in this order, to have met every prompt length and to have something to prove.
+    """What to infer, in this order, to have met every shape and to have something to prove.
 
     The first takes part in the proofs; the last is the first again, but for the draft: whether
-    there is one must not count.
+    there is one must not count. The picture of the last is not that of the one before it, so that
+    nothing remembered makes it quick.
 
-    :param wrong_draft: int64 [D]; with it an inference meets the shapes with a draft and without.
+    :param wrong_token: one that is never chosen; a draft of two meets the shapes of a prefill, of a
+        block and of a single token.
     :param compiled: say so in the texts.
     """
     black = np.zeros((224, 224, 3), np.uint8)
@@ -63,26 +78,28 @@ def plan_trials(
     first_length = tokenizer.padded_length(tokens)
     compiling = ' (compiling)' if compiled else ''
 
-    def first_inference(length: int, instruction: str) -> Trial:
-        return Trial(
-            f'first inference, prompts up to {length} tokens{compiling}',
-            noise,
-            instruction,
-            wrong_draft,
-        )
+    def first_inference(length: int, instruction: str, batch_size: int) -> Trial:
+        together = f', {batch_size} at once' if batch_size > 1 else ''
+        text = f'first inference, prompts up to {length} tokens{together}{compiling}'
+        return Trial(text, noise, instruction, np.full(2, wrong_token), batch_size)
 
+    instructions = {
+        length: _repeated(tokenizer, shorter + 1)
+        for shorter, length in zip((0, *lengths), lengths, strict=False)
+    } | {first_length: _INSTRUCTION}
+    shapes = [(length, size) for size in range(1, max_batch_size + 1) for length in lengths]
+    shapes.remove((first_length, 1))
     return {
-        'noise': first_inference(first_length, _INSTRUCTION),
+        'noise': first_inference(first_length, _INSTRUCTION, 1),
         **{
-            f'prompts up to {length}': first_inference(length, _repeated(tokenizer, shorter + 1))
-            for shorter, length in zip((0, *lengths), lengths, strict=False)
-            if length != first_length
+            f'{size} of {length} tokens': first_inference(length, instructions[length], size)
+            for length, size in shapes
         },
-        'black': Trial('proof: black, white and noise pictures', black, _INSTRUCTION),
-        'white': Trial('proof: black, white and noise pictures', ~black, _INSTRUCTION),
         # Of equal length: of unequal ones the positions alone would make a difference, though the
         # words did not count.
         'other words': Trial('proof: other words', noise, _repeated(tokenizer, tokens)),
+        'black': Trial('proof: black, white and noise pictures', black, _INSTRUCTION),
+        'white': Trial('proof: black, white and noise pictures', ~black, _INSTRUCTION),
         'noise again': Trial('proof: the same again', noise, _INSTRUCTION),
     }
 

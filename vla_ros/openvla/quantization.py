@@ -1,0 +1,301 @@
+"""Linear layers whose weights take 8 or 4 bits, through torch's own kernels.
+
+``int8``: all of the language model's layers, the vision towers and the projector. ``int4``: the
+language model's layers, the others in int8. Embedding and head, norms and the patch convolutions
+stay in the dtype: together they are small, and the head decides between neighbouring bins.
+
+Weights are rounded to the nearest; no data is needed. int8 is symmetric with a scale per output
+row; int4 has a scale and a zero for each group of inputs of a row. Runs in the policy's thread.
+Knows nothing of checkpoints.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import platform
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_GROUPS = (128, 64, 32)  # inputs that share a scale in int4; the first that fits
+_FEW_ROWS = 16  # up to which kernels that unpack in registers are the faster ones
+_ROWS_AT_ONCE = 1024  # quantised, so that what that takes beside the weights stays small
+
+
+class QuantizedLinear(nn.Module, abc.ABC):
+    """Stands in for an ``nn.Linear`` whose weight is never held: :meth:`quantize` fills it."""
+
+    packed: Tensor  # the weight, in the order that the kernel wants
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+
+    @property
+    @abc.abstractmethod
+    def weight_bytes(self) -> int:
+        """What the quantised weight takes, scales included."""
+
+    @abc.abstractmethod
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        """
+        :param weight: [out_features, in_features], in any floating-point dtype, on the CPU.
+        :param device: where it is to be multiplied.
+        :param dtype: of what it is to be multiplied with.
+        """
+
+    @abc.abstractmethod
+    def _product(self, rows: Tensor) -> Tensor:
+        """[M, in_features] to [M, out_features], both in the dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        product = self._product(x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            product = product + self.bias
+        return product.view(*x.shape[:-1], self.out_features)
+
+    def _keep(self, **tensors: Tensor) -> None:
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+
+class _Int8Linear(QuantizedLinear):
+    scales: Tensor  # [out_features]
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.out_features * (self.in_features + 4)
+
+
+class _Int4Linear(QuantizedLinear):
+    scales_and_zeros: Tensor  # [in_features / group, out_features, 2]
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.group = _group(linear)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.out_features * (self.in_features // 2 + 4 * self.in_features // self.group)
+
+
+class DynamicInt8Linear(_Int8Linear):
+    """For x86: the inputs are rounded to 8 bits as well, each row by a scale of its own, so that
+    sums are made of whole numbers and no row depends on the others: a draft that is verified in a
+    block gets bit for bit what decoding token by token gives."""
+
+    zeros: Tensor  # int32 [out_features]
+
+    _INPUT_ZERO = 128  # oneDNN multiplies unsigned inputs by signed weights
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        quantized, scales = quantize_rows(weight)
+        self._dtype = dtype
+        self._keep(
+            packed=torch.ops.onednn.qlinear_prepack(quantized, None),
+            scales=scales,
+            zeros=torch.zeros(self.out_features, dtype=torch.int32),
+        )
+
+    def _product(self, rows: Tensor) -> Tensor:
+        inputs, scales = quantize_inputs(rows, self._INPUT_ZERO)
+        product = torch.ops.onednn.qlinear_pointwise(
+            inputs,
+            1.0,
+            self._INPUT_ZERO,
+            self.packed,
+            self.scales,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            self._dtype,
+            'none',
+            [],
+            '',
+        )
+        return product.mul_(scales)
+
+
+class Int8Linear(_Int8Linear):
+    """For all other devices: the weights are unpacked on the way, the inputs stay as they are."""
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        quantized, scales = quantize_rows(weight)
+        self._keep(packed=quantized.to(device), scales=scales.to(device=device, dtype=dtype))
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if len(rows) <= _FEW_ROWS:
+            return torch._weight_int8pack_mm(rows, self.packed, self.scales)
+        return F.linear(rows, self.packed.to(rows.dtype)) * self.scales
+
+
+class Int4Linear(_Int4Linear):
+    """For CUDA and MPS, through the kernel that reads weights packed for it."""
+
+    _INNER_K_TILES = 8  # of the layout; the widest
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        quantized, scales_and_zeros = quantize_groups(weight, self.group, dtype)
+        pairs = quantized[:, ::2] << 4 | quantized[:, 1::2]
+        packed = torch._convert_weight_to_int4pack(pairs.to(device), self._INNER_K_TILES)
+        self._keep(packed=packed, scales_and_zeros=scales_and_zeros.to(device))
+
+    def _product(self, rows: Tensor) -> Tensor:
+        return torch._weight_int4pack_mm(rows, self.packed, self.group, self.scales_and_zeros)
+
+
+class CPUInt4Linear(_Int4Linear):
+    """For the CPU, whose kernel is made for single rows: many are multiplied in the dtype, with
+    some columns unpacked at a time."""
+
+    _BLOCK = 64  # output columns that the kernel's layout for AVX512 keeps together
+    _BLOCKS_AT_ONCE = 16  # unpacked, they stay in the cache
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        quantized, scales_and_zeros = quantize_groups(weight, self.group, dtype)
+        packed = torch.cat(
+            [
+                torch.ops.aten._convert_weight_to_int4pack_for_cpu(rows.to(torch.int32), 1)
+                for rows in quantized.split(_ROWS_AT_ONCE)
+            ]
+        )
+        self._keep(packed=packed, scales_and_zeros=scales_and_zeros)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if len(rows) <= _FEW_ROWS or not _unpacks() or self.out_features % self._BLOCK:
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(
+                rows, self.packed, self.group, self.scales_and_zeros
+            )
+        blocks = self.packed.view(-1, self.in_features, self._BLOCK // 2)
+        product = rows.new_empty(len(rows), self.out_features)
+        for first in range(0, len(blocks), self._BLOCKS_AT_ONCE):
+            chunk = slice(first, first + self._BLOCKS_AT_ONCE)
+            columns = slice(self._BLOCK * chunk.start, self._BLOCK * chunk.stop)
+            product[:, columns] = rows @ self._unpacked(blocks[chunk], columns)
+        return product
+
+    def _unpacked(self, blocks: Tensor, columns: slice) -> Tensor:
+        """Those columns of the transposed weight, [in_features, columns].
+
+        :param blocks: uint8 [N, in_features, 32], their part of ``packed``: each byte has a
+            column's value in its low half, and that of the column 32 further on in its high half.
+        """
+        half = self._BLOCK // 2
+        scales, zeros = (
+            x.unflatten(1, (-1, self._BLOCK)).transpose(0, 1)[:, :, None]
+            for x in self.scales_and_zeros[:, columns].unbind(2)
+        )  # [N, groups, 1, 64] each
+        weight = scales.new_empty(len(blocks), self.in_features, self._BLOCK)
+        weight[..., :half] = blocks & 15
+        weight[..., half:] = blocks >> 4
+        groups = weight.unflatten(1, (-1, self.group))  # [N, groups, group, 64]
+        torch.addcmul(zeros - 8 * scales, groups, scales, out=groups)
+        return weight.transpose(0, 1).flatten(1)
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    :param weight: [N, K].
+    :returns: int8 [N, K] and float32 [N]: their product is about the weight.
+    """
+    quantized = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight))
+    for first in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        wide = weight[rows].float()
+        scales[rows] = (wide.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+        quantized[rows] = (wide / scales[rows, None]).round_()
+    return quantized, scales
+
+
+def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """
+    :param weight: [N, K].
+    :param group: inputs that share a scale.
+    :param dtype: of scales and zeros.
+    :returns: uint8 [N, K], 0 to 15, and [K / group, N, 2], scale and zero of each group, such that
+        (value - 8) * scale + zero is about the weight.
+    """
+    rows, inputs = weight.shape
+    quantized = torch.empty(rows, inputs, dtype=torch.uint8)
+    scales_and_zeros = torch.empty(inputs // group, rows, 2, dtype=dtype)
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        chunk = slice(first, first + _ROWS_AT_ONCE)
+        groups = weight[chunk].float().unflatten(1, (-1, group))
+        low, high = groups.aminmax(dim=2, keepdim=True)
+        # Rounded to the dtype first: what is divided by is what will be multiplied with.
+        scales = ((high - low) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
+        zeros = (low + 8 * scales.float()).to(dtype)
+        values = (groups - zeros.float()).div_(scales.float()).add_(8).round_().clamp_(0, 15)
+        quantized[chunk] = values.flatten(1)
+        scales_and_zeros[:, chunk] = torch.cat([scales, zeros], dim=2).transpose(0, 1)
+    return quantized, scales_and_zeros
+
+
+def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    """
+    :param rows: [M, K].
+    :param zero: which value stands for 0.
+    :returns: uint8 [M, K], and [M, 1] in the dtype of the rows, the scale of each.
+    """
+    limits = torch.finfo(rows.dtype)
+    largest = rows.abs().amax(dim=1, keepdim=True).float()
+    # By one rounding more, so that it is not below after it has been rounded to the dtype.
+    scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
+    # To an integer it is cut off: half more rounds to the nearest.
+    nearest = torch.tensor(zero + 0.5)
+    return torch.addcmul(nearest, rows, 1 / scales.float()).to(torch.uint8), scales
+
+
+def replace_linears(
+    model: nn.Module, quantization: str, device: torch.device
+) -> dict[str, QuantizedLinear]:
+    """Put a quantised layer into the place of each linear one that shall be one.
+
+    :param model: an OpenVLAModel on the meta device.
+    :param quantization: ``int8`` or ``int4``.
+    :returns: name in the model -> the new layer, still to be filled.
+    """
+    linears = {name: one for name, one in model.named_modules() if type(one) is nn.Linear}
+    linears.pop('language_model.lm_head')
+    replaced = {}
+    for name, linear in linears.items():
+        is_language = name.startswith('language_model.')
+        replaced[name] = _choose(quantization if is_language else 'int8', device, linear)
+        model.set_submodule(name, replaced[name])
+    return replaced
+
+
+def _choose(quantization: str, device: torch.device, linear: nn.Linear) -> QuantizedLinear:
+    on_cpu = device.type == 'cpu'
+    if quantization == 'int4' and _fits_int4(linear, on_cpu):
+        return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
+    is_x86 = platform.machine().lower() in ('x86_64', 'amd64')
+    return DynamicInt8Linear(linear) if on_cpu and is_x86 else Int8Linear(linear)
+
+
+def _fits_int4(linear: nn.Linear, on_cpu: bool) -> bool:
+    """Whether the kernels know such a shape."""
+    if on_cpu:
+        return linear.in_features % _GROUPS[-1] == 0 and linear.out_features % 16 == 0
+    return linear.in_features % 128 == 0 and linear.out_features % 8 == 0
+
+
+def _group(linear: nn.Linear) -> int:
+    return next(group for group in _GROUPS if linear.in_features % group == 0)
+
+
+@functools.cache
+def _unpacks() -> bool:
+    """Whether this CPU's layout of int4 is the one that CPUInt4Linear can unpack."""
+    half, inputs = CPUInt4Linear._BLOCK // 2, 128
+    values = torch.arange(2 * half * inputs, dtype=torch.int32).mul_(7).remainder_(16)
+    values = values.view(2 * half, inputs)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1).view(inputs, half)
+    unpacked = torch.cat([packed & 15, packed >> 4], dim=1)
+    return torch.equal(unpacked, values.T.to(torch.uint8))
