@@ -49,6 +49,7 @@ class FakePolicy:
         """
         self.info = INFO
         self.batches: list[list[str]] = []  # the instructions of each
+        self.cancels: list[Cancel] = []  # of each
         self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
         self.drafts: list[NDArray[np.int64] | None] = []
         self.threads: set[str] = set()
@@ -77,6 +78,7 @@ class FakePolicy:
         self, requests: Sequence[Request], cancel: Cancel | None = None
     ) -> list[Prediction]:
         assert cancel is not None
+        self.cancels.append(cancel)
         self.batches.append([one.instruction for one in requests])
         self.calls += [(one.image, one.instruction, one.unnorm_key) for one in requests]
         self.drafts += [one.draft for one in requests]

@@ -153,6 +153,7 @@ def test_a_reset_of_one_drops_only_what_it_has_under_way() -> None:
     with with_a_batch_of(0, 1) as (bench, gate):
         bench.submit(0, 1)
         bench.worker.reset(0)
+        assert not bench.policy.cancels[-1].is_set()
         gate.open()
         outcomes = bench.results_of(2)
         assert outcomes == {0: [Outcome.CANCELLED], 1: [Outcome.PREDICTED]}
@@ -174,6 +175,7 @@ def test_a_batch_that_nobody_needs_any_more_is_cancelled() -> None:
 def test_a_reset_of_who_is_no_member_leaves_the_batch_alone() -> None:
     with with_a_batch_of(0, 1) as (bench, gate):
         bench.worker.reset(2)
+        assert not bench.policy.cancels[-1].is_set()
         gate.open()
         assert bench.results_of(2) == {0: [Outcome.PREDICTED], 1: [Outcome.PREDICTED]}
 
@@ -231,6 +233,24 @@ def test_a_batch_of_unusable_instructions_asks_for_nothing() -> None:
         bench.submit(0)
         bench.results_of(3)
         assert bench.policy.batches == [['0']]
+
+
+def test_who_is_left_without_the_unusable_and_was_reset_needs_no_inference() -> None:
+    class Slow(FakePolicy):
+        def check_instruction(self, instruction: str) -> None:
+            if instruction == 'nonsense':
+                bench.worker.reset(1)
+            super().check_instruction(instruction)
+
+    gate = Gate()
+    with running(Slow(gate, refused='nonsense')) as bench:
+        bench.submit(2)
+        gate.entered.acquire(timeout=10)
+        bench.submit(0, instruction='nonsense')
+        bench.submit(1)
+        gate.open()  # for robot 2; only a cancel ends the inference for robot 1
+        outcomes = bench.results_of(3)
+        assert (outcomes[0], outcomes[1]) == ([Outcome.FAILED], [Outcome.CANCELLED])
 
 
 def test_any_other_error_is_a_failure_of_all_members() -> None:
