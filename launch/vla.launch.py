@@ -31,7 +31,8 @@ PARAMETERS = [
     ('quantization', str, 'none'),
     ('compile', bool, 'true: compile the model with torch.compile while warming up'),
     ('unnorm_key', str, 'data set whose statistics scale the actions'),
-    ('instruction', str, 'what the robot shall do until the topic says otherwise'),
+    ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
+    ('instruction', str, 'what every robot shall do until its topic says otherwise'),
     ('image_transport', str, 'raw or compressed'),
     ('frame_id', str, 'frame that the actions are given in'),
     ('max_image_age_s', float, 'an older picture is not given to the policy'),
@@ -48,8 +49,10 @@ PARAMETERS = [
 ]
 
 
-def read(name: str, kind: type, text: str) -> bool | float | str:
+def read(name: str, kind: type, text: str) -> bool | float | str | list[str]:
     """The value of an argument."""
+    if kind is tuple:
+        return [item.strip() for item in text.split(',')]
     try:
         return {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
@@ -57,11 +60,31 @@ def read(name: str, kind: type, text: str) -> bool | float | str:
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
 
 
+def camera_remappings(image: str, robots: str) -> list[tuple[str, str]]:
+    """From the node's image topics to the cameras': one, or one of each robot in its order."""
+    if image == 'image':
+        return []  # the topics keep their names
+    names, cameras = ([part.strip() for part in text.split(',')] for text in (robots, image))
+    if len(cameras) != len(names):
+        raise RuntimeError(
+            f'launch argument image is {image!r}, {len(cameras)} topics; expected {len(names)}, '
+            'one for each robot in the argument robots'
+        )
+    topics = [f'{name}/image' if name else 'image' for name in names]
+    return [
+        (f'{topic}{transport}', f'{camera}{transport}')
+        for topic, camera in zip(topics, cameras, strict=True)
+        for transport in ('', '/compressed')
+    ]
+
+
 def start_node(context: LaunchContext) -> list[Action]:
     """The node, with those parameters that were given as arguments."""
     given = dict(context.launch_configurations)  # a copy: it holds for every start
     overrides = {
-        name: ParameterValue(read(name, kind, given[name]), value_type=kind)
+        name: ParameterValue(
+            read(name, kind, given[name]), value_type=None if kind is tuple else kind
+        )
         for name, kind, _ in PARAMETERS
         if given[name]
     }
@@ -74,10 +97,7 @@ def start_node(context: LaunchContext) -> list[Action]:
             name='vla',
             namespace=given['namespace'],
             parameters=[given['params_file'], overrides],
-            remappings=[
-                ('image', given['image']),
-                ('image/compressed', given['image'] + '/compressed'),
-            ],
+            remappings=camera_remappings(given['image'], given['robots']),
             arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
             output='screen',
             emulate_tty=True,
@@ -102,7 +122,11 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *arguments,
-            DeclareLaunchArgument('image', default_value='image', description='camera topic'),
+            DeclareLaunchArgument(
+                'image',
+                default_value='image',
+                description='camera topic; with robots one of each, such as /a/camera,/b/camera',
+            ),
             DeclareLaunchArgument('namespace', default_value='', description='of the node'),
             DeclareLaunchArgument(
                 'params_file',

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,
+    InstructionError,
     PolicyInfo,
     Prediction,
     Progress,
@@ -36,15 +37,25 @@ def a_prediction(value: float = 0.5, **changes: object) -> Prediction:
 
 
 class FakePolicy:
-    """Calls ``act`` for every prediction; keeps what it was asked."""
+    """Calls ``act`` once for every batch; keeps what it was asked."""
 
-    def __init__(self, act: Callable[[Cancel], Prediction] = lambda cancel: a_prediction()) -> None:
+    def __init__(
+        self,
+        act: Callable[[Cancel], Prediction] = lambda cancel: a_prediction(),
+        refused: str | None = None,
+    ) -> None:
+        """
+        :param refused: an instruction that is not usable.
+        """
         self.info = INFO
+        self.batches: list[list[str]] = []  # the instructions of each
+        self.cancels: list[Cancel] = []  # of each
         self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
         self.drafts: list[NDArray[np.int64] | None] = []
         self.threads: set[str] = set()
         self.closed = False
         self._act = act
+        self._refused = refused
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
@@ -60,16 +71,20 @@ class FakePolicy:
         self.closed = True
 
     def check_instruction(self, instruction: str) -> None:
-        pass
+        if instruction == self._refused:
+            raise InstructionError(f'{instruction!r} is refused')
 
     def predict_actions(
         self, requests: Sequence[Request], cancel: Cancel | None = None
     ) -> list[Prediction]:
         assert cancel is not None
+        self.cancels.append(cancel)
+        self.batches.append([one.instruction for one in requests])
         self.calls += [(one.image, one.instruction, one.unnorm_key) for one in requests]
         self.drafts += [one.draft for one in requests]
         self.threads.add(threading.current_thread().name)
-        return [self._act(cancel) for _ in requests]
+        prediction = self._act(cancel)
+        return [prediction] * len(requests)
 
 
 class Gate:

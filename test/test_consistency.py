@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,14 +17,20 @@ from conftest import ROOT
 
 from vla_ros.ros.parameters import ParameterError, Parameters
 
+
+def as_yaml(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
 FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
 
 
 def test_the_parameter_file_shows_every_parameter_with_its_default() -> None:
     content = yaml.safe_load((ROOT / 'config' / 'vla.yaml').read_text())
     shown = content['/**']['ros__parameters']
-    assert shown == {name: field.default for name, field in FIELDS.items()}
-    assert all(type(shown[name]) is type(field.default) for name, field in FIELDS.items())
+    defaults = {name: as_yaml(field.default) for name, field in FIELDS.items()}
+    assert shown == defaults
+    assert all(type(shown[name]) is type(default) for name, default in defaults.items())
 
 
 def test_the_readme_names_every_parameter_with_its_default() -> None:
@@ -34,7 +41,7 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
             assert '| `model`, `revision` |' in readme
             continue
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        assert table[name].strip() == str(default), name
+        assert table[name].strip() == str(as_yaml(default)), name
 
 
 def test_launch_arguments_are_parameters_of_the_same_type() -> None:

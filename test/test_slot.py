@@ -6,31 +6,31 @@ import threading
 
 import pytest
 
-from vla_ros.scheduling import LatestSlot, SlotClosed, SlotStatistics
+from vla_ros.scheduling import LatestSlots, SlotClosed, SlotStatistics
 
 
 def test_the_newest_wins() -> None:
-    slot: LatestSlot[int] = LatestSlot()
+    slot: LatestSlots[int] = LatestSlots()
     for item in (1, 2, 3):
         slot.put(item)
     assert slot.statistics() == SlotStatistics(submitted=3, superseded=2, waiting=1)
-    assert slot.take(lambda item: True, timeout_s=0) == (3, True)
+    assert slot.take(lambda item: True, timeout_s=0) == [(3, True)]
     assert slot.statistics() == SlotStatistics(submitted=3, superseded=2, taken=1)
 
 
 def test_what_is_not_fresh_is_stale() -> None:
-    slot: LatestSlot[int] = LatestSlot()
+    slot: LatestSlots[int] = LatestSlots()
     slot.put(1)
-    assert slot.take(lambda item: False, timeout_s=0) == (1, False)
+    assert slot.take(lambda item: False, timeout_s=0) == [(1, False)]
     assert slot.statistics() == SlotStatistics(submitted=1, stale=1)
 
 
 def test_an_empty_slot_gives_nothing_in_time() -> None:
-    assert LatestSlot[int]().take(lambda item: True, timeout_s=0.01) is None
+    assert LatestSlots[int]().take(lambda item: True, timeout_s=0.01) == []
 
 
 def test_close_wakes_who_waits_and_counts_what_is_left() -> None:
-    slot: LatestSlot[int] = LatestSlot()
+    slot: LatestSlots[int] = LatestSlots()
     closed = threading.Event()
 
     def wait() -> None:
@@ -46,14 +46,14 @@ def test_close_wakes_who_waits_and_counts_what_is_left() -> None:
     with pytest.raises(SlotClosed):
         slot.put(1)
 
-    other: LatestSlot[int] = LatestSlot()
+    other: LatestSlots[int] = LatestSlots()
     other.put(1)
     other.close()
     assert other.statistics() == SlotStatistics(submitted=1, stale=1)
 
 
 def test_nothing_is_lost_between_many_threads() -> None:
-    slot: LatestSlot[int] = LatestSlot()
+    slot: LatestSlots[int] = LatestSlots()
     per_thread, taken, balanced = 2000, [], []
 
     def put(first: int) -> None:
@@ -61,8 +61,8 @@ def test_nothing_is_lost_between_many_threads() -> None:
             slot.put(item)
 
     def take() -> None:
-        while (got := slot.take(lambda item: item % 3 != 0, timeout_s=0.2)) is not None:
-            taken.append(got)
+        while got := slot.take(lambda item: item % 3 != 0, timeout_s=0.2):
+            taken.extend(got)
             s = slot.statistics()
             balanced.append(s.submitted == s.superseded + s.stale + s.taken + s.waiting)
 

@@ -1,4 +1,4 @@
-"""What comes in: pictures and instructions, joined to observations, each picture counted.
+"""What comes in of one robot: pictures and instructions, joined to observations, all counted.
 
 Used by the executor's thread. Refuses to know what becomes of an observation.
 """
@@ -52,14 +52,17 @@ class Inputs:
         on_observation: Callable[[Observation], None],
         on_fault: Callable[[str], None],
         on_new_instruction: Callable[[], None],
+        prefix: str = '',
     ) -> None:
         """
         :param on_fault: told why a picture could not be used.
+        :param prefix: what the topics' names begin with.
         """
         self.instruction = ''  # in force; empty: hold
         self._instruction_error = ''  # why the last one is not in force
         self._node = node
         self._clock = clock
+        self._prefix = prefix
         self._on_observation = on_observation
         self._on_fault = on_fault
         self._on_new_instruction = on_new_instruction
@@ -69,7 +72,7 @@ class Inputs:
         self._uninstructed_since_s = time.monotonic()
         self._last_picture_s: float | None = None  # since listening
         self._instructions = node.create_subscription(
-            String, 'instruction', lambda message: self.instruct(message.data), 1
+            String, f'{prefix}instruction', lambda message: self.instruct(message.data), 1
         )
         self.configure(Parameters())
 
@@ -98,7 +101,7 @@ class Inputs:
         self._images = ImageSubscription(
             self._node,
             message_type,
-            topic,
+            self._prefix + topic,
             lambda message: self._on_picture(message, to_rgb),
             self._params.image_reliability,
         )

@@ -1,11 +1,14 @@
-"""From parameters to a policy, and the words for how far that has come."""
+"""From parameters to a policy, and the words for how far that has come and what it took.
+
+Knows the worker only by its status. ``load_policy`` is the worker's, the rest the executor's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from vla_ros.ros.parameters import Parameters
-from vla_ros.scheduling import WorkerStatus
+from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.scripted import ScriptedPolicy, is_scripted
 from vla_ros.types import Policy, ProgressCallback
 
@@ -25,6 +28,7 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
         quantization=parameters.quantization,
         revision=parameters.revision or None,
         compile=parameters.compile,
+        max_batch_size=len(parameters.robot_names),
         progress=progress,
     )
 
@@ -34,3 +38,38 @@ def progress_text(status: WorkerStatus) -> str:
         return status.phase.value
     progress = status.progress
     return f'{progress.text}: {progress.done} of {progress.total}'
+
+
+def why_too_long(status: WorkerStatus, parameters: Parameters) -> str:
+    """Empty, unless loading or warming up has taken longer than it may."""
+    limits = {Phase.LOADING: 'load_timeout_s', Phase.WARMING_UP: 'warmup_timeout_s'}
+    if status.phase not in limits:
+        return ''
+    limit = limits[status.phase]
+    limit_s = getattr(parameters, limit)
+    if status.elapsed_s <= limit_s:
+        return ''
+    return f'{status.phase.value} took longer than {limit}, {limit_s:g} s ({progress_text(status)})'
+
+
+def warmup_text(status: WorkerStatus) -> str:
+    """:param status: of a warm policy."""
+    times = status.warmup_times
+    assert times is not None
+    return (
+        f'loaded in {status.load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
+        f'action took {times.first_inference_s:.2f} s, one takes {times.steady_inference_s:.2f} s '
+        'now'
+    )
+
+
+def why_too_slow(status: WorkerStatus, parameters: Parameters) -> str:
+    """Empty, unless a warm policy takes longer for an action than it may."""
+    steady_s = status.warmup_times.steady_inference_s if status.warmup_times else 0.0
+    if steady_s <= parameters.inference_timeout_s:
+        return ''
+    return (
+        f'an action takes {steady_s:.2f} s here and inference_timeout_s is '
+        f'{parameters.inference_timeout_s:g}: all would be late; raise inference_timeout_s and '
+        'max_action_age_s'
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -67,6 +68,7 @@ def action_message(
 
 
 def status_message(
+    robot: str,
     state: str,
     why: str,
     parameters: Parameters,
@@ -74,9 +76,11 @@ def status_message(
     gate: ActionGate,
     worker: WorkerStatus | None,
     slot: SlotStatistics,
+    clock_jumps: int,
 ) -> VlaStatus:
-    """All but the stamp, ``elapsed_s`` and ``clock_jumps``.
+    """All but the stamp and ``elapsed_s``.
 
+    :param robot: its name; empty if it needs none.
     :param worker: None while the node is unconfigured. Until a policy is loaded, what was asked
         for is shown.
     """
@@ -91,6 +95,7 @@ def status_message(
     times = (worker and worker.warmup_times) or WarmupTimes(0.0, 0.0, 0.0)
     latency, inference = gate.latency.percentiles(), gate.inference.percentiles()
     return VlaStatus(
+        robot=robot,
         state=state,
         why=why,
         unnorm_key=parameters.unnorm_key,
@@ -116,23 +121,30 @@ def status_message(
         inference_p50_s=inference.p50_s,
         inference_p95_s=inference.p95_s,
         inference_p99_s=inference.p99_s,
+        clock_jumps=clock_jumps,
     )
 
 
-def diagnostics_message(status: VlaStatus, name: str) -> DiagnosticArray:
-    """The status once more, in the form that rqt and robot monitors read."""
+def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticArray:
+    """The statuses once more, in the form that rqt and robot monitors read.
+
+    :param statuses: one of each robot.
+    :param name: the node's.
+    """
+    message = DiagnosticArray(status=[_diagnostic(status, name) for status in statuses])
+    message.header.stamp = statuses[0].header.stamp
+    return message
+
+
+def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
     values = [KeyValue(key=key, value=str(getattr(status, key))) for key in _COUNTERS]
     values.append(KeyValue(key='draft_acceptance', value=f'{status.draft_acceptance:.3f}'))
     values.append(KeyValue(key='latency_p95_s', value=f'{status.latency_p95_s:.4f}'))
     values.append(KeyValue(key='inference_p95_s', value=f'{status.inference_p95_s:.4f}'))
-    summary = f'{status.state}: {status.why}' if status.why else status.state
-    diagnostic = DiagnosticStatus(
+    return DiagnosticStatus(
         level=_LEVELS.get(status.state, DiagnosticStatus.WARN),
-        name=name,
-        message=summary,
+        name=f'{name}: {status.robot}' if status.robot else name,
+        message=f'{status.state}: {status.why}' if status.why else status.state,
         hardware_id=status.device,
         values=values,
     )
-    message = DiagnosticArray(status=[diagnostic])
-    message.header.stamp = status.header.stamp
-    return message

@@ -1,55 +1,47 @@
-"""The node ``vla``: pictures and instructions in, actions out.
+"""The node ``vla``: one policy for one robot or several; its lifecycle, its time-outs.
 
-All in here runs in the executor's one thread, but for ``_build_policy`` and the two clocks, which
-the worker calls. Callbacks only convert and submit; the worker wakes the executor through a guard
-condition. What is decided is decided elsewhere: the worker knows what is fresh, the gate what may
-move the robot.
+What belongs to one robot is in ``robot.py``; the worker knows the robots as its sources. All in
+here runs in the executor's one thread, but for ``_build_policy`` and the clock, which the worker
+calls. Callbacks only convert and submit; the worker wakes the executor through a guard condition.
+What is decided is decided elsewhere: the worker knows what is fresh, the gate what may move the
+robot.
 """
 
 from __future__ import annotations
 
 import functools
-import time
+from collections.abc import Collection
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
-from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.msg import VlaStatus
 from vla_ros.ros import images, loading
-from vla_ros.ros.inputs import Inputs
-from vla_ros.ros.loading import LoadPolicy, progress_text
-from vla_ros.ros.messages import action_message, status_message
+from vla_ros.ros.loading import (
+    LoadPolicy,
+    progress_text,
+    warmup_text,
+    why_too_long,
+    why_too_slow,
+)
+from vla_ros.ros.messages import diagnostics_message
+from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import (
     ParameterError,
     Parameters,
     check_value,
     declare_parameters,
     read_parameters,
+    read_robot_names,
 )
-from vla_ros.ros.status import StatusReporter
-from vla_ros.scheduling import (
-    ActionGate,
-    ClockWatch,
-    Deadline,
-    InferenceWorker,
-    Phase,
-    Result,
-    SlotStatistics,
-    WorkerLimits,
-    WorkerStatus,
-    failure_text,
-)
-from vla_ros.types import (
-    InstructionError,
-    Observation,
-    Policy,
-    ProgressCallback,
-    check_instruction,
-)
+from vla_ros.ros.robot import RobotPort
+from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
+from vla_ros.types import InstructionError, Policy, ProgressCallback, check_instruction
 
 EXIT_HUNG = 70
 
@@ -71,39 +63,25 @@ class VlaNode(LifecycleNode):
         self._load_policy = load_policy
         self.ended = Future()  # done when a hung thread makes the process end; its exit code
         self._params = Parameters()
-        self._gate = ActionGate(self._params.max_action_age_s, self)
         self._worker: InferenceWorker | None = None
-        self._slot_statistics = SlotStatistics()  # of the last worker
         self._warm = False
         self._active = False
         self._activate_when_ready = False
         self._shut_down = False
         self._error = ''
 
-        self._reporter = StatusReporter(self, self._state, self._status)
-        self._actions = self.create_lifecycle_publisher(VlaAction, 'action', 1)
+        self._node_clock = NodeClock(self)
+        self._robots = [
+            RobotPort(self, self._node_clock, name, source, self._state)
+            for source, name in enumerate(read_robot_names(self))
+        ]
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
-        self._clock_watch = ClockWatch(self)
-        self._inputs = Inputs(
-            self,
-            clock=self,
-            on_observation=self._on_observation,
-            on_fault=self._start_over,
-            on_new_instruction=self._start_over,
-        )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(_WATCH_PERIOD_S, self._watch, clock=steady)
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=steady)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._reporter.show_change()
-
-    # -- the clock that worker and gate go by; any thread ------------------------------------------
-
-    def now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
-
-    def monotonic_s(self) -> float:
-        return time.monotonic()
+        self._show_change()
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -122,11 +100,7 @@ class VlaNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._error = ''
         self._warm = False
-        self._slot_statistics = SlotStatistics()
-        self._gate = ActionGate(self._params.max_action_age_s, self)
-        self._clock_watch = ClockWatch(self)
-        self._inputs.configure(self._params)
-        self._inputs.instruct(self._inputs.instruction or self._params.instruction)
+        self._node_clock.start_over()
         self._worker = InferenceWorker(
             functools.partial(self._build_policy, self._params),
             WorkerLimits(
@@ -134,12 +108,15 @@ class VlaNode(LifecycleNode):
                 self._params.inference_timeout_s,
                 self._params.hang_timeout_s,
             ),
-            clock=self,
+            clock=self._node_clock,
             unnorm_key=self._params.unnorm_key,
             notify=self._worker_spoke.trigger,
+            sources=len(self._robots),
         )
+        for robot in self._robots:
+            robot.configure(self._params, self._worker)
         self._worker.start()
-        self._reporter.show_change()
+        self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -153,9 +130,9 @@ class VlaNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         super().on_activate(state)
         self._activate_when_ready = False
-        self._inputs.listen()
         self._active = True
-        self._start_over()
+        for robot in self._robots:
+            robot.activate()
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,8 +144,9 @@ class VlaNode(LifecycleNode):
         """Give the policy's memory back, and forget the instruction."""
         self._activate_when_ready = False  # from now on a person decides
         self._close_worker()
-        self._inputs.instruct('')
-        self._reporter.show_change()
+        for robot in self._robots:
+            robot.inputs.instruct('')
+        self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -176,7 +154,7 @@ class VlaNode(LifecycleNode):
         self._stop()
         self._close_worker()
         self._shut_down = True
-        self._reporter.show_change()
+        self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> bool:
@@ -184,7 +162,8 @@ class VlaNode(LifecycleNode):
         self._active = False
         self._close_worker()
         if self.ended.done() and self.context.ok():
-            self._reporter.flush()
+            for robot in self._robots:
+                robot.flush()
         self.destroy_node()
         return not self.ended.done()
 
@@ -206,14 +185,11 @@ class VlaNode(LifecycleNode):
         except (ParameterError, InstructionError) as error:
             return SetParametersResult(successful=False, reason=str(error))
         if 'instruction' in own:
-            self._inputs.instruct(own['instruction'])
+            for robot in self._robots:
+                robot.inputs.instruct(own['instruction'])
         return SetParametersResult(successful=True)
 
     # -- the worker --------------------------------------------------------------------------------
-
-    def _on_observation(self, observation: Observation) -> None:
-        assert self._worker is not None  # pictures are heard while active
-        self._worker.submit(observation)
 
     def _build_policy(self, parameters: Parameters, progress: ProgressCallback) -> Policy:
         """Worker only: both take seconds, and the executor has to answer meanwhile."""
@@ -233,44 +209,18 @@ class VlaNode(LifecycleNode):
         if status.phase is Phase.READY and self._activate_when_ready:
             self.trigger_activate()
         self._settle_results()
-        self._reporter.show_change()
+        self._show_change()
 
     def _log_warmup(self, status: WorkerStatus) -> None:
-        times = status.warmup_times
-        assert times is not None  # warm
-        self.get_logger().info(
-            f'loaded in {status.load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
-            f'action took {times.first_inference_s:.2f} s, one takes '
-            f'{times.steady_inference_s:.2f} s now'
-        )
-        if times.steady_inference_s > self._params.inference_timeout_s:
-            self.get_logger().warning(
-                f'an action takes {times.steady_inference_s:.2f} s here and inference_timeout_s is '
-                f'{self._params.inference_timeout_s:g}: all would be late; raise '
-                'inference_timeout_s and max_action_age_s'
-            )
+        self.get_logger().info(warmup_text(status))
+        if why := why_too_slow(status, self._params):
+            self.get_logger().warning(why)
 
     def _settle_results(self) -> None:
         self._watch_surroundings()  # the clock may have jumped since the timer looked
         # One by one: what one of them changes decides about the next.
         while self._worker is not None and (result := self._worker.next_result()) is not None:
-            self._settle(result)
-
-    def _settle(self, result: Result) -> None:
-        """Publish the action, or keep the reason why not."""
-        if self._gate.admit(result):
-            message = action_message(
-                result,
-                self.now_ns(),
-                self._params.max_action_age_s,
-                self._params.frame_id,
-                sequence=self._gate.counters.published,
-            )
-            self._actions.publish(message)
-        elif isinstance(result.error, InstructionError):
-            self._inputs.refuse_instruction(str(result.error))
-        elif result.error is not None:
-            self.get_logger().error(failure_text(result.error), throttle_duration_sec=10.0)
+            self._robots[result.source].settle(result)
 
     def _close_worker(self) -> None:
         if self._worker is None:
@@ -279,13 +229,14 @@ class VlaNode(LifecycleNode):
             # Another worker beside it would be a second model in memory.
             self._end_hung(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
         self._settle_results()
-        self._slot_statistics = self._worker.statistics()
+        for robot in self._robots:
+            robot.release()
         self._worker = None
 
     # -- state -------------------------------------------------------------------------------------
 
     def _state(self) -> tuple[str, str]:
-        """The state, and why."""
+        """The node's state, and why; RUNNING if it is active, for each robot then has its own."""
         if self._error:
             return VlaStatus.ERROR, self._error
         if self._worker is None:
@@ -297,47 +248,30 @@ class VlaNode(LifecycleNode):
             return VlaStatus.WARMING_UP, progress_text(status)
         if status.phase is Phase.FAILED:
             return VlaStatus.ERROR, status.failure
-        if not self._active:
-            return VlaStatus.READY, ''
-        why = self._inputs.why_no_instruction() or self._gate.fault
-        return (VlaStatus.HOLDING, why) if why else (VlaStatus.RUNNING, '')
+        return (VlaStatus.RUNNING if self._active else VlaStatus.READY), ''
 
-    def _start_over(self, why: str = '') -> None:
-        """Drop what is under way; hold until the first action of what comes now."""
-        if self._worker is not None:
-            self._worker.reset()
-        self._hold(why or f'no action yet: waiting for a picture on {self._inputs.image_topic}')
-
-    def _hold(self, why: str) -> None:
-        self._gate.fault = why
-        self._reporter.show_change()
+    def _show_change(self) -> None:
+        for robot in self._robots:
+            robot.show_change()
 
     def _stop(self) -> None:
         self._active = False
-        self._inputs.stop_listening()
+        for robot in self._robots:
+            robot.inputs.stop_listening()
         if self._worker is not None:
             self._worker.reset()
-        self._reporter.show_change()
+        self._show_change()
 
     def _fail(self, why: str) -> None:
         """Go to ERROR and give back what was loaded; configure starts anew."""
         self._error = why
         self._activate_when_ready = False
-        self._reporter.show_change()  # what follows may have to wait for a thread
+        self._show_change()  # what follows may have to wait for a thread
         if self._active:
             self.trigger_deactivate()
         if self._worker is not None:
             self.trigger_cleanup()
-        self._reporter.show_change()
-
-    def _status(self) -> VlaStatus:
-        state, why = self._state()
-        worker, slot = None, self._slot_statistics
-        if self._worker is not None:
-            worker, slot = self._worker.status(), self._worker.statistics()
-        message = status_message(state, why, self._params, self._inputs, self._gate, worker, slot)
-        message.clock_jumps = self._clock_watch.jumps
-        return message
+        self._show_change()
 
     # -- timers ------------------------------------------------------------------------------------
 
@@ -345,53 +279,37 @@ class VlaNode(LifecycleNode):
         """Act on what has taken too long."""
         if self._worker is None:
             return
-        status = self._worker.status()
-        if status.phase is Phase.LOADING:
-            self._watch_preparation(status, 'load_timeout_s', self._params.load_timeout_s)
-        elif status.phase is Phase.WARMING_UP:
-            self._watch_preparation(status, 'warmup_timeout_s', self._params.warmup_timeout_s)
-        if not self._is_late():
-            self._watch_surroundings()
-        self._reporter.show_change()
+        if why := why_too_long(self._worker.status(), self._params):
+            self._fail(why)
+        self._watch_surroundings(self._overdue())
+        self._show_change()
 
-    def _watch_preparation(self, status: WorkerStatus, limit: str, limit_s: float) -> None:
-        if status.elapsed_s > limit_s:
-            self._fail(
-                f'{status.phase.value} took longer than {limit}, {limit_s:g} s '
-                f'({progress_text(status)})'
-            )
-
-    def _is_late(self) -> bool:
-        """Whether the inference under way is; then the node holds, or ends."""
+    def _overdue(self) -> set[int]:
+        """The robots that wait for an inference which is late: they hold, or the process ends."""
         if self._worker is None:
-            return False
+            return set()
         deadline = self._worker.enforce_deadline()
         if deadline is Deadline.HUNG:
             limit_s = self._params.hang_timeout_s
             self._end_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
-        elif deadline is Deadline.MISSED and self._active:
+        overdue = self._worker.overdue()
+        if deadline is Deadline.MISSED and self._active:
             limit_s = self._params.inference_timeout_s
-            self._hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
-        return deadline is not Deadline.MET
+            for source in overdue:
+                self._robots[source].hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
+        return overdue
 
-    def _watch_surroundings(self) -> None:
-        """Drop what is under way when clock, camera or instruction no longer bear it out."""
-        simulated = self.get_clock().ros_time_is_active
-        jumped_s = self._clock_watch.jump_s(simulated)
+    def _watch_surroundings(self, overdue: Collection[int] = ()) -> None:
+        """What each robot's clock, camera and instruction no longer bear out is dropped.
+
+        :param overdue: these hold already, and say why.
+        """
+        clock_fault, jumped = self._node_clock.look()
         if not self._active:
             return
-        self._inputs.expire_instruction()
-        why = self._inputs.why_no_picture()
-        if jumped_s:
-            self._inputs.camera.start_over()
-            why = (
-                f"clock jump: this machine's clock went {jumped_s:+.3f} s by itself, so ages are "
-                'unknown; what was under way is dropped'
-            )
-        elif simulated and self.now_ns() == 0:
-            why = 'no simulated time: use_sim_time is true, and nothing publishes /clock'
-        if why and why != self._gate.fault:
-            self._start_over(why)
+        for source, robot in enumerate(self._robots):
+            if jumped or source not in overdue:
+                robot.watch(clock_fault, jumped)
 
     def _end_hung(self, why: str) -> None:
         """Have the process end: nothing else frees a thread that does not come back."""
@@ -402,6 +320,7 @@ class VlaNode(LifecycleNode):
         self.ended.set_result(EXIT_HUNG)
 
     def _report(self) -> None:
-        """Once a second: status, diagnostics, and the camera's quality of service."""
-        self._inputs.follow_publishers()
-        self._reporter.report()
+        """Once a second: each robot's status, and the diagnostics of all."""
+        name = self.get_fully_qualified_name().lstrip('/')
+        statuses = [robot.report() for robot in self._robots]
+        self._diagnostics.publish(diagnostics_message(statuses, name))

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
+_ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
+_EXPECTED = {
+    bool: 'bool',
+    float: 'float (write 2.0, not 2)',
+    str: 'str',
+    tuple: 'a list of names (write [a, b])',
+}
 _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
@@ -51,6 +61,12 @@ class Parameters:
     compile: bool = _parameter(False, 'compile the model with torch.compile while warming up')
     unnorm_key: str = _parameter(
         '', 'data set whose statistics scale the actions; empty: the only one there is'
+    )
+    robots: tuple[str, ...] = _parameter(
+        (),
+        'names of the robots that the policy serves, each with topics NAME/image, NAME/action and '
+        'so on; empty: one robot, whose topics are image, action and so on',
+        read_only=True,
     )
     instruction: str = _parameter(
         '', 'what the robot shall do until the instruction topic says otherwise; empty: hold'
@@ -113,6 +129,11 @@ class Parameters:
         900.0, 'warming up may take so long', bounds=(1.0, 86400.0)
     )
 
+    @property
+    def robot_names(self) -> tuple[str, ...]:
+        """Of all there are; empty for the only one that needs none."""
+        return self.robots or ('',)
+
     def check(self) -> None:
         """Check the values, alone and together.
 
@@ -141,12 +162,29 @@ def check_value(name: str, value: Any) -> None:
         )
     if choices and value not in choices:
         raise ParameterError(f'parameter {name} is {value!r}; allowed: {", ".join(choices)}')
+    if name == 'robots':
+        _check_robots(value)
+
+
+def _check_robots(names: Sequence[str]) -> None:
+    for name in names:
+        if not _ROBOT_NAME.fullmatch(name):
+            raise ParameterError(
+                f'parameter robots has the name {name!r}; allowed: up to 64 letters, digits and '
+                'underscores, the first of them no digit'
+            )
+    if len(set(names)) < len(names):
+        raise ParameterError(
+            f'parameter robots is [{", ".join(names)}]; allowed: each name once, as it stands in '
+            "the names of its robot's topics"
+        )
 
 
 def declare_parameters(node: Node) -> None:
     """Declare all, and refuse what a person set that does not exist.
 
-    :raises ParameterError: if a name is unknown, or a value has another type or is out of bounds.
+    :raises ParameterError: if a name is unknown, a value has another type or is out of bounds, or
+        there can't be such robots.
     """
     names = [field.name for field in dataclasses.fields(Parameters)]
     for name in node._parameter_overrides:
@@ -155,16 +193,18 @@ def declare_parameters(node: Node) -> None:
             hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(names)}'
             raise ParameterError(f'parameter {name} is unknown; {hint}')
     for field in dataclasses.fields(Parameters):
+        # rclpy takes an empty list for one of bytes: to ROS this default is a value not set.
+        default = field.default if field.default != () else Parameter.Type.STRING_ARRAY
         try:
-            node.declare_parameter(field.name, field.default, _descriptor(field))
+            node.declare_parameter(field.name, default, _descriptor(field))
         except InvalidParameterTypeException as error:
-            hint = ' (write 2.0, not 2)' if isinstance(field.default, float) else ''
             raise ParameterError(
                 f'parameter {field.name} has a value of the wrong type; expected '
-                f'{type(field.default).__name__}{hint}: {error}'
+                f'{_EXPECTED[type(field.default)]}: {error}'
             ) from error
         except InvalidParameterValueException as error:
             raise ParameterError(f'parameter {field.name}: {error}') from error
+    check_value('robots', _value(node, 'robots'))  # topics are made at the start
 
 
 def read_parameters(node: Node) -> Parameters:
@@ -173,9 +213,19 @@ def read_parameters(node: Node) -> Parameters:
     :raises ParameterError: if a value is not allowed.
     """
     names = [field.name for field in dataclasses.fields(Parameters)]
-    parameters = Parameters(**{name: node.get_parameter(name).value for name in names})
+    parameters = Parameters(**{name: _value(node, name) for name in names})
     parameters.check()
     return parameters
+
+
+def read_robot_names(node: Node) -> tuple[str, ...]:
+    """Of all there are, checked when they were declared; it can't change."""
+    return Parameters(robots=_value(node, 'robots')).robot_names
+
+
+def _value(node: Node, name: str) -> Any:
+    value = node.get_parameter_or(name).value
+    return tuple(value or ()) if name == 'robots' else value
 
 
 def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:

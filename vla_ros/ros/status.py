@@ -1,4 +1,4 @@
-"""Tells what the node is doing: status and log on every change, status and diagnostics regularly.
+"""Tells what the node is doing for one robot: status and log on every change, status regularly.
 
 Used by the executor's thread. Refuses to know how the state comes about.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vla_ros.msg import VlaStatus
-from vla_ros.ros.messages import diagnostics_message
 
 _LOG_PERIOD_S = 1.0  # state and reason may change with every picture
 _CHANGE_PERIOD_S = 0.1
@@ -30,14 +28,19 @@ class StatusReporter:
     def __init__(
         self,
         node: Node,
+        robot: str,
+        prefix: str,
         state: Callable[[], tuple[str, str]],
         describe: Callable[[], VlaStatus],
     ) -> None:
         """
+        :param robot: its name, for the log; empty if it needs none.
+        :param prefix: what the topic's name begins with.
         :param state: the state now, and why.
         :param describe: the whole status now, but for stamp and ``elapsed_s``.
         """
         self._node = node
+        self._robot = robot
         self._state = state
         self._describe = describe
         self._shown = ('', '')  # state and why, as published
@@ -46,8 +49,7 @@ class StatusReporter:
         self._logged_s = 0.0
         self._since_s = time.monotonic()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._statuses = node.create_publisher(VlaStatus, 'status', latched)
-        self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 1)
+        self._statuses = node.create_publisher(VlaStatus, f'{prefix}status', latched)
 
     def show_change(self) -> None:
         """Publish and log what has changed; call this often.
@@ -66,11 +68,11 @@ class StatusReporter:
             self._publish(self._describe())
         self._log_change(now_s)
 
-    def report(self) -> None:
-        """Publish status and diagnostics, changed or not."""
+    def report(self) -> VlaStatus:
+        """Publish the status, changed or not; what it was."""
         self.show_change()
         status = self._describe()
-        if status.state in _IN_PROGRESS:
+        if status.state in _IN_PROGRESS:  # so are all robots then, and one line is enough
             elapsed_s = time.monotonic() - self._since_s
             self._node.get_logger().info(
                 f'{status.state}: {status.why}, {elapsed_s:.0f} s so far',
@@ -78,8 +80,7 @@ class StatusReporter:
                 skip_first=True,
             )
         self._publish(status)
-        name = self._node.get_fully_qualified_name().lstrip('/')
-        self._diagnostics.publish(diagnostics_message(status, name))
+        return status
 
     def flush(self) -> None:
         """Wait, not for long, until all that listen have the last status: the process ends.
@@ -100,7 +101,8 @@ class StatusReporter:
         if self._shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):
             return
         self._logged, self._logged_s = self._shown, now_s
-        text = f'{state}: {why}' if why else state
+        text = f'{self._robot}: {state}' if self._robot else state
+        text = f'{text}: {why}' if why else text
         if state == VlaStatus.ERROR:
             self._node.get_logger().error(text)
         else:  # rclpy wants one severity per line of code

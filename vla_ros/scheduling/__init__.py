@@ -3,17 +3,12 @@
 from vla_ros.scheduling.camera import CameraCounters, CameraWatch
 from vla_ros.scheduling.clock import Clock, ClockWatch, ManualClock, age_s
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
+from vla_ros.scheduling.inference import Deadline, WorkerLimits
 from vla_ros.scheduling.latency import LatencyWindow, Percentiles
+from vla_ros.scheduling.phase import Phase, WorkerStatus
 from vla_ros.scheduling.result import Outcome, Result, failure_text
-from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
-from vla_ros.scheduling.worker import (
-    BuildPolicy,
-    Deadline,
-    InferenceWorker,
-    Phase,
-    WorkerLimits,
-    WorkerStatus,
-)
+from vla_ros.scheduling.slot import LatestSlots, SlotClosed, SlotStatistics
+from vla_ros.scheduling.worker import BuildPolicy, InferenceWorker
 
 __all__ = [
     'ActionGate',
@@ -25,7 +20,7 @@ __all__ = [
     'Deadline',
     'InferenceWorker',
     'LatencyWindow',
-    'LatestSlot',
+    'LatestSlots',
     'ManualClock',
     'Outcome',
     'OutcomeCounters',

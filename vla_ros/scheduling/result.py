@@ -24,8 +24,9 @@ class Result:
     """
     :param prediction: there if the outcome is PREDICTED.
     :param error: there if the outcome is FAILED.
-    :param inference_s: the policy's own time.
+    :param inference_s: the policy's own time, of the whole batch.
     :param action_dim: how many values an action of this policy has.
+    :param source: whose observation it is: which of the worker's robots.
     """
 
     observation: Observation
@@ -34,6 +35,7 @@ class Result:
     error: BaseException | None = None
     inference_s: float = 0.0
     action_dim: int = 0
+    source: int = 0
 
 
 def failure_text(error: BaseException) -> str:

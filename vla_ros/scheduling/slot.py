@@ -1,6 +1,7 @@
-"""A place for one item between two threads, in which the newest wins.
+"""Places for one item of each source between two threads; in each the newest wins.
 
-Every item that goes in is counted once on its way out: superseded, stale or taken.
+Every item that goes in is counted once on its way out: superseded, stale or taken. Who takes gets
+all that wait, one of each source at most: no source waits for another to have something.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ T = TypeVar('T')
 
 
 class SlotClosed(Exception):
-    """The slot takes and gives nothing any more."""
+    """The slots take and give nothing any more."""
 
 
 @dataclass(frozen=True)
 class SlotStatistics:
-    """At every moment, submitted = superseded + stale + taken + waiting.
+    """Of one source. At every moment, submitted = superseded + stale + taken + waiting.
 
     :param submitted: items put in.
     :param superseded: overwritten by a newer one.
@@ -35,67 +36,89 @@ class SlotStatistics:
     waiting: int = 0
 
 
-class LatestSlot(Generic[T]):
-    """Holds one item. Any thread may put, any may take; one lock guards all."""
+class _Slot(Generic[T]):
+    """What one source has put in, and what became of it."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: T | None = None
-        self._closed = False
-        self._submitted = 0
-        self._superseded = 0
-        self._stale = 0
-        self._taken = 0
+        self.item: T | None = None
+        self.submitted = 0
+        self.superseded = 0
+        self.stale = 0
+        self.taken = 0
 
-    def put(self, item: T) -> None:
-        """Put an item in; one that is there already is superseded.
+
+class LatestSlots(Generic[T]):
+    """Holds one item of each source. Any thread may put, any may take; one lock guards all."""
+
+    def __init__(self, sources: int = 1) -> None:
+        """
+        :param sources: how many there are; each is a number from 0 on.
+        """
+        self._changed = threading.Condition()
+        self._slots: list[_Slot[T]] = [_Slot() for _ in range(sources)]
+        self._closed = False
+
+    def put(self, item: T, source: int = 0) -> None:
+        """Put an item in; one of this source that is there already is superseded.
 
         :raises SlotClosed: after :meth:`close`.
         """
         with self._changed:
             if self._closed:
                 raise SlotClosed
-            if self._item is not None:
-                self._superseded += 1
-            self._item = item
-            self._submitted += 1
+            slot = self._slots[source]
+            if slot.item is not None:
+                slot.superseded += 1
+            slot.item = item
+            slot.submitted += 1
             self._changed.notify()
 
-    def take(self, is_fresh: Callable[[T], bool], timeout_s: float) -> tuple[T, bool] | None:
-        """Wait for an item and take it out.
+    def take(self, is_fresh: Callable[[T], bool], timeout_s: float) -> list[tuple[T, bool]]:
+        """Wait until there is an item of any source, and take out all there are.
 
         :param is_fresh: asked, under the lock, once per item.
         :param timeout_s: how long to wait, seconds.
-        :returns: the item and whether it is fresh (then it counts as taken, otherwise as stale);
-            None if none came in time.
+        :returns: the items by source, each with whether it is fresh (then it counts as taken,
+            otherwise as stale); empty if none came in time.
         :raises SlotClosed: after :meth:`close`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._item is not None, timeout_s)
+            self._changed.wait_for(lambda: self._closed or self._any_waits(), timeout_s)
             if self._closed:
                 raise SlotClosed
-            if self._item is None:
-                return None
-            item, self._item = self._item, None
-            fresh = is_fresh(item)
-            if fresh:
-                self._taken += 1
-            else:
-                self._stale += 1
-            return item, fresh
+            taken = []
+            for slot in self._slots:
+                if slot.item is None:
+                    continue
+                item, slot.item = slot.item, None
+                fresh = is_fresh(item)
+                if fresh:
+                    slot.taken += 1
+                else:
+                    slot.stale += 1
+                taken.append((item, fresh))
+            return taken
 
     def close(self) -> None:
-        """Wake whoever waits; what is left in the slot counts as stale."""
+        """Wake whoever waits; what is left counts as stale."""
         with self._changed:
             self._closed = True
-            if self._item is not None:
-                self._item = None
-                self._stale += 1
+            for slot in self._slots:
+                if slot.item is not None:
+                    slot.item = None
+                    slot.stale += 1
             self._changed.notify_all()
 
-    def statistics(self) -> SlotStatistics:
+    def statistics(self, source: int = 0) -> SlotStatistics:
         with self._changed:
-            waiting = int(self._item is not None)
-            return SlotStatistics(
-                self._submitted, self._superseded, self._stale, self._taken, waiting
-            )
+            slot = self._slots[source]
+            waiting = int(slot.item is not None)
+            return SlotStatistics(slot.submitted, slot.superseded, slot.stale, slot.taken, waiting)
+
+    def waiting(self) -> set[int]:
+        """The sources of which an item waits."""
+        with self._changed:
+            return {source for source, slot in enumerate(self._slots) if slot.item is not None}
+
+    def _any_waits(self) -> bool:
+        return any(slot.item is not None for slot in self._slots)

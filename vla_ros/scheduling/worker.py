@@ -1,23 +1,26 @@
 """The one thread that owns the policy, and what others may ask of it.
 
-The policy is built, warmed and called in the thread ``vla-inference`` and nowhere else. Pictures
-reach it through a slot in which the newest wins; results wait in a list until their reader, told
-by ``notify``, takes them. Knows neither ROS nor torch.
+The policy is built, warmed and called in the thread ``vla-inference`` and nowhere else. It serves
+one robot or several: each is a source, a number from 0 on. Pictures reach it through slots, one
+for each source, in which the newest wins; all that wait are predicted at once. Results wait in a
+list until their reader, told by ``notify``, takes them. Knows neither ROS nor torch.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.scheduling.clock import Clock, is_fresh
+from vla_ros.scheduling.inference import Deadline, Inference, Submission, WorkerLimits
+from vla_ros.scheduling.phase import Phase, WorkerStatus
 from vla_ros.scheduling.result import Outcome, Result, failure_text
-from vla_ros.scheduling.slot import LatestSlot, SlotClosed, SlotStatistics
+from vla_ros.scheduling.slot import LatestSlots, SlotClosed, SlotStatistics
 from vla_ros.types import (
     InferenceCancelled,
     Observation,
@@ -35,80 +38,10 @@ _IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it 
 BuildPolicy = Callable[[ProgressCallback], Policy]
 
 
-class Phase(Enum):
-    """What the worker's thread is at."""
-
-    LOADING = 'loading'
-    WARMING_UP = 'warming up'
-    READY = 'ready'
-    FAILED = 'failed'
-    CLOSED = 'closed'
-
-
-class Deadline(Enum):
-    """How the inference under way stands to its deadlines."""
-
-    MET = 'met'
-    MISSED = 'missed'
-    HUNG = 'hung'
-
-
-@dataclass(frozen=True)
-class WorkerLimits:
-    """
-    :param max_image_age_s: an older picture is not taken.
-    :param inference_timeout_s: an inference that takes longer is cancelled.
-    :param hang_timeout_s: how long it may then take to come back.
-    """
-
-    max_image_age_s: float
-    inference_timeout_s: float
-    hang_timeout_s: float
-
-
-@dataclass(frozen=True)
-class WorkerStatus:
-    """
-    :param elapsed_s: time in this phase.
-    :param progress: of loading and warming up.
-    :param info: of the policy, once it is loaded.
-    :param load_s: what loading took, once it is over.
-    :param warmup_times: what the warm-up took, once it is over.
-    :param failure: why, if the phase is FAILED.
-    """
-
-    phase: Phase
-    elapsed_s: float
-    progress: Progress | None
-    info: PolicyInfo | None
-    load_s: float
-    warmup_times: WarmupTimes | None
-    failure: str
-
-
-@dataclass
-class _Inference:
-    """The one under way; guarded by the worker's lock, but for the event."""
-
-    started_s: float
-    cancel: threading.Event = field(default_factory=threading.Event)
-    late_since_s: float | None = None  # when it was noticed, and cancelled
-
-    def deadline(self, now_s: float, limits: WorkerLimits) -> Deadline:
-        if self.late_since_s is None and now_s - self.started_s > limits.inference_timeout_s:
-            self.late_since_s = now_s
-            self.cancel.set()
-        if self.late_since_s is None:
-            return Deadline.MET
-        # Counted from the cancel: whoever looks may have been late, too.
-        hung = now_s - self.late_since_s > limits.hang_timeout_s
-        return Deadline.HUNG if hung else Deadline.MISSED
-
-
 class InferenceWorker:
     """Start it once, submit observations, take results, close it. A new policy is a new worker.
 
-    Lock order: the slot's lock may be held while this object's is taken, never the other way.
+    Lock order: the slots' lock may be held while this object's is taken, never the other way.
     """
 
     def __init__(
@@ -118,27 +51,30 @@ class InferenceWorker:
         clock: Clock,
         unnorm_key: str | None = None,
         notify: Callable[[], None] = lambda: None,
+        sources: int = 1,
     ) -> None:
         """
-        :param build_policy: called in the worker's thread.
+        :param build_policy: called in the worker's thread; the policy has to take ``sources``
+            requests at once.
         :param notify: called in the worker's thread when the phase changed or a result waits;
             must not block.
+        :param sources: how many robots there are.
         """
         self._build_policy = build_policy
         self._limits = limits
         self._clock = clock
         self._unnorm_key = unnorm_key
         self._notify = notify
-        self._slot: LatestSlot[tuple[Observation, int]] = LatestSlot()
+        self._slots: LatestSlots[Submission] = LatestSlots(sources)
         self._thread = threading.Thread(target=self._run, name='vla-inference', daemon=True)
         self._closing = threading.Event()
-        self._last_ids: NDArray[np.int64] | None = None  # worker only: of the last valid action
-        self._last_epoch = -1
+        # Worker only: of each source's last valid action the token ids, and its epoch.
+        self._last_ids: list[tuple[NDArray[np.int64] | None, int]] = [(None, -1)] * sources
 
         self._lock = threading.Lock()  # guards all below
-        self._epoch = 0
-        self._inference: _Inference | None = None
-        self._results: list[tuple[Result, int]] = []
+        self._epochs = [0] * sources
+        self._inference: Inference | None = None
+        self._results: list[tuple[Submission, Result]] = []
         self._phase = Phase.LOADING
         self._phase_since_s = clock.monotonic_s()
         self._progress: Progress | None = None
@@ -152,32 +88,37 @@ class InferenceWorker:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, observation: Observation) -> None:
-        """Hand over the newest observation; one that still waits is superseded.
+    def submit(self, observation: Observation, source: int = 0) -> None:
+        """Hand over a source's newest observation; one that still waits is superseded.
 
         :raises SlotClosed: after :meth:`close`.
         """
         with self._lock:
-            epoch = self._epoch
-        self._slot.put((observation, epoch))
+            epoch = self._epochs[source]
+        self._slots.put(Submission(observation, source, epoch), source)
 
-    def reset(self) -> None:
-        """Let nothing that was submitted so far become an action."""
+    def reset(self, source: int | None = None) -> None:
+        """Let nothing that was submitted so far become an action.
+
+        An inference for other sources goes on; one that nobody needs any more is cancelled.
+
+        :param source: whose; None: everybody's.
+        """
         with self._lock:
-            self._epoch += 1
-            if self._inference is not None:
-                self._inference.cancel.set()
+            for each in range(len(self._epochs)) if source is None else (source,):
+                self._epochs[each] += 1
+            self._cancel_if_unneeded()
 
     def next_result(self) -> Result | None:
         """Take out what has come, one by one; what is from before a reset is CANCELLED."""
         with self._lock:
             while self._results:
-                result, epoch = self._results.pop(0)
-                if epoch == self._epoch:
+                submission, result = self._results.pop(0)
+                if self._is_current(submission):
                     return result
                 if result.outcome is not Outcome.STALE:  # that one was never taken
-                    inference_s = result.inference_s
-                    return Result(result.observation, Outcome.CANCELLED, inference_s=inference_s)
+                    cancelled = Outcome.CANCELLED
+                    return replace(result, outcome=cancelled, prediction=None, error=None)
             return None
 
     def enforce_deadline(self) -> Deadline:
@@ -186,6 +127,14 @@ class InferenceWorker:
             if self._inference is None:
                 return Deadline.MET
             return self._inference.deadline(self._clock.monotonic_s(), self._limits)
+
+    def overdue(self) -> set[int]:
+        """The sources that wait for an inference which is late: its members, and who is next."""
+        with self._lock:
+            if self._inference is None or self._inference.late_since_s is None:
+                return set()
+            members = {one.source for one in self._inference.members}
+        return members | self._slots.waiting()
 
     def status(self) -> WorkerStatus:
         with self._lock:
@@ -199,8 +148,8 @@ class InferenceWorker:
                 self._failure,
             )
 
-    def statistics(self) -> SlotStatistics:
-        return self._slot.statistics()
+    def statistics(self, source: int = 0) -> SlotStatistics:
+        return self._slots.statistics(source)
 
     def close(self, timeout_s: float) -> bool:
         """Stop what is under way and end the thread.
@@ -208,7 +157,7 @@ class InferenceWorker:
         :returns: whether it ended within ``timeout_s``.
         """
         self._closing.set()
-        self._slot.close()
+        self._slots.close()
         self.reset()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -242,60 +191,102 @@ class InferenceWorker:
                 policy.close()
 
     def _serve(self, policy: Policy, action_dim: int) -> None:
-        """Wait for an observation and make a result of it."""
-        taken = self._slot.take(self._is_fresh, _IDLE_WAIT_S)
-        if taken is None:
-            return
-        (observation, epoch), fresh = taken
-        if fresh:
-            result = self._infer(policy, observation, epoch, action_dim)
-        else:
-            result = Result(observation, Outcome.STALE)
-        with self._lock:
-            if result.outcome is Outcome.STALE and epoch != self._epoch:
-                return  # dropped by a reset, not by its age: there is nothing to tell
-            self._results.append((result, epoch))
-        self._notify()
+        """Wait for observations, one of each source at most, and make a result of each."""
+        taken = self._slots.take(self._is_fresh, _IDLE_WAIT_S)
+        # What can be told at once does not wait for the others' inference.
+        self._hand_back(
+            (one, Result(one.observation, Outcome.STALE, source=one.source))
+            for one, fresh in taken
+            if not fresh
+        )
+        members = [one for one, fresh in taken if fresh]
+        if members:
+            self._infer(policy, members, action_dim)
 
-    def _is_fresh(self, item: tuple[Observation, int]) -> bool:
-        observation, epoch = item
+    def _is_fresh(self, submission: Submission) -> bool:
         with self._lock:
-            current = epoch == self._epoch
-        now_ns = self._clock.now_ns()
-        return current and is_fresh(observation.stamp_ns, now_ns, self._limits.max_image_age_s)
+            current = self._is_current(submission)
+        stamp_ns, now_ns = submission.observation.stamp_ns, self._clock.now_ns()
+        return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)
 
-    def _infer(
-        self, policy: Policy, observation: Observation, epoch: int, action_dim: int
-    ) -> Result:
-        started_s = self._clock.monotonic_s()
-        inference = _Inference(started_s)
+    def _infer(self, policy: Policy, members: Sequence[Submission], action_dim: int) -> None:
+        """Predict for all members at once; one whose instruction is not usable fails alone."""
+        inference = Inference(self._clock.monotonic_s(), members)
         with self._lock:
             self._inference = inference
-            if epoch != self._epoch:
-                inference.cancel.set()
-        prediction: Prediction | None = None
+            self._cancel_if_unneeded()
+        predictions: Sequence[Prediction | None] = []
         error: BaseException | None = None
         try:
-            # What was predicted before a reset is no guess at what comes after it.
-            draft = self._last_ids if self._last_epoch == epoch else None
-            request = Request(observation.image, observation.instruction, self._unnorm_key, draft)
-            (prediction,) = policy.predict_actions([request], inference.cancel)
+            members = self._without_unusable(policy, inference)
+            predictions = self._predict(policy, members, inference.cancel)
             outcome = Outcome.PREDICTED
-            if prediction.valid:
-                self._last_ids, self._last_epoch = prediction.token_ids, epoch
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
         except BaseException as raised:  # one bad inference must not end the worker
             error = raised
             outcome = Outcome.FAILED
-        inference_s = self._clock.monotonic_s() - started_s
+        inference_s = self._clock.monotonic_s() - inference.started_s
         with self._lock:
             self._inference = None
         was_late = inference.late_since_s is not None
         late = was_late or inference_s > self._limits.inference_timeout_s
         if late and outcome is not Outcome.FAILED:
-            outcome, prediction = Outcome.OVERRUN, None
-        return Result(observation, outcome, prediction, error, inference_s, action_dim)
+            outcome = Outcome.OVERRUN
+        if outcome is not Outcome.PREDICTED:
+            predictions = [None] * len(members)
+        result = partial(
+            Result, outcome=outcome, error=error, inference_s=inference_s, action_dim=action_dim
+        )
+        self._hand_back(
+            (one, result(one.observation, source=one.source, prediction=prediction))
+            for one, prediction in zip(members, predictions, strict=True)
+        )
+
+    def _without_unusable(self, policy: Policy, inference: Inference) -> Sequence[Submission]:
+        """The members whose instruction the policy can use; the others get their results now."""
+        usable = []
+        for one in inference.members:
+            try:
+                policy.check_instruction(one.observation.instruction)
+                usable.append(one)
+            except BaseException as error:
+                failed = Result(one.observation, Outcome.FAILED, error=error, source=one.source)
+                self._hand_back([(one, failed)])
+        with self._lock:
+            inference.members = usable
+            self._cancel_if_unneeded()
+        return usable
+
+    def _predict(
+        self, policy: Policy, members: Sequence[Submission], cancel: threading.Event
+    ) -> Sequence[Prediction]:
+        if not members:
+            return []
+        requests = []
+        for one in members:
+            ids, epoch = self._last_ids[one.source]
+            # What was predicted before a reset is no guess at what comes after it.
+            draft = ids if epoch == one.epoch else None
+            image, instruction = one.observation.image, one.observation.instruction
+            requests.append(Request(image, instruction, self._unnorm_key, draft))
+        predictions = policy.predict_actions(requests, cancel)
+        for one, prediction in zip(members, predictions, strict=True):
+            if prediction.valid:
+                self._last_ids[one.source] = prediction.token_ids, one.epoch
+        return predictions
+
+    def _hand_back(self, results: Iterable[tuple[Submission, Result]]) -> None:
+        with self._lock:
+            # What was dropped by a reset, not by its age, has nothing to tell.
+            told = [
+                (submission, result)
+                for submission, result in results
+                if result.outcome is not Outcome.STALE or self._is_current(submission)
+            ]
+            self._results += told
+        if told:
+            self._notify()
 
     def _enter(self, phase: Phase) -> None:
         with self._lock:
@@ -311,3 +302,14 @@ class InferenceWorker:
         with self._lock:
             self._progress = progress
         self._notify()
+
+    # -- with the lock ---------------------------------------------------------------------------
+
+    def _is_current(self, submission: Submission) -> bool:
+        """Whether there was no reset since."""
+        return submission.epoch == self._epochs[submission.source]
+
+    def _cancel_if_unneeded(self) -> None:
+        inference = self._inference
+        if inference is not None and not any(map(self._is_current, inference.members)):
+            inference.cancel.set()

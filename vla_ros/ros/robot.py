@@ -1,0 +1,166 @@
+"""One robot at the node: its topics, what it is shown and told, and when and why it holds.
+
+Used by the executor's thread. Refuses to know the node's lifecycle and the other robots: what one
+of them lacks, or does wrong, is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode
+
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.inputs import Inputs
+from vla_ros.ros.messages import action_message, status_message
+from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.status import StatusReporter
+from vla_ros.scheduling import (
+    ActionGate,
+    InferenceWorker,
+    Result,
+    SlotStatistics,
+    failure_text,
+)
+from vla_ros.types import InstructionError, Observation
+
+
+class RobotPort:
+    """Joins one robot's inputs, gate and reports to one source of the worker."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        clock: NodeClock,
+        name: str,
+        source: int,
+        node_state: Callable[[], tuple[str, str]],
+    ) -> None:
+        """
+        :param name: what the topics' names begin with; empty: nothing.
+        :param source: the robot's number at the worker.
+        :param node_state: the node's state, and why; RUNNING if it is active.
+        """
+        prefix = f'{name}/' if name else ''
+        self._node = node
+        self._clock = clock
+        self._name = name
+        self._source = source
+        self._node_state = node_state
+        self._params = Parameters()
+        self._gate = ActionGate(self._params.max_action_age_s, clock)
+        self._worker: InferenceWorker | None = None
+        self._slot_statistics = SlotStatistics()  # of the last worker
+        self._reporter = StatusReporter(node, name, prefix, self._state, self._status)
+        self._actions = node.create_lifecycle_publisher(VlaAction, f'{prefix}action', 1)
+        self.inputs = Inputs(
+            node,
+            clock,
+            on_observation=self._submit,
+            on_fault=self.start_over,
+            on_new_instruction=self.start_over,
+            prefix=prefix,
+        )
+
+    # -- lifecycle ---------------------------------------------------------------------------------
+
+    def configure(self, parameters: Parameters, worker: InferenceWorker) -> None:
+        """Count from zero, by these parameters. The instruction stays, if there is one."""
+        self._params = parameters
+        self._gate = ActionGate(parameters.max_action_age_s, self._clock)
+        self._worker = worker
+        self.inputs.configure(parameters)
+        self.inputs.instruct(self.inputs.instruction or parameters.instruction)
+
+    def activate(self) -> None:
+        self.inputs.listen()
+        self.start_over()
+
+    def release(self) -> None:
+        """The worker has ended."""
+        assert self._worker is not None  # configured
+        self._slot_statistics = self._worker.statistics(self._source)
+        self._worker = None
+
+    # -- observations and actions ------------------------------------------------------------------
+
+    def start_over(self, why: str = '') -> None:
+        """Drop what is under way; hold until the first action of what comes now."""
+        if self._worker is not None:
+            self._worker.reset(self._source)
+        self.hold(why or f'no action yet: waiting for a picture on {self.inputs.image_topic}')
+
+    def hold(self, why: str) -> None:
+        self._gate.fault = why
+        self.show_change()
+
+    def watch(self, clock_fault: str, clock_jumped: bool) -> None:
+        """Drop what is under way when clock, camera or instruction no longer bear it out."""
+        if clock_jumped:
+            self.inputs.camera.start_over()
+        self.inputs.expire_instruction()
+        why = clock_fault or self.inputs.why_no_picture()
+        if why and why != self._gate.fault:
+            self.start_over(why)
+
+    def settle(self, result: Result) -> None:
+        """Publish the action, or keep the reason why not."""
+        if self._gate.admit(result):
+            message = action_message(
+                result,
+                self._clock.now_ns(),
+                self._params.max_action_age_s,
+                self._params.frame_id,
+                sequence=self._gate.counters.published,
+            )
+            self._actions.publish(message)
+        elif isinstance(result.error, InstructionError):
+            self.inputs.refuse_instruction(str(result.error))
+        elif result.error is not None:
+            self._node.get_logger().error(failure_text(result.error), throttle_duration_sec=10.0)
+
+    def _submit(self, observation: Observation) -> None:
+        assert self._worker is not None  # pictures are heard while active
+        self._worker.submit(observation, self._source)
+
+    # -- reports -----------------------------------------------------------------------------------
+
+    def show_change(self) -> None:
+        """Publish and log the state if it has changed."""
+        self._reporter.show_change()
+
+    def report(self) -> VlaStatus:
+        """Publish the status; what it was. Follow the camera's quality of service, too."""
+        self.inputs.follow_publishers()
+        return self._reporter.report()
+
+    def flush(self) -> None:
+        """Wait, not for long, until all that listen have the last status: the process ends.
+
+        :raises RCLError: if the context has been shut down.
+        """
+        self._reporter.flush()
+
+    def _state(self) -> tuple[str, str]:
+        """The state for this robot, and why."""
+        state, why = self._node_state()
+        if state != VlaStatus.RUNNING:
+            return state, why
+        why = self.inputs.why_no_instruction() or self._gate.fault
+        return (VlaStatus.HOLDING, why) if why else (VlaStatus.RUNNING, '')
+
+    def _status(self) -> VlaStatus:
+        worker, slot = None, self._slot_statistics
+        if self._worker is not None:
+            worker, slot = self._worker.status(), self._worker.statistics(self._source)
+        return status_message(
+            self._name,
+            *self._state(),
+            self._params,
+            self.inputs,
+            self._gate,
+            worker,
+            slot,
+            self._clock.jumps,
+        )
