@@ -28,7 +28,7 @@ PARAMETERS = [
     ('revision', str, 'branch, tag or commit of a hub id'),
     ('device', str, 'auto, cuda, cuda:N, mps or cpu'),
     ('dtype', str, 'auto, float32, bfloat16 or float16'),
-    ('quantization', str, 'none'),
+    ('quantization', str, 'none, int8 or int4'),
     ('compile', bool, 'true: compile the model with torch.compile while warming up'),
     ('unnorm_key', str, 'data set whose statistics scale the actions'),
     ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),

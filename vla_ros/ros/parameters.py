@@ -57,7 +57,11 @@ class Parameters:
     revision: str = _parameter('', 'branch, tag or commit of a hub id; empty: its main branch')
     device: str = _parameter('auto', 'auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu')
     dtype: str = _parameter('auto', 'auto, float32, bfloat16 or float16')
-    quantization: str = _parameter('none', 'none', choices=('none',))
+    quantization: str = _parameter(
+        'none',
+        'weights of 8 or 4 bits: faster on a CPU, smaller everywhere, not exact',
+        choices=('none', 'int8', 'int4'),
+    )
     compile: bool = _parameter(False, 'compile the model with torch.compile while warming up')
     unnorm_key: str = _parameter(
         '', 'data set whose statistics scale the actions; empty: the only one there is'
