@@ -108,7 +108,7 @@ def test_no_shape_is_new_after_the_warmup(name: str) -> None:
 
 
 def test_lengths_that_no_prompt_has_are_not_visited() -> None:
-    assert load(GOLDEN / 'openvla_tiny')._prompt_tokenizer.prompt_lengths == (32, 64, 128)
+    assert load(GOLDEN / 'openvla_tiny')._prompt_tokenizer.prompt_lengths == (24, 32, 64, 128)
     assert load(GOLDEN / 'openvla_v01_tiny')._prompt_tokenizer.prompt_lengths == (64, 128)
 
 
@@ -121,7 +121,8 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> Non
     policy.warmup()
     graphs = counters['stats']['unique_graphs']
     lengths = len(policy._prompt_tokenizer.prompt_lengths)
-    assert graphs == len(policy.config.towers) + 3 * lengths  # however many layers there are
+    # However many layers there are; the prefill's last one keeps a few rows only.
+    assert graphs == len(policy.config.towers) + 4 * lengths
     some_pictures = pictures(20)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for number, instruction in enumerate(instructions(policy, 500)):

@@ -40,11 +40,13 @@ def count_costs(
     batch_size: int = 1,
     quantization: str = 'none',
     device: str = 'cpu',
+    rows: int = 1,
 ) -> Costs:
     """Run the plain model on the meta device, which knows shapes only.
 
     :param prompt_tokens: with the pads and the draft's places.
     :param device: where it is to run, which decides how it is quantised.
+    :param rows: logits that the prefill makes.
     """
     with torch.device('meta'):
         model = OpenVLAModel(config).to(dtype)
@@ -58,8 +60,9 @@ def count_costs(
         inputs_embeds = model.embed(input_ids, image_embeds)  # [B, positions, hidden]
         positions = inputs_embeds.shape[1]
         generation = Generation(model.language_model, batch_size, positions, 1)
-        prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths))
-        decode_step, _ = _counted(lambda: generation.decode(logits.argmax(dim=2), lengths[:, None]))
+        prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths, rows))
+        token_ids = logits.argmax(dim=2)[:, :1]
+        decode_step, _ = _counted(lambda: generation.decode(token_ids, lengths[:, None]))
     language_model = model.language_model
     if quantization != 'none':
         replace_linears(model, quantization, torch.device(device))

@@ -129,6 +129,7 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
                 one.batch_size,
                 one.quantization,
                 one.device,
+                rows=places + 1,
             ),
         )
         for one in combinations

@@ -51,29 +51,43 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, positions: Tensor | None
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        kv_cache: Tensor,
+        positions: Tensor | None,
+        keep: Tensor | None,
     ) -> Tensor:
         """The parameters are those of Layer. H heads (KVH of keys), each of E values."""
-        query, key, value = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )  # [B, H, T, E], [B, KVH, T, E] twice
-        query, key = _rotate(query, rotary), _rotate(key, rotary)
+        query = self._heads(self.q_proj, x if keep is None else _rows(x, keep))  # [B, H, R, E]
+        key = _rotate(self._heads(self.k_proj, x), rotary)  # [B, KVH, T, E]
+        value = self._heads(self.v_proj, x)  # [B, KVH, T, E]
+        mask = None
         if positions is None:
             kv_cache[0, :, :, : x.shape[1]] = key
             kv_cache[1, :, :, : x.shape[1]] = value
-            mask = None
+            if keep is not None:
+                rotary = rotary[:, 0, 0, keep][:, :, None]  # [2, B, 1, R, E]
+                mask = _up_to(keep, key)
         else:
-            rows = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
-            kv_cache[0, rows, :, positions] = key.transpose(1, 2)
-            kv_cache[1, rows, :, positions] = value.transpose(1, 2)
+            batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+            kv_cache[0, batch, :, positions] = key.transpose(1, 2)
+            kv_cache[1, batch, :, positions] = value.transpose(1, 2)
             key, value = kv_cache.unbind()  # [B, KVH, S, E] each
-            slots = torch.arange(key.shape[2], device=x.device)  # [S]
-            mask = (slots <= positions[:, :, None])[:, None]  # [B, 1, T, S]
+            mask = _up_to(positions, key)
         attended = F.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=positions is None, enable_gqa=self.grouped
-        )  # [B, H, T, E]
+            _rotate(query, rotary),
+            key,
+            value,
+            mask,
+            is_causal=mask is None,
+            enable_gqa=self.grouped,
+        )  # [B, H, R, E]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
+        """[B, T, hidden] to [B, H, T, E]."""
+        return projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -100,7 +114,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, rotary: Tensor, kv_cache: Tensor, positions: Tensor | None
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        kv_cache: Tensor,
+        positions: Tensor | None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """
         :param x: [B, T, hidden].
@@ -108,9 +127,12 @@ class Layer(nn.Module):
         :param kv_cache: [2, B, key_value_heads, S, head_dim], keys and values; written to.
         :param positions: int64 [B, T], where in the cache ``x`` goes; each sees what is there up to
             itself. None: from 0 to T, and nothing else is seen.
-        :returns: [B, T, hidden].
+        :param keep: int64 [B, R], which of these are needed behind this layer; None: all. Without
+            ``positions`` only.
+        :returns: [B, R, hidden].
         """
-        x = x + self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions)
+        attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep)
+        x = (x if keep is None else _rows(x, keep)) + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -186,10 +208,9 @@ class Generation:
         :returns: float32 [B, rows, vocab], the logits of what follows each.
         """
         rotary = self._rotary[:, None, None, : inputs_embeds.shape[1]]  # [2, 1, 1, L, E]
-        x = self._through_layers(inputs_embeds, rotary, positions=None)
-        batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
-        needed = lengths[:, None] - 1 + torch.arange(rows, device=x.device)  # [B, rows]
-        return self._llama.logits(x[batch, needed.clamp(max=x.shape[1] - 1)])
+        needed = lengths[:, None] - 1 + torch.arange(rows, device=lengths.device)  # [B, rows]
+        needed = needed.clamp(max=inputs_embeds.shape[1] - 1)
+        return self._llama.logits(self._through_layers(inputs_embeds, rotary, None, needed))
 
     def decode(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """
@@ -261,10 +282,14 @@ class Generation:
         trusted = (guesses[rows, emitted - 1] == token_ids[rows, emitted - 1]) | (cost <= 1)
         return bool((trusted & (left + 1 > cost)).any())
 
-    def _through_layers(self, x: Tensor, rotary: Tensor, positions: Tensor | None) -> Tensor:
-        for layer, kv_cache in zip(self._llama.model.layers, self._kv_cache, strict=True):
+    def _through_layers(
+        self, x: Tensor, rotary: Tensor, positions: Tensor | None, keep: Tensor | None = None
+    ) -> Tensor:
+        """:param keep: what is needed in the end; the last layer makes no more than that."""
+        *layers, last = self._llama.model.layers
+        for layer, kv_cache in zip(layers, self._kv_cache, strict=False):
             x = layer(x, rotary, kv_cache, positions)
-        return x
+        return last(x, rotary, self._kv_cache[-1], positions, keep)
 
 
 @contextmanager
@@ -299,3 +324,14 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     cosines, sines = rotary
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat([-second, first], dim=-1) * sines
+
+
+def _rows(x: Tensor, keep: Tensor) -> Tensor:
+    """Those of [B, T, hidden] that int64 [B, R] names."""
+    return x[torch.arange(len(x), device=x.device)[:, None], keep]
+
+
+def _up_to(positions: Tensor, key: Tensor) -> Tensor:
+    """Which of the keys [B, KVH, S, E] each of int64 [B, T] sees: bool [B, 1, T, S]."""
+    slots = torch.arange(key.shape[2], device=key.device)  # [S]
+    return (slots <= positions[:, :, None])[:, None]

@@ -24,7 +24,7 @@ from vla_ros.types import InstructionError, check_instruction
 # The lone space that stood between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
 # Prompts are padded to so many tokens, BOS included: few shapes ever reach the model.
-PROMPT_LENGTHS = (32, 64, 128)
+PROMPT_LENGTHS = (24, 32, 64, 128)
 
 
 @dataclass(frozen=True)

@@ -247,9 +247,9 @@ def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     largest = rows.abs().amax(dim=1, keepdim=True).float()
     # By one rounding more, so that it is not below after it has been rounded to the dtype.
     scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
-    # To an integer it is cut off: half more rounds to the nearest.
-    nearest = torch.tensor(zero + 0.5)
-    return torch.addcmul(nearest, rows, 1 / scales.float()).to(torch.uint8), scales
+    # In place, pass by pass: twice as fast here as what does it in one with mixed dtypes.
+    inputs = rows.to(torch.float32, copy=True).mul_(1 / scales.float())
+    return inputs.add_(zero + 0.5).to(torch.uint8), scales  # cut off: half more, to the nearest
 
 
 def replace_linears(
