@@ -24,6 +24,7 @@ INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
 _PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt')
 _DTYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}
+_LIBC = ctypes.CDLL(None)
 _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself would parse 100 MB
 
 
@@ -110,8 +111,13 @@ def release_pages(tensor: Tensor) -> None:
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > first and hasattr(mmap, 'MADV_DONTNEED'):
-        madvise = ctypes.CDLL(None).madvise
-        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+        _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+def release_freed() -> None:
+    """Have the C library give back what was freed; glibc keeps holes of some megabytes."""
+    if hasattr(_LIBC, 'malloc_trim'):
+        _LIBC.malloc_trim(0)
 
 
 def _weight_map(directory: Path) -> dict[str, str]:

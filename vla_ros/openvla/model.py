@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from vla_ros.openvla.checkpoint import Checkpoint, release_pages
+from vla_ros.openvla.checkpoint import Checkpoint, release_freed, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import Llama
@@ -128,7 +128,11 @@ def load_model(
             state_dict[key] = stored.to(device=device, dtype=dtype)
         if state_dict.get(key) is not stored:
             release_pages(stored)
-        if progress is not None and (done % 16 == 0 or done == len(needed)):
+        if done % 16 and done != len(needed):
+            continue
+        if quantized:
+            release_freed()
+        if progress is not None:
             progress(Progress('reading tensors', done, len(needed)))
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.watch_layers()

@@ -32,7 +32,7 @@ class QuantizedLinear(nn.Module, abc.ABC):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
+        self.bias: Tensor | None = linear.bias
 
     @property
     @abc.abstractmethod
@@ -49,14 +49,15 @@ class QuantizedLinear(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def _product(self, rows: Tensor) -> Tensor:
-        """[M, in_features] to [M, out_features], both in the dtype."""
+        """[M, in_features] to [M, out_features], both in the dtype, the bias added."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         product = self._product(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            product = product + self.bias
         return product.view(*x.shape[:-1], self.out_features)
+
+    def _with_bias(self, product: Tensor) -> Tensor:
+        return product if self.bias is None else product + self.bias
 
     def _keep(self, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
@@ -118,7 +119,9 @@ class DynamicInt8Linear(_Int8Linear):
             [],
             '',
         )
-        return product.mul_(scales)
+        if self.bias is None:
+            return product.mul_(scales)
+        return torch.addcmul(self.bias, product, scales)
 
 
 class Int8Linear(_Int8Linear):
@@ -130,8 +133,8 @@ class Int8Linear(_Int8Linear):
 
     def _product(self, rows: Tensor) -> Tensor:
         if len(rows) <= _FEW_ROWS:
-            return torch._weight_int8pack_mm(rows, self.packed, self.scales)
-        return F.linear(rows, self.packed.to(rows.dtype)) * self.scales
+            return self._with_bias(torch._weight_int8pack_mm(rows, self.packed, self.scales))
+        return self._with_bias(F.linear(rows, self.packed.to(rows.dtype)) * self.scales)
 
 
 class Int4Linear(_Int4Linear):
@@ -146,7 +149,9 @@ class Int4Linear(_Int4Linear):
         self._keep(packed=packed, scales_and_zeros=scales_and_zeros.to(device))
 
     def _product(self, rows: Tensor) -> Tensor:
-        return torch._weight_int4pack_mm(rows, self.packed, self.group, self.scales_and_zeros)
+        return self._with_bias(
+            torch._weight_int4pack_mm(rows, self.packed, self.group, self.scales_and_zeros)
+        )
 
 
 class CPUInt4Linear(_Int4Linear):
@@ -154,7 +159,7 @@ class CPUInt4Linear(_Int4Linear):
     some columns unpacked at a time."""
 
     _BLOCK = 64  # output columns that the kernel's layout for AVX512 keeps together
-    _BLOCKS_AT_ONCE = 16  # unpacked, they stay in the cache
+    _BLOCKS_AT_ONCE = 8  # unpacked, they stay in the cache
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales_and_zeros = quantize_groups(weight, self.group, dtype)
@@ -168,8 +173,10 @@ class CPUInt4Linear(_Int4Linear):
 
     def _product(self, rows: Tensor) -> Tensor:
         if len(rows) <= _FEW_ROWS or not _unpacks() or self.out_features % self._BLOCK:
-            return torch.ops.aten._weight_int4pack_mm_for_cpu(
-                rows, self.packed, self.group, self.scales_and_zeros
+            return self._with_bias(
+                torch.ops.aten._weight_int4pack_mm_for_cpu(
+                    rows, self.packed, self.group, self.scales_and_zeros
+                )
             )
         blocks = self.packed.view(-1, self.in_features, self._BLOCK // 2)
         product = rows.new_empty(len(rows), self.out_features)
@@ -177,7 +184,7 @@ class CPUInt4Linear(_Int4Linear):
             chunk = slice(first, first + self._BLOCKS_AT_ONCE)
             columns = slice(self._BLOCK * chunk.start, self._BLOCK * chunk.stop)
             product[:, columns] = rows @ self._unpacked(blocks[chunk], columns)
-        return product
+        return self._with_bias(product)
 
     def _unpacked(self, blocks: Tensor, columns: slice) -> Tensor:
         """Those columns of the transposed weight, [in_features, columns].
@@ -187,7 +194,7 @@ class CPUInt4Linear(_Int4Linear):
         """
         half = self._BLOCK // 2
         scales, zeros = (
-            x.unflatten(1, (-1, self._BLOCK)).transpose(0, 1)[:, :, None]
+            x.unflatten(1, (-1, self._BLOCK)).transpose(0, 1)[:, :, None].contiguous()
             for x in self.scales_and_zeros[:, columns].unbind(2)
         )  # [N, groups, 1, 64] each
         weight = scales.new_empty(len(blocks), self.in_features, self._BLOCK)
