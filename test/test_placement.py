@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla_ros.openvla import PlacementError
-from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
+from vla_ros.openvla.placement import choose_device, choose_dtype
 
 
 class Machine:
@@ -22,12 +22,14 @@ class Machine:
         mps: bool = False,
         capability: tuple[int, int] = (8, 0),
         macos: tuple[int, int] = (14, 0),
+        cpu_bfloat16: bool = True,
     ) -> None:
         patch = self._monkeypatch.setattr
         patch(torch.cuda, 'device_count', lambda: cuda_devices)
         patch(torch.cuda, 'get_device_capability', lambda device: capability)
         patch(torch.backends.mps, 'is_available', lambda: mps)
         patch(torch.backends.mps, 'is_macos_or_newer', lambda *asked: macos >= asked)
+        patch(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: cpu_bfloat16)
 
 
 @pytest.fixture
@@ -70,7 +72,10 @@ def test_a_device_that_does_not_exist(machine: Machine, device: str) -> None:
 
 def test_dtype_auto(machine: Machine) -> None:
     cuda, mps, cpu = (torch.device(name) for name in ('cuda:0', 'mps', 'cpu'))
+    machine.has(cpu_bfloat16=True)
     assert choose_dtype('auto', cpu) == torch.bfloat16
+    machine.has(cpu_bfloat16=False)
+    assert choose_dtype('auto', cpu) == torch.float32
     machine.has(cuda_devices=1, capability=(8, 6))
     assert choose_dtype('auto', cuda) == torch.bfloat16
     machine.has(cuda_devices=1, capability=(7, 5))
@@ -85,9 +90,3 @@ def test_dtype_by_name() -> None:
     assert choose_dtype('float32', torch.device('cpu')) == torch.float32
     with pytest.raises(PlacementError, match=r"'int8' is unknown; allowed: auto, float32, bfloat"):
         choose_dtype('int8', torch.device('cpu'))
-
-
-def test_quantization() -> None:
-    check_quantization('none')
-    with pytest.raises(PlacementError, match=r"'int3' is not supported; allowed: none"):
-        check_quantization('int3')

@@ -52,12 +52,15 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Resolve ``auto`` or a name.
 
     ``auto`` is bfloat16, the dtype OpenVLA was trained and published in, except where the device
-    lacks it (CUDA before compute capability 8.0, macOS before 14): float16 there.
+    lacks it: float16 on CUDA before compute capability 8.0 and macOS before 14, float32 on a CPU
+    whose products of bfloat16 would be slower (x86 without AVX512, ARM without bf16).
 
     :raises PlacementError: if the name is unknown.
     """
     if dtype == 'auto':
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+        if _has_bfloat16(device):
+            return torch.bfloat16
+        return torch.float32 if device.type == 'cpu' else torch.float16
     if dtype not in DTYPES:
         raise PlacementError(f'dtype {dtype!r} is unknown; allowed: auto, {", ".join(DTYPES)}')
     return DTYPES[dtype]
@@ -103,4 +106,4 @@ def _has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == 'mps':
         return torch.backends.mps.is_macos_or_newer(14, 0)
-    return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
