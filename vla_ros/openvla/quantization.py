@@ -85,9 +85,8 @@ class _Int4Linear(QuantizedLinear):
 
 
 class DynamicInt8Linear(_Int8Linear):
-    """For x86: the inputs are rounded to 8 bits as well, each row by a scale of its own, so that
-    sums are made of whole numbers and no row depends on the others: a draft that is verified in a
-    block gets bit for bit what decoding token by token gives."""
+    """For x86: the inputs are rounded to 8 bits as well, each row by a scale of its own. Sums are
+    made of whole numbers, so that a row's product does not depend on how many others there are."""
 
     zeros: Tensor  # int32 [out_features]
 
