@@ -106,8 +106,10 @@ def test_the_longest_instruction_and_one_more(tokenizer: PromptTokenizer) -> Non
 
 
 def test_the_smallest_length_that_holds_a_prompt(tokenizer: PromptTokenizer) -> None:
-    lengths = {tokens: tokenizer.padded_length(tokens) for tokens in (1, 32, 33, 64, 65, 128)}
-    assert lengths == {1: 32, 32: 32, 33: 64, 64: 64, 65: 128, 128: 128}
+    lengths = {
+        tokens: tokenizer.padded_length(tokens) for tokens in (1, 24, 25, 32, 33, 64, 65, 128)
+    }
+    assert lengths == {1: 24, 24: 24, 25: 32, 32: 32, 33: 64, 64: 64, 65: 128, 128: 128}
 
 
 @pytest.mark.parametrize(
