@@ -52,6 +52,7 @@ class Loading:
 class Measurement:
     """Of one combination.
 
+    :param action_ids: the token ids that stand for bins.
     :param loading: None if it uses the policy of an earlier combination.
     :param latencies_s: of each repetition, that is of ``batch_size`` actions at once.
     :param timings: seconds per stage, of each repetition.
@@ -62,6 +63,7 @@ class Measurement:
 
     combination: Combination
     costs: Costs
+    action_ids: range
     action_dim: int = 0
     loading: Loading | None = None
     latencies_s: list[float] = field(default_factory=list)
@@ -131,6 +133,7 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
                 one.device,
                 rows=places + 1,
             ),
+            range(config.action_tokenizer.first_id, config.action_tokenizer.vocab_size),
         )
         for one in combinations
     ]

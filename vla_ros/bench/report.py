@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TypeAlias
 
 from vla_ros.bench.costs import Costs
 from vla_ros.bench.machine import Ceilings
 from vla_ros.bench.measure import Measurement
 from vla_ros.bench.statistics import Summary, percentiles, table
-
-TokenIds: TypeAlias = Sequence[Sequence[Sequence[int]]]  # of each repetition, each of the batch
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
@@ -53,7 +50,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'drafted': drafted,
         'accepted': measurement.accepted,
         'acceptance': measurement.accepted / drafted if drafted else None,
-        'beside_first': _agreement(measurement.token_ids, first.token_ids),
+        'beside_first': _agreement(measurement, first),
         'positions': measurement.costs.positions,
         'flops': measurement.costs.flops,
         'decode_step_bytes': measurement.costs.decode_step_bytes,
@@ -63,20 +60,22 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
     }
 
 
-def _agreement(ours: TokenIds, theirs: TokenIds) -> Summary:
+def _agreement(measurement: Measurement, first: Measurement) -> Summary:
     """How near the actions are to each other; where both were asked about the same picture."""
-    pairs = [
+    actions = [
         (own, other)
-        for batch, other_batch in zip(ours, theirs, strict=True)
-        for own, other in zip(batch, other_batch, strict=False)
+        for batch, first_batch in zip(measurement.token_ids, first.token_ids, strict=True)
+        for own, other in zip(batch, first_batch, strict=False)
     ]
-    distances = [abs(a - b) for own, other in pairs for a, b in zip(own, other, strict=False)]
-    tokens = sum(max(len(own), len(other)) for own, other in pairs)
+    pairs = [pair for own, other in actions for pair in zip(own, other, strict=False)]
+    tokens = sum(max(len(own), len(other)) for own, other in actions)
+    bins = measurement.action_ids  # neighbouring bins have neighbouring ids
+    distances = [abs(a - b) for a, b in pairs if a in bins and b in bins]
     return {
-        'actions': len(pairs),
-        'equal_actions': sum(own == other for own, other in pairs),
-        'equal_bins': distances.count(0) / tokens,  # neighbouring bins have neighbouring tokens
-        'largest_bin_distance': max(distances),
+        'actions': len(actions),
+        'equal_actions': sum(own == other for own, other in actions),
+        'equal_bins': sum(a == b for a, b in pairs) / tokens,
+        'largest_bin_distance': max(distances, default=0),
     }
 
 
