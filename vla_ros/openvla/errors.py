@@ -49,7 +49,7 @@ def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: st
     ):
         return (
             f'out of memory on {info.device} during {doing} ({told}); end what else uses its '
-            'memory, or load the policy in a smaller dtype'
+            'memory, or load the policy in a smaller dtype or quantization'
         )
     if info.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
         return (
