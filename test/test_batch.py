@@ -150,3 +150,18 @@ def test_pictures_are_told_apart_by_every_pixel() -> None:
     assert [each is known for each, known in zip(unseen, (image, other), strict=True)] == [True] * 2
     assert features.of([other, image], unseen, values).tolist() == [[1.0], [0.0]]
     assert features.unseen([image.copy(), image[:, :4]])[0].shape == (4, 4, 3)
+
+
+def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
+    """As a camera's driver may hand out the same memory for every picture."""
+    one = policy('openvla_tiny')
+    first, second = (requests('openvla_tiny')[index] for index in (0, 5))
+    buffer = np.zeros((480, 640, 3), np.uint8)
+    actions = []
+    for fill in (0, 255):
+        buffer[:] = fill
+        request = Request(buffer, first.instruction, first.unnorm_key)
+        actions.append(one.predict_actions([request])[0].token_ids.tolist())
+    one.predict_actions([second])
+    fresh = Request(np.full_like(buffer, 255), first.instruction, first.unnorm_key)
+    assert actions[1] == one.predict_actions([fresh])[0].token_ids.tolist() != actions[0]

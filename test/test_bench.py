@@ -280,6 +280,8 @@ def test_pictures_of_ones_own(
     arguments = (tiny_checkpoint, '--device', 'cpu', '--repeats', 4, '--draft', 'right')
     _, report = run(capsys, *arguments, '--images', *pictures)
     assert report['combinations'][0]['acceptance'] == 1
+    few = (tiny_checkpoint, '--device', 'cpu', '--batch-size', '1,3', '--images', *pictures)
+    assert '2 pictures for batches of 3' in refused(capsys, *few)
 
 
 def test_profile_and_plot(

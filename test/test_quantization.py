@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -182,9 +181,37 @@ def test_other_devices_have_other_kernels(device: str) -> None:
     assert type(choose('int4', torch.device(device), odd)) is q.Int8Linear
 
 
-def test_an_arm_cpu_keeps_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(q.platform, 'machine', lambda: 'aarch64')
-    assert type(q.choose_linear('int8', CPU, nn.Linear(64, 64))) is q.Int8Linear
+@pytest.mark.parametrize(
+    ('capabilities', 'kind'),
+    [
+        ({'avx512_vnni': True}, q.DynamicInt8Linear),
+        ({'avx2': True, 'avx_vnni': True}, q.DynamicInt8Linear),
+        ({'avx2': True, 'avx512_f': True, 'avx512_vnni': False}, q.Int8Linear),
+        ({'neon': True}, q.Int8Linear),
+    ],
+)
+def test_a_cpu_whose_sums_would_overflow_keeps_its_inputs(
+    capabilities: dict[str, bool], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities)
+    assert type(q.choose_linear('int8', CPU, nn.Linear(64, 64))) is kind
+
+
+@pytest.mark.parametrize('rows', [1, MANY])
+@pytest.mark.parametrize('kind', [q.DynamicInt8Linear, q.Int8Linear])
+def test_float16_holds_large_products_of_small_weights(
+    kind: type[q.QuantizedLinear], rows: int
+) -> None:
+    """As in a trained language model: weights of 0.02, and single activations of hundreds."""
+    weight = 0.02 * random(OUTPUTS, INPUTS, seed=1)
+    one = kind(nn.Linear(INPUTS, OUTPUTS, bias=False))
+    one.quantize(weight, CPU, torch.float16)
+    x = random(rows, INPUTS, seed=2)
+    x[0, 3] = 9000.0
+    product = one(x.half()).float()
+    expected = x @ weight.T
+    assert expected.abs().max() > 300
+    torch.testing.assert_close(product[0], expected[0], rtol=0.02, atol=3.0)
 
 
 @pytest.mark.parametrize('rows', [1, MANY])
@@ -285,15 +312,21 @@ def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:
     [
         (('int3', CPU, torch.float32), "quantization 'int3' is unknown; allowed: none, int8, int4"),
         (('int4', torch.device('cuda:0'), torch.float16), 'int4 on cuda:0 needs dtype bfloat16'),
+        (('int4', torch.device('cuda:0'), torch.bfloat16), 'these are bfloat16 and 7.5; take int8'),
         (('int8', CPU, torch.float32, True), 'int8 on the cpu does not go with compile'),
     ],
 )
-def test_what_does_not_go_together_is_refused(arguments: tuple[object, ...], words: str) -> None:
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[object, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
     with pytest.raises(PlacementError, match=words):
         check_quantization(*arguments)
 
 
-def test_what_goes_together_is_not(allowed: Callable[..., None] = check_quantization) -> None:
+def test_what_goes_together_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
+    allowed = check_quantization
     allowed('none', CPU, torch.float32, True)
     allowed('int4', CPU, torch.float32)
     allowed('int4', torch.device('cuda:0'), torch.bfloat16, True)

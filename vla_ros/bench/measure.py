@@ -25,7 +25,7 @@ from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import Prediction, Request
+from vla_ros.types import PolicyError, Prediction, Request
 
 Infer = Callable[[], list[Prediction]]
 
@@ -150,6 +150,11 @@ class _Turns:
             key, size = one.combination.policy_key, one.combination.batch_size
             self._batch_sizes[key] = max(size, self._batch_sizes.get(key, 1))
         self._stride = max(self._batch_sizes.values())
+        if 0 < len(task.pictures) < self._stride:
+            raise PolicyError(
+                f'{len(task.pictures)} pictures for batches of {self._stride}: of a picture that is '
+                'there twice the features are made once; name as many as the largest batch'
+            )
         needed = self._stride * (1 + task.repeats)
         cycle = itertools.cycle(task.pictures or noise_pictures(needed))
         self._pictures = list(itertools.islice(cycle, needed))

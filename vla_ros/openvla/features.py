@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Image = NDArray[np.uint8]  # [H, W, 3]; never written to
+Image = NDArray[np.uint8]  # [H, W, 3]
 
 
 class SeenFeatures:
@@ -47,5 +47,6 @@ class SeenFeatures:
             next(value for image, value in known if np.array_equal(image, wanted))
             for wanted in images
         ]
-        self._seen = list(zip(images, found, strict=True))
+        # Copies: whoever writes the next picture into the same memory must not be taken for seen.
+        self._seen = [(image.copy(), value) for image, value in zip(images, found, strict=True)]
         return torch.stack(found)

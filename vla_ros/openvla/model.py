@@ -18,9 +18,9 @@ from vla_ros.openvla.quantization import replace_linears
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
 
-# Of one kind of layer, in one process: prefill and decode of each prompt length, for each dtype and
-# size that was ever loaded. torch's own limit, 8, is meant for shapes that vary without end.
-_MOST_GRAPHS = 64
+# Of one kind of layer, in one process: for each prompt length, batch size, dtype and model that was
+# ever loaded. torch's own limits, 8 and 256, are meant for shapes that vary without end.
+_MOST_GRAPHS = 4096
 
 # A pass of six tokens over one of a single token, as measured (docs/benchmarks.md): on a CPU
 # reading the weights is not all that a product costs.
@@ -79,6 +79,7 @@ class OpenVLAModel(nn.Module):
         Hooks run outside the graphs, so a compiled layer is watched as well as any.
         """
         torch._dynamo.config.recompile_limit = _MOST_GRAPHS
+        torch._dynamo.config.accumulated_recompile_limit = _MOST_GRAPHS
         for layer in self._layers():
             layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
 

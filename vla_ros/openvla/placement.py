@@ -74,11 +74,14 @@ def check_quantization(
         raise PlacementError(
             f'quantization {quantization!r} is unknown; allowed: {", ".join(QUANTIZATIONS)}'
         )
-    if quantization == 'int4' and device.type == 'cuda' and dtype != torch.bfloat16:
-        raise PlacementError(
-            f'quantization int4 on {device} needs dtype bfloat16 and compute capability 8.0, not '
-            f'{str(dtype).removeprefix("torch.")}; take int8'
-        )
+    if quantization == 'int4' and device.type == 'cuda':
+        capability = torch.cuda.get_device_capability(device)
+        if dtype != torch.bfloat16 or capability < (8, 0):
+            raise PlacementError(
+                f'quantization int4 on {device} needs dtype bfloat16 and compute capability 8.0; '
+                f'these are {str(dtype).removeprefix("torch.")} and '
+                f'{".".join(map(str, capability))}; take int8'
+            )
     if quantization != 'none' and device.type == 'cpu' and compile:
         raise PlacementError(
             f'quantization {quantization} on the cpu does not go with compile; set compile to false'

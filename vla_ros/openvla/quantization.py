@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import platform
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +84,8 @@ class _Int4Linear(QuantizedLinear):
 
 
 class DynamicInt8Linear(_Int8Linear):
-    """For x86: the inputs are rounded to 8 bits as well, each row by a scale of its own. Sums are
-    made of whole numbers, so that a row's product does not depend on how many others there are."""
+    """For x86 with VNNI: the inputs are rounded to 8 bits as well, each row by a scale of its own.
+    Sums are of whole numbers: a row's product does not depend on how many others there are."""
 
     zeros: Tensor  # int32 [out_features]
 
@@ -133,7 +132,9 @@ class Int8Linear(_Int8Linear):
     def _product(self, rows: Tensor) -> Tensor:
         if len(rows) <= _FEW_ROWS:
             return self._with_bias(torch._weight_int8pack_mm(rows, self.packed, self.scales))
-        return self._with_bias(F.linear(rows, self.packed.to(rows.dtype)) * self.scales)
+        # Scaled before the product, which unscaled would be too large for float16.
+        weight = self.packed.to(rows.dtype) * self.scales[:, None]
+        return F.linear(rows, weight, self.bias)
 
 
 class Int4Linear(_Int4Linear):
@@ -282,8 +283,14 @@ def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) ->
     on_cpu = device.type == 'cpu'
     if quantization == 'int4' and _fits_int4(linear, on_cpu):
         return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
-    is_x86 = platform.machine().lower() in ('x86_64', 'amd64')
-    return DynamicInt8Linear(linear) if on_cpu and is_x86 else Int8Linear(linear)
+    return DynamicInt8Linear(linear) if on_cpu and _has_vnni() else Int8Linear(linear)
+
+
+def _has_vnni() -> bool:
+    """Without it oneDNN adds pairs of products of u8 and s8 in 16 bits, which do not hold them all
+    (its documentation, "Nuances of int8 computations")."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get('avx512_vnni') or capabilities.get('avx_vnni'))
 
 
 def _fits_int4(linear: nn.Linear, on_cpu: bool) -> bool:
@@ -301,8 +308,8 @@ def _group(linear: nn.Linear) -> int:
 def _unpacks() -> bool:
     """Whether this CPU's layout of int4 is the one that CPUInt4Linear can unpack."""
     half, inputs = CPUInt4Linear._BLOCK // 2, 128
-    values = torch.arange(2 * half * inputs, dtype=torch.int32).mul_(7).remainder_(16)
-    values = values.view(2 * half, inputs)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(16, (2 * half, inputs), dtype=torch.int32, generator=generator)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1).view(inputs, half)
     unpacked = torch.cat([packed & 15, packed >> 4], dim=1)
     return torch.equal(unpacked, values.T.to(torch.uint8))
