@@ -152,8 +152,8 @@ class _Turns:
         self._stride = max(self._batch_sizes.values())
         if 0 < len(task.pictures) < self._stride:
             raise PolicyError(
-                f'{len(task.pictures)} pictures for batches of {self._stride}: of a picture that is '
-                'there twice the features are made once; name as many as the largest batch'
+                f'{len(task.pictures)} pictures for batches of {self._stride}; name as many as the '
+                'largest batch, for of a picture that is there twice the features are made once'
             )
         needed = self._stride * (1 + task.repeats)
         cycle = itertools.cycle(task.pictures or noise_pictures(needed))
