@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import shutil
 import threading
@@ -242,7 +243,7 @@ def test_an_instruction_that_does_not_reach_the_model_is_refused(
 @pytest.fixture(scope='module')
 def proven(tiny_checkpoint: Path) -> dict[str, Prediction]:
     policy = load(tiny_checkpoint)
-    trials = plan_trials(policy._prompt_tokenizer, 0, max_batch_size=1, compiled=False)
+    trials = plan_trials(policy._prompt_tokenizer, np.zeros(2, np.int64), 1, compiled=False)
     return {
         name: policy.predict_action(trial.image, trial.instruction, return_logits=True)
         for name, trial in trials.items()
@@ -312,3 +313,13 @@ def test_the_warmup_can_be_cancelled_at_every_step(tiny_checkpoint: Path) -> Non
         with pytest.raises(InferenceCancelled):
             policy.warmup(tell, cancel)
     assert policy.warmup().total_s > 0
+
+
+def test_an_action_of_one_value_can_be_warmed(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'one'
+    shutil.copytree(tiny_checkpoint, folder)
+    statistics = {'one': {'action': {'q01': [-1.0], 'q99': [1.0]}}}
+    (folder / 'dataset_statistics.json').write_text(json.dumps(statistics))
+    policy = load(folder)
+    policy.warmup()
+    assert policy.predict_action(NOISE, 'go').action.shape == (1,)

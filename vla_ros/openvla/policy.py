@@ -136,9 +136,10 @@ class OpenVLAPolicy:
         """
         started = time.monotonic()
         longest = self.config.longest_key
+        two_or_all = min(2, self.action_dim(longest))
         trials = plan_trials(
             self._prompt_tokenizer,
-            wrong_token=self.config.llama.pad_token_id,
+            wrong_draft=np.full(two_or_all, self.config.llama.pad_token_id),
             max_batch_size=self.max_batch_size,
             compiled=self.info.compiled,
         )

@@ -57,7 +57,7 @@ class Trial:
 
 def plan_trials(
     tokenizer: PromptTokenizer,
-    wrong_token: int,
+    wrong_draft: NDArray[np.int64],
     max_batch_size: int,
     compiled: bool,
 ) -> dict[str, Trial]:
@@ -67,8 +67,8 @@ def plan_trials(
     there is one must not count. The picture of the last is not that of the one before it, so that
     nothing remembered makes it quick.
 
-    :param wrong_token: one that is never chosen; a draft of two meets the shapes of a prefill, of a
-        block and of a single token.
+    :param wrong_draft: int64 [<=D], tokens that are never chosen; two meet the shapes of a prefill,
+        of a block and of a single token.
     :param compiled: say so in the texts.
     """
     black = np.zeros((224, 224, 3), np.uint8)
@@ -81,7 +81,7 @@ def plan_trials(
     def first_inference(length: int, instruction: str, batch_size: int) -> Trial:
         together = f', {batch_size} at once' if batch_size > 1 else ''
         text = f'first inference, prompts up to {length} tokens{together}{compiling}'
-        return Trial(text, noise, instruction, np.full(2, wrong_token), batch_size)
+        return Trial(text, noise, instruction, wrong_draft, batch_size)
 
     instructions = {
         length: _repeated(tokenizer, shorter + 1)
