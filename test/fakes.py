@@ -1,14 +1,17 @@
-"""A policy without a model, whose time the test decides."""
+"""A policy without a model, whose time the test decides, and a worker that owns it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.scheduling import InferenceWorker, ManualClock, Phase, Result, WorkerLimits
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,
@@ -114,3 +117,43 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, f'not within {timeout_s} s'
         time.sleep(0.002)
+
+
+LIMITS = WorkerLimits(max_image_age_s=0.5, inference_timeout_s=1.0, hang_timeout_s=5.0)
+IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
+
+
+class WorkerBench:
+    """A worker with its clock and its policy."""
+
+    def __init__(self, policy: FakePolicy, sources: int = 1) -> None:
+        self.clock = ManualClock()
+        self.policy = policy
+        self.notified = threading.Semaphore(0)
+        self.worker = InferenceWorker(
+            lambda progress: policy, LIMITS, self.clock, 'fake', self.notified.release, sources
+        )
+        self.results: list[Result] = []
+
+    def wait_for_results(self, count: int) -> list[Result]:
+        """Until there are so many in all."""
+
+        def come() -> bool:
+            while (result := self.worker.next_result()) is not None:
+                self.results.append(result)
+            return len(self.results) >= count
+
+        wait_until(come)
+        return self.results
+
+
+Bench = TypeVar('Bench', bound=WorkerBench)
+
+
+@contextmanager
+def started(bench: Bench) -> Iterator[Bench]:
+    """Its worker is ready, and ends at the end."""
+    bench.worker.start()
+    wait_until(lambda: bench.worker.status().phase is Phase.READY)
+    yield bench
+    assert bench.worker.close(10)

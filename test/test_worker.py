@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import numpy as np
 import pytest
-from fakes import FakePolicy, Gate, a_prediction, wait_until
+from fakes import IMAGE, LIMITS, FakePolicy, Gate, WorkerBench, a_prediction, started, wait_until
 
 from vla_ros.scheduling import (
     Deadline,
@@ -18,7 +16,6 @@ from vla_ros.scheduling import (
     Phase,
     Result,
     SlotClosed,
-    WorkerLimits,
 )
 from vla_ros.types import (
     Cancel,
@@ -32,21 +29,9 @@ from vla_ros.types import (
     WarmupTimes,
 )
 
-LIMITS = WorkerLimits(max_image_age_s=0.5, inference_timeout_s=1.0, hang_timeout_s=5.0)
-IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
 
-
-class Bench:
-    """A running worker with its clock and its policy."""
-
-    def __init__(self, policy: FakePolicy) -> None:
-        self.clock = ManualClock()
-        self.policy = policy
-        self.notified = threading.Semaphore(0)
-        self.worker = InferenceWorker(
-            lambda progress: policy, LIMITS, self.clock, 'fake', self.notified.release
-        )
-        self.results: list[Result] = []
+class Bench(WorkerBench):
+    """Of one robot."""
 
     def submit(self, instruction: str = 'go', age_s: float = 0.0) -> Observation:
         stamp_ns = self.clock.now_ns() - round(age_s * 1e9)
@@ -54,26 +39,12 @@ class Bench:
         self.worker.submit(observation)
         return observation
 
-    def wait_for_results(self, count: int) -> list[Result]:
-        def come() -> bool:
-            while (result := self.worker.next_result()) is not None:
-                self.results.append(result)
-            return len(self.results) >= count
-
-        wait_until(come)
-        return self.results
-
     def outcomes(self) -> list[Outcome]:
         return [result.outcome for result in self.results]
 
 
-@contextmanager
-def running(policy: FakePolicy) -> Iterator[Bench]:
-    bench = Bench(policy)
-    bench.worker.start()
-    wait_until(lambda: bench.worker.status().phase is Phase.READY)
-    yield bench
-    assert bench.worker.close(10)
+def running(policy: FakePolicy) -> AbstractContextManager[Bench]:
+    return started(Bench(policy))
 
 
 def test_the_policy_lives_in_its_own_thread() -> None:

@@ -5,40 +5,28 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
-from fakes import FakePolicy, Gate, a_prediction, wait_until
+from fakes import IMAGE, FakePolicy, Gate, WorkerBench, a_prediction, started, wait_until
 
 from vla_ros.scheduling import (
     Deadline,
-    InferenceWorker,
-    ManualClock,
     Outcome,
-    Phase,
-    Result,
     SlotStatistics,
-    WorkerLimits,
 )
 from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Observation, Prediction
 
-LIMITS = WorkerLimits(max_image_age_s=0.5, inference_timeout_s=1.0, hang_timeout_s=5.0)
-IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
 ROBOTS = 3
 PICTURES = 400  # of each robot in a storm
 
 
-class Bench:
-    """A worker of several robots with its clock and its policy."""
+class Bench(WorkerBench):
+    """Of several robots."""
 
     def __init__(self, policy: FakePolicy) -> None:
-        self.clock = ManualClock()
-        self.policy = policy
-        self.worker = InferenceWorker(
-            lambda progress: policy, LIMITS, self.clock, 'fake', sources=ROBOTS
-        )
-        self.results: list[Result] = []
+        super().__init__(policy, ROBOTS)
 
     def submit(self, *sources: int, instruction: str = '', age_s: float = 0.0) -> None:
         """A picture of each of these robots now, whose instruction is the robot's number."""
@@ -49,26 +37,15 @@ class Bench:
 
     def results_of(self, count: int) -> dict[int, list[Outcome]]:
         """Wait until there are so many in all; the outcomes by robot."""
-
-        def come() -> bool:
-            while (result := self.worker.next_result()) is not None:
-                self.results.append(result)
-            return len(self.results) >= count
-
-        wait_until(come)
+        self.wait_for_results(count)
         outcomes: dict[int, list[Outcome]] = {}
         for result in self.results:
             outcomes.setdefault(result.source, []).append(result.outcome)
         return outcomes
 
 
-@contextmanager
-def running(policy: FakePolicy) -> Iterator[Bench]:
-    bench = Bench(policy)
-    bench.worker.start()
-    wait_until(lambda: bench.worker.status().phase is Phase.READY)
-    yield bench
-    assert bench.worker.close(10)
+def running(policy: FakePolicy) -> AbstractContextManager[Bench]:
+    return started(Bench(policy))
 
 
 @contextmanager

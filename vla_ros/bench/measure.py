@@ -6,6 +6,7 @@ In turns, so that whatever else the machine does meets all alike.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -121,20 +122,18 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
     tokenizer = PromptTokenizer(task.directory, config)
     prompt_tokens = tokenizer.padded_length(tokenizer(task.instruction).shape[1])
     places = config.norm_stats[config.longest_key].action_dim - 1
-    return [
-        Measurement(
-            one,
-            count_costs(
-                config,
-                DTYPES[one.dtype],
-                prompt_tokens + places,
-                one.batch_size,
-                one.quantization,
-                one.device,
-                rows=places + 1,
-            ),
-            range(config.action_tokenizer.first_id, config.action_tokenizer.vocab_size),
+    action_tokenizer = config.action_tokenizer
+    action_ids = range(action_tokenizer.first_id, action_tokenizer.vocab_size)
+
+    @functools.cache  # combinations that differ in threads or drafts only cost the same
+    def costs(dtype: str, batch_size: int, quantization: str, device: str) -> Costs:
+        tokens, rows = prompt_tokens + places, places + 1
+        return count_costs(
+            config, DTYPES[dtype], tokens, batch_size, quantization, device, rows=rows
         )
+
+    return [
+        Measurement(one, costs(one.dtype, one.batch_size, one.quantization, one.device), action_ids)
         for one in combinations
     ]
 

@@ -42,11 +42,12 @@ class SeenFeatures:
         """
         known = [*self._seen]
         if features is not None:
-            known += zip(unseen, features, strict=True)
+            # Copies: whoever writes the next picture into the same memory must not be taken for
+            # seen.
+            known += zip([image.copy() for image in unseen], features, strict=True)
         found = [
-            next(value for image, value in known if np.array_equal(image, wanted))
+            next(index for index, (image, _) in enumerate(known) if np.array_equal(image, wanted))
             for wanted in images
         ]
-        # Copies: whoever writes the next picture into the same memory must not be taken for seen.
-        self._seen = [(image.copy(), value) for image, value in zip(images, found, strict=True)]
-        return torch.stack(found)
+        self._seen = [known[index] for index in sorted(set(found))]
+        return torch.stack([known[index][1] for index in found])

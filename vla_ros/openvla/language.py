@@ -287,7 +287,7 @@ class Generation:
     ) -> Tensor:
         """:param keep: what is needed in the end; the last layer makes no more than that."""
         *layers, last = self._llama.model.layers
-        for layer, kv_cache in zip(layers, self._kv_cache, strict=False):
+        for layer, kv_cache in zip(layers, self._kv_cache[:-1], strict=True):
             x = layer(x, rotary, kv_cache, positions)
         return last(x, rotary, self._kv_cache[-1], positions, keep)
 
