@@ -34,7 +34,14 @@ PARAMETERS = [
     ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
     ('instruction', str, 'what every robot shall do until its topic says otherwise'),
     ('image_transport', str, 'raw or compressed'),
-    ('frame_id', str, 'frame that the actions are given in'),
+    ('frame_id', str, 'frame that the actions are given in; with robots one of each, or one'),
+    ('motion', str, 'none; or twist: also send topics twist and gripper'),
+    ('contracts', str, 'YAML file: what the actions of further data sets mean'),
+    ('control_rate_hz', float, 'so often is a twist sent while the robot moves'),
+    ('max_linear_speed_m_s', float, 'no twist is faster'),
+    ('max_angular_speed_rad_s', float, 'no twist is faster'),
+    ('max_linear_jerk_m_s3', float, 'the lower, the longer a twist ramps'),
+    ('max_angular_jerk_rad_s3', float, 'the lower, the longer a twist ramps'),
     ('max_image_age_s', float, 'an older picture is not given to the policy'),
     ('inference_timeout_s', float, 'an inference that takes longer is cancelled'),
     ('max_action_age_s', float, 'an action whose picture is older is not published'),
@@ -48,6 +55,13 @@ PARAMETERS = [
     ('max_instruction_age_s', float, 'take back an instruction not repeated for so long'),
 ]
 
+# Topics of the node that can be called otherwise.
+TOPICS = {
+    'image': "the camera's topic",
+    'twist': 'where the twists go, such as /servo_node/delta_twist_cmds',
+    'gripper': "where the gripper's opening goes",
+}
+
 
 def read(name: str, kind: type, text: str) -> bool | float | str | list[str]:
     """The value of an argument."""
@@ -60,21 +74,22 @@ def read(name: str, kind: type, text: str) -> bool | float | str | list[str]:
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
 
 
-def camera_remappings(image: str, robots: str) -> list[tuple[str, str]]:
-    """From the node's image topics to the cameras': one, or one of each robot in its order."""
-    if image == 'image':
+def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
+    """From a topic of the node to the names that were given: one, or one of each robot in order."""
+    if given == topic:
         return []  # the topics keep their names
-    names, cameras = ([part.strip() for part in text.split(',')] for text in (robots, image))
-    if len(cameras) != len(names):
+    names, others = ([part.strip() for part in text.split(',')] for text in (robots, given))
+    if len(others) != len(names):
         raise RuntimeError(
-            f'launch argument image is {image!r}, {len(cameras)} topics; expected {len(names)}, '
+            f'launch argument {topic} is {given!r}, {len(others)} topics; expected {len(names)}, '
             'one for each robot in the argument robots'
         )
-    topics = [f'{name}/image' if name else 'image' for name in names]
+    transports = ('', '/compressed') if topic == 'image' else ('',)
+    own = [f'{name}/{topic}' if name else topic for name in names]
     return [
-        (f'{topic}{transport}', f'{camera}{transport}')
-        for topic, camera in zip(topics, cameras, strict=True)
-        for transport in ('', '/compressed')
+        (f'{one}{transport}', f'{other}{transport}')
+        for one, other in zip(own, others, strict=True)
+        for transport in transports
     ]
 
 
@@ -97,7 +112,11 @@ def start_node(context: LaunchContext) -> list[Action]:
             name='vla',
             namespace=given['namespace'],
             parameters=[given['params_file'], overrides],
-            remappings=camera_remappings(given['image'], given['robots']),
+            remappings=[
+                pair
+                for topic in TOPICS
+                for pair in remappings(topic, given[topic], given['robots'])
+            ],
             arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
             output='screen',
             emulate_tty=True,
@@ -122,11 +141,14 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *arguments,
-            DeclareLaunchArgument(
-                'image',
-                default_value='image',
-                description='camera topic; with robots one of each, such as /a/camera,/b/camera',
-            ),
+            *[
+                DeclareLaunchArgument(
+                    topic,
+                    default_value=topic,
+                    description=f'{what}; with robots one of each, such as /a/{topic},/b/{topic}',
+                )
+                for topic, what in TOPICS.items()
+            ],
             DeclareLaunchArgument('namespace', default_value='', description='of the node'),
             DeclareLaunchArgument(
                 'params_file',

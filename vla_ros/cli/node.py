@@ -26,15 +26,17 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     # Imported here so that Ctrl-C ends the imports, too, without a traceback.
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.ros.console import heed, unbuffer_output
     from vla_ros.ros.node import VlaNode
     from vla_ros.ros.parameters import ParameterError
 
     unbuffer_output()
-    stopped = heed(signal.SIGINT)
+    stopped = heed(signal.SIGINT, signal.SIGTERM)
     try:
-        rclpy.init(args=arguments)
+        # Its own handlers would close the context, and with it the way to say that robots stop.
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = VlaNode(**options)
     except (ParameterError, RuntimeError) as error:
         print(f'vla_node: unusable arguments: {error}', file=sys.stderr)

@@ -30,7 +30,7 @@ class InputCounters:
     """
     :param received: pictures heard.
     :param rejected: of these, no usable pictures.
-    :param idle: of these, came while there was no instruction.
+    :param idle: of these, came while there was no instruction, or the robot was switched off.
     :param instructions_rejected: instructions that were not usable.
     :param instructions_expired: instructions that were not repeated in time.
     """
@@ -59,6 +59,7 @@ class Inputs:
         :param prefix: what the topics' names begin with.
         """
         self.instruction = ''  # in force; empty: hold
+        self.wanted = True  # pictures are, whenever there is an instruction
         self._instruction_error = ''  # why the last one is not in force
         self._node = node
         self._clock = clock
@@ -206,7 +207,7 @@ class Inputs:
         self._last_picture_s = time.monotonic()
         if verdict.why:
             self._on_fault(verdict.why)
-        elif self.instruction:
+        elif self.instruction and self.wanted:
             self._on_observation(Observation(image, self.instruction, stamp_ns))
         else:
             self.counters.idle += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_ros.motion import Motion, MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.parameters import Parameters
@@ -38,6 +39,10 @@ _COUNTERS = (
     'cancelled',
     'failed',
     'in_flight',
+    'motions',
+    'motions_refused',
+    'clipped_linear',
+    'clipped_angular',
     'instructions_rejected',
     'instructions_expired',
     'clock_jumps',
@@ -74,6 +79,7 @@ def status_message(
     parameters: Parameters,
     inputs: Inputs,
     gate: ActionGate,
+    motion: Motion | None,
     worker: WorkerStatus | None,
     slot: SlotStatistics,
     clock_jumps: int,
@@ -81,6 +87,7 @@ def status_message(
     """All but the stamp and ``elapsed_s``.
 
     :param robot: its name; empty if it needs none.
+    :param motion: None if none is asked for.
     :param worker: None while the node is unconfigured. Until a policy is loaded, what was asked
         for is shown.
     """
@@ -110,6 +117,9 @@ def status_message(
         **dataclasses.asdict(gate.counters),
         **dataclasses.asdict(gate.drafts),
         draft_acceptance=gate.drafts.acceptance,
+        motion=parameters.motion,
+        why_no_motion=motion.why_none if motion else '',
+        **dataclasses.asdict(motion.counters if motion else MotionCounters()),
         superseded=slot.superseded,
         stale=slot.stale,
         taken=slot.taken,

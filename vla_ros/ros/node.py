@@ -20,6 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
+from vla_ros.motion import ContractError, load_contracts
 from vla_ros.msg import VlaStatus
 from vla_ros.ros import images, loading
 from vla_ros.ros.loading import (
@@ -40,6 +41,7 @@ from vla_ros.ros.parameters import (
     read_robot_names,
 )
 from vla_ros.ros.robot import RobotPort
+from vla_ros.ros.switches import SwitchServices
 from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
 from vla_ros.types import InstructionError, Policy, ProgressCallback, check_instruction
 
@@ -75,6 +77,7 @@ class VlaNode(LifecycleNode):
             RobotPort(self, self._node_clock, name, source, self._state)
             for source, name in enumerate(read_robot_names(self))
         ]
+        self._offer_switches()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
@@ -95,7 +98,8 @@ class VlaNode(LifecycleNode):
         """Start loading and return at once."""
         try:
             self._params = read_parameters(self)
-        except ParameterError as error:
+            contracts = load_contracts(self._params.contracts or None)
+        except (ParameterError, ContractError) as error:
             self._fail(str(error))
             return TransitionCallbackReturn.FAILURE
         self._error = ''
@@ -114,7 +118,7 @@ class VlaNode(LifecycleNode):
             sources=len(self._robots),
         )
         for robot in self._robots:
-            robot.configure(self._params, self._worker)
+            robot.configure(self._params, contracts, self._worker)
         self._worker.start()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
@@ -159,6 +163,8 @@ class VlaNode(LifecycleNode):
 
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
+        if self.context.ok():
+            self._stop()  # first of all robots stand still
         self._active = False
         self._close_worker()
         if self.ended.done() and self.context.ok():
@@ -167,7 +173,14 @@ class VlaNode(LifecycleNode):
         self.destroy_node()
         return not self.ended.done()
 
-    # -- what a person sets ------------------------------------------------------------------------
+    # -- what a person switches and sets -----------------------------------------------------------
+
+    def _offer_switches(self) -> None:
+        """The services of all robots at once, and of each that has a name."""
+        SwitchServices(self, '', [robot.switch for robot in self._robots])
+        for robot in self._robots:
+            if robot.name:
+                SwitchServices(self, robot.name, [robot.switch])
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         own = {p.name: p.value for p in changed if p.name in Parameters.__dataclass_fields__}

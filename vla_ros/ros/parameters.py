@@ -88,7 +88,34 @@ class Parameters:
         "of the image subscription; auto follows the publisher's offer",
         choices=('auto', 'reliable', 'best_effort'),
     )
-    frame_id: str = _parameter('', 'frame that the actions are given in, put into their header')
+    frame_id: str = _parameter(
+        '',
+        'frame that the actions are given in, put into their header; with robots one for all, or '
+        'one of each with commas between them',
+    )
+    contracts: str = _parameter(
+        '', 'YAML file that says what the actions of further data sets mean; see docs/contracts.md'
+    )
+    motion: str = _parameter(
+        'none',
+        'twist: also send what a robot can follow, on the topics twist and gripper',
+        choices=('none', 'twist'),
+    )
+    control_rate_hz: float = _parameter(
+        50.0, 'so often is a twist sent while the robot moves', bounds=(20.0, 1000.0)
+    )
+    max_linear_speed_m_s: float = _parameter(
+        0.25, 'no twist is faster; faster motions are made shorter', bounds=(0.001, 10.0)
+    )
+    max_angular_speed_rad_s: float = _parameter(
+        1.0, 'no twist is faster; faster motions are made shorter', bounds=(0.001, 50.0)
+    )
+    max_linear_jerk_m_s3: float = _parameter(
+        100.0, "bound of the twists' second derivative; a lower one ramps longer", (0.1, 1e5)
+    )
+    max_angular_jerk_rad_s3: float = _parameter(
+        400.0, "bound of the twists' second derivative; a lower one ramps longer", (0.1, 1e5)
+    )
     first_image_timeout_s: float = _parameter(
         10.0, 'say what is wrong when no picture came since activation', bounds=(0.01, 3600.0)
     )
@@ -138,6 +165,12 @@ class Parameters:
         """Of all there are; empty for the only one that needs none."""
         return self.robots or ('',)
 
+    @property
+    def frame_ids(self) -> list[str]:
+        """Of each robot, in their order."""
+        frames = [frame.strip() for frame in self.frame_id.split(',')]
+        return frames * len(self.robot_names) if len(frames) == 1 else frames
+
     def check(self) -> None:
         """Check the values, alone and together.
 
@@ -150,6 +183,17 @@ class Parameters:
                 f'parameter inference_timeout_s is {self.inference_timeout_s:g}, above '
                 f'max_action_age_s, {self.max_action_age_s:g}: actions that take so long would '
                 'never be published; raise max_action_age_s, or lower inference_timeout_s'
+            )
+        if len(self.frame_ids) != len(self.robot_names):
+            raise ParameterError(
+                f'parameter frame_id is {self.frame_id!r}, {len(self.frame_ids)} frames; allowed: '
+                f'one, or {len(self.robot_names)}, one for each robot in the parameter robots'
+            )
+        if self.motion == 'twist' and not all(self.frame_ids):
+            raise ParameterError(
+                f'parameter motion is twist, and frame_id is {self.frame_id!r}: a twist needs the '
+                "frame along whose axes it is; name this robot's frame that stands for the data "
+                "set's, usually its base (docs/contracts.md)"
             )
 
 

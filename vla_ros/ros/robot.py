@@ -6,16 +6,20 @@ of them lacks, or does wrong, is its own affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rclpy.lifecycle import LifecycleNode
 
+from vla_ros.motion import ActionContract
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.messages import action_message, status_message
+from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.stamps import from_time
 from vla_ros.ros.status import StatusReporter
+from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (
     ActionGate,
     InferenceWorker,
@@ -42,16 +46,17 @@ class RobotPort:
         :param source: the robot's number at the worker.
         :param node_state: the node's state, and why; RUNNING if it is active.
         """
-        prefix = f'{name}/' if name else ''
+        prefix = self._prefix = f'{name}/' if name else ''
         self._node = node
         self._clock = clock
-        self._name = name
+        self.name = name
         self._source = source
         self._node_state = node_state
         self._params = Parameters()
         self._gate = ActionGate(self._params.max_action_age_s, clock)
         self._worker: InferenceWorker | None = None
         self._slot_statistics = SlotStatistics()  # of the last worker
+        self._motion: MotionOutput | None = None
         self._reporter = StatusReporter(node, name, prefix, self._state, self._status)
         self._actions = node.create_lifecycle_publisher(VlaAction, f'{prefix}action', 1)
         self.inputs = Inputs(
@@ -62,14 +67,29 @@ class RobotPort:
             on_new_instruction=self.start_over,
             prefix=prefix,
         )
+        self.switch = Switch(name, self._on_switched)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
-    def configure(self, parameters: Parameters, worker: InferenceWorker) -> None:
+    def configure(
+        self,
+        parameters: Parameters,
+        contracts: Mapping[str, ActionContract],
+        worker: InferenceWorker,
+    ) -> None:
         """Count from zero, by these parameters. The instruction stays, if there is one."""
         self._params = parameters
         self._gate = ActionGate(parameters.max_action_age_s, self._clock)
         self._worker = worker
+        if parameters.motion == 'twist':
+            self._motion = MotionOutput(
+                self._node,
+                self._clock,
+                self._prefix,
+                parameters.frame_ids[self._source],
+                parameters,
+                contracts,
+            )
         self.inputs.configure(parameters)
         self.inputs.instruct(self.inputs.instruction or parameters.instruction)
 
@@ -82,6 +102,9 @@ class RobotPort:
         assert self._worker is not None  # configured
         self._slot_statistics = self._worker.statistics(self._source)
         self._worker = None
+        if self._motion is not None:
+            self._motion.close()
+            self._motion = None
 
     # -- observations and actions ------------------------------------------------------------------
 
@@ -111,14 +134,25 @@ class RobotPort:
                 result,
                 self._clock.now_ns(),
                 self._params.max_action_age_s,
-                self._params.frame_id,
+                self._params.frame_ids[self._source],
                 sequence=self._gate.counters.published,
             )
             self._actions.publish(message)
+            if self._motion is not None:
+                assert result.prediction is not None  # admitted
+                self._motion.execute(
+                    result.prediction,
+                    from_time(message.header.stamp),
+                    from_time(message.valid_until),
+                )
         elif isinstance(result.error, InstructionError):
             self.inputs.refuse_instruction(str(result.error))
         elif result.error is not None:
             self._node.get_logger().error(failure_text(result.error), throttle_duration_sec=10.0)
+
+    def _on_switched(self) -> None:
+        self.inputs.wanted = not self.switch.why_off
+        self.start_over()
 
     def _submit(self, observation: Observation) -> None:
         assert self._worker is not None  # pictures are heard while active
@@ -127,7 +161,9 @@ class RobotPort:
     # -- reports -----------------------------------------------------------------------------------
 
     def show_change(self) -> None:
-        """Publish and log the state if it has changed."""
+        """Publish and log the state if it has changed; stand still in all but one of them."""
+        if self._motion is not None and self._state()[0] != VlaStatus.RUNNING:
+            self._motion.stop()
         self._reporter.show_change()
 
     def report(self) -> VlaStatus:
@@ -147,7 +183,7 @@ class RobotPort:
         state, why = self._node_state()
         if state != VlaStatus.RUNNING:
             return state, why
-        why = self.inputs.why_no_instruction() or self._gate.fault
+        why = self.switch.why_off or self.inputs.why_no_instruction() or self._gate.fault
         return (VlaStatus.HOLDING, why) if why else (VlaStatus.RUNNING, '')
 
     def _status(self) -> VlaStatus:
@@ -155,11 +191,12 @@ class RobotPort:
         if self._worker is not None:
             worker, slot = self._worker.status(), self._worker.statistics(self._source)
         return status_message(
-            self._name,
+            self.name,
             *self._state(),
             self._params,
             self.inputs,
             self._gate,
+            None if self._motion is None else self._motion.motion,
             worker,
             slot,
             self._clock.jumps,

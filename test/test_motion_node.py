@@ -1,0 +1,384 @@
+"""Motion through the real node: what a servo hears, and when it hears nothing any more."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from geometry_msgs.msg import TwistStamped
+from graph import MACHINE_SLACK_S, CameraThread, Robot, Running, robot, running_node
+from lifecycle_msgs.msg import Transition
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from rclpy.node import Node
+from std_msgs.msg import Float64
+from std_srvs.srv import SetBool, Trigger
+
+from vla_ros.msg import VlaAction, VlaStatus
+
+PERIOD_S = 0.5
+RAMPS_S = 0.2  # both, by the default limits
+HORIZON_S = PERIOD_S + RAMPS_S
+COMMAND_TIMEOUT_S = 0.1  # a servo ignores what is older
+RATE_HZ = 100.0
+PATIENT = (
+    'inference_timeout_s:=5.0',
+    'max_action_age_s:=5.0',
+    'image_timeout_s:=60.0',
+    'max_image_age_s:=2.0',
+)
+CONTRACT = {
+    'robot': 'an arm',
+    'period_s': PERIOD_S,
+    'frame': 'base',
+    'metres_per_unit': 1.0,
+    'rotation': 'axis_angle',
+    'radians_per_unit': 1.0,
+    'gripper_closed': 0.0,
+    'gripper_open': 1.0,
+    'max_linear_m_s': 1.0,
+    'max_angular_rad_s': 2.0,
+    'center_crop': False,
+    'source': 'this test',
+}
+
+
+def seconds(stamp: Any) -> float:
+    return stamp.sec + stamp.nanosec / 1e9
+
+
+class Servo:
+    """Hears twists as MoveIt Servo does: what is late does not move the robot."""
+
+    def __init__(self, node: Node) -> None:
+        self.heard: list[tuple[float, NDArray[np.float64]]] = []  # stamp and twist
+        self.late = 0
+        self.frames: set[str] = set()
+        self.grippers: list[float] = []
+        self._now_s: Callable[[], float] = lambda: node.get_clock().now().nanoseconds / 1e9
+        node.create_subscription(TwistStamped, 'twist', self._on_twist, 1000)
+        node.create_subscription(Float64, 'gripper', lambda m: self.grippers.append(m.data), 1000)
+
+    def _on_twist(self, message: TwistStamped) -> None:
+        stamp_s = seconds(message.header.stamp)
+        self.late += self._now_s() - stamp_s > COMMAND_TIMEOUT_S
+        self.frames.add(message.header.frame_id)
+        parts = (message.twist.linear, message.twist.angular)
+        values = np.array([getattr(part, axis) for part in parts for axis in 'xyz'])
+        self.heard.append((stamp_s, values))
+
+    @property
+    def moves(self) -> bool:
+        return bool(self.heard) and bool(self.heard[-1][1].any())
+
+    def within(self, start_s: float, end_s: float) -> tuple[NDArray, NDArray]:
+        """Stamps [N] and twists [N, 6] of that time."""
+        part = [one for one in self.heard if start_s <= one[0] <= end_s]
+        return np.array([stamp for stamp, _ in part]), np.array([twist for _, twist in part])
+
+
+@pytest.fixture(scope='module')
+def contracts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('contracts') / 'contracts.yaml'
+    path.write_text(yaml.safe_dump({'scripted': CONTRACT}))
+    return path
+
+
+@contextlib.contextmanager
+def moving_node(contracts: Path, *parameters: str) -> Iterator[tuple[Running, Servo]]:
+    with running_node(
+        'motion:=twist',
+        'frame_id:=arm_base',
+        f'contracts:={contracts}',
+        f'control_rate_hz:={RATE_HZ}',
+        *parameters,
+    ) as running:
+        servo = Servo(running.robot)
+        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_until_heard()
+        yield running, servo
+    assert 'Traceback' not in running.output
+
+
+def silent(servo: Servo, for_s: float = 0.3) -> bool:
+    """Whether nothing is heard for so long."""
+    heard = len(servo.heard)
+    time.sleep(for_s)
+    return len(servo.heard) == heard
+
+
+def is_over(servo: Servo, action: VlaAction) -> bool:
+    """Whether zero was the last that a servo heard, within the action's horizon."""
+    ends_s = seconds(action.header.stamp) + HORIZON_S
+    moving_s = [stamp_s for stamp_s, twist in servo.heard if twist.any()]
+    return not servo.moves and max(moving_s) <= ends_s + 1e-6
+
+
+def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
+    contracts: Path,
+) -> None:
+    with moving_node(contracts, 'model:=scripted:slow=1.0', *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) >= 4)
+        actions = stack.actions[:4]
+        stack.say('')
+        stack.wait_for(lambda: not servo.moves)
+    assert servo.frames == {'arm_base'}
+    assert servo.late == 0
+    assert set(servo.grippers) <= {0.0, 1.0}
+    assert len(servo.grippers) >= 4
+    for action, following in itertools.pairwise(actions):
+        start_s, next_s = seconds(action.header.stamp), seconds(following.header.stamp)
+        assert next_s - start_s > HORIZON_S
+        stamps_s, twists = servo.within(start_s, start_s + HORIZON_S)
+        # Never a pause in which a servo would stop by itself, and no step in the speed.
+        assert np.diff([start_s, *stamps_s]).max() < COMMAND_TIMEOUT_S
+        speeds = np.linalg.norm(twists[:, :3], axis=1)
+        top = np.linalg.norm(np.array(action.action[:3])) / PERIOD_S
+        assert speeds.max() == pytest.approx(top)
+        slope = np.abs(np.diff(speeds) / np.diff(stamps_s)).max()
+        assert slope <= 1.05 * top / (RAMPS_S / 2)
+        moved = np.trapezoid([np.zeros(6), *twists], [start_s, *stamps_s], axis=0)
+        wanted = np.array(action.action[:6])
+        assert np.linalg.norm(moved - wanted) < 0.01 * np.linalg.norm(wanted)
+        rest_s, rest = servo.within(start_s + HORIZON_S + 1e-6, next_s - 1e-6)
+        assert len(rest) > 0 and not rest.any()
+        assert rest_s.max() < start_s + HORIZON_S + 0.3  # and then silence
+    assert running.process.returncode == 0
+
+
+def test_an_inference_that_stalls_ends_the_motion_in_time(contracts: Path) -> None:
+    model = 'model:=scripted:slow=0.1,stuck@4'
+    with moving_node(contracts, model, *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) == 3 and servo.moves)
+            time.sleep(HORIZON_S + MACHINE_SLACK_S)  # the inference is under way all the time
+            assert stack.status.state == VlaStatus.RUNNING
+            assert is_over(servo, stack.actions[-1])
+            assert silent(servo)
+    assert len(stack.actions) == 3
+
+
+def test_a_camera_that_is_killed_ends_the_motion_in_time(contracts: Path, tmp_path: Path) -> None:
+    picture = tmp_path / 'picture.png'
+    PilImage.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(
+        picture
+    )
+    limits = ('frozen_image_timeout_s:=0.0', 'image_timeout_s:=60.0')
+    with moving_node(contracts, 'model:=scripted:slow=0.1', *limits) as (running, servo):
+        stack = running.robot
+        stack.say('go')
+        command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
+        command += ['-r', f'image:={stack.images.topic_name}']
+        path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+        with subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path}) as camera:
+            stack.wait_for(lambda: len(stack.actions) > 3 and servo.moves)
+            camera.send_signal(signal.SIGKILL)
+        time.sleep(HORIZON_S + MACHINE_SLACK_S)
+        assert is_over(servo, stack.actions[-1])
+        assert silent(servo)
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+def test_the_last_word_of_a_node_that_is_ended_is_zero(
+    contracts: Path, sent: signal.Signals
+) -> None:
+    with moving_node(contracts, 'model:=scripted:slow=0.1', *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) > 2 and servo.moves)
+            running.process.send_signal(sent)
+            assert running.ends() == 0
+        time.sleep(0.1)
+        assert not servo.moves
+        assert is_over(servo, stack.actions[-1])
+
+
+@pytest.fixture(scope='module')
+def node(contracts: Path) -> Iterator[tuple[Running, Servo]]:
+    """One for the tests that leave it able to go on; it acts ten times a second."""
+    with moving_node(contracts, 'model:=scripted:slow=0.1', *PATIENT) as (running, servo):
+        yield running, servo
+    assert running.process.returncode == 0
+
+
+@pytest.fixture
+def moving(node: tuple[Running, Servo]) -> Iterator[tuple[Robot, Servo]]:
+    """The camera shows pictures all the time, and at first the robot moves."""
+    running, servo = node
+    stack = running.robot
+    with CameraThread(stack):
+        stack.say('go')
+        stack.wait_for(lambda: stack.status.state == VlaStatus.RUNNING and servo.moves)
+        yield stack, servo
+        assert switch(stack, 'reset')
+        assert switch(stack, 'enable', True)
+        stack.say('go')
+        acted = len(stack.actions)
+        stack.wait_for(lambda: len(stack.actions) > acted)
+        stack.say('')
+        stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+
+
+def switch(stack: Robot, name: str, on: bool | None = None) -> bool:
+    """Whether the service says that it succeeded."""
+    if on is None:
+        return stack.ask(Trigger, f'vla/{name}', Trigger.Request()).success
+    return stack.ask(SetBool, f'vla/{name}', SetBool.Request(data=on)).success
+
+
+def deactivate(stack: Robot) -> None:
+    assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+
+
+def activate(stack: Robot) -> None:
+    assert stack.transition(Transition.TRANSITION_ACTIVATE)
+
+
+HOLDS: dict[str, tuple[Callable[[Robot], object], str]] = {
+    'an empty instruction': (lambda stack: stack.say(''), 'no instruction'),
+    'a bad instruction': (lambda stack: stack.say('</s>'), 'special token'),
+    'stop': (lambda stack: switch(stack, 'stop'), 'stopped by ~/stop'),
+    'disable': (lambda stack: switch(stack, 'enable', False), 'disabled'),
+}
+
+
+@pytest.mark.parametrize('kind', HOLDS)
+def test_a_hold_is_zero_at_once(moving: tuple[Robot, Servo], kind: str) -> None:
+    stack, servo = moving
+    act, why = HOLDS[kind]
+    with stack.expects_hold(why, within_s=0.0):
+        started_s = stack.get_clock().now().nanoseconds / 1e9
+        act(stack)
+    after_s = [stamp_s for stamp_s, twist in servo.heard if twist.any() and stamp_s > started_s]
+    assert not after_s or max(after_s) < started_s + MACHINE_SLACK_S
+    assert not servo.moves
+    assert silent(servo)
+
+
+def test_deactivation_is_zero_at_once(moving: tuple[Robot, Servo]) -> None:
+    stack, servo = moving
+    deactivate(stack)
+    stack.wait_for_state(VlaStatus.READY)
+    stack.wait_for(lambda: not servo.moves)
+    time.sleep(0.3)
+    assert silent(servo)
+    activate(stack)
+    stack.wait_for(lambda: servo.moves)
+
+
+def test_a_stop_stays_until_it_is_reset_and_then_enabled(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    assert switch(stack, 'stop')
+    stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    assert not switch(stack, 'enable', True)
+    stack.say('another instruction')
+    deactivate(stack)
+    stack.wait_for_state(VlaStatus.READY)
+    activate(stack)
+    idle = stack.status.idle
+    stack.wait_for(lambda: stack.status.idle > idle + 3)
+    status = stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    acted = len(stack.actions)
+    assert switch(stack, 'reset')
+    stack.wait_for_state(VlaStatus.HOLDING, 'disabled; ~/enable ends that')
+    time.sleep(0.3)
+    assert len(stack.actions) == acted
+    assert stack.status.published == status.published
+    assert switch(stack, 'enable', True)
+    stack.wait_for(lambda: len(stack.actions) > acted)
+
+
+def test_a_reset_drops_what_is_under_way_and_goes_on(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    cancelled, acted = stack.status.cancelled, len(stack.actions)
+    assert switch(stack, 'reset')
+    stack.wait_for(lambda: stack.status.cancelled > cancelled)
+    stack.wait_for(lambda: len(stack.actions) > acted)
+    assert stack.status.state == VlaStatus.RUNNING
+
+
+def test_what_moved_is_counted(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    stack.say('')
+    status = stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+    assert status.motion == 'twist'
+    assert status.why_no_motion == ''
+    assert status.motions == status.published > 0
+    assert status.motions_refused == status.clipped_linear == status.clipped_angular == 0
+
+
+def test_without_a_contract_there_are_actions_and_no_motion() -> None:
+    parameters = ('motion:=twist', 'frame_id:=arm_base', 'model:=scripted:slow=0.1')
+    with running_node(*parameters, 'unnorm_key:=nowhere') as running:
+        stack, servo = running.robot, Servo(running.robot)
+        status = stack.wait_for_state(VlaStatus.HOLDING)
+        assert "no action contract for unnorm_key 'nowhere'" in status.why_no_motion
+        stack.wait_until_heard()
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) > 3)
+            stack.say('')
+            stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+        time.sleep(0.3)
+        assert servo.heard == [] and servo.grippers == []
+        status = stack.status
+        assert status.motions == 0
+        assert status.motions_refused == status.published > 0
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'why'),
+    [
+        (['motion:=twist'], "parameter motion is twist, and frame_id is ''"),
+        (['frame_id:=a, b'], "parameter frame_id is 'a, b', 2 frames; allowed: one, or 1,"),
+        (['contracts:=/nowhere.yaml'], '/nowhere.yaml'),
+    ],
+)
+def test_a_motion_that_can_not_be_is_an_error(parameters: list[str], why: str) -> None:
+    with running_node('model:=scripted', *parameters) as running:
+        running.robot.wait_for_state(VlaStatus.ERROR, why)
+
+
+def test_robots_are_stopped_one_by_one_or_all_at_once(contracts: Path) -> None:
+    parameters = ('robots:=[a, b]', 'model:=scripted:slow=0.1', 'motion:=twist')
+    frames = ('frame_id:=a_base, b_base', f'contracts:={contracts}')
+    with running_node(*parameters, *frames) as running:
+        namespace = running.robot.get_namespace()
+        with robot(f'{namespace}/a') as a, robot(f'{namespace}/b') as b:
+            servos = [Servo(a), Servo(b)]
+            for each in (a, b):
+                each.wait_for_state(VlaStatus.HOLDING)
+                each.wait_until_heard()
+            with CameraThread(a), CameraThread(b):
+                a.say('go')
+                b.say('go')
+                running.robot.wait_for(lambda: all(servo.moves for servo in servos))
+                assert [servo.frames for servo in servos] == [{'a_base'}, {'b_base'}]
+                assert switch(running.robot, 'a/stop')
+                a.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/a/stop')
+                running.robot.wait_for(lambda: not servos[0].moves and servos[1].moves)
+                assert not switch(running.robot, 'enable', True)
+                assert switch(running.robot, 'stop')
+                b.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/b/stop')
+                running.robot.wait_for(lambda: not servos[1].moves)
+                assert switch(running.robot, 'reset')
+                assert switch(running.robot, 'enable', True)
+                running.robot.wait_for(lambda: all(servo.moves for servo in servos))

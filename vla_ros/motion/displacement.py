@@ -1,0 +1,60 @@
+"""From an action to the twist that makes its displacement within one period of its data set.
+
+Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.motion.contract import ActionContract
+from vla_ros.motion.profile import Twist
+
+ACTION_DIM = 7  # three of translation, three of rotation, the gripper
+
+
+def action_twist(action: NDArray[np.float64], contract: ActionContract) -> Twist:
+    """The constant twist, along the axes of the contract's frame, that moves so far in a period.
+
+    :param action: float64 [7], un-normalised.
+    :returns: float64 [6], m/s and rad/s.
+    """
+    turn = contract.radians_per_unit * action[3:6]
+    if contract.rotation == 'rpy':
+        turn = rotation_vector(turn)
+    return np.concatenate([contract.metres_per_unit * action[:3], turn]) / contract.period_s
+
+
+def gripper_opening(action: NDArray[np.float64], contract: ActionContract) -> float:
+    """0 closed, 1 open; may lie beyond.
+
+    :param action: float64 [7], un-normalised.
+    """
+    closed, opened = contract.gripper_closed, contract.gripper_open
+    return (float(action[6]) - closed) / (opened - closed)
+
+
+def rotation_vector(rpy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axis times angle of the rotation by roll about x, then pitch about y, then yaw about z, all
+    about fixed axes (REP 103).
+
+    :param rpy: float64 [3], radians.
+    :returns: float64 [3], radians, no longer than pi.
+    """
+    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy / 2), np.sin(rpy / 2)
+    quaternion = np.array(  # w, x, y, z of the yaw's times the pitch's times the roll's
+        [
+            cy * cp * cr + sy * sp * sr,
+            cy * cp * sr - sy * sp * cr,
+            cy * sp * cr + sy * cp * sr,
+            sy * cp * cr - cy * sp * sr,
+        ]
+    )
+    if quaternion[0] < 0:  # the same rotation, the shorter way round
+        quaternion = -quaternion
+    cosine, axis = float(quaternion[0]), quaternion[1:]
+    sine = float(np.linalg.norm(axis))
+    return axis * (2 * math.atan2(sine, cosine) / sine) if sine else np.zeros(3)

@@ -1,0 +1,124 @@
+"""How fast to move now, so that each displacement is made smoothly and within limits.
+
+Knows neither contracts nor ROS.
+
+A commanded twist holds from its start to its end, or until the next one starts. What is sent is
+its average over the last two ``ramp_s``, weighted by a triangle. An average is never faster than
+what it averages; the triangle's area is one, so the displacement stays what was commanded; and its
+second derivative is bounded by ``4 * speed / ramp_s**2``, which is where ``ramp_s`` comes from. All
+of it is a formula in time: a late tick sends what is right then, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BELOW = 1 - 1e-12  # so much below a limit, however its length is rounded
+
+Twist = NDArray[np.float64]  # [6]: linear m/s, angular rad/s
+
+
+@dataclass(frozen=True)
+class MotionLimits:
+    """Of the length of the linear and of the angular part, whatever the direction; all above 0."""
+
+    linear_m_s: float
+    angular_rad_s: float
+    linear_m_s3: float
+    angular_rad_s3: float
+
+    @property
+    def ramp_s(self) -> float:
+        """The shortest that keeps both jerks within bounds; one for both, so that they start and
+        end together."""
+        return 2 * math.sqrt(
+            max(self.linear_m_s / self.linear_m_s3, self.angular_rad_s / self.angular_rad_s3)
+        )
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Which part of a twist was above its limit, and was shortened to it."""
+
+    linear: bool
+    angular: bool
+
+
+@dataclass
+class _Command:
+    twist: Twist
+    start_s: float
+    end_s: float
+
+
+@dataclass
+class TwistProfile:
+    """What was commanded lately, and the twist that follows from it. Times are of any one clock
+    that does not go back."""
+
+    limits: MotionLimits
+    _commands: list[_Command] = field(default_factory=list)
+
+    def command(self, twist: Twist, start_s: float, end_s: float) -> Clipped:
+        """Move so from ``start_s`` on, in place of what was commanded for then.
+
+        :param twist: float64 [6]; too long a part is shortened, its direction stays.
+        :raises ValueError: if a value is not finite; nothing has changed then.
+        """
+        if not (np.isfinite(twist).all() and math.isfinite(start_s) and math.isfinite(end_s)):
+            raise ValueError(f'twist {twist.tolist()} from {start_s} to {end_s} s is not finite')
+        linear, linear_clipped = _shortened(twist[:3], self.limits.linear_m_s)
+        angular, angular_clipped = _shortened(twist[3:], self.limits.angular_rad_s)
+        for command in self._commands:
+            command.end_s = min(command.end_s, start_s)
+        self._commands = [
+            command
+            for command in self._commands
+            if command.start_s < command.end_s and start_s < self._over_s(command)
+        ]
+        if start_s < end_s:
+            self._commands.append(_Command(np.concatenate([linear, angular]), start_s, end_s))
+        return Clipped(linear_clipped, angular_clipped)
+
+    def stop(self) -> None:
+        """Zero from now on, without a ramp."""
+        self._commands = []
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether the twist stays zero until the next command."""
+        return all(self._over_s(command) <= now_s for command in self._commands)
+
+    def twist(self, now_s: float) -> Twist:
+        """float64 [6], within the limits."""
+        total = np.zeros(6)
+        for command in self._commands:
+            weight = self._share(now_s - command.start_s) - self._share(now_s - command.end_s)
+            total += weight * command.twist
+        # The weights add up to one at most, but for the rounding.
+        total[:3], _ = _shortened(total[:3], self.limits.linear_m_s)
+        total[3:], _ = _shortened(total[3:], self.limits.angular_rad_s)
+        return total
+
+    def _over_s(self, command: _Command) -> float:
+        return command.end_s + 2 * self.limits.ramp_s
+
+    def _share(self, age_s: float) -> float:
+        """How much of the triangle is younger than ``age_s``, 0 to 1."""
+        x = min(max(age_s / self.limits.ramp_s, 0.0), 2.0)
+        return x * x / 2 if x <= 1 else 1 - (2 - x) ** 2 / 2
+
+
+def _shortened(vector: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64], bool]:
+    """No longer than the limit, in the same direction; and whether it was longer."""
+    largest = float(np.abs(vector).max())
+    if largest == 0.0:
+        return vector, False
+    # Divided by the largest value first: the squares of extreme ones overflow or vanish.
+    unit = vector / largest
+    length = float(np.linalg.norm(unit))
+    allowed = limit * _BELOW / length
+    return (vector if largest <= allowed else unit * allowed), largest > limit / length
