@@ -21,7 +21,8 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from vla_ros.msg import VlaStatus
-from vla_ros.ros import images, loading
+from vla_ros.pictures import images
+from vla_ros.ros import loading
 from vla_ros.ros.loading import (
     LoadPolicy,
     progress_text,
