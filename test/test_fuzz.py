@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.msg import VlaStatus
-from vla_ros.ros import images
-from vla_ros.ros.compressed_images import compressed_to_rgb
-from vla_ros.ros.images import image_to_rgb
+from vla_ros.pictures import images
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import image_to_rgb
 from vla_ros.ros.inputs import Inputs
 from vla_ros.scheduling import ManualClock
 from vla_ros.types import (

@@ -20,10 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_ros.ros import images
-from vla_ros.ros.compressed_images import compressed_to_rgb
-from vla_ros.ros.images import UnusableImage, backend, image_to_rgb
-from vla_ros.ros.pixel_formats import to_8_bit
+from vla_ros.pictures import images
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, backend, image_to_rgb
+from vla_ros.pictures.pixel_formats import to_8_bit
 
 BAYER = {
     'rggb': cv2.COLOR_BayerBG2RGB,
@@ -425,8 +425,8 @@ DECODE_ALL = """
 import resource, sys
 from pathlib import Path
 from sensor_msgs.msg import CompressedImage
-from vla_ros.ros.compressed_images import compressed_to_rgb
-from vla_ros.ros.images import UnusableImage
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage
 
 def peak():
     status = Path('/proc/self/status')
@@ -570,7 +570,8 @@ def test_without_cv_bridge_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_import_is_light() -> None:
-    code = 'import sys, vla_ros.ros.images;print({"cv2", "cv_bridge", "torch"} & set(sys.modules))'
+    heavy = '{"cv2", "cv_bridge", "torch"}'
+    code = f'import sys, vla_ros.pictures.images; print({heavy} & set(sys.modules))'
     result = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True
     )

@@ -9,6 +9,12 @@ import pytest
 from conftest import ROOT
 
 SCHEDULING = ['torch', 'transformers', 'timm', 'PIL', 'rclpy', 'vla_ros.openvla', 'vla_ros.ros']
+PICTURES = ['torch', 'cv2', 'cv_bridge', 'rclpy', 'sensor_msgs', 'vla_ros.ros', 'vla_ros.types']
+# Torch comes with the first policy that needs it, matplotlib with the plot.
+REPLAY = [
+    *('torch', 'matplotlib', 'rclpy', 'sensor_msgs', 'std_msgs', 'vla_ros.msg'),
+    *('vla_ros.ros', 'vla_ros.openvla', 'vla_ros.cli'),
+]
 OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
 
 
@@ -36,6 +42,11 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.bench.report', OPENVLA),
         ('vla_ros.bench.pipeline', [*OPENVLA, 'torch']),
         ('vla_ros.cli.bench', [name for name in OPENVLA if name != 'vla_ros.cli']),
+        ('vla_ros.pictures.images', PICTURES),
+        ('vla_ros.pictures.compressed_images', PICTURES),
+        ('vla_ros.replay.run', REPLAY),
+        ('vla_ros.replay.compare', REPLAY),
+        ('vla_ros.cli.replay', [name for name in REPLAY if name != 'vla_ros.cli']),
         # The node answers services while its worker imports torch.
         ('vla_ros.ros.node', ['torch', 'transformers', 'timm', 'cv_bridge', 'cv2', 'vla_ros.cli']),
         ('vla_ros.cli.check', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),

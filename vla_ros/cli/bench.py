@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -29,6 +26,7 @@ from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
+from vla_ros.cli.arguments import boolean, count, list_of, positive, say
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
@@ -42,8 +40,6 @@ an action: its share of the median. peak RAM: of the process while loading and w
 included; added: by this policy. same actions, equal bins: as in the first combination.
 The ceilings are the fastest of some runs:
 GEMM: [288, 4096] x [4096, 11008]; row: reads such weights for a single row; stream: sums 500 MB."""
-
-Value = TypeVar('Value')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,14 +87,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     pictures = [read_picture(file) for file in options.images]
     task = Task(directory, options.instruction, options.repeats, pictures)
     measurements, took_turns = measure(
-        task, combinations, _say, look_closer if options.profile else None
+        task, combinations, say, look_closer if options.profile else None
     )
     report: dict[str, Any] = {
         **recipe,
         'model': str(directory),
         'instruction': task.instruction,
         'took_turns': took_turns,
-        'combinations': summarize(measurements, measure_ceilings(combinations, _say)),
+        'combinations': summarize(measurements, measure_ceilings(combinations, say)),
         'operators': [asdict(operator) for operator in operators],
     }
     _print_report(report)
@@ -134,7 +130,7 @@ def _run_pipeline(
         repeats=options.repeats,
         seconds=options.seconds,
     )
-    pipeline = measure_pipeline(task, _say)
+    pipeline = measure_pipeline(task, say)
     report = {**recipe, 'model': model, 'instruction': task.instruction, 'pipeline': pipeline}
     print(f'{_recipe_text(report)}\n{model}, {combination}\n\n{pipeline_tables(pipeline)}')
     print(f'\n{json.dumps(report)}')
@@ -143,8 +139,8 @@ def _run_pipeline(
 def _directory(options: argparse.Namespace) -> Path:
     """Of the checkpoint; it is downloaded or written if need be."""
     if options.random is None:
-        return resolve_model(options.model, options.revision, lambda step: _say(step.text))
-    return cached_random_checkpoint(options.random, options.cache, _say)
+        return resolve_model(options.model, options.revision, lambda step: say(step.text))
+    return cached_random_checkpoint(options.random, options.cache, say)
 
 
 def _recipe_text(report: dict[str, Any]) -> str:
@@ -186,19 +182,19 @@ def _parser() -> argparse.ArgumentParser:
         ('--quantization', 'none', 'none, int8, int4'),
     ):
         parser.add_argument(
-            name, metavar='LIST', type=_list_of(str), default=default, help=f'of {text}'
+            name, metavar='LIST', type=list_of(str), default=default, help=f'of {text}'
         )
     parser.add_argument(
-        '--compile', metavar='LIST', type=_list_of(_boolean), default='false', help='of false, true'
+        '--compile', metavar='LIST', type=list_of(boolean), default='false', help='of false, true'
     )
-    parser.add_argument('--batch-size', metavar='LIST', type=_list_of(_count), default='1')
+    parser.add_argument('--batch-size', metavar='LIST', type=list_of(count), default='1')
     parser.add_argument(
-        '--draft', metavar='LIST', type=_list_of(str), default='none', help='of none, right, wrong'
+        '--draft', metavar='LIST', type=list_of(str), default='none', help='of none, right, wrong'
     )
     parser.add_argument(
-        '--threads', metavar='LIST', type=_list_of(_count), help="on the CPU (default: torch's)"
+        '--threads', metavar='LIST', type=list_of(count), help="on the CPU (default: torch's)"
     )
-    parser.add_argument('--repeats', type=_count, default=10, help='(default: %(default)s)')
+    parser.add_argument('--repeats', type=count, default=10, help='(default: %(default)s)')
     parser.add_argument(
         '--instruction',
         default='pick up the red cup and put it into the drawer',
@@ -216,10 +212,10 @@ def _parser() -> argparse.ArgumentParser:
         '--pipeline', action='store_true', help='measure the node, beside a camera process'
     )
     pipeline.add_argument(
-        '--rate', type=_positive, default=30.0, help="the camera's, Hz (default: %(default)s)"
+        '--rate', type=positive, default=30.0, help="the camera's, Hz (default: %(default)s)"
     )
     pipeline.add_argument(
-        '--seconds', type=_positive, default=5.0, help='each turn, or longer (default: %(default)s)'
+        '--seconds', type=positive, default=5.0, help='each turn, or longer (default: %(default)s)'
     )
     return parser
 
@@ -234,35 +230,6 @@ def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.N
         parser.error('--profile, --plot and --images do not go with --pipeline')
 
 
-def _list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
-    def values(text: str) -> list[Value]:
-        return [read(word.strip()) for word in text.split(',')]
-
-    return values
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, to 1000')
-    return value
-
-
-def _boolean(text: str) -> bool:
-    if text not in ('true', 'false'):
-        raise argparse.ArgumentTypeError(f'{text!r} is not allowed; allowed: true, false')
-    return text == 'true'
-
-
 def _check_writable(*files: Path | None) -> None:
     """Now, and not when all has been measured.
 
@@ -271,11 +238,6 @@ def _check_writable(*files: Path | None) -> None:
     for file in files:
         if file is not None:
             file.touch()
-
-
-def _say(text: str) -> None:
-    """What is going on; standard output is for the report."""
-    print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

@@ -16,9 +16,9 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, image_to_rgb
 from vla_ros.ros.image_subscription import ImageSubscription
-from vla_ros.ros.images import UnusableImage, image_to_rgb
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_time
 from vla_ros.scheduling import CameraWatch, Clock

@@ -22,7 +22,8 @@ from rclpy.task import Future
 
 from vla_ros.motion import ContractError, load_contracts
 from vla_ros.msg import VlaStatus
-from vla_ros.ros import images, loading
+from vla_ros.pictures import images
+from vla_ros.ros import loading
 from vla_ros.ros.loading import (
     LoadPolicy,
     progress_text,

@@ -96,7 +96,7 @@ class ActionGate:
     def _admit_prediction(self, result: Result) -> bool:
         prediction = result.prediction
         assert prediction is not None
-        reason = _invalid_reason(prediction, result.action_dim)
+        reason = invalid_reason(prediction, result.action_dim)
         if reason:
             self.counters.invalid += 1
             self.fault = f'invalid action: {reason}'
@@ -119,8 +119,11 @@ class ActionGate:
         return True
 
 
-def _invalid_reason(prediction: Prediction, action_dim: int) -> str:
-    """Empty if the action can move a robot: it is one, whole, finite and bounded."""
+def invalid_reason(prediction: Prediction, action_dim: int) -> str:
+    """Empty if the action may move a robot: it is one, whole, finite and bounded.
+
+    :param action_dim: how many values it should have.
+    """
     action, normalized = prediction.action, prediction.normalized_action
     if not prediction.valid:
         return prediction.invalid_reason or 'the policy calls it invalid'

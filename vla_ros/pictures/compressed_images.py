@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage
 
-from vla_ros.ros.images import MOST_SHOWN, UnusableImage, check_size
+from vla_ros.pictures.images import MOST_SHOWN, UnusableImage, check_size
 
 MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
 MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
@@ -35,7 +35,17 @@ _UNDECODABLE = (
 )
 
 
-def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
+class CompressedImageMessage(Protocol):
+    """sensor_msgs/CompressedImage, whoever read it.
+
+    :param data: a buffer of bytes.
+    """
+
+    format: str
+    data: Any
+
+
+def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
     """
     :param message: a JPEG or PNG, which is told by its bytes and not by ``message.format``. Its
         EXIF orientation is not applied.
@@ -47,7 +57,7 @@ def compressed_to_rgb(message: CompressedImage) -> NDArray[np.uint8]:
         raise UnusableImage(
             f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
         )
-    if not message.data:
+    if not len(message.data):  # an array has no truth of its own
         raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
     if len(message.data) > MAX_COMPRESSED_BYTES:
         raise UnusableImage(

@@ -1,8 +1,8 @@
 """ROS pictures to RGB: Image messages to uint8 [H, W, 3], or one clear error.
 
 Knows the message's fields and NumPy; refuses to know nodes, topics' QoS and the model. Importing
-it imports neither cv_bridge nor OpenCV nor torch. Any thread; the only state is the verdict on
-cv_bridge, reached once and kept.
+it imports neither ROS nor cv_bridge nor OpenCV nor torch. Any thread; the only state is the verdict
+on cv_bridge, reached once and kept.
 
 cv_bridge converts the encodings for which it was seen to give the right values; NumPy converts the
 others, and all of them where there is no working cv_bridge. rgb8 needs no conversion.
@@ -20,13 +20,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
 
-from vla_ros.ros.pixel_formats import SMALLEST_MOSAIC, bayer_to_rgb, pick_channels, yuv422_to_rgb
+from vla_ros.pictures.pixel_formats import (
+    SMALLEST_MOSAIC,
+    bayer_to_rgb,
+    pick_channels,
+    yuv422_to_rgb,
+)
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
@@ -38,6 +43,21 @@ _DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
 
 class UnusableImage(ValueError):
     """A message holds no usable colour picture; the text is made for a person."""
+
+
+class ImageMessage(Protocol):
+    """sensor_msgs/Image, whoever read it.
+
+    :param step: bytes from one row to the next.
+    :param data: a buffer of bytes.
+    """
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,7 @@ _ENCODINGS = {
 }
 
 
-def image_to_rgb(message: Image) -> NDArray[np.uint8]:
+def image_to_rgb(message: ImageMessage) -> NDArray[np.uint8]:
     """
     :param message: a picture in one of the encodings above, its rows padded or not.
     :returns: uint8 [H, W, 3] RGB, not to be written to: for rgb8 a view of ``message.data``.
@@ -115,7 +135,7 @@ def backend() -> str:
     return f'direct ({verdict.why_not})' if verdict.why_not else 'direct'
 
 
-def _checked_encoding(message: Image) -> _Encoding:
+def _checked_encoding(message: ImageMessage) -> _Encoding:
     """
     :returns: the message's encoding; its fields and data then agree with it.
     :raises UnusableImage: if not.
@@ -173,7 +193,7 @@ def check_size(width: int, height: int, smallest: int = 1) -> None:
         )
 
 
-_Imgmsg2Cv2 = Callable[[Image, str], NDArray[np.uint8]]
+_Imgmsg2Cv2 = Callable[[ImageMessage, str], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -231,7 +251,9 @@ def _agrees(convert: _Imgmsg2Cv2, name: str, encoding: _Encoding) -> bool:
     height, width = 32, 64  # wide enough for OpenCV's vector instructions
     step = width * encoding.channels * encoding.value_bytes
     noise = np.random.default_rng(0).integers(0, 256, (height, step), dtype=np.uint8)
-    message = Image(height=height, width=width, encoding=name, step=step, data=noise.tobytes())
+    message: Any = SimpleNamespace(
+        height=height, width=width, encoding=name, is_bigendian=0, step=step, data=noise.tobytes()
+    )
     pixels = noise.view(f'<u{encoding.value_bytes}').reshape(height, width, encoding.channels)
     try:
         theirs = convert(message, 'rgb8')

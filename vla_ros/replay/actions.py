@@ -1,0 +1,148 @@
+"""What a policy answered, picture by picture, as files: actions.csv and actions.jsonl.
+
+Both hold the same; jsonl is what is read back. Numbers are written with as many digits as it takes
+to read the very same ones back, so equal answers are equal bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vla_ros.replay.frames import Frame
+from vla_ros.scheduling.gate import invalid_reason
+from vla_ros.types import Prediction
+
+JSONL_NAME = 'actions.jsonl'
+CSV_NAME = 'actions.csv'
+
+_LISTS = ('action', 'normalized_action', 'token_ids', 'token_probabilities')
+_COLUMNS = ('action', 'normalized_action', 'token_id', 'token_probability')  # of CSV, one by one
+
+
+class ActionsError(Exception):
+    """A folder does not hold what a replay wrote; the text is made for a person."""
+
+
+@dataclass(frozen=True)
+class ActionRow:
+    """
+    :param frame: the picture's number in its topic, from 0.
+    :param valid: whether the node would publish the action, were it in time.
+    :param action: D values, un-normalised; a value that is not finite is None in jsonl.
+    :param normalized_action: D values before un-normalising.
+    :param token_ids: at most D.
+    :param token_probabilities: D, of each token among the action tokens.
+    """
+
+    frame: int
+    bag_time_ns: int
+    stamp_ns: int
+    instruction: str
+    unnorm_key: str
+    valid: bool
+    invalid_reason: str
+    action: tuple[float, ...]
+    normalized_action: tuple[float, ...]
+    token_ids: tuple[int, ...]
+    token_probabilities: tuple[float, ...]
+
+
+def action_row(frame: Frame, prediction: Prediction, action_dim: int) -> ActionRow:
+    """:param action_dim: how many values an action should have."""
+    reason = invalid_reason(prediction, action_dim)
+    return ActionRow(
+        frame=frame.number,
+        bag_time_ns=frame.bag_time_ns,
+        stamp_ns=frame.stamp_ns,
+        instruction=frame.instruction,
+        unnorm_key=prediction.unnorm_key,
+        valid=not reason,
+        invalid_reason=reason,
+        action=tuple(prediction.action.tolist()),
+        normalized_action=tuple(prediction.normalized_action.tolist()),
+        token_ids=tuple(prediction.token_ids.tolist()),
+        # As few digits as tell one float32 from the next.
+        token_probabilities=tuple(float(str(one)) for one in prediction.token_probabilities),
+    )
+
+
+class ActionFiles:
+    """Writes rows as they come; open while it is in a ``with`` statement.
+
+    :raises OSError: if the files can't be written.
+    """
+
+    def __init__(self, folder: Path, action_dim: int) -> None:
+        """:param action_dim: so many columns of each kind has the CSV."""
+        self._folder = folder
+        self._action_dim = action_dim
+
+    def __enter__(self) -> ActionFiles:
+        self._jsonl = (self._folder / JSONL_NAME).open('w', encoding='utf-8', newline='\n')
+        self._csv = (self._folder / CSV_NAME).open('w', encoding='utf-8', newline='')
+        self._rows = csv.writer(self._csv, lineterminator='\n')
+        single = [field.name for field in dataclasses.fields(ActionRow) if field.name not in _LISTS]
+        each = [f'{name}_{index}' for name in _COLUMNS for index in range(self._action_dim)]
+        self._rows.writerow([*single, *each])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._jsonl.close()
+        self._csv.close()
+
+    def write(self, row: ActionRow) -> None:
+        values = dataclasses.asdict(row)
+        lists = [values.pop(name) for name in _LISTS]
+        self._rows.writerow(
+            [*(json.dumps(v) if isinstance(v, bool) else v for v in values.values())]
+            + [cell for one in lists for cell in self._cells(one)]
+        )
+        finite = {name: [_finite(v) for v in one] for name, one in zip(_LISTS, lists, strict=True)}
+        line = json.dumps(values | finite, ensure_ascii=False, allow_nan=False)
+        self._jsonl.write(f'{line}\n')
+
+    def _cells(self, values: Sequence[float]) -> list[str]:
+        """One for each column; empty where there is no value."""
+        cells = [repr(value) for value in values[: self._action_dim]]
+        return cells + [''] * (self._action_dim - len(cells))
+
+
+def read_actions(folder: Path) -> list[ActionRow]:
+    """
+    :raises ActionsError: if the folder holds no actions.jsonl of a replay.
+    """
+    path = folder / JSONL_NAME
+    try:
+        with path.open(encoding='utf-8', newline='\n') as lines:
+            return [_row(json.loads(line)) for line in lines]
+    except OSError as error:
+        raise ActionsError(
+            f'{folder} can not be compared with ({error}); name the --output folder of an earlier '
+            f'replay, which holds {JSONL_NAME}'
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ActionsError(
+            f'{path} is not what vla_replay writes ({error!r}); replay the recording anew'
+        ) from error
+
+
+def _row(values: Any) -> ActionRow:
+    lists = {name: tuple(math.nan if v is None else v for v in values[name]) for name in _LISTS}
+    return ActionRow(**values | lists)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,161 @@
+"""A recording: its topics, and their messages as they were recorded. Knows the library `rosbags`.
+
+Refuses to know what the messages are for. A recording may be damaged, or written by somebody who
+means harm: whatever goes wrong while it is read becomes one error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rosbags.interfaces import MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+_NS_PER_S = 10**9
+_MEND = 'record it anew, or try `ros2 bag reindex` on it'
+
+
+class BagError(Exception):
+    """The recording, or what is asked of it, can't be had; the text is made for a person."""
+
+
+class UnreadableMessage(ValueError):
+    """A message is not what its type says."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """
+    :param message_type: such as ``sensor_msgs/msg/Image``.
+    :param count: how many messages there are, by the recording's own account.
+    """
+
+    message_type: str
+    count: int
+
+
+@dataclass(frozen=True)
+class RawMessage:
+    """A message, not decoded.
+
+    :param bag_time_ns: when it was recorded, nanoseconds of the recorder's clock.
+    """
+
+    topic: str
+    message_type: str
+    bag_time_ns: int
+    data: bytes
+
+
+class Bag:
+    """Is open while it is in a ``with`` statement.
+
+    :raises BagError: on entering, if there is no such recording, or it can't be read.
+    """
+
+    def __init__(self, path: Path, definitions: Mapping[str, str] | None = None) -> None:
+        """
+        :param path: a folder with metadata.yaml, or a single .mcap or .db3 file.
+        :param definitions: by message type the text of a .msg file, for what is neither among
+            ROS's common types nor defined in the recording.
+        """
+        self.path = path
+        self._definitions = dict(definitions or {})
+        self._types = get_typestore(Stores.LATEST)
+
+    def __enter__(self) -> Bag:
+        if not self.path.exists():
+            raise BagError(f'bag {self.path} does not exist; name a folder that ros2 bag wrote')
+        if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
+            raise BagError(
+                f'bag {self.path} has no metadata.yaml; name the folder that ros2 bag wrote, or '
+                'make the file with `ros2 bag reindex`'
+            )
+        try:
+            self._reader = Reader(self.path)
+            self._reader.open()
+        except Exception as error:  # by what is damaged: of sqlite3, struct, YAML, an assertion ...
+            raise BagError(f'bag {self.path} can not be read ({_text(error)}); {_MEND}') from error
+        self.topics = {
+            connection.topic: Topic(connection.msgtype, connection.msgcount)
+            for connection in self._reader.connections
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._reader.close()
+
+    def topics_of(self, *message_types: str) -> list[str]:
+        """The topics of such messages, sorted."""
+        return sorted(n for n, topic in self.topics.items() if topic.message_type in message_types)
+
+    def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
+        """What was recorded on these topics, in the order of the recorder's clock.
+
+        :raises BagError: where the recording is damaged.
+        """
+        connections = [one for one in self._reader.connections if one.topic in topics]
+        if not connections:
+            return
+        messages = self._reader.messages(connections)
+        while True:
+            try:
+                connection, bag_time_ns, data = next(messages)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise BagError(
+                    f'bag {self.path} is damaged within its messages ({_text(error)}); {_MEND}'
+                ) from error
+            yield RawMessage(connection.topic, connection.msgtype, bag_time_ns, data)
+
+    def decode(self, message: RawMessage) -> Any:
+        """The message with ROS's names of its fields; arrays of numbers are NumPy's.
+
+        :raises UnreadableMessage: if it is not what its type says, or that type is unknown.
+        """
+        try:
+            self._learn(message.message_type)
+            return self._types.deserialize_cdr(message.data, message.message_type)
+        except Exception as error:  # too short, too long, no text, a malformed definition ...
+            raise UnreadableMessage(
+                f'a message on {message.topic} is no {message.message_type} ({_text(error)})'
+            ) from error
+
+    def _learn(self, message_type: str) -> None:
+        """Unless it is known: from the recording, or else from ``definitions``."""
+        if message_type in self._types.fielddefs:
+            return
+        definition = self._definitions.get(message_type, '')
+        for connection in self._reader.connections:
+            recorded = connection.msgdef
+            if (
+                connection.msgtype == message_type
+                and recorded.format is MessageDefinitionFormat.MSG
+            ):
+                definition = recorded.data
+        if not definition:
+            raise ValueError('the recording does not define it')
+        new = get_types_from_msg(definition, message_type)
+        self._types.register({k: v for k, v in new.items() if k not in self._types.fielddefs})
+
+
+def nanoseconds(time: Any) -> int:
+    """:param time: builtin_interfaces/Time."""
+    return int(time.sec) * _NS_PER_S + int(time.nanosec)
+
+
+def _text(error: Exception) -> str:
+    """Some of the library's errors have no text, some have many lines."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0][:200]}' if lines else type(error).__name__

@@ -1,0 +1,129 @@
+"""Where two replays of the same pictures differ, as one JSON object for each pair and as tables.
+
+Tokens are compared, as they are what the policy says; neighbouring tokens stand for neighbouring
+bins, so the distance of two tokens is one in bins.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vla_ros.bench.statistics import table
+from vla_ros.replay.actions import ActionRow
+
+Summary = dict[str, Any]
+
+
+def compare_all(runs: Mapping[str, Sequence[ActionRow]]) -> list[Summary]:
+    """One for each pair, in the order in which they are given.
+
+    :param runs: by name.
+    """
+    return [
+        {'first': first, 'second': second, **compare(runs[first], runs[second])}
+        for first, second in itertools.combinations(runs, 2)
+    ]
+
+
+def compare(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> Summary:
+    """
+    :returns: ``frames`` that both have, and over these: ``equal_actions`` (all tokens equal),
+        ``equal_tokens`` (0 to 1; None without tokens), ``largest_bin_distance`` (of valid actions),
+        ``first_difference`` (None, or frame, bag time and dimension), ``dimensions`` (the same for
+        each, and the largest difference of the un-normalised values), ``asked_otherwise`` (another
+        instruction or unnorm_key). Frames that only one has are counted in ``only_first`` and
+        ``only_second``.
+    """
+    pairs = _pairs(first, second)
+    count = max((max(len(a.token_ids), len(b.token_ids)) for a, b in pairs), default=0)
+    dimensions = [_dimension(pairs, index) for index in range(count)]
+    tokens = sum(one['tokens'] for one in dimensions)
+    equal = sum(one['equal'] for one in dimensions)
+    return {
+        'frames': len(pairs),
+        'only_first': len(first) - len(pairs),
+        'only_second': len(second) - len(pairs),
+        'asked_otherwise': sum(
+            (a.instruction, a.unnorm_key) != (b.instruction, b.unnorm_key) for a, b in pairs
+        ),
+        'equal_actions': sum(a.token_ids == b.token_ids for a, b in pairs),
+        'equal_tokens': equal / tokens if tokens else None,
+        'largest_bin_distance': max((one['largest_bin_distance'] for one in dimensions), default=0),
+        'first_difference': _first_difference(pairs),
+        'dimensions': dimensions,
+    }
+
+
+def comparison_tables(comparisons: Sequence[Summary]) -> str:
+    """For a person."""
+    names = [f'{one["first"]} | {one["second"]}' for one in comparisons]
+    most = max(len(one['dimensions']) for one in comparisons)
+    return '\n\n'.join(
+        [
+            table('pair', names, [_whole(one) for one in comparisons]),
+            table('equal tokens', names, [_by_dimension(one, most) for one in comparisons]),
+        ]
+    )
+
+
+_Pair = tuple[ActionRow, ActionRow]
+
+
+def _pairs(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> list[_Pair]:
+    """Of the same picture: the same number in the topic, recorded at the same time."""
+    others = {(row.frame, row.bag_time_ns): row for row in second}
+    keyed = [(row, others.get((row.frame, row.bag_time_ns))) for row in first]
+    return [(row, other) for row, other in keyed if other is not None]
+
+
+def _dimension(pairs: Sequence[_Pair], index: int) -> Summary:
+    equal, tokens, distance, difference = 0, 0, 0, 0.0
+    for a, b in pairs:
+        if index >= max(len(a.token_ids), len(b.token_ids)):
+            continue
+        tokens += 1
+        equal += a.token_ids[index : index + 1] == b.token_ids[index : index + 1]
+        if a.valid and b.valid and index < min(len(a.token_ids), len(b.token_ids)):
+            distance = max(distance, abs(a.token_ids[index] - b.token_ids[index]))
+            difference = max(difference, abs(a.action[index] - b.action[index]))
+    return {
+        'tokens': tokens,
+        'equal': equal,
+        'largest_bin_distance': distance,
+        'largest_action_difference': difference,
+    }
+
+
+def _first_difference(pairs: Sequence[_Pair]) -> Summary | None:
+    for a, b in pairs:
+        both = itertools.zip_longest(a.token_ids, b.token_ids)
+        for index, (token, other) in enumerate(both):
+            if token != other:
+                return {'frame': a.frame, 'bag_time_ns': a.bag_time_ns, 'dimension': index}
+    return None
+
+
+def _whole(one: Summary) -> dict[str, str]:
+    where = one['first_difference']
+    return {
+        'frames': str(one['frames']),
+        'in one only': str(one['only_first'] + one['only_second']),
+        'asked otherwise': str(one['asked_otherwise']),
+        'equal actions': str(one['equal_actions']),
+        'equal tokens': '-' if one['equal_tokens'] is None else f'{one["equal_tokens"]:.2%}',
+        'largest distance': f'{one["largest_bin_distance"]} bins',
+        'first difference': (
+            'none' if where is None else f'frame {where["frame"]}, dimension {where["dimension"]}'
+        ),
+    }
+
+
+def _by_dimension(one: Summary, most: int) -> dict[str, str]:
+    """Share of equal tokens, and how far the others lie apart at most."""
+    cells = {str(index): '-' for index in range(most)}
+    for index, dimension in enumerate(one['dimensions']):
+        share = dimension['equal'] / dimension['tokens']
+        cells[str(index)] = f'{share:.0%} ({dimension["largest_bin_distance"]})'
+    return cells

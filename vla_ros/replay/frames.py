@@ -1,0 +1,208 @@
+"""What a policy is shown: the pictures of one topic, each with the instruction in force then.
+
+Every picture of the recording either becomes a frame or is counted under the name of what it
+lacked. Refuses to know policies.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, image_to_rgb
+from vla_ros.replay.bag import Bag, BagError, UnreadableMessage, nanoseconds
+
+_TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
+    'sensor_msgs/msg/Image': image_to_rgb,
+    'sensor_msgs/msg/CompressedImage': compressed_to_rgb,
+}
+_STRING = 'std_msgs/msg/String'
+_BEGINNING_OF_TIME_NS = -(2**63)
+_NS_PER_S = 10**9
+
+Say = Callable[[str], None]  # is told what is going on
+
+
+@dataclass(frozen=True)
+class Frame:
+    """
+    :param number: of the picture in its topic, from 0.
+    :param bag_time_ns: when it was recorded, nanoseconds of the recorder's clock.
+    :param stamp_ns: when it was captured, by its header.
+    :param image: uint8 [H, W, 3] RGB; not to be written to.
+    :param starts_over: whether the node would not offer the action before as a draft: the
+        instruction is another one, or a picture in between was not usable.
+    """
+
+    number: int
+    bag_time_ns: int
+    stamp_ns: int
+    instruction: str
+    image: NDArray[np.uint8]
+    starts_over: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which pictures are taken.
+
+    :param every: each so many-th, beginning with the first.
+    :param rate_hz: those nearest to the ticks of this rate, by bag time; None: all.
+    :param limit: no more than so many; None: all.
+    """
+
+    every: int = 1
+    rate_hz: float | None = None
+    limit: int | None = None
+
+
+@dataclass
+class Skipped:
+    """Counts the pictures that gave no action, by name; tells why of the first of each name."""
+
+    say: Say
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, why: str = '', number: int = 0) -> None:
+        """:param number: of the picture."""
+        self.counts[name] += 1
+        if why and name not in self.reasons:
+            self.reasons[name] = why
+            self.say(f'picture {number} is skipped, {name}: {why} (further ones are only counted)')
+
+    def __str__(self) -> str:
+        return ', '.join(
+            f'{count} {name}' + (f' ({self.reasons[name]})' if name in self.reasons else '')
+            for name, count in sorted(self.counts.items())
+        )
+
+
+class Instructions:
+    """What was in force when; an empty one means hold."""
+
+    def __init__(self, said: Collection[tuple[int, str]]) -> None:
+        """:param said: bag times in nanoseconds, and texts, in the order of time."""
+        self._times_ns = [bag_time_ns for bag_time_ns, _ in said]
+        self._texts = [text for _, text in said]
+
+    @classmethod
+    def always(cls, text: str) -> Instructions:
+        return cls([(_BEGINNING_OF_TIME_NS, text)])
+
+    @classmethod
+    def recorded(cls, bag: Bag, topic: str) -> Instructions:
+        """:raises BagError: if one can't be read."""
+        try:
+            said = [(raw.bag_time_ns, bag.decode(raw).data) for raw in bag.messages([topic])]
+        except UnreadableMessage as error:
+            raise BagError(f'{error}; give the instruction with --instruction') from error
+        return cls(sorted(said, key=lambda one: one[0]))
+
+    def at(self, bag_time_ns: int) -> str:
+        """The last one said until then; empty if there was none."""
+        index = bisect.bisect_right(self._times_ns, bag_time_ns)
+        return self._texts[index - 1] if index else ''
+
+
+def find_image_topic(bag: Bag, topic: str | None) -> str:
+    """
+    :param topic: as asked for; None: the only one there is.
+    :raises BagError: if there is no such topic of pictures, or no telling which.
+    """
+    return _find(bag, topic, bag.topics_of(*_TO_RGB), 'pictures', '--image')
+
+
+def find_instruction_topic(bag: Bag, topic: str | None) -> str:
+    """
+    :param topic: as asked for; None: the only one whose name ends in ``instruction``.
+    :raises BagError: if there is no such topic of strings, or no telling which.
+    """
+    topics = bag.topics_of(_STRING)
+    if topic is None:
+        topics = [name for name in topics if name.endswith('instruction')]
+    return _find(bag, topic, topics, 'instructions', '--instruction-topic (or --instruction TEXT)')
+
+
+def _find(bag: Bag, wanted: str | None, topics: list[str], what: str, option: str) -> str:
+    listed = ', '.join(topics) or 'none'
+    if wanted is not None and wanted not in topics:
+        raise BagError(
+            f'{wanted} is no topic of {what} in bag {bag.path}; such topics there: {listed}'
+        )
+    if wanted is None and len(topics) != 1:
+        others = ', '.join(f'{name} ({one.message_type})' for name, one in bag.topics.items())
+        raise BagError(
+            f'bag {bag.path} has {len(topics)} topics of {what} ({listed}); name one with '
+            f'{option}; all its topics: {others or "none"}'
+        )
+    return wanted or topics[0]
+
+
+def frames(
+    bag: Bag, topic: str, instructions: Instructions, sampling: Sampling, skipped: Skipped
+) -> Iterator[Frame]:
+    """The frames, in the order of the recorder's clock. Once all have been taken,
+
+        pictures recorded = frames + those in ``skipped``
+
+    :raises BagError: where the recording is damaged.
+    """
+    to_rgb = _TO_RGB[bag.topics[topic].message_type]
+    is_due = _schedule(sampling)
+    seen, taken, rest = 0, 0, 'missing'
+    instruction_before, starts_over = '', True
+    for raw in bag.messages([topic]):
+        if taken == sampling.limit:
+            rest = 'after_limit'
+            break
+        number, seen = seen, seen + 1
+        if not is_due(number, raw.bag_time_ns):
+            skipped.add('downsampled')
+            continue
+        instruction = instructions.at(raw.bag_time_ns)
+        starts_over = starts_over or instruction != instruction_before
+        instruction_before = instruction
+        if not instruction.strip():
+            skipped.add('no_instruction')
+            continue
+        try:
+            message = bag.decode(raw)
+            image, stamp_ns = to_rgb(message), nanoseconds(message.header.stamp)
+        except (UnreadableMessage, UnusableImage, MemoryError) as error:
+            skipped.add('unusable_picture', str(error), number)
+            starts_over = True
+            continue
+        taken += 1
+        yield Frame(number, raw.bag_time_ns, stamp_ns, instruction, image, starts_over)
+        starts_over = False
+    unseen = bag.topics[topic].count - seen  # by the recording's own account
+    if unseen > 0:
+        skipped.counts[rest] += unseen
+
+
+def _schedule(sampling: Sampling) -> Callable[[int, int], bool]:
+    """:returns: tells of each picture in turn, by number and bag time, whether it is taken."""
+    if sampling.rate_hz is None:
+        return lambda number, bag_time_ns: number % sampling.every == 0
+    period_ns = _NS_PER_S / sampling.rate_hz
+    due_ns, before_ns = -math.inf, -math.inf
+
+    def is_due(number: int, bag_time_ns: int) -> bool:
+        nonlocal due_ns, before_ns
+        gap_ns, before_ns = bag_time_ns - before_ns, bag_time_ns
+        if bag_time_ns + gap_ns / 2 < due_ns:
+            return False  # the next picture will be nearer to the tick
+        # The ticks stay in step with the first, but for a pause: nothing is made up for.
+        due_ns = due_ns + period_ns if due_ns + period_ns > bag_time_ns else bag_time_ns + period_ns
+        return True
+
+    return is_due

@@ -1,0 +1,78 @@
+"""What was done while the recording was made: actions of the node, and velocities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla_ros.replay.bag import Bag, UnreadableMessage
+from vla_ros.replay.frames import Say
+
+ACTION = 'vla_ros/msg/VlaAction'
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one topic says.
+
+    :param is_action: the values are in the units of actions; otherwise they are velocities,
+        x, y, z in m/s and about x, y, z in rad/s.
+    :param bag_times_ns: [N], when each was recorded, by the recorder's clock.
+    :param values: [N][D].
+    """
+
+    topic: str
+    is_action: bool
+    bag_times_ns: Sequence[int]
+    values: Sequence[Sequence[float]]
+
+
+def read_recorded(bag: Bag, say: Say) -> list[Recorded]:
+    """All actions on topics whose name ends in ``action``, and all twists. What can't be read is
+    left out, and told.
+
+    :raises BagError: where the recording is damaged.
+    """
+    topics = [name for name in bag.topics_of(ACTION) if name.endswith('action')]
+    return [_read(bag, topic, say) for topic in topics + bag.topics_of(*_TWISTS)]
+
+
+def _read(bag: Bag, topic: str, say: Say) -> Recorded:
+    message_type = bag.topics[topic].message_type
+    values_of = _TWISTS.get(message_type, _action_values)
+    times_ns, values, unreadable = [], [], 0
+    for raw in bag.messages([topic]):
+        try:
+            numbers = [float(number) for number in values_of(bag.decode(raw))]
+        except UnreadableMessage as error:
+            if not unreadable:
+                say(f'{error}; it is left out of the plot')
+            unreadable += 1
+            continue
+        times_ns.append(raw.bag_time_ns)
+        values.append(numbers)
+    if unreadable:
+        say(f'{unreadable} messages on {topic} could not be read')
+    return Recorded(topic, message_type == ACTION, times_ns, values)
+
+
+def _action_values(message: Any) -> list[float]:
+    return list(message.action)
+
+
+def _twist_values(twist: Any) -> list[float]:
+    linear, angular = twist.linear, twist.angular
+    return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
+
+
+_TWISTS: Mapping[str, Callable[[Any], list[float]]] = {
+    'geometry_msgs/msg/Twist': _twist_values,
+    'geometry_msgs/msg/TwistStamped': lambda message: _twist_values(message.twist),
+}
+
+
+def column(recorded: Recorded, index: int) -> list[float]:
+    """One dimension over time, [N]; NaN where an action is shorter."""
+    return [row[index] if index < len(row) else math.nan for row in recorded.values]

@@ -1,0 +1,139 @@
+"""One policy and one recording: shows, asks, writes down, counts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
+from vla_ros.replay.bag import Bag
+from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, frames
+from vla_ros.replay.plot import plot_actions
+from vla_ros.replay.policies import Choice, load, recipe
+from vla_ros.replay.recorded import read_recorded
+from vla_ros.types import InstructionError, Policy, PolicyError, Progress, Request
+
+PLOT_NAME = 'actions.png'
+SUMMARY_NAME = 'summary.json'
+
+_SAY_EVERY_S = 10.0
+
+Summary = dict[str, Any]
+
+
+class NoAction(Exception):
+    """Not one picture gave an action; the text says what became of them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every policy is asked.
+
+    :param draft: whether the action before is offered as a draft, as the node does.
+    :param recipe: what a person asked for, as it is written beside the answers.
+    """
+
+    image_topic: str
+    instructions: Instructions
+    sampling: Sampling
+    unnorm_key: str | None
+    draft: bool
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(
+    bag: Bag, task: Task, choice: Choice, folder: Path, say: Say
+) -> tuple[Summary, list[ActionRow]]:
+    """Load the policy, warm it up, replay, and write all files into the folder, which is there.
+
+    :returns: what became of the pictures, and one row for each that gave an answer:
+        pictures = used + all that are in ``skipped``; of the used, ``invalid`` are no actions.
+    :raises PolicyError: if the policy can't be loaded, is not sound, or can't go on.
+    :raises NoAction: if there is not one row.
+    :raises BagError: where the recording is damaged.
+    :raises OSError: if the files can't be written.
+    """
+    skipped = Skipped(say)
+    rows: list[ActionRow] = []
+
+    def progress(step: Progress) -> None:
+        say(f'{choice.name}: {step.text}, {step.done} of {step.total}')
+
+    policy = load(choice, progress)
+    try:
+        action_dim = policy.action_dim(task.unnorm_key)
+        policy.warmup(progress)
+        shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
+        with ActionFiles(folder, action_dim) as files:
+            shown = _telling(shown, bag.topics[task.image_topic].count, say)
+            for row in ask(policy, shown, task, action_dim, skipped):
+                files.write(row)
+                rows.append(row)
+        info = policy.info
+    finally:
+        policy.close()
+    if not rows:
+        raise NoAction(
+            f'no picture on {task.image_topic} of bag {bag.path} gave an action: '
+            f'{str(skipped) or "there are none"}'
+        )
+    summary = {
+        'name': choice.name,
+        **asdict(info),
+        **recipe(choice),
+        'pictures': len(rows) + skipped.counts.total(),
+        'used': len(rows),
+        'invalid': sum(not row.valid for row in rows),
+        'skipped': dict(sorted(skipped.counts.items())),
+    }
+    plot_actions(
+        folder / PLOT_NAME, f'{bag.path.name}, {choice.name}', rows, read_recorded(bag, say)
+    )
+    (folder / SUMMARY_NAME).write_text(f'{json.dumps({**task.recipe, **summary}, indent=2)}\n')
+    return summary, rows
+
+
+def ask(
+    policy: Policy, shown: Iterable[Frame], task: Task, action_dim: int, skipped: Skipped
+) -> Iterator[ActionRow]:
+    """One row for each frame that the policy has an answer to; the others are counted.
+
+    :raises PolicyError: if it can't go on: out of memory, no such unnorm_key.
+    """
+    draft: NDArray[np.int64] | None = None
+    for frame in shown:
+        if frame.starts_over or not task.draft:
+            draft = None
+        try:
+            policy.check_instruction(frame.instruction)
+            request = Request(frame.image, frame.instruction, task.unnorm_key, draft)
+            (prediction,) = policy.predict_actions([request])
+        except InstructionError as error:
+            skipped.add('unusable_instruction', str(error), frame.number)
+            draft = None
+            continue
+        except PolicyError:
+            raise  # the next picture would fare no better
+        except Exception as error:  # as the node: one bad inference does not end it
+            skipped.add('failed', f'{type(error).__name__}: {error}', frame.number)
+            continue
+        if prediction.valid:
+            draft = prediction.token_ids
+        yield action_row(frame, prediction, action_dim)
+
+
+def _telling(shown: Iterable[Frame], count: int, say: Say) -> Iterator[Frame]:
+    """Hand the frames on, and tell now and then how far they have come."""
+    said_s = time.monotonic()
+    for frame in shown:
+        if time.monotonic() - said_s > _SAY_EVERY_S:
+            said_s = time.monotonic()
+            say(f'picture {frame.number} of {count}')
+        yield frame
