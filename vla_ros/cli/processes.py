@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vla_ros.cli.share import config_file
+from vla_ros.share import share_file
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def running(
 
 def camera_environment() -> dict[str, str]:
     """The Fast DDS profile that a process needs which publishes large pictures."""
-    profile = str(config_file('fastdds.xml'))
+    profile = str(share_file('config/fastdds.xml'))
     return {
         'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
         'FASTDDS_DEFAULT_PROFILES_FILE': profile,

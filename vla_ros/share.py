@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def config_file(name: str) -> Path:
-    """A file of config/. Needs no ament index: without a sourced ROS 2 there is none."""
+def share_file(name: str) -> Path:
+    """A file of the package, such as ``config/vla.yaml``.
+
+    Needs no ament index: without a sourced ROS 2 there is none.
+    """
     here = Path(__file__).resolve()
-    candidates = [here.parents[2] / 'config' / name]  # the source tree
-    candidates += [parent / 'share' / 'vla_ros' / 'config' / name for parent in here.parents]
+    candidates = [here.parents[1] / name]  # the source tree
+    candidates += [parent / 'share' / 'vla_ros' / name for parent in here.parents]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
