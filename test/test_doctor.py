@@ -462,10 +462,10 @@ def test_a_sound_set_up_from_end_to_end(
         torch.set_num_threads(1)  # two would wait for each other, and the camera wants one as well
         exit_code = doctor.main(
             [
-                str(tiny_checkpoint),
-                *('device:=cpu', 'inference_timeout_s:=20.0', 'max_action_age_s:=20.0'),
                 *('--contracts', str(contracts), '--image', 'camera/color', '--seconds', '0.8'),
-                *('--measure', '--json', '--ros-args', '-r', '__ns:=/whole'),
+                str(tiny_checkpoint),
+                *('device:=cpu', '--measure', 'inference_timeout_s:=20.0'),
+                *('max_action_age_s:=20.0', '--json', '--ros-args', '-r', '__ns:=/whole'),
             ]
         )
     torch.set_num_threads(threads)

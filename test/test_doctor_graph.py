@@ -58,7 +58,7 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
         Level.WARN,
         r'/doctor/slow: [12]\.\d pictures a second: they are 0\.\d+ s apart, max_image_age_s is '
         r'0\.5, so some are stale when their turn comes',
-        r"raise the camera's rate, or raise max_image_age_s",
+        r"raise the camera's rate, or max_image_age_s",
     ),
     'future': (
         Level.FAIL,

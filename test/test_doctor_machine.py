@@ -189,6 +189,7 @@ def test_a_profile_under_the_name_of_another_distribution(monkeypatch: pytest.Mo
         (None, 'No such file or directory'),
         ('no xml', 'it is no XML (syntax error: line 1, column 0)'),
         ('<robot/>', 'it is no profile of Fast DDS, but <robot>'),
+        ('<profiles><segment_size>a</segment_size></profiles>', "segment_size is 'a'"),
     ],
 )
 def test_a_profile_that_has_no_effect(

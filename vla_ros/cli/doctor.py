@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     argv = sys.argv[1:] if arguments is None else arguments
     own, for_ros = _split(argv)
     parser = _parser()
-    options = parser.parse_args(own)
+    options = parser.parse_intermixed_args(own)
     setup = _setup(parser, options, for_ros)
 
     def tell(finding: Finding) -> None:

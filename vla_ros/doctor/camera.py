@@ -142,18 +142,20 @@ def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> 
         return
     found_hz = (len(pictures) - 1) / spans_s
     found = f'{found_hz:.1f} pictures a second'
-    advice = "raise the camera's rate"
-    if max(picture.byte_count for picture in pictures) > SEGMENT_BYTES:
-        advice += '; if it sends more, start it with config/fastdds.xml (README, "Your camera")'
+    large = max(picture.byte_count for picture in pictures) > SEGMENT_BYTES
+    if_more = '; if it sends more, start it with config/fastdds.xml (README, "Your camera")'
+    lost = if_more if large else ''
     # The newest one is up to a period old when its turn comes, and then is still to be looked at.
     if 2 / found_hz > parameters.max_image_age_s:
         yield warn(
             f'{found}: they are {1 / found_hz:.2g} s apart, max_image_age_s is '
             f'{parameters.max_image_age_s:g}, so some are stale when their turn comes',
-            f'{advice}, or raise max_image_age_s',
+            f"raise the camera's rate, or max_image_age_s{lost}",
         )
     elif rate_hz is not None and found_hz < _TOLERANCE * rate_hz:
-        yield warn(f'{found}, for a policy trained at {rate_hz:.2g} Hz', advice)
+        yield warn(
+            f'{found}, for a policy trained at {rate_hz:.2g} Hz', f"raise the camera's rate{lost}"
+        )
     else:
         yield ok(found)
 

@@ -52,7 +52,7 @@ def _domain(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _discovery(environment: Mapping[str, str]) -> Iterator[Finding]:
-    reach = (environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or '').upper()
+    reach = environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or ''
     if reach and reach not in _DISCOVERY_RANGES:
         yield fail(
             f'ROS_AUTOMATIC_DISCOVERY_RANGE is {reach!r}',
@@ -126,11 +126,14 @@ def segment_bytes(file: Path) -> int:
     if 'profiles' not in names:
         raise ValueError(f'it is no profile of Fast DDS, but <{names[0]}>')
     sizes = [
-        int(element.text or '')
+        (element.text or '').strip()
         for element in root.iter()
         if element.tag.rpartition('}')[2] == 'segment_size'
     ]
-    return max(sizes, default=SEGMENT_BYTES)
+    for size in sizes:
+        if not size.isdecimal():
+            raise ValueError(f'segment_size is {size!r}')
+    return max(map(int, sizes), default=SEGMENT_BYTES)
 
 
 def _shared_memory(segment: int) -> Iterator[Finding]:
