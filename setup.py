@@ -23,6 +23,7 @@ STAGE = BUILD / 'stage'
 COMMANDS = {
     'vla_node': 'vla_ros.cli.node',
     'vla_check': 'vla_ros.cli.check',
+    'vla_doctor': 'vla_ros.cli.doctor',
     'vla_demo': 'vla_ros.cli.demo',
     'vla_camera': 'vla_ros.cli.camera',
     'vla_bench': 'vla_ros.cli.bench',

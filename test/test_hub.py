@@ -14,8 +14,11 @@ import pytest
 from conftest import HUB_HOME, HUB_PORT
 from huggingface_hub import constants
 
+from vla_ros.doctor.checkpoint import check_checkpoint
+from vla_ros.doctor.facts import Choice, Facts, Setup
+from vla_ros.doctor.findings import Finding, Level, fail, warn
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy
-from vla_ros.openvla.hub import resolve_model
+from vla_ros.openvla.hub import bytes_to_download, downloaded_model, resolve_model
 from vla_ros.types import Progress
 
 REPO = 'someone/tiny-vla'
@@ -109,6 +112,69 @@ def test_a_model_is_downloaded_with_progress_and_without_code(hub: Hub) -> None:
 
 def test_the_revision_is_the_one_asked_for(hub: Hub) -> None:
     assert resolve_model(REPO, revision='v1').name == COMMITS['v1']
+
+
+def test_what_a_download_takes(hub: Hub, tiny_checkpoint: Path) -> None:
+    assert downloaded_model(REPO) is None
+    assert bytes_to_download(REPO) == sum(file.stat().st_size for file in tiny_checkpoint.iterdir())
+    asked = len(hub.asked)
+    folder = resolve_model(REPO)
+    assert downloaded_model(REPO) == folder
+    assert bytes_to_download(REPO) == 0
+    assert len(hub.asked) > asked
+    for path in ((folder / 'config.json').resolve(), folder / 'config.json'):
+        path.unlink()  # as after an interrupted download
+    assert downloaded_model(REPO) is None
+    assert bytes_to_download(REPO) > 0
+
+
+def test_what_is_on_this_machine_is_found_without_the_hub(hub: Hub, tmp_path: Path) -> None:
+    folder = resolve_model(REPO)
+    asked = len(hub.asked)
+    assert downloaded_model(REPO) == folder
+    assert downloaded_model(str(tmp_path)) == tmp_path
+    assert downloaded_model('someone/else') is None
+    with pytest.raises(CheckpointError, match=r"'\./openvla' is not a folder"):
+        downloaded_model('./openvla')
+    assert len(hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ('repo_id', 'revision', 'why'),
+    [
+        ('nobody/nothing', None, 'the hub has no such model'),
+        (REPO, 'v9', "it has no revision 'v9'"),
+    ],
+)
+def test_downloads_that_can_not_be(hub: Hub, repo_id: str, revision: str, why: str) -> None:
+    with pytest.raises(CheckpointError, match=f'{repo_id}.*: {why}'):
+        bytes_to_download(repo_id, revision)
+
+
+def test_what_a_download_takes_is_not_known_without_network() -> None:
+    with pytest.raises(CheckpointError, match=r'not in the local cache.*no network'):
+        bytes_to_download('openvla/openvla-7b')
+
+
+def test_the_doctor_says_what_a_download_takes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def say() -> Finding:
+        (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+        return found
+
+    gigabytes = f'{bytes_to_download(REPO) / 1e9:.1f} GB'
+    assert say() == warn(
+        f'{REPO} is not downloaded yet: {gigabytes}',
+        f'hf download {REPO}; otherwise the node does it, within load_timeout_s',
+    )
+    with monkeypatch.context() as full:
+        full.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 10, 0))
+        assert say() == fail(
+            f'{REPO} is not downloaded yet: {gigabytes}, of which the disk of {HUB_HOME}/hub has '
+            '0.0 GB free',
+            'free some, or set HF_HOME to a folder on a larger disk',
+        )
+    resolve_model(REPO)
+    assert say().level is Level.OK
 
 
 def test_an_unknown_revision(hub: Hub) -> None:

@@ -16,6 +16,7 @@ REPLAY = [
     *('vla_ros.ros', 'vla_ros.openvla', 'vla_ros.cli'),
 ]
 OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
+HEAVY = ['torch', 'timm', 'PIL', 'rclpy', 'huggingface_hub', 'vla_ros.openvla', 'vla_ros.ros']
 
 
 def modules_after(statement: str) -> set[str]:
@@ -52,6 +53,24 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.cli.check', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
         ('vla_ros.cli.listener', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
         ('vla_ros.cli.steered_camera', ['torch', 'transformers', 'timm', 'vla_ros.ros']),
+        # The doctor tells of what may be missing or broken.
+        ('vla_ros.cli.doctor', [*HEAVY, 'numpy', 'yaml', 'packaging', 'vla_ros.types']),
+        ('vla_ros.doctor.graph', ['torch', 'timm', 'vla_ros.openvla', 'vla_ros.ros.node']),
+        *(
+            (f'vla_ros.doctor.{name}', HEAVY)
+            for name in (
+                'camera',
+                'checkpoint',
+                'contract',
+                'devices',
+                'measure',
+                'memory',
+                'middleware',
+                'parameters',
+                'rate',
+                'versions',
+            )
+        ),
         ('vla_ros.cli.demo', ['torch', 'transformers', 'timm', 'vla_ros.ros.node']),
     ],
 )

@@ -64,8 +64,7 @@ def count_costs(
         token_ids = logits.argmax(dim=2)[:, :1]
         decode_step, _ = _counted(lambda: generation.decode(token_ids, lengths[:, None]))
     language_model = model.language_model
-    if quantization != 'none':
-        replace_linears(model, quantization, torch.device(device))
+    _quantize(model, quantization, device)
     return Costs(
         positions,
         {'vision': vision, 'projector': projector, 'prefill': prefill, 'decode_step': decode_step},
@@ -73,6 +72,23 @@ def count_costs(
         _weight_bytes(language_model) - _weight_bytes(language_model.model.embed_tokens),
         _weight_bytes(model),
     )
+
+
+def model_bytes(
+    config: OpenVLAConfig, dtype: torch.dtype, quantization: str = 'none', device: str = 'cpu'
+) -> int:
+    """Of all weights that are loaded; the same as in :func:`count_costs`, and nothing else."""
+    with torch.device('meta'):
+        model = OpenVLAModel(config).to(dtype)
+        model.vision_backbone.prune()
+    _quantize(model, quantization, device)
+    return _weight_bytes(model)
+
+
+def _quantize(model: OpenVLAModel, quantization: str, device: str) -> None:
+    """What a layer takes depends on where it is to run."""
+    if quantization != 'none':
+        replace_linears(model, quantization, torch.device(device))
 
 
 def _weight_bytes(module: nn.Module) -> int:

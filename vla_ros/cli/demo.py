@@ -25,10 +25,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
 from vla_ros.cli.processes import camera_environment, running
-from vla_ros.cli.share import share_file
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.console import unbuffer_output
 from vla_ros.ros.stamps import from_duration
+from vla_ros.share import share_file
 
 NAMESPACE = '/vla_demo'
 INSTRUCTIONS = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')

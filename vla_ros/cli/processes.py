@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vla_ros.cli.share import share_file
+from vla_ros.share import share_file
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from typing import Any
 
 from vla_ros.bench.statistics import table
 from vla_ros.cli.arguments import count, list_of, positive, say
-from vla_ros.cli.share import share_file
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables
@@ -32,6 +31,7 @@ from vla_ros.replay.frames import (
 from vla_ros.replay.policies import choose
 from vla_ros.replay.recorded import ACTION
 from vla_ros.replay.run import SUMMARY_NAME, NoAction, Summary, Task, run
+from vla_ros.share import share_file
 from vla_ros.types import PolicyError, check_instruction
 
 

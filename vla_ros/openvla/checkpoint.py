@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vla_ros.openvla.config import read_json
+from vla_ros.openvla.config import check_no_pointer, read_json
 from vla_ros.openvla.errors import CheckpointError, listing
 
 INDEX_NAME = 'model.safetensors.index.json'
@@ -170,7 +170,9 @@ def _opened(path: Path) -> safe_open:
         )
     try:
         with path.open('rb') as file:
-            header_bytes = int.from_bytes(file.read(8), 'little')
+            beginning = file.read(64)
+        check_no_pointer(beginning, path)
+        header_bytes = int.from_bytes(beginning[:8], 'little')
         if _MAX_HEADER_BYTES < header_bytes <= path.stat().st_size:
             raise CheckpointError(
                 f'{path} has a header of {header_bytes} bytes, at most {_MAX_HEADER_BYTES} are '

@@ -63,6 +63,8 @@ _LLAMA_KIND = {
 _MAX_LAYERS = 1000  # each is built before it is held against the weights
 _MAX_TEXT_BYTES = 16_000_000  # the largest, tokenizer.json, has 2 to 4 MB
 
+_LFS_POINTER = b'version https://git-lfs.github.com/spec/'
+
 PROMPT_LLAMA = 'In: What action should the robot take to {instruction}?\nOut:'
 PROMPT_VICUNA = (
     'A chat between a curious user and an artificial intelligence assistant. '
@@ -176,11 +178,26 @@ def read_text(path: Path) -> str:
                 f'{path} has {size} bytes, at most {_MAX_TEXT_BYTES} are allowed; '
                 'it is of no OpenVLA checkpoint'
             )
-        return path.read_text(encoding='utf-8')
+        text = path.read_text(encoding='utf-8')
     except FileNotFoundError as error:
-        raise CheckpointError(f'{path} is missing; an OpenVLA checkpoint has one') from error
+        raise CheckpointError(
+            f'{path} is missing, and an OpenVLA checkpoint has one; download or copy it again'
+        ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{path} can not be read: {error}') from error
+    check_no_pointer(text[: len(_LFS_POINTER)].encode(), path)
+    return text
+
+
+def check_no_pointer(beginning: bytes, path: Path) -> None:
+    """
+    :param beginning: of the file.
+    :raises CheckpointError: if it is what git leaves in a file's place when git-lfs is missing.
+    """
+    if beginning.startswith(_LFS_POINTER):
+        raise CheckpointError(
+            f'{path} is a git-LFS pointer, not the file itself; run `git lfs pull` in that folder'
+        )
 
 
 def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ...]:

@@ -6,11 +6,14 @@ HF_HUB_OFFLINE, HF_ENDPOINT).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -34,6 +37,60 @@ def resolve_model(
     :param revision: branch, tag or commit of a hub id.
     :raises CheckpointError: if there is no such folder, or the hub doesn't give it.
     """
+    folder = _local_folder(model, revision)
+    if folder is not None:
+        return folder
+    with _explained(model, revision):
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=_FILES,
+                tqdm_class=_progress_bar(model, progress),
+            )
+        )
+
+
+def downloaded_model(model: str, revision: str | None = None) -> Path | None:
+    """The folder of a checkpoint, if it is on this machine: asks nobody, downloads nothing.
+
+    :raises CheckpointError: if it is neither a folder nor a hub id.
+    """
+    folder = _local_folder(model, revision)
+    if folder is not None:
+        return folder
+    with _explained(model, revision):
+        try:
+            return Path(
+                snapshot_download(
+                    model, revision=revision, allow_patterns=_FILES, local_files_only=True
+                )
+            )
+        except LocalEntryNotFoundError:
+            return None
+
+
+def bytes_to_download(repo_id: str, revision: str | None = None) -> int:
+    """What is not in the cache yet of a model on the hub; asks the hub.
+
+    :raises CheckpointError: if the hub doesn't give it.
+    """
+    with _explained(repo_id, revision):
+        files = snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=_FILES,
+            dry_run=True,
+            tqdm_class=_progress_bar(repo_id, None),
+        )
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def _local_folder(model: str, revision: str | None) -> Path | None:
+    """None for a hub id.
+
+    :raises CheckpointError: if it is neither.
+    """
     if not model:
         raise CheckpointError(
             'model is not set; set it to a checkpoint folder or a hub id such as openvla/openvla-7b'
@@ -53,41 +110,37 @@ def resolve_model(
     if folder.is_absolute() or model.startswith(('.', '~')) or model.count('/') != 1:
         raise CheckpointError(
             f'model {model!r} is not a folder on this machine, nor of the form owner/name of a '
-            'hub id'
+            'hub id; name one or the other'
         )
-    return _download(model, revision, progress)
+    return None
 
 
-def _download(repo_id: str, revision: str | None, progress: ProgressCallback | None) -> Path:
+@contextmanager
+def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's library raises into what a person can mend."""
     try:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=_FILES,
-                tqdm_class=_progress_bar(repo_id, progress),
-            )
-        )
-    except GatedRepoError as error:
-        reason = 'access to it has to be granted: log in with `hf auth login` or set HF_TOKEN'
-        cause: Exception = error
-    except RepositoryNotFoundError as error:
-        reason = 'the hub has no such model (or it is private: set HF_TOKEN)'
-        cause = error
-    except RevisionNotFoundError as error:
-        reason = f'it has no revision {revision!r}'
-        cause = error
-    except LocalEntryNotFoundError as error:
-        reason = (
+        yield
+    except (ValueError, HfHubHTTPError, OSError) as error:  # bad names, of the model or its files
+        reason = _reason(error, revision)
+        raise CheckpointError(f'model {repo_id!r}: {reason}') from error
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    if isinstance(error, DryRunError) and isinstance(error.__cause__, RepositoryNotFoundError):
+        error = error.__cause__
+    if isinstance(error, GatedRepoError):
+        return 'access to it has to be granted: log in with `hf auth login` or set HF_TOKEN'
+    if isinstance(error, RepositoryNotFoundError):
+        return 'the hub has no such model (or it is private: set HF_TOKEN)'
+    if isinstance(error, RevisionNotFoundError):
+        return f'it has no revision {revision!r}'
+    if isinstance(error, (LocalEntryNotFoundError, DryRunError)):
+        return (
             'it is not in the local cache, and the hub can not be reached (no network, or '
             'HF_HUB_OFFLINE is set); download it where there is network, and set model to the '
             'folder'
         )
-        cause = error
-    except (ValueError, HfHubHTTPError, OSError) as error:  # bad names, of the model or its files
-        reason = str(error)
-        cause = error
-    raise CheckpointError(f'model {repo_id!r}: {reason}') from cause
+    return str(error)
 
 
 def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]:

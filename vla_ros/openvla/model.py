@@ -88,19 +88,9 @@ class OpenVLAModel(nn.Module):
         yield from self.language_model.model.layers
 
 
-def load_model(
-    checkpoint: Checkpoint,
-    config: OpenVLAConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-    quantization: str = 'none',
-    progress: ProgressCallback | None = None,
-) -> OpenVLAModel:
-    """Build on the meta device, check the checkpoint against that, then fill it tensor by tensor.
+def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
+    """On the meta device, without weights; the checkpoint is held against its names and shapes.
 
-    What is quantised is so at once: beside the finished model there is never more than one weight.
-
-    :param quantization: ``none``, ``int8`` or ``int4``.
     :raises CheckpointError: if the checkpoint is not exactly this model's.
     """
     try:
@@ -116,6 +106,25 @@ def load_model(
     checkpoint.check_shapes(
         {stored_key(key): tuple(value.shape) for key, value in model.state_dict().items()}
     )
+    return model
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    config: OpenVLAConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str = 'none',
+    progress: ProgressCallback | None = None,
+) -> OpenVLAModel:
+    """Build the model, then fill it tensor by tensor.
+
+    What is quantised is so at once: beside the finished model there is never more than one weight.
+
+    :param quantization: ``none``, ``int8`` or ``int4``.
+    :raises CheckpointError: if the checkpoint is not exactly this model's.
+    """
+    model = build_model(checkpoint, config)
     model.vision_backbone.prune()
     needed = {stored_key(key): key for key in model.state_dict()}
     quantized = {} if quantization == 'none' else replace_linears(model, quantization, device)

@@ -197,6 +197,40 @@ class Parameters:
             )
 
 
+def is_ours(name: str) -> bool:
+    """False for what ROS itself declares on every node."""
+    return name not in _NOT_OURS and not name.startswith('qos_overrides.')
+
+
+def check_name(name: str) -> None:
+    """:raises ParameterError: if the node has no such parameter."""
+    names = [field.name for field in dataclasses.fields(Parameters)]
+    if name not in names and is_ours(name):
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(names)}'
+        raise ParameterError(f'parameter {name} is unknown; {hint}')
+
+
+def typed_value(name: str, value: Any) -> Any:
+    """As the field of Parameters has it, of a value from a parameter file.
+
+    :raises ParameterError: if it has another type. ROS, too, takes no 2 for 2.0.
+    """
+    kind = type(Parameters.__dataclass_fields__[name].default)
+    if kind is tuple and isinstance(value, list) and all(type(item) is str for item in value):
+        return tuple(value)
+    if type(value) is not kind:
+        raise _wrong_type(name, f'it is {value!r}')
+    return value
+
+
+def _wrong_type(name: str, found: str) -> ParameterError:
+    expected = _EXPECTED[type(Parameters.__dataclass_fields__[name].default)]
+    return ParameterError(
+        f'parameter {name} has a value of the wrong type ({found}); expected is {expected}'
+    )
+
+
 def check_value(name: str, value: Any) -> None:
     """
     :param name: of a field of Parameters.
@@ -234,22 +268,15 @@ def declare_parameters(node: Node) -> None:
     :raises ParameterError: if a name is unknown, a value has another type or is out of bounds, or
         there can't be such robots.
     """
-    names = [field.name for field in dataclasses.fields(Parameters)]
     for name in node._parameter_overrides:
-        if name not in names and name not in _NOT_OURS and not name.startswith('qos_overrides.'):
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(names)}'
-            raise ParameterError(f'parameter {name} is unknown; {hint}')
+        check_name(name)
     for field in dataclasses.fields(Parameters):
         # rclpy takes an empty list for one of bytes: to ROS this default is a value not set.
         default = field.default if field.default != () else Parameter.Type.STRING_ARRAY
         try:
             node.declare_parameter(field.name, default, _descriptor(field))
         except InvalidParameterTypeException as error:
-            raise ParameterError(
-                f'parameter {field.name} has a value of the wrong type; expected '
-                f'{_EXPECTED[type(field.default)]}: {error}'
-            ) from error
+            raise _wrong_type(field.name, str(error)) from error
         except InvalidParameterValueException as error:
             raise ParameterError(f'parameter {field.name}: {error}') from error
     check_value('robots', _value(node, 'robots'))  # topics are made at the start

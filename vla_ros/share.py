@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def share_file(name: str) -> Path:
-    """Needs no ament index: without a sourced ROS 2 there is none.
+    """A file of the package. Needs no ament index: without a sourced ROS 2 there is none.
 
     :param name: such as ``config/vla.yaml``.
     :raises FileNotFoundError: if it is not installed.
     """
     here = Path(__file__).resolve()
-    candidates = [here.parents[2] / name]  # the source tree
+    candidates = [here.parents[1] / name]  # the source tree
     candidates += [parent / 'share' / 'vla_ros' / name for parent in here.parents]
     for candidate in candidates:
         if candidate.is_file():

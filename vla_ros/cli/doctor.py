@@ -1,0 +1,178 @@
+"""``vla_doctor``: say before anything moves what is wrong with a set-up.
+
+Each line says OK, WARN or FAIL, what was found, and what to do about it. The exit code is 1 if
+there is a FAIL. It looks and listens, loads nothing (but for --measure), and moves nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from vla_ros.doctor.facts import Facts, Setup
+from vla_ros.doctor.findings import Finding, Level, run_checks, worst
+
+_ROS_ARGUMENTS = '--ros-args'
+_ASSIGNMENT = ':='
+
+# In the order in which they need each other. Each is imported when its turn comes: what it imports
+# may be what is broken.
+_CHECKS = {
+    'versions': 'versions.check_versions',
+    'ros': 'versions.check_ros',
+    'parameters': 'parameters.check_parameters',
+    'devices': 'devices.check_devices',
+    'checkpoint': 'checkpoint.check_checkpoint',
+    'unnorm_key': 'checkpoint.check_unnorm_key',
+    'contract': 'contract.check_contract',
+    'memory': 'memory.check_memory',
+    'measure': 'measure.check_by_measuring',
+    'graph': 'graph.check_graph',
+    'middleware': 'middleware.check_middleware',
+    'rate': 'rate.check_rate',
+    'time_limits': 'rate.check_time_limits',
+}
+
+Check = Callable[[Facts], Iterable[Finding]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if arguments is None else arguments
+    own, for_ros = _split(argv)
+    parser = _parser()
+    options = parser.parse_intermixed_args(own)
+    setup = _setup(parser, options, for_ros)
+
+    def tell(finding: Finding) -> None:
+        if not options.json:
+            print(finding, flush=True)
+
+    try:
+        findings = run_checks(_checks(options), Facts(setup), tell)
+    except KeyboardInterrupt:
+        return 130
+    counts = {level.value: sum(one.level is level for one in findings) for level in Level}
+    if options.json:
+        shown = [{**asdict(finding), 'level': finding.level.value} for finding in findings]
+        print(json.dumps({**counts, 'findings': shown}))
+    else:
+        print(', '.join(f'{count} {level}' for level, count in counts.items()))
+    return 1 if worst(findings) is Level.FAIL else 0
+
+
+def _checks(options: argparse.Namespace) -> dict[str, Check]:
+    without = set() if options.measure else {'measure'}
+    # The check of ROS says so, where there is none.
+    if options.no_ros or importlib.util.find_spec('rclpy') is None:
+        without.add('graph')
+    return {name: _lazy(path) for name, path in _CHECKS.items() if name not in without}
+
+
+def _lazy(path: str) -> Check:
+    """A function of a module in vla_ros.doctor, imported when it is called."""
+    module, _, name = path.partition('.')
+
+    def check(facts: Facts) -> Iterable[Finding]:
+        found: Check = getattr(importlib.import_module(f'vla_ros.doctor.{module}'), name)
+        return found(facts)
+
+    return check
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and those between ``--ros-args`` and ``--``. rclpy may not be there."""
+    if _ROS_ARGUMENTS not in argv:
+        return argv, []
+    first = argv.index(_ROS_ARGUMENTS)
+    end = argv.index('--', first) if '--' in argv[first:] else len(argv)
+    return argv[:first] + argv[end + 1 :], argv[first + 1 : end]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='vla_doctor',
+        description=__doc__,
+        epilog='--ros-args -r __ns:=/NAMESPACE -r FROM:=TO, as of the node',
+    )
+    parser.add_argument(
+        'words',
+        nargs='*',
+        metavar='MODEL | NAME:=VALUE',
+        help='checkpoint folder, hub id or scripted:...; and parameters that the node gets',
+    )
+    parser.add_argument(
+        '--params-file', metavar='FILE', type=Path, help='the YAML file that the node gets'
+    )
+    parser.add_argument(
+        '--contracts', metavar='FILE', type=Path, help='YAML with more action contracts'
+    )
+    parser.add_argument(
+        '--image', metavar='TOPIC', help='of the camera; of several robots: TOPIC,TOPIC,...'
+    )
+    parser.add_argument(
+        '--seconds', type=_seconds, default=3.0, help='to listen for (default: %(default)s)'
+    )
+    parser.add_argument('--no-ros', action='store_true', help='look at no topics')
+    parser.add_argument('--measure', action='store_true', help='load the policy and time it')
+    parser.add_argument('--json', action='store_true', help='one JSON object instead of lines')
+    return parser
+
+
+def _setup(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, for_ros: list[str]
+) -> Setup:
+    """Exit with 2 if the arguments make no sense."""
+    models = [word for word in options.words if _ASSIGNMENT not in word]
+    if len(models) > 1:
+        parser.error(f'{" and ".join(models)}: one model is allowed')
+    assignments = [word.split(_ASSIGNMENT, 1) for word in options.words if _ASSIGNMENT in word]
+    if {'-p', '--param', '--params-file'} & set(for_ros):
+        parser.error(f'parameters go before {_ROS_ARGUMENTS}: NAME:=VALUE, --params-file FILE')
+    namespaces = [word.partition(_ASSIGNMENT)[2] for word in for_ros if word.startswith('__ns:=')]
+    node = '/'.join([*namespaces[-1:], 'vla'])
+    _check_ros_arguments(parser, for_ros)
+    return Setup(
+        model=''.join(models),
+        assignments={name: text for name, text in assignments},
+        parameters_file=options.params_file,
+        node=f'/{node.lstrip("/")}',
+        contracts=options.contracts,
+        cameras=tuple(options.image.split(',')) if options.image else (),
+        ros_arguments=tuple(for_ros),
+        seconds=options.seconds,
+    )
+
+
+def _check_ros_arguments(parser: argparse.ArgumentParser, for_ros: list[str]) -> None:
+    """Exit with 2 if ROS does not take them."""
+    if not for_ros or importlib.util.find_spec('rclpy') is None:
+        return
+    import rclpy
+
+    context = rclpy.Context()
+    try:
+        rclpy.init(args=[_ROS_ARGUMENTS, *for_ros], context=context)
+    except RuntimeError as error:
+        parser.error(' '.join(str(error).split()))
+    rclpy.shutdown(context=context)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, to 3600')
+    return value
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Whether it is known what the numbers of the data set mean, without which nothing may move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vla_ros.doctor.facts import Facts
+from vla_ros.doctor.findings import Finding, ok, refused, warn
+
+
+def check_contract(facts: Facts) -> Iterator[Finding]:
+    from vla_ros.motion.contract import ContractError, load_contracts
+
+    try:
+        contracts = load_contracts(facts.setup.contracts)
+    except ContractError as error:
+        yield refused(error, 'mend the file')
+        return
+    key = facts.unnorm_key
+    if not key:
+        return  # the key's check has said why
+    contract = facts.contract = contracts.get(key)
+    if contract is None:
+        yield warn(
+            f'there is no action contract for {key}: its actions are published, and not turned '
+            'into motion',
+            'write one (--contracts FILE), if you know units, frame, rate and gripper of the data '
+            f'set; there are: {", ".join(sorted(contracts))}',
+        )
+        return
+    yield ok(
+        f'{key}: {contract.robot}, {contract.rate_hz:.3g} actions a second, axes of the '
+        f'{contract.frame}, rotation as {contract.rotation}, gripper from '
+        f'{contract.gripper_closed:g} (closed) to {contract.gripper_open:g}, at most '
+        f'{contract.max_linear_m_s:g} m/s'
+    )

@@ -1,0 +1,83 @@
+"""What a person asked for, and what the checks have found out so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the doctor shall tell of may not be there
+    import torch
+
+    from vla_ros.motion.contract import ActionContract
+    from vla_ros.openvla.config import OpenVLAConfig
+    from vla_ros.ros.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The parameters that say which policy; names and defaults are those of the node."""
+
+    model: str = ''
+    revision: str = ''
+    device: str = 'auto'
+    dtype: str = 'auto'
+    quantization: str = 'none'
+    compile: bool = False
+    unnorm_key: str = ''
+
+
+@dataclass(frozen=True)
+class Setup:
+    """
+    :param model: empty: as the parameters say.
+    :param assignments: parameters by name, as text; they win over the file.
+    :param parameters_file: sets more.
+    :param node: full name of the node, by which the file is read.
+    :param contracts: a file with more action contracts.
+    :param cameras: topic names; none: the node's own.
+    :param ros_arguments: what followed ``--ros-args``.
+    :param seconds: how long to listen to the cameras.
+    """
+
+    model: str = ''
+    assignments: Mapping[str, str] = field(default_factory=dict)
+    parameters_file: Path | None = None
+    node: str = '/vla'
+    contracts: Path | None = None
+    cameras: tuple[str, ...] = ()
+    ros_arguments: tuple[str, ...] = ()
+    seconds: float = 3.0
+
+
+@dataclass
+class Facts:
+    """None, where it is not known.
+
+    :param overrides: parameters as set, by name; of any type, right or wrong.
+    :param choice: of these, those that say which policy, and are of the right type.
+    :param parameters: all of the node's, those that were refused by default.
+    :param directory: of a checkpoint that is whole.
+    :param fits: whether the memory is enough.
+    :param unnorm_key: the one in force.
+    :param picture_bytes: of the largest picture heard.
+    :param picture_age_s: when a picture comes, its median.
+    :param inference_s: what an action takes, and ``inference_source`` how that is known.
+    """
+
+    setup: Setup
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    choice: Choice = Choice()
+    parameters: Parameters | None = None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    directory: Path | None = None
+    config: OpenVLAConfig | None = None
+    fits: bool | None = None
+    unnorm_key: str = ''
+    contract: ActionContract | None = None
+    picture_bytes: int | None = None
+    picture_age_s: float | None = None
+    inference_s: float | None = None
+    inference_source: str = ''

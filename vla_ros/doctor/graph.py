@@ -1,0 +1,227 @@
+"""Looks at the ROS graph as the node will see it, and listens for some seconds. Moves nothing.
+
+Of the main thread; what was heard is judged by camera.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import rclpy
+from numpy.typing import NDArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
+from vla_ros.doctor.facts import Facts
+from vla_ros.doctor.findings import Finding, fail, ok
+from vla_ros.msg import VlaStatus
+from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.ros.image_subscription import ImageSubscription
+from vla_ros.ros.images import UnusableImage, image_to_rgb
+from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.stamps import from_time
+from vla_ros.scheduling import CameraWatch
+from vla_ros.scheduling.clock import age_s
+
+_DISCOVERY_S = 3.0  # a publisher that is there is found within that
+_SETTLE_S = 0.3  # between the first publisher that is found and the others
+_REPEATED = 'repeated: it has the stamp of the one before; have the driver stamp each picture'
+_INSTRUCTION_TYPE = 'std_msgs/msg/String'
+
+
+def check_graph(facts: Facts) -> Iterator[Finding]:
+    """Cameras, who gives instructions, and the node, if it runs."""
+    setup = facts.setup
+    context = rclpy.Context()
+    rclpy.init(
+        args=['--ros-args', *setup.ros_arguments] if setup.ros_arguments else [],
+        context=context,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    executor = SingleThreadedExecutor(context=context)
+    try:
+        simulated = Parameter('use_sim_time', value=facts.overrides.get('use_sim_time') is True)
+        node = Node('vla_doctor', context=context, parameter_overrides=[simulated])
+        executor.add_node(node)
+        yield from _look(facts, node, lambda: executor.spin_once(timeout_sec=0.05))
+        node.destroy_node()
+    finally:
+        executor.shutdown()
+        rclpy.try_shutdown(context=context)
+
+
+def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Finding]:
+    parameters = facts.parameters or Parameters()
+    robots = parameters.robot_names
+    prefixes = [f'{name}/' if name else '' for name in robots]
+    topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
+    statuses = _Statuses(node, prefixes[0])
+    cameras = [_Camera(node, topic, parameters) for topic in topics]
+
+    _spin(spin, _DISCOVERY_S, lambda: all(camera.offers() for camera in cameras))
+    _spin(spin, _SETTLE_S)
+    for camera in cameras:
+        camera.listen()
+    _spin(spin, facts.setup.seconds)
+    if len(topics) != len(robots):
+        yield fail(
+            f'{len(topics)} camera topics, and {len(robots)} in robots',
+            'name one for each, in their order: --image TOPIC,TOPIC',
+        )
+    rate_hz = facts.contract.rate_hz if facts.contract else None
+    for camera in cameras:
+        yield from judge_camera(camera.heard(facts.setup.seconds), parameters, rate_hz)
+    pictures = [picture for camera in cameras for picture in camera.pictures]
+    if pictures:
+        facts.picture_bytes = max(picture.byte_count for picture in pictures)
+        facts.picture_age_s = max(0.0, float(np.median([picture.age_s for picture in pictures])))
+    for prefix in prefixes:
+        yield _instructions(node, f'{prefix}instruction', parameters)
+    yield from statuses.findings(facts)
+
+
+def _spin(
+    spin: Callable[[], None], seconds: float, until: Callable[[], bool] = lambda: False
+) -> None:
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s and not until():
+        spin()
+
+
+class _Camera:
+    """Hears one camera as the node would, and keeps what is to be judged of each picture."""
+
+    def __init__(self, node: Node, topic: str, parameters: Parameters) -> None:
+        self._node = node
+        self._parameters = parameters
+        compressed = parameters.image_transport == 'compressed'
+        self._message_type = CompressedImage if compressed else Image
+        self._type_name = f'sensor_msgs/msg/{self._message_type.__name__}'
+        self._to_rgb = compressed_to_rgb if compressed else image_to_rgb
+        self._topic = node.resolve_topic_name(f'{topic}/compressed' if compressed else topic)
+        self._clock = NodeClock(node)
+        self._watch = CameraWatch(0.0, self._clock)  # still pictures are judged afterwards
+        self._before: NDArray[np.uint8] | None = None
+        self._subscription: ImageSubscription | None = None
+        self.pictures: list[Picture] = []
+
+    def offers(self) -> list[Offer]:
+        return [
+            Offer(
+                f'{info.node_namespace.rstrip("/")}/{info.node_name}',
+                info.topic_type,
+                _words(info.qos_profile.reliability),
+                _words(info.qos_profile.durability),
+                info.qos_profile.depth,
+            )
+            for info in self._node.get_publishers_info_by_topic(self._topic)
+        ]
+
+    def listen(self) -> None:
+        """Unless all that is published there is of another type."""
+        if all(offer.message_type == self._type_name for offer in self.offers()):
+            self._subscription = ImageSubscription(
+                self._node,
+                self._message_type,
+                self._topic,
+                self._on_picture,
+                self._parameters.image_reliability,
+            )
+
+    def heard(self, seconds: float) -> Heard:
+        elsewhere = [
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if self._type_name in types and self._node.count_publishers(name)
+        ]
+        listened = self._subscription and _words(self._subscription.reliability)
+        return Heard(
+            self._topic,
+            self._type_name,
+            self.offers(),
+            listened or '',
+            elsewhere,
+            self.pictures,
+            seconds,
+        )
+
+    def _on_picture(self, message: Any) -> None:
+        stamp_ns, refusal, kind, changed = from_time(message.header.stamp), '', '', False
+        try:
+            image = self._to_rgb(message)
+        except (UnusableImage, MemoryError) as error:
+            refusal = str(error)
+        else:
+            height, width, _ = image.shape
+            encoding = getattr(message, 'encoding', '') or message.format
+            kind = f'{width}x{height} {encoding}'
+            verdict = self._watch.judge(image, stamp_ns)
+            refusal = verdict.why or ('' if verdict.usable else _REPEATED)
+            changed = self._before is None or not np.array_equal(image, self._before)
+            self._before = image
+        self.pictures.append(
+            Picture(
+                time.monotonic(),
+                age_s(stamp_ns, self._clock.now_ns()),
+                len(message.data),
+                kind,
+                refusal,
+                changed,
+            )
+        )
+
+
+class _Statuses:
+    """Keeps the last status of a node that runs already."""
+
+    def __init__(self, node: Node, prefix: str) -> None:
+        self._last: VlaStatus | None = None
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        node.create_subscription(VlaStatus, f'{prefix}status', self._keep, latched)
+
+    def _keep(self, status: VlaStatus) -> None:
+        self._last = status
+
+    def findings(self, facts: Facts) -> Iterator[Finding]:
+        """Also notes what an action takes there."""
+        status = self._last
+        if status is None:
+            return
+        for name in ('inference_p50_s', 'steady_inference_s'):
+            if getattr(status, name) > 0 and facts.inference_s is None:
+                facts.inference_s = getattr(status, name)
+                facts.inference_source = f'{name} of the node that runs'
+        found = f'the node runs: {status.state}{": " if status.why else ""}{status.why}'
+        if status.state == VlaStatus.ERROR:
+            yield fail(found, 'mend that, then configure it again (ros2 lifecycle set)')
+        else:
+            yield ok(found)
+
+
+def _instructions(node: Node, name: str, parameters: Parameters) -> Finding:
+    topic = node.resolve_topic_name(name)
+    types = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
+    if types - {_INSTRUCTION_TYPE}:
+        return fail(
+            f'{topic}: it carries {", ".join(sorted(types))}, the node expects {_INSTRUCTION_TYPE}',
+            'publish that type, or remap one of the two',
+        )
+    if types:
+        return ok(f'{topic}: somebody publishes instructions')
+    if parameters.instruction:
+        return ok(f'{topic}: nobody publishes there; the parameter instruction holds')
+    return ok(f'{topic}: nobody publishes there yet; until somebody does, the node holds')
+
+
+def _words(policy: Any) -> str:
+    """Such as ``best effort``."""
+    return str(policy.name).lower().replace('_', ' ')

@@ -1,0 +1,74 @@
+"""Loads the policy and times it: the one check that takes as long as starting the node does."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+
+from vla_ros.doctor.facts import Choice, Facts
+from vla_ros.doctor.findings import Finding, ok, warn
+from vla_ros.scripted.script import is_scripted
+from vla_ros.types import Policy, Request
+
+_INSTRUCTION = 'pick up the red cup'
+_REPEATS = 3
+
+
+def check_by_measuring(facts: Facts) -> Iterator[Finding]:
+    """Load, warm up with its proofs, and infer about pictures that are new each time.
+
+    :raises PolicyError: if one of these fails.
+    """
+    choice = facts.choice
+    if not choice.model or (facts.directory is None and not is_scripted(choice.model)):
+        return  # the checkpoint's check has said why
+    if facts.fits is False:
+        yield warn('not measured, for it does not fit into memory', 'see what memory says')
+        return
+    from vla_ros.bench.pictures import noise_pictures
+
+    started_s = time.monotonic()
+    robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
+    policy = _load(choice, robots)
+    loaded_s = time.monotonic()
+    try:
+        policy.warmup()
+        warm_s = time.monotonic()
+        seconds = []
+        pictures = iter(noise_pictures(_REPEATS * robots))
+        for _ in range(_REPEATS):
+            requests = [
+                Request(picture, _INSTRUCTION, facts.unnorm_key or None)
+                for picture in itertools.islice(pictures, robots)
+            ]
+            inference_started_s = time.monotonic()
+            policy.predict_actions(requests)
+            seconds.append(time.monotonic() - inference_started_s)
+    finally:
+        policy.close()
+    facts.inference_s = statistics.median(seconds)
+    together = f' of {robots} robots together' if robots > 1 else ''
+    facts.inference_source = f'measured, the median of {_REPEATS}{together}'
+    yield ok(
+        f'loaded in {loaded_s - started_s:.1f} s, warm and proved in {warm_s - loaded_s:.1f} s'
+    )
+
+
+def _load(choice: Choice, robots: int) -> Policy:
+    if is_scripted(choice.model):
+        from vla_ros.scripted import ScriptedPolicy
+
+        return ScriptedPolicy.from_script(choice.model, progress=lambda _: None)
+    from vla_ros.openvla import OpenVLAPolicy
+
+    return OpenVLAPolicy.from_pretrained(
+        choice.model,
+        device=choice.device,
+        dtype=choice.dtype,
+        quantization=choice.quantization,
+        revision=choice.revision or None,
+        compile=choice.compile,
+        max_batch_size=robots,
+    )

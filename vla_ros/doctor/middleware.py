@@ -1,0 +1,153 @@
+"""Fast DDS and the variables that ROS 2 reads: what makes large pictures slow, or not heard at all.
+
+Only this shell's environment is seen; the camera's process may have another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from vla_ros.doctor.facts import Facts
+from vla_ros.doctor.findings import Finding, fail, ok, warn
+from vla_ros.doctor.versions import ros_distro
+from vla_ros.share import share_file
+
+_BEFORE_FAST_DDS_3 = ('humble', 'iron', 'jazzy')
+_OLD, _NEW = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
+SEGMENT_BYTES = 512 * 1024  # without a profile
+_PICTURE_BYTES = 640 * 480 * 3  # if none was heard
+_SHARED_MEMORY = Path('/dev/shm')
+_DISCOVERY_RANGES = ('SUBNET', 'LOCALHOST', 'OFF', 'SYSTEM_DEFAULT')
+_MOST_DOMAINS = 232
+_SAFE_DOMAINS = 101  # beyond, Linux may give the ports to others
+
+
+def check_middleware(
+    facts: Facts, environment: Mapping[str, str] = os.environ
+) -> Iterator[Finding]:
+    yield from _domain(environment)
+    yield from _discovery(environment)
+    implementation = environment.get('RMW_IMPLEMENTATION') or 'rmw_fastrtps_cpp'
+    if 'fastrtps' not in implementation:
+        yield ok(f'{implementation}: config/fastdds.xml is not for it')
+        return
+    segment = yield from _profile(facts.picture_bytes, environment, ros_distro())
+    yield from _shared_memory(segment)
+
+
+def _domain(environment: Mapping[str, str]) -> Iterator[Finding]:
+    domain = environment.get('ROS_DOMAIN_ID') or '0'
+    if not domain.isdecimal() or int(domain) > _MOST_DOMAINS:
+        yield fail(f'ROS_DOMAIN_ID is {domain!r}', f'set it to 0 to {_SAFE_DOMAINS}, or unset it')
+    elif int(domain) > _SAFE_DOMAINS:
+        yield warn(
+            f'ROS_DOMAIN_ID is {domain}, of which the ports may be taken',
+            f'set it to 0 to {_SAFE_DOMAINS}, the same everywhere',
+        )
+    else:
+        yield ok(f'ROS_DOMAIN_ID is {domain}; the camera must have the same')
+
+
+def _discovery(environment: Mapping[str, str]) -> Iterator[Finding]:
+    reach = environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or ''
+    if reach and reach not in _DISCOVERY_RANGES:
+        yield fail(
+            f'ROS_AUTOMATIC_DISCOVERY_RANGE is {reach!r}',
+            f'set it to one of: {", ".join(_DISCOVERY_RANGES)}',
+        )
+    elif reach == 'OFF':
+        yield warn(
+            'ROS_AUTOMATIC_DISCOVERY_RANGE is OFF: no other process is found',
+            'set it to LOCALHOST or SUBNET, unless ROS_STATIC_PEERS names all',
+        )
+    elif reach == 'LOCALHOST' or environment.get('ROS_LOCALHOST_ONLY') == '1':
+        yield ok('processes of this machine only are found (discovery is LOCALHOST)')
+
+
+def _profile(
+    heard_bytes: int | None, environment: Mapping[str, str], distro: str
+) -> Generator[Finding, None, int]:
+    """
+    :param heard_bytes: of a picture; None if none came, and a camera may still have to be started.
+    :returns: bytes of the shared-memory segment.
+    """
+    needed = heard_bytes or _PICTURE_BYTES
+    wanted, other = (_OLD, _NEW) if distro in _BEFORE_FAST_DDS_3 else (_NEW, _OLD)
+    advice = f'before the camera starts: export {wanted}={share_file("config/fastdds.xml")}'
+    file = environment.get(wanted)
+    if not file:
+        found = f'{wanted} is not set'
+        if environment.get(other):
+            found += f' ({other} is, which ROS 2 {distro or "here"} does not read)'
+        if heard_bytes is None:
+            yield warn(
+                f'{found}: a picture of 640x480 has {needed} bytes, the shared memory of a '
+                f'publisher {SEGMENT_BYTES}, so it comes late or not at all',
+                advice,
+            )
+        elif needed > SEGMENT_BYTES:
+            yield ok(f'{found} here, and pictures of {needed} bytes come; it is for the camera')
+        else:
+            yield ok(f'{found}; pictures of {needed} bytes need no larger shared memory')
+        return SEGMENT_BYTES
+    try:
+        segment = segment_bytes(Path(file))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        yield fail(f'{wanted} is {file}, which has no effect: {reason}', advice)
+        return SEGMENT_BYTES
+    if segment < needed:
+        yield warn(
+            f'{file} gives a publisher {segment} bytes of shared memory, a picture has {needed}',
+            f'raise segment_size in it, or {advice}',
+        )
+    else:
+        yield ok(
+            f'{wanted} gives a publisher {segment / 1e6:.1f} MB of shared memory, if it is set for '
+            'the camera as well'
+        )
+    return segment
+
+
+def segment_bytes(file: Path) -> int:
+    """Of the largest shared-memory transport that the profiles describe.
+
+    :raises OSError: if the file can't be read.
+    :raises ValueError: if it is no profile of Fast DDS.
+    """
+    try:
+        root = ElementTree.fromstring(file.read_bytes())
+    except ElementTree.ParseError as error:
+        raise ValueError(f'it is no XML ({error})') from error
+    names = [element.tag.rpartition('}')[2] for element in root.iter()]
+    if 'profiles' not in names:
+        raise ValueError(f'it is no profile of Fast DDS, but <{names[0]}>')
+    sizes = [
+        (element.text or '').strip()
+        for element in root.iter()
+        if element.tag.rpartition('}')[2] == 'segment_size'
+    ]
+    for size in sizes:
+        if not size.isdecimal():
+            raise ValueError(f'segment_size is {size!r}')
+    return max(map(int, sizes), default=SEGMENT_BYTES)
+
+
+def _shared_memory(segment: int) -> Iterator[Finding]:
+    if not _SHARED_MEMORY.is_dir():
+        return
+    status = os.statvfs(_SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
+    found = f'{_SHARED_MEMORY} has {free / 1e6:.0f} MB free'
+    # The camera has a segment, and so has every process that hears it.
+    if free < 2 * segment:
+        yield warn(
+            f'{found}, a segment takes {segment / 1e6:.1f}',
+            'remove what is left there of processes that were killed (fastrtps_*), or give the '
+            'container more: docker run --shm-size=1g',
+        )
+    else:
+        yield ok(found)

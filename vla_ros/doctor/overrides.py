@@ -1,0 +1,90 @@
+"""Reads what a ROS parameter file sets for one node, as the node will, without a node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_VALUES = 'ros__parameters'
+_WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
+
+
+class ParameterFileError(ValueError):
+    """The file can't be read, or says nothing to the node."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e3 for a number, as ROS does."""
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float', re.compile(r'[-+]?[0-9]+[eE][-+]?[0-9]+'), list('-+0123456789')
+)
+
+
+def read_value(text: str) -> Any:
+    """Of ``NAME:=VALUE``.
+
+    :raises ParameterFileError: if it is no YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ParameterFileError(f'value {text!r} is no YAML: {error}') from error
+
+
+def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
+    """What is set for the node, under its name or one with ``*`` or ``**``; the last wins.
+
+    :param node: full name, such as ``/left/vla``.
+    :raises ParameterFileError: if there is no such file, or it has nothing for the node.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+    except OSError as error:
+        raise ParameterFileError(
+            f'{path} can not be read: {error.strerror}; name the file that the node is started with'
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterFileError(
+            f'{path} is no YAML: {" ".join(str(error).split())}; mend that line'
+        ) from error
+    sections = list(_sections(content, ''))
+    fitting = [values for name, values in sections if _pattern(name).fullmatch(node)]
+    if not fitting:
+        there = ', '.join(name for name, _ in sections) or 'no ros__parameters'
+        raise ParameterFileError(
+            f'{path} sets nothing for {node}: it has {there}; '
+            f'write "/**:" or "{node}:", and below it "{_VALUES}:"'
+        )
+    return {name: value for values in fitting for name, value in _flat(values, '')}
+
+
+def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Full name of each node, and what is set for it."""
+    if not isinstance(content, Mapping):
+        return
+    for name, below in content.items():
+        if name == _VALUES:
+            yield prefix, below
+        else:
+            yield from _sections(below, f'{prefix}/{str(name).strip("/")}')
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """Of the full names that a section is for."""
+    words = name.strip('/').split('/')
+    return re.compile(''.join(_WILDCARDS.get(word, '/' + re.escape(word)) for word in words))
+
+
+def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """ROS joins the names of what is nested by points."""
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f'{prefix}{name}.')
+        else:
+            yield f'{prefix}{name}', value

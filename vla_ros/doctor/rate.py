@@ -1,0 +1,70 @@
+"""How often there is an action, against what it was trained on and the node's time limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vla_ros.doctor.facts import Facts
+from vla_ros.doctor.findings import Finding, fail, ok, warn
+
+_TOLERANCE = 0.95  # of the data set's rate
+_HEADROOM = 0.8  # of a time limit; beyond, a slow moment is late
+
+
+def check_rate(facts: Facts) -> Iterator[Finding]:
+    """The policy's own rate; a camera may be slower still."""
+    if facts.inference_s is None:
+        if facts.choice.model:
+            yield warn(
+                'what an action takes here is not known',
+                'measure it with --measure, or start the node and ask again',
+            )
+        return
+    rate_hz = 1 / facts.inference_s
+    found = (
+        f'{_hz(rate_hz)}: an action takes {facts.inference_s:.3g} s here ({facts.inference_source})'
+    )
+    contract = facts.contract
+    if contract is None:
+        yield ok(f'{found}; how often {facts.unnorm_key or "its data set"} acted is not known')
+    elif rate_hz >= _TOLERANCE * contract.rate_hz:
+        yield ok(f'{found}; {contract.unnorm_key} acted at {_hz(contract.rate_hz)}')
+    else:
+        yield warn(
+            f'{found} on a policy trained at {_hz(contract.rate_hz)}',
+            f'{_faster(facts)}accept a robot that is {contract.rate_hz / rate_hz:.1f} times as '
+            f'slow: each action is meant for {contract.period_s:g} s',
+        )
+
+
+def _faster(facts: Facts) -> str:
+    """What has not been done yet."""
+    ways = ['set quantization to int8, '] if facts.choice.quantization == 'none' else []
+    on_cpu = facts.device is None or facts.device.type == 'cpu'
+    ways += ['take a machine with a GPU, '] if on_cpu else ['take a faster GPU, ']
+    return f'{"".join(ways)}or '
+
+
+def check_time_limits(facts: Facts) -> Iterator[Finding]:
+    """Whether an inference can be in time, and its action young enough."""
+    parameters, inference_s = facts.parameters, facts.inference_s
+    if parameters is None or inference_s is None:
+        return
+    age_s = inference_s + (facts.picture_age_s or 0.0)
+    limits = (
+        ('inference_timeout_s', parameters.inference_timeout_s, inference_s, 'an action takes'),
+        ('max_action_age_s', parameters.max_action_age_s, age_s, 'from picture to action it takes'),
+    )
+    for name, limit_s, needed_s, what in limits:
+        found = f'{what} {needed_s:.3g} s, {name} is {limit_s:g}'
+        advice = f'set {name} to {2 * needed_s:.2g} or so'
+        if needed_s > limit_s:
+            yield fail(f'{found}: all would be late', advice)
+        elif needed_s > _HEADROOM * limit_s:
+            yield warn(f'{found}: some would be late', advice)
+        else:
+            yield ok(found)
+
+
+def _hz(rate_hz: float) -> str:
+    return f'{rate_hz:.2g} Hz' if rate_hz < 10 else f'{rate_hz:.0f} Hz'

@@ -1,0 +1,117 @@
+"""The packages that are installed, against those this one was tested with; and ROS 2."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vla_ros.doctor.facts import Facts
+from vla_ros.doctor.findings import Finding, fail, ok, one_line, warn
+from vla_ros.share import share_file
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+
+def check_versions(facts: Facts) -> Iterator[Finding]:
+    file = share_file('requirements/runtime.txt')
+    fit = [f'Python {platform.python_version()}']
+    for requirement in read_requirements(file):
+        name, version = requirement.name, installed_version(requirement.name)
+        if version is None:
+            yield fail(f'{name} is not installed', f'pip install -r {file}')
+        elif requirement.specifier.contains(version, prereleases=True):
+            fit.append(f'{name} {version}')
+        elif all(one.operator == '==' for one in requirement.specifier):
+            tested = str(requirement.specifier).removeprefix('==')
+            yield warn(
+                f'{name} is {version}, tested was {tested}: actions may differ, or nothing work',
+                f'pip install "{requirement}"',
+            )
+        else:
+            yield fail(
+                f'{name} is {version}, needed is {requirement.specifier}',
+                f'pip install "{requirement}"',
+            )
+    yield ok(', '.join(fit))
+    yield from _torchvision_fit(file)
+
+
+def read_requirements(file: Path) -> list[Requirement]:
+    """Of a pip requirements file that names packages only."""
+    from packaging.requirements import Requirement
+
+    lines = (line.partition('#')[0].strip() for line in file.read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def needs(package: str, other: str) -> Requirement | None:
+    """What an installed package says of the other's version."""
+    from packaging.requirements import Requirement
+
+    for line in metadata.requires(package) or ():
+        requirement = Requirement(line)
+        if requirement.name == other and requirement.marker is None:
+            return requirement
+    return None
+
+
+def _torchvision_fit(file: Path) -> Iterator[Finding]:
+    """torchvision's operators are built for one torch; with another, importing it fails."""
+    torch, torchvision = map(installed_version, ('torch', 'torchvision'))
+    if torch is None or torchvision is None:
+        return
+    needed = needs('torchvision', 'torch')
+    if needed is not None and not needed.specifier.contains(torch, prereleases=True):
+        yield fail(
+            f'torchvision {torchvision} needs torch{needed.specifier}, installed is {torch}',
+            f'install a pair that belongs together: pip install -r {file}',
+        )
+
+
+def check_ros(facts: Facts) -> Iterator[Finding]:
+    """ROS 2, our messages, and what converts pictures."""
+    if find_spec('rclpy') is None:
+        yield warn(
+            'ROS 2 is not there: rclpy is not installed in this Python, nor sourced',
+            'source /opt/ros/DISTRO/setup.bash before; without it the node does not start',
+        )
+        return
+    import rclpy
+
+    yield ok(
+        f'ROS 2 {ros_distro() or "of unknown name"}, {rclpy.get_rmw_implementation_identifier()}'
+    )
+    try:
+        import vla_ros.msg  # noqa: F401
+    except ImportError as error:
+        yield fail(
+            f'the messages of this package can not be loaded: {one_line(error)}',
+            "source install/setup.bash of the workspace, built with this Python and ROS 2's",
+        )
+        return
+    from vla_ros.ros import images
+
+    yield ok(f'pictures are converted by: {images.backend()}')
+
+
+def ros_distro() -> str:
+    """Lower case, such as ``jazzy``; empty if it is not known."""
+    if os.environ.get('ROS_DISTRO'):
+        return os.environ['ROS_DISTRO']
+    names = (distribution.metadata['Name'] or '' for distribution in metadata.distributions())
+    found = (re.fullmatch(r'ros-(\w+)-rclpy', name) for name in names)
+    return next((match[1] for match in found if match), '')
