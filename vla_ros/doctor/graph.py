@@ -23,9 +23,9 @@ from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok
 from vla_ros.msg import VlaStatus
-from vla_ros.ros.compressed_images import compressed_to_rgb
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, image_to_rgb
 from vla_ros.ros.image_subscription import ImageSubscription
-from vla_ros.ros.images import UnusableImage, image_to_rgb
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_time
