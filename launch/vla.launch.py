@@ -34,6 +34,8 @@ PARAMETERS = [
     ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
     ('instruction', str, 'what every robot shall do until its topic says otherwise'),
     ('image_transport', str, 'raw or compressed'),
+    ('preprocessing', str, "raw; or training: pictures as in OpenVLA's training"),
+    ('rotate_180', bool, 'true: turn pictures by 180 degrees first'),
     ('frame_id', str, 'frame that the actions are given in; with robots one of each, or one'),
     ('motion', str, 'none; or twist: also send topics twist and gripper'),
     ('contracts', str, 'YAML file: what the actions of further data sets mean'),

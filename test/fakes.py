@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -87,7 +88,7 @@ class FakePolicy:
         self.drafts += [one.draft for one in requests]
         self.threads.add(threading.current_thread().name)
         prediction = self._act(cancel)
-        return [prediction] * len(requests)
+        return [replace(prediction, picture=one.image) for one in requests]
 
 
 class Gate:

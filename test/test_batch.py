@@ -134,6 +134,9 @@ def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyP
     assert looked == [2]
     assert again[0].token_ids.tolist() == fresh[1].token_ids.tolist()
     assert again[1].token_ids.tolist() == fresh[0].token_ids.tolist()
+    assert again[0].picture is fresh[1].picture
+    assert again[1].picture is fresh[0].picture is fresh[3].picture
+    assert not np.array_equal(again[0].picture, again[1].picture)
     one.predict_actions([third, requests('openvla_tiny')[5]])  # only the last batch is remembered
     assert looked == [2, 1]
     one.predict_actions([first])
@@ -148,7 +151,11 @@ def test_pictures_are_told_apart_by_every_pixel() -> None:
     values = torch.arange(2.0)[:, None]
     unseen = features.unseen([image, other, image.copy()])
     assert [each is known for each, known in zip(unseen, (image, other), strict=True)] == [True] * 2
-    assert features.of([other, image], unseen, values).tolist() == [[1.0], [0.0]]
+    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9)]
+    found, pictures = features.of([other, image], unseen, shown, values)
+    assert found.tolist() == [[1.0], [0.0]]
+    assert pictures == [shown[1], shown[0]]
+    assert features.of([image], [], [], None)[1][0] is shown[0]
     assert features.unseen([image.copy(), image[:, :4]])[0].shape == (4, 4, 3)
 
 

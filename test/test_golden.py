@@ -46,13 +46,17 @@ def test_all_cases_are_there() -> None:
     assert sum(bool(case['flags']) for _, case in CASES.values()) == 3
 
 
+def check_pixel_values(pixel_values: torch.Tensor, case: dict[str, Any]) -> None:
+    values = pixel_values[0].numpy()
+    assert list(values.shape) == case['pixel_values']['shape']
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    assert digest == case['pixel_values']['sha256']
+
+
 @pytest.mark.parametrize('key', CASES)
 def test_pixel_values_are_exact(key: str) -> None:
     name, case = CASES[key]
-    pixel_values = policy(name)._image_processor(picture(case))[0].numpy()
-    assert list(pixel_values.shape) == case['pixel_values']['shape']
-    digest = hashlib.sha256(np.ascontiguousarray(pixel_values).tobytes()).hexdigest()
-    assert digest == case['pixel_values']['sha256']
+    check_pixel_values(policy(name)._image_processor(picture(case)), case)
 
 
 @pytest.mark.parametrize('key', CASES)
@@ -70,6 +74,9 @@ def test_prediction(key: str) -> None:
         picture(case), case['instruction'], case['unnorm_key'], return_logits=True
     )
     assert prediction.token_ids.tolist() == case['new_tokens']
+    towers = len(policy(name).config.towers)  # all are shown the same in these checkpoints
+    shown = [prediction.picture] * towers
+    check_pixel_values(policy(name)._image_processor.pixel_values(shown), case)
     expected_logits = arrays(name)[f'{case["name"]}/logits_action']
     assert prediction.logits is not None
     np.testing.assert_allclose(prediction.logits, expected_logits, rtol=0, atol=LOGIT_TOLERANCE)

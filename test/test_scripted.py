@@ -135,6 +135,7 @@ def test_an_empty_script_acts_soundly(model: str) -> None:
         np.testing.assert_array_equal(prediction.token_probabilities, np.ones(7, np.float32))
         assert prediction.token_probabilities.dtype == np.float32
         assert prediction.unnorm_key == 'scripted'
+        assert prediction.picture is IMAGE
     assert {prediction.action[-1] for prediction in predictions} == {0.0, 1.0}
     moves = np.array([prediction.normalized_action[:-1] for prediction in predictions])
     steps = np.abs(np.diff(moves, axis=0))

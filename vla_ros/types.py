@@ -88,6 +88,8 @@ class Prediction:
     :param drafted: tokens of the draft that were looked at.
     :param accepted: of these, how many were right.
     :param logits: float32 [D, n_action_bins] of the action tokens, by rising token id.
+    :param picture: uint8 [S, S, 3] RGB, as the first vision tower was shown it, before normalising;
+        of a policy without towers the request's image; never written to.
     """
 
     action: NDArray[np.float64]
@@ -101,6 +103,7 @@ class Prediction:
     drafted: int = 0
     accepted: int = 0
     logits: NDArray[np.float32] | None = None
+    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,19 @@
 """The OpenVLA policy. Knows nothing of ROS."""
 
-from vla_ros.openvla.errors import CheckpointError, PlacementError, UnnormKeyError
+from vla_ros.openvla.errors import (
+    CheckpointError,
+    PlacementError,
+    PreprocessingError,
+    UnnormKeyError,
+)
 from vla_ros.openvla.policy import OpenVLAPolicy
+from vla_ros.openvla.preprocessing import Preprocessing
 
-__all__ = ['CheckpointError', 'OpenVLAPolicy', 'PlacementError', 'UnnormKeyError']
+__all__ = [
+    'CheckpointError',
+    'OpenVLAPolicy',
+    'PlacementError',
+    'Preprocessing',
+    'PreprocessingError',
+    'UnnormKeyError',
+]

@@ -24,6 +24,10 @@ class PlacementError(PolicyError):
     """The device, dtype or quantization asked for is not to be had here."""
 
 
+class PreprocessingError(PolicyError):
+    """There is no such preprocessing, or its parts do not go together."""
+
+
 class UnnormKeyError(PolicyError):
     """The checkpoint has no statistics under the unnorm_key asked for."""
 

@@ -33,6 +33,7 @@ from vla_ros.openvla.placement import (
     empty_cache,
     synchronize,
 )
+from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
 from vla_ros.openvla.proof import plan_trials, prove
 from vla_ros.types import (
@@ -77,6 +78,7 @@ class OpenVLAPolicy:
         revision: str | None = None,
         compile: bool = False,
         max_batch_size: int = 1,
+        preprocessing: Preprocessing = RAW,
         progress: ProgressCallback | None = None,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
@@ -89,6 +91,7 @@ class OpenVLAPolicy:
         :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
             minutes.
         :param max_batch_size: how many requests may be predicted at once.
+        :param preprocessing: what a picture goes through before the released processor.
         :raises PlacementError: if device, dtype or quantization can't be had here.
         :raises CheckpointError: if the checkpoint can't be found or isn't whole.
         """
@@ -97,7 +100,7 @@ class OpenVLAPolicy:
         check_quantization(quantization, chosen_device, chosen_dtype, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
         config = OpenVLAConfig.from_directory(directory)
-        image_processor, prompt_tokenizer = load_processors(directory, config)
+        image_processor, prompt_tokenizer = load_processors(directory, config, preprocessing)
         info = PolicyInfo(
             model=str(path_or_repo_id),
             revision=revision or '',
@@ -241,14 +244,18 @@ class OpenVLAPolicy:
             input_ids, tokens = self._padded(prompts, drafts)
             images = [one.image for one in requests]
             unseen = self._features.unseen(images)
+            pictures = [self._image_processor.pictures(image) for image in unseen]
             if unseen:
-                pixel_values = torch.cat([self._image_processor(image) for image in unseen])
+                pixel_values = torch.cat(
+                    [self._image_processor.pixel_values(each) for each in pictures]
+                )
                 pixel_values = pixel_values.to(model.device, model.dtype)
         with stages('vision'):
             features = model.vision_backbone(pixel_values) if unseen else None
         with stages('projector'):
             new_embeds = model.projector(features) if unseen else None
-            image_embeds = self._features.of(images, unseen, new_embeds)
+            first = [each[0] for each in pictures]
+            image_embeds, shown = self._features.of(images, unseen, first, new_embeds)
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
             batch_size, length, _ = inputs_embeds.shape
@@ -271,6 +278,7 @@ class OpenVLAPolicy:
                     ),
                     drafted=int((drafts[row] >= 0).sum()),
                     accepted=int(accepted[row].sum()),
+                    picture=shown[row],
                 )
                 for row in range(batch_size)
             ]

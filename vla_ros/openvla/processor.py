@@ -1,6 +1,7 @@
 """A picture to pixel values, an instruction to input ids: exactly as the released processor does.
 
-Runs in the policy's thread. Knows nothing of the model.
+What a picture goes through before that, if anything, its Preprocessing tells. Runs in the policy's
+thread. Knows nothing of the model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
 from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.types import InstructionError, check_instruction
 
 # The lone space that stood between `Out:` and the actions in training.
@@ -76,14 +78,20 @@ class TowerTransform:
 
 class ImageProcessor:
     """
-    :param transforms: one per tower, in their order.
+    :param transforms: one per tower, in their order; all make pictures of one size.
+    :param preprocessing: what comes before them.
     """
 
-    def __init__(self, transforms: tuple[TowerTransform, ...]) -> None:
+    def __init__(
+        self, transforms: tuple[TowerTransform, ...], preprocessing: Preprocessing = RAW
+    ) -> None:
         self._transforms = transforms
+        self._preprocessing = preprocessing
 
     @classmethod
-    def from_directory(cls, directory: Path, towers: Sequence[TowerConfig]) -> ImageProcessor:
+    def from_directory(
+        cls, directory: Path, towers: Sequence[TowerConfig], preprocessing: Preprocessing = RAW
+    ) -> ImageProcessor:
         """:raises CheckpointError: if preprocessor_config.json is missing or unfit."""
         path = directory / 'preprocessor_config.json'
         config = read_json(path)
@@ -100,20 +108,26 @@ class ImageProcessor:
                     f'{path} makes pictures of {transform.output_size} pixels for '
                     f'{tower.timm_id}, which takes {tower.image_size} by config.json'
                 )
-        return cls(transforms)
+        return cls(transforms, preprocessing)
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """
+        """:meth:`pictures`, then :meth:`pixel_values`."""
+        return self.pixel_values(self.pictures(image))
+
+    def pictures(self, image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """What each tower is shown; towers of one geometry share one array.
+
         :param image: uint8 [H, W, 3] RGB.
-        :returns: float32 [1, 3 * towers, 224, 224].
-        :raises ValueError: if the picture has another shape or dtype.
+        :returns: uint8 [224, 224, 3] each, not to be written to.
+        :raises ValueError: if the picture has another shape or dtype, or is too large.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f'image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] RGB'
             )
-        picture = Image.fromarray(image)
-        channels = []
+        size = self._transforms[0].output_size
+        picture = self._preprocessing(Image.fromarray(image), size)
+        pictures = []
         resized: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
         for transform in self._transforms:
             # Fused towers mostly share one geometry: resize once.
@@ -125,7 +139,18 @@ class ImageProcessor:
             )
             if geometry not in resized:
                 resized[geometry] = transform.resized(picture)
-            channels.append(transform.normalized(resized[geometry]))
+            pictures.append(resized[geometry])
+        return pictures
+
+    def pixel_values(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """
+        :param pictures: uint8 [224, 224, 3] each, of :meth:`pictures`.
+        :returns: float32 [1, 3 * towers, 224, 224], normalised.
+        """
+        channels = [
+            transform.normalized(picture)
+            for transform, picture in zip(self._transforms, pictures, strict=True)
+        ]
         return torch.from_numpy(np.concatenate(channels)[np.newaxis])
 
 
@@ -200,11 +225,11 @@ class PromptTokenizer:
 
 
 def load_processors(
-    directory: Path, config: OpenVLAConfig
+    directory: Path, config: OpenVLAConfig, preprocessing: Preprocessing = RAW
 ) -> tuple[ImageProcessor, PromptTokenizer]:
     """:raises CheckpointError: if one of their files is missing or unfit."""
     return (
-        ImageProcessor.from_directory(directory, config.towers),
+        ImageProcessor.from_directory(directory, config.towers, preprocessing),
         PromptTokenizer(directory, config),
     )
 

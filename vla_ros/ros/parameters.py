@@ -88,6 +88,15 @@ class Parameters:
         "of the image subscription; auto follows the publisher's offer",
         choices=('auto', 'reliable', 'best_effort'),
     )
+    preprocessing: str = _parameter(
+        'raw',
+        'raw: pictures as they are; training: as in OpenVLA training, cropped where the contract '
+        'of unnorm_key says so',
+        choices=('raw', 'training'),
+    )
+    rotate_180: bool = _parameter(
+        False, 'turn pictures by 180 degrees first, as LIBERO needs it for its own'
+    )
     frame_id: str = _parameter(
         '',
         'frame that the actions are given in, put into their header; with robots one for all, or '

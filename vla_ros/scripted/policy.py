@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import os
@@ -106,7 +107,10 @@ class ScriptedPolicy:
         for fault in due:
             _act(fault, f'{fault.text} at call {self._calls}', cancel)
         return [
-            _prediction(self._calls, self._action_dim, request.unnorm_key or NAME, due)
+            dataclasses.replace(
+                _prediction(self._calls, self._action_dim, request.unnorm_key or NAME, due),
+                picture=request.image,
+            )
             for request in requests
         ]
 
