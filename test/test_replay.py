@@ -617,7 +617,11 @@ def with_late_words(recorder: Recorder) -> None:
         (with_pictures_only, ('--instruction-topic', '/x'), 'such topics there: /chatter'),
         (with_pictures_only, ('--instruction', ' '), 'no_instruction'),
         (with_pictures_only, ('--instruction', 'a\nb'), 'has the control character'),
-        (with_pictures_only, ('--instruction', 'go', '--dtype', 'int3'), 'has no device, dtype or'),
+        (
+            with_pictures_only,
+            ('--instruction', 'go', '--dtype', 'int3'),
+            'has no device, dtype, ',
+        ),
         (with_depth_only, (), "1 unusable_picture (image encoding '16UC1' looks like a depth"),
         (with_late_words, (), 'no picture on /camera/image of bag'),
     ],
