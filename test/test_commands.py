@@ -112,8 +112,9 @@ def test_check_with_what_is_no_picture(name: str) -> None:
     assert 'Traceback' not in checked.stderr
 
 
-def test_demo_prints_twenty_actions() -> None:
-    demo = run('demo', timeout_s=200)
+def test_demo_prints_twenty_actions(tmp_path: Path) -> None:
+    view = tmp_path / 'view.png'
+    demo = run('demo', '--view', str(view), timeout_s=200)
     assert demo.returncode == 0, demo.stderr
     instructions = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
     rows = [
@@ -125,6 +126,8 @@ def test_demo_prints_twenty_actions() -> None:
     assert set(heard) == set(instructions)
     assert '20 actions' in demo.stdout
     assert 'received = ' in demo.stdout
+    with PilImage.open(view) as picture:
+        assert (picture.format, picture.mode, picture.size) == ('PNG', 'RGB', (936, 572))
 
 
 def test_checkpoint_and_camera_refuse_clearly(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from conftest import ROOT
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
+from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.parameters import ParameterError, Parameters
 
 
@@ -88,6 +93,47 @@ def test_every_launch_or_config_file_is_named_in_the_readme() -> None:
     readme = (ROOT / 'README.md').read_text()
     for file in [*(ROOT / 'launch').iterdir(), *(ROOT / 'config').iterdir()]:
         assert file.is_dir() or file.name in readme
+
+
+def published_topics() -> dict[str, Any]:
+    """By name, what the node publishes or hears; for a path of Foxglove's."""
+    own = {'/action': VlaAction, '/status': VlaStatus, '/debug_image': Image}
+    return own | {'/instruction': String, '/diagnostics': DiagnosticArray}
+
+
+def leaves(layout: Any) -> list[str]:
+    """The panels of a layout that is split in two again and again."""
+    if isinstance(layout, str):
+        return [layout]
+    assert layout['direction'] in ('row', 'column')
+    assert 0 < layout['splitPercentage'] < 100
+    return leaves(layout['first']) + leaves(layout['second'])
+
+
+def test_the_foxglove_layout_shows_topics_and_fields_that_there_are() -> None:
+    layout = json.loads((ROOT / 'config' / 'foxglove_layout.json').read_text())
+    panels = layout['configById']
+    assert sorted(leaves(layout['layout'])) == sorted(panels)
+    topics = published_topics()
+    paths = [path['value'] for panel in panels.values() for path in panel.get('paths', [])]
+    for path in paths:
+        topic, field, index = re.fullmatch(r'(/\w+)\.(\w+)(\[\d\])?', path).groups()
+        kind = topics[topic].get_fields_and_field_types()[field]
+        assert kind.startswith('sequence') == bool(index), path
+    assert {f'/action.action[{index}]' for index in range(7)} < set(paths)
+    assert panels['Image!view']['imageMode']['imageTopic'] == '/debug_image'
+    assert panels['RawMessages!status']['topicPath'] == '/status'
+    assert panels['DiagnosticSummary!diagnostics']['topicToRender'] == '/diagnostics'
+    publish = panels['Publish!instruction']
+    assert (publish['topicName'], publish['datatype']) == ('/instruction', 'std_msgs/msg/String')
+    String(**json.loads(publish['value']))
+
+
+def test_the_rviz_file_shows_the_operators_view() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'vla.rviz').read_text())
+    displays = {d['Class']: d for d in content['Visualization Manager']['Displays']}
+    assert displays['rviz_default_plugins/Image']['Topic']['Value'] == '/debug_image'
+    assert 'rviz_default_plugins/TF' in displays
 
 
 @pytest.mark.parametrize('name', [name for name, f in FIELDS.items() if f.metadata['bounds']])

@@ -38,6 +38,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.types', [*SCHEDULING, 'vla_ros.scheduling']),
         ('vla_ros.scheduling', SCHEDULING),
         ('vla_ros.motion', [*SCHEDULING, 'vla_ros.scheduling', 'vla_ros.cli']),
+        ('vla_ros.view', [*SCHEDULING[:3], *OPENVLA]),
         ('vla_ros.openvla', OPENVLA),
         ('vla_ros.openvla.random_checkpoint', OPENVLA),
         ('vla_ros.bench.report', OPENVLA),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -17,15 +19,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import PIL.Image
 import rclpy
 from builtin_interfaces.msg import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.cli.processes import camera_environment, running
+from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.pictures.images import image_to_rgb
 from vla_ros.ros.console import unbuffer_output
 from vla_ros.ros.stamps import from_duration
 from vla_ros.share import share_file
@@ -42,15 +48,21 @@ class DemoFailed(Exception):
 class Operator(Node):
     """Gives the instructions in turn, and prints a row for every action. Of the main thread."""
 
-    def __init__(self, actions: int) -> None:
+    def __init__(self, actions: int, watches: bool) -> None:
+        """
+        :param watches: whether to hear the operator's view, too.
+        """
         super().__init__('operator', namespace=NAMESPACE)
         self.status = VlaStatus()
         self.heard: list[VlaAction] = []
+        self.view: Image | None = None  # the last of the operator's views
         self._wanted = actions
         self._shown_state = ''
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(VlaStatus, 'status', self._on_status, latched)
         self.create_subscription(VlaAction, 'action', self._on_action, 10)
+        if watches:
+            self.create_subscription(Image, 'debug_image', self._on_view, 1)
         self._instructions = self.create_publisher(String, 'instruction', 1)
         self.create_timer(0.2, self._instruct)
 
@@ -68,6 +80,9 @@ class Operator(Node):
         if message.state != self._shown_state and not self.heard:
             self._shown_state = message.state
             print(f'{message.state:12s} {message.why}')
+
+    def _on_view(self, message: Image) -> None:
+        self.view = message
 
     def _on_action(self, message: VlaAction) -> None:
         if self.done:
@@ -154,6 +169,28 @@ def print_summary(operator: Operator) -> None:
     )
 
 
+def write_contract(folder: Path) -> Path:
+    """The random policy's numbers are about as large as bridge_orig's: let them mean the same."""
+    contract = dataclasses.asdict(load_contracts()['bridge_orig'])
+    del contract['unnorm_key']
+    path = folder / 'contracts.yaml'
+    path.write_text(json.dumps({'random': contract}))
+    return path
+
+
+def write_view(view: Image | None, path: Path) -> None:
+    """
+    :raises DemoFailed: if there is none, or it can't be written.
+    """
+    if view is None:
+        raise DemoFailed('nothing was heard on debug_image')
+    try:
+        PIL.Image.fromarray(image_to_rgb(view)).save(path, 'PNG', optimize=True)
+    except OSError as error:
+        raise DemoFailed(f'{path} can not be written: {error}') from error
+    print(f"the operator's view: {path}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     unbuffer_output()
     parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
@@ -161,11 +198,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--timeout', type=float, default=180.0, help='seconds (default: %(default)s)'
     )
+    parser.add_argument('--view', type=Path, metavar='PNG', help="write the operator's last view")
     options = parser.parse_args(arguments)
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     try:
         with tempfile.TemporaryDirectory(prefix='vla_demo_') as folder:
-            run(Path(folder), options.actions, options.timeout)
+            run(Path(folder), options.actions, options.timeout, options.view)
         return 0
     except DemoFailed as failure:
         print(f'vla_demo: {failure}', file=sys.stderr)
@@ -174,8 +212,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run(folder: Path, actions: int, timeout_s: float) -> None:
-    """:raises DemoFailed: if anything keeps the actions from coming."""
+def run(folder: Path, actions: int, timeout_s: float, view: Path | None) -> None:
+    """
+    :param view: where to write the operator's last view, if at all.
+    :raises DemoFailed: if anything keeps the actions from coming.
+    """
     camera = running_camera(NAMESPACE)  # starts below; without photographs it fails here
     print('writing a tiny OpenVLA checkpoint with random weights')
     checkpoint = [sys.executable, '-m', 'vla_ros.cli.checkpoint', str(folder / 'tiny')]
@@ -186,7 +227,8 @@ def run(folder: Path, actions: int, timeout_s: float) -> None:
         '--ros-args',
         *('-r', f'__ns:={NAMESPACE}'),
         *('--params-file', str(share_file('config/vla.yaml'))),
-        *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_gripper'),
+        *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_base'),
+        *('-p', f'contracts:={write_contract(folder)}'),
     )
     with (
         running(*node) as node_process,
@@ -194,12 +236,14 @@ def run(folder: Path, actions: int, timeout_s: float) -> None:
     ):
         rclpy.init()
         try:
-            operator = Operator(actions)
+            operator = Operator(actions, watches=view is not None)
             watch(operator, [node_process, camera_process], timeout_s)
             settle_s = time.monotonic() + 1.2  # the status comes once a second
             while time.monotonic() < settle_s:
                 rclpy.spin_once(operator, timeout_sec=0.1)
             print_summary(operator)
+            if view is not None:
+                write_view(operator.view, view)
         finally:
             rclpy.try_shutdown()
 

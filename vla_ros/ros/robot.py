@@ -16,6 +16,7 @@ from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.messages import action_message, status_message
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_time
 from vla_ros.ros.status import StatusReporter
@@ -71,6 +72,9 @@ class RobotPort:
         )
         self.switch = Switch(name, enabled, self._on_switched)
         self.inputs.wanted = enabled
+        self._view = OperatorViewPublisher(
+            node, clock, name, prefix, self._state, lambda: self.inputs.instruction
+        )
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -93,6 +97,7 @@ class RobotPort:
                 parameters,
                 contracts,
             )
+        self._view.configure(parameters.frame_ids[self._source], contracts)
         self.inputs.configure(parameters)
         self.inputs.instruct(self.inputs.instruction or parameters.instruction)
 
@@ -135,7 +140,9 @@ class RobotPort:
 
     def settle(self, result: Result) -> None:
         """Publish the action, or keep the reason why not."""
-        if self._gate.admit(result):
+        published = self._gate.admit(result)
+        self._view.keep(result, published)
+        if published:
             message = action_message(
                 result,
                 self._clock.now_ns(),
@@ -177,10 +184,12 @@ class RobotPort:
         if self._motion is not None and self._state()[0] != VlaStatus.RUNNING:
             self._motion.stop()
         self._reporter.show_change()
+        self._view.show_change()
 
     def report(self) -> VlaStatus:
         """Publish the status; what it was. Follow the camera's quality of service, too."""
         self.inputs.follow_publishers()
+        self._view.show()
         return self._reporter.report()
 
     def flush(self) -> None:

@@ -1,0 +1,102 @@
+"""Publishes what an operator sees of one robot, as a picture, while somebody looks.
+
+Used by the executor's thread. Refuses to know how the picture is drawn. Without a subscriber it
+asks for nothing and draws nothing.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+
+from vla_ros.motion import ActionContract
+from vla_ros.ros.stamps import to_time
+from vla_ros.scheduling import Clock, Result, age_s
+from vla_ros.view import OperatorView, render
+
+_SHORTEST_PERIOD_S = 0.1
+
+
+class OperatorViewPublisher:
+    """Keeps the last prediction, and shows it beside the state."""
+
+    def __init__(
+        self,
+        node: Node,
+        clock: Clock,
+        robot: str,
+        prefix: str,
+        state: Callable[[], tuple[str, str]],
+        instruction: Callable[[], str],
+    ) -> None:
+        """
+        :param robot: its name; may be empty.
+        :param prefix: what the topic's name begins with.
+        :param state: the state now, and why.
+        :param instruction: the one in force now.
+        """
+        self._clock = clock
+        self._robot = robot
+        self._state = state
+        self._instruction = instruction
+        self._images = node.create_publisher(Image, f'{prefix}debug_image', QoSProfile(depth=1))
+        self._shown = ('', '')  # state and why
+        self._shown_s = -_SHORTEST_PERIOD_S
+        self.configure('', {})
+
+    def configure(self, frame_id: str, contracts: Mapping[str, ActionContract]) -> None:
+        """Forget the last prediction; the next are given in this frame, and mean this."""
+        self._frame_id = frame_id
+        self._contracts = contracts
+        self._result: Result | None = None  # the last with a prediction
+        self._published = False
+        self._is_new = True
+
+    def keep(self, result: Result, published: bool) -> None:
+        """:param published: whether its action was."""
+        if result.prediction is not None:
+            self._result, self._published, self._is_new = result, published, True
+
+    def show_change(self) -> None:
+        """Show a new prediction, state or reason, if anybody looks; call this often."""
+        if self._may_show() and (self._is_new or self._state() != self._shown):
+            self._show()
+
+    def show(self) -> None:
+        """Show what is, new or not, if anybody looks: it has grown older."""
+        if self._may_show():
+            self._show()
+
+    def _may_show(self) -> bool:
+        """Somebody looks, and the last view was a while ago."""
+        rests = self._clock.monotonic_s() - self._shown_s < _SHORTEST_PERIOD_S
+        return not rests and self._images.get_subscription_count() > 0
+
+    def _show(self) -> None:
+        self._shown, self._shown_s, self._is_new = self._state(), self._clock.monotonic_s(), False
+        now_ns = self._clock.now_ns()
+        pixels = render(self._view(now_ns))
+        height, width, _ = pixels.shape
+        message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+        message.data = array.array('B', pixels.tobytes())  # what costs no check of each byte
+        message.header.stamp = to_time(now_ns)
+        self._images.publish(message)
+
+    def _view(self, now_ns: int) -> OperatorView:
+        view = OperatorView(self._robot, *self._shown, self._instruction(), frame=self._frame_id)
+        if self._result is None:
+            return view
+        prediction = self._result.prediction
+        assert prediction is not None  # kept
+        return dataclasses.replace(
+            view,
+            prediction=prediction,
+            contract=self._contracts.get(prediction.unnorm_key),
+            published=self._published,
+            age_s=age_s(self._result.observation.stamp_ns, now_ns),
+        )

@@ -1,0 +1,164 @@
+"""Colours, fonts, and text that fits: what the operator's view is drawn with.
+
+Takes any text and any number, and never raises for one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND = '#12161c'
+PANEL = '#1d232c'
+RULE = '#36404d'
+TEXT = '#e8ecf1'
+MUTED = '#95a1b0'
+
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
+GRAY = '#999999'
+ORANGE = '#E69F00'
+SKY_BLUE = '#56B4E9'
+GREEN = '#009E73'
+BLUE = '#0072B2'
+VERMILLION = '#D55E00'
+
+_LONGEST = 800  # characters that are looked at: an instruction has 500 at most
+_SUPERSAMPLING = 4  # Pillow's own lines and polygons have jagged edges
+
+Point = tuple[float, float]
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own, which is on every machine. What it can not write becomes an empty box."""
+    return ImageFont.load_default(size)
+
+
+def write(
+    draw: ImageDraw.ImageDraw, point: Point, text: str, ink: str, size: int, anchor: str
+) -> None:
+    """One line.
+
+    :param anchor: which point of the line it is, as Pillow names them.
+    """
+    mask, left, top = _written(text, size, anchor)
+    draw.bitmap((round(point[0]) + left, round(point[1]) + top), mask, ink)
+
+
+@functools.lru_cache(maxsize=512)
+def _written(text: str, size: int, anchor: str) -> tuple[Image.Image, int, int]:
+    """From one view to the next most texts stay, and there are few numbers that an action can be.
+
+    :returns: the line's mask, and where its left and top edges are, seen from the anchor.
+    """
+    left, top, right, bottom = (round(edge) for edge in font(size).getbbox(text, anchor=anchor))
+    mask = Image.new('L', (max(right - left, 1), max(bottom - top, 1)))
+    ImageDraw.Draw(mask).text((-left, -top), text, 255, font(size), anchor=anchor)
+    return mask, left, top
+
+
+@functools.lru_cache(maxsize=256)
+def wrap(text: str, size: int, width: int, max_lines: int) -> tuple[str, ...]:
+    """Break a text into lines that are no wider than ``width`` pixels; an ellipsis ends a cut."""
+    printable = ''.join(c if c.isprintable() else ' ' for c in text[:_LONGEST])
+    rest = ' '.join(printable.split())
+    lines: list[str] = []
+    while rest and len(lines) < max_lines:
+        count = _fitting(rest, size, width)
+        if count == len(rest):
+            lines.append(rest)
+            break
+        if len(lines) == max_lines - 1:
+            count = _fitting(rest, size, width - round(font(size).getlength('…')))
+            lines.append(rest[:count].rstrip() + '…')
+            break
+        space = rest.rfind(' ', 1, count + 1)
+        count = space if space > 0 else count
+        lines.append(rest[:count].rstrip())
+        rest = rest[count:].lstrip()
+    return tuple(lines)
+
+
+def _fitting(text: str, size: int, width: int) -> int:
+    """How many of the first characters fit, at least 1: otherwise no line would ever end."""
+    few, many = 1, len(text)
+    while few < many:
+        middle = (few + many + 1) // 2
+        if font(size).getlength(text[:middle]) <= width:
+            few = middle
+        else:
+            many = middle - 1
+    return few
+
+
+def number(value: float) -> str:
+    """With a sign, short whatever it is."""
+    if not math.isfinite(value):
+        return 'not a number' if math.isnan(value) else f'{value:+}'
+    return f'{value:+.4f}' if abs(value) < 1000 else f'{value:+.1e}'
+
+
+def full_scale(values: list[float], smallest: float) -> float:
+    """A round number, 1, 2 or 5 times a power of ten, that no finite value exceeds."""
+    most = max([abs(value) for value in values if math.isfinite(value)], default=0.0)
+    if most <= smallest:
+        return smallest
+    power = 10.0 ** math.floor(math.log10(most))
+    return next((step * power for step in (1, 2, 5) if most <= step * power), 10 * power)
+
+
+def share(value: float, most: float) -> float:
+    """Of the full scale: -1 to 1 whatever the value is, or NaN."""
+    part = value / most
+    return part if math.isnan(part) else min(max(part, -1.0), 1.0)
+
+
+def draw_arrow(canvas: Image.Image, centre: Point, vector: Point, colour: str) -> None:
+    """An arrow from the centre, by so many pixels; a dot if it is too short for one."""
+    length = math.hypot(*vector)
+    reach = math.ceil(length) + 12
+    mask = Image.new('L', (2 * reach * _SUPERSAMPLING, 2 * reach * _SUPERSAMPLING))
+    draw = ImageDraw.Draw(mask)
+    middle = reach * _SUPERSAMPLING
+    dot = 4 * _SUPERSAMPLING
+    draw.ellipse((middle - dot, middle - dot, middle + dot, middle + dot), fill=255)
+    if length > 1:
+        along = (vector[0] / length, vector[1] / length)
+        head, half_head, half_shaft = min(16.0, length), min(8.0, length / 2), min(2.5, length / 4)
+        outline = [
+            (0.0, half_shaft),
+            (length - head, half_shaft),
+            (length - head, half_head),
+            (length, 0.0),
+            (length - head, -half_head),
+            (length - head, -half_shaft),
+            (0.0, -half_shaft),
+        ]
+        draw.polygon(
+            [
+                (
+                    middle + _SUPERSAMPLING * (ahead * along[0] - aside * along[1]),
+                    middle + _SUPERSAMPLING * (ahead * along[1] + aside * along[0]),
+                )
+                for ahead, aside in outline
+            ],
+            fill=255,
+        )
+    corner = (round(centre[0]) - reach, round(centre[1]) - reach)
+    canvas.paste(colour, corner, mask.reduce(_SUPERSAMPLING))
+
+
+def draw_rings(canvas: Image.Image, centre: Point, radii: list[int], colour: str) -> None:
+    """Circles, one pixel wide."""
+    reach = max(radii) + 2
+    mask = Image.new('L', (2 * reach * _SUPERSAMPLING, 2 * reach * _SUPERSAMPLING))
+    draw = ImageDraw.Draw(mask)
+    middle = reach * _SUPERSAMPLING
+    for radius in radii:
+        r = radius * _SUPERSAMPLING
+        box = (middle - r, middle - r, middle + r, middle + r)
+        draw.ellipse(box, outline=255, width=_SUPERSAMPLING)
+    corner = (round(centre[0]) - reach, round(centre[1]) - reach)
+    canvas.paste(colour, corner, mask.reduce(_SUPERSAMPLING))

@@ -1,0 +1,154 @@
+"""Draws the operator's view. Pure: the same view gives the same pixels; any one thread at a time.
+
+Nothing is projected into the camera's picture: where the camera stands is not known here. The
+picture itself is only enlarged, each pixel to a square, so that what is seen is what was seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vla_ros.motion import ActionContract
+from vla_ros.types import Prediction
+from vla_ros.view.action import draw_action, draw_action_frame
+from vla_ros.view.drawing import (
+    BACKGROUND,
+    BLUE,
+    GRAY,
+    GREEN,
+    MUTED,
+    ORANGE,
+    PANEL,
+    SKY_BLUE,
+    TEXT,
+    VERMILLION,
+    font,
+    wrap,
+    write,
+)
+from vla_ros.view.layout import HEADER, LEFT, MARGIN, SIDE, SIZE
+
+# The word is always there, too: background, and what is written on it.
+STATE_COLOURS = {
+    'UNCONFIGURED': (GRAY, 'black'),
+    'LOADING': (SKY_BLUE, 'black'),
+    'WARMING_UP': (SKY_BLUE, 'black'),
+    'READY': (BLUE, 'white'),
+    'RUNNING': (GREEN, 'black'),
+    'HOLDING': (ORANGE, 'black'),
+    'ERROR': (VERMILLION, 'black'),
+}
+_UNKNOWN_STATE = (GRAY, 'black')
+
+
+@dataclass(frozen=True)
+class OperatorView:
+    """What there is to see of one robot.
+
+    :param robot: its name; may be empty.
+    :param state: a word, as in VlaStatus.
+    :param why: a sentence; may be empty.
+    :param instruction: the one in force; empty: none.
+    :param prediction: the last one, with the picture that the model saw. Seven values are taken
+        for a translation, a rotation and the gripper; any other number has no names.
+    :param contract: what these seven mean; None if that is not known: they have no units then.
+    :param published: whether its action was published.
+    :param age_s: how old the prediction's observation is now, seconds; None without one.
+    :param frame: the robot's own name of the frame that the action is given in; may be empty.
+    """
+
+    robot: str = ''
+    state: str = ''
+    why: str = ''
+    instruction: str = ''
+    prediction: Prediction | None = None
+    contract: ActionContract | None = None
+    published: bool = False
+    age_s: float | None = None
+    frame: str = ''
+
+
+def render(view: OperatorView) -> NDArray[np.uint8]:
+    """
+    :returns: uint8 [572, 936, 3] RGB, not to be written to.
+    """
+    prediction = view.prediction
+    picture = None if prediction is None else prediction.picture
+    dim = None if prediction is None else prediction.action.size
+    canvas = _still(dim, view.contract).copy()
+    draw = ImageDraw.Draw(canvas)
+    _draw_header(draw, view)
+    if picture is None:
+        text = 'no picture yet' if prediction is None else 'the policy hands out no picture'
+        write(draw, (MARGIN + SIDE / 2, HEADER + SIDE / 2), text, MUTED, 18, 'mm')
+    else:
+        _place_picture(canvas, picture)
+    if prediction is not None:
+        in_force = view.published and view.state == 'RUNNING'
+        heading, ink = ('action', TEXT) if in_force else ('last action', MUTED)
+        if not view.published:
+            heading, ink = 'action, not published', ORANGE
+        write(draw, (LEFT, HEADER), heading, ink, 16, 'lt')
+        colour = SKY_BLUE if in_force else GRAY
+        draw_action(canvas, draw, prediction, view.contract, view.frame, colour)
+    return np.asarray(canvas)
+
+
+def _place_picture(canvas: Image.Image, picture: NDArray[np.uint8]) -> None:
+    """Each pixel becomes a square. Of a picture that is too large only every n-th is shown."""
+    step = math.ceil(max(picture.shape) / SIDE)
+    shown = Image.fromarray(np.ascontiguousarray(picture[::step, ::step]))
+    factor = SIDE // max(shown.size)
+    size = (factor * shown.width, factor * shown.height)
+    corner = (MARGIN + (SIDE - size[0]) // 2, HEADER + (SIDE - size[1]) // 2)
+    canvas.paste(shown.resize(size, Image.Resampling.NEAREST), corner)
+
+
+@functools.lru_cache(maxsize=8)
+def _still(dim: int | None, contract: ActionContract | None) -> Image.Image:
+    """What never changes, drawn once. Not to be drawn on: copy it.
+
+    :param dim: how many values the action has; None without an action.
+    """
+    canvas = Image.new('RGB', SIZE, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((MARGIN, HEADER, MARGIN + SIDE - 1, HEADER + SIDE - 1), PANEL)
+    if dim is None:
+        write(draw, (LEFT, HEADER), 'no action yet', MUTED, 16, 'lt')
+    else:
+        draw_action_frame(canvas, draw, dim, contract)
+    return canvas
+
+
+def _draw_header(draw: ImageDraw.ImageDraw, view: OperatorView) -> None:
+    """State and why, whose and how old, the instruction."""
+    colour, ink = STATE_COLOURS.get(view.state, _UNKNOWN_STATE)
+    [word] = wrap(view.state, 16, 200, 1) or ('?',)
+    badge = MARGIN + 28 + round(font(16).getlength(word))
+    draw.rectangle((MARGIN, 12, badge, 46), colour)
+    write(draw, ((MARGIN + badge) / 2, 29), word, ink, 16, 'mm')
+    end = SIZE[0] - MARGIN
+    why = wrap(view.why, 14, end - 190 - badge - 14, 2)
+    for row, line in enumerate(why):
+        y = 29 + 19 * (row - (len(why) - 1) / 2)
+        write(draw, (badge + 14, y), line, TEXT, 14, 'lm')
+    for line in wrap(view.robot, 15, 180, 1):
+        write(draw, (end, 20), line, TEXT, 15, 'rm')
+    write(draw, (end, 39), _age_text(view.age_s), MUTED, 14, 'rm')
+    instruction = wrap(view.instruction, 18, end - MARGIN, 2)
+    lines, ink = (instruction, TEXT) if instruction else (('no instruction',), MUTED)
+    for row, line in enumerate(lines):
+        y = 77 + 22 * (row - (len(lines) - 1) / 2)
+        write(draw, (MARGIN, y), line, ink, 18, 'lm')
+
+
+def _age_text(age_s: float | None) -> str:
+    if age_s is None:
+        return 'nothing observed'
+    return f'seen {age_s:.2f} s ago' if abs(age_s) < 1000 else f'seen {age_s:.3g} s ago'
