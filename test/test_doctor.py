@@ -288,9 +288,10 @@ def test_a_data_set_without_a_contract(tiny_checkpoint: Path, tmp_path: Path) ->
     )
     assert found.advice.startswith('write one (contracts:=FILE)')
     assert 'bridge_orig' in found.advice
-    facts.choice = dataclasses.replace(facts.choice, motion='twist')
-    (found,) = check_contract(facts)
-    assert found.level is Level.FAIL
+    for needs_it in ({'motion': 'twist'}, {'preprocessing': 'training'}):
+        needing = dataclasses.replace(facts, choice=dataclasses.replace(facts.choice, **needs_it))
+        (found,) = check_contract(needing)
+        assert found.level is Level.FAIL
 
 
 def test_contracts_that_can_not_be_used(tmp_path: Path) -> None:
@@ -469,7 +470,12 @@ def test_a_sound_set_up_from_end_to_end(
             [
                 *(f'contracts:={contracts}', '--image', 'camera/color', '--seconds', '0.8'),
                 str(tiny_checkpoint),
-                *('device:=cpu', '--measure', 'inference_timeout_s:=20.0'),
+                *(
+                    'device:=cpu',
+                    '--measure',
+                    'preprocessing:=training',
+                    'inference_timeout_s:=20.0',
+                ),
                 *('max_action_age_s:=20.0', '--json', '--ros-args', '-r', '__ns:=/whole'),
             ]
         )
@@ -481,11 +487,9 @@ def test_a_sound_set_up_from_end_to_end(
     assert {one['check'] for one in report['findings']} == {*doctor._CHECKS}
 
 
-def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
-    command = [sys.executable, '-m', 'vla_ros.cli.doctor', str(tmp_path), 'dtype:=int8', '--no-ros']
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1
-    lines = ended.stdout.splitlines()
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main([str(tmp_path), 'dtype:=int8', '--no-ros']) == 1
+    lines = capsys.readouterr().out.splitlines()
     assert (
         "FAIL  devices: dtype 'int8' is unknown -> allowed: auto, float32, bfloat16, float16"
     ) in lines
@@ -494,7 +498,13 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         '-> download or copy it again'
     ) in lines
     assert re.fullmatch(r'\d+ OK, \d+ WARN, 2 FAIL', lines[-1])
-    assert 'Traceback' not in ended.stderr
+
+
+def test_the_command_in_a_process_of_its_own() -> None:
+    command = [sys.executable, '-m', 'vla_ros.cli.doctor', 'one', 'two']
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith('vla_doctor: error: one and two: one model is allowed\n')
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
         return  # the key's check has said why
     contract = facts.contract = contracts.get(key)
     if contract is None:
-        moves = facts.choice.motion != 'none'
-        yield (fail if moves else warn)(
+        needs_it = facts.choice.motion != 'none' or facts.choice.preprocessing == 'training'
+        yield (fail if needs_it else warn)(
             f'there is no action contract for {key}: its actions are published, and not turned '
             'into motion',
             'write one (contracts:=FILE), if you know units, frame, rate and gripper of the data '

@@ -26,6 +26,8 @@ class Choice:
     quantization: str = 'none'
     compile: bool = False
     unnorm_key: str = ''
+    preprocessing: str = 'raw'
+    rotate_180: bool = False
     contracts: str = ''
     motion: str = 'none'
 

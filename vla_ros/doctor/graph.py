@@ -32,7 +32,7 @@ from vla_ros.ros.stamps import from_time
 from vla_ros.scheduling import CameraWatch
 from vla_ros.scheduling.clock import age_s
 
-_DISCOVERY_S = 3.0  # a publisher that is there is found within that
+_DISCOVERY_S = 3.5  # a process that is there is found within that: it tells so every 3 s
 _SETTLE_S = 0.3  # between the first publisher that is found and the others
 _REPEATED = 'repeated: it has the stamp of the one before; have the driver stamp each picture'
 _INSTRUCTION_TYPE = 'std_msgs/msg/String'
@@ -67,11 +67,13 @@ def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Findin
     statuses = _Statuses(node, prefixes[0])
     cameras = [_Camera(node, topic, parameters) for topic in topics]
 
+    started_s = time.monotonic()
     _spin(spin, _DISCOVERY_S, lambda: all(camera.offers() for camera in cameras))
     _spin(spin, _SETTLE_S)
     for camera in cameras:
         camera.listen()
     _spin(spin, facts.setup.seconds)
+    _spin(spin, started_s + _DISCOVERY_S - time.monotonic(), lambda: statuses.last is not None)
     if len(topics) != len(robots):
         yield fail(
             f'{len(topics)} camera topics, and {len(robots)} in robots',
@@ -143,12 +145,15 @@ class _Camera:
             for name, types in self._node.get_topic_names_and_types()
             if self._type_name in types and self._node.count_publishers(name)
         ]
-        listened = self._subscription and _words(self._subscription.reliability)
+        listened = ''
+        if self._subscription is not None:
+            self._subscription.follow_publishers()  # of which some may have been found late
+            listened = _words(self._subscription.reliability)
         return Heard(
             self._topic,
             self._type_name,
             self.offers(),
-            listened or '',
+            listened,
             elsewhere,
             self.pictures,
             seconds,
@@ -184,16 +189,16 @@ class _Statuses:
     """Keeps the last status of a node that runs already."""
 
     def __init__(self, node: Node, prefix: str) -> None:
-        self._last: VlaStatus | None = None
+        self.last: VlaStatus | None = None
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(VlaStatus, f'{prefix}status', self._keep, latched)
 
     def _keep(self, status: VlaStatus) -> None:
-        self._last = status
+        self.last = status
 
     def findings(self, facts: Facts) -> Iterator[Finding]:
         """Also notes what an action takes there."""
-        status = self._last
+        status = self.last
         if status is None:
             return
         for name in ('inference_p50_s', 'steady_inference_s'):

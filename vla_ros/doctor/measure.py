@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from vla_ros.doctor.facts import Choice, Facts
+from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, warn
 from vla_ros.scripted.script import is_scripted
 from vla_ros.types import Policy, Request
@@ -31,7 +31,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
 
     started_s = time.monotonic()
     robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
-    policy = _load(choice, robots)
+    policy = _load(facts, robots)
     loaded_s = time.monotonic()
     try:
         policy.warmup()
@@ -56,13 +56,16 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _load(choice: Choice, robots: int) -> Policy:
+def _load(facts: Facts, robots: int) -> Policy:
+    """As the node does."""
+    choice = facts.choice
     if is_scripted(choice.model):
         from vla_ros.scripted import ScriptedPolicy
 
         return ScriptedPolicy.from_script(choice.model, progress=lambda _: None)
-    from vla_ros.openvla import OpenVLAPolicy
+    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
 
+    in_training = choice.preprocessing == 'training'
     return OpenVLAPolicy.from_pretrained(
         choice.model,
         device=choice.device,
@@ -71,4 +74,9 @@ def _load(choice: Choice, robots: int) -> Policy:
         revision=choice.revision or None,
         compile=choice.compile,
         max_batch_size=robots,
+        preprocessing=Preprocessing(
+            choice.preprocessing,
+            in_training and facts.contract is not None and facts.contract.center_crop,
+            choice.rotate_180,
+        ),
     )
