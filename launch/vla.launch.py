@@ -34,6 +34,7 @@ PARAMETERS = [
     ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
     ('instruction', str, 'what every robot shall do until its topic says otherwise'),
     ('image_transport', str, 'raw or compressed'),
+    ('enabled', bool, 'false: hold until ~/enable is called'),
     ('preprocessing', str, "raw; or training: pictures as in OpenVLA's training"),
     ('rotate_180', bool, 'true: turn pictures by 180 degrees first'),
     ('frame_id', str, 'frame that the actions are given in; with robots one of each, or one'),
@@ -107,13 +108,15 @@ def start_node(context: LaunchContext) -> list[Action]:
     }
     logger = '.'.join([*filter(None, given['namespace'].split('/')), 'vla'])
 
-    def start() -> list[Action]:
+    def start(again: bool = False) -> list[Action]:
+        # A robot whose node has died waits for a person, who may have stopped it.
+        held = {'enabled': False} if again else {}
         node = Node(
             package='vla_ros',
             executable='vla_node',
             name='vla',
             namespace=given['namespace'],
-            parameters=[given['params_file'], overrides],
+            parameters=[given['params_file'], {**overrides, **held}],
             remappings=[
                 pair
                 for topic in TOPICS
@@ -129,7 +132,7 @@ def start_node(context: LaunchContext) -> list[Action]:
         """Start it again, unless a person ended it (0) or has to mend an argument (2)."""
         if context.is_shutdown or given['respawn'] == 'false' or event.returncode in (0, 2):
             return None
-        return [TimerAction(period=RESPAWN_DELAY_S, actions=start())]
+        return [TimerAction(period=RESPAWN_DELAY_S, actions=start(again=True))]
 
     return start()
 

@@ -286,12 +286,17 @@ def test_a_data_set_without_a_contract(tiny_checkpoint: Path, tmp_path: Path) ->
         'there is no action contract for random: its actions are published, and not turned into '
         'motion'
     )
-    assert found.advice.startswith('write one (--contracts FILE)')
+    assert found.advice.startswith('write one (contracts:=FILE)')
     assert 'bridge_orig' in found.advice
+    facts.choice = dataclasses.replace(facts.choice, motion='twist')
+    (found,) = check_contract(facts)
+    assert found.level is Level.FAIL
 
 
 def test_contracts_that_can_not_be_used(tmp_path: Path) -> None:
-    facts = Facts(Setup(contracts=tmp_path / 'none.yaml'), unnorm_key='bridge_orig')
+    facts = Facts(
+        Setup(), choice=Choice(contracts=str(tmp_path / 'none.yaml')), unnorm_key='bridge_orig'
+    )
     (found,) = check_contract(facts)
     assert found.level is Level.FAIL
     assert (
@@ -462,7 +467,7 @@ def test_a_sound_set_up_from_end_to_end(
         torch.set_num_threads(1)  # two would wait for each other, and the camera wants one as well
         exit_code = doctor.main(
             [
-                *('--contracts', str(contracts), '--image', 'camera/color', '--seconds', '0.8'),
+                *(f'contracts:={contracts}', '--image', 'camera/color', '--seconds', '0.8'),
                 str(tiny_checkpoint),
                 *('device:=cpu', '--measure', 'inference_timeout_s:=20.0'),
                 *('max_action_age_s:=20.0', '--json', '--ros-args', '-r', '__ns:=/whole'),

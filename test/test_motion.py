@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vla_ros.motion import ActionContract, Motion, MotionLimits
+from vla_ros.motion import ActionContract, Motion, MotionLimits, load_contracts
 from vla_ros.motion.displacement import action_twist, gripper_opening, rotation_vector
+from vla_ros.ros.parameters import ParameterError, Parameters
 
 LIMITS = MotionLimits(0.25, 1.0, 100.0, 400.0)
 WIDE = MotionLimits(10.0, 50.0, 4000.0, 20000.0)
@@ -129,16 +130,37 @@ def _fixed_axes(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
 # -- how it is made -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('jerk', [100.0, 1e3, 1e5])
 @pytest.mark.parametrize('rate_hz', [20.0, 50.0, 333.0])
-def test_the_motion_adds_up_to_the_displacement(rate_hz: float) -> None:
-    one = motion()
-    values = action(0.02, -0.03, 0.01, 0.05, -0.1, 0.08)
-    assert one.execute(values, 'bridge', 0.0, FOREVER_S)
-    moved = sampled(one, 1.0, rate_hz).sum(axis=0) / rate_hz
-    expected = 0.2 * action_twist(values, CONTRACT)
-    assert np.linalg.norm(moved - expected) < 0.01 * np.linalg.norm(expected)
-    assert one.counters.motions == 1
-    assert one.counters.clipped_linear == one.counters.clipped_angular == 0
+@pytest.mark.parametrize('unnorm_key', ['bridge_orig', 'fractal20220817_data', 'libero_spatial'])
+def test_the_motion_adds_up_to_the_displacement(
+    unnorm_key: str, rate_hz: float, jerk: float
+) -> None:
+    """Whenever the timer's ticks are, as a robot moves that goes on as it was told last."""
+    contract = load_contracts()[unnorm_key]
+    parameters = Parameters(
+        control_rate_hz=rate_hz,
+        max_linear_speed_m_s=0.5,
+        max_angular_speed_rad_s=2.0,
+        max_linear_jerk_m_s3=jerk,
+        max_angular_jerk_rad_s3=min(4 * jerk, 1e5),
+    )
+    parameters.check()
+    # Nothing in it is faster than 0.3 m/s and 0.6 rad/s.
+    twist = np.array([0.1, -0.2, 0.15, 0.2, -0.3, 0.4])
+    values = action(
+        *(twist[:3] * contract.period_s / contract.metres_per_unit),
+        *(twist[3:] * contract.period_s / contract.radians_per_unit),
+    )
+    expected = contract.period_s * action_twist(values, contract)
+    for phase in np.linspace(0.0, 1.0, 11):
+        one = Motion({unnorm_key: contract}, parameters.motion_limits, unnorm_key)
+        assert one.execute(values, unnorm_key, 0.0, FOREVER_S)
+        moved = sampled(one, 2.0, rate_hz, from_s=phase / rate_hz).sum(axis=0) / rate_hz
+        assert np.linalg.norm((moved - expected)[:3]) < 0.01 * np.linalg.norm(expected[:3])
+        assert np.linalg.norm((moved - expected)[3:]) < 0.01 * np.linalg.norm(expected[3:])
+        assert one.counters.motions == 1
+        assert one.counters.clipped_linear == one.counters.clipped_angular == 0
 
 
 def test_a_motion_ends_with_its_ramps() -> None:
@@ -189,8 +211,8 @@ def test_a_new_action_takes_the_place_of_the_one_before() -> None:
 
 def test_stop_is_at_once_and_forgets() -> None:
     one = motion()
-    one.execute(action(0.02, gripper := 0.0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
-    assert gripper == 0.0 and one.twist(0.15).any()
+    one.execute(action(0.02, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
+    assert one.twist(0.15).any()
     one.stop()
     assert one.is_over(0.15)
     assert not sampled(one, 1.0, from_s=0.15).any()
@@ -270,6 +292,12 @@ def test_jerk_stays_within_its_limits(seed: int) -> None:
     assert angular <= LIMITS.angular_rad_s3 * (1 + 1e-6)
 
 
+def test_a_ramp_too_long_to_act_on_what_is_seen_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r'ramps of 1 s.*at least 4 and 16'):
+        Parameters(max_linear_jerk_m_s3=1.0).check()
+    Parameters(max_linear_jerk_m_s3=4.0, max_angular_jerk_rad_s3=16.0).check()
+
+
 # -- what is no motion ----------------------------------------------------------------------------
 
 
@@ -325,6 +353,22 @@ def test_the_gripper_does_not_waver() -> None:
         one.execute(action(0, 0, 0, 0, 0, 0, opening), 'bridge', 0.0, FOREVER_S)
         heard.append(one.gripper)
     assert heard == [None, None, 1, 1, 1, 0, 0, 0, 1, 1, 0]
+
+
+def test_what_was_told_of_the_gripper_is_forgotten_when_asked() -> None:
+    one = motion()
+    one.execute(action(0, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
+    assert one.gripper == 1.0
+    one.forget()
+    one.execute(action(0, 0, 0, 0, 0, 0, 0.5), 'bridge', 0.0, FOREVER_S)
+    assert one.gripper is None
+
+
+def test_an_action_that_is_no_motion_leaves_the_gripper_alone() -> None:
+    one = motion()
+    one.execute(action(0, 0, 0, 0, 0, 0, 0.0), 'bridge', 0.0, FOREVER_S)
+    assert not one.execute(action(math.nan, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
+    assert one.gripper == 0.0
 
 
 def test_the_grippers_sign_is_the_contracts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from test_golden import CASES, picture
 
 from vla_ros.cli import replay
+from vla_ros.motion import load_contracts
+from vla_ros.openvla import OpenVLAPolicy, Preprocessing
 from vla_ros.replay.actions import CSV_NAME, JSONL_NAME, ActionRow, read_actions
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.compare import compare, comparison_tables
@@ -497,6 +500,37 @@ def test_lists_of_dtypes_and_quantizations(tmp_path: Path, run: Run, tiny_checkp
     assert all((tmp_path / 'out' / name / file).is_file() for name in names for file in FILES)
 
 
+def test_preprocessing_changes_what_the_policy_sees(tmp_path: Path, run: Run) -> None:
+    """As in training, cropped or not by the contract, is what the policy gives when told so."""
+    bag = record_golden(tmp_path / 'bag')
+    names = ['cpu-float32-none', 'cpu-float32-none-training']
+    contract = {**dataclasses.asdict(load_contracts()['bridge_orig']), 'center_crop': True}
+    contracts = tmp_path / 'contracts.yaml'
+    contracts.write_text(json.dumps({contract.pop('unnorm_key'): contract}))
+    turned = ('--rotate-180', '--contracts', contracts)
+    for folder, options in (('plain', ()), ('turned', turned)):
+        report = run(
+            *(bag, MODEL, '--output', tmp_path / folder, *ON_CPU, '--limit', 2),
+            *('--preprocessing', 'raw,training', *options),
+        )
+        assert [one['name'] for one in report['runs']] == names
+    for folder, modes in {
+        'plain': (Preprocessing('raw'), Preprocessing('training')),
+        'turned': (
+            Preprocessing('raw', rotate_180=True),
+            Preprocessing('training', center_crop=True, rotate_180=True),
+        ),
+    }.items():
+        for name, preprocessing in zip(names, modes, strict=True):
+            policy = OpenVLAPolicy.from_pretrained(
+                MODEL, device='cpu', dtype='float32', preprocessing=preprocessing
+            )
+            rows = rows_of(tmp_path / folder / name)
+            for row, case in zip(rows, GOLDEN_CASES[:2], strict=True):
+                asked = (picture(case), case['instruction'], 'bridge_orig')
+                assert row['token_ids'] == policy.predict_action(*asked).token_ids.tolist()
+
+
 # -- what can't be done ----------------------------------------------------------------------------
 
 
@@ -583,7 +617,11 @@ def with_late_words(recorder: Recorder) -> None:
         (with_pictures_only, ('--instruction-topic', '/x'), 'such topics there: /chatter'),
         (with_pictures_only, ('--instruction', ' '), 'no_instruction'),
         (with_pictures_only, ('--instruction', 'a\nb'), 'has the control character'),
-        (with_pictures_only, ('--instruction', 'go', '--dtype', 'int3'), 'has no device, dtype or'),
+        (
+            with_pictures_only,
+            ('--instruction', 'go', '--dtype', 'int3'),
+            'has no device, dtype, ',
+        ),
         (with_depth_only, (), "1 unusable_picture (image encoding '16UC1' looks like a depth"),
         (with_late_words, (), 'no picture on /camera/image of bag'),
     ],

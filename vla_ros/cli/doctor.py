@@ -111,9 +111,6 @@ def _parser() -> argparse.ArgumentParser:
         '--params-file', metavar='FILE', type=Path, help='the YAML file that the node gets'
     )
     parser.add_argument(
-        '--contracts', metavar='FILE', type=Path, help='YAML with more action contracts'
-    )
-    parser.add_argument(
         '--image', metavar='TOPIC', help='of the camera; of several robots: TOPIC,TOPIC,...'
     )
     parser.add_argument(
@@ -143,7 +140,6 @@ def _setup(
         assignments={name: text for name, text in assignments},
         parameters_file=options.params_file,
         node=f'/{node.lstrip("/")}',
-        contracts=options.contracts,
         cameras=tuple(options.image.split(',')) if options.image else (),
         ros_arguments=tuple(for_ros),
         seconds=options.seconds,

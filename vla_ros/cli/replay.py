@@ -19,6 +19,7 @@ from typing import Any
 
 from vla_ros.bench.statistics import table
 from vla_ros.cli.arguments import count, list_of, positive, say
+from vla_ros.motion import was_cropped
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables
@@ -51,8 +52,16 @@ def _run(options: argparse.Namespace) -> None:
     if options.instruction is not None:
         check_instruction(options.instruction)
     rows = {f'{folder}/': read_actions(folder) for folder in options.compare}
+    in_training = 'training' in options.preprocessing
     choices = choose(
-        options.model, options.revision, options.device, options.dtype, options.quantization
+        options.model,
+        options.revision,
+        options.device,
+        options.dtype,
+        options.quantization,
+        options.preprocessing,
+        in_training and was_cropped(options.unnorm_key or '', options.contracts),
+        options.rotate_180,
     )
     several = len(choices) > 1
     folders = [options.output / one.name if several else options.output for one in choices]
@@ -153,10 +162,15 @@ def _parser() -> argparse.ArgumentParser:
         ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
         ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
         ('--quantization', 'none', 'none, int8, int4'),
+        ('--preprocessing', 'raw', "raw, training (cropped where unnorm_key's contract says so)"),
     ):
         policy.add_argument(
             name, metavar='LIST', type=list_of(str), default=default, help=f'of {text}'
         )
+    policy.add_argument('--rotate-180', action='store_true', help='turn the pictures first')
+    policy.add_argument(
+        '--contracts', metavar='FILE', type=Path, help='YAML with more action contracts'
+    )
     policy.add_argument(
         '--draft',
         action=argparse.BooleanOptionalAction,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vla_ros.doctor.facts import Facts
-from vla_ros.doctor.findings import Finding, ok, refused, warn
+from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
 
 
 def check_contract(facts: Facts) -> Iterator[Finding]:
     from vla_ros.motion.contract import ContractError, load_contracts
 
     try:
-        contracts = load_contracts(facts.setup.contracts)
+        contracts = load_contracts(facts.choice.contracts or None)
     except ContractError as error:
         yield refused(error, 'mend the file')
         return
@@ -21,10 +21,11 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
         return  # the key's check has said why
     contract = facts.contract = contracts.get(key)
     if contract is None:
-        yield warn(
+        moves = facts.choice.motion != 'none'
+        yield (fail if moves else warn)(
             f'there is no action contract for {key}: its actions are published, and not turned '
             'into motion',
-            'write one (--contracts FILE), if you know units, frame, rate and gripper of the data '
+            'write one (contracts:=FILE), if you know units, frame, rate and gripper of the data '
             f'set; there are: {", ".join(sorted(contracts))}',
         )
         return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what the doctor shall tell of may not be there
 
 @dataclass(frozen=True)
 class Choice:
-    """The parameters that say which policy; names and defaults are those of the node."""
+    """The parameters that say which policy, and what is made of its actions, as the node's."""
 
     model: str = ''
     revision: str = ''
@@ -26,6 +26,8 @@ class Choice:
     quantization: str = 'none'
     compile: bool = False
     unnorm_key: str = ''
+    contracts: str = ''
+    motion: str = 'none'
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Setup:
     :param assignments: parameters by name, as text; they win over the file.
     :param parameters_file: sets more.
     :param node: full name of the node, by which the file is read.
-    :param contracts: a file with more action contracts.
     :param cameras: topic names; none: the node's own.
     :param ros_arguments: what followed ``--ros-args``.
     :param seconds: how long to listen to the cameras.
@@ -45,7 +46,6 @@ class Setup:
     assignments: Mapping[str, str] = field(default_factory=dict)
     parameters_file: Path | None = None
     node: str = '/vla'
-    contracts: Path | None = None
     cameras: tuple[str, ...] = ()
     ros_arguments: tuple[str, ...] = ()
     seconds: float = 3.0

@@ -103,7 +103,7 @@ def check_ros(facts: Facts) -> Iterator[Finding]:
             "source install/setup.bash of the workspace, built with this Python and ROS 2's",
         )
         return
-    from vla_ros.ros import images
+    from vla_ros.pictures import images
 
     yield ok(f'pictures are converted by: {images.backend()}')
 

@@ -3,7 +3,7 @@
 Numpy only: nothing of ROS, torch or threads.
 """
 
-from vla_ros.motion.contract import ActionContract, ContractError, load_contracts
+from vla_ros.motion.contract import ActionContract, ContractError, load_contracts, was_cropped
 from vla_ros.motion.motion import Motion, MotionCounters
 from vla_ros.motion.profile import Clipped, MotionLimits, Twist, TwistProfile
 
@@ -17,4 +17,5 @@ __all__ = [
     'Twist',
     'TwistProfile',
     'load_contracts',
+    'was_cropped',
 ]

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from vla_ros.types import PolicyError
+
 SHIPPED_CONTRACTS = Path(__file__).with_name('contracts.yaml')
 
 _EXPECTED = {
@@ -28,8 +30,8 @@ _EXPECTED = {
 }
 
 
-class ContractError(ValueError):
-    """A file of contracts can't be used; the text is made for a person."""
+class ContractError(PolicyError):
+    """A file of contracts can't be used, or there is no contract for a data set."""
 
 
 def _field(bounds: tuple[float, float] | None = None, choices: tuple[str, ...] = ()) -> Any:
@@ -97,6 +99,23 @@ def load_contracts(path: str | Path | None = None) -> dict[str, ActionContract]:
     if path is not None:
         contracts.update(_read(Path(path)))
     return contracts
+
+
+def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
+    """Whether training cropped its pictures, by the data set's contract.
+
+    :param path: of a person's own contracts, as of :func:`load_contracts`.
+    :raises ContractError: if there is no contract for it.
+    """
+    contracts = load_contracts(path)
+    if unnorm_key not in contracts:
+        raise ContractError(
+            f'whether training cropped its pictures depends on the data set, and there is no '
+            f'action contract for unnorm_key {unnorm_key!r}; there are: '
+            f'{", ".join(sorted(contracts))}; add one of your own to a YAML file of contracts '
+            '(docs/contracts.md), or take preprocessing raw'
+        )
+    return contracts[unnorm_key].center_crop
 
 
 def _read(file: Path) -> dict[str, ActionContract]:

@@ -7,7 +7,7 @@ whatever the policy does meanwhile, a motion ends when it has to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,11 @@ class Motion:
             self._choose(unnorm_key)
 
     @property
+    def contract(self) -> ActionContract | None:
+        """The one in force; None: there is none, or no action has told yet which."""
+        return self._contract
+
+    @property
     def gripper(self) -> float | None:
         """1 open, 0 closed; None: not told yet."""
         return self._gripper.opening
@@ -86,6 +91,11 @@ class Motion:
         """Stand still from now on. The gripper stays as it is."""
         self._profile.stop()
 
+    def forget(self) -> None:
+        """Stop, and know nothing of the gripper: a person may have moved it."""
+        self.stop()
+        self._gripper = GripperSwitch()
+
     def twist(self, now_s: float) -> Twist:
         """float64 [6], m/s and rad/s, along the axes of the contract's frame."""
         return self._profile.twist(now_s)
@@ -106,11 +116,10 @@ class Motion:
             return
         self.why_none = ''
         self._profile = TwistProfile(
-            MotionLimits(
-                min(limits.linear_m_s, contract.max_linear_m_s),
-                min(limits.angular_rad_s, contract.max_angular_rad_s),
-                limits.linear_m_s3,
-                limits.angular_rad_s3,
+            replace(
+                limits,
+                linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),
+                angular_rad_s=min(limits.angular_rad_s, contract.max_angular_rad_s),
             )
         )
 
@@ -129,8 +138,8 @@ class Motion:
             with np.errstate(over='ignore', invalid='ignore'):
                 twist = action_twist(action, contract)
                 opening = gripper_opening(action, contract)
-            self._gripper.turn(opening)
             clipped = self._profile.command(twist, now_s, end_s)
+            self._gripper.turn(opening)
         except ValueError as error:
             self.why_none = f'the action {action.tolist()} is no motion: {error}'
             return

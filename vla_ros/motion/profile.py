@@ -24,20 +24,24 @@ Twist = NDArray[np.float64]  # [6]: linear m/s, angular rad/s
 
 @dataclass(frozen=True)
 class MotionLimits:
-    """Of the length of the linear and of the angular part, whatever the direction; all above 0."""
+    """Of the length of the linear and of the angular part, whatever the direction; all above 0.
+
+    :param least_ramp_s: a ramp that is shorter than some ticks does not add up to the displacement.
+    """
 
     linear_m_s: float
     angular_rad_s: float
     linear_m_s3: float
     angular_rad_s3: float
+    least_ramp_s: float = 0.0
 
     @property
     def ramp_s(self) -> float:
         """The shortest that keeps both jerks within bounds; one for both, so that they start and
         end together."""
-        return 2 * math.sqrt(
-            max(self.linear_m_s / self.linear_m_s3, self.angular_rad_s / self.angular_rad_s3)
-        )
+        linear_s = 2 * math.sqrt(self.linear_m_s / self.linear_m_s3)
+        angular_s = 2 * math.sqrt(self.angular_rad_s / self.angular_rad_s3)
+        return max(linear_s, angular_s, self.least_ramp_s)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class OpenVLAPolicy:
         self._prompt_tokenizer = prompt_tokenizer
         self._features = SeenFeatures()
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a picture goes through before the released processor."""
+        return self._image_processor.preprocessing
+
     @classmethod
     def from_pretrained(
         cls,

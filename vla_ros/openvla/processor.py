@@ -86,7 +86,7 @@ class ImageProcessor:
         self, transforms: tuple[TowerTransform, ...], preprocessing: Preprocessing = RAW
     ) -> None:
         self._transforms = transforms
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
 
     @classmethod
     def from_directory(
@@ -126,7 +126,7 @@ class ImageProcessor:
                 f'image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] RGB'
             )
         size = self._transforms[0].output_size
-        picture = self._preprocessing(Image.fromarray(image), size)
+        picture = self.preprocessing(Image.fromarray(image), size)
         pictures = []
         resized: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
         for transform in self._transforms:

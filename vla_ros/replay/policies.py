@@ -28,11 +28,15 @@ class Choice:
     device: str
     dtype: str
     quantization: str
+    preprocessing: str = 'raw'
+    center_crop: bool = False
+    rotate_180: bool = False
 
     @property
     def name(self) -> str:
         """What tells it from the other choices; fit for a folder's name."""
-        return '-'.join((self.device.replace(':', ''), self.dtype, self.quantization))
+        words = [self.device.replace(':', ''), self.dtype, self.quantization]
+        return '-'.join(words if self.preprocessing == 'raw' else [*words, self.preprocessing])
 
 
 def choose(
@@ -41,26 +45,37 @@ def choose(
     devices: Sequence[str],
     dtypes: Sequence[str],
     quantizations: Sequence[str],
+    preprocessings: Sequence[str] = ('raw',),
+    center_crop: bool = False,
+    rotate_180: bool = False,
 ) -> list[Choice]:
     """All combinations, each once, the first values first; none of them says ``auto``.
 
+    :param center_crop: of those that preprocess as in training.
     :raises PolicyError: if one of the values can't be had here.
     """
     if is_scripted(model):
-        if (*devices, *dtypes, *quantizations) != ('auto', 'auto', 'none'):
+        asked = (*devices, *dtypes, *quantizations, *preprocessings, rotate_180)
+        if asked != ('auto', 'auto', 'none', 'raw', False):
             raise PolicyError(
-                f'model {model!r} has no device, dtype or quantization; leave these options out'
+                f'model {model!r} has no device, dtype, quantization or preprocessing; leave these '
+                'options out'
             )
         return [Choice(model, revision, 'cpu', 'float64', 'none')]
     from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
+    from vla_ros.openvla.preprocessing import Preprocessing
 
     choices = []
-    for device_name, dtype_name, quantization in itertools.product(devices, dtypes, quantizations):
+    for device_name, dtype_name, quantization, mode in itertools.product(
+        devices, dtypes, quantizations, preprocessings
+    ):
+        crops = center_crop and mode != 'raw'
+        Preprocessing(mode, crops, rotate_180)  # checked
         device = choose_device(device_name)
         dtype = choose_dtype(dtype_name, device)
         check_quantization(quantization, device, dtype)
         placed = str(device), str(dtype).removeprefix('torch.')
-        choices.append(Choice(model, revision, *placed, quantization))
+        choices.append(Choice(model, revision, *placed, quantization, mode, crops, rotate_180))
     return list(dict.fromkeys(choices))
 
 
@@ -70,7 +85,7 @@ def load(choice: Choice, progress: ProgressCallback) -> Policy:
     """
     if is_scripted(choice.model):
         return ScriptedPolicy.from_script(choice.model, progress)
-    from vla_ros.openvla import OpenVLAPolicy
+    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
 
     return OpenVLAPolicy.from_pretrained(
         choice.model,
@@ -78,6 +93,7 @@ def load(choice: Choice, progress: ProgressCallback) -> Policy:
         dtype=choice.dtype,
         quantization=choice.quantization,
         revision=choice.revision or None,
+        preprocessing=Preprocessing(choice.preprocessing, choice.center_crop, choice.rotate_180),
         progress=progress,
     )
 

@@ -19,7 +19,8 @@ def heed(*signals: signal.Signals) -> threading.Event:
     """From now on these set the event: no KeyboardInterrupt comes in the midst of anything.
 
     One that comes while rclpy converts a message would leave as an error of another kind. Of the
-    main thread. Call it before ``rclpy.init``, which passes on what it hears.
+    main thread. Call it before ``rclpy.init``, which passes on what it hears, unless it is told to
+    install no handlers.
     """
     heard = threading.Event()
     for number in signals:

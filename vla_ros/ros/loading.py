@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vla_ros.motion import load_contracts
+from vla_ros.motion import was_cropped
 from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.scripted import ScriptedPolicy, is_scripted
-from vla_ros.types import Policy, PolicyError, ProgressCallback
+from vla_ros.types import Policy, ProgressCallback
 
 LoadPolicy = Callable[[Parameters, ProgressCallback], Policy]
 
@@ -25,6 +25,8 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
         return ScriptedPolicy.from_script(parameters.model, progress)
     from vla_ros.openvla import OpenVLAPolicy, Preprocessing
 
+    in_training = parameters.preprocessing == 'training'
+
     return OpenVLAPolicy.from_pretrained(
         parameters.model,
         device=parameters.device,
@@ -34,25 +36,12 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
         compile=parameters.compile,
         max_batch_size=len(parameters.robot_names),
         preprocessing=Preprocessing(
-            parameters.preprocessing, _was_cropped(parameters), parameters.rotate_180
+            parameters.preprocessing,
+            in_training and was_cropped(parameters.unnorm_key, parameters.contracts or None),
+            parameters.rotate_180,
         ),
         progress=progress,
     )
-
-
-def _was_cropped(parameters: Parameters) -> bool:
-    """Whether pictures have to be cropped, as they were in the training that is imitated."""
-    if parameters.preprocessing == 'raw':
-        return False
-    key, contracts = parameters.unnorm_key, load_contracts(parameters.contracts or None)
-    if key not in contracts:
-        raise PolicyError(
-            f'parameter preprocessing is {parameters.preprocessing}, and whether that crops '
-            f'pictures depends on the data set: unnorm_key is {key!r}, and there are contracts for '
-            f'{", ".join(sorted(contracts))}; add one in the file that the parameter contracts '
-            'names, or use raw'
-        )
-    return contracts[key].center_crop
 
 
 def progress_text(status: WorkerStatus) -> str:

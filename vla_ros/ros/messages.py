@@ -105,6 +105,7 @@ def status_message(
         robot=robot,
         state=state,
         why=why,
+        preprocessing=parameters.preprocessing,
         unnorm_key=parameters.unnorm_key,
         instruction=inputs.instruction,
         **dataclasses.asdict(chosen),
@@ -151,10 +152,15 @@ def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
     values.append(KeyValue(key='draft_acceptance', value=f'{status.draft_acceptance:.3f}'))
     values.append(KeyValue(key='latency_p95_s', value=f'{status.latency_p95_s:.4f}'))
     values.append(KeyValue(key='inference_p95_s', value=f'{status.inference_p95_s:.4f}'))
+    values.append(KeyValue(key='why_no_motion', value=status.why_no_motion))
+    level = _LEVELS.get(status.state, DiagnosticStatus.WARN)
+    if status.why_no_motion and level == DiagnosticStatus.OK:
+        level = DiagnosticStatus.WARN
+    why = status.why or status.why_no_motion
     return DiagnosticStatus(
-        level=_LEVELS.get(status.state, DiagnosticStatus.WARN),
+        level=level,
         name=f'{name}: {status.robot}' if status.robot else name,
-        message=f'{status.state}: {status.why}' if status.why else status.state,
+        message=f'{status.state}: {why}' if why else status.state,
         hardware_id=status.device,
         values=values,
     )

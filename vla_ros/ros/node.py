@@ -74,8 +74,9 @@ class VlaNode(LifecycleNode):
         self._error = ''
 
         self._node_clock = NodeClock(self)
+        enabled = self.get_parameter('enabled').value
         self._robots = [
-            RobotPort(self, self._node_clock, name, source, self._state)
+            RobotPort(self, self._node_clock, name, source, self._state, enabled)
             for source, name in enumerate(read_robot_names(self))
         ]
         self._offer_switches()
@@ -162,10 +163,18 @@ class VlaNode(LifecycleNode):
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised an error, which rclpy keeps to itself: give back what there is."""
+        self._error = f'an error in a transition from {state.label}; it is a mistake of vla_ros'
+        self._activate_when_ready = False
+        self._stop()
+        self._close_worker()
+        return TransitionCallbackReturn.SUCCESS
+
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
         if self.context.ok():
-            self._stop()  # first of all robots stand still
+            self._stop()
         self._active = False
         self._close_worker()
         if self.ended.done() and self.context.ok():
@@ -239,6 +248,8 @@ class VlaNode(LifecycleNode):
     def _close_worker(self) -> None:
         if self._worker is None:
             return
+        for robot in self._robots:  # first of all: the worker may take its time
+            robot.close_motion()
         if not self._worker.close(0.0 if self.ended.done() else _JOIN_TIMEOUT_S):
             # Another worker beside it would be a second model in memory.
             self._end_hung(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')

@@ -17,6 +17,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_ros.motion import MotionLimits
+
 _ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
 _EXPECTED = {
     bool: 'bool',
@@ -24,6 +26,8 @@ _EXPECTED = {
     str: 'str',
     tuple: 'a list of names (write [a, b])',
 }
+_MAX_RAMP_S = 0.5
+_TICKS_PER_RAMP = 2
 _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
@@ -77,6 +81,9 @@ class Parameters:
     )
     autostart: bool = _parameter(
         True, 'configure at start, activate when the policy is ready', read_only=True
+    )
+    enabled: bool = _parameter(
+        True, 'whether robots may act before anybody has called ~/enable', read_only=True
     )
     image_transport: str = _parameter(
         'raw',
@@ -175,6 +182,16 @@ class Parameters:
         return self.robots or ('',)
 
     @property
+    def motion_limits(self) -> MotionLimits:
+        return MotionLimits(
+            self.max_linear_speed_m_s,
+            self.max_angular_speed_rad_s,
+            self.max_linear_jerk_m_s3,
+            self.max_angular_jerk_rad_s3,
+            least_ramp_s=_TICKS_PER_RAMP / self.control_rate_hz,
+        )
+
+    @property
     def frame_ids(self) -> list[str]:
         """Of each robot, in their order."""
         frames = [frame.strip() for frame in self.frame_id.split(',')]
@@ -197,6 +214,15 @@ class Parameters:
             raise ParameterError(
                 f'parameter frame_id is {self.frame_id!r}, {len(self.frame_ids)} frames; allowed: '
                 f'one, or {len(self.robot_names)}, one for each robot in the parameter robots'
+            )
+        if self.motion_limits.ramp_s > _MAX_RAMP_S:
+            raise ParameterError(
+                f'parameters max_linear_jerk_m_s3, {self.max_linear_jerk_m_s3:g}, and '
+                f'max_angular_jerk_rad_s3, {self.max_angular_jerk_rad_s3:g}, make ramps of '
+                f'{self.motion_limits.ramp_s:.2g} s, so that the robot moves by what was seen long '
+                f'ago; allowed: {_MAX_RAMP_S:g} s, so at least '
+                f'{4 * self.max_linear_speed_m_s / _MAX_RAMP_S**2:g} and '
+                f'{4 * self.max_angular_speed_rad_s / _MAX_RAMP_S**2:g}, or lower speeds'
             )
         if self.motion == 'twist' and not all(self.frame_ids):
             raise ParameterError(

@@ -41,11 +41,13 @@ class RobotPort:
         name: str,
         source: int,
         node_state: Callable[[], tuple[str, str]],
+        enabled: bool,
     ) -> None:
         """
         :param name: what the topics' names begin with; empty: nothing.
         :param source: the robot's number at the worker.
         :param node_state: the node's state, and why; RUNNING if it is active.
+        :param enabled: whether it may act before anybody has enabled it.
         """
         prefix = self._prefix = f'{name}/' if name else ''
         self._node = node
@@ -68,7 +70,8 @@ class RobotPort:
             on_new_instruction=self.start_over,
             prefix=prefix,
         )
-        self.switch = Switch(name, self._on_switched)
+        self.switch = Switch(name, enabled, self._on_switched)
+        self.inputs.wanted = enabled
         self._view = OperatorViewPublisher(
             node, clock, name, prefix, self._state, lambda: self.inputs.instruction
         )
@@ -100,13 +103,16 @@ class RobotPort:
 
     def activate(self) -> None:
         self.inputs.listen()
-        self.start_over()
+        self._start_afresh()
 
     def release(self) -> None:
         """The worker has ended."""
         assert self._worker is not None  # configured
         self._slot_statistics = self._worker.statistics(self._source)
         self._worker = None
+
+    def close_motion(self) -> None:
+        """Stand still, and say so for as long as that takes to be heard."""
         if self._motion is not None:
             self._motion.close()
             self._motion = None
@@ -159,6 +165,12 @@ class RobotPort:
 
     def _on_switched(self) -> None:
         self.inputs.wanted = not self.switch.why_off
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Start over after a time in which anything may have happened to the robot."""
+        if self._motion is not None:
+            self._motion.forget()
         self.start_over()
 
     def _submit(self, observation: Observation) -> None:
@@ -191,7 +203,7 @@ class RobotPort:
         """The state for this robot, and why."""
         state, why = self._node_state()
         if state != VlaStatus.RUNNING:
-            return state, why
+            return state, why or self.switch.why_off
         why = self.switch.why_off or self.inputs.why_no_instruction() or self._gate.fault
         return (VlaStatus.HOLDING, why) if why else (VlaStatus.RUNNING, '')
 

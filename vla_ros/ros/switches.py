@@ -18,14 +18,16 @@ class Switch:
     that (ISO 13850, 4.1.4): afterwards the robot has to be enabled.
     """
 
-    def __init__(self, name: str, on_switched: Callable[[], None]) -> None:
+    def __init__(self, name: str, enabled: bool, on_switched: Callable[[], None]) -> None:
         """
         :param name: the robot's; empty if it needs none.
-        :param on_switched: called after every one of the three, also if nothing has changed.
+        :param enabled: at first.
+        :param on_switched: called after every one of the three, but not if an enabled robot is
+            enabled: what it does goes on.
         """
         self._services = f'~/{name}/' if name else '~/'
         self._on_switched = on_switched
-        self._enabled = True
+        self._enabled = enabled
         self._stopped = False
 
     @property
@@ -43,6 +45,8 @@ class Switch:
 
     def enable(self, enabled: bool) -> None:
         """Ask :meth:`why_not` before."""
+        if enabled and self._enabled:
+            return
         self._enabled = enabled
         self._on_switched()
 
