@@ -24,6 +24,7 @@ from vla_ros.msg import VlaStatus
 from vla_ros.ros import inputs
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
+from vla_ros.ros.robot import RobotPort
 from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction, WarmupTimes
 
 _namespaces = (f'/timing_{number}' for number in itertools.count())
@@ -97,6 +98,29 @@ def test_every_picture_is_accounted_for() -> None:
         assert status.idle >= 5
         assert status.latency_p95_s >= status.latency_p50_s >= 0.15
         assert status.inference_p50_s >= 0.15
+
+
+def test_an_error_in_a_transition_gives_back_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = sleeping(0.01)
+    with node_with(policy, instruction='go') as (stack, _):
+        assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+
+        def planted(_: RobotPort) -> None:
+            raise RuntimeError('planted')
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RobotPort, 'activate', planted)
+            assert not stack.transition(Transition.TRANSITION_ACTIVATE)
+        stack.wait_for_state(VlaStatus.ERROR, 'an error in a transition from')
+        assert policy.closed
+        assert stack.lifecycle_state() == 'unconfigured'
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        stack.wait_for_state(VlaStatus.READY)
+        assert stack.transition(Transition.TRANSITION_ACTIVATE)
+        stack.wait_until_heard()
+        stack.recovers()
 
 
 def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
