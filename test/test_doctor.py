@@ -294,6 +294,16 @@ def test_a_data_set_without_a_contract(tiny_checkpoint: Path, tmp_path: Path) ->
         assert found.level is Level.FAIL
 
 
+def test_preprocessing_as_in_training_needs_the_key_by_name() -> None:
+    facts = Facts(
+        Setup(), choice=Choice('model', preprocessing='training'), unnorm_key='bridge_orig'
+    )
+    found = [one for one in check_contract(facts) if one.level is Level.FAIL]
+    assert [one.advice for one in found] == ['unnorm_key:=bridge_orig']
+    facts.choice = dataclasses.replace(facts.choice, unnorm_key='bridge_orig')
+    assert [one.level for one in check_contract(facts)] == [Level.OK]
+
+
 def test_contracts_that_can_not_be_used(tmp_path: Path) -> None:
     facts = Facts(
         Setup(), choice=Choice(contracts=str(tmp_path / 'none.yaml')), unnorm_key='bridge_orig'
@@ -472,6 +482,7 @@ def test_a_sound_set_up_from_end_to_end(
                 str(tiny_checkpoint),
                 *(
                     'device:=cpu',
+                    'unnorm_key:=random',
                     '--measure',
                     'preprocessing:=training',
                     'inference_timeout_s:=20.0',

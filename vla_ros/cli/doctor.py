@@ -10,12 +10,12 @@ import argparse
 import importlib
 import importlib.util
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from vla_ros.cli.arguments import positive
 from vla_ros.doctor.facts import Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, run_checks, worst
 
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         '--image', metavar='TOPIC', help='of the camera; of several robots: TOPIC,TOPIC,...'
     )
     parser.add_argument(
-        '--seconds', type=_seconds, default=3.0, help='to listen for (default: %(default)s)'
+        '--seconds', type=positive, default=3.0, help='to listen for (default: %(default)s)'
     )
     parser.add_argument('--no-ros', action='store_true', help='look at no topics')
     parser.add_argument('--measure', action='store_true', help='load the policy and time it')
@@ -158,16 +158,6 @@ def _check_ros_arguments(parser: argparse.ArgumentParser, for_ros: list[str]) ->
     except RuntimeError as error:
         parser.error(' '.join(str(error).split()))
     rclpy.shutdown(context=context)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, to 3600')
-    return value
 
 
 if __name__ == '__main__':

@@ -19,7 +19,6 @@ from typing import Any
 
 from vla_ros.bench.statistics import table
 from vla_ros.cli.arguments import count, list_of, positive, say
-from vla_ros.motion import was_cropped
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables
@@ -29,7 +28,7 @@ from vla_ros.replay.frames import (
     find_image_topic,
     find_instruction_topic,
 )
-from vla_ros.replay.policies import choose
+from vla_ros.replay.policies import Choice, choose
 from vla_ros.replay.recorded import ACTION
 from vla_ros.replay.run import SUMMARY_NAME, NoAction, Summary, Task, run
 from vla_ros.share import share_file
@@ -52,16 +51,15 @@ def _run(options: argparse.Namespace) -> None:
     if options.instruction is not None:
         check_instruction(options.instruction)
     rows = {f'{folder}/': read_actions(folder) for folder in options.compare}
-    in_training = 'training' in options.preprocessing
-    choices = choose(
+    common = Choice(
         options.model,
         options.revision,
-        options.device,
-        options.dtype,
-        options.quantization,
-        options.preprocessing,
-        in_training and was_cropped(options.unnorm_key or '', options.contracts),
-        options.rotate_180,
+        unnorm_key=options.unnorm_key or '',
+        contracts=options.contracts,
+        rotate_180=options.rotate_180,
+    )
+    choices = choose(
+        common, options.device, options.dtype, options.quantization, options.preprocessing
     )
     several = len(choices) > 1
     folders = [options.output / one.name if several else options.output for one in choices]
@@ -169,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     policy.add_argument('--rotate-180', action='store_true', help='turn the pictures first')
     policy.add_argument(
-        '--contracts', metavar='FILE', type=Path, help='YAML with more action contracts'
+        '--contracts', metavar='FILE', default='', help='YAML with more action contracts'
     )
     policy.add_argument(
         '--draft',

@@ -29,6 +29,12 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
             f'set; there are: {", ".join(sorted(contracts))}',
         )
         return
+    if facts.choice.preprocessing == 'training' and not facts.choice.unnorm_key:
+        yield fail(
+            'preprocessing is training and unnorm_key is empty: whether training cropped pictures '
+            'depends on the data set, and the node asks before it reads the checkpoint',
+            f'unnorm_key:={key}',
+        )
     yield ok(
         f'{key}: {contract.robot}, {contract.rate_hz:.3g} actions a second, axes of the '
         f'{contract.frame}, rotation as {contract.rotation}, gripper from '

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vla_ros.policies import PolicyChoice
+
 if TYPE_CHECKING:  # what the doctor shall tell of may not be there
     import torch
 
@@ -16,19 +18,9 @@ if TYPE_CHECKING:  # what the doctor shall tell of may not be there
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(PolicyChoice):
     """The parameters that say which policy, and what is made of its actions, as the node's."""
 
-    model: str = ''
-    revision: str = ''
-    device: str = 'auto'
-    dtype: str = 'auto'
-    quantization: str = 'none'
-    compile: bool = False
-    unnorm_key: str = ''
-    preprocessing: str = 'raw'
-    rotate_180: bool = False
-    contracts: str = ''
     motion: str = 'none'
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, warn
+from vla_ros.policies import load_policy
 from vla_ros.scripted.script import is_scripted
-from vla_ros.types import Policy, Request
+from vla_ros.types import Request
 
 _INSTRUCTION = 'pick up the red cup'
 _REPEATS = 3
@@ -31,7 +32,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
 
     started_s = time.monotonic()
     robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
-    policy = _load(facts, robots)
+    policy = load_policy(choice, robots)
     loaded_s = time.monotonic()
     try:
         policy.warmup()
@@ -53,30 +54,4 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
     facts.inference_source = f'measured, the median of {_REPEATS}{together}'
     yield ok(
         f'loaded in {loaded_s - started_s:.1f} s, warm and proved in {warm_s - loaded_s:.1f} s'
-    )
-
-
-def _load(facts: Facts, robots: int) -> Policy:
-    """As the node does."""
-    choice = facts.choice
-    if is_scripted(choice.model):
-        from vla_ros.scripted import ScriptedPolicy
-
-        return ScriptedPolicy.from_script(choice.model, progress=lambda _: None)
-    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
-
-    in_training = choice.preprocessing == 'training'
-    return OpenVLAPolicy.from_pretrained(
-        choice.model,
-        device=choice.device,
-        dtype=choice.dtype,
-        quantization=choice.quantization,
-        revision=choice.revision or None,
-        compile=choice.compile,
-        max_batch_size=robots,
-        preprocessing=Preprocessing(
-            choice.preprocessing,
-            in_training and facts.contract is not None and facts.contract.center_crop,
-            choice.rotate_180,
-        ),
     )

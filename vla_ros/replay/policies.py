@@ -5,32 +5,20 @@ Where there is a model, torch is imported when the first choice is checked, not 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla_ros.scripted import ScriptedPolicy, is_scripted
-from vla_ros.types import Policy, PolicyError, ProgressCallback
+from vla_ros.policies import PolicyChoice
+from vla_ros.scripted import is_scripted
+from vla_ros.types import PolicyError
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One policy. An option that changes what a policy says is a field here, part of ``name``, and
-    handed on in :func:`load`.
-
-    :param model: checkpoint folder, hub id, or ``scripted:...``.
-    :param revision: of a hub id; empty: its main branch.
-    """
-
-    model: str
-    revision: str
-    device: str
-    dtype: str
-    quantization: str
-    preprocessing: str = 'raw'
-    center_crop: bool = False
-    rotate_180: bool = False
+class Choice(PolicyChoice):
+    """One policy. What several may be chosen by is part of ``name``."""
 
     @property
     def name(self) -> str:
@@ -40,28 +28,25 @@ class Choice:
 
 
 def choose(
-    model: str,
-    revision: str,
+    common: Choice,
     devices: Sequence[str],
     dtypes: Sequence[str],
     quantizations: Sequence[str],
-    preprocessings: Sequence[str] = ('raw',),
-    center_crop: bool = False,
-    rotate_180: bool = False,
+    preprocessings: Sequence[str],
 ) -> list[Choice]:
     """All combinations, each once, the first values first; none of them says ``auto``.
 
-    :param center_crop: of those that preprocess as in training.
+    :param common: what all have in common.
     :raises PolicyError: if one of the values can't be had here.
     """
-    if is_scripted(model):
-        asked = (*devices, *dtypes, *quantizations, *preprocessings, rotate_180)
+    if is_scripted(common.model):
+        asked = (*devices, *dtypes, *quantizations, *preprocessings, common.rotate_180)
         if asked != ('auto', 'auto', 'none', 'raw', False):
             raise PolicyError(
-                f'model {model!r} has no device, dtype, quantization or preprocessing; leave these '
-                'options out'
+                f'model {common.model!r} has no device, dtype, quantization or preprocessing; '
+                'leave these options out'
             )
-        return [Choice(model, revision, 'cpu', 'float64', 'none')]
+        return [dataclasses.replace(common, device='cpu', dtype='float64')]
     from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
     from vla_ros.openvla.preprocessing import Preprocessing
 
@@ -69,33 +54,19 @@ def choose(
     for device_name, dtype_name, quantization, mode in itertools.product(
         devices, dtypes, quantizations, preprocessings
     ):
-        crops = center_crop and mode != 'raw'
-        Preprocessing(mode, crops, rotate_180)  # checked
         device = choose_device(device_name)
         dtype = choose_dtype(dtype_name, device)
         check_quantization(quantization, device, dtype)
-        placed = str(device), str(dtype).removeprefix('torch.')
-        choices.append(Choice(model, revision, *placed, quantization, mode, crops, rotate_180))
+        choice = dataclasses.replace(
+            common,
+            device=str(device),
+            dtype=str(dtype).removeprefix('torch.'),
+            quantization=quantization,
+            preprocessing=mode,
+        )
+        Preprocessing(mode, choice.center_crop, choice.rotate_180)  # checked
+        choices.append(choice)
     return list(dict.fromkeys(choices))
-
-
-def load(choice: Choice, progress: ProgressCallback) -> Policy:
-    """
-    :raises PolicyError: if it can't be loaded.
-    """
-    if is_scripted(choice.model):
-        return ScriptedPolicy.from_script(choice.model, progress)
-    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
-
-    return OpenVLAPolicy.from_pretrained(
-        choice.model,
-        device=choice.device,
-        dtype=choice.dtype,
-        quantization=choice.quantization,
-        revision=choice.revision or None,
-        preprocessing=Preprocessing(choice.preprocessing, choice.center_crop, choice.rotate_180),
-        progress=progress,
-    )
 
 
 def recipe(choice: Choice) -> dict[str, Any]:
@@ -104,4 +75,10 @@ def recipe(choice: Choice) -> dict[str, Any]:
         return {}
     import torch
 
-    return {'torch': torch.__version__, 'threads': torch.get_num_threads()}
+    return {
+        'preprocessing': choice.preprocessing,
+        'center_crop': choice.center_crop,
+        'rotate_180': choice.rotate_180,
+        'torch': torch.__version__,
+        'threads': torch.get_num_threads(),
+    }

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.policies import load_policy
 from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, frames
 from vla_ros.replay.plot import plot_actions
-from vla_ros.replay.policies import Choice, load, recipe
+from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
 from vla_ros.types import InstructionError, Policy, PolicyError, Progress, Request
 
@@ -66,7 +67,7 @@ def run(
     def progress(step: Progress) -> None:
         say(f'{choice.name}: {step.text}, {step.done} of {step.total}')
 
-    policy = load(choice, progress)
+    policy = load_policy(choice, progress=progress)
     try:
         action_dim = policy.action_dim(task.unnorm_key)
         policy.warmup(progress)

@@ -5,12 +5,13 @@ Knows the worker only by its status. ``load_policy`` is the worker's, the rest t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
-from vla_ros.motion import was_cropped
+from vla_ros import policies
+from vla_ros.policies import PolicyChoice
 from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import Phase, WorkerStatus
-from vla_ros.scripted import ScriptedPolicy, is_scripted
 from vla_ros.types import Policy, ProgressCallback
 
 LoadPolicy = Callable[[Parameters, ProgressCallback], Policy]
@@ -21,27 +22,9 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
 
     :raises PolicyError: if the parameters ask for what can't be.
     """
-    if is_scripted(parameters.model):
-        return ScriptedPolicy.from_script(parameters.model, progress)
-    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
-
-    in_training = parameters.preprocessing == 'training'
-
-    return OpenVLAPolicy.from_pretrained(
-        parameters.model,
-        device=parameters.device,
-        dtype=parameters.dtype,
-        quantization=parameters.quantization,
-        revision=parameters.revision or None,
-        compile=parameters.compile,
-        max_batch_size=len(parameters.robot_names),
-        preprocessing=Preprocessing(
-            parameters.preprocessing,
-            in_training and was_cropped(parameters.unnorm_key, parameters.contracts or None),
-            parameters.rotate_180,
-        ),
-        progress=progress,
-    )
+    names = (field.name for field in dataclasses.fields(PolicyChoice))
+    choice = PolicyChoice(**{name: getattr(parameters, name) for name in names})
+    return policies.load_policy(choice, len(parameters.robot_names), progress)
 
 
 def progress_text(status: WorkerStatus) -> str:

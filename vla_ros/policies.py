@@ -1,0 +1,66 @@
+"""Which policy there shall be, and the way to it; for the node, the doctor and the replay alike.
+
+What it takes is imported when a policy is loaded, not before. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the doctor tells what is not installed
+    from vla_ros.types import Policy, ProgressCallback
+
+
+@dataclass(frozen=True)
+class PolicyChoice:
+    """Names, defaults and meanings are those of the node's parameters."""
+
+    model: str = ''
+    revision: str = ''
+    device: str = 'auto'
+    dtype: str = 'auto'
+    quantization: str = 'none'
+    compile: bool = False
+    unnorm_key: str = ''
+    contracts: str = ''
+    preprocessing: str = 'raw'
+    rotate_180: bool = False
+
+    @property
+    def center_crop(self) -> bool:
+        """Whether pictures have to be cropped, as they were in the training that is imitated.
+
+        :raises ContractError: if nobody knows.
+        """
+        from vla_ros.motion import was_cropped
+
+        in_training = self.preprocessing == 'training'
+        return in_training and was_cropped(self.unnorm_key, self.contracts or None)
+
+
+def load_policy(
+    choice: PolicyChoice, max_batch_size: int = 1, progress: ProgressCallback = lambda _: None
+) -> Policy:
+    """Importing torch, where there is a model, takes seconds.
+
+    :param max_batch_size: how many requests may be predicted at once.
+    :raises PolicyError: if there can be no such policy.
+    """
+    from vla_ros.scripted import ScriptedPolicy, is_scripted
+
+    if is_scripted(choice.model):
+        return ScriptedPolicy.from_script(choice.model, progress)
+    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
+
+    return OpenVLAPolicy.from_pretrained(
+        choice.model,
+        device=choice.device,
+        dtype=choice.dtype,
+        quantization=choice.quantization,
+        revision=choice.revision or None,
+        compile=choice.compile,
+        max_batch_size=max_batch_size,
+        preprocessing=Preprocessing(choice.preprocessing, choice.center_crop, choice.rotate_180),
+        progress=progress,
+    )
