@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vla_ros.motion import ActionContract, Motion, MotionLimits, load_contracts
-from vla_ros.motion.displacement import action_twist, gripper_opening, rotation_vector
+from vla_ros.motion.displacement import action_twist, rotation_vector
 from vla_ros.ros.parameters import ParameterError, Parameters
 
 LIMITS = MotionLimits(0.25, 1.0, 100.0, 400.0)
@@ -78,8 +78,8 @@ def test_units_are_the_contracts() -> None:
     )
     values = action(1.0, 0.0, -0.5, 0.2, 0.4, -0.2, -1.0)
     np.testing.assert_allclose(action_twist(values, libero), [1.0, 0, -0.5, 2.0, 4.0, -2.0])
-    assert gripper_opening(values, libero) == 1.0
-    assert gripper_opening(action(0, 0, 0, 0, 0, 0, 0.5), libero) == 0.25
+    assert libero.opening(values[6]) == 1.0
+    assert libero.opening(0.5) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_what_was_told_of_the_gripper_is_forgotten_when_asked() -> None:
     one = motion()
     one.execute(action(0, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
     assert one.gripper == 1.0
-    one.forget()
+    one.forget_gripper()
     one.execute(action(0, 0, 0, 0, 0, 0, 0.5), 'bridge', 0.0, FOREVER_S)
     assert one.gripper is None
 

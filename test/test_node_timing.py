@@ -227,7 +227,8 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
     def to_rgb(message: object) -> None:
         raise MemoryError('no room for 200 MB')
 
-    monkeypatch.setattr(inputs, 'image_to_rgb', to_rgb)
+    raw = inputs.TRANSPORTS['raw']._replace(to_rgb=to_rgb)
+    monkeypatch.setitem(inputs.TRANSPORTS, 'raw', raw)
     with node_with(FakePolicy(), instruction='go') as (stack, _):
         stack.see()
         stack.wait_for_state(VlaStatus.HOLDING, 'picture rejected: no room for 200 MB')

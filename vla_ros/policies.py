@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the doctor tells what is not installed
+    from vla_ros.openvla import Preprocessing
     from vla_ros.types import Policy, ProgressCallback
 
 
@@ -27,16 +28,18 @@ class PolicyChoice:
     preprocessing: str = 'raw'
     rotate_180: bool = False
 
-    @property
-    def center_crop(self) -> bool:
-        """Whether pictures have to be cropped, as they were in the training that is imitated.
+    def picture_preprocessing(self) -> Preprocessing:
+        """Pictures are cropped if they were in the training that is imitated.
 
-        :raises ContractError: if nobody knows.
+        :raises ContractError: if nobody knows whether they were.
+        :raises PreprocessingError: if there is none of that name.
         """
         from vla_ros.motion import was_cropped
+        from vla_ros.openvla import Preprocessing
 
         in_training = self.preprocessing == 'training'
-        return in_training and was_cropped(self.unnorm_key, self.contracts or None)
+        crops = in_training and was_cropped(self.unnorm_key, self.contracts or None)
+        return Preprocessing(self.preprocessing, crops, self.rotate_180)
 
 
 def load_policy(
@@ -51,7 +54,7 @@ def load_policy(
 
     if is_scripted(choice.model):
         return ScriptedPolicy.from_script(choice.model, progress)
-    from vla_ros.openvla import OpenVLAPolicy, Preprocessing
+    from vla_ros.openvla import OpenVLAPolicy
 
     return OpenVLAPolicy.from_pretrained(
         choice.model,
@@ -61,6 +64,6 @@ def load_policy(
         revision=choice.revision or None,
         compile=choice.compile,
         max_batch_size=max_batch_size,
-        preprocessing=Preprocessing(choice.preprocessing, choice.center_crop, choice.rotate_180),
+        preprocessing=choice.picture_preprocessing(),
         progress=progress,
     )

@@ -48,9 +48,8 @@ def count_costs(
     :param device: where it is to run, which decides how it is quantised.
     :param rows: logits that the prefill makes.
     """
+    model = _shapes_of(config, dtype)
     with torch.device('meta'):
-        model = OpenVLAModel(config).to(dtype)
-        model.vision_backbone.prune()
         size = config.towers[0].image_size
         pixel_values = torch.empty(batch_size, 3 * len(config.towers), size, size, dtype=dtype)
         input_ids = torch.empty(batch_size, prompt_tokens, dtype=torch.int64)
@@ -78,11 +77,17 @@ def model_bytes(
     config: OpenVLAConfig, dtype: torch.dtype, quantization: str = 'none', device: str = 'cpu'
 ) -> int:
     """Of all weights that are loaded; the same as in :func:`count_costs`, and nothing else."""
+    model = _shapes_of(config, dtype)
+    _quantize(model, quantization, device)
+    return _weight_bytes(model)
+
+
+def _shapes_of(config: OpenVLAConfig, dtype: torch.dtype) -> OpenVLAModel:
+    """The model on the meta device, without what never runs."""
     with torch.device('meta'):
         model = OpenVLAModel(config).to(dtype)
         model.vision_backbone.prune()
-    _quantize(model, quantization, device)
-    return _weight_bytes(model)
+    return model
 
 
 def _quantize(model: OpenVLAModel, quantization: str, device: str) -> None:

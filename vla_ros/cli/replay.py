@@ -95,7 +95,7 @@ def _task(bag: Bag, options: argparse.Namespace) -> Task:
         'draft': options.draft,
     }
     sampling = Sampling(options.every, options.rate, options.limit)
-    return Task(image_topic, instructions, sampling, options.unnorm_key, options.draft, recipe)
+    return Task(image_topic, instructions, sampling, options.draft, recipe)
 
 
 def _make_folder(folder: Path) -> None:

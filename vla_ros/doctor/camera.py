@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.middleware import SEGMENT_BYTES
+from vla_ros.doctor.rate import TOLERANCE
 
 if TYPE_CHECKING:
     from vla_ros.ros.parameters import Parameters
 
 BEST_EFFORT = 'best effort'
-
-_TOLERANCE = 0.95  # of the data set's rate
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> 
             f'{parameters.max_image_age_s:g}, so some are stale when their turn comes',
             f"raise the camera's rate, or max_image_age_s{lost}",
         )
-    elif rate_hz is not None and found_hz < _TOLERANCE * rate_hz:
+    elif rate_hz is not None and found_hz < TOLERANCE * rate_hz:
         yield warn(
             f'{found}, for a policy trained at {rate_hz:.2g} Hz', f"raise the camera's rate{lost}"
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vla_ros.doctor.facts import Facts
-from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
+from vla_ros.doctor.findings import Finding, fail, gigabytes, ok, refused, warn
 from vla_ros.scripted.script import is_scripted, read_script
 from vla_ros.types import PolicyError
 
@@ -68,14 +68,14 @@ def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     if free < needed:
         yield fail(
-            f'{model} is not downloaded yet: {_gb(needed)}, of which the disk of {cache} has '
-            f'{_gb(free)} free',
+            f'{model} is not downloaded yet: {gigabytes(needed)}, of which the disk of {cache} has '
+            f'{gigabytes(free)} free',
             'free some, or set HF_HOME to a folder on a larger disk',
         )
         return
     at_revision = f' --revision {revision}' if revision else ''
     yield warn(
-        f'{model} is not downloaded yet: {_gb(needed)}',
+        f'{model} is not downloaded yet: {gigabytes(needed)}',
         f'hf download {model}{at_revision}; otherwise the node does it, within load_timeout_s',
     )
 
@@ -98,7 +98,3 @@ def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
         yield fail(str(error).partition('; ')[0], f'{meant}set unnorm_key to one of: {there}')
         return
     yield ok(f'{facts.unnorm_key}: actions of {statistics.action_dim} values; there are: {there}')
-
-
-def _gb(count: int) -> str:
-    return f'{count / 1e9:.1f} GB'

@@ -63,6 +63,11 @@ def one_line(error: Exception) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
+def gigabytes(count: int) -> str:
+    """:param count: of bytes."""
+    return f'{count / 1e9:.1f} GB'
+
+
 def run_checks(
     checks: Mapping[str, Callable[[State], Iterable[Finding]]],
     state: State,

@@ -17,17 +17,15 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok
 from vla_ros.msg import VlaStatus
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage, image_to_rgb
-from vla_ros.ros.image_subscription import ImageSubscription
+from vla_ros.pictures.images import UnusableImage
+from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
-from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.parameters import Parameters, topic_prefix
 from vla_ros.ros.stamps import from_time
 from vla_ros.scheduling import CameraWatch
 from vla_ros.scheduling.clock import age_s
@@ -62,7 +60,7 @@ def check_graph(facts: Facts) -> Iterator[Finding]:
 def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Finding]:
     parameters = facts.parameters or Parameters()
     robots = parameters.robot_names
-    prefixes = [f'{name}/' if name else '' for name in robots]
+    prefixes = [topic_prefix(name) for name in robots]
     topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
     statuses = _Statuses(node, prefixes[0])
     cameras = [_Camera(node, topic, parameters) for topic in topics]
@@ -105,11 +103,9 @@ class _Camera:
     def __init__(self, node: Node, topic: str, parameters: Parameters) -> None:
         self._node = node
         self._parameters = parameters
-        compressed = parameters.image_transport == 'compressed'
-        self._message_type = CompressedImage if compressed else Image
+        self._message_type, suffix, self._to_rgb = TRANSPORTS[parameters.image_transport]
         self._type_name = f'sensor_msgs/msg/{self._message_type.__name__}'
-        self._to_rgb = compressed_to_rgb if compressed else image_to_rgb
-        self._topic = node.resolve_topic_name(f'{topic}/compressed' if compressed else topic)
+        self._topic = node.resolve_topic_name(f'{topic}{suffix}')
         self._clock = NodeClock(node)
         self._watch = CameraWatch(0.0, self._clock)  # still pictures are judged afterwards
         self._before: NDArray[np.uint8] | None = None

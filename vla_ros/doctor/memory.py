@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vla_ros.doctor.facts import Facts
-from vla_ros.doctor.findings import Finding, fail, ok
+from vla_ros.doctor.findings import Finding, fail, gigabytes, ok
 from vla_ros.types import PolicyError
 
 # Peak of loading, warming up and inferring, less the weights: 1.1 GB was measured in bfloat16, 1.2
@@ -22,7 +22,10 @@ def check_memory(facts: Facts) -> Iterator[Finding]:
     needed, free = _needed_bytes(facts, chosen), available_bytes(device)
     dtype = str(facts.dtype).removeprefix('torch.')
     what = dtype if chosen == 'none' else f'{dtype} with quantization {chosen}'
-    found = f'{what} takes about {_gb(needed)}, loading included; {_gb(free)} are free on {device}'
+    found = (
+        f'{what} takes about {gigabytes(needed)}, loading included; {gigabytes(free)} are free on '
+        f'{device}'
+    )
     facts.fits = needed <= free
     yield ok(found) if facts.fits else fail(found, _advice(facts, free))
 
@@ -32,7 +35,8 @@ def _advice(facts: Facts, free: int) -> str:
         needed = _needed_bytes(facts, quantization)
         if needed <= free:
             return (
-                f'set quantization to {quantization} ({_gb(needed)}), or end what uses the memory'
+                f'set quantization to {quantization} ({gigabytes(needed)}), or end what uses the '
+                'memory'
             )
     return 'end what uses the memory (a node that runs already?), or take a larger machine'
 
@@ -56,7 +60,3 @@ def _needed_bytes(facts: Facts, quantization: str) -> int:
     assert facts.config is not None and facts.dtype is not None
     weights = model_bytes(facts.config, facts.dtype, quantization, str(facts.device))
     return weights + _BESIDE_WEIGHTS_BYTES
-
-
-def _gb(count: int) -> str:
-    return f'{count / 1e9:.1f} GB'

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 
-_TOLERANCE = 0.95  # of the data set's rate
+TOLERANCE = 0.95  # of the data set's rate
 _HEADROOM = 0.8  # of a time limit; beyond, a slow moment is late
 
 
@@ -27,7 +27,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
     contract = facts.contract
     if contract is None:
         yield ok(f'{found}; how often {facts.unnorm_key or "its data set"} acted is not known')
-    elif rate_hz >= _TOLERANCE * contract.rate_hz:
+    elif rate_hz >= TOLERANCE * contract.rate_hz:
         yield ok(f'{found}; {contract.unnorm_key} acted at {_hz(contract.rate_hz)}')
     else:
         yield warn(

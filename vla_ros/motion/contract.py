@@ -78,6 +78,13 @@ class ActionContract:
     center_crop: bool = _field()
     source: str = _field()
 
+    def opening(self, gripper: float) -> float:
+        """0 closed, 1 open; may lie beyond.
+
+        :param gripper: an action's last value.
+        """
+        return (gripper - self.gripper_closed) / (self.gripper_open - self.gripper_closed)
+
     @property
     def rate_hz(self) -> float:
         """How many actions a second the data set has."""

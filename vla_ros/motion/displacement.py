@@ -28,15 +28,6 @@ def action_twist(action: NDArray[np.float64], contract: ActionContract) -> Twist
     return np.concatenate([contract.metres_per_unit * action[:3], turn]) / contract.period_s
 
 
-def gripper_opening(action: NDArray[np.float64], contract: ActionContract) -> float:
-    """0 closed, 1 open; may lie beyond.
-
-    :param action: float64 [7], un-normalised.
-    """
-    closed, opened = contract.gripper_closed, contract.gripper_open
-    return (float(action[6]) - closed) / (opened - closed)
-
-
 def rotation_vector(rpy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Axis times angle of the rotation by roll about x, then pitch about y, then yaw about z, all
     about fixed axes (REP 103).

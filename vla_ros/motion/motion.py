@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.motion.contract import ActionContract
-from vla_ros.motion.displacement import ACTION_DIM, action_twist, gripper_opening
+from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
 
@@ -91,9 +91,8 @@ class Motion:
         """Stand still from now on. The gripper stays as it is."""
         self._profile.stop()
 
-    def forget(self) -> None:
-        """Stop, and know nothing of the gripper: a person may have moved it."""
-        self.stop()
+    def forget_gripper(self) -> None:
+        """Know nothing of the gripper any more: a person may have moved it."""
         self._gripper = GripperSwitch()
 
     def twist(self, now_s: float) -> Twist:
@@ -137,7 +136,7 @@ class Motion:
         try:
             with np.errstate(over='ignore', invalid='ignore'):
                 twist = action_twist(action, contract)
-                opening = gripper_opening(action, contract)
+                opening = contract.opening(float(action[6]))
             clipped = self._profile.command(twist, now_s, end_s)
             self._gripper.turn(opening)
         except ValueError as error:

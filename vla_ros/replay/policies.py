@@ -48,7 +48,6 @@ def choose(
             )
         return [dataclasses.replace(common, device='cpu', dtype='float64')]
     from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
-    from vla_ros.openvla.preprocessing import Preprocessing
 
     choices = []
     for device_name, dtype_name, quantization, mode in itertools.product(
@@ -64,7 +63,7 @@ def choose(
             quantization=quantization,
             preprocessing=mode,
         )
-        Preprocessing(mode, choice.center_crop, choice.rotate_180)  # checked
+        choice.picture_preprocessing()  # checked
         choices.append(choice)
     return list(dict.fromkeys(choices))
 
@@ -75,10 +74,11 @@ def recipe(choice: Choice) -> dict[str, Any]:
         return {}
     import torch
 
+    preprocessing = choice.picture_preprocessing()
     return {
-        'preprocessing': choice.preprocessing,
-        'center_crop': choice.center_crop,
-        'rotate_180': choice.rotate_180,
+        'preprocessing': preprocessing.mode,
+        'center_crop': preprocessing.center_crop,
+        'rotate_180': preprocessing.rotate_180,
         'torch': torch.__version__,
         'threads': torch.get_num_threads(),
     }

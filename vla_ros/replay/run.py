@@ -44,7 +44,6 @@ class Task:
     image_topic: str
     instructions: Instructions
     sampling: Sampling
-    unnorm_key: str | None
     draft: bool
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,14 +66,14 @@ def run(
     def progress(step: Progress) -> None:
         say(f'{choice.name}: {step.text}, {step.done} of {step.total}')
 
-    policy = load_policy(choice, progress=progress)
+    policy, unnorm_key = load_policy(choice, progress=progress), choice.unnorm_key or None
     try:
-        action_dim = policy.action_dim(task.unnorm_key)
+        action_dim = policy.action_dim(unnorm_key)
         policy.warmup(progress)
         shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
         with ActionFiles(folder, action_dim) as files:
             shown = _telling(shown, bag.topics[task.image_topic].count, say)
-            for row in ask(policy, shown, task, action_dim, skipped):
+            for row in ask(policy, shown, unnorm_key, task.draft, action_dim, skipped):
                 files.write(row)
                 rows.append(row)
         info = policy.info
@@ -102,19 +101,25 @@ def run(
 
 
 def ask(
-    policy: Policy, shown: Iterable[Frame], task: Task, action_dim: int, skipped: Skipped
+    policy: Policy,
+    shown: Iterable[Frame],
+    unnorm_key: str | None,
+    drafts: bool,
+    action_dim: int,
+    skipped: Skipped,
 ) -> Iterator[ActionRow]:
     """One row for each frame that the policy has an answer to; the others are counted.
 
+    :param drafts: offer the action before.
     :raises PolicyError: if it can't go on: out of memory, no such unnorm_key.
     """
     draft: NDArray[np.int64] | None = None
     for frame in shown:
-        if frame.starts_over or not task.draft:
+        if frame.starts_over or not drafts:
             draft = None
         try:
             policy.check_instruction(frame.instruction)
-            request = Request(frame.image, frame.instruction, task.unnorm_key, draft)
+            request = Request(frame.image, frame.instruction, unnorm_key, draft)
             (prediction,) = policy.predict_actions([request])
         except InstructionError as error:
             skipped.add('unusable_instruction', str(error), frame.number)

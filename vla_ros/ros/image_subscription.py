@@ -1,4 +1,4 @@
-"""A subscription to pictures whose reliability follows the publishers' offer.
+"""What pictures come as, and a subscription whose reliability follows the publishers' offer.
 
 A best-effort subscription hears every publisher, but large pictures of a reliable one come through
 it incomplete; a reliable subscription does not hear a best-effort publisher at all. So this does
@@ -8,11 +8,34 @@ what ``ros2 topic echo`` does: reliable if all publishers are. Used by the execu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import image_to_rgb
+
+
+class Transport(NamedTuple):
+    """
+    :param suffix: of the topic's name.
+    :param to_rgb: raises UnusableImage, MemoryError.
+    """
+
+    message_type: type
+    suffix: str
+    to_rgb: Callable[[Any], NDArray[np.uint8]]
+
+
+TRANSPORTS = {  # by the values of the parameter image_transport
+    'raw': Transport(Image, '', image_to_rgb),
+    'compressed': Transport(CompressedImage, '/compressed', compressed_to_rgb),
+}
 
 
 class ImageSubscription:

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage, image_to_rgb
-from vla_ros.ros.image_subscription import ImageSubscription
+from vla_ros.pictures.images import UnusableImage
+from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import from_time
 from vla_ros.scheduling import CameraWatch, Clock
@@ -93,16 +91,11 @@ class Inputs:
         self._listening_since_s = time.monotonic()
         self._last_picture_s = None
         self.camera.start_over()
-        kind: tuple[type, str, Callable[[Any], NDArray[np.uint8]]]
-        if self._params.image_transport == 'compressed':
-            kind = (CompressedImage, 'image/compressed', compressed_to_rgb)
-        else:
-            kind = (Image, 'image', image_to_rgb)
-        message_type, topic, to_rgb = kind
+        message_type, suffix, to_rgb = TRANSPORTS[self._params.image_transport]
         self._images = ImageSubscription(
             self._node,
             message_type,
-            self._prefix + topic,
+            f'{self._prefix}image{suffix}',
             lambda message: self._on_picture(message, to_rgb),
             self._params.image_reliability,
         )

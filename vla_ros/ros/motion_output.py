@@ -86,7 +86,7 @@ class MotionOutput:
     def forget(self) -> None:
         """Stop, and know nothing of the gripper."""
         self.stop()
-        self.motion.forget()
+        self.motion.forget_gripper()
 
     def close(self) -> None:
         """Stop, say so to the end, and give the topics back."""

@@ -189,8 +189,8 @@ class VlaNode(LifecycleNode):
         """The services of all robots at once, and of each that has a name."""
         SwitchServices(self, '', [robot.switch for robot in self._robots])
         for robot in self._robots:
-            if robot.name:
-                SwitchServices(self, robot.name, [robot.switch])
+            if robot.prefix:
+                SwitchServices(self, robot.prefix, [robot.switch])
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         own = {p.name: p.value for p in changed if p.name in Parameters.__dataclass_fields__}

@@ -232,6 +232,14 @@ class Parameters:
             )
 
 
+def topic_prefix(robot: str) -> str:
+    """What the names of a robot's topics begin with.
+
+    :param robot: its name; empty if it needs none.
+    """
+    return f'{robot}/' if robot else ''
+
+
 def is_ours(name: str) -> bool:
     """False for what ROS itself declares on every node."""
     return name not in _NOT_OURS and not name.startswith('qos_overrides.')

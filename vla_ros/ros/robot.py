@@ -17,7 +17,7 @@ from vla_ros.ros.messages import action_message, status_message
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.operator_view import OperatorViewPublisher
-from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.parameters import Parameters, topic_prefix
 from vla_ros.ros.stamps import from_time
 from vla_ros.ros.status import StatusReporter
 from vla_ros.ros.switches import Switch
@@ -49,13 +49,14 @@ class RobotPort:
         :param node_state: the node's state, and why; RUNNING if it is active.
         :param enabled: whether it may act before anybody has enabled it.
         """
-        prefix = self._prefix = f'{name}/' if name else ''
+        prefix = self.prefix = topic_prefix(name)
         self._node = node
         self._clock = clock
-        self.name = name
+        self._name = name
         self._source = source
         self._node_state = node_state
         self._params = Parameters()
+        self._frame_id = ''
         self._gate = ActionGate(self._params.max_action_age_s, clock)
         self._worker: InferenceWorker | None = None
         self._slot_statistics = SlotStatistics()  # of the last worker
@@ -70,7 +71,7 @@ class RobotPort:
             on_new_instruction=self.start_over,
             prefix=prefix,
         )
-        self.switch = Switch(name, enabled, self._on_switched)
+        self.switch = Switch(prefix, enabled, self._on_switched)
         self.inputs.wanted = enabled
         self._view = OperatorViewPublisher(
             node, clock, name, prefix, self._state, lambda: self.inputs.instruction
@@ -86,18 +87,19 @@ class RobotPort:
     ) -> None:
         """Count from zero, by these parameters. The instruction stays, if there is one."""
         self._params = parameters
+        self._frame_id = parameters.frame_ids[self._source]
         self._gate = ActionGate(parameters.max_action_age_s, self._clock)
         self._worker = worker
         if parameters.motion == 'twist':
             self._motion = MotionOutput(
                 self._node,
                 self._clock,
-                self._prefix,
-                parameters.frame_ids[self._source],
+                self.prefix,
+                self._frame_id,
                 parameters,
                 contracts,
             )
-        self._view.configure(parameters.frame_ids[self._source], contracts)
+        self._view.configure(self._frame_id, contracts)
         self.inputs.configure(parameters)
         self.inputs.instruct(self.inputs.instruction or parameters.instruction)
 
@@ -147,7 +149,7 @@ class RobotPort:
                 result,
                 self._clock.now_ns(),
                 self._params.max_action_age_s,
-                self._params.frame_ids[self._source],
+                self._frame_id,
                 sequence=self._gate.counters.published,
             )
             self._actions.publish(message)
@@ -212,7 +214,7 @@ class RobotPort:
         if self._worker is not None:
             worker, slot = self._worker.status(), self._worker.statistics(self._source)
         return status_message(
-            self.name,
+            self._name,
             *self._state(),
             self._params,
             self.inputs,

@@ -18,14 +18,14 @@ class Switch:
     that (ISO 13850, 4.1.4): afterwards the robot has to be enabled.
     """
 
-    def __init__(self, name: str, enabled: bool, on_switched: Callable[[], None]) -> None:
+    def __init__(self, prefix: str, enabled: bool, on_switched: Callable[[], None]) -> None:
         """
-        :param name: the robot's; empty if it needs none.
+        :param prefix: what the names of the robot's services begin with, after ``~/``.
         :param enabled: at first.
         :param on_switched: called after every one of the three, but not if an enabled robot is
             enabled: what it does goes on.
         """
-        self._services = f'~/{name}/' if name else '~/'
+        self._services = f'~/{prefix}'
         self._on_switched = on_switched
         self._enabled = enabled
         self._stopped = False
@@ -62,15 +62,14 @@ class Switch:
 class SwitchServices:
     """``~/enable`` (SetBool), ``~/stop`` and ``~/reset`` (Trigger), for some switches at once."""
 
-    def __init__(self, node: Node, name: str, switches: Sequence[Switch]) -> None:
+    def __init__(self, node: Node, prefix: str, switches: Sequence[Switch]) -> None:
         """
-        :param name: of the robot whose services these are; empty: no robot's by name.
+        :param prefix: what the services' names begin with, after ``~/``.
         """
         self._switches = switches
-        prefix = f'~/{name}/' if name else '~/'
-        node.create_service(SetBool, f'{prefix}enable', self._enable)
-        node.create_service(Trigger, f'{prefix}stop', self._stop)
-        node.create_service(Trigger, f'{prefix}reset', self._reset)
+        node.create_service(SetBool, f'~/{prefix}enable', self._enable)
+        node.create_service(Trigger, f'~/{prefix}stop', self._stop)
+        node.create_service(Trigger, f'~/{prefix}reset', self._reset)
 
     def _enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         refusals = [why for one in self._switches if (why := one.why_not(request.data))]

@@ -10,7 +10,7 @@ import math
 
 from PIL import Image, ImageDraw
 
-from vla_ros.motion import ActionContract
+from vla_ros.motion import ACTION_DIM, ActionContract
 from vla_ros.types import Prediction
 from vla_ros.view.drawing import (
     MUTED,
@@ -65,7 +65,7 @@ def draw_action_frame(
     """
     right = LEFT + COLUMN
     write(draw, (right, HEADER + 26), 'probability', MUTED, 12, 'rt')
-    if dim != 7:
+    if dim != ACTION_DIM:
         rows = range(min(dim, _MOST_ROWS))
         _draw_tracks(draw, [(str(row), _row_top(row, dim)) for row in rows])
         if dim > _MOST_ROWS:
@@ -130,7 +130,7 @@ def draw_action(
     probabilities = [float(value) for value in prediction.token_probabilities.ravel()]
     for line in wrap(prediction.unnorm_key, 12, 220, 1):
         write(draw, (LEFT + COLUMN, HEADER + 2), line, MUTED, 12, 'rt')
-    if len(values) == 7:
+    if len(values) == ACTION_DIM:
         tops = _draw_motion(canvas, draw, values, contract, frame, colour)
     else:
         tops = [_row_top(row, len(values)) for row in range(min(len(values), _MOST_ROWS))]
@@ -162,8 +162,7 @@ def _draw_motion(
         metres, radians = ' m', ' rad'
         translation = [contract.metres_per_unit * value for value in translation]
         rotation = [contract.radians_per_unit * value for value in rotation]
-        closed, opened = contract.gripper_closed, contract.gripper_open
-        opening = (opening - closed) / (opened - closed)
+        opening = contract.opening(opening)
         frame = frame or _FRAMES[contract.frame]
 
     x, y, _ = translation

@@ -5,8 +5,10 @@ Takes any text and any number, and never raises for one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -118,13 +120,11 @@ def share(value: float, most: float) -> float:
 def draw_arrow(canvas: Image.Image, centre: Point, vector: Point, colour: str) -> None:
     """An arrow from the centre, by so many pixels; a dot if it is too short for one."""
     length = math.hypot(*vector)
-    reach = math.ceil(length) + 12
-    mask = Image.new('L', (2 * reach * _SUPERSAMPLING, 2 * reach * _SUPERSAMPLING))
-    draw = ImageDraw.Draw(mask)
-    middle = reach * _SUPERSAMPLING
-    dot = 4 * _SUPERSAMPLING
-    draw.ellipse((middle - dot, middle - dot, middle + dot, middle + dot), fill=255)
-    if length > 1:
+    with _smoothly(canvas, centre, math.ceil(length) + 12, colour) as (draw, middle):
+        dot = 4 * _SUPERSAMPLING
+        draw.ellipse((middle - dot, middle - dot, middle + dot, middle + dot), fill=255)
+        if length <= 1:
+            return
         along = (vector[0] / length, vector[1] / length)
         head, half_head, half_shaft = min(16.0, length), min(8.0, length / 2), min(2.5, length / 4)
         outline = [
@@ -146,19 +146,27 @@ def draw_arrow(canvas: Image.Image, centre: Point, vector: Point, colour: str) -
             ],
             fill=255,
         )
-    corner = (round(centre[0]) - reach, round(centre[1]) - reach)
-    canvas.paste(colour, corner, mask.reduce(_SUPERSAMPLING))
 
 
 def draw_rings(canvas: Image.Image, centre: Point, radii: list[int], colour: str) -> None:
     """Circles, one pixel wide."""
-    reach = max(radii) + 2
+    with _smoothly(canvas, centre, max(radii) + 2, colour) as (draw, middle):
+        for radius in radii:
+            r = radius * _SUPERSAMPLING
+            box = (middle - r, middle - r, middle + r, middle + r)
+            draw.ellipse(box, outline=255, width=_SUPERSAMPLING)
+
+
+@contextlib.contextmanager
+def _smoothly(
+    canvas: Image.Image, centre: Point, reach: int, colour: str
+) -> Iterator[tuple[ImageDraw.ImageDraw, int]]:
+    """What is drawn inside, at _SUPERSAMPLING times the size, comes onto the canvas.
+
+    :param reach: pixels around the centre.
+    :returns: what to draw on with 255, and where the centre is there, both in x and in y.
+    """
     mask = Image.new('L', (2 * reach * _SUPERSAMPLING, 2 * reach * _SUPERSAMPLING))
-    draw = ImageDraw.Draw(mask)
-    middle = reach * _SUPERSAMPLING
-    for radius in radii:
-        r = radius * _SUPERSAMPLING
-        box = (middle - r, middle - r, middle + r, middle + r)
-        draw.ellipse(box, outline=255, width=_SUPERSAMPLING)
+    yield ImageDraw.Draw(mask), reach * _SUPERSAMPLING
     corner = (round(centre[0]) - reach, round(centre[1]) - reach)
     canvas.paste(colour, corner, mask.reduce(_SUPERSAMPLING))
