@@ -33,7 +33,7 @@ from vla_ros.simulation.scene import (
 from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
-MAX_STEPS = 60  # of an episode; the expert needs less than half
+MAX_STEPS = 40  # of an episode; the expert needs 10
 LIFTED_M = 0.05  # that the lowest a block can lie is over where it stood
 
 # The displacement is made within the period: an action's numbers are metres and radians.
@@ -60,8 +60,7 @@ MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
 _TOOL_LOW, _TOOL_HIGH = (0.40, -0.08, 0.17), (0.50, 0.08, 0.25)
 _TOOL_YAW_RAD = 0.2
 _BLOCK_LOW, _BLOCK_HIGH = (0.43, 0.06), (0.55, 0.14)
-_DOWN = np.diag([1.0, -1.0, -1.0])  # of the tool: x forward, its z towards the table
-_SETTLE_STEPS = 25
+_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # fingers move along y
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Pose:
 class State:
     """What no picture tells exactly: for the expert, and for measurements.
 
-    :param tool: between the fingertips; its y is where the fingers move, its z points out of the
+    :param tool: between the fingertips; the fingers move along its x, and its z points out of the
         hand.
     :param opening: how far the fingers are apart: 0 closed, 1 open.
     :param blocks: by colour; of their centres.
