@@ -19,14 +19,14 @@ from vla_ros.simulation.scene import BLOCK_HALF_SIZE
 from vla_ros.simulation.world import INSTRUCTIONS, Pose, State, shorten
 
 STEP_M = 0.04  # no action is longer: 0.2 m/s
-TURN_RAD = 0.1
+TURN_RAD = 0.15
 TRAVEL_HEIGHT_M = 0.12  # of the tool: the fingertips, 12 mm below it, pass over a block
 LIFT_HEIGHT_M = 0.16
 
 _GRASP_HEIGHT_M = 0.025
-_ALIGNED_M = 0.006  # within it the tool goes straight down
-_FUNNEL_SLOPE = 6.0  # farther out it stays higher by so much of the distance
-_GRASPABLE_M = (0.012, 0.012)  # beside and over the place to close at
+_ALIGNED_M, _ALIGNED_RAD = 0.01, 0.15  # within them the tool goes straight down
+_FUNNEL_SLOPE, _FUNNEL_SLOPE_M_RAD = 5.0, 0.2  # beyond them it stays higher by so much of the rest
+_GRASPABLE_M, _GRASPABLE_RAD = 0.015, 0.3  # beside or over the place, turned away: still closes
 _HELD_M = 0.025  # a block no farther from the tool is between the fingers
 _HELD_OPENING = (0.35, 0.85)  # a block's 4 or 6 cm of 8, on the way to it
 _OPEN = 0.9
@@ -41,9 +41,9 @@ def expert_action(state: State, instruction: str) -> NDArray[np.float64]:
     """
     block = state.blocks[INSTRUCTIONS[instruction]]
     tool = state.tool.position
-    turn = shorten(_turn_to_grasp(state.tool.rotation, block), TURN_RAD)
+    turn = _turn_to_grasp(state.tool.rotation, block)
     way = block.position - tool
-    aside = float(np.linalg.norm(way[:2]))
+    aside, askew = float(np.linalg.norm(way[:2])), float(np.linalg.norm(turn))
     grasp_height = min(_GRASP_HEIGHT_M, float(block.position[2]))
 
     inside = aside < _HELD_M and abs(way[2]) < BLOCK_HALF_SIZE[2]
@@ -52,13 +52,14 @@ def expert_action(state: State, instruction: str) -> NDArray[np.float64]:
         return _action(rise, np.zeros(3), gripper=0.0)
     if state.opening < _OPEN:  # it holds nothing, or the wrong thing
         return _action(np.zeros(3), np.zeros(3), gripper=1.0)
-    above = tool[2] - grasp_height
-    if aside < _GRASPABLE_M[0] and above < _GRASPABLE_M[1]:
+    over = tool[2] - grasp_height
+    if max(aside, over) < _GRASPABLE_M and askew < _GRASPABLE_RAD:
         return _action(np.zeros(3), np.zeros(3), gripper=0.0)
 
-    # A funnel over the block: high where the tool is far aside, at the block in the middle.
-    funnel = grasp_height + _FUNNEL_SLOPE * max(0.0, aside - _ALIGNED_M)
-    height = min(TRAVEL_HEIGHT_M, funnel)
+    # A funnel over the block: high where the tool is far aside or askew, at the block inside.
+    funnel = _FUNNEL_SLOPE * max(0.0, aside - _ALIGNED_M)
+    funnel += _FUNNEL_SLOPE_M_RAD * max(0.0, askew - _ALIGNED_RAD)
+    height = min(TRAVEL_HEIGHT_M, grasp_height + funnel)
     low = max(0.0, height - tool[2]) / STEP_M
     sideways = way[:2] * max(0.0, 1.0 - low)  # first up where it is too low, then aside
     return _action(np.array([*sideways, height - tool[2]]), turn, gripper=1.0)
@@ -67,7 +68,7 @@ def expert_action(state: State, instruction: str) -> NDArray[np.float64]:
 def _action(
     translation: NDArray[np.float64], turn: NDArray[np.float64], gripper: float
 ) -> NDArray[np.float64]:
-    return np.concatenate([shorten(translation, STEP_M), turn, [gripper]])
+    return np.concatenate([shorten(translation, STEP_M), shorten(turn, TURN_RAD), [gripper]])
 
 
 def _turn_to_grasp(tool: NDArray[np.float64], block: Pose) -> NDArray[np.float64]:

@@ -97,7 +97,7 @@ def build_model() -> Any:
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 20.0  # a held block does not slide out
     spec.visual.global_.offwidth = spec.visual.global_.offheight = PICTURE_SIZE
-    spec.visual.quality.shadowsize = 1024
+    spec.visual.quality.shadowsize = 512
     spec.visual.quality.offsamples = 2
     spec.stat.extent = 0.5  # metres around the camera's target: the shadows' grain goes by it
     spec.visual.headlight.ambient = (0.5, 0.5, 0.5)
