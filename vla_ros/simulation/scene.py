@@ -29,6 +29,7 @@ FINGER_TRAVEL_M = 0.04  # of each of the two
 COLOURS = {'red': (0.9, 0.05, 0.05, 1.0), 'blue': (0.05, 0.15, 0.95, 1.0)}
 
 _ARM_COLOUR = (0.9, 0.92, 0.93, 1.0)
+_FINGER_COLOUR = (0.1, 0.8, 0.2, 1.0)  # unlike all that may be behind them
 _PICTURE_GROUP = 1  # robosuite's visual geometry, and ours
 _CAMERA_POSITION = (1.05, 0.0, 0.62)  # opposite the robot, looking back at it and down
 _CAMERA_TARGET = (0.46, 0.0, 0.12)
@@ -42,7 +43,8 @@ class SimulationError(PolicyError):
 def import_mujoco() -> Any:
     """MuJoCo, told to draw without a screen.
 
-    ``MUJOCO_GL`` may choose ``egl`` or ``osmesa``; on Linux EGL is taken when it is not set.
+    ``MUJOCO_GL`` may choose ``egl`` or ``osmesa``; on Linux EGL is taken when it is not set, unless
+    something else has imported MuJoCo before.
 
     :raises SimulationError: if it is not installed, or its OpenGL is not.
     """
@@ -120,13 +122,15 @@ def scene_options(mujoco: Any) -> Any:
 
 
 def _simplify_arm(spec: Any) -> None:
-    """Draw the links' collision meshes: 2 % of the triangles, which take most of the time."""
-    for number in range(8):  # the hand and the fingers stay as they are
+    """Draw the links' collision meshes: triangles take the time, and these have a sixth of them."""
+    for number in range(8):  # the hand stays as it is
         for geom in list(spec.body(f'link{number}').geoms):
             if geom.group == _PICTURE_GROUP:
                 spec.delete(geom)
             else:
                 geom.group, geom.rgba = _PICTURE_GROUP, _ARM_COLOUR
+    for number in (1, 2):
+        spec.geom(f'gripper_finger{number}_visual').rgba = _FINGER_COLOUR
 
 
 def _add_surroundings(mujoco: Any, spec: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.motion.contract import ActionContract
+from vla_ros.motion.contract import load_contracts
 from vla_ros.simulation.arm import Arm
 from vla_ros.simulation.scene import (
     BLOCK_HALF_SIZE,
@@ -36,22 +36,8 @@ INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
 MAX_STEPS = 40  # of an episode; the expert needs 10
 LIFTED_M = 0.05  # that the lowest a block can lie is over where it stood
 
-# The displacement is made within the period: an action's numbers are metres and radians.
-CONTRACT = ActionContract(
-    unnorm_key='vla_ros_blocks',
-    robot='Franka Emika Panda, simulated',
-    period_s=0.2,
-    frame='base',
-    metres_per_unit=1.0,
-    rotation='axis_angle',
-    radians_per_unit=1.0,
-    gripper_closed=0.0,
-    gripper_open=1.0,
-    max_linear_m_s=0.25,
-    max_angular_rad_s=0.75,
-    center_crop=False,
-    source='vla_ros/simulation/world.py',
-)
+# The arm makes the displacement within the period: an action's numbers are metres and radians.
+CONTRACT = load_contracts()['vla_ros_blocks']
 MAX_TRANSLATION_M = CONTRACT.max_linear_m_s * CONTRACT.period_s  # 0.05
 MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
 
