@@ -131,8 +131,9 @@ def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     doubled = np.array(
         [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
     )
-    sine, cosine = np.linalg.norm(doubled) / 2, (np.trace(matrix) - 1) / 2
-    return doubled / 2 * (math.atan2(sine, cosine) / sine if sine > 1e-9 else 1.0)
+    sine, cosine = float(np.linalg.norm(doubled)) / 2, (float(np.trace(matrix)) - 1) / 2
+    scale = math.atan2(sine, cosine) / sine if sine > 1e-9 else 1.0
+    return doubled * (scale / 2)
 
 
 def _matrix(turn: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,4 +143,5 @@ def _matrix(turn: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.eye(3)
     x, y, z = turn / angle
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    square: NDArray[np.float64] = cross @ cross
+    return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * square
