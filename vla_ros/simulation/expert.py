@@ -24,9 +24,9 @@ TRAVEL_HEIGHT_M = 0.12  # of the tool: the fingertips, 12 mm below it, pass over
 LIFT_HEIGHT_M = 0.16
 
 _GRASP_HEIGHT_M = 0.025
-_ALIGNED_M, _ALIGNED_RAD = 0.01, 0.15  # within them the tool goes straight down
-_FUNNEL_SLOPE, _FUNNEL_SLOPE_M_RAD = 5.0, 0.2  # beyond them it stays higher by so much of the rest
-_GRASPABLE_M, _GRASPABLE_RAD = 0.015, 0.3  # beside or over the place, turned away: still closes
+_ALIGNED_M, _ALIGNED_RAD = 0.014, 0.15  # within them the tool goes straight down
+_FUNNEL_SLOPE, _FUNNEL_SLOPE_M_RAD = 4.0, 0.2  # beyond them it stays higher by so much of the rest
+_GRASPABLE_M, _GRASPABLE_RAD = 0.018, 0.3  # beside or over the place, turned away: still closes
 _HELD_M = 0.025  # a block no farther from the tool is between the fingers
 _HELD_OPENING = (0.35, 0.85)  # a block's 4 or 6 cm of 8, on the way to it
 _OPEN = 0.9
