@@ -9,6 +9,7 @@ it: an OpenGL context belongs to a thread.
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ class World:
         self._arm = Arm(self._mujoco, self._model, self._data)
         self._instruction: str | None = None
         self._renderer = self._make_renderer()
+        # At the latest when the process ends, and before MuJoCo ends OpenGL.
+        atexit.register(self._renderer.close)
 
     def _make_renderer(self) -> Any:
         try:
@@ -113,6 +116,7 @@ class World:
 
     def close(self) -> None:
         """Give the OpenGL context back."""
+        atexit.unregister(self._renderer.close)
         self._renderer.close()
 
     def reset(self, seed: int, instruction: str) -> Observation:
