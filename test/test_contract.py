@@ -80,7 +80,7 @@ def refusal(file: Path) -> str:
 
 def test_what_is_shipped() -> None:
     contracts = load_contracts()
-    assert set(contracts) == {'bridge_orig', 'fractal20220817_data', *LIBERO}
+    assert set(contracts) == {'bridge_orig', 'fractal20220817_data', *LIBERO, 'vla_ros_blocks'}
     for key, contract in contracts.items():
         assert contract.unnorm_key == key
         assert contract.source.strip()

@@ -16,6 +16,8 @@ REPLAY = [
     *('vla_ros.ros', 'vla_ros.openvla', 'vla_ros.cli'),
 ]
 OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
+# MuJoCo comes with the first world.
+SIMULATION = [*OPENVLA, 'torch', 'mujoco', 'robosuite', 'OpenGL', 'vla_ros.openvla']
 HEAVY = ['torch', 'timm', 'PIL', 'rclpy', 'huggingface_hub', 'vla_ros.openvla', 'vla_ros.ros']
 
 
@@ -38,6 +40,8 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.types', [*SCHEDULING, 'vla_ros.scheduling']),
         ('vla_ros.scheduling', SCHEDULING),
         ('vla_ros.motion', [*SCHEDULING, 'vla_ros.scheduling', 'vla_ros.cli']),
+        ('vla_ros.simulation', SIMULATION),
+        ('vla_ros.simulation.expert', SIMULATION),
         ('vla_ros.view', [*SCHEDULING[:3], *OPENVLA]),
         ('vla_ros.openvla', OPENVLA),
         ('vla_ros.openvla.random_checkpoint', OPENVLA),

@@ -1,0 +1,238 @@
+"""The simulated robot: starts, units, the expert, and what is said when something is missing.
+
+Without requirements/simulation.txt only the last are tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vla_ros.motion import load_contracts
+from vla_ros.simulation import INSTRUCTIONS, MAX_STEPS, SimulationError, World
+from vla_ros.simulation.arm import rotation_vector
+from vla_ros.simulation.expert import STEP_M, TURN_RAD, expert_action
+from vla_ros.types import PolicyError
+
+RED, BLUE = INSTRUCTIONS
+OPEN_HAND = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+
+needs_mujoco = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ('mujoco', 'robosuite'))),
+    reason='requirements/simulation.txt is not installed',
+)
+
+
+@pytest.fixture(scope='module')
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+def act(**values: float) -> NDArray[np.float64]:
+    action = OPEN_HAND.copy()
+    for name, value in values.items():
+        action[('x', 'y', 'z', 'about_x', 'about_y', 'about_z', 'gripper').index(name)] = value
+    return action
+
+
+def episode(world: World, seed: int, instruction: str, obeyed: str) -> list[NDArray[np.float64]]:
+    """The actions of an expert that obeys an instruction, perhaps another than the world's."""
+    world.reset(seed, instruction)
+    actions = []
+    while not world.success and len(actions) < MAX_STEPS:
+        actions.append(expert_action(world.state, obeyed))
+        world.step(actions[-1])
+    return actions
+
+
+# --- A start --------------------------------------------------------------------------------------
+
+
+@needs_mujoco
+def test_a_seed_gives_the_same_pixels_whatever_came_before(world: World) -> None:
+    def pictures(seed: int) -> list[NDArray[np.uint8]]:
+        first = world.reset(seed, RED)
+        actions = (act(x=0.03, about_z=0.1), act(z=-0.04), act(gripper=0.0))
+        return [first.image, *(world.step(action).image for action in actions)]
+
+    before, other, after = pictures(4), pictures(5), pictures(4)
+    assert all(map(np.array_equal, before, after))
+    assert not any(map(np.array_equal, before, other))
+    with World() as another:
+        assert np.array_equal(another.reset(4, RED).image, before[0])
+
+
+@needs_mujoco
+def test_the_instruction_does_not_change_the_start(world: World) -> None:
+    red, blue = world.reset(7, RED), world.reset(7, BLUE)
+    assert np.array_equal(red.image, blue.image)
+    assert (red.instruction, blue.instruction) == (RED, BLUE)
+    assert (red.image.dtype, red.image.shape) == (np.uint8, (224, 224, 3))
+
+
+@needs_mujoco
+def test_the_picture_is_upright_and_shows_both_blocks(world: World) -> None:
+    """The camera looks back at the robot: its right is the robot's left, y; what is near is low."""
+    sides = set()
+    for seed in range(8):
+        image = world.reset(seed, RED).image.astype(int)
+        red = np.argwhere(image[..., 0] - image[..., 1:].max(-1) > 80)
+        blue = np.argwhere(image[..., 2] - image[..., :2].max(-1) > 80)
+        assert min(len(red), len(blue)) > 200  # pixels
+        assert min(red.mean(0)[0], blue.mean(0)[0]) > 112  # in the lower half, the hand is above
+        blocks = world.state.blocks
+        left_of = bool(blocks['red'].position[1] < blocks['blue'].position[1])
+        assert bool(red.mean(0)[1] < blue.mean(0)[1]) == left_of
+        sides.add(left_of)
+    assert sides == {True, False}
+
+
+# --- Units ----------------------------------------------------------------------------------------
+
+
+@needs_mujoco
+@pytest.mark.parametrize('axis', range(3))
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_a_period_moves_the_tool_by_what_is_commanded(world: World, axis: int, sign: float) -> None:
+    world.reset(1, RED)
+    before, commanded = world.state.tool, np.zeros(7)
+    commanded[[axis, 6]] = sign * 0.02, 1.0
+    stamp_ns = world.step(commanded).stamp_ns
+    after = world.state.tool
+    assert after.position - before.position == pytest.approx(commanded[:3], abs=2e-4)
+    turn = rotation_vector(after.rotation @ before.rotation.T)
+    assert turn == pytest.approx(np.zeros(3), abs=1e-3)
+    assert stamp_ns == pytest.approx(world.contract.period_s * 1e9)
+
+
+@needs_mujoco
+@pytest.mark.parametrize('axis', range(3))
+def test_a_period_turns_the_tool_about_the_axes_of_the_base(world: World, axis: int) -> None:
+    world.reset(1, RED)
+    before, commanded = world.state.tool, np.zeros(7)
+    commanded[[3 + axis, 6]] = 0.1, 1.0
+    world.step(commanded)
+    after = world.state.tool
+    turn = rotation_vector(after.rotation @ before.rotation.T)
+    assert turn == pytest.approx(commanded[3:6], abs=1e-3)
+    assert after.position == pytest.approx(before.position, abs=2e-4)
+
+
+@needs_mujoco
+def test_displacements_add_up_and_the_arm_holds_still_in_between(world: World) -> None:
+    world.reset(2, RED)
+    before = world.state.tool.position
+    for _ in range(4):
+        world.step(act(x=0.01, y=-0.02, z=0.01))
+        world.step(OPEN_HAND)
+    moved = world.state.tool.position - before
+    assert moved == pytest.approx([0.04, -0.08, 0.04], rel=0.02)
+
+
+@needs_mujoco
+def test_the_gripper_is_one_open_and_zero_closed(world: World) -> None:
+    world.reset(1, RED)
+    assert world.state.opening == pytest.approx(1.0, abs=0.02)
+    for gripper, opening in ((0.0, 0.0), (1.0, 1.0)):
+        for _ in range(3):
+            world.step(act(gripper=gripper))
+        assert world.state.opening == pytest.approx(opening, abs=0.05)
+
+
+@needs_mujoco
+def test_what_is_longer_than_the_contract_allows_is_shortened(world: World) -> None:
+    world.reset(1, RED)
+    before = world.state.tool.position
+    world.step(act(x=3.0, y=4.0))
+    moved = world.state.tool.position - before
+    assert moved == pytest.approx([0.03, 0.04, 0.0], abs=1e-3)
+
+
+def test_the_contract_is_a_shipped_one() -> None:
+    contract = load_contracts()[World.contract.unnorm_key]
+    assert contract == World.contract
+    assert contract.max_linear_m_s * contract.period_s >= STEP_M
+    assert contract.max_angular_rad_s * contract.period_s >= TURN_RAD
+
+
+# --- The expert -----------------------------------------------------------------------------------
+
+
+@needs_mujoco
+@pytest.mark.parametrize('instruction', INSTRUCTIONS)
+def test_the_expert_picks_up_what_is_asked_for(world: World, instruction: str) -> None:
+    for seed in range(3):
+        actions = np.array(episode(world, seed, instruction, obeyed=instruction))
+        assert world.success and len(actions) <= 15
+        assert np.linalg.norm(actions[:, :3], axis=1).max() <= STEP_M + 1e-9
+        assert np.linalg.norm(actions[:, 3:6], axis=1).max() <= TURN_RAD + 1e-9
+        assert set(actions[:, 6]) == {0.0, 1.0}
+
+
+@needs_mujoco
+@pytest.mark.parametrize(('asked', 'obeyed'), [(RED, BLUE), (BLUE, RED)])
+def test_the_other_block_is_no_success(world: World, asked: str, obeyed: str) -> None:
+    world.reset(0, asked)
+    for _ in range(15):
+        world.step(expert_action(world.state, obeyed))
+        assert not world.success
+    assert world.state.blocks[INSTRUCTIONS[obeyed]].position[2] > 0.08  # it did pick that one up
+
+
+@needs_mujoco
+def test_the_expert_recovers(world: World) -> None:
+    """From a hand that closed on nothing beside the block, and from the wrong block in it."""
+    world.reset(0, RED)
+    for _ in range(5):
+        world.step(expert_action(world.state, RED))
+    for action in (act(y=0.05, gripper=0.0), act(y=0.05, about_x=0.15, gripper=0.0)):
+        world.step(action)
+    for _ in range(15):
+        world.step(expert_action(world.state, BLUE))
+    assert world.state.blocks['blue'].position[2] > 0.08
+    for _ in range(25):
+        world.step(expert_action(world.state, RED))
+    assert world.success
+
+
+# --- Mistakes -------------------------------------------------------------------------------------
+
+
+@needs_mujoco
+def test_what_is_no_action_and_no_instruction_is_refused(world: World) -> None:
+    with pytest.raises(PolicyError, match=r'no instruction .* in this world; there are: pick'):
+        world.reset(0, 'pick up the green block')
+    world.reset(0, RED)
+    for action in (np.zeros(6), np.full(7, np.nan)):
+        with pytest.raises(PolicyError, match='an action is seven finite numbers'):
+            world.step(action)
+
+
+@pytest.mark.parametrize('package', ['mujoco', 'robosuite'])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    if package == 'robosuite':
+        pytest.importorskip('mujoco')
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: None if name == package else find_spec(name)
+    )
+    with pytest.raises(SimulationError, match=f'{package}, .*requirements/simulation.txt'):
+        World()
+
+
+def test_without_opengl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> Any:  # as PyOpenGL does where there is no library
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: True)
+    monkeypatch.setattr(importlib, 'import_module', fail)
+    monkeypatch.setenv('MUJOCO_GL', 'egl')
+    with pytest.raises(SimulationError, match=r'cannot draw.*egl.*AttributeError.*libegl1.*osmesa'):
+        World()

@@ -1,0 +1,18 @@
+"""A simulated robot at a table: what a policy sees, what its actions do, and an expert.
+
+For training and judging a policy where there is no robot. Needs requirements/simulation.txt when a
+world is made, and not before; knows neither torch nor ROS.
+"""
+
+from vla_ros.simulation.scene import SimulationError
+from vla_ros.simulation.world import CONTRACT, INSTRUCTIONS, MAX_STEPS, Pose, State, World
+
+__all__ = [
+    'CONTRACT',
+    'INSTRUCTIONS',
+    'MAX_STEPS',
+    'Pose',
+    'SimulationError',
+    'State',
+    'World',
+]

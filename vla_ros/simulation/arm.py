@@ -1,0 +1,147 @@
+"""Moves the simulated arm by a displacement of its tool, exactly and within a period.
+
+Inverse kinematics finds the joints of the displaced pose, the joints go there on a minimum-jerk
+path, and computed torque keeps them on it. The arm rests at both ends of the path: one picture
+shows its whole state, there is no speed that it would not show.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.simulation.scene import FINGER_TRAVEL_M, JOINTS, TIMESTEP_S, TOOL
+
+HOME = np.array([0.0, math.pi / 16, 0.0, -5 * math.pi / 6, 0.0, math.pi - 0.2, math.pi / 4])
+_STIFFNESS, _DAMPING = 3600.0, 120.0  # 1/s² and 1/s: critically damped, 1/60 s
+_PATH_SHARE = 0.85  # of the period; in the rest of it the arm settles
+_IK_STEPS, _IK_TOLERANCE, _IK_MARGIN = 50, 1e-5, 1e-4
+_POSTURE_GAIN = 0.05  # of the pull towards HOME, in what does not move the tool
+
+
+class Arm:
+    """Owns no state but a scratch copy for kinematics: all of it is MuJoCo's."""
+
+    def __init__(self, mujoco: Any, model: Any, data: Any) -> None:
+        self._mujoco, self._model, self._data = mujoco, model, data
+        self._scratch = mujoco.MjData(model)
+        self._site = model.site(TOOL).id
+        self._qpos = np.array([model.joint(name).qposadr[0] for name in JOINTS])
+        self._dofs = np.array([model.joint(name).dofadr[0] for name in JOINTS])
+        self._range = np.array([model.joint(name).range for name in JOINTS])
+        self._motors = np.array([model.actuator(f'torq_j{number}').id for number in range(1, 8)])
+        fingers = ('gripper_finger_joint1', 'gripper_finger_joint2')
+        self._finger_motors = [model.actuator(f'gripper_{name}').id for name in fingers]
+        self._finger_qpos = [model.joint(name).qposadr[0] for name in fingers]
+        self._mass = np.zeros((model.nv, model.nv))
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """Of the tool: float64 [3], metres, in the base's frame."""
+        return np.array(self._data.site_xpos[self._site])
+
+    @property
+    def rotation(self) -> NDArray[np.float64]:
+        """Of the tool: float64 [3, 3], from its frame to the base's."""
+        return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
+
+    @property
+    def opening(self) -> float:
+        """How far the fingers are apart: 0 closed, 1 open."""
+        first, second = (float(self._data.qpos[address]) for address in self._finger_qpos)
+        return (first - second) / (2 * FINGER_TRAVEL_M)
+
+    def place(self, position: NDArray[np.float64], rotation: NDArray[np.float64]) -> None:
+        """Put the tool there at once, with open fingers."""
+        self._data.qpos[self._qpos] = self._solve(HOME, position, rotation)
+        self._data.qpos[self._finger_qpos] = FINGER_TRAVEL_M, -FINGER_TRAVEL_M
+        self._data.ctrl[self._finger_motors] = FINGER_TRAVEL_M, -FINGER_TRAVEL_M
+
+    def move(
+        self,
+        translation: NDArray[np.float64],
+        turn: NDArray[np.float64],
+        gripper_open: bool,
+        period_s: float,
+    ) -> None:
+        """Advance the simulation by a period, in which the tool moves by so much.
+
+        :param translation: float64 [3], metres along the base's axes.
+        :param turn: float64 [3], radians, axis times angle along the base's axes.
+        """
+        start = np.array(self._data.qpos[self._qpos])
+        goal = self._solve(start, self.position + translation, _matrix(turn) @ self.rotation)
+        travel = FINGER_TRAVEL_M if gripper_open else 0.0
+        self._data.ctrl[self._finger_motors] = travel, -travel
+        for tick in range(round(period_s / TIMESTEP_S)):
+            phase = (tick + 1) * TIMESTEP_S / (_PATH_SHARE * period_s)
+            self._track(start, goal - start, min(phase, 1.0), _PATH_SHARE * period_s)
+
+    def _track(
+        self, start: NDArray[np.float64], way: NDArray[np.float64], s: float, duration_s: float
+    ) -> None:
+        """One tick of computed torque towards the place on the path where ``s`` is 0 to 1."""
+        mujoco, data = self._mujoco, self._data
+        place = start + way * s**3 * (10 - 15 * s + 6 * s**2)
+        speed = way * 30 * s**2 * (1 - s) ** 2 / duration_s
+        acceleration = way * 60 * s * (1 - s) * (1 - 2 * s) / duration_s**2
+        acceleration += _STIFFNESS * (place - data.qpos[self._qpos])
+        acceleration += _DAMPING * (speed - data.qvel[self._dofs])
+        mujoco.mj_step1(self._model, data)
+        mujoco.mj_fullM(self._model, self._mass, data.qM)
+        inertia = self._mass[np.ix_(self._dofs, self._dofs)]
+        passive = data.qfrc_bias[self._dofs] - data.qfrc_passive[self._dofs]
+        data.ctrl[self._motors] = inertia @ acceleration + passive
+        mujoco.mj_step2(self._model, data)
+
+    def _solve(
+        self,
+        joints: NDArray[np.float64],
+        position: NDArray[np.float64],
+        rotation: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Inverse kinematics by damped least squares; ends at the nearest it can where the pose is
+        out of reach."""
+        mujoco, model, scratch = self._mujoco, self._model, self._scratch
+        joints = joints.copy()
+        jacobian = np.zeros((6, model.nv))
+        for _ in range(_IK_STEPS):
+            scratch.qpos[self._qpos] = joints
+            mujoco.mj_kinematics(model, scratch)
+            mujoco.mj_comPos(model, scratch)
+            now = scratch.site_xmat[self._site].reshape(3, 3)
+            error = np.concatenate(
+                [position - scratch.site_xpos[self._site], rotation_vector(rotation @ now.T)]
+            )
+            if np.linalg.norm(error) < _IK_TOLERANCE:
+                break
+            mujoco.mj_jacSite(model, scratch, jacobian[:3], jacobian[3:], self._site)
+            columns = jacobian[:, self._dofs]
+            inverse = columns.T @ np.linalg.inv(columns @ columns.T + _IK_MARGIN * np.eye(6))
+            posture = (np.eye(7) - inverse @ columns) @ (_POSTURE_GAIN * (HOME - joints))
+            joints = np.clip(joints + inverse @ error + posture, *self._range.T)
+        return joints
+
+
+def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Axis times angle of a rotation: float64 [3], radians; short of half a turn."""
+    doubled = np.array(
+        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
+    )
+    sine, cosine = float(np.linalg.norm(doubled)) / 2, (float(np.trace(matrix)) - 1) / 2
+    scale = math.atan2(sine, cosine) / sine if sine > 1e-9 else 1.0
+    return doubled * (scale / 2)
+
+
+def _matrix(turn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation about a vector by its length, by Rodrigues' formula: float64 [3, 3]."""
+    angle = float(np.linalg.norm(turn))
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = turn / angle
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    square: NDArray[np.float64] = cross @ cross
+    return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * square
