@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError, hub
 from vla_ros.openvla.checkpoint import _check_finite
+from vla_ros.openvla.checkpoint_writer import SHAPES
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.openvla.random_checkpoint import SHAPES, write_random_checkpoint
+from vla_ros.openvla.random_checkpoint import write_random_checkpoint
 from vla_ros.types import Progress
 
 INDEX = 'model.safetensors.index.json'
@@ -523,4 +524,4 @@ def test_random_checkpoints_are_deterministic(tiny_checkpoint: Path, tmp_path: P
     for file in sorted(tiny_checkpoint.iterdir()):
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
     assert (other / SHARD).read_bytes() != (tiny_checkpoint / SHARD).read_bytes()
-    assert SHAPES == ('tiny', 'openvla-7b', 'openvla-v01-7b')
+    assert SHAPES == ('tiny', 'blocks', 'openvla-7b', 'openvla-v01-7b')

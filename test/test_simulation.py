@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vla_ros.motion import load_contracts
-from vla_ros.simulation import INSTRUCTIONS, MAX_STEPS, SimulationError, World
+from vla_ros.simulation import INSTRUCTIONS, MAX_STEPS, BlocksWorld, SimulationError
 from vla_ros.simulation.arm import rotation_vector
 from vla_ros.simulation.expert import STEP_M, TURN_RAD, expert_action
 from vla_ros.types import PolicyError
@@ -30,8 +30,8 @@ needs_mujoco = pytest.mark.skipif(
 
 
 @pytest.fixture(scope='module')
-def world() -> Iterator[World]:
-    with World() as world:
+def world() -> Iterator[BlocksWorld]:
+    with BlocksWorld() as world:
         yield world
 
 
@@ -42,7 +42,9 @@ def act(**values: float) -> NDArray[np.float64]:
     return action
 
 
-def episode(world: World, seed: int, instruction: str, obeyed: str) -> list[NDArray[np.float64]]:
+def episode(
+    world: BlocksWorld, seed: int, instruction: str, obeyed: str
+) -> list[NDArray[np.float64]]:
     """The actions of an expert that obeys an instruction, perhaps another than the world's."""
     world.reset(seed, instruction)
     actions = []
@@ -56,7 +58,7 @@ def episode(world: World, seed: int, instruction: str, obeyed: str) -> list[NDAr
 
 
 @needs_mujoco
-def test_a_seed_gives_the_same_pixels_whatever_came_before(world: World) -> None:
+def test_a_seed_gives_the_same_pixels_whatever_came_before(world: BlocksWorld) -> None:
     def pictures(seed: int) -> list[NDArray[np.uint8]]:
         first = world.reset(seed, RED)
         actions = (act(x=0.03, about_z=0.1), act(z=-0.04), act(gripper=0.0))
@@ -65,12 +67,12 @@ def test_a_seed_gives_the_same_pixels_whatever_came_before(world: World) -> None
     before, other, after = pictures(4), pictures(5), pictures(4)
     assert all(map(np.array_equal, before, after))
     assert not any(map(np.array_equal, before, other))
-    with World() as another:
+    with BlocksWorld() as another:
         assert np.array_equal(another.reset(4, RED).image, before[0])
 
 
 @needs_mujoco
-def test_the_instruction_does_not_change_the_start(world: World) -> None:
+def test_the_instruction_does_not_change_the_start(world: BlocksWorld) -> None:
     red, blue = world.reset(7, RED), world.reset(7, BLUE)
     assert np.array_equal(red.image, blue.image)
     assert (red.instruction, blue.instruction) == (RED, BLUE)
@@ -78,7 +80,7 @@ def test_the_instruction_does_not_change_the_start(world: World) -> None:
 
 
 @needs_mujoco
-def test_the_picture_is_upright_and_shows_both_blocks(world: World) -> None:
+def test_the_picture_is_upright_and_shows_both_blocks(world: BlocksWorld) -> None:
     """The camera looks back at the robot: its right is the robot's left, y; what is near is low."""
     sides = set()
     for seed in range(8):
@@ -100,7 +102,9 @@ def test_the_picture_is_upright_and_shows_both_blocks(world: World) -> None:
 @needs_mujoco
 @pytest.mark.parametrize('axis', range(3))
 @pytest.mark.parametrize('sign', [1.0, -1.0])
-def test_a_period_moves_the_tool_by_what_is_commanded(world: World, axis: int, sign: float) -> None:
+def test_a_period_moves_the_tool_by_what_is_commanded(
+    world: BlocksWorld, axis: int, sign: float
+) -> None:
     world.reset(1, RED)
     before, commanded = world.state.tool, np.zeros(7)
     commanded[[axis, 6]] = sign * 0.02, 1.0
@@ -114,7 +118,7 @@ def test_a_period_moves_the_tool_by_what_is_commanded(world: World, axis: int, s
 
 @needs_mujoco
 @pytest.mark.parametrize('axis', range(3))
-def test_a_period_turns_the_tool_about_the_axes_of_the_base(world: World, axis: int) -> None:
+def test_a_period_turns_the_tool_about_the_axes_of_the_base(world: BlocksWorld, axis: int) -> None:
     world.reset(1, RED)
     before, commanded = world.state.tool, np.zeros(7)
     commanded[[3 + axis, 6]] = 0.1, 1.0
@@ -126,7 +130,7 @@ def test_a_period_turns_the_tool_about_the_axes_of_the_base(world: World, axis: 
 
 
 @needs_mujoco
-def test_displacements_add_up_and_the_arm_holds_still_in_between(world: World) -> None:
+def test_displacements_add_up_and_the_arm_holds_still_in_between(world: BlocksWorld) -> None:
     world.reset(2, RED)
     before = world.state.tool.position
     for _ in range(4):
@@ -137,7 +141,7 @@ def test_displacements_add_up_and_the_arm_holds_still_in_between(world: World) -
 
 
 @needs_mujoco
-def test_the_gripper_is_one_open_and_zero_closed(world: World) -> None:
+def test_the_gripper_is_one_open_and_zero_closed(world: BlocksWorld) -> None:
     world.reset(1, RED)
     assert world.state.opening == pytest.approx(1.0, abs=0.02)
     for gripper, opening in ((0.0, 0.0), (1.0, 1.0)):
@@ -147,7 +151,7 @@ def test_the_gripper_is_one_open_and_zero_closed(world: World) -> None:
 
 
 @needs_mujoco
-def test_what_is_longer_than_the_contract_allows_is_shortened(world: World) -> None:
+def test_what_is_longer_than_the_contract_allows_is_shortened(world: BlocksWorld) -> None:
     world.reset(1, RED)
     before = world.state.tool.position
     world.step(act(x=3.0, y=4.0))
@@ -156,8 +160,8 @@ def test_what_is_longer_than_the_contract_allows_is_shortened(world: World) -> N
 
 
 def test_the_contract_is_a_shipped_one() -> None:
-    contract = load_contracts()[World.contract.unnorm_key]
-    assert contract == World.contract
+    contract = load_contracts()[BlocksWorld.contract.unnorm_key]
+    assert contract == BlocksWorld.contract
     assert contract.max_linear_m_s * contract.period_s >= STEP_M
     assert contract.max_angular_rad_s * contract.period_s >= TURN_RAD
 
@@ -167,7 +171,7 @@ def test_the_contract_is_a_shipped_one() -> None:
 
 @needs_mujoco
 @pytest.mark.parametrize('instruction', INSTRUCTIONS)
-def test_the_expert_picks_up_what_is_asked_for(world: World, instruction: str) -> None:
+def test_the_expert_picks_up_what_is_asked_for(world: BlocksWorld, instruction: str) -> None:
     for seed in range(3):
         actions = np.array(episode(world, seed, instruction, obeyed=instruction))
         assert world.success and len(actions) <= 15
@@ -178,7 +182,7 @@ def test_the_expert_picks_up_what_is_asked_for(world: World, instruction: str) -
 
 @needs_mujoco
 @pytest.mark.parametrize(('asked', 'obeyed'), [(RED, BLUE), (BLUE, RED)])
-def test_the_other_block_is_no_success(world: World, asked: str, obeyed: str) -> None:
+def test_the_other_block_is_no_success(world: BlocksWorld, asked: str, obeyed: str) -> None:
     world.reset(0, asked)
     for _ in range(15):
         world.step(expert_action(world.state, obeyed))
@@ -187,7 +191,7 @@ def test_the_other_block_is_no_success(world: World, asked: str, obeyed: str) ->
 
 
 @needs_mujoco
-def test_the_expert_recovers(world: World) -> None:
+def test_the_expert_recovers(world: BlocksWorld) -> None:
     """From a hand that closed on nothing beside the block, and from the wrong block in it."""
     world.reset(0, RED)
     for _ in range(5):
@@ -206,7 +210,7 @@ def test_the_expert_recovers(world: World) -> None:
 
 
 @needs_mujoco
-def test_what_is_no_action_and_no_instruction_is_refused(world: World) -> None:
+def test_what_is_no_action_and_no_instruction_is_refused(world: BlocksWorld) -> None:
     with pytest.raises(PolicyError, match=r'no instruction .* in this world; there are: pick'):
         world.reset(0, 'pick up the green block')
     world.reset(0, RED)
@@ -224,7 +228,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, package
         importlib.util, 'find_spec', lambda name: None if name == package else find_spec(name)
     )
     with pytest.raises(SimulationError, match=f'{package}, .*requirements/simulation.txt'):
-        World()
+        BlocksWorld()
 
 
 def test_without_opengl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,4 +239,4 @@ def test_without_opengl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(importlib, 'import_module', fail)
     monkeypatch.setenv('MUJOCO_GL', 'egl')
     with pytest.raises(SimulationError, match=r'cannot draw.*egl.*AttributeError.*libegl1.*osmesa'):
-        World()
+        BlocksWorld()

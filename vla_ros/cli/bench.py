@@ -28,9 +28,9 @@ from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
 from vla_ros.cli.arguments import boolean, count, list_of, positive, say
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
+from vla_ros.openvla.checkpoint_writer import SHAPES
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
-from vla_ros.openvla.random_checkpoint import SHAPES
 from vla_ros.scripted.script import is_scripted
 from vla_ros.types import PolicyError
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vla_ros.openvla.random_checkpoint import SHAPES, write_random_checkpoint
+from vla_ros.openvla.checkpoint_writer import SHAPES
+from vla_ros.openvla.random_checkpoint import write_random_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Two vision towers in the layout of OpenVLA's, narrow and shallow, registered with timm.
 
 Tests and the demonstration run on them: whatever holds for the large ones (prefix tokens,
-LayerScale, an unused attention-pool head, an odd MLP width) is there.
+LayerScale, an unused attention-pool head, an odd MLP width) is there. The ones called ``vlablocks``
+are those of models/blocks: larger patches, so that a CPU can train them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,39 @@ def vit_vlatiny_patch14_siglip_224(pretrained: bool = False, **overrides: Any) -
         'depth': 5,
         'num_heads': 4,
         'mlp_ratio': 3.7362,
+        'class_token': False,
+        'global_pool': 'map',
+    }
+    return _tower(shape, overrides)
+
+
+@register_model
+def vit_vlablocks_patch28_reg4_dinov2(
+    pretrained: bool = False, **overrides: Any
+) -> VisionTransformer:
+    """In the layout of vit_large_patch14_reg4_dinov2, but for the patches."""
+    shape = {
+        'patch_size': 28,
+        'embed_dim': 96,
+        'depth': 3,
+        'num_heads': 4,
+        'init_values': 0.1,
+        'reg_tokens': 4,
+        'no_embed_class': True,
+    }
+    return _tower(shape, overrides)
+
+
+@register_model
+def vit_vlablocks_patch28_siglip_224(
+    pretrained: bool = False, **overrides: Any
+) -> VisionTransformer:
+    """In the layout of vit_so400m_patch14_siglip_224, but for the patches."""
+    shape = {
+        'patch_size': 28,
+        'embed_dim': 96,
+        'depth': 3,
+        'num_heads': 4,
         'class_token': False,
         'global_pool': 'map',
     }

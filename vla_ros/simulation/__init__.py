@@ -4,13 +4,22 @@ For training and judging a policy where there is no robot. Needs requirements/si
 world is made, and not before; knows neither torch nor ROS.
 """
 
+from vla_ros.simulation.blocks import (
+    CONTRACT,
+    INSTRUCTIONS,
+    MAX_STEPS,
+    BlocksWorld,
+    Pose,
+    State,
+)
 from vla_ros.simulation.scene import SimulationError
-from vla_ros.simulation.world import CONTRACT, INSTRUCTIONS, MAX_STEPS, Pose, State, World
+from vla_ros.simulation.world import World
 
 __all__ = [
     'CONTRACT',
     'INSTRUCTIONS',
     'MAX_STEPS',
+    'BlocksWorld',
     'Pose',
     'SimulationError',
     'State',

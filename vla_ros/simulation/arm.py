@@ -8,6 +8,7 @@ shows its whole state, there is no speed that it would not show.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,22 @@ _IK_STEPS, _IK_TOLERANCE, _IK_MARGIN = 50, 1e-5, 1e-4
 _POSTURE_GAIN = 0.05  # of the pull towards HOME, in what does not move the tool
 
 
+@dataclass
+class _Path:
+    """Of the joints, minimum jerk.
+
+    :param start: float64 [7], radians.
+    :param way: float64 [7], radians from there to the end.
+    """
+
+    start: NDArray[np.float64]
+    way: NDArray[np.float64]
+    duration_s: float
+    elapsed_s: float = 0.0
+
+
 class Arm:
-    """Owns no state but a scratch copy for kinematics: all of it is MuJoCo's."""
+    """Its state is MuJoCo's, but for the path that it follows."""
 
     def __init__(self, mujoco: Any, model: Any, data: Any) -> None:
         self._mujoco, self._model, self._data = mujoco, model, data
@@ -37,6 +52,7 @@ class Arm:
         self._finger_motors = [model.actuator(f'gripper_{name}').id for name in fingers]
         self._finger_qpos = [model.joint(name).qposadr[0] for name in fingers]
         self._mass = np.zeros((model.nv, model.nv))
+        self._path = _Path(HOME, np.zeros(7), 1.0)
 
     @property
     def position(self) -> NDArray[np.float64]:
@@ -56,38 +72,43 @@ class Arm:
 
     def place(self, position: NDArray[np.float64], rotation: NDArray[np.float64]) -> None:
         """Put the tool there at once, with open fingers."""
-        self._data.qpos[self._qpos] = self._solve(HOME, position, rotation)
+        joints = self._solve(HOME, position, rotation)
+        self._path = _Path(joints, np.zeros(7), 1.0)
+        self._data.qpos[self._qpos] = joints
         self._data.qpos[self._finger_qpos] = FINGER_TRAVEL_M, -FINGER_TRAVEL_M
         self._data.ctrl[self._finger_motors] = FINGER_TRAVEL_M, -FINGER_TRAVEL_M
 
-    def move(
+    def begin(
         self,
         translation: NDArray[np.float64],
         turn: NDArray[np.float64],
         gripper_open: bool,
         period_s: float,
     ) -> None:
-        """Advance the simulation by a period, in which the tool moves by so much.
+        """Set out to move the tool by so much, within a period.
 
         :param translation: float64 [3], metres along the base's axes.
         :param turn: float64 [3], radians, axis times angle along the base's axes.
         """
         start = np.array(self._data.qpos[self._qpos])
         goal = self._solve(start, self.position + translation, _matrix(turn) @ self.rotation)
+        self._path = _Path(start, goal - start, _PATH_SHARE * period_s)
         travel = FINGER_TRAVEL_M if gripper_open else 0.0
         self._data.ctrl[self._finger_motors] = travel, -travel
-        for tick in range(round(period_s / TIMESTEP_S)):
-            phase = (tick + 1) * TIMESTEP_S / (_PATH_SHARE * period_s)
-            self._track(start, goal - start, min(phase, 1.0), _PATH_SHARE * period_s)
 
-    def _track(
-        self, start: NDArray[np.float64], way: NDArray[np.float64], s: float, duration_s: float
-    ) -> None:
-        """One tick of computed torque towards the place on the path where ``s`` is 0 to 1."""
+    def advance(self, ticks: int) -> None:
+        """Let so many time steps pass, under way or at rest."""
+        for _ in range(ticks):
+            self._path.elapsed_s += TIMESTEP_S
+            self._track(self._path)
+
+    def _track(self, path: _Path) -> None:
+        """One tick of computed torque towards the place on the path."""
         mujoco, data = self._mujoco, self._data
-        place = start + way * s**3 * (10 - 15 * s + 6 * s**2)
-        speed = way * 30 * s**2 * (1 - s) ** 2 / duration_s
-        acceleration = way * 60 * s * (1 - s) * (1 - 2 * s) / duration_s**2
+        s = min(path.elapsed_s / path.duration_s, 1.0)
+        place = path.start + path.way * s**3 * (10 - 15 * s + 6 * s**2)
+        speed = path.way * 30 * s**2 * (1 - s) ** 2 / path.duration_s
+        acceleration = path.way * 60 * s * (1 - s) * (1 - 2 * s) / path.duration_s**2
         acceleration += _STIFFNESS * (place - data.qpos[self._qpos])
         acceleration += _DAMPING * (speed - data.qvel[self._dofs])
         mujoco.mj_step1(self._model, data)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.simulation.arm import rotation_vector
+from vla_ros.simulation.blocks import INSTRUCTIONS, Pose, State, shorten
 from vla_ros.simulation.scene import BLOCK_HALF_SIZE
-from vla_ros.simulation.world import INSTRUCTIONS, Pose, State, shorten
 
 STEP_M = 0.04  # no action is longer: 0.2 m/s
 TURN_RAD = 0.15

@@ -1,0 +1,100 @@
+"""Makes the data: pictures of the simulated world, and what the expert would do in each.
+
+The expert says what is right in any state, so every picture has a label for every instruction,
+whoever drove the arm there: the expert itself, the expert with a shaky hand, or the policy that is
+being trained (DAgger, Ross et al. 2011, arXiv:1011.0686).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
+from vla_ros.simulation.expert import expert_action
+from vla_ros.types import Observation
+
+# An action for what is seen, given the expert's own: float64 [7] each.
+Driver = Callable[[Observation, NDArray[np.float64]], NDArray[np.float64]]
+
+_MAX_STEPS = 26  # of an episode; the expert needs 9
+_STEPS_AFTER_SUCCESS = 2
+_IMAGES, _ACTIONS = 'images.npy', 'actions.npy'
+
+
+class Frames:
+    """Pictures and the expert's actions, in a folder; the pictures stay on the disk.
+
+    ``images`` is uint8 [N, 224, 224, 3], ``actions`` float32 [N, instructions, 7] in the order of
+    the world's instructions.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.images = np.load(directory / _IMAGES, mmap_mode='r')
+        self.actions: NDArray[np.float32] = np.load(directory / _ACTIONS)
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def collect(
+    directory: Path,
+    world: BlocksWorld,
+    starts: Iterable[int],
+    frames: int,
+    driver_of: Callable[[int], Driver],
+) -> None:
+    """Play episodes until there are so many frames, and write them.
+
+    :param starts: the seeds, each one episode; its instruction alternates with the seed.
+    :param driver_of: from a seed to who drives in its episode.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    shape = (frames, 224, 224, 3)
+    images = np.lib.format.open_memmap(directory / _IMAGES, 'w+', np.uint8, shape)
+    actions = np.zeros((frames, len(INSTRUCTIONS), 7), np.float32)
+    instructions = tuple(INSTRUCTIONS)
+    done = 0
+    for seed in starts:
+        asked = seed % len(instructions)
+        drive = driver_of(seed)
+        observation = world.reset(seed, instructions[asked])
+        left = _MAX_STEPS
+        while left:
+            labels = [expert_action(world.state, text) for text in instructions]
+            images[done], actions[done] = observation.image, labels
+            done += 1
+            if done == frames:
+                images.flush()
+                np.save(directory / _ACTIONS, actions)
+                return
+            observation = world.step(drive(observation, labels[asked]))
+            left = min(left - 1, _STEPS_AFTER_SUCCESS if world.success else left)
+    raise ValueError(f'{done} of {frames} frames, then the starts were used up')
+
+
+def shaky_expert(seed: int) -> Driver:
+    """A third of the episodes is clean; the others have noise, pushes, and a fumbling hand."""
+    random = np.random.default_rng([seed, 1])
+    if seed // 2 % 3 == 0:
+        return lambda _, expert: expert
+    sigma_m = random.uniform(0.006, 0.012)
+    push, pushes_left = np.zeros(3), 0
+
+    def drive(_: Observation, expert: NDArray[np.float64]) -> NDArray[np.float64]:
+        nonlocal push, pushes_left
+        action = expert.copy()
+        if pushes_left == 0 and random.random() < 0.08:
+            push, pushes_left = random.normal(0, 0.03, 3), int(random.integers(1, 3))
+        if pushes_left:
+            action[:3], pushes_left = push, pushes_left - 1
+        action[:3] += random.normal(0, sigma_m, 3)
+        action[3:6] += random.normal(0, 0.04, 3) * (1, 1, 2)
+        if random.random() < 0.04:
+            action[6] = 1 - action[6]
+        return action
+
+    return drive

@@ -1,0 +1,273 @@
+"""Trains models/blocks, a small OpenVLA, by imitating the simulation's expert, on a CPU.
+
+    torchrun --nproc-per-node 2 -m training.train FOLDER
+
+One process for each core. First the expert plays, partly with a shaky hand; the model learns from
+that; then it plays itself, and what the expert would have done there joins the data (DAgger).
+FOLDER keeps the frames (3 GB for each 20000), the checkpoint after each stage, and the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from training.frames import Driver, Frames, collect, shaky_expert
+from training.imitation import Imitator, initialize
+from vla_ros.openvla.checkpoint_writer import write_checkpoint
+from vla_ros.openvla.policy import OpenVLAPolicy
+from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
+from vla_ros.simulation.expert import STEP_M, TURN_RAD
+from vla_ros.types import Observation
+
+SHAPE = 'blocks'
+UNNORM_KEY = 'vla_ros_blocks'
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    :param frames: new ones, played by the expert in the first stage, later by the policy.
+    :param steps: of the optimiser, after them.
+    """
+
+    frames: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    :param seed: of everything.
+    :param first_start: starts from here on are for training; those of evaluation lie below.
+    :param batch_size: pictures, each with the labels of all instructions.
+    :param blur: bins; of the targets, from the first step to the last.
+    :param expert_share: of the steps that the expert takes in the policy's episodes.
+    """
+
+    stages: tuple[Stage, ...] = (
+        Stage(20_000, 3_500),
+        Stage(5_000, 1_500),
+        Stage(5_000, 1_500),
+        Stage(5_000, 2_000),
+    )
+    seed: int = 0
+    first_start: int = 100_000
+    validation_frames: int = 800
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    max_gradient: float = 1.0
+    average: float = 0.998  # of the weights that are written
+    blur: tuple[float, float] = (4.0, 1.0)
+    expert_share: float = 0.25
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def learning_rate_at(self, step: int) -> float:
+        """A linear beginning, then half a cosine."""
+        rise = min(1.0, (step + 1) / self.warmup_steps)
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def blur_at(self, step: int) -> float:
+        first, last = self.blur
+        return first + (last - first) * step / self.steps
+
+
+class Trainer:
+    """One of the processes, ``rank`` of ``size``; all do the same with their share of the data."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self._directory, self._settings = directory, settings
+        self._rank, self._size = dist.get_rank(), dist.get_world_size()
+        self._started_s = time.monotonic()
+        torch.manual_seed(settings.seed)
+        np.random.seed(settings.seed)
+        fresh = directory / f'fresh-{self._rank}'
+        write_checkpoint(fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
+        self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
+        model, first = self._imitator.model, self._imitator.tokenizer.first_id
+        actions = torch.arange(first, self._imitator.tokenizer.vocab_size)
+        initialize(model, torch.cat([self._imitator.prompts.unique(), actions]))
+        self._stored = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.vision_backbone.prune()
+        self._optimizer = torch.optim.AdamW(
+            _decaying(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
+        )
+        self._average = {name: value.clone() for name, value in model.state_dict().items()}
+        self._step = 0
+        self._world = BlocksWorld()
+        self._next_start = settings.first_start
+
+    def run(self) -> None:
+        self._collect('validation', self._settings.validation_frames, None)
+        validation = self._frames('validation')
+        policy: Path | None = None
+        stages: list[str] = []
+        for number, stage in enumerate(self._settings.stages):
+            stages.append(f'frames-{number}')
+            self._collect(stages[-1], stage.frames, policy)
+            data = [frames for name in stages for frames in self._frames(name)]
+            self._optimize(data, stage.steps, validation)
+            policy = self._directory / f'checkpoint-{number}'
+            if self._rank == 0:
+                self._write(policy)
+            dist.barrier()
+
+    def _collect(self, name: str, frames: int, policy: Path | None) -> None:
+        """:param policy: whose checkpoint drives; None: the expert."""
+        directory = self._directory / f'{name}-{self._rank}'
+        starts = range(self._next_start + self._rank, self._next_start + frames, self._size)
+        self._next_start += frames
+        driver_of = shaky_expert if policy is None else self._policy_driver(policy)
+        if not (directory / 'actions.npy').exists():
+            collect(directory, self._world, starts, frames // self._size, driver_of)
+        self._say(event='collected', frames=name)
+        dist.barrier()
+
+    def _policy_driver(self, checkpoint: Path) -> Any:
+        policy = OpenVLAPolicy.from_pretrained(checkpoint, device='cpu', dtype='float32')
+
+        def driver_of(seed: int) -> Driver:
+            random = np.random.default_rng([seed, 2])
+
+            def drive(observation: Observation, expert: NDArray[np.float64]) -> NDArray[np.float64]:
+                if random.random() < self._settings.expert_share:
+                    return expert
+                prediction = policy.predict_action(observation.image, observation.instruction)
+                return prediction.action if prediction.valid else expert
+
+            return drive
+
+        return driver_of
+
+    def _frames(self, name: str) -> list[Frames]:
+        return [Frames(self._directory / f'{name}-{rank}') for rank in range(self._size)]
+
+    def _optimize(self, data: Sequence[Frames], steps: int, validation: Sequence[Frames]) -> None:
+        settings, share = self._settings, self._settings.batch_size // self._size
+        where = [(frames, index) for frames in data for index in range(len(frames))]
+        random = np.random.default_rng([settings.seed, self._step])  # the same in all processes
+        order = np.zeros(0, np.int64)
+        for _ in range(steps):
+            if len(order) < settings.batch_size:
+                order = random.permutation(len(where))
+            batch, order = order[: settings.batch_size], order[settings.batch_size :]
+            mine = [where[index] for index in batch[self._rank * share : (self._rank + 1) * share]]
+            loss = self._imitator.loss(
+                np.stack([frames.images[index] for frames, index in mine]),
+                np.stack([frames.actions[index] for frames, index in mine]),
+                settings.blur_at(self._step),
+            )
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._share_gradients()
+            for group in self._optimizer.param_groups:
+                group['lr'] = settings.learning_rate_at(self._step)
+            self._optimizer.step()
+            self._follow()
+            self._step += 1
+            if self._step % 100 == 0:
+                self._say(step=self._step, loss=float(loss.detach()))
+            if self._step % 500 == 0:
+                self._say(step=self._step, **self._validate(validation))
+
+    def _share_gradients(self) -> None:
+        gradients = [p.grad for p in self._imitator.model.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat *= min(1 / self._size, self._settings.max_gradient / (float(flat.norm()) + 1e-9))
+        for gradient, part in zip(
+            gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
+        ):
+            gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        share = min(self._settings.average, self._step / (self._step + 10))
+        for name, value in self._imitator.model.state_dict().items():
+            self._average[name].lerp_(value, 1 - share)
+
+    @torch.no_grad()
+    def _validate(self, validation: Sequence[Frames]) -> Mapping[str, float]:
+        """How far the likeliest values are from the expert's, given those before them."""
+        frames = validation[self._rank]
+        errors = self._imitator.errors(frames.images[:], frames.actions)
+        return {
+            f'error_{name}': float(value) for name, value in zip('xyzuvwg', errors, strict=True)
+        }
+
+    def _write(self, directory: Path) -> None:
+        """What never runs is written as it was at the beginning."""
+        weights = {**self._stored, **self._average}
+        write_checkpoint(
+            directory, SHAPE, norm_stats(), lambda name, _: weights[name].to(torch.bfloat16)
+        )
+
+    def _say(self, **what: Any) -> None:
+        if self._rank:
+            return
+        line = json.dumps({'s': round(time.monotonic() - self._started_s), **what})
+        print(line, flush=True)
+        with (self._directory / 'log.jsonl').open('a') as log:
+            log.write(line + '\n')
+
+
+def norm_stats() -> dict[str, Any]:
+    """As far as the expert's actions go, both ways; the gripper's number is not scaled."""
+    most = [STEP_M] * 3 + [TURN_RAD] * 3
+    return {
+        UNNORM_KEY: {
+            'action': {
+                'q01': [*(-value for value in most), 0.0],
+                'q99': [*most, 1.0],
+                'mask': [True] * 6 + [False],
+            },
+            'num_trajectories': 0,
+            'num_transitions': 0,
+        }
+    }
+
+
+def _decaying(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms, biases and the vocabulary don't."""
+    named = list(model.named_parameters())
+    matrices = {n for n, p in named if p.dim() >= 2 and 'embed' not in n and 'lm_head' not in n}
+    return [
+        {'params': [p for n, p in named if n in matrices], 'weight_decay': weight_decay},
+        {'params': [p for n, p in named if n not in matrices], 'weight_decay': 0.0},
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='training.train', description=__doc__)
+    parser.add_argument('directory', type=Path, metavar='FOLDER')
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.directory.mkdir(parents=True, exist_ok=True)
+    dist.init_process_group('gloo')
+    settings = Settings()
+    if dist.get_rank() == 0:
+        (options.directory / 'settings.json').write_text(json.dumps(asdict(settings), indent=2))
+    try:
+        Trainer(options.directory, settings).run()
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()
