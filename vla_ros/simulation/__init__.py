@@ -13,13 +13,14 @@ from vla_ros.simulation.blocks import (
     State,
 )
 from vla_ros.simulation.scene import SimulationError
-from vla_ros.simulation.world import World
+from vla_ros.simulation.world import FreeWorld, World
 
 __all__ = [
     'CONTRACT',
     'INSTRUCTIONS',
     'MAX_STEPS',
     'BlocksWorld',
+    'FreeWorld',
     'Pose',
     'SimulationError',
     'State',

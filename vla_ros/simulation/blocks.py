@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.motion.contract import load_contracts
-from vla_ros.simulation.arm import Arm
+from vla_ros.simulation.arm import Arm, rotation, rotation_vector
 from vla_ros.simulation.scene import (
     BLOCK_HALF_SIZE,
     COLOURS,
@@ -162,16 +162,27 @@ class BlocksWorld:
         self.advance(CONTRACT.period_s)
         return self.look()
 
-    def begin(self, action: NDArray[np.float64]) -> None:
-        """Begin one action, from where the arm is now; :meth:`advance` does it."""
+    def begin(self, action: NDArray[np.float64], start: Pose | None = None) -> None:
+        """Begin one action; :meth:`advance` does it.
+
+        :param start: where the displacement starts from; None: where the tool is now.
+        :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
+        """
         if self._instruction is None:
             raise PolicyError('no episode has begun; call reset first')
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
-        translation = shorten(action[:3], MAX_TRANSLATION_M)
-        turn = shorten(action[3:6], MAX_TURN_RAD)
-        self._arm.begin(translation, turn, bool(action[6] > 0.5), CONTRACT.period_s)
+        translation, turn = action[:3], action[3:6]
+        if start is not None:
+            translation = start.position + translation - self._arm.position
+            turn = rotation_vector(rotation(turn) @ start.rotation @ self._arm.rotation.T)
+        self._arm.begin(
+            shorten(translation, MAX_TRANSLATION_M),
+            shorten(turn, MAX_TURN_RAD),
+            bool(action[6] > 0.5),
+            CONTRACT.period_s,
+        )
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass, to the tick. An arm that has done its action stands still."""
@@ -190,11 +201,16 @@ class BlocksWorld:
         return Observation(image, self._instruction, stamp_ns=round(self._data.time * 1e9))
 
     @property
+    def pose(self) -> Pose:
+        """Of the tool, now; a copy."""
+        return Pose(self._arm.position, self._arm.rotation)
+
+    @property
     def state(self) -> State:
         """A copy, of now."""
         bodies = {colour: self._data.body(colour) for colour in COLOURS}
         return State(
-            tool=Pose(self._arm.position, self._arm.rotation),
+            tool=self.pose,
             opening=self._arm.opening,
             blocks={
                 colour: Pose(np.array(body.xpos), np.array(body.xmat).reshape(3, 3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,3 +53,25 @@ class World(Protocol):
         """Whether what was asked for is done."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FreeWorld(World, Protocol):
+    """One that can go on by itself, with pictures in mid-action."""
+
+    @property
+    def pose(self) -> Any:
+        """Of the tool, now."""
+
+    def look(self) -> Observation:
+        """What the camera sees now."""
+
+    def begin(self, action: NDArray[np.float64], start: Any = None) -> None:
+        """Begin one action; it takes a period.
+
+        :param start: a ``pose`` that the displacement starts from; None: where the tool is now.
+        :raises PolicyError: as :meth:`step`.
+        """
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass. An arm that has done its action stands still."""
