@@ -42,7 +42,7 @@ def closed_loop(
     :raises EvaluationError: if the node can't load and warm its policy.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    values = {**_PATIENT, 'unnorm_key': world.unnorm_key, **parameters}
+    values = {**_PATIENT, **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
     arguments = [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')

@@ -8,7 +8,7 @@ pictures at its rate, and the arm does the newest action whenever it has done th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from vla_ros.types import PolicyError
 
 _PATIENCE_S = 20.0  # for what takes milliseconds, on a machine that is busy otherwise
 _ANSWER_S = 5.0  # an action that a picture's node does not refuse takes no longer
+DELTAS = ('now', 'picture')
 _SETTLE_S = 0.1  # of simulated time, between two episodes
 _ASKED_AT_MOST = 10  # times, in step
 
@@ -78,7 +79,7 @@ class _Heard:
 class SimulatedRobot(Node):
     """Spins itself while it plays. Of one thread, the world's.
 
-    :param simulated_time: the robot's clock is the world's, and published on its clock: in step only.
+    :param simulated_time: the robot's clock is the world's, and on the topic clock: in step only.
     :param black: its camera has its cap on.
     """
 
@@ -194,16 +195,18 @@ class SimulatedRobot(Node):
         image = world.reset(seed, instruction).image
         self._let_time_pass(_SETTLE_S)
         self.instruct(said)
-        limit_s = pace.time_limit_s or world.max_steps * world.period_s
+        limit_s = pace.time_limit_s or world.max_steps * world.contract.period_s
         latencies_s: list[float] = []
         unanswered = 0
-        while not world.success and (len(latencies_s) + 1) * world.period_s <= limit_s + 1e-9:
+        while (
+            not world.success and (len(latencies_s) + 1) * world.contract.period_s <= limit_s + 1e-9
+        ):
             heard, latency_s, repeats = self._ask(image)
             latencies_s.append(latency_s)
             unanswered += repeats
             watch(image, heard.action)
             image = world.step(heard.action).image
-            self._let_time_pass(world.period_s)
+            self._let_time_pass(world.contract.period_s)
         watch(image, None)
         steps = len(latencies_s)
         return Episode(
@@ -212,7 +215,7 @@ class SimulatedRobot(Node):
             said=said,
             success=world.success,
             steps=steps,
-            duration_s=steps * world.period_s,
+            duration_s=steps * world.contract.period_s,
             latencies_s=tuple(latencies_s),
             unanswered=unanswered,
         )
@@ -229,7 +232,7 @@ class SimulatedRobot(Node):
                 assert self._newest is not None
                 return self._newest, self._newest.at_s - shown_s, repeats
             self.check()
-            self._let_time_pass(self._world.period_s)
+            self._let_time_pass(self._world.contract.period_s)
         raise EvaluationError(
             f'no action came to {_ASKED_AT_MOST} pictures; the last status was '
             f'{self.status.state}: {self.status.why}'
@@ -247,7 +250,7 @@ class SimulatedRobot(Node):
         self.instruct('')
         world.reset(seed, instruction)
         self.instruct(said)
-        limit_s = pace.time_limit_s or world.max_steps * world.period_s
+        limit_s = pace.time_limit_s or world.max_steps * world.contract.period_s
         run = _FreeRun(self, world, pace, started_s=time.monotonic())
         while not world.success and run.elapsed_s < limit_s:
             run.tick(watch)
@@ -342,13 +345,8 @@ class _FreeRun:
     def _begin(self, heard: _Heard) -> None:
         self._used_ns = heard.stamp_ns
         self.latencies_s.append(heard.at_s - self._captured_s[heard.stamp_ns])
-        self._idle_from_s = self.elapsed_s + self._world.period_s
+        self._idle_from_s = self.elapsed_s + self._world.contract.period_s
         if self._pace.deltas_from == 'picture':
             self._world.begin(heard.action, self._poses[heard.stamp_ns])
         else:
             self._world.begin(heard.action)
-
-
-def count_drafts(before: VlaStatus, after: VlaStatus) -> Mapping[str, int]:
-    """What the node's drafts came to in between."""
-    return {name: getattr(after, name) - getattr(before, name) for name in ('drafted', 'accepted')}

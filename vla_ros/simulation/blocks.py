@@ -13,7 +13,7 @@ import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,8 @@ class BlocksWorld:
 
     instructions = tuple(INSTRUCTIONS)
     contract = CONTRACT
-    unnorm_key = CONTRACT.unnorm_key
-    period_s = CONTRACT.period_s
     max_steps = MAX_STEPS
+    node_parameters: Mapping[str, str] = MappingProxyType({})  # its pictures go as they are
 
     def __init__(self) -> None:
         self._mujoco = import_mujoco()

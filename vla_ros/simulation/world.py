@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.motion import ActionContract
 from vla_ros.types import Observation
 
 
 class World(Protocol):
     """A robot, its camera, and what it may be told. One thread, the one that made it.
 
-    ``instructions`` are those that can be judged, ``unnorm_key`` is the data set whose contract
-    tells what an action's numbers mean, ``period_s`` is how long one action takes, and an episode
-    has failed after ``max_steps`` of them.
+    ``instructions`` are those that can be judged, ``contract`` tells what an action's numbers mean
+    and how long one takes, an episode has failed after ``max_steps`` of them, and the node needs
+    ``node_parameters`` for this world's pictures.
     """
 
-    unnorm_key: str
-    period_s: float
     max_steps: int
+
+    @property
+    def contract(self) -> ActionContract: ...
+
+    @property
+    def node_parameters(self) -> Mapping[str, str]: ...
 
     @property
     def instructions(self) -> tuple[str, ...]: ...
