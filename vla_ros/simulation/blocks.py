@@ -96,6 +96,7 @@ class BlocksWorld:
         self._options = scene_options(self._mujoco)
         self._arm = Arm(self._mujoco, self._model, self._data)
         self._instruction: str | None = None
+        self._owed_s = 0.0  # of the time that has passed
         self._renderer = self._make_renderer()
         # At the latest when the process ends, and before MuJoCo ends OpenGL.
         atexit.register(self._renderer.close)
@@ -135,7 +136,7 @@ class BlocksWorld:
                 f'there is no instruction {instruction!r} in this world; there are: '
                 f'{", ".join(INSTRUCTIONS)}'
             )
-        self._instruction = instruction
+        self._instruction, self._owed_s = instruction, 0.0
         random = np.random.default_rng(seed)
         self._mujoco.mj_resetData(self._model, self._data)
         yaw = random.uniform(-_TOOL_YAW_RAD, _TOOL_YAW_RAD)
@@ -184,8 +185,12 @@ class BlocksWorld:
         )
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass, to the tick. An arm that has done its action stands still."""
-        self._arm.advance(round(seconds / TIMESTEP_S))
+        """Let so much time pass; less than a tick is kept for the next time. An arm that has done
+        its action stands still."""
+        self._owed_s += seconds
+        ticks = round(self._owed_s / TIMESTEP_S)
+        self._owed_s -= ticks * TIMESTEP_S
+        self._arm.advance(ticks)
         self._mujoco.mj_forward(self._model, self._data)
 
     def look(self) -> Observation:
