@@ -28,7 +28,8 @@ from vla_ros.simulation import FreeWorld, World
 from vla_ros.types import PolicyError
 
 _PATIENCE_S = 20.0  # for what takes milliseconds, on a machine that is busy otherwise
-_ANSWER_S = 5.0  # an action that a picture's node does not refuse takes no longer
+_ANSWER_S = 5.0  # an action takes no longer, beside the inference
+_LEAST_SPINS = 3  # a free run that is late hears an action and a status all the same
 DELTAS = ('now', 'picture')
 _SETTLE_S = 0.1  # of simulated time, between two episodes
 _ASKED_AT_MOST = 10  # times, in step
@@ -225,10 +226,11 @@ class SimulatedRobot(Node):
 
         :returns: the action, how long it took, and how often it did not come.
         """
+        patience_s = _ANSWER_S + 3 * self.status.steady_inference_s
         for repeats in range(_ASKED_AT_MOST):
             shown_s = time.monotonic()
             stamp_ns = self._show(image)
-            if self._spin(lambda: self._answers(stamp_ns), _ANSWER_S):  # noqa: B023
+            if self._spin(lambda: self._answers(stamp_ns), patience_s):  # noqa: B023
                 assert self._newest is not None
                 return self._newest, self._newest.at_s - shown_s, repeats
             self.check()
@@ -298,7 +300,10 @@ class SimulatedRobot(Node):
         return newest if newest is not None and newest.stamp_ns > stamp_ns else None
 
     def spin_until(self, at_s: float) -> None:
-        """Hear what comes, until that moment of the monotonic clock."""
+        """Hear what comes, until that moment of the monotonic clock; what is there already in any
+        case."""
+        for _ in range(_LEAST_SPINS):
+            self._executor.spin_once(0.0)
         self._spin(lambda: False, at_s - time.monotonic())
 
 
