@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
-from typing import Any
 
-from vla_ros.bench.statistics import percentiles
+from vla_ros.bench.statistics import Summary, percentiles
 from vla_ros.evaluation.episode import Episode
-
-Summary = dict[str, Any]
 
 _Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 _PACES = {'step': 'in step', 'free': 'free-running'}
@@ -24,7 +21,7 @@ class Condition:
 
     :param model: checkpoint folder or hub id.
     :param pace: ``step`` (the world waits for each action) or ``free`` (it does not).
-    :param added_latency_s: that each action comes later than it would.
+    :param added_latency_s: that a picture comes to the policy later than it would.
     :param control: what was done to the policy's input, to see that it matters: ``none``,
         ``swapped`` (another instruction) or ``black`` (no picture).
     :param deltas_from: an action moves the arm from where it is ``now``, or from where it was in
