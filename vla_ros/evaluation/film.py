@@ -5,6 +5,7 @@ Knows numpy and Pillow. Equal episodes are equal bytes. Any one thread at a time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _SIDE = 336  # of the picture: 224, one and a half times
 _HEADER, _FOOTER, _MARGIN = 46, 46, 10
 _SIZE = (_SIDE, _HEADER + _SIDE + _FOOTER)
 _BORDER = 6  # of an episode's last picture
+_LINE = 19  # from one line of text to the next
 
 # The footer: a bar for each value of an action, and the gripper's fingers.
 _NAMES = ('x', 'y', 'z', 'rx', 'ry', 'rz')
@@ -137,7 +139,8 @@ def _draw_frame(scene: _Scene, index: int, contract: ActionContract) -> Image.Im
     shot = scene.shots[index]
     canvas = Image.new('RGB', _SIZE, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    _write_lines(draw, (_MARGIN, _HEADER / 2), scene.instruction, 16, _SIDE - 110)
+    told = [(line, TEXT) for line in wrap(scene.instruction, 16, _SIDE - 110, 2)]
+    _write_lines(draw, (_MARGIN, _HEADER / 2), told)
     corner = (0, _HEADER)
     canvas.paste(_picture(shot.image, _SIDE), corner)
     if scene.success is None or index < len(scene.shots) - 1:
@@ -160,13 +163,15 @@ def _result(scene: _Scene) -> tuple[str, str]:
 
 
 def _write_lines(
-    draw: ImageDraw.ImageDraw, middle: tuple[float, float], text: str, size: int, width: int
+    draw: ImageDraw.ImageDraw, middle: tuple[float, float], lines: Sequence[tuple[str, str]]
 ) -> None:
-    """At most two, around the middle of their left edge."""
-    lines = wrap(text, size, width, 2)
-    for row, line in enumerate(lines):
-        y = middle[1] + 1.2 * size * (row - (len(lines) - 1) / 2)
-        write(draw, (middle[0], y), line, TEXT, size, 'lm')
+    """Around the middle of their left edge.
+
+    :param lines: texts and their colours.
+    """
+    for row, (text, ink) in enumerate(lines):
+        y = middle[1] + _LINE * (row - (len(lines) - 1) / 2)
+        write(draw, (middle[0], y), text, ink, 16, 'lm')
 
 
 def _picture(image: NDArray[np.uint8], side: int) -> Image.Image:
@@ -215,9 +220,9 @@ def _draw_row(sheet: Image.Image, scene: _Scene, top: int) -> None:
     draw = ImageDraw.Draw(sheet)
     last = len(scene.shots) - 1
     word, colour = _result(scene)
-    middle = top + _THUMBNAIL / 2
-    _write_lines(draw, (_SPACE, middle - 14), scene.instruction, 16, _LABEL - 2 * _SPACE)
-    write(draw, (_SPACE, middle + 26), f'{word}, {scene.shots[last].step} steps', colour, 15, 'lm')
+    lines = [(line, TEXT) for line in wrap(scene.instruction, 16, _LABEL - 2 * _SPACE, 4)]
+    lines += [('', TEXT), (f'{word}, {scene.shots[last].step} steps', colour)]
+    _write_lines(draw, (_SPACE, top + _THUMBNAIL / 2), lines)
     for column, index in enumerate(_evenly(last + 1, _THUMBNAILS)):
         corner = (_LABEL + column * (_THUMBNAIL + _SPACE), top)
         sheet.paste(_picture(scene.shots[index].image, _THUMBNAIL), corner)
