@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
+from vla_ros.simulation import INSTRUCTIONS, BlocksWorld, State
 from vla_ros.simulation.expert import expert_action
+from vla_ros.simulation.scene import COLOURS
 from vla_ros.types import Observation
 
 # An action for what is seen, given the expert's own: float64 [7] each.
@@ -22,19 +23,21 @@ Driver = Callable[[Observation, NDArray[np.float64]], NDArray[np.float64]]
 
 _MAX_STEPS = 26  # of an episode; the expert needs 9
 _STEPS_AFTER_SUCCESS = 2
-_IMAGES, _ACTIONS = 'images.npy', 'actions.npy'
+_IMAGES, _ACTIONS, _PLACES = 'images.npy', 'actions.npy', 'places.npy'
+PLACES = 3 * (1 + len(COLOURS))
 
 
 class Frames:
     """Pictures and the expert's actions, in a folder; the pictures stay on the disk.
 
     ``images`` is uint8 [N, 224, 224, 3], ``actions`` float32 [N, instructions, 7] in the order of
-    the world's instructions.
+    the world's instructions, ``places`` float32 [N, PLACES], metres: tool, then each block.
     """
 
     def __init__(self, directory: Path) -> None:
         self.images = np.load(directory / _IMAGES, mmap_mode='r')
         self.actions: NDArray[np.float32] = np.load(directory / _ACTIONS)
+        self.places: NDArray[np.float32] = np.load(directory / _PLACES)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -56,6 +59,7 @@ def collect(
     shape = (frames, 224, 224, 3)
     images = np.lib.format.open_memmap(directory / _IMAGES, 'w+', np.uint8, shape)
     actions = np.zeros((frames, len(INSTRUCTIONS), 7), np.float32)
+    places = np.zeros((frames, PLACES), np.float32)
     instructions = tuple(INSTRUCTIONS)
     done = 0
     for seed in starts:
@@ -66,14 +70,21 @@ def collect(
         while left:
             labels = [expert_action(world.state, text) for text in instructions]
             images[done], actions[done] = observation.image, labels
+            places[done] = _places(world.state)
             done += 1
             if done == frames:
                 images.flush()
+                np.save(directory / _PLACES, places)
                 np.save(directory / _ACTIONS, actions)
                 return
             observation = world.step(drive(observation, labels[asked]))
             left = min(left - 1, _STEPS_AFTER_SUCCESS if world.success else left)
     raise ValueError(f'{done} of {frames} frames, then the starts were used up')
+
+
+def _places(state: State) -> NDArray[np.float64]:
+    poses = [state.tool, *(state.blocks[colour] for colour in COLOURS)]
+    return np.concatenate([pose.position for pose in poses])
 
 
 def shaky_expert(seed: int) -> Driver:

@@ -8,25 +8,30 @@ it, by the very layers and in the very order of an inference whose draft is righ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from training.frames import PLACES
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import rotary_tables
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
 from vla_ros.openvla.processor import load_processors
 
+_PLACE_UNIT_M = 0.05
+_PLACE_QUERIES = 8
+_ROW_SIGMA = 0.1
+_VOCABULARY = ('language_model.model.embed_tokens.weight', 'language_model.lm_head.weight')
+
 
 class Imitator(nn.Module):
     """The model that learns, and the words of its instructions.
-
-    ``idle`` are the parameters that a checkpoint has and that never run.
 
     :param directory: a checkpoint in the released layout; its weights don't count.
     """
@@ -34,7 +39,6 @@ class Imitator(nn.Module):
     def __init__(self, directory: Path, instructions: Sequence[str]) -> None:
         super().__init__()
         config = OpenVLAConfig.from_directory(directory)
-        self.model = OpenVLAModel(config)
         self.tokenizer = config.action_tokenizer
         [self.statistics] = config.norm_stats.values()
         image_processor, prompts = load_processors(directory, config)
@@ -43,30 +47,68 @@ class Imitator(nn.Module):
             for level in (0, 255)
         )  # [1, 6, 1, 1]
         self._black, self._per_level = black, (white - black) / 255
-        self.prompts = torch.cat([prompts(text) for text in instructions])  # [I, T]
-        first, last = self.tokenizer.first_id, self.tokenizer.vocab_size
-        _initialize(self.model, torch.cat([self.prompts.unique(), torch.arange(first, last)]))
-        complete = dict(self.model.state_dict())
-        self.model.vision_backbone.prune()
-        used = self.model.state_dict()
-        self.idle = {name: value for name, value in complete.items() if name not in used}
-        # All rows of the head but the action tokens' stay zero, and so do their logits.
-        other_rows = config.llama.vocab_size - self.tokenizer.n_action_bins
-        self._other_logits = math.log(other_rows)
+        self._prompts = torch.cat([prompts(text) for text in instructions])  # [I, T]
 
-    def loss(self, images: NDArray[np.uint8], actions: NDArray[np.float32], blur: float) -> Tensor:
+        self.model = OpenVLAModel(config)
+        for name, parameter in self.model.named_parameters():
+            if name.endswith(('_embed', '_token')):
+                nn.init.normal_(parameter, std=_ROW_SIGMA)
+        self._complete = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.vision_backbone.prune()
+        # Of the vocabulary the rows that prompts and actions need; all others are zero.
+        first, end = self.tokenizer.first_id, self.tokenizer.vocab_size
+        hidden = config.llama.hidden_size
+        self._used = torch.cat([self._prompts.unique(), torch.arange(first, end)])
+        self._row_of = torch.zeros(config.llama.vocab_size, dtype=torch.int64)
+        self._row_of[self._used] = torch.arange(len(self._used))
+        self.embed_rows = nn.Parameter(_ROW_SIGMA * torch.randn(len(self._used), hidden))
+        self.head_rows = nn.Parameter(_ROW_SIGMA * torch.randn(end - first, hidden))
+        for name in _VOCABULARY:
+            self.model.get_parameter(name).requires_grad_(False)
+        # What the zero rows of the head, whose logits are zero, add to the sum of exponentials.
+        self._other_logits = math.log(config.llama.vocab_size - (end - first))
+        self.places = _Places(hidden)
+
+    def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a whole checkpoint; what never runs is as it was at the beginning.
+
+        :param state: of this module, now or on average.
+        """
+        weights = dict(self._complete)
+        prefix = 'model.'
+        weights |= {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        rows, head = (torch.zeros_like(self._complete[name]) for name in _VOCABULARY)
+        rows[self._used] = state['embed_rows']
+        head[self.tokenizer.first_id : self.tokenizer.vocab_size] = state['head_rows']
+        return weights | dict(zip(_VOCABULARY, (rows, head), strict=True))
+
+    def loss(
+        self,
+        images: NDArray[np.uint8],
+        actions: NDArray[np.float32],
+        places: NDArray[np.float32],
+        blur: float,
+    ) -> tuple[Tensor, Tensor]:
         """
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7], the expert's.
+        :param places: float32 [B, PLACES], metres.
         :param blur: bins; how far from the right bin a token is still partly right.
-        :returns: the mean over all tokens, in nats over the best that this blur allows.
+        :returns: the mean over all action tokens, in nats over the best that this blur allows; and
+            how far the places are from those read off the picture, in 5 cm.
         """
         token_ids, values = tokenize(actions, self.statistics, self.tokenizer.vocab_size)
-        logits = self.logits(self.pixel_values(images), torch.from_numpy(token_ids))
+        logits, shown = self._forward(self.pixel_values(images), torch.from_numpy(token_ids))
         targets = _blurred(torch.from_numpy(values), self.tokenizer.bin_centers, blur)
         logits = torch.cat([logits, torch.full_like(logits[..., :1], self._other_logits)], dim=-1)
         likelihood = logits.log_softmax(dim=-1)[..., 1:-1].flip(-1)  # rising values
-        return (targets * (targets.clamp(min=1e-9).log() - likelihood)).sum(-1).mean()
+        loss = (targets * (targets.clamp(min=1e-9).log() - likelihood)).sum(-1).mean()
+        seen = self.places(shown)
+        return loss, F.smooth_l1_loss(seen, torch.from_numpy(places) / _PLACE_UNIT_M)
 
     @torch.no_grad()
     def errors(
@@ -94,14 +136,18 @@ class Imitator(nn.Module):
         :param token_ids: int64 [B, I, 7].
         :returns: float32 [B, I, 7, n_action_bins], by rising token id.
         """
-        language, prompts = self.model.language_model, self.prompts
+        return self._forward(pixel_values, token_ids)[0]
+
+    def _forward(self, pixel_values: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """:returns: the logits, and what the layers make of the picture: [B, 1 + N, hidden]."""
+        language = self.model.language_model
         batch_size, instructions, dim = token_ids.shape
-        words = torch.cat([prompts.expand(batch_size, -1, -1), token_ids[..., :-1]], dim=2).flatten(
-            0, 1
-        )  # [B I, T + 6]
+        prompts = self._prompts.expand(batch_size, -1, -1)
+        words = torch.cat([prompts, token_ids[..., :-1]], dim=2).flatten(0, 1)  # [B I, T + 6]
+        text = F.embedding(self._row_of[words], self.embed_rows)
         image_embeds = self.model.projector(self.model.vision_backbone(pixel_values))
-        shown = self.model.embed(words[::instructions, :1], image_embeds)  # [B, 1 + N, hidden]
-        said = language.model.embed_tokens(words[:, 1:])  # [B I, T + 5, hidden]
+        shown = torch.cat([text[::instructions, :1], image_embeds], dim=1)  # [B, 1 + N, hidden]
+        said = text[:, 1:]  # [B I, T + 5, hidden]
         start, end = shown.shape[1], shown.shape[1] + said.shape[1]
         positions = torch.arange(start, end).expand(len(said), -1)
         config = language.config
@@ -113,9 +159,7 @@ class Imitator(nn.Module):
             kv_cache = kv_cache.repeat_interleave(instructions, dim=1)
             said = layer(said, rotary[..., start:, :], kv_cache, positions)
         hidden = language.model.norm(said[:, -dim:])
-        first = self.tokenizer.first_id
-        head = language.lm_head.weight[first : self.tokenizer.vocab_size]
-        return (hidden @ head.T).unflatten(0, (batch_size, instructions))
+        return (hidden @ self.head_rows.T).unflatten(0, (batch_size, instructions)), shown
 
     def pixel_values(self, images: NDArray[np.uint8]) -> Tensor:
         """As the processor makes them of pictures that have the towers' size: linear in the levels.
@@ -125,6 +169,25 @@ class Imitator(nn.Module):
         """
         levels = torch.from_numpy(images).permute(0, 3, 1, 2)  # [B, 3, 224, 224]
         return torch.addcmul(self._black, levels.repeat(1, 2, 1, 1).float(), self._per_level)
+
+
+class _Places(nn.Module):
+    """Reads off a picture's embeddings where things are: a lesson beside the lesson, which makes
+    the towers look at tool and blocks. Not part of what is learned."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.attention = nn.Linear(hidden_size, _PLACE_QUERIES)
+        self.head = nn.Sequential(
+            nn.Linear(_PLACE_QUERIES * hidden_size, 128), nn.GELU(), nn.Linear(128, PLACES)
+        )
+
+    def forward(self, shown: Tensor) -> Tensor:
+        """[B, 1 + N, hidden] to [B, PLACES]."""
+        shown = self.norm(shown)
+        weights = self.attention(shown).softmax(dim=1)  # [B, 1 + N, queries]
+        return self.head((weights.transpose(1, 2) @ shown).flatten(1))
 
 
 def tokenize(
@@ -152,14 +215,3 @@ def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> T
     width = bin_centers[1] - bin_centers[0]
     distance = (values[..., None] - torch.from_numpy(bin_centers)) / (blur * width)
     return (-0.5 * distance.square()).softmax(dim=-1).float()
-
-
-def _initialize(model: OpenVLAModel, used_tokens: Tensor) -> None:
-    """Weights to begin with; of the vocabulary only the rows of tokens that occur are not zero."""
-    for name, parameter in model.named_parameters():
-        if name.endswith(('embed_tokens.weight', 'lm_head.weight')):
-            rows = torch.zeros_like(parameter)
-            rows[used_tokens] = torch.randn(len(used_tokens), rows.shape[1]) * 0.1
-            parameter.data = rows
-        elif name.endswith('_embed') or name.endswith('_token'):
-            nn.init.normal_(parameter, std=0.1)

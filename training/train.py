@@ -57,7 +57,7 @@ class Settings:
     """
 
     stages: tuple[Stage, ...] = (
-        Stage(20_000, 3_500),
+        Stage(20_000, 3_000),
         Stage(5_000, 1_500),
         Stage(5_000, 1_500),
         Stage(5_000, 2_000),
@@ -100,11 +100,11 @@ class Trainer:
         fresh = directory / f'fresh-{self._rank}'
         write_checkpoint(fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
         self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
-        model = self._imitator.model
         self._optimizer = torch.optim.AdamW(
-            _decaying(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
+            _decaying(self._imitator, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
         )
-        self._average = {name: value.clone() for name, value in model.state_dict().items()}
+        state = self._imitator.state_dict()
+        self._average = {name: value.clone() for name, value in state.items()}
         self._step = 0
         self._world = BlocksWorld()
         self._next_start = settings.first_start
@@ -164,13 +164,14 @@ class Trainer:
                 order = random.permutation(len(where))
             batch, order = order[: settings.batch_size], order[settings.batch_size :]
             mine = [where[index] for index in batch[self._rank * share : (self._rank + 1) * share]]
-            loss = self._imitator.loss(
+            loss, places = self._imitator.loss(
                 np.stack([frames.images[index] for frames, index in mine]),
                 np.stack([frames.actions[index] for frames, index in mine]),
+                np.stack([frames.places[index] for frames, index in mine]),
                 settings.blur_at(self._step),
             )
             self._optimizer.zero_grad()
-            loss.backward()
+            (loss + places).backward()
             self._share_gradients()
             for group in self._optimizer.param_groups:
                 group['lr'] = settings.learning_rate_at(self._step)
@@ -178,12 +179,12 @@ class Trainer:
             self._follow()
             self._step += 1
             if self._step % 100 == 0:
-                self._say(step=self._step, loss=float(loss.detach()))
+                self._say(step=self._step, loss=float(loss.detach()), places=float(places.detach()))
             if self._step % 500 == 0:
                 self._say(step=self._step, **self._validate(validation))
 
     def _share_gradients(self) -> None:
-        gradients = [p.grad for p in self._imitator.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._imitator.parameters() if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat *= min(1 / self._size, self._settings.max_gradient / (float(flat.norm()) + 1e-9))
@@ -195,7 +196,7 @@ class Trainer:
     @torch.no_grad()
     def _follow(self) -> None:
         share = min(self._settings.average, self._step / (self._step + 10))
-        for name, value in self._imitator.model.state_dict().items():
+        for name, value in self._imitator.state_dict().items():
             self._average[name].lerp_(value, 1 - share)
 
     @torch.no_grad()
@@ -208,7 +209,7 @@ class Trainer:
         }
 
     def _write(self, directory: Path) -> None:
-        weights = {**self._imitator.idle, **self._average}
+        weights = self._imitator.weights(self._average)
         write_checkpoint(
             directory, SHAPE, norm_stats(), lambda name, _: weights[name].to(torch.bfloat16)
         )
@@ -239,9 +240,11 @@ def norm_stats() -> dict[str, Any]:
 
 
 def _decaying(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases and the vocabulary don't."""
-    named = list(model.named_parameters())
-    matrices = {n for n, p in named if p.dim() >= 2 and 'embed' not in n and 'lm_head' not in n}
+    """Matrices decay; norms, biases, embeddings and the head don't."""
+    named = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
+    matrices = {n for n, p in named if p.dim() >= 2 and 'embed' not in n and 'head_rows' not in n}
     return [
         {'params': [p for n, p in named if n in matrices], 'weight_decay': weight_decay},
         {'params': [p for n, p in named if n not in matrices], 'weight_decay': 0.0},

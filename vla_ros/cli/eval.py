@@ -39,7 +39,7 @@ from vla_ros.evaluation.agreement import agreement
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.plot import plot_success
-from vla_ros.evaluation.report import report_text
+from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
 from vla_ros.msg import VlaStatus
 from vla_ros.policies import PolicyChoice, load_policy
@@ -84,6 +84,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         'command': shlex.join(['vla_eval', *arguments]),
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'machine': describe_machine(),
+        'versions': versions(),
         'world': options.world,
         'model': evaluation.model,
         'seeds': [options.first_seed, options.first_seed + options.episodes - 1],
