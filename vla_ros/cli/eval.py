@@ -41,6 +41,7 @@ from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
+from vla_ros.motion import ACTION_DIM
 from vla_ros.msg import VlaStatus
 from vla_ros.policies import PolicyChoice, load_policy
 from vla_ros.share import share_file
@@ -205,15 +206,27 @@ class _Evaluation:
     def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
         """How often this policy says what the first one says to the same pictures."""
         say(f'asking it about {len(self._seen)} pictures once more, outside ROS')
-        fields = {field.name for field in dataclasses.fields(PolicyChoice)}
-        policy = load_policy(PolicyChoice(**{k: v for k, v in parameters.items() if k in fields}))
-        token_ids = np.array(
-            [policy.predict_actions([request])[0].token_ids for request in self._seen]
-        )
+        policy = load_policy(_choice(parameters))
+        token_ids = np.full((len(self._seen), ACTION_DIM), -1)  # -1: the sequence ended before
+        for row, request in zip(token_ids, self._seen, strict=True):
+            [prediction] = policy.predict_actions([request])
+            row[: len(prediction.token_ids)] = prediction.token_ids
         policy.close()
         if self._reference is None:
             self._reference = token_ids
         return agreement(self._reference, token_ids)
+
+
+def _choice(parameters: Mapping[str, str]) -> PolicyChoice:
+    """What of the node's parameters chooses the policy."""
+    values = {
+        field.name: parameters[field.name] == 'true'
+        if field.type == 'bool'
+        else parameters[field.name]
+        for field in dataclasses.fields(PolicyChoice)
+        if field.name in parameters
+    }
+    return PolicyChoice(**values)  # type: ignore[arg-type]
 
 
 def _paces(options: argparse.Namespace) -> list[Pace]:
