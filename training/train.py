@@ -57,10 +57,10 @@ class Settings:
     """
 
     stages: tuple[Stage, ...] = (
-        Stage(20_000, 3_000),
-        Stage(5_000, 1_500),
-        Stage(5_000, 1_500),
-        Stage(5_000, 2_000),
+        Stage(20_000, 1_500),
+        Stage(4_000, 900),
+        Stage(4_000, 900),
+        Stage(4_000, 1_200),
     )
     seed: int = 0
     first_start: int = 100_000
