@@ -36,6 +36,7 @@ from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
 MAX_STEPS = 40  # of an episode; the expert needs 10
+NODE_PARAMETERS: Mapping[str, bool | str] = {}  # the defaults will do
 LIFTED_M = 0.05  # that the lowest a block can lie is over where it stood
 
 # The arm makes the displacement within the period: an action's numbers are metres and radians.
@@ -89,6 +90,7 @@ class BlocksWorld:
     unnorm_key = CONTRACT.unnorm_key
     period_s = CONTRACT.period_s
     max_steps = MAX_STEPS
+    node_parameters = NODE_PARAMETERS
 
     def __init__(self) -> None:
         self._mujoco = import_mujoco()

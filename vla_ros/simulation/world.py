@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol
 
@@ -16,7 +17,8 @@ class World(Protocol):
 
     ``instructions`` are those that can be judged, ``unnorm_key`` is the data set whose contract
     tells what an action's numbers mean, ``period_s`` is how long one action takes, and an episode
-    has failed after ``max_steps`` of them.
+    has failed after ``max_steps`` of them. ``node_parameters`` are those that the node needs for
+    this world's pictures, where they are not the default.
     """
 
     unnorm_key: str
@@ -25,6 +27,9 @@ class World(Protocol):
 
     @property
     def instructions(self) -> tuple[str, ...]: ...
+
+    @property
+    def node_parameters(self) -> Mapping[str, bool | str]: ...
 
     def __enter__(self) -> World: ...
 
