@@ -11,6 +11,7 @@ is made. One thread, the one that made it: an OpenGL context belongs to a thread
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import io
 import os
@@ -73,9 +74,7 @@ class LiberoWorld:
         self._tasks: dict[str, list[int]] = {}
         for task in range(self._suite.n_tasks):
             self._tasks.setdefault(self._suite.get_task(task).language, []).append(task)
-        self._env: Any = None
-        self._task: int | None = None  # that the environment is of
-        self._starts: Any = None  # of the task: float64 [50, D], MuJoCo's states
+        self._env: Any = None  # of the episode
         self._instruction: str | None = None
         self._steps = 0
         self._success = False
@@ -93,9 +92,10 @@ class LiberoWorld:
 
     def close(self) -> None:
         """Give the OpenGL context back."""
+        atexit.unregister(self.close)
         if self._env is not None:
             self._env.close()
-        self._env = self._task = self._instruction = None
+        self._env = self._instruction = None
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -120,10 +120,11 @@ class LiberoWorld:
                 f'{", ".join(self._tasks)}'
             )
         tasks = self._tasks[instruction]
-        self._open(tasks[seed % len(tasks)])
+        self.close()
+        starts = self._open(tasks[seed % len(tasks)])
         self._env.seed(seed)
         self._env.reset()
-        self._env.set_init_state(self._starts[seed // len(tasks) % len(self._starts)])
+        self._env.set_init_state(starts[seed // len(tasks) % len(starts)])
         for _ in range(WAITING_STEPS):
             seen, *_ = self._env.step(list(_DO_NOTHING))
         self._instruction, self._steps, self._success = instruction, 0, False
@@ -154,19 +155,20 @@ class LiberoWorld:
         """Whether the task was done after any action of the episode."""
         return self._success
 
-    def _open(self, task: int) -> None:
-        """The environment of a task; one at a time."""
-        if task == self._task:
-            return
-        self.close()
+    def _open(self, task: int) -> Any:
+        """Make an environment. One that is used again draws more random numbers at every reset.
+
+        :returns: the starts of the task: float64 [50, D], states of MuJoCo.
+        """
         with _libero(f'cannot make the task {self._suite.get_task(task).name}'):
-            self._starts = _load_starts(self._suite, task)
+            starts = _load_starts(self._suite, task)
             self._env = self._make_env(
                 bddl_file_name=self._suite.get_task_bddl_file_path(task),
                 camera_heights=PICTURE_SIZE,
                 camera_widths=PICTURE_SIZE,
             )
-        self._task = task
+        atexit.register(self.close)  # at the latest, and before robosuite misses its OpenGL
+        return starts
 
     def _observation(self, seen: Mapping[str, Any]) -> Observation:
         assert self._instruction is not None
