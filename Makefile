@@ -12,7 +12,7 @@ WITH_MESSAGES = LD_LIBRARY_PATH="$(lib)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" 
 
 help:
 	@echo 'make setup   make .venv: ROS 2 (unless one is sourced), PyTorch, this package and its commands'
-	@echo 'make demo    the demonstration'
+	@echo 'make demo    a simulated arm does what it is told; more of it: make demo DEMO_EPISODES=20'
 	@echo 'make test    the tests; some of them: make test ARGS="-k slot"'
 	@echo 'make soak    the node under a 30 Hz camera and faults, for half an hour: make soak ARGS="--seconds 1800"'
 	@echo 'make lint    ruff and mypy'
@@ -23,7 +23,7 @@ setup:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_venv.py
 
 demo: setup
-	@$(WITH_MESSAGES) .venv/bin/vla_demo $(ARGS)
+	@$(WITH_MESSAGES) .venv/bin/vla_demo $(if $(DEMO_EPISODES),--episodes $(DEMO_EPISODES)) $(ARGS)
 
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
 test: setup

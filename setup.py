@@ -27,6 +27,7 @@ COMMANDS = {
     'vla_demo': 'vla_ros.cli.demo',
     'vla_camera': 'vla_ros.cli.camera',
     'vla_bench': 'vla_ros.cli.bench',
+    'vla_eval': 'vla_ros.cli.eval',
     'vla_replay': 'vla_ros.cli.replay',
     'vla_checkpoint': 'vla_ros.cli.checkpoint',
 }

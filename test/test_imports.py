@@ -18,6 +18,11 @@ REPLAY = [
 OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
 # MuJoCo and LIBERO come with the first world.
 SIMULATION = [*OPENVLA, 'torch', 'mujoco', 'robosuite', 'libero', 'OpenGL', 'vla_ros.openvla']
+# matplotlib comes with the plot, tkinter with the window.
+EVALUATION = [
+    *(*OPENVLA, 'torch', 'matplotlib', 'tkinter', 'mujoco'),
+    *('vla_ros.openvla', 'vla_ros.replay', 'vla_ros.simulation'),
+]
 HEAVY = ['torch', 'timm', 'PIL', 'rclpy', 'huggingface_hub', 'vla_ros.openvla', 'vla_ros.ros']
 
 
@@ -42,6 +47,10 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
         ('vla_ros.motion', [*SCHEDULING, 'vla_ros.scheduling', 'vla_ros.cli']),
         ('vla_ros.simulation', SIMULATION),
         ('vla_ros.simulation.expert', SIMULATION),
+        *(
+            (f'vla_ros.evaluation.{name}', EVALUATION)
+            for name in ('agreement', 'film', 'plot', 'report', 'window')
+        ),
         ('vla_ros.view', [*SCHEDULING[:3], *OPENVLA]),
         ('vla_ros.openvla', OPENVLA),
         ('vla_ros.openvla.random_checkpoint', OPENVLA),

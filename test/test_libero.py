@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -183,8 +184,8 @@ def test_each_episode_has_an_environment_of_its_own(calls: list[tuple[Any, ...]]
 @pytest.mark.usefixtures('calls')
 def test_a_suite_has_its_steps_and_its_contract(suite: str, max_steps: int) -> None:
     world = LiberoWorld(suite)
-    assert (world.max_steps, world.unnorm_key) == (max_steps, suite)
-    assert world.period_s == load_contracts()[suite].period_s == 1 / 20
+    assert (world.max_steps, world.contract) == (max_steps, load_contracts()[suite])
+    assert world.contract.period_s == 1 / 20
 
 
 # --- An action ------------------------------------------------------------------------------------
@@ -260,14 +261,19 @@ def test_the_nodes_parameters_make_the_references_picture() -> None:
     """The world's picture is LIBERO's own, and the reference turns it before all else."""
     with LiberoWorld('libero_spatial') as world:
         picture = world.reset(0, BOWL).image
-        parameters: dict[str, Any] = {'unnorm_key': world.unnorm_key, **world.node_parameters}
+        preprocessing, turn = map(world.node_parameters.get, ('preprocessing', 'rotate_180'))
         first = picture.copy()
         world.step(NOTHING)
     assert np.array_equal(picture, first)  # LIBERO may write to its own
     assert (picture.dtype, picture.shape) == (np.uint8, (256, 256, 3))
     turned = Image.fromarray(picture[::-1, ::-1])
     expected = center_cropped(lanczos3_resized(jpeg_round_trip(turned), (224, 224)), (224, 224))
-    shown = PolicyChoice(**parameters).picture_preprocessing()(Image.fromarray(picture), (224, 224))
+    choice = PolicyChoice(
+        unnorm_key=world.contract.unnorm_key,
+        preprocessing=str(preprocessing),
+        rotate_180=turn == 'true',
+    )
+    shown = choice.picture_preprocessing()(Image.fromarray(picture), (224, 224))
     assert np.array_equal(np.asarray(shown), expected)
 
 
@@ -362,7 +368,7 @@ def test_a_wrong_suite_and_a_wrong_instruction_are_named() -> None:
 def test_worlds_have_names() -> None:
     assert tuple(WORLDS) == ('blocks', *SUITES)
     world = make_world('libero_goal')
-    assert isinstance(world, LiberoWorld) and world.unnorm_key == 'libero_goal'
+    assert isinstance(world, LiberoWorld) and world.contract.unnorm_key == 'libero_goal'
     with pytest.raises(PolicyError, match=r"no world 'moon'; there are: blocks, libero_spatial, "):
         make_world('moon')
 
@@ -373,4 +379,4 @@ def test_a_worlds_parameters_are_the_nodes(world: type[BlocksWorld] | type[Liber
 
     for name, value in world.node_parameters.items():
         check_name(name)
-        check_value(name, typed_value(name, value))
+        check_value(name, typed_value(name, yaml.safe_load(value)))

@@ -25,7 +25,7 @@ RECORD = VENV / 'vla_ros_setup.json'
 
 REQUIREMENTS = ROOT / 'requirements'
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
-PACKAGE_FOLDERS = ('config', 'launch', 'msg', 'scripts', 'vla_ros')
+PACKAGE_FOLDERS = ('config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
 
 
 class SetupError(Exception):
@@ -110,11 +110,13 @@ def install_requirements(ros: str) -> str:
 
         constraint.append(f'numpy<{int(numpy.__version__.split(".")[0]) + 1}')
 
-    wanted = fingerprint(files, *constraint)
+    simulation = REQUIREMENTS / 'simulation.txt'  # says why it goes without dependencies
+    wanted = fingerprint([*files, simulation], *constraint)
     if read_record().get('requirements') != wanted:
         print('== requirements: about 6 GB and a few minutes, most of it PyTorch', flush=True)
         options = [option for file in files for option in ('-r', file)]
         run([*PIP_INSTALL, *options, *constraint])
+        run([*PIP_INSTALL, '--no-deps', '-r', simulation])
         write_record({**read_record(), 'requirements': wanted})
     return wanted
 

@@ -26,7 +26,9 @@ from vla_ros.openvla.processor import load_processors
 class Imitator(nn.Module):
     """The model that learns, and the words of its instructions.
 
-    :param directory: a checkpoint in the released layout; only its weights don't count.
+    ``idle`` are the parameters that a checkpoint has and that never run.
+
+    :param directory: a checkpoint in the released layout; its weights don't count.
     """
 
     def __init__(self, directory: Path, instructions: Sequence[str]) -> None:
@@ -42,7 +44,13 @@ class Imitator(nn.Module):
         )  # [1, 6, 1, 1]
         self._black, self._per_level = black, (white - black) / 255
         self.prompts = torch.cat([prompts(text) for text in instructions])  # [I, T]
-        # All rows of the head but the action tokens' are zero, and so are their logits.
+        first, last = self.tokenizer.first_id, self.tokenizer.vocab_size
+        _initialize(self.model, torch.cat([self.prompts.unique(), torch.arange(first, last)]))
+        complete = dict(self.model.state_dict())
+        self.model.vision_backbone.prune()
+        used = self.model.state_dict()
+        self.idle = {name: value for name, value in complete.items() if name not in used}
+        # All rows of the head but the action tokens' stay zero, and so do their logits.
         other_rows = config.llama.vocab_size - self.tokenizer.n_action_bins
         self._other_logits = math.log(other_rows)
 
@@ -54,7 +62,7 @@ class Imitator(nn.Module):
         :returns: the mean over all tokens, in nats over the best that this blur allows.
         """
         token_ids, values = tokenize(actions, self.statistics, self.tokenizer.vocab_size)
-        logits = self.logits(self._pixel_values(images), torch.from_numpy(token_ids))
+        logits = self.logits(self.pixel_values(images), torch.from_numpy(token_ids))
         targets = _blurred(torch.from_numpy(values), self.tokenizer.bin_centers, blur)
         logits = torch.cat([logits, torch.full_like(logits[..., :1], self._other_logits)], dim=-1)
         likelihood = logits.log_softmax(dim=-1)[..., 1:-1].flip(-1)  # rising values
@@ -74,7 +82,7 @@ class Imitator(nn.Module):
         for start in range(0, len(images), 50):
             some = slice(start, start + 50)
             token_ids, _ = tokenize(actions[some], self.statistics, tokenizer.vocab_size)
-            logits = self.logits(self._pixel_values(images[some]), torch.from_numpy(token_ids))
+            logits = self.logits(self.pixel_values(images[some]), torch.from_numpy(token_ids))
             chosen = tokenizer.decode(tokenizer.first_id + logits.argmax(-1).numpy())
             far.append(np.abs(self.statistics.unnormalize(chosen) - actions[some]))
         return np.concatenate(far).mean(axis=(0, 1))
@@ -109,7 +117,7 @@ class Imitator(nn.Module):
         head = language.lm_head.weight[first : self.tokenizer.vocab_size]
         return (hidden @ head.T).unflatten(0, (batch_size, instructions))
 
-    def _pixel_values(self, images: NDArray[np.uint8]) -> Tensor:
+    def pixel_values(self, images: NDArray[np.uint8]) -> Tensor:
         """As the processor makes them of pictures that have the towers' size: linear in the levels.
 
         :param images: uint8 [B, 224, 224, 3].
@@ -146,7 +154,7 @@ def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> T
     return (-0.5 * distance.square()).softmax(dim=-1).float()
 
 
-def initialize(model: OpenVLAModel, used_tokens: Tensor) -> None:
+def _initialize(model: OpenVLAModel, used_tokens: Tensor) -> None:
     """Weights to begin with; of the vocabulary only the rows of tokens that occur are not zero."""
     for name, parameter in model.named_parameters():
         if name.endswith(('embed_tokens.weight', 'lm_head.weight')):

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from training.frames import Driver, Frames, collect, shaky_expert
-from training.imitation import Imitator, initialize
+from training.imitation import Imitator
 from vla_ros.openvla.checkpoint_writer import write_checkpoint
 from vla_ros.openvla.policy import OpenVLAPolicy
 from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
@@ -100,11 +100,7 @@ class Trainer:
         fresh = directory / f'fresh-{self._rank}'
         write_checkpoint(fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
         self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
-        model, first = self._imitator.model, self._imitator.tokenizer.first_id
-        actions = torch.arange(first, self._imitator.tokenizer.vocab_size)
-        initialize(model, torch.cat([self._imitator.prompts.unique(), actions]))
-        self._stored = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.vision_backbone.prune()
+        model = self._imitator.model
         self._optimizer = torch.optim.AdamW(
             _decaying(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
         )
@@ -212,8 +208,7 @@ class Trainer:
         }
 
     def _write(self, directory: Path) -> None:
-        """What never runs is written as it was at the beginning."""
-        weights = {**self._stored, **self._average}
+        weights = {**self._imitator.idle, **self._average}
         write_checkpoint(
             directory, SHAPE, norm_stats(), lambda name, _: weights[name].to(torch.bfloat16)
         )

@@ -1,7 +1,8 @@
-"""What the reports have in common: percentiles, and numbers as a table for a person."""
+"""What the reports have in common: percentiles, how much tokens are alike, recipes and tables."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,58 @@ Summary = dict[str, Any]
 
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
+
+
+def compare_tokens(
+    first: Sequence[Sequence[int]],
+    second: Sequence[Sequence[int]],
+    are_bins: Sequence[bool] | None = None,
+) -> Summary:
+    """Hold answers to the same pictures against each other.
+
+    Neighbouring tokens stand for neighbouring bins, so the distance of two tokens is one in bins.
+
+    :param are_bins: of each pair of answers, whether all its tokens are action tokens; only these
+        have a distance. None: all are.
+    :returns: ``equal_actions`` (all tokens equal), ``equal_tokens`` (0 to 1; None without tokens),
+        ``largest_bin_distance``, and ``dimensions``: ``tokens``, of these ``equal``, and
+        ``largest_bin_distance``.
+    """
+    answers = [[*itertools.zip_longest(a, b)] for a, b in zip(first, second, strict=True)]
+    bins = [True] * len(answers) if are_bins is None else are_bins
+    dimensions = []
+    for index in range(max(map(len, answers), default=0)):
+        met = [
+            (answer[index], is_bin)
+            for answer, is_bin in zip(answers, bins, strict=True)
+            if index < len(answer)
+        ]
+        distances = [abs(a - b) for (a, b), is_bin in met if is_bin and None not in (a, b)]
+        dimensions.append(
+            {
+                'tokens': len(met),
+                'equal': sum(a == b for (a, b), _ in met),
+                'largest_bin_distance': max(distances, default=0),
+            }
+        )
+    tokens = sum(one['tokens'] for one in dimensions)
+    return {
+        'equal_actions': sum(all(a == b for a, b in answer) for answer in answers),
+        'equal_tokens': sum(one['equal'] for one in dimensions) / tokens if tokens else None,
+        'largest_bin_distance': max((one['largest_bin_distance'] for one in dimensions), default=0),
+        'dimensions': dimensions,
+    }
+
+
+def recipe_text(report: Summary) -> str:
+    """How a report was made: its ``command``, ``date`` and ``machine``."""
+    machine = report['machine']
+    return (
+        f'{report["command"]}\n{report["date"]}, {machine["cpu"]}, {machine["cores"]} cores '
+        f'({" ".join(machine["cpu_flags"])}), {machine["memory_gb"]} GB, '
+        f'{", ".join(machine["gpus"]) or "no CUDA"}, {machine["system"]}, '
+        f'Python {machine["python"]}, torch {machine["torch"]}'
+    )
 
 
 def table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:

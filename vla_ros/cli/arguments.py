@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 Value = TypeVar('Value')
@@ -27,6 +27,35 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0 on')
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    return 0.0 if text in ('0', '0.0') else positive(text)
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    def choice(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is not allowed; allowed: {", ".join(choices)}'
+            )
+        return text
+
+    return choice
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """A parameter of the node, as ROS writes it."""
+    name, between, value = text.partition(':=')
+    if not (name and between):
+        raise argparse.ArgumentTypeError(f'{text!r} is no NAME:=VALUE')
+    return name, value
+
+
 def positive(text: str) -> float:
     try:
         value = float(text)
@@ -38,9 +67,7 @@ def positive(text: str) -> float:
 
 
 def boolean(text: str) -> bool:
-    if text not in ('true', 'false'):
-        raise argparse.ArgumentTypeError(f'{text!r} is not allowed; allowed: true, false')
-    return text == 'true'
+    return one_of(('true', 'false'))(text) == 'true'
 
 
 def say(text: str) -> None:

@@ -26,6 +26,7 @@ from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
+from vla_ros.bench.statistics import recipe_text
 from vla_ros.cli.arguments import boolean, count, list_of, positive, say
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.openvla.checkpoint_writer import SHAPES
@@ -132,7 +133,7 @@ def _run_pipeline(
     )
     pipeline = measure_pipeline(task, say)
     report = {**recipe, 'model': model, 'instruction': task.instruction, 'pipeline': pipeline}
-    print(f'{_recipe_text(report)}\n{model}, {combination}\n\n{pipeline_tables(pipeline)}')
+    print(f'{recipe_text(report)}\n{model}, {combination}\n\n{pipeline_tables(pipeline)}')
     print(f'\n{json.dumps(report)}')
 
 
@@ -143,19 +144,9 @@ def _directory(options: argparse.Namespace) -> Path:
     return cached_random_checkpoint(options.random, options.cache, say)
 
 
-def _recipe_text(report: dict[str, Any]) -> str:
-    machine = report['machine']
-    return (
-        f'{report["command"]}\n{report["date"]}, {machine["cpu"]}, {machine["cores"]} cores '
-        f'({" ".join(machine["cpu_flags"])}), {machine["memory_gb"]} GB, '
-        f'{", ".join(machine["gpus"]) or "no CUDA"}, {machine["system"]}, '
-        f'Python {machine["python"]}, torch {machine["torch"]}'
-    )
-
-
 def _print_report(report: dict[str, Any]) -> None:
     positions = report['combinations'][0]['positions']
-    print(f'{_recipe_text(report)}\n{report["model"]}, {positions} positions\n')
+    print(f'{recipe_text(report)}\n{report["model"]}, {positions} positions\n')
     print(f'{tables(report["combinations"])}\n\n{_LEGEND}')
     if not report['took_turns']:
         print(

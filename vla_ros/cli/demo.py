@@ -1,251 +1,128 @@
-"""``vla_demo``: see pictures and instructions become actions on real ROS 2 topics.
+"""``vla_demo``: a simulated arm picks up what it is told to, through the node.
 
-Three processes: the node with a tiny OpenVLA of random weights (its actions are valid and depend
-on what it sees and hears, but mean nothing), a camera that shows photographs, and this one, which
-gives three instructions in turn and prints what it hears. All in the namespace /vla_demo, so that
-no robot listens by accident.
+Two processes: the node with a small OpenVLA that was trained for this, and this one, which is the
+robot: camera, arm and instructions. It writes a film of it, and shows it where there is a display.
+All in the namespace /vla_demo, so that no robot listens by accident. Without OpenGL it shows
+photographs to a policy of random weights instead, as it does with --photographs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import PIL.Image
-import rclpy
-from builtin_interfaces.msg import Duration
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 
-from vla_ros.cli.processes import camera_environment, running
-from vla_ros.motion import load_contracts
-from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.pictures.images import image_to_rgb
+from vla_ros.cli.arguments import count, positive, whole
+from vla_ros.cli.closed_loop import closed_loop
+from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
+from vla_ros.cli.simulated_robot import SimulatedRobot
+from vla_ros.evaluation.film import Film
+from vla_ros.evaluation.window import open_window
 from vla_ros.ros.console import unbuffer_output
-from vla_ros.ros.stamps import from_duration
 from vla_ros.share import share_file
-
-NAMESPACE = '/vla_demo'
-INSTRUCTIONS = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
-_PHOTOGRAPHS = ('astronaut.png', 'coffee.png', 'chelsea.png', 'motorcycle_left.png')
-
-
-class DemoFailed(Exception):
-    """Why there is nothing to see."""
-
-
-class Operator(Node):
-    """Gives the instructions in turn, and prints a row for every action. Of the main thread."""
-
-    def __init__(self, actions: int, watches: bool) -> None:
-        """
-        :param watches: whether to hear the operator's view, too.
-        """
-        super().__init__('operator', namespace=NAMESPACE)
-        self.status = VlaStatus()
-        self.heard: list[VlaAction] = []
-        self.view: Image | None = None  # the last of the operator's views
-        self._wanted = actions
-        self._shown_state = ''
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
-        self.create_subscription(VlaAction, 'action', self._on_action, 10)
-        if watches:
-            self.create_subscription(Image, 'debug_image', self._on_view, 1)
-        self._instructions = self.create_publisher(String, 'instruction', 1)
-        self.create_timer(0.2, self._instruct)
-
-    @property
-    def done(self) -> bool:
-        return len(self.heard) >= self._wanted
-
-    def _instruct(self) -> None:
-        """Say what shall be done now; to say it twice changes nothing."""
-        turn = min(len(self.heard) * len(INSTRUCTIONS) // self._wanted, len(INSTRUCTIONS) - 1)
-        self._instructions.publish(String(data=INSTRUCTIONS[turn]))
-
-    def _on_status(self, message: VlaStatus) -> None:
-        self.status = message
-        if message.state != self._shown_state and not self.heard:
-            self._shown_state = message.state
-            print(f'{message.state:12s} {message.why}')
-
-    def _on_view(self, message: Image) -> None:
-        self.view = message
-
-    def _on_action(self, message: VlaAction) -> None:
-        if self.done:
-            return
-        if not self.heard:
-            print(f'\n{"#":>3} {"instruction":26} {"action":^56} {"inference":>9} {"latency":>8}')
-        self.heard.append(message)
-        numbers = ' '.join(f'{value:+.4f}' for value in message.action)
-        print(
-            f'{message.sequence:3d} {message.instruction:26} {numbers:56} '
-            f'{_milliseconds(message.inference_time):6.0f} ms '
-            f'{_milliseconds(message.latency):5.0f} ms'
-        )
-        self._instruct()
-
-
-def _milliseconds(duration: Duration) -> float:
-    return 1e3 * from_duration(duration)
-
-
-def photographs() -> list[Path]:
-    """Those that the package scikit-image ships."""
-    try:
-        import skimage
-    except ImportError as error:
-        raise DemoFailed(
-            'the photographs come from the package scikit-image: pip install scikit-image'
-        ) from error
-    return [Path(skimage.__file__).parent / 'data' / name for name in _PHOTOGRAPHS]
-
-
-def running_camera(
-    namespace: str,
-) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """``vla_camera`` with the photographs, and the Fast DDS profile that large pictures need.
-
-    :raises DemoFailed: if there are no photographs.
-    """
-    return running(
-        'vla_ros.cli.camera',
-        *map(str, photographs()),
-        *('--ros-args', '-r', f'__ns:={namespace}'),
-        environment=camera_environment(),
-    )
-
-
-def watch(operator: Operator, processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
-    """Spin until all actions have been heard.
-
-    :raises DemoFailed: if the node is in ERROR, a process ended, or the time is over.
-    """
-    deadline_s = time.monotonic() + timeout_s
-    while not operator.done:
-        rclpy.spin_once(operator, timeout_sec=0.1)
-        status = operator.status
-        if status.state == VlaStatus.ERROR:
-            raise DemoFailed(f'the node is in ERROR: {status.why}')
-        for process in processes:
-            if process.poll() is not None:
-                raise DemoFailed(f'{process.args!r} ended with code {process.returncode}')
-        if time.monotonic() > deadline_s:
-            raise DemoFailed(
-                f'{len(operator.heard)} actions within {timeout_s:g} s; '
-                f'the last status was {status.state}: {status.why}'
-            )
-
-
-def print_summary(operator: Operator) -> None:
-    """What was heard, and what became of each picture."""
-    status, first, last = operator.status, operator.heard[0], operator.heard[-1]
-    stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in (first, last)]
-    rate_hz = (len(operator.heard) - 1) / max(stamps[1] - stamps[0], 1e-9)
-    latencies_ms = sorted(_milliseconds(message.latency) for message in operator.heard)
-    different = len({tuple(message.action) for message in operator.heard})
-    print(
-        f'\n{len(operator.heard)} actions ({different} different) at {rate_hz:.1f} Hz, '
-        f'{status.device} {status.dtype}; capture to publish: median '
-        f'{latencies_ms[len(latencies_ms) // 2]:.0f} ms, most {latencies_ms[-1]:.0f} ms'
-    )
-    print(
-        f'pictures: {status.received} received = {status.rejected} rejected + {status.idle} idle '
-        f'+ {status.superseded} superseded + {status.stale} stale + {status.taken} taken '
-        f'+ {status.waiting} waiting'
-    )
-
-
-def write_contract(folder: Path) -> Path:
-    """The random policy's numbers are about as large as bridge_orig's: let them mean the same."""
-    contract = dataclasses.asdict(load_contracts()['bridge_orig'])
-    del contract['unnorm_key']
-    path = folder / 'contracts.yaml'
-    path.write_text(json.dumps({'random': contract}))
-    return path
-
-
-def write_view(view: Image | None, path: Path) -> None:
-    """
-    :raises DemoFailed: if there is none, or it can't be written.
-    """
-    if view is None:
-        raise DemoFailed('nothing was heard on debug_image')
-    try:
-        PIL.Image.fromarray(image_to_rgb(view)).save(path, 'PNG', optimize=True)
-    except OSError as error:
-        raise DemoFailed(f'{path} can not be written: {error}') from error
-    print(f"the operator's view: {path}")
+from vla_ros.simulation import BlocksWorld, SimulationError
+from vla_ros.types import PolicyError
 
 
 def main(arguments: list[str] | None = None) -> int:
     unbuffer_output()
     parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
-    parser.add_argument('--actions', type=int, default=20, help='(default: %(default)s)')
-    parser.add_argument(
-        '--timeout', type=float, default=180.0, help='seconds (default: %(default)s)'
-    )
-    parser.add_argument('--view', type=Path, metavar='PNG', help="write the operator's last view")
+    add = parser.add_argument
+    add('--episodes', type=count, default=6, help='(default: %(default)s)')
+    add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
+    add('--gif', type=Path, default='vla_demo.gif', help='the film (default: %(default)s)')
+    add('--sheet', type=Path, default='vla_demo.png', help='its pictures (default: %(default)s)')
+    add('--view', type=Path, metavar='PNG', help="write the operator's last view")
+    add('--photographs', action='store_true', help='no simulation, and a policy of random weights')
+    add('--actions', type=count, default=20, help='with photographs (default: %(default)s)')
+    add('--timeout', type=positive, default=180.0, help='with photographs, seconds')
     options = parser.parse_args(arguments)
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     try:
-        with tempfile.TemporaryDirectory(prefix='vla_demo_') as folder:
-            run(Path(folder), options.actions, options.timeout, options.view)
+        if not options.photographs:
+            try:
+                with BlocksWorld() as world:
+                    return _pick_up_blocks(world, options)
+            except SimulationError as error:
+                print(f'{error}\nUntil then, photographs and a policy of random weights:\n')
+        show_photographs(options.actions, options.timeout, options.view)
         return 0
-    except DemoFailed as failure:
+    except (PolicyError, OSError) as failure:
         print(f'vla_demo: {failure}', file=sys.stderr)
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
 
 
-def run(folder: Path, actions: int, timeout_s: float, view: Path | None) -> None:
-    """
-    :param view: where to write the operator's last view, if at all.
-    :raises DemoFailed: if anything keeps the actions from coming.
-    """
-    camera = running_camera(NAMESPACE)  # starts below; without photographs it fails here
-    print('writing a tiny OpenVLA checkpoint with random weights')
-    checkpoint = [sys.executable, '-m', 'vla_ros.cli.checkpoint', str(folder / 'tiny')]
-    if subprocess.run(checkpoint, check=False).returncode:
-        raise DemoFailed('the checkpoint could not be written')
-    node = (
-        'vla_ros.cli.node',
-        '--ros-args',
-        *('-r', f'__ns:={NAMESPACE}'),
-        *('--params-file', str(share_file('config/vla.yaml'))),
-        *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_base'),
-        *('-p', f'contracts:={write_contract(folder)}'),
+def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
+    """:returns: 0 if the arm succeeded at least once."""
+    for file in (options.gif, options.sheet):
+        file.touch()  # now, and not when all has been played
+    parameters = {
+        'model': str(share_file('models/blocks/config.json').parent),
+        'device': 'cpu',
+        'unnorm_key': world.contract.unnorm_key,
+        'frame_id': 'base',
+    }
+    film, successes = Film(world.contract), 0
+    window = open_window('vla_demo')
+
+    def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
+        film.add(image, action)
+        if window is not None:
+            window.show(film.last_frame)
+
+    with closed_loop(world, NAMESPACE, parameters, _say) as robot:
+        views = _Views(robot) if options.view else None
+        print(f'\n{"#":>2}  {"instruction":24}{"result":9}{"actions":>7}  picture to action')
+        for number in range(options.episodes):
+            instruction = world.instructions[number % len(world.instructions)]
+            film.begin(instruction)
+            episode = robot.play(options.first_seed + number, instruction, watch=watch)
+            film.end(episode.success)
+            successes += episode.success
+            print(
+                f'{number + 1:2}  {instruction:24}{"success" if episode.success else "failed":9}'
+                f'{episode.steps:7}  {1e3 * float(np.median(episode.latencies_s)):.0f} ms'
+            )
+            if window is not None:
+                window.show(film.last_frame)
+                time.sleep(1.0)
+        status = robot.settled_status()
+        if views is not None:
+            write_view(views.last, options.view)
+    if window is not None:
+        window.close()
+    film.write_gif(options.gif)
+    film.write_contact_sheet(options.sheet)
+    print(
+        f'\n{successes} of {options.episodes} episodes succeeded, {status.device} {status.dtype}; '
+        f'{status.draft_acceptance:.0%} of the drafted tokens were right'
+        f'\n{options.gif}: the film\n{options.sheet}: its pictures'
     )
-    with (
-        running(*node) as node_process,
-        camera as camera_process,
-    ):
-        rclpy.init()
-        try:
-            operator = Operator(actions, watches=view is not None)
-            watch(operator, [node_process, camera_process], timeout_s)
-            settle_s = time.monotonic() + 1.2  # the status comes once a second
-            while time.monotonic() < settle_s:
-                rclpy.spin_once(operator, timeout_sec=0.1)
-            print_summary(operator)
-            if view is not None:
-                write_view(operator.view, view)
-        finally:
-            rclpy.try_shutdown()
+    return 0 if successes else 1
+
+
+def _say(state: str) -> None:
+    print(state)
+
+
+class _Views:
+    """Keeps the last of the operator's views."""
+
+    def __init__(self, robot: SimulatedRobot) -> None:
+        self.last: Image | None = None
+        robot.create_subscription(Image, 'debug_image', self._on_view, 1)
+
+    def _on_view(self, message: Image) -> None:
+        self.last = message
 
 
 if __name__ == '__main__':

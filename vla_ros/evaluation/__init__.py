@@ -1,5 +1,4 @@
-"""How well a policy does what it is told, in a simulated world, through the node.
+"""How well a policy does what it is told in a simulated world: numbers, and films.
 
-``robot.py`` is the robot's side of the ROS graph; the rest is arithmetic and pictures, and knows
-nothing of ROS.
+Knows nothing of ROS: the robot's side of the graph is ``cli/simulated_robot.py``.
 """

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from vla_ros.bench.statistics import table
+from vla_ros.bench.statistics import Summary, compare_tokens, table
 from vla_ros.replay.actions import ActionRow
-
-Summary = dict[str, Any]
 
 
 def compare_all(runs: Mapping[str, Sequence[ActionRow]]) -> list[Summary]:
@@ -37,10 +34,13 @@ def compare(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> Summary:
         ``only_second``.
     """
     pairs = _pairs(first, second)
-    count = max((max(len(a.token_ids), len(b.token_ids)) for a, b in pairs), default=0)
-    dimensions = [_dimension(pairs, index) for index in range(count)]
-    tokens = sum(one['tokens'] for one in dimensions)
-    equal = sum(one['equal'] for one in dimensions)
+    compared = compare_tokens(
+        [a.token_ids for a, _ in pairs],
+        [b.token_ids for _, b in pairs],
+        [a.valid and b.valid for a, b in pairs],
+    )
+    for index, dimension in enumerate(compared['dimensions']):
+        dimension['largest_action_difference'] = _largest_difference(pairs, index)
     return {
         'frames': len(pairs),
         'only_first': len(first) - len(pairs),
@@ -48,11 +48,8 @@ def compare(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> Summary:
         'asked_otherwise': sum(
             (a.instruction, a.unnorm_key) != (b.instruction, b.unnorm_key) for a, b in pairs
         ),
-        'equal_actions': sum(a.token_ids == b.token_ids for a, b in pairs),
-        'equal_tokens': equal / tokens if tokens else None,
-        'largest_bin_distance': max((one['largest_bin_distance'] for one in dimensions), default=0),
+        **compared,
         'first_difference': _first_difference(pairs),
-        'dimensions': dimensions,
     }
 
 
@@ -78,22 +75,14 @@ def _pairs(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> list[_Pai
     return [(row, other) for row, other in keyed if other is not None]
 
 
-def _dimension(pairs: Sequence[_Pair], index: int) -> Summary:
-    equal, tokens, distance, difference = 0, 0, 0, 0.0
-    for a, b in pairs:
-        if index >= max(len(a.token_ids), len(b.token_ids)):
-            continue
-        tokens += 1
-        equal += a.token_ids[index : index + 1] == b.token_ids[index : index + 1]
-        if a.valid and b.valid and index < min(len(a.token_ids), len(b.token_ids)):
-            distance = max(distance, abs(a.token_ids[index] - b.token_ids[index]))
-            difference = max(difference, abs(a.action[index] - b.action[index]))
-    return {
-        'tokens': tokens,
-        'equal': equal,
-        'largest_bin_distance': distance,
-        'largest_action_difference': difference,
-    }
+def _largest_difference(pairs: Sequence[_Pair], index: int) -> float:
+    """Of valid actions that have a token in this dimension."""
+    differences = [
+        abs(a.action[index] - b.action[index])
+        for a, b in pairs
+        if a.valid and b.valid and index < min(len(a.token_ids), len(b.token_ids))
+    ]
+    return max(differences, default=0.0)
 
 
 def _first_difference(pairs: Sequence[_Pair]) -> Summary | None:

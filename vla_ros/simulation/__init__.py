@@ -14,7 +14,7 @@ from vla_ros.simulation.blocks import (
 )
 from vla_ros.simulation.libero import LiberoWorld
 from vla_ros.simulation.scene import SimulationError
-from vla_ros.simulation.world import World
+from vla_ros.simulation.world import FreeWorld, World
 from vla_ros.simulation.worlds import WORLDS, make_world
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     'MAX_STEPS',
     'WORLDS',
     'BlocksWorld',
+    'FreeWorld',
     'LiberoWorld',
     'Pose',
     'SimulationError',

@@ -91,7 +91,7 @@ class Arm:
         :param turn: float64 [3], radians, axis times angle along the base's axes.
         """
         start = np.array(self._data.qpos[self._qpos])
-        goal = self._solve(start, self.position + translation, _matrix(turn) @ self.rotation)
+        goal = self._solve(start, self.position + translation, rotation(turn) @ self.rotation)
         self._path = _Path(start, goal - start, _PATH_SHARE * period_s)
         travel = FINGER_TRAVEL_M if gripper_open else 0.0
         self._data.ctrl[self._finger_motors] = travel, -travel
@@ -157,7 +157,7 @@ def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return doubled * (scale / 2)
 
 
-def _matrix(turn: NDArray[np.float64]) -> NDArray[np.float64]:
+def rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rotation about a vector by its length, by Rodrigues' formula: float64 [3, 3]."""
     angle = float(np.linalg.norm(turn))
     if angle < 1e-12:

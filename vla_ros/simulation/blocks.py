@@ -13,14 +13,14 @@ import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.motion.contract import load_contracts
-from vla_ros.simulation.arm import Arm
+from vla_ros.simulation.arm import Arm, rotation, rotation_vector
 from vla_ros.simulation.scene import (
     BLOCK_HALF_SIZE,
     COLOURS,
@@ -36,7 +36,6 @@ from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
 MAX_STEPS = 40  # of an episode; the expert needs 10
-NODE_PARAMETERS: Mapping[str, bool | str] = {}  # the defaults will do
 LIFTED_M = 0.05  # that the lowest a block can lie is over where it stood
 
 # The arm makes the displacement within the period: an action's numbers are metres and radians.
@@ -87,10 +86,8 @@ class BlocksWorld:
 
     instructions = tuple(INSTRUCTIONS)
     contract = CONTRACT
-    unnorm_key = CONTRACT.unnorm_key
-    period_s = CONTRACT.period_s
     max_steps = MAX_STEPS
-    node_parameters = NODE_PARAMETERS
+    node_parameters: Mapping[str, str] = MappingProxyType({})  # its pictures go as they are
 
     def __init__(self) -> None:
         self._mujoco = import_mujoco()
@@ -99,6 +96,7 @@ class BlocksWorld:
         self._options = scene_options(self._mujoco)
         self._arm = Arm(self._mujoco, self._model, self._data)
         self._instruction: str | None = None
+        self._owed_s = 0.0  # of the time that has passed
         self._renderer = self._make_renderer()
         # At the latest when the process ends, and before MuJoCo ends OpenGL.
         atexit.register(self._renderer.close)
@@ -138,7 +136,7 @@ class BlocksWorld:
                 f'there is no instruction {instruction!r} in this world; there are: '
                 f'{", ".join(INSTRUCTIONS)}'
             )
-        self._instruction = instruction
+        self._instruction, self._owed_s = instruction, 0.0
         random = np.random.default_rng(seed)
         self._mujoco.mj_resetData(self._model, self._data)
         yaw = random.uniform(-_TOOL_YAW_RAD, _TOOL_YAW_RAD)
@@ -164,20 +162,35 @@ class BlocksWorld:
         self.advance(CONTRACT.period_s)
         return self.look()
 
-    def begin(self, action: NDArray[np.float64]) -> None:
-        """Begin one action, from where the arm is now; :meth:`advance` does it."""
+    def begin(self, action: NDArray[np.float64], start: Pose | None = None) -> None:
+        """Begin one action; :meth:`advance` does it.
+
+        :param start: where the displacement starts from; None: where the tool is now.
+        :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
+        """
         if self._instruction is None:
             raise PolicyError('no episode has begun; call reset first')
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
-        translation = shorten(action[:3], MAX_TRANSLATION_M)
-        turn = shorten(action[3:6], MAX_TURN_RAD)
-        self._arm.begin(translation, turn, bool(action[6] > 0.5), CONTRACT.period_s)
+        translation, turn = action[:3], action[3:6]
+        if start is not None:
+            translation = start.position + translation - self._arm.position
+            turn = rotation_vector(rotation(turn) @ start.rotation @ self._arm.rotation.T)
+        self._arm.begin(
+            shorten(translation, MAX_TRANSLATION_M),
+            shorten(turn, MAX_TURN_RAD),
+            bool(action[6] > 0.5),
+            CONTRACT.period_s,
+        )
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass, to the tick. An arm that has done its action stands still."""
-        self._arm.advance(round(seconds / TIMESTEP_S))
+        """Let so much time pass; less than a tick is kept for the next time. An arm that has done
+        its action stands still."""
+        self._owed_s += seconds
+        ticks = round(self._owed_s / TIMESTEP_S)
+        self._owed_s -= ticks * TIMESTEP_S
+        self._arm.advance(ticks)
         self._mujoco.mj_forward(self._model, self._data)
 
     def look(self) -> Observation:
@@ -192,11 +205,16 @@ class BlocksWorld:
         return Observation(image, self._instruction, stamp_ns=round(self._data.time * 1e9))
 
     @property
+    def pose(self) -> Pose:
+        """Of the tool, now; a copy."""
+        return Pose(self._arm.position, self._arm.rotation)
+
+    @property
     def state(self) -> State:
         """A copy, of now."""
         bodies = {colour: self._data.body(colour) for colour in COLOURS}
         return State(
-            tool=Pose(self._arm.position, self._arm.rotation),
+            tool=self.pose,
             opening=self._arm.opening,
             blocks={
                 colour: Pose(np.array(body.xpos), np.array(body.xmat).reshape(3, 3))

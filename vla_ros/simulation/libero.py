@@ -1,9 +1,9 @@
 """The tasks of LIBERO, in which OpenVLA's fine-tunes for it were judged.
 
 As in experiments/robot/libero of openvla/openvla, so that success rates compare: the same starts,
-camera, waiting steps, number of actions and gripper. One thing differs: there, furniture that is
-not part of a start is placed by chance, two centimetres about, and not the same on every run; here
-the seed of the episode decides.
+camera, waiting steps, number of actions and gripper. One thing differs: cabinets and stoves, whose
+places are not part of a start, stand a centimetre or two elsewhere in each episode; there by how
+many went before it, here by its seed. Seed 0 is the same in both, to the last pixel.
 
 Knows neither torch nor ROS. LIBERO, which brings both torch and robosuite, is imported when a world
 is made. One thread, the one that made it: an OpenGL context belongs to a thread.
@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,6 @@ MAX_STEPS = {  # of an episode, after waiting; the longest demonstrations: 193, 
 SUITES = tuple(MAX_STEPS)
 PICTURE_SIZE = 256  # pixels, both ways, as of the training data
 WAITING_STEPS = 10  # while what was put over the table falls onto it
-NODE_PARAMETERS: Mapping[str, bool | str] = {'rotate_180': True, 'preprocessing': 'training'}
 
 _CAMERA = 'agentview_image'
 _DO_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # with an open gripper
@@ -58,14 +57,14 @@ class LiberoWorld:
     :raises SimulationError: if LIBERO, or what it needs, is missing; says what to install.
     """
 
-    node_parameters = NODE_PARAMETERS
+    node_parameters: Mapping[str, str] = MappingProxyType(
+        {'rotate_180': 'true', 'preprocessing': 'training'}
+    )
 
     def __init__(self, suite: str) -> None:
         if suite not in MAX_STEPS:
             raise PolicyError(f'LIBERO has no suite {suite!r}; there are: {", ".join(SUITES)}')
-        self._contract = load_contracts()[suite]
-        self.unnorm_key = suite
-        self.period_s = self._contract.period_s
+        self.contract = load_contracts()[suite]
         self.max_steps = MAX_STEPS[suite]
         with _libero('cannot be imported'):
             benchmark = importlib.import_module('libero.libero.benchmark')
@@ -143,7 +142,7 @@ class LiberoWorld:
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
-        opening = self._contract.opening(float(action[6]))
+        opening = self.contract.opening(float(action[6]))
         gripper = -np.sign(2 * opening - 1)  # -1 opens, 1 closes, 0 leaves it
         seen, _, done, _ = self._env.step([*action[:6].tolist(), float(gripper)])
         self._steps += 1
@@ -173,7 +172,7 @@ class LiberoWorld:
     def _observation(self, seen: Mapping[str, Any]) -> Observation:
         assert self._instruction is not None
         image = np.array(seen[_CAMERA], dtype=np.uint8)
-        stamp_ns = round(self._steps * self.period_s * 1e9)
+        stamp_ns = round(self._steps * self.contract.period_s * 1e9)
         return Observation(image, self._instruction, stamp_ns)
 
 

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.motion import ActionContract
 from vla_ros.types import Observation
 
 
 class World(Protocol):
     """A robot, its camera, and what it may be told. One thread, the one that made it.
 
-    ``instructions`` are those that can be judged, ``unnorm_key`` is the data set whose contract
-    tells what an action's numbers mean, ``period_s`` is how long one action takes, and an episode
-    has failed after ``max_steps`` of them. ``node_parameters`` are those that the node needs for
-    this world's pictures, where they are not the default.
+    ``instructions`` are those that can be judged, ``contract`` tells what an action's numbers mean
+    and how long one takes, an episode has failed after ``max_steps`` of them, and the node needs
+    ``node_parameters`` for this world's pictures.
     """
 
-    unnorm_key: str
-    period_s: float
     max_steps: int
 
     @property
-    def instructions(self) -> tuple[str, ...]: ...
+    def contract(self) -> ActionContract: ...
 
     @property
-    def node_parameters(self) -> Mapping[str, bool | str]: ...
+    def node_parameters(self) -> Mapping[str, str]: ...
+
+    @property
+    def instructions(self) -> tuple[str, ...]: ...
 
     def __enter__(self) -> World: ...
 
@@ -58,3 +59,25 @@ class World(Protocol):
         """Whether what was asked for is done."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FreeWorld(World, Protocol):
+    """One that can go on by itself, with pictures in mid-action."""
+
+    @property
+    def pose(self) -> Any:
+        """Of the tool, now."""
+
+    def look(self) -> Observation:
+        """What the camera sees now."""
+
+    def begin(self, action: NDArray[np.float64], start: Any = None) -> None:
+        """Begin one action; it takes a period.
+
+        :param start: a ``pose`` that the displacement starts from; None: where the tool is now.
+        :raises PolicyError: as :meth:`step`.
+        """
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass. An arm that has done its action stands still."""

@@ -1,0 +1,99 @@
+"""The simulated arm does what it is told, through the node, in processes as on a robot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from PIL import Image as PilImage
+
+from vla_ros.simulation import BlocksWorld
+
+
+def run(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', 'vla_ros.cli.eval', *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def conditions(*arguments: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Of the JSON line, by control, pace, added latency and where deltas start."""
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    keys = ('control', 'pace', 'added_latency_s', 'deltas_from')
+    return {tuple(one[key] for key in keys): one for one in report['conditions']}
+
+
+def test_it_picks_up_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:
+    """In step. What is random is fixed by the seeds, but for how a processor rounds."""
+    gif, sheet, plot = (tmp_path / name for name in ('film.gif', 'sheet.png', 'plot.png'))
+    files = ('--gif', str(gif), '--sheet', str(sheet), '--plot', str(plot))
+    done = conditions('--episodes', '4', '--control', 'none,swapped,black', *files)
+    told = done['none', 'step', 0.0, 'now']
+    assert told['all']['episodes'] == 8
+    assert told['all']['successes'] >= 7
+    assert set(told['instructions']) == set(BlocksWorld.instructions)
+    assert done['swapped', 'step', 0.0, 'now']['all']['successes'] <= 1
+    assert done['black', 'step', 0.0, 'now']['all']['successes'] <= 1
+    assert told['latency_s']['p50'] > 0
+    assert 0 < told['acceptance'] < 1
+    assert told['unanswered'] == 0
+    with PilImage.open(gif) as film:
+        assert film.format == 'GIF' and film.n_frames > 6 * 5
+    for picture in (sheet, plot):
+        with PilImage.open(picture) as file:
+            assert file.format == 'PNG'
+
+
+def test_it_can_run_freely_and_late() -> None:
+    done = conditions(
+        *('--episodes', '1', '--pace', 'free', '--added-latency', '0,0.3'),
+        *('--deltas-from', 'now,picture', '--time-limit', '4'),
+    )
+    assert len(done) == 4
+    for (_, pace, added_s, _), one in done.items():
+        assert pace == 'free'
+        assert one['latency_s']['p50'] > added_s
+        assert all(episode['duration_s'] <= 4.1 for episode in one['episodes'])
+        assert all(episode['steps'] > 0 for episode in one['episodes'])
+
+
+def test_the_clock_can_be_the_simulations() -> None:
+    [told] = conditions('--episodes', '2', '--sim-time').values()
+    assert told['all']['successes'] >= 3
+
+
+def test_quantisation_is_held_against_the_first() -> None:
+    arguments = ('--episodes', '1', '--dtype', 'float32', '--quantization', 'none,int8')
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    whole, int8 = json.loads(done.stdout.splitlines()[-1])['conditions']
+    assert (whole['quantization'], int8['quantization']) == ('none', 'int8')
+    assert whole['agreement']['equal_tokens'] == 1.0
+    assert 0.3 < int8['agreement']['equal_tokens'] < 1.0
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'why'),
+    [
+        (('--pace', 'free', '--sim-time'), 2, '--sim-time goes with --pace step only'),
+        (('--added-latency', '0.1'), 2, '--added-latency and --deltas-from need --pace free'),
+        (('--pace', 'fast'), 2, "'fast' is not allowed; allowed: step, free"),
+        (('--world', 'moon'), 2, "invalid choice: 'moon'"),
+        (('-p', 'model'), 2, "'model' is no NAME:=VALUE"),
+        (('--model', '/nowhere/at/all'), 1, 'the node is in ERROR: '),
+        (('--plot', '/nowhere/plot.png'), 1, '/nowhere/plot.png'),
+    ],
+)
+def test_what_can_not_be_is_refused(arguments: tuple[str, ...], code: int, why: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == code
+    assert why in done.stderr
+    assert 'Traceback' not in done.stderr

@@ -1,0 +1,304 @@
+"""``vla_eval``: how often a policy does what it is told, in a simulated world, through the node.
+
+Every combination of the values in the lists is tried with the same starts. The last line is JSON
+with all that came of it. In step, the world waits for each action; --pace free lets it go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.bench.machine import describe_machine
+from vla_ros.cli.arguments import (
+    assignment,
+    count,
+    list_of,
+    one_of,
+    positive,
+    say,
+    seconds,
+    whole,
+)
+from vla_ros.cli.closed_loop import closed_loop
+from vla_ros.cli.simulated_robot import DELTAS, Pace, SimulatedRobot
+from vla_ros.evaluation.agreement import agreement
+from vla_ros.evaluation.episode import Episode
+from vla_ros.evaluation.film import Film
+from vla_ros.evaluation.plot import plot_success
+from vla_ros.evaluation.report import report_text
+from vla_ros.evaluation.summary import Condition, Outcome, summarize
+from vla_ros.msg import VlaStatus
+from vla_ros.policies import PolicyChoice, load_policy
+from vla_ros.share import share_file
+from vla_ros.simulation import World
+from vla_ros.simulation.worlds import WORLDS, make_world
+from vla_ros.types import PolicyError, Request
+
+PACES = ('step', 'free')
+CONTROLS = ('none', 'swapped', 'black')
+_STDERR = 2  # standard output is for the report
+_COMPARED = 300  # pictures, at most
+_FILMED = 6  # episodes, at most
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if 'free' in options.pace and options.sim_time:
+        parser.error("--sim-time goes with --pace step only: a free-running world has the wall's")
+    if options.pace == ['step'] and (
+        options.added_latency != [0.0] or options.deltas_from != ['now']
+    ):
+        parser.error('--added-latency and --deltas-from need --pace free: in step, the world waits')
+    try:
+        return _run(options, sys.argv[1:] if arguments is None else arguments)
+    except (PolicyError, OSError) as error:
+        print(f'vla_eval: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+    for file in (options.plot, options.gif, options.sheet):
+        if file is not None:
+            file.touch()  # now, and not when all has been played
+    with make_world(options.world) as world:
+        evaluation = _Evaluation(world, options)
+        outcomes = evaluation.outcomes()
+    report: dict[str, Any] = {
+        'command': shlex.join(['vla_eval', *arguments]),
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'machine': describe_machine(),
+        'world': options.world,
+        'model': evaluation.model,
+        'seeds': [options.first_seed, options.first_seed + options.episodes - 1],
+        'simulated_time': options.sim_time,
+        'conditions': summarize(outcomes),
+    }
+    print(report_text(report))
+    if options.plot:
+        plot_success(report['conditions'], options.plot)
+        print(f'\n{options.plot}: how often it succeeded')
+    if options.gif:
+        evaluation.film.write_gif(options.gif)
+    if options.sheet:
+        evaluation.film.write_contact_sheet(options.sheet)
+    print(f'\n{json.dumps(report)}')
+    return 0
+
+
+class _Evaluation:
+    """Plays all conditions, and keeps what is shown and compared."""
+
+    def __init__(self, world: World, options: argparse.Namespace) -> None:
+        self.model = options.model or str(share_file('models/blocks/config.json').parent)
+        self.film = Film(world.contract)
+        self._filmed = 0  # episodes
+        self._world, self._options = world, options
+        self._seen: list[Request] = []  # what the first policy saw, for the others to see it, too
+        self._reference: NDArray[np.int64] | None = None  # its tokens
+        self._parameters: dict[str, str] = {
+            'unnorm_key': world.contract.unnorm_key,
+            **world.node_parameters,
+            **dict(options.parameter),
+            'model': self.model,
+        }
+
+    def outcomes(self) -> list[Outcome]:
+        """Of all conditions, those of one loaded policy after another."""
+        options, outcomes = self._options, []
+        placements = [
+            {'device': device, 'dtype': dtype, 'quantization': quantization}
+            for device, dtype, quantization in itertools.product(
+                options.device, options.dtype, options.quantization
+            )
+        ]
+        for placement in placements:
+            parameters = {**self._parameters, **placement}
+            played = self._of_one_node(parameters)
+            if len(placements) > 1:
+                shared = self._agreement(parameters)
+                played = [replace(outcome, agreement=shared) for outcome in played]
+            outcomes += played
+        return outcomes
+
+    def _of_one_node(self, parameters: Mapping[str, str]) -> list[Outcome]:
+        """All that is tried with one loaded policy."""
+        options, outcomes = self._options, []
+        namespace = f'/vla_eval_{os.getpid()}'  # no robot listens there
+        node = closed_loop(
+            self._world, namespace, parameters, say, options.sim_time, stdout=_STDERR
+        )
+        with node as robot:
+            for control, pace in itertools.product(options.control, _paces(options)):
+                condition = _condition(self.model, robot.status, control, pace)
+                say(str(condition))
+                before = robot.settled_status()
+                robot.black = control == 'black'
+                episodes = self._episodes(robot, control, pace)
+                after = robot.settled_status()
+                outcomes.append(
+                    Outcome(
+                        condition,
+                        episodes,
+                        drafted=after.drafted - before.drafted,
+                        accepted=after.accepted - before.accepted,
+                    )
+                )
+        return outcomes
+
+    def _episodes(self, robot: SimulatedRobot, control: str, pace: Pace) -> list[Episode]:
+        options, instructions = self._options, self._world.instructions
+        episodes: list[Episode] = []
+        successes = 0
+        for seed, index in itertools.product(
+            range(options.first_seed, options.first_seed + options.episodes),
+            range(len(instructions)),
+        ):
+            asked = instructions[index]
+            said = instructions[index - 1] if control == 'swapped' else asked
+            episode = self._episode(robot, seed, asked, said, pace)
+            episodes.append(episode)
+            successes += episode.success
+            say(
+                f'{successes}/{len(episodes)}: seed {seed}, told to {said}: '
+                f'{"success" if episode.success else "failed"}, {episode.steps} actions'
+            )
+        return episodes
+
+    def _episode(
+        self, robot: SimulatedRobot, seed: int, asked: str, said: str, pace: Pace
+    ) -> Episode:
+        options = self._options
+        filmed = (options.gif or options.sheet) and self._filmed < _FILMED
+        if filmed:
+            self.film.begin(said)
+
+        def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
+            if filmed:
+                self.film.add(image, action)
+            if len(self._seen) < _COMPARED:
+                self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
+
+        episode = robot.play(seed, asked, said, pace, watch)
+        if filmed:
+            self.film.end(episode.success)
+            self._filmed += 1
+        return episode
+
+    def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """How often this policy says what the first one says to the same pictures."""
+        say(f'asking it about {len(self._seen)} pictures once more, outside ROS')
+        fields = {field.name for field in dataclasses.fields(PolicyChoice)}
+        policy = load_policy(PolicyChoice(**{k: v for k, v in parameters.items() if k in fields}))
+        token_ids = np.array(
+            [policy.predict_actions([request])[0].token_ids for request in self._seen]
+        )
+        policy.close()
+        if self._reference is None:
+            self._reference = token_ids
+        return agreement(self._reference, token_ids)
+
+
+def _paces(options: argparse.Namespace) -> list[Pace]:
+    paces = []
+    for pace in options.pace:
+        if pace == 'step':
+            paces.append(Pace(time_limit_s=options.time_limit))
+            continue
+        paces += [
+            Pace(True, options.rate, latency_s, deltas_from, options.time_limit)
+            for deltas_from, latency_s in itertools.product(
+                options.deltas_from, options.added_latency
+            )
+        ]
+    return paces
+
+
+def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condition:
+    return Condition(
+        model=model,
+        device=status.device,
+        dtype=status.dtype,
+        quantization=status.quantization,
+        pace='free' if pace.free else 'step',
+        added_latency_s=pace.added_latency_s,
+        control=control,
+        deltas_from=pace.deltas_from,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='vla_eval', description=__doc__, epilog='LIST: values with commas between them'
+    )
+    add = parser.add_argument
+    add('--world', choices=WORLDS, default='blocks', help='(default: %(default)s)')
+    add('--model', help='checkpoint folder or hub id (default: the one for blocks that is shipped)')
+    add('--episodes', type=count, default=10, help='of each instruction (default: %(default)s)')
+    add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
+    add('--time-limit', type=positive, help="of an episode, seconds (default: the world's)")
+    add('--sim-time', action='store_true', help="let the robot's clock be the world's")
+    for name, choices, text in (
+        ('--pace', PACES, 'whether the world waits for each action'),
+        ('--control', CONTROLS, 'what is done to the instruction or the picture'),
+        (
+            '--deltas-from',
+            DELTAS,
+            "free: where a displacement starts from: the arm's place now, or "
+            'when the picture was captured',
+        ),
+    ):
+        add(
+            name,
+            metavar='LIST',
+            type=list_of(one_of(choices)),
+            default=choices[0],
+            help=f'of {", ".join(choices)}: {text} (default: %(default)s)',
+        )
+    add('--rate', type=positive, default=30.0, help="free: the camera's, Hz (default: %(default)s)")
+    add(
+        '--added-latency',
+        metavar='LIST',
+        type=list_of(seconds),
+        default='0',
+        help='free: seconds that pictures come late (default: %(default)s)',
+    )
+    for name, default, text in (
+        ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
+        ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
+        ('--quantization', 'none', 'none, int8, int4'),
+    ):
+        add(name, metavar='LIST', type=list_of(str), default=default, help=f'of {text}')
+    add(
+        '-p',
+        dest='parameter',
+        metavar='NAME:=VALUE',
+        type=assignment,
+        action='append',
+        default=[],
+        help="another of the node's parameters",
+    )
+    add('--plot', metavar='FILE.png', type=Path, help='success rates')
+    add('--gif', metavar='FILE.gif', type=Path, help=f'the first {_FILMED} episodes')
+    add('--sheet', metavar='FILE.png', type=Path, help='a few pictures of each of these')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

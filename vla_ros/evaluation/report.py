@@ -1,0 +1,85 @@
+"""What an evaluation found, for a person: the tables show what its JSON object holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+
+from vla_ros.bench.statistics import Summary, recipe_text, table
+
+# What decides how a world moves, and how it looks, beside what describe_machine names.
+_PACKAGES = ('vla_ros', 'mujoco', 'robosuite', 'numpy', 'pillow')
+
+_LEGEND = """\
+steps: of the episodes that succeeded, the mean. The interval is Wilson's.
+image to action: from a picture's capture to its action's arrival. unanswered: pictures, in step,
+that no action came to in time. equal bins: as the first policy's, on the same pictures."""
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a result depends on; those that are not installed are left out."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def report_text(report: Summary) -> str:
+    """
+    :param report: its recipe (``command``, ``date``, ``machine``, ``versions``, ``world``,
+        ``model``, ``seeds``: the first and the last) and ``conditions``, summarized.
+    """
+    first, last = report['seeds']
+    packages = ', '.join(f'{name} {version}' for name, version in report['versions'].items())
+    return (
+        f'{recipe_text(report)}\n{packages}\n'
+        f'world {report["world"]}, seeds {first} to {last}, {report["model"]}\n\n'
+        f'{tables(report["conditions"])}\n\n{_LEGEND}'
+    )
+
+
+def tables(summaries: Sequence[Summary]) -> str:
+    """How often each condition succeeded, by instruction; and what else was measured."""
+    return '\n\n'.join([_success_table(summaries), _rest_table(summaries)])
+
+
+def _success_table(summaries: Sequence[Summary]) -> str:
+    names, rows = [], []
+    for summary in summaries:
+        names += [summary['name'], *(f'  {name}' for name in summary['instructions'])]
+        rows += [_success(one) for one in (summary['all'], *summary['instructions'].values())]
+    return table('success', names, rows)
+
+
+def _success(one: Summary) -> dict[str, str]:
+    low, high = one['interval']
+    steps = one['mean_steps']
+    return {
+        'episodes': str(one['episodes']),
+        'succeeded': str(one['successes']),
+        'rate': f'{one["success_rate"]:.1%}',
+        '95 % interval': f'{100 * low:.1f} to {100 * high:.1f}%',
+        'steps': '-' if steps is None else f'{steps:.1f}',
+    }
+
+
+def _rest_table(summaries: Sequence[Summary]) -> str:
+    names = [summary['name'] for summary in summaries]
+    return table('image to action', names, [_rest(summary) for summary in summaries])
+
+
+def _rest(summary: Summary) -> dict[str, str]:
+    latency_s, accepted = summary['latency_s'], summary['acceptance']
+    agreement = summary['agreement']
+    row = {
+        name: f'{1e3 * latency_s[name]:.1f} ms' if latency_s else '-'
+        for name in ('p50', 'p95', 'p99')
+    }
+    row['unanswered'] = str(summary['unanswered'])
+    row['draft accepted'] = '-' if accepted is None else f'{accepted:.0%}'
+    row['equal bins'] = '-' if agreement is None else f'{agreement["equal_bins"]:.1%}'
+    row['largest distance'] = '-' if agreement is None else str(agreement['largest_bin_distance'])
+    return row
