@@ -16,8 +16,8 @@ REPLAY = [
     *('vla_ros.ros', 'vla_ros.openvla', 'vla_ros.cli'),
 ]
 OPENVLA = ['rclpy', 'std_msgs', 'vla_ros.msg', 'vla_ros.ros', 'vla_ros.scheduling', 'vla_ros.cli']
-# MuJoCo comes with the first world.
-SIMULATION = [*OPENVLA, 'torch', 'mujoco', 'robosuite', 'OpenGL', 'vla_ros.openvla']
+# MuJoCo and LIBERO come with the first world.
+SIMULATION = [*OPENVLA, 'torch', 'mujoco', 'robosuite', 'libero', 'OpenGL', 'vla_ros.openvla']
 # matplotlib comes with the plot, tkinter with the window.
 EVALUATION = [
     *(*OPENVLA, 'torch', 'matplotlib', 'tkinter', 'mujoco'),

@@ -1,0 +1,27 @@
+"""All worlds, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from vla_ros.simulation.blocks import BlocksWorld
+from vla_ros.simulation.libero import SUITES, LiberoWorld
+from vla_ros.simulation.world import World
+from vla_ros.types import PolicyError
+
+WORLDS: Mapping[str, Callable[[], World]] = {
+    'blocks': BlocksWorld,
+    **{suite: partial(LiberoWorld, suite) for suite in SUITES},
+}
+
+
+def make_world(name: str) -> World:
+    """
+    :param name: one of :data:`WORLDS`.
+    :raises PolicyError: if there is no such world.
+    :raises SimulationError: if it can't be made here; says what to install.
+    """
+    if name not in WORLDS:
+        raise PolicyError(f'there is no world {name!r}; there are: {", ".join(WORLDS)}')
+    return WORLDS[name]()
