@@ -12,7 +12,6 @@ import rclpy
 
 from vla_ros.cli.processes import running
 from vla_ros.cli.simulated_robot import EvaluationError, SimulatedRobot
-from vla_ros.simulation import World
 
 _READY_S = 1800.0  # the node's own limits come first
 # What the node allows is not what is judged here: slow policies and late pictures may be.
@@ -28,7 +27,6 @@ _PATIENT = {
 
 @contextlib.contextmanager
 def closed_loop(
-    world: World,
     namespace: str,
     parameters: Mapping[str, str],
     say: Callable[[str], None],
@@ -49,7 +47,7 @@ def closed_loop(
     with running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node:
         rclpy.init()
         try:
-            robot = SimulatedRobot(world, namespace, simulated_time)
+            robot = SimulatedRobot(namespace, simulated_time)
             robot.check = lambda: _check_process(node)
             robot.wait_until_ready(say, _READY_S)
             yield robot

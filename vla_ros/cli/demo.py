@@ -22,6 +22,7 @@ from sensor_msgs.msg import Image
 from vla_ros.cli.arguments import count, positive, whole
 from vla_ros.cli.closed_loop import closed_loop
 from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
+from vla_ros.cli.play import Pace, play
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.window import open_window
@@ -79,13 +80,21 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
         if window is not None:
             window.show(film.last_frame)
 
-    with closed_loop(world, NAMESPACE, parameters, _say) as robot:
+    with closed_loop(NAMESPACE, parameters, _say) as robot:
         views = _Views(robot) if options.view else None
         print(f'\n{"#":>2}  {"instruction":24}{"result":9}{"actions":>7}  picture to action')
         for number in range(options.episodes):
             instruction = world.instructions[number % len(world.instructions)]
             film.begin(instruction)
-            episode = robot.play(options.first_seed + number, instruction, watch=watch)
+            episode = play(
+                robot,
+                world,
+                options.first_seed + number,
+                instruction,
+                instruction,
+                Pace(),
+                watch,
+            )
             film.end(episode.success)
             successes += episode.success
             print(

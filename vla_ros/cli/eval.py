@@ -34,7 +34,8 @@ from vla_ros.cli.arguments import (
     whole,
 )
 from vla_ros.cli.closed_loop import closed_loop
-from vla_ros.cli.simulated_robot import DELTAS, Pace, SimulatedRobot
+from vla_ros.cli.play import DELTAS, Pace, play
+from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.agreement import agreement
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
@@ -143,9 +144,7 @@ class _Evaluation:
         """All that is tried with one loaded policy."""
         options, outcomes = self._options, []
         namespace = f'/vla_eval_{os.getpid()}'  # no robot listens there
-        node = closed_loop(
-            self._world, namespace, parameters, say, options.sim_time, stdout=_STDERR
-        )
+        node = closed_loop(namespace, parameters, say, options.sim_time, stdout=_STDERR)
         with node as robot:
             for control, pace in itertools.product(options.control, _paces(options)):
                 condition = _condition(self.model, robot.status, control, pace)
@@ -197,7 +196,7 @@ class _Evaluation:
             if len(self._seen) < _COMPARED:
                 self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
 
-        episode = robot.play(seed, asked, said, pace, watch)
+        episode = play(robot, self._world, seed, asked, said, pace, watch)
         if filmed:
             self.film.end(episode.success)
             self._filmed += 1
