@@ -26,6 +26,7 @@ COMMANDS = {
     'vla_doctor': 'vla_ros.cli.doctor',
     'vla_demo': 'vla_ros.cli.demo',
     'vla_camera': 'vla_ros.cli.camera',
+    'vla_simulation': 'vla_ros.cli.simulation',
     'vla_bench': 'vla_ros.cli.bench',
     'vla_eval': 'vla_ros.cli.eval',
     'vla_replay': 'vla_ros.cli.replay',

@@ -8,6 +8,7 @@ pictures at its rate, and the arm does the newest action whenever it has done th
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def play(
     )
 
 
-class _Run:
+class _Run(ABC):
     """An episode that is under way."""
 
     def __init__(self) -> None:
@@ -98,13 +99,13 @@ class _Run:
         self.unanswered = 0
 
     @property
+    @abstractmethod
     def elapsed_s(self) -> float:
         """Of the world's time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_on(self, watch: Watch) -> NDArray[np.uint8]:
-        """:returns: what is seen afterwards."""
-        raise NotImplementedError
+        """:returns: what was seen last."""
 
 
 class _StepRun(_Run):
