@@ -112,6 +112,7 @@ class _Evaluation:
         self.model = options.model or str(share_file('models/blocks/config.json').parent)
         self.film = Film(world.contract)
         self._filmed = 0  # episodes
+        self._stands_on_its_head = world.node_parameters.get('rotate_180') == 'true'
         self._world, self._options = world, options
         self._seen: list[Request] = []  # what the first policy saw, for the others to see it, too
         self._reference: NDArray[np.int64] | None = None  # its tokens
@@ -192,7 +193,7 @@ class _Evaluation:
 
         def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
             if filmed:
-                self.film.add(image, action)
+                self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
             if len(self._seen) < _COMPARED:
                 self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
 

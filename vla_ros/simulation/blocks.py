@@ -32,6 +32,7 @@ from vla_ros.simulation.scene import (
     no_opengl,
     scene_options,
 )
+from vla_ros.simulation.world import checked_action
 from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
@@ -170,9 +171,7 @@ class BlocksWorld:
         """
         if self._instruction is None:
             raise PolicyError('no episode has begun; call reset first')
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
+        action = checked_action(action)
         translation, turn = action[:3], action[3:6]
         if start is not None:
             translation = start.position + translation - self._arm.position

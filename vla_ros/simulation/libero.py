@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from vla_ros.motion.contract import load_contracts
 from vla_ros.simulation.scene import SimulationError
+from vla_ros.simulation.world import checked_action
 from vla_ros.types import Observation, PolicyError
 
 MAX_STEPS = {  # of an episode, after waiting; the longest demonstrations: 193, 254, 270, 505, 373
@@ -139,9 +140,7 @@ class LiberoWorld:
         """
         if self._instruction is None:
             raise PolicyError('no episode has begun; call reset first')
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
+        action = checked_action(action)
         opening = self.contract.opening(float(action[6]))
         gripper = -np.sign(2 * opening - 1)  # -1 opens, 1 closes, 0 leaves it
         seen, _, done, _ = self._env.step([*action[:6].tolist(), float(gripper)])

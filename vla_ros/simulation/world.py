@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.motion import ActionContract
-from vla_ros.types import Observation
+from vla_ros.motion import ACTION_DIM, ActionContract
+from vla_ros.types import Observation, PolicyError
 
 
 class World(Protocol):
@@ -81,3 +81,14 @@ class FreeWorld(World, Protocol):
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass. An arm that has done its action stands still."""
+
+
+def checked_action(action: NDArray[np.float64]) -> NDArray[np.float64]:
+    """
+    :returns: float64 [7].
+    :raises PolicyError: if it is not seven finite numbers.
+    """
+    action = np.asarray(action, dtype=np.float64)
+    if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+        raise PolicyError(f'an action is seven finite numbers, not {action.tolist()}')
+    return action
