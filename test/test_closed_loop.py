@@ -15,16 +15,16 @@ from PIL import Image as PilImage
 from vla_ros.simulation import BlocksWorld
 
 
-def run(*arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', 'vla_ros.cli.eval', *arguments]
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', f'vla_ros.cli.{module}', *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240.0, check=False
     )
 
 
 def conditions(*arguments: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Of the JSON line, by control, pace, added latency and where deltas start."""
-    done = run(*arguments)
+    done = run('eval', *arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     keys = ('control', 'pace', 'added_latency_s', 'deltas_from')
@@ -52,6 +52,21 @@ def test_it_picks_up_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:
             assert file.format == 'PNG'
 
 
+def test_the_demo_films_it(tmp_path: Path) -> None:
+    files = {
+        name: tmp_path / f'{name}.{kind}'
+        for name, kind in (('gif', 'gif'), ('sheet', 'png'), ('view', 'png'))
+    }
+    options = [word for name, file in files.items() for word in (f'--{name}', str(file))]
+    demo = run('demo', '--episodes', '2', *options)
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stdout.count('pick up the ') == 2
+    assert 'of 2 episodes succeeded' in demo.stdout
+    for file in files.values():
+        with PilImage.open(file) as picture:
+            assert picture.width > 300
+
+
 def test_it_can_run_freely_and_late() -> None:
     done = conditions(
         *('--episodes', '1', '--pace', 'free', '--added-latency', '0,0.3'),
@@ -72,12 +87,12 @@ def test_the_clock_can_be_the_simulations() -> None:
 
 def test_quantisation_is_held_against_the_first() -> None:
     arguments = ('--episodes', '1', '--dtype', 'float32', '--quantization', 'none,int8')
-    done = run(*arguments)
+    done = run('eval', *arguments)
     assert done.returncode == 0, done.stderr
     whole, int8 = json.loads(done.stdout.splitlines()[-1])['conditions']
     assert (whole['quantization'], int8['quantization']) == ('none', 'int8')
-    assert whole['agreement']['equal_tokens'] == 1.0
-    assert 0.3 < int8['agreement']['equal_tokens'] < 1.0
+    assert whole['agreement']['equal_bins'] == 1.0
+    assert 0.3 < int8['agreement']['equal_bins'] < 1.0
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,7 @@ def test_quantisation_is_held_against_the_first() -> None:
         (('--pace', 'free', '--sim-time'), 2, '--sim-time goes with --pace step only'),
         (('--added-latency', '0.1'), 2, '--added-latency and --deltas-from need --pace free'),
         (('--pace', 'fast'), 2, "'fast' is not allowed; allowed: step, free"),
+        (('--world', 'libero_10'), 2, '--world libero_10 needs --model'),
         (('--world', 'moon'), 2, "invalid choice: 'moon'"),
         (('-p', 'model'), 2, "'model' is no NAME:=VALUE"),
         (('--model', '/nowhere/at/all'), 1, 'the node is in ERROR: '),
@@ -93,7 +109,7 @@ def test_quantisation_is_held_against_the_first() -> None:
     ],
 )
 def test_what_can_not_be_is_refused(arguments: tuple[str, ...], code: int, why: str) -> None:
-    done = run(*arguments)
+    done = run('eval', *arguments)
     assert done.returncode == code
     assert why in done.stderr
     assert 'Traceback' not in done.stderr

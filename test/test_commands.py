@@ -21,9 +21,17 @@ from vla_ros.openvla import OpenVLAPolicy
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
 
 
-def run(module: str, *arguments: str, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', f'vla_ros.cli.{module}', *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+def run(
+    module: str, *arguments: str, timeout_s: float = 100.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-m', f'vla_ros.cli.{module}', *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 def test_check_prints_the_action(tiny_checkpoint: Path) -> None:
@@ -112,9 +120,11 @@ def test_check_with_what_is_no_picture(name: str) -> None:
     assert 'Traceback' not in checked.stderr
 
 
-def test_demo_prints_twenty_actions(tmp_path: Path) -> None:
+def test_the_demo_without_a_simulation_prints_twenty_actions(tmp_path: Path) -> None:
+    """MuJoCo is told to draw in a way that there is not."""
     view = tmp_path / 'view.png'
-    demo = run('demo', '--view', str(view), timeout_s=200)
+    demo = run('demo', '--view', str(view), timeout_s=200, MUJOCO_GL='nothing')
+    assert 'MuJoCo cannot draw here' in demo.stdout
     assert demo.returncode == 0, demo.stderr
     instructions = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
     rows = [

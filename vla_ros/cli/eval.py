@@ -66,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.added_latency != [0.0] or options.deltas_from != ['now']
     ):
         parser.error('--added-latency and --deltas-from need --pace free: in step, the world waits')
+    if options.world != 'blocks' and not options.model:
+        parser.error(f'--world {options.world} needs --model: the shipped one knows blocks only')
     try:
         return _run(options, sys.argv[1:] if arguments is None else arguments)
     except (PolicyError, OSError) as error:
