@@ -24,14 +24,14 @@ Driver = Callable[[Observation, NDArray[np.float64]], NDArray[np.float64]]
 _MAX_STEPS = 26  # of an episode; the expert needs 9
 _STEPS_AFTER_SUCCESS = 2
 _IMAGES, _ACTIONS, _PLACES = 'images.npy', 'actions.npy', 'places.npy'
-PLACES = 3 * (1 + len(COLOURS))
+PLACES = 3 * (1 + len(COLOURS)) + 3
 
 
 class Frames:
     """Pictures and the expert's actions, in a folder; the pictures stay on the disk.
 
     ``images`` is uint8 [N, 224, 224, 3], ``actions`` float32 [N, instructions, 7] in the order of
-    the world's instructions, ``places`` float32 [N, PLACES], metres: tool, then each block.
+    the world's instructions, ``places`` float32 [N, PLACES] where things are.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,8 +83,12 @@ def collect(
 
 
 def _places(state: State) -> NDArray[np.float64]:
+    """float64 [PLACES]: of the tool and each block the position, of the tool also which way over
+    the table the fingers move, and how far they are apart; in units that make all about 1."""
     poses = [state.tool, *(state.blocks[colour] for colour in COLOURS)]
-    return np.concatenate([pose.position for pose in poses])
+    positions = np.concatenate([pose.position for pose in poses])
+    fingers = state.tool.rotation[:2, 0]
+    return np.concatenate([positions / 0.05, fingers / 0.2, [state.opening / 0.5]])
 
 
 def shaky_expert(seed: int) -> Driver:

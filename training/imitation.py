@@ -24,8 +24,8 @@ from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
 from vla_ros.openvla.processor import load_processors
 
-_PLACE_UNIT_M = 0.05
 _PLACE_QUERIES = 8
+_GRIPPER_BLUR = 0.1  # bins
 _ROW_SIGMA = 0.1
 _VOCABULARY = ('language_model.model.embed_tokens.weight', 'language_model.lm_head.weight')
 
@@ -96,10 +96,10 @@ class Imitator(nn.Module):
         """
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7], the expert's.
-        :param places: float32 [B, PLACES], metres.
+        :param places: float32 [B, PLACES].
         :param blur: bins; how far from the right bin a token is still partly right.
         :returns: the mean over all action tokens, in nats over the best that this blur allows; and
-            how far the places are from those read off the picture, in 5 cm.
+            how far the places are from those that are read off the picture.
         """
         token_ids, values = tokenize(actions, self.statistics, self.tokenizer.vocab_size)
         logits, shown = self._forward(self.pixel_values(images), torch.from_numpy(token_ids))
@@ -108,7 +108,7 @@ class Imitator(nn.Module):
         likelihood = logits.log_softmax(dim=-1)[..., 1:-1].flip(-1)  # rising values
         loss = (targets * (targets.clamp(min=1e-9).log() - likelihood)).sum(-1).mean()
         seen = self.places(shown)
-        return loss, F.smooth_l1_loss(seen, torch.from_numpy(places) / _PLACE_UNIT_M)
+        return loss, F.smooth_l1_loss(seen, torch.from_numpy(places))
 
     @torch.no_grad()
     def errors(
@@ -208,10 +208,13 @@ def tokenize(
 
 
 def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> Tensor:
-    """A normal distribution over the bins, about the value.
+    """A normal distribution over the bins about the value; of the gripper, the last, the bin alone:
+    it is open or closed, and an end of the scale would be twice as likely as the middle.
 
-    :returns: float32 [..., bins], each adding up to 1.
+    :param values: float64 [..., D].
+    :returns: float32 [..., D, bins], each adding up to 1.
     """
     width = bin_centers[1] - bin_centers[0]
     distance = (values[..., None] - torch.from_numpy(bin_centers)) / (blur * width)
+    distance[..., -1, :] *= blur / _GRIPPER_BLUR
     return (-0.5 * distance.square()).softmax(dim=-1).float()

@@ -58,9 +58,10 @@ class Settings:
 
     stages: tuple[Stage, ...] = (
         Stage(20_000, 1_500),
-        Stage(4_000, 900),
-        Stage(4_000, 900),
-        Stage(4_000, 1_200),
+        Stage(3_000, 700),
+        Stage(3_000, 700),
+        Stage(3_000, 700),
+        Stage(3_000, 900),
     )
     seed: int = 0
     first_start: int = 100_000
@@ -201,9 +202,12 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, validation: Sequence[Frames]) -> Mapping[str, float]:
-        """How far the likeliest values are from the expert's, given those before them."""
+        """How far the likeliest values are from the expert's, given those before them; by the
+        weights of now, which the average will follow."""
         frames = validation[self._rank]
-        errors = self._imitator.errors(frames.images[:], frames.actions)
+        errors = torch.from_numpy(self._imitator.errors(frames.images[:], frames.actions))
+        dist.all_reduce(errors)
+        errors /= self._size
         return {
             f'error_{name}': float(value) for name, value in zip('xyzuvwg', errors, strict=True)
         }

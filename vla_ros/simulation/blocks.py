@@ -37,7 +37,8 @@ from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
 MAX_STEPS = 40  # of an episode; the expert needs 10
-LIFTED_M = 0.05  # that the lowest a block can lie is over where it stood
+LIFTED_M = 0.05  # how high over the table all of a block has to be
+HELD_M = 0.04  # how near to its centre the tool has to be: half a block's diagonal
 
 # The arm makes the displacement within the period: an action's numbers are metres and radians.
 CONTRACT = load_contracts()['vla_ros_blocks']
@@ -223,13 +224,15 @@ class BlocksWorld:
 
     @property
     def success(self) -> bool:
-        """Whether the block that was asked for is in the air now, and the other one is not."""
+        """Whether the block that was asked for is in the air and in the hand now, and the other one
+        is not in the air."""
         if self._instruction is None:
             return False
-        asked = INSTRUCTIONS[self._instruction]
-        return all(
+        asked, state = INSTRUCTIONS[self._instruction], self.state
+        way = state.blocks[asked].position - state.tool.position
+        return float(np.linalg.norm(way)) < HELD_M and all(
             (lowest_point_m(pose) > LIFTED_M) == (colour == asked)
-            for colour, pose in self.state.blocks.items()
+            for colour, pose in state.blocks.items()
         )
 
 
