@@ -4,7 +4,8 @@
 
 One process for each core. First the expert plays, partly with a shaky hand; the model learns from
 that; then it plays itself, and what the expert would have done there joins the data (DAgger).
-FOLDER keeps the frames (3 GB for each 20000), the checkpoint after each stage, and the log.
+FOLDER keeps the frames (3 GB for each 20000), the checkpoint after each stage, and the log. What
+frames are there are not made again: after a change of simulation or model take another folder.
 """
 
 from __future__ import annotations
@@ -263,9 +264,12 @@ def main() -> None:
     options.directory.mkdir(parents=True, exist_ok=True)
     dist.init_process_group('gloo')
     settings = Settings()
-    if dist.get_rank() == 0:
-        (options.directory / 'settings.json').write_text(json.dumps(asdict(settings), indent=2))
+    record, mine = options.directory / 'settings.json', json.dumps(asdict(settings), indent=2)
+    if record.exists() and record.read_text() != mine:
+        parser.error(f'{record} has other settings, its frames may not fit; take another folder')
     try:
+        dist.barrier()
+        record.write_text(mine)
         Trainer(options.directory, settings).run()
     finally:
         dist.destroy_process_group()

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import rclpy
+from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.cli.processes import running
 from vla_ros.cli.simulated_robot import EvaluationError, SimulatedRobot
+from vla_ros.ros.console import heed
+from vla_ros.share import share_file
 
 _READY_S = 1800.0  # the node's own limits come first
-# What the node allows is not what is judged here: slow policies and late pictures may be.
 _PATIENT = {
     'frozen_image_timeout_s': '0.0',  # a simulated camera has no noise
     'image_reliability': 'reliable',  # at once, and not when it has seen the camera's offer
-    'max_image_age_s': '10.0',
-    'max_action_age_s': '60.0',
-    'inference_timeout_s': '50.0',
-    'hang_timeout_s': '60.0',
+    # How late an action may be is for who evaluates to say, not for the node.
+    **dict.fromkeys(
+        (
+            'first_image_timeout_s',
+            'image_timeout_s',
+            'max_image_age_s',
+            'max_action_age_s',
+            'inference_timeout_s',
+            'hang_timeout_s',
+        ),
+        '3600.0',
+    ),
 }
+
+
+def blocks_model() -> str:
+    """The checkpoint that is shipped for the world ``blocks``."""
+    return str(share_file('models/blocks/config.json').parent)
 
 
 @contextlib.contextmanager
@@ -38,23 +55,32 @@ def closed_loop(
     :param say: hears of the node's states until it is ready.
     :param streams: of the node's process.
     :raises EvaluationError: if the node can't load and warm its policy.
+    :raises KeyboardInterrupt: while the robot waits, after SIGINT or SIGTERM.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     values = {**_PATIENT, **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
     arguments = [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
-    with running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node:
-        rclpy.init()
-        try:
+    stopped = heed(signal.SIGINT, signal.SIGTERM)
+    try:
+        with running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node:
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
             robot = SimulatedRobot(namespace, simulated_time)
-            robot.check = lambda: _check_process(node)
-            robot.wait_until_ready(say, _READY_S)
-            yield robot
-        finally:
-            rclpy.try_shutdown()
+            try:
+                robot.check = lambda: _check(node, stopped)
+                robot.wait_until_ready(say, _READY_S)
+                yield robot
+            finally:
+                robot.destroy_node()
+                rclpy.try_shutdown()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _check_process(process: subprocess.Popen[bytes]) -> None:
+def _check(process: subprocess.Popen[bytes], stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise KeyboardInterrupt
     if process.poll() is not None:
         raise EvaluationError(f'the node ended with code {process.returncode}')

@@ -20,14 +20,13 @@ from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
 from vla_ros.cli.arguments import count, positive, whole
-from vla_ros.cli.closed_loop import closed_loop
+from vla_ros.cli.closed_loop import blocks_model, closed_loop
 from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
 from vla_ros.cli.play import Pace, play
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.window import open_window
 from vla_ros.ros.console import unbuffer_output
-from vla_ros.share import share_file
 from vla_ros.simulation import BlocksWorld, SimulationError
 from vla_ros.types import PolicyError
 
@@ -67,7 +66,7 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
     for file in (options.gif, options.sheet):
         file.touch()  # now, and not when all has been played
     parameters = {
-        'model': str(share_file('models/blocks/config.json').parent),
+        'model': blocks_model(),
         'device': 'cpu',
         'unnorm_key': world.contract.unnorm_key,
         'frame_id': 'base',

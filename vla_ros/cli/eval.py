@@ -33,7 +33,7 @@ from vla_ros.cli.arguments import (
     seconds,
     whole,
 )
-from vla_ros.cli.closed_loop import closed_loop
+from vla_ros.cli.closed_loop import blocks_model, closed_loop
 from vla_ros.cli.play import DELTAS, Pace, play
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.agreement import agreement
@@ -44,15 +44,22 @@ from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
 from vla_ros.motion import ACTION_DIM
 from vla_ros.msg import VlaStatus
+from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
 from vla_ros.policies import PolicyChoice, load_policy
-from vla_ros.share import share_file
-from vla_ros.simulation import World
+from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import WORLDS, make_world
 from vla_ros.types import PolicyError, Request
 
 PACES = ('step', 'free')
 CONTROLS = ('none', 'swapped', 'black')
 _STDERR = 2  # standard output is for the report
+_OWN_OPTIONS = {
+    'model': '--model',
+    'device': '--device',
+    'dtype': '--dtype',
+    'quantization': '--quantization',
+    'use_sim_time': '--sim-time',
+}
 _COMPARED = 300  # pictures, at most
 _FILMED = 6  # episodes, at most
 
@@ -68,8 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error('--added-latency and --deltas-from need --pace free: in step, the world waits')
     if options.world != 'blocks' and not options.model:
         parser.error(f'--world {options.world} needs --model: the shipped one knows blocks only')
+    if own := sorted({name for name, _ in options.parameter} & set(_OWN_OPTIONS)):
+        parser.error(f'-p {own[0]} has an option of its own: {_OWN_OPTIONS[own[0]]}')
     try:
-        return _run(options, sys.argv[1:] if arguments is None else arguments)
+        _run(options, sys.argv[1:] if arguments is None else arguments)
+        return 0
     except (PolicyError, OSError) as error:
         print(f'vla_eval: {error}', file=sys.stderr)
         return 1
@@ -77,15 +87,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     for file in (options.plot, options.gif, options.sheet):
         if file is not None:
             file.touch()  # now, and not when all has been played
     with make_world(options.world) as world:
+        if 'free' in options.pace and not isinstance(world, FreeWorld):
+            raise PolicyError(f'the world {options.world} can not run freely; take --pace step')
         evaluation = _Evaluation(world, options)
-        outcomes = evaluation.outcomes()
+        try:
+            evaluation.run()
+        finally:  # whatever ended it: what was played is not lost
+            if evaluation.outcomes:
+                _report(evaluation, options, shlex.join(['vla_eval', *arguments]))
+
+
+def _report(evaluation: _Evaluation, options: argparse.Namespace, command: str) -> None:
     report: dict[str, Any] = {
-        'command': shlex.join(['vla_eval', *arguments]),
+        'command': command,
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'machine': describe_machine(),
         'versions': versions(),
@@ -93,7 +112,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         'model': evaluation.model,
         'seeds': [options.first_seed, options.first_seed + options.episodes - 1],
         'simulated_time': options.sim_time,
-        'conditions': summarize(outcomes),
+        'conditions': summarize(evaluation.outcomes),
     }
     print(report_text(report))
     if options.plot:
@@ -104,14 +123,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.sheet:
         evaluation.film.write_contact_sheet(options.sheet)
     print(f'\n{json.dumps(report)}')
-    return 0
 
 
 class _Evaluation:
     """Plays all conditions, and keeps what is shown and compared."""
 
     def __init__(self, world: World, options: argparse.Namespace) -> None:
-        self.model = options.model or str(share_file('models/blocks/config.json').parent)
+        self.model = options.model or blocks_model()
+        self.outcomes: list[Outcome] = []
         self.film = Film(world.contract)
         self._filmed = 0  # episodes
         self._stands_on_its_head = world.node_parameters.get('rotate_180') == 'true'
@@ -125,9 +144,12 @@ class _Evaluation:
             'model': self.model,
         }
 
-    def outcomes(self) -> list[Outcome]:
-        """Of all conditions, those of one loaded policy after another."""
-        options, outcomes = self._options, []
+    def run(self) -> None:
+        """All conditions, those of one loaded policy after another.
+
+        :raises PolicyError: if one can't be played.
+        """
+        options = self._options
         placements = [
             {'device': device, 'dtype': dtype, 'quantization': quantization}
             for device, dtype, quantization in itertools.product(
@@ -135,17 +157,17 @@ class _Evaluation:
             )
         ]
         for placement in placements:
-            parameters = {**self._parameters, **placement}
-            played = self._of_one_node(parameters)
+            parameters, before = {**self._parameters, **placement}, len(self.outcomes)
+            self._play_with_one_node(parameters)
             if len(placements) > 1:
                 shared = self._agreement(parameters)
-                played = [replace(outcome, agreement=shared) for outcome in played]
-            outcomes += played
-        return outcomes
+                self.outcomes[before:] = [
+                    replace(outcome, agreement=shared) for outcome in self.outcomes[before:]
+                ]
 
-    def _of_one_node(self, parameters: Mapping[str, str]) -> list[Outcome]:
+    def _play_with_one_node(self, parameters: Mapping[str, str]) -> None:
         """All that is tried with one loaded policy."""
-        options, outcomes = self._options, []
+        options = self._options
         namespace = f'/vla_eval_{os.getpid()}'  # no robot listens there
         node = closed_loop(namespace, parameters, say, options.sim_time, stdout=_STDERR)
         with node as robot:
@@ -156,15 +178,8 @@ class _Evaluation:
                 robot.black = control == 'black'
                 episodes = self._episodes(robot, control, pace)
                 after = robot.settled_status()
-                outcomes.append(
-                    Outcome(
-                        condition,
-                        episodes,
-                        drafted=after.drafted - before.drafted,
-                        accepted=after.accepted - before.accepted,
-                    )
-                )
-        return outcomes
+                drafted, accepted = after.drafted - before.drafted, after.accepted - before.accepted
+                self.outcomes.append(Outcome(condition, episodes, drafted, accepted))
 
     def _episodes(self, robot: SimulatedRobot, control: str, pace: Pace) -> list[Episode]:
         options, instructions = self._options, self._world.instructions
@@ -182,6 +197,7 @@ class _Evaluation:
             say(
                 f'{successes}/{len(episodes)}: seed {seed}, told to {said}: '
                 f'{"success" if episode.success else "failed"}, {episode.steps} actions'
+                f'{episode.failure and "; "}{episode.failure}'
             )
         return episodes
 
@@ -196,7 +212,8 @@ class _Evaluation:
         def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
             if filmed:
                 self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
-            if len(self._seen) < _COMPARED:
+            first = self._reference is None
+            if first and action is not None and len(self._seen) < _COMPARED:
                 self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
 
         episode = play(robot, self._world, seed, asked, said, pace, watch)
@@ -270,16 +287,19 @@ def _parser() -> argparse.ArgumentParser:
     add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
     add('--time-limit', type=positive, help="of an episode, seconds (default: the world's)")
     add('--sim-time', action='store_true', help="let the robot's clock be the world's")
-    for name, choices, text in (
+    lists: list[tuple[str, tuple[str, ...], str]] = [
+        ('--dtype', ('auto', *DTYPES), 'what the model computes in'),
+        ('--quantization', QUANTIZATIONS, 'weights of 8 or 4 bits'),
         ('--pace', PACES, 'whether the world waits for each action'),
         ('--control', CONTROLS, 'what is done to the instruction or the picture'),
         (
             '--deltas-from',
             DELTAS,
-            "free: where a displacement starts from: the arm's place now, or "
-            'when the picture was captured',
+            "free: where a displacement starts from: the arm's place now, or when the picture was "
+            'captured',
         ),
-    ):
+    ]
+    for name, choices, text in lists:
         add(
             name,
             metavar='LIST',
@@ -295,12 +315,13 @@ def _parser() -> argparse.ArgumentParser:
         default='0',
         help='free: seconds that pictures come late (default: %(default)s)',
     )
-    for name, default, text in (
-        ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
-        ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
-        ('--quantization', 'none', 'none, int8, int4'),
-    ):
-        add(name, metavar='LIST', type=list_of(str), default=default, help=f'of {text}')
+    add(
+        '--device',
+        metavar='LIST',
+        type=list_of(str),
+        default='auto',
+        help='of auto, cpu, mps, cuda, cuda:N (default: %(default)s)',
+    )
     add(
         '-p',
         dest='parameter',

@@ -3,15 +3,17 @@
 In step, the world waits for each action: that shows what a policy does, whatever time it takes.
 Free-running, the world goes on with the wall's clock, as a real one does: the camera shows its
 pictures at its rate, and the arm does the newest action whenever it has done the one before.
+
+Of the robot's thread. All time is the robot's to tell.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,11 @@ from vla_ros.simulation import FreeWorld, World
 DELTAS = ('now', 'picture')
 
 _ANSWER_S = 5.0  # an action takes no longer, beside the inference
-_ASKED_AT_MOST = 10  # times, in step
+_ASKED_AT_MOST = 3  # times, in step, about one picture
 _SETTLE_S = 0.1  # of simulated time, between two episodes
+_REMEMBERED_S = 10.0  # beyond the added latency: an action to an older picture is not done
 
-# Is shown what was seen and what was done there; the action is None in an episode's last picture.
+# Is shown the picture that the node was shown, and the action that it answered; None at the end.
 Watch = Callable[[NDArray[np.uint8], NDArray[np.float64] | None], None]
 
 
@@ -63,22 +66,23 @@ def play(
 
     :param instruction: what the world judges by.
     :param said: what the policy is told.
-    :raises EvaluationError: if no actions come.
+    :raises EvaluationError: if the node is in ERROR, or does not listen.
     """
     limit_s = pace.time_limit_s or world.max_steps * world.contract.period_s
+    run: FreeRun | _StepRun
     if pace.free:
         robot.instruct('')
-        image = world.reset(seed, instruction).image
+        world.reset(seed, instruction)
         robot.instruct(said)
-        run: _Run = FreeRun(robot, world, pace)
+        run = FreeRun(robot, world, pace)
     else:
         image = world.reset(seed, instruction).image
         robot.let_time_pass(_SETTLE_S)
         robot.instruct(said)
         run = _StepRun(robot, world, image)
-    while not world.success and run.elapsed_s < limit_s - 1e-9:
-        image = run.go_on(watch)
-    watch(image, None)
+    while not (world.success or run.failure) and run.elapsed_s < limit_s - 1e-9:
+        run.go_on(watch)
+    watch(run.image, None)
     return Episode(
         seed=seed,
         instruction=instruction,
@@ -87,16 +91,25 @@ def play(
         steps=len(run.latencies_s),
         duration_s=run.elapsed_s,
         latencies_s=tuple(run.latencies_s),
+        failure=run.failure,
         unanswered=run.unanswered,
+        skipped=run.skipped,
     )
 
 
 class _Run(ABC):
-    """An episode that is under way."""
+    """An episode that is under way.
+
+    ``image`` is what was seen last; ``failure`` is why it can't go on, if so.
+    """
+
+    image: NDArray[np.uint8]
 
     def __init__(self) -> None:
         self.latencies_s: list[float] = []
+        self.failure = ''
         self.unanswered = 0
+        self.skipped = 0
 
     @property
     @abstractmethod
@@ -104,54 +117,63 @@ class _Run(ABC):
         """Of the world's time."""
 
     @abstractmethod
-    def go_on(self, watch: Watch) -> NDArray[np.uint8]:
-        """:returns: what was seen last."""
+    def go_on(self, watch: Watch) -> None:
+        """:raises EvaluationError: if the node is in ERROR."""
 
 
 class _StepRun(_Run):
     def __init__(self, robot: SimulatedRobot, world: World, image: NDArray[np.uint8]) -> None:
         super().__init__()
-        self._robot, self._world, self._image = robot, world, image
+        self.image = image
+        self._robot, self._world = robot, world
 
     @property
     def elapsed_s(self) -> float:
         return len(self.latencies_s) * self._world.contract.period_s
 
-    def go_on(self, watch: Watch) -> NDArray[np.uint8]:
-        """One action."""
-        action = self._ask().action
-        watch(self._image, action)
-        self._image = self._world.step(action).image
-        self._robot.let_time_pass(self._world.contract.period_s)
-        return self._image
-
-    def _ask(self) -> HeardAction:
-        """Show the picture until an action comes to it."""
-        robot = self._robot
+    def go_on(self, watch: Watch) -> None:
+        """One action, or none if there is none to be had."""
+        robot, period_s = self._robot, self._world.contract.period_s
         patience_s = _ANSWER_S + 3 * robot.status.steady_inference_s
         for _ in range(_ASKED_AT_MOST):
-            stamp_ns, shown_s = robot.now_ns(), time.monotonic()
-            robot.show(self._image, stamp_ns)
-            robot.wait_for(lambda: _answers(robot.newest, stamp_ns), patience_s)  # noqa: B023
-            if _answers(robot.newest, stamp_ns):
-                assert robot.newest is not None
-                self.latencies_s.append(robot.newest.at_s - shown_s)
-                return robot.newest
-            robot.check()
-            robot.let_time_pass(self._world.contract.period_s)
+            stamp_ns, shown_s = robot.now_ns(), robot.monotonic_s()
+            shown = robot.show(self.image, stamp_ns)
+            robot.wait_for(lambda: _answer(robot.newest, stamp_ns) is not None, patience_s)  # noqa: B023
+            heard = _answer(robot.newest, stamp_ns)
+            robot.let_time_pass(period_s)
+            if heard is not None:
+                self.latencies_s.append(heard.at_s - shown_s)
+                watch(shown, heard.action)
+                self.image = self._world.step(heard.action).image
+                return
             self.unanswered += 1
-        raise EvaluationError(
-            f'no action came to {_ASKED_AT_MOST} pictures; the last status was '
+        self.failure = (
+            f'no action came to one picture, shown {_ASKED_AT_MOST} times; the last status was '
             f'{robot.status.state}: {robot.status.why}'
         )
 
 
-def _answers(heard: HeardAction | None, stamp_ns: int) -> bool:
-    return heard is not None and heard.stamp_ns == stamp_ns
+def _answer(heard: HeardAction | None, stamp_ns: int) -> HeardAction | None:
+    return heard if heard is not None and heard.stamp_ns == stamp_ns else None
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """
+    :param at_s: of the monotonic clock.
+    :param image: as the node is shown it.
+    :param pose: of the tool.
+    """
+
+    at_s: float
+    image: NDArray[np.uint8]
+    pose: Any
 
 
 class FreeRun(_Run):
-    """
+    """The world's time is the wall's, in periods of the camera. A simulation that is too slow for
+    one skips its picture, and counts it: the world is never slower than the wall.
+
     :raises EvaluationError: if the world can go in step only.
     """
 
@@ -160,46 +182,52 @@ class FreeRun(_Run):
         if not isinstance(world, FreeWorld):
             raise EvaluationError('this world can not run freely, only in step')
         self._robot, self._world, self._pace = robot, world, pace
-        self._started_s = time.monotonic()
+        self._started_s = robot.monotonic_s()
         self._ticks = 0
         self._idle_from_s = 0.0  # when the arm has done its last action
-        self._used_ns = robot.now_ns()  # pictures up to here are done with
-        self._captured: dict[int, tuple[float, Any]] = {}  # by the stamp: when, and the tool's pose
-        self._unsent: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        # By the stamp; of pictures that were answered, and earlier ones, there is nothing here.
+        self._captured: OrderedDict[int, _Captured] = OrderedDict()
+        self._unsent: deque[tuple[int, int]] = deque()  # in which tick to send, and the stamp
 
     @property
     def elapsed_s(self) -> float:
         return self._ticks / self._pace.rate_hz
 
-    def go_on(self, watch: Watch) -> NDArray[np.uint8]:
-        """One period of the camera: a picture, what is heard meanwhile, what the arm does then."""
-        robot, world = self._robot, self._world
-        image = world.look().image
-        self._send(image)
-        self._ticks += 1
+    def go_on(self, watch: Watch) -> None:
+        """One picture, what is heard until the next is due, and what the arm does then."""
+        robot, world, rate_hz = self._robot, self._world, self._pace.rate_hz
+        self.image = world.look().image
+        self._capture()
+        late_s = robot.monotonic_s() - self._started_s - (self._ticks + 1) / rate_hz
+        skipped = max(0, int(late_s * rate_hz))
+        self.skipped += skipped
+        self._ticks += 1 + skipped
         robot.spin_until(self._started_s + self.elapsed_s)
-        robot.check()
+        world.advance((1 + skipped) / rate_hz)
         heard = robot.newest
         is_idle = self.elapsed_s >= self._idle_from_s - 1e-6
-        if is_idle and heard is not None and heard.stamp_ns > self._used_ns:
-            watch(image, heard.action)
-            self._begin(heard)
-        world.advance(1 / self._pace.rate_hz)
-        return image
+        if is_idle and heard is not None and heard.stamp_ns in self._captured:
+            self._begin(heard, watch)
 
-    def _send(self, image: NDArray[np.uint8]) -> None:
-        """This picture, or those whose time has come."""
-        now_ns = self._robot.now_ns()
-        self._captured[now_ns] = time.monotonic(), self._world.pose
-        self._unsent.append((now_ns, image))
-        while self._unsent and self._unsent[0][0] <= now_ns - self._pace.added_latency_s * 1e9:
-            stamp_ns, late = self._unsent.popleft()
-            self._robot.show(late, stamp_ns)
+    def _capture(self) -> None:
+        """Take a picture, and send those whose time has come."""
+        robot, pace = self._robot, self._pace
+        now_ns = robot.now_ns()
+        late = math.ceil(pace.added_latency_s * pace.rate_hz - 1e-6)
+        self._captured[now_ns] = _Captured(robot.monotonic_s(), self.image, self._world.pose)
+        self._unsent.append((self._ticks + late, now_ns))
+        while self._unsent and self._unsent[0][0] <= self._ticks:
+            _, stamp_ns = self._unsent.popleft()
+            if (one := self._captured.get(stamp_ns)) is not None:
+                self._captured[stamp_ns] = replace(one, image=robot.show(one.image, stamp_ns))
+        while len(self._captured) > (_REMEMBERED_S + pace.added_latency_s) * pace.rate_hz:
+            self._captured.popitem(last=False)
 
-    def _begin(self, heard: HeardAction) -> None:
-        captured_s, pose = self._captured[heard.stamp_ns]
-        self._captured = {ns: kept for ns, kept in self._captured.items() if ns > heard.stamp_ns}
-        self._used_ns = heard.stamp_ns
-        self.latencies_s.append(heard.at_s - captured_s)
+    def _begin(self, heard: HeardAction, watch: Watch) -> None:
+        seen = self._captured[heard.stamp_ns]
+        while next(iter(self._captured), heard.stamp_ns + 1) <= heard.stamp_ns:
+            self._captured.popitem(last=False)
+        watch(seen.image, heard.action)
+        self.latencies_s.append(heard.at_s - seen.at_s)
         self._idle_from_s = self.elapsed_s + self._world.contract.period_s
-        self._world.begin(heard.action, pose if self._pace.deltas_from == 'picture' else None)
+        self._world.begin(heard.action, seen.pose if self._pace.deltas_from == 'picture' else None)

@@ -21,6 +21,7 @@ from vla_ros.ros.stamps import from_time, to_time
 from vla_ros.types import PolicyError
 
 _PATIENCE_S = 20.0  # for what takes milliseconds, on a machine that is busy otherwise
+_CHECK_S = 0.1  # so often is looked whether a wait is in vain
 _LEAST_SPINS = 3  # a robot that is late hears an action and a status all the same
 
 
@@ -45,15 +46,17 @@ class HeardAction:
 class SimulatedRobot(Node):
     """Spins itself while it waits. Of one thread.
 
-    ``black`` puts the cap on its camera. ``check`` is called in every wait, and raises to end one
-    that is in vain.
+    ``black`` puts the cap on its camera. ``check`` is called while it waits, and raises to end a
+    wait that is in vain.
 
     :param simulated_time: its clock moves as :meth:`let_time_pass` says, and is published on
         ``clock``; otherwise it is the wall's.
     """
 
-    def __init__(self, namespace: str, simulated_time: bool = False) -> None:
-        super().__init__('simulated_robot', namespace=namespace)
+    def __init__(
+        self, namespace: str = '', simulated_time: bool = False, name: str = 'simulated_robot'
+    ) -> None:
+        super().__init__(name, namespace=namespace)
         self.status = VlaStatus()
         self.newest: HeardAction | None = None
         self.black = False
@@ -73,7 +76,7 @@ class SimulatedRobot(Node):
 
     def _on_action(self, message: VlaAction) -> None:
         action, stamp_ns = np.array(message.action), from_time(message.observation_stamp)
-        self.newest = HeardAction(action, stamp_ns, time.monotonic())
+        self.newest = HeardAction(action, stamp_ns, self.monotonic_s())
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -84,6 +87,9 @@ class SimulatedRobot(Node):
         now_ns: int = self.get_clock().now().nanoseconds
         return now_ns
 
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
     def let_time_pass(self, seconds: float) -> None:
         """Where the robot's clock is simulated; the wall's does by itself."""
         if self._simulated_ns is not None:
@@ -92,42 +98,56 @@ class SimulatedRobot(Node):
             self._clock_times.publish(Clock(clock=to_time(self._simulated_ns)))
 
     def spin_until(self, at_s: float) -> None:
-        """Hear what comes until that moment of the monotonic clock; at least what came already."""
+        """Hear what comes until that moment of the monotonic clock; at least what came already.
+
+        :raises EvaluationError: if the node is in ERROR.
+        """
         for _ in range(_LEAST_SPINS):
             self._executor.spin_once(0.0)
-        self.wait_for(lambda: False, at_s - time.monotonic())
+        self.wait_for(lambda: False, at_s - self.monotonic_s())
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether the condition comes true in time."""
-        deadline_s = time.monotonic() + timeout_s
+        """Whether the condition comes true in time.
+
+        :raises EvaluationError: if the node is in ERROR.
+        """
+        deadline_s = self.monotonic_s() + timeout_s
         while not condition():
-            left_s = deadline_s - time.monotonic()
+            self.check()
+            if self.status.state == VlaStatus.ERROR:
+                raise EvaluationError(f'the node is in ERROR: {self.status.why}')
+            left_s = deadline_s - self.monotonic_s()
             if left_s <= 0:
                 return False
-            self._executor.spin_once(left_s)
+            self._executor.spin_once(min(left_s, _CHECK_S))
         return True
 
     # -- what the robot does ---------------------------------------------------------------------
 
-    def show(self, image: NDArray[np.uint8], stamp_ns: int) -> None:
+    def show(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
         """Send a picture.
 
         :param image: uint8 [H, W, 3] RGB.
+        :returns: what the node is shown, of the same shape.
         """
-        message = image_message(np.zeros_like(image) if self.black else image, 'camera')
+        shown = np.zeros_like(image) if self.black else image
+        message = image_message(shown, 'camera')
         message.header.stamp = to_time(stamp_ns)
         self._images.publish(message)
+        return shown
 
     def instruct(self, instruction: str) -> None:
         """Until the node heeds it.
 
         :raises EvaluationError: if it does not.
         """
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while self.status.instruction != instruction:
-            self._instructions.publish(String(data=instruction))
-            self.wait_for(lambda: self.status.instruction == instruction, 0.5)
-            self._check(deadline_s, f'the node heeds the instruction {instruction!r}')
+
+        def heeded() -> bool:
+            if self.status.instruction != instruction:
+                self._instructions.publish(String(data=instruction))
+            return self.status.instruction == instruction
+
+        self._until(heeded, f'the node heeds the instruction {instruction!r}', _PATIENCE_S)
 
     def wait_until_ready(self, say: Callable[[str], None], timeout_s: float) -> None:
         """Until the node has a warm policy and waits for an instruction.
@@ -135,34 +155,36 @@ class SimulatedRobot(Node):
         :param say: hears of each new state.
         :raises EvaluationError: if the node can't, or not in time.
         """
-        said, deadline_s = '', time.monotonic() + timeout_s
-        while self.status.state not in (VlaStatus.HOLDING, VlaStatus.RUNNING):
-            self.let_time_pass(0.1)
-            self._executor.spin_once(0.1)
-            self._check(deadline_s, 'the policy is warm')
+        said = ''
+
+        def ready() -> bool:
+            nonlocal said
             if (state := f'{self.status.state} {self.status.why}'.strip()) != said:
                 said = state
                 say(state)
+            return self.status.state in (VlaStatus.HOLDING, VlaStatus.RUNNING)
+
+        self._until(ready, 'the policy is warm', timeout_s)
 
     def settled_status(self) -> VlaStatus:
         """One that was sent from now on: what it counts has happened.
 
         :raises EvaluationError: if none comes.
         """
-        before, deadline_s = self.status, time.monotonic() + _PATIENCE_S
-        while self.status is before:
-            self.let_time_pass(0.1)
-            self.wait_for(lambda: self.status is not before, 0.1)
-            self._check(deadline_s, 'the node sends its status')
+        before = self.status
+        self._until(lambda: self.status is not before, 'the node sends its status', _PATIENCE_S)
         return self.status
 
-    def _check(self, deadline_s: float, what: str) -> None:
-        self.check()
-        status = self.status
-        if status.state == VlaStatus.ERROR:
-            raise EvaluationError(f'the node is in ERROR: {status.why}')
-        if time.monotonic() > deadline_s:
-            raise EvaluationError(
-                f'it took too long until {what}; the last status was {status.state or "none"}: '
-                f'{status.why}'
-            )
+    def _until(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Ask again and again, while time passes also where it is simulated."""
+        deadline_s = self.monotonic_s() + timeout_s
+        while not condition():
+            if self.monotonic_s() > deadline_s:
+                status = self.status
+                raise EvaluationError(
+                    f'it took more than {timeout_s:g} s until {what}; the last status was '
+                    f'{status.state or "none"}: {status.why}'
+                )
+            before = self.status
+            self.let_time_pass(_CHECK_S)
+            self.wait_for(lambda: self.status is not before, _CHECK_S)  # noqa: B023

@@ -15,6 +15,7 @@ from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
 from vla_ros.cli.arguments import positive, whole
+from vla_ros.cli.closed_loop import blocks_model
 from vla_ros.cli.play import DELTAS, FreeRun, Pace
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.window import open_window
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     add(
         '--deltas-from',
         choices=DELTAS,
-        default='picture',
+        default=DELTAS[0],
         help="where a displacement starts from: the arm's place now, or when its picture was "
         'captured (default: %(default)s)',
     )
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(world: BlocksWorld, options: argparse.Namespace) -> None:
-    robot, window = SimulatedRobot(''), open_window('vla_simulation')
+    robot, window = SimulatedRobot(name='vla_simulation'), open_window('vla_simulation')
     pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)
     starts_asked_for = 1
 
@@ -64,16 +65,20 @@ def _run(world: BlocksWorld, options: argparse.Namespace) -> None:
         return response
 
     robot.create_service(Trigger, '~/start_over', start_over)
-    print(f'say one of: {", ".join(world.instructions)}')
+    print(
+        f'the node for it: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
+        'frozen_image_timeout_s:=0.0\n'
+        f'say to it one of: {", ".join(world.instructions)}'
+    )
     starts = 0
     while True:
         if starts < starts_asked_for:
             world.reset(options.first_seed + starts, world.instructions[0])
             run = FreeRun(robot, world, pace)
             starts += 1
-        image = run.go_on(watch=lambda image, action: None)
+        run.go_on(watch=lambda image, action: None)
         if window is not None:
-            window.show(image)
+            window.show(run.image)
 
 
 if __name__ == '__main__':

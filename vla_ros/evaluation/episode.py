@@ -14,7 +14,9 @@ class Episode:
     :param steps: actions that were done.
     :param duration_s: of the world's time.
     :param latencies_s: from a picture's capture to its action's arrival, of each action done.
-    :param unanswered: pictures, in step, that no action came to in time, and that were repeated.
+    :param failure: why it ended before its time; empty: it did not.
+    :param unanswered: in step: how often no action came to a picture in time.
+    :param skipped: free-running: pictures that the simulation was too slow to take.
     """
 
     seed: int
@@ -24,4 +26,6 @@ class Episode:
     steps: int
     duration_s: float
     latencies_s: tuple[float, ...]
+    failure: str = ''
     unanswered: int = 0
+    skipped: int = 0

@@ -13,7 +13,8 @@ _PACKAGES = ('vla_ros', 'mujoco', 'robosuite', 'numpy', 'pillow')
 _LEGEND = """\
 steps: of the episodes that succeeded, the mean. The interval is Wilson's.
 image to action: from a picture's capture to its action's arrival. unanswered: pictures, in step,
-that no action came to in time. equal bins: as the first policy's, on the same pictures."""
+that no action came to in time; skipped: pictures, free-running, that this machine was too slow
+to draw. equal bins: as the first policy's, on the same pictures."""
 
 
 def versions() -> dict[str, str]:
@@ -79,6 +80,7 @@ def _rest(summary: Summary) -> dict[str, str]:
         for name in ('p50', 'p95', 'p99')
     }
     row['unanswered'] = str(summary['unanswered'])
+    row['skipped'] = str(summary['skipped'])
     row['draft accepted'] = '-' if accepted is None else f'{accepted:.0%}'
     row['equal bins'] = '-' if agreement is None else f'{agreement["equal_bins"]:.1%}'
     row['largest distance'] = '-' if agreement is None else str(agreement['largest_bin_distance'])

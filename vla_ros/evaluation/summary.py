@@ -86,6 +86,7 @@ def _summary(outcome: Outcome) -> Summary:
         },
         'latency_s': percentiles(latencies_s) if latencies_s else None,
         'unanswered': sum(episode.unanswered for episode in episodes),
+        'skipped': sum(episode.skipped for episode in episodes),
         'drafted': drafted,
         'accepted': outcome.accepted,
         'acceptance': outcome.accepted / drafted if drafted else None,
@@ -96,6 +97,7 @@ def _summary(outcome: Outcome) -> Summary:
                 'instruction': one.instruction,
                 'said': one.said,
                 'success': one.success,
+                'failure': one.failure,
                 'steps': one.steps,
                 'duration_s': one.duration_s,
             }
