@@ -1,6 +1,6 @@
 """The simulated robot: starts, units, the expert, and what is said when something is missing.
 
-Without requirements/simulation.txt only the last are tested.
+They need requirements/simulation.txt, which `make setup` installs.
 """
 
 from __future__ import annotations

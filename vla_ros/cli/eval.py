@@ -131,8 +131,7 @@ class _Evaluation:
     def __init__(self, world: World, options: argparse.Namespace) -> None:
         self.model = options.model or blocks_model()
         self.outcomes: list[Outcome] = []
-        self.film = Film(world.contract)
-        self._filmed = 0  # episodes
+        self.film = Film(world.contract, _FILMED if options.gif or options.sheet else 0)
         self._stands_on_its_head = world.node_parameters.get('rotate_180') == 'true'
         self._world, self._options = world, options
         self._seen: list[Request] = []  # what the first policy saw, for the others to see it, too
@@ -204,22 +203,16 @@ class _Evaluation:
     def _episode(
         self, robot: SimulatedRobot, seed: int, asked: str, said: str, pace: Pace
     ) -> Episode:
-        options = self._options
-        filmed = (options.gif or options.sheet) and self._filmed < _FILMED
-        if filmed:
-            self.film.begin(said)
+        self.film.begin(said)
 
         def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
-            if filmed:
-                self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
+            self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
             first = self._reference is None
             if first and action is not None and len(self._seen) < _COMPARED:
                 self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
 
         episode = play(robot, self._world, seed, asked, said, pace, watch)
-        if filmed:
-            self.film.end(episode.success)
-            self._filmed += 1
+        self.film.end(episode.success)
         return episode
 
     def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:

@@ -69,29 +69,37 @@ class _Scene:
 
 
 class Film:
-    """Begin an episode, add its pictures, end it; then the next one."""
+    """Begin an episode, add its pictures, end it; then the next one. The first are kept.
 
-    def __init__(self, contract: ActionContract) -> None:
-        """:param contract: what the values of the actions mean."""
-        self._contract = contract
+    :param contract: what the values of the actions mean.
+    :param most: so many episodes are kept; of another one only what was added last, for a window.
+    """
+
+    def __init__(self, contract: ActionContract, most: int = 6) -> None:
+        self._contract, self._most = contract, most
         self._scenes: list[_Scene] = []
+        self._scene = _Scene('')
 
     def begin(self, instruction: str) -> None:
         """:param instruction: what the robot is told; stands over the pictures."""
-        self._scenes.append(_Scene(instruction))
+        self._scene = _Scene(instruction)
+        if len(self._scenes) < self._most:
+            self._scenes.append(self._scene)
 
     def add(self, image: NDArray[np.uint8], action: NDArray[np.float64] | None = None) -> None:
         """
         :param image: uint8 [H, W, 3] RGB, what was seen; is copied.
         :param action: float64 [7], what was done then; of an episode's last picture None.
         """
-        shots = self._scenes[-1].shots
+        shots = self._scene.shots
         step = (shots[-1].step if shots else 0) + (action is not None)
+        if not (self._scenes and self._scene is self._scenes[-1]):
+            shots.clear()
         shots.append(_Shot(image.copy(), action, step))
 
     def end(self, success: bool) -> None:
         """What was added last is the episode's last picture."""
-        self._scenes[-1].success = success
+        self._scene.success = success
 
     @property
     def _ended(self) -> list[_Scene]:
@@ -101,7 +109,7 @@ class Film:
     def last_frame(self) -> NDArray[np.uint8]:
         """What was added last, as the GIF shows it: uint8 [428, 336, 3] RGB, not to be written
         to; for a window."""
-        scene = self._scenes[-1]
+        scene = self._scene
         return np.asarray(_draw_frame(scene, len(scene.shots) - 1, self._contract))
 
     def write_gif(self, path: Path) -> None:
