@@ -208,13 +208,18 @@ def tokenize(
 
 
 def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> Tensor:
-    """A normal distribution over the bins about the value; of the gripper, the last, the bin alone:
-    it is open or closed, and an end of the scale would be twice as likely as the middle.
+    """A normal distribution over the bins about the value, as high in all places.
+
+    At an end of the scale half of it is cut off; there it is twice as wide instead of twice as
+    high. Otherwise an action at the limit would be chosen when it is half as likely as another one.
+    Of the gripper, the last value, it is the bin alone: open or closed.
 
     :param values: float64 [..., D].
     :returns: float32 [..., D, bins], each adding up to 1.
     """
     width = bin_centers[1] - bin_centers[0]
-    distance = (values[..., None] - torch.from_numpy(bin_centers)) / (blur * width)
-    distance[..., -1, :] *= blur / _GRIPPER_BLUR
+    sigma = torch.full_like(values, blur * width)
+    sigma[values.abs() > 1 - width] *= 2
+    sigma[..., -1] = _GRIPPER_BLUR * width
+    distance = (values[..., None] - torch.from_numpy(bin_centers)) / sigma[..., None]
     return (-0.5 * distance.square()).softmax(dim=-1).float()

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Settings:
     :param first_start: starts from here on are for training; those of evaluation lie below.
     :param batch_size: pictures, each with the labels of all instructions.
     :param blur: bins; of the targets, from the first step to the last.
+    :param policy_share: of the pictures in a batch, those of the policy's episodes.
     :param expert_share: of the steps that the expert takes in the policy's episodes.
     """
 
@@ -61,8 +62,10 @@ class Settings:
         Stage(20_000, 1_500),
         Stage(3_000, 700),
         Stage(3_000, 700),
-        Stage(3_000, 700),
-        Stage(3_000, 900),
+        Stage(4_000, 800),
+        Stage(4_000, 800),
+        Stage(4_000, 1_000),
+        Stage(4_000, 1_500),
     )
     seed: int = 0
     first_start: int = 100_000
@@ -74,6 +77,7 @@ class Settings:
     max_gradient: float = 1.0
     average: float = 0.998  # of the weights that are written
     blur: tuple[float, float] = (4.0, 1.0)
+    policy_share: float = 0.5
     expert_share: float = 0.25
 
     @property
@@ -113,17 +117,22 @@ class Trainer:
 
     def run(self) -> None:
         self._collect('validation', self._settings.validation_frames, None)
-        validation = self._frames('validation')
+        self._validation = self._frames('validation')
         policy: Path | None = None
-        stages: list[str] = []
+        names: list[str] = []
         for number, stage in enumerate(self._settings.stages):
-            stages.append(f'frames-{number}')
-            self._collect(stages[-1], stage.frames, policy)
-            data = [frames for name in stages for frames in self._frames(name)]
-            self._optimize(data, stage.steps, validation)
+            names.append(f'frames-{number}')
+            self._collect(names[-1], stage.frames, policy)
             policy = self._directory / f'checkpoint-{number}'
+            state = self._directory / f'state-{number}.pt'
+            if state.exists():
+                self._restore(state)
+                continue
+            expert, *policies = [self._frames(name) for name in names]
+            self._optimize(expert, [one for frames in policies for one in frames], stage.steps)
             if self._rank == 0:
                 self._write(policy)
+                self._save(state)
             dist.barrier()
 
     def _collect(self, name: str, frames: int, policy: Path | None) -> None:
@@ -131,8 +140,8 @@ class Trainer:
         directory = self._directory / f'{name}-{self._rank}'
         starts = range(self._next_start + self._rank, self._next_start + frames, self._size)
         self._next_start += frames
-        driver_of = shaky_expert if policy is None else self._policy_driver(policy)
         if not (directory / 'actions.npy').exists():
+            driver_of = shaky_expert if policy is None else self._policy_driver(policy)
             collect(directory, self._world, starts, frames // self._size, driver_of)
         self._say(event='collected', frames=name)
         dist.barrier()
@@ -156,16 +165,22 @@ class Trainer:
     def _frames(self, name: str) -> list[Frames]:
         return [Frames(self._directory / f'{name}-{rank}') for rank in range(self._size)]
 
-    def _optimize(self, data: Sequence[Frames], steps: int, validation: Sequence[Frames]) -> None:
-        settings, share = self._settings, self._settings.batch_size // self._size
-        where = [(frames, index) for frames in data for index in range(len(frames))]
+    def _optimize(self, expert: Sequence[Frames], policy: Sequence[Frames], steps: int) -> None:
+        """
+        :param expert: frames in which the expert drove.
+        :param policy: frames in which the policy did; none at first.
+        """
+        settings = self._settings
         random = np.random.default_rng([settings.seed, self._step])  # the same in all processes
-        order = np.zeros(0, np.int64)
+        policy_count = round(settings.policy_share * settings.batch_size) if policy else 0
+        batches = zip(
+            _shuffled(expert, settings.batch_size - policy_count, random),
+            _shuffled(policy, policy_count, random),
+            strict=True,
+        )
         for _ in range(steps):
-            if len(order) < settings.batch_size:
-                order = random.permutation(len(where))
-            batch, order = order[: settings.batch_size], order[settings.batch_size :]
-            mine = [where[index] for index in batch[self._rank * share : (self._rank + 1) * share]]
+            batch = [frame for some in next(batches) for frame in some]
+            mine = batch[self._rank :: self._size]
             loss, places = self._imitator.loss(
                 np.stack([frames.images[index] for frames, index in mine]),
                 np.stack([frames.actions[index] for frames, index in mine]),
@@ -183,7 +198,7 @@ class Trainer:
             if self._step % 100 == 0:
                 self._say(step=self._step, loss=float(loss.detach()), places=float(places.detach()))
             if self._step % 500 == 0:
-                self._say(step=self._step, **self._validate(validation))
+                self._say(step=self._step, **self._validate())
 
     def _share_gradients(self) -> None:
         gradients = [p.grad for p in self._imitator.parameters() if p.grad is not None]
@@ -202,16 +217,31 @@ class Trainer:
             self._average[name].lerp_(value, 1 - share)
 
     @torch.no_grad()
-    def _validate(self, validation: Sequence[Frames]) -> Mapping[str, float]:
+    def _validate(self) -> Mapping[str, float]:
         """How far the likeliest values are from the expert's, given those before them; by the
         weights of now, which the average will follow."""
-        frames = validation[self._rank]
+        frames = self._validation[self._rank]
         errors = torch.from_numpy(self._imitator.errors(frames.images[:], frames.actions))
         dist.all_reduce(errors)
         errors /= self._size
         return {
             f'error_{name}': float(value) for name, value in zip('xyzuvwg', errors, strict=True)
         }
+
+    def _save(self, path: Path) -> None:
+        """All that a training which was interrupted goes on from."""
+        state = {'step': self._step, 'average': self._average}
+        state |= {
+            'imitator': self._imitator.state_dict(),
+            'optimizer': self._optimizer.state_dict(),
+        }
+        torch.save(state, path)
+
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self._step, self._average = state['step'], state['average']
+        self._imitator.load_state_dict(state['imitator'])
+        self._optimizer.load_state_dict(state['optimizer'])
 
     def _write(self, directory: Path) -> None:
         weights = self._imitator.weights(self._average)
@@ -226,6 +256,19 @@ class Trainer:
         print(line, flush=True)
         with (self._directory / 'log.jsonl').open('a') as log:
             log.write(line + '\n')
+
+
+def _shuffled(
+    data: Sequence[Frames], count: int, random: np.random.Generator
+) -> Iterator[list[tuple[Frames, int]]]:
+    """So many frames at a time, without end; all of them once before one comes again."""
+    where = [(frames, index) for frames in data for index in range(len(frames))]
+    order: list[int] = []
+    while True:
+        while len(order) < count:
+            order.extend(random.permutation(len(where)).tolist())
+        yield [where[index] for index in order[:count]]
+        del order[:count]
 
 
 def norm_stats() -> dict[str, Any]:
