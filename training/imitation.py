@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from training.frames import PLACES
@@ -26,6 +27,7 @@ from vla_ros.openvla.processor import load_processors
 
 _PLACE_QUERIES = 8
 _GRIPPER_BLUR = 0.1  # bins
+_NEAR_BINS, _ANYTHING = 3.0, 0.1
 _ROW_SIGMA = 0.1
 _VOCABULARY = ('language_model.model.embed_tokens.weight', 'language_model.lm_head.weight')
 
@@ -92,23 +94,42 @@ class Imitator(nn.Module):
         actions: NDArray[np.float32],
         places: NDArray[np.float32],
         blur: float,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
         """
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7], the expert's.
         :param places: float32 [B, PLACES].
         :param blur: bins; how far from the right bin a token is still partly right.
+        :param dtype: what the model computes in, all of it, as the node does; its weights stay.
         :returns: the mean over all action tokens, in nats over the best that this blur allows; and
             how far the places are from those that are read off the picture.
         """
         token_ids, values = tokenize(actions, self.statistics, self.tokenizer.vocab_size)
-        logits, shown = self._forward(self.pixel_values(images), torch.from_numpy(token_ids))
+        parameters = {name: value.to(dtype) for name, value in self.named_parameters()}
+        spoken = self._misspoken(torch.from_numpy(token_ids))
+        logits, shown = functional_call(
+            self, parameters, (self.pixel_values(images).to(dtype), spoken)
+        )
         targets = _blurred(torch.from_numpy(values), self.tokenizer.bin_centers, blur)
         logits = torch.cat([logits, torch.full_like(logits[..., :1], self._other_logits)], dim=-1)
         likelihood = logits.log_softmax(dim=-1)[..., 1:-1].flip(-1)  # rising values
         loss = (targets * (targets.clamp(min=1e-9).log() - likelihood)).sum(-1).mean()
-        seen = self.places(shown)
+        seen = self.places(shown.float())
         return loss, F.smooth_l1_loss(seen, torch.from_numpy(places))
+
+    def _misspoken(self, token_ids: Tensor) -> Tensor:
+        """What the model hears itself say: near the right tokens, and sometimes anything.
+
+        Otherwise it learns to tell from the exact tokens of a motion, and not from the picture,
+        whether to close the hand; and a neighbouring token, by a rounding, opens it.
+        """
+        first, last = self.tokenizer.first_id + 1, self.tokenizer.vocab_size - 1
+        near = token_ids + (_NEAR_BINS * torch.randn(token_ids.shape)).round().long()
+        anything = torch.randint(first, last + 1, token_ids.shape)
+        return torch.where(torch.rand(token_ids.shape) < _ANYTHING, anything, near).clamp(
+            first, last
+        )
 
     @torch.no_grad()
     def errors(
@@ -124,7 +145,9 @@ class Imitator(nn.Module):
         for start in range(0, len(images), 50):
             some = slice(start, start + 50)
             token_ids, _ = tokenize(actions[some], self.statistics, tokenizer.vocab_size)
-            logits = self.logits(self.pixel_values(images[some]), torch.from_numpy(token_ids))
+            logits = self.logits(
+                self.pixel_values(np.array(images[some])), torch.from_numpy(token_ids)
+            )
             chosen = tokenizer.decode(tokenizer.first_id + logits.argmax(-1).numpy())
             far.append(np.abs(self.statistics.unnormalize(chosen) - actions[some]))
         return np.concatenate(far).mean(axis=(0, 1))
@@ -136,9 +159,10 @@ class Imitator(nn.Module):
         :param token_ids: int64 [B, I, 7].
         :returns: float32 [B, I, 7, n_action_bins], by rising token id.
         """
-        return self._forward(pixel_values, token_ids)[0]
+        logits: Tensor = self(pixel_values, token_ids)[0]
+        return logits
 
-    def _forward(self, pixel_values: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixel_values: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """:returns: the logits, and what the layers make of the picture: [B, 1 + N, hidden]."""
         language = self.model.language_model
         batch_size, instructions, dim = token_ids.shape
@@ -151,7 +175,7 @@ class Imitator(nn.Module):
         start, end = shown.shape[1], shown.shape[1] + said.shape[1]
         positions = torch.arange(start, end).expand(len(said), -1)
         config = language.config
-        rotary = rotary_tables(config, end, shown.device)[:, None, None]
+        rotary = rotary_tables(config, end, shown.device).to(shown.dtype)[:, None, None]
         heads = (config.num_key_value_heads, end, config.head_dim)
         for layer in language.model.layers:
             kv_cache = shown.new_zeros((2, batch_size, *heads))
@@ -159,7 +183,8 @@ class Imitator(nn.Module):
             kv_cache = kv_cache.repeat_interleave(instructions, dim=1)
             said = layer(said, rotary[..., start:, :], kv_cache, positions)
         hidden = language.model.norm(said[:, -dim:])
-        return (hidden @ self.head_rows.T).unflatten(0, (batch_size, instructions)), shown
+        logits = (hidden @ self.head_rows.T).float()
+        return logits.unflatten(0, (batch_size, instructions)), shown
 
     def pixel_values(self, images: NDArray[np.uint8]) -> Tensor:
         """As the processor makes them of pictures that have the towers' size: linear in the levels.
