@@ -105,9 +105,9 @@ def test_the_logits_are_those_of_the_policy(
 
 
 def test_a_few_steps_make_the_expert_likelier(imitator: Imitator, frames: Frames) -> None:
-    optimizer = torch.optim.AdamW(imitator.model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(imitator.parameters(), lr=5e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         loss, _ = imitator.loss(
             np.array(frames.images[:4]), frames.actions[:4], frames.places[:4], blur=4.0
         )
@@ -115,7 +115,7 @@ def test_a_few_steps_make_the_expert_likelier(imitator: Imitator, frames: Frames
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < losses[0] / 2
 
 
 def test_the_random_model_of_this_shape_is_no_trained_one(tmp_path: Path) -> None:
