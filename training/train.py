@@ -66,7 +66,6 @@ class Settings:
         Stage(3_000, 700),
         Stage(4_000, 800),
         Stage(4_000, 1_000),
-        Stage(4_000, 1_200),
     )
     seed: int = 0
     first_start: int = 100_000
