@@ -125,11 +125,3 @@ def test_a_model_that_is_not_there_ends_it() -> None:
     assert done.returncode == 1
     assert 'the node is in ERROR: ' in done.stderr
     assert 'Traceback' not in done.stderr
-
-
-def test_a_slow_policy_is_waited_for_in_step() -> None:
-    [slow] = conditions(
-        *('--model', 'scripted:slow=2.5', '--episodes', '1', '--time-limit', '0.2')
-    ).values()
-    assert (slow['unanswered'], slow['all']['successes']) == (0, 0)
-    assert slow['latency_s']['p50'] > 2.5
