@@ -171,20 +171,6 @@ def test_versions_are_of_what_is_installed() -> None:
     assert found['numpy'] == np.__version__
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        figures.append(figure)
-        savefig(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, 'savefig', keep)
-    return figures
-
-
 def test_success_over_latency_is_a_line_for_each_way_to_move(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:

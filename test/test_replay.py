@@ -334,20 +334,6 @@ def record_with_actions(path: Path, storage: str) -> Path:
     return path
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    figures: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        figures.append(figure)
-        savefig(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, 'savefig', keep)
-    return figures
-
-
 @pytest.mark.parametrize(
     ('storage', 'defined'), [('mcap', True), ('sqlite3', True), ('sqlite3', False)]
 )

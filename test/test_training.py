@@ -12,6 +12,7 @@ import torch
 from training.frames import Frames, collect, shaky_expert
 from training.imitation import Imitator, tokenize
 from training.train import SHAPE, Settings, Stage, norm_stats
+from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.checkpoint_writer import write_checkpoint
 from vla_ros.openvla.normalization import read_norm_stats
 from vla_ros.openvla.policy import OpenVLAPolicy
@@ -69,7 +70,7 @@ def test_tokens_decode_to_the_bin_of_the_action() -> None:
     random = np.random.default_rng(0)
     actions = random.uniform(statistics.q01, statistics.q99, (500, 7)).astype(np.float32)
     actions[0], actions[1] = statistics.q99, statistics.q01
-    token_ids, values = tokenize(actions, statistics, 32000)
+    token_ids, values = tokenize(actions, statistics, ActionTokenizer())
     assert token_ids.min() >= 32000 - 255 and token_ids.max() <= 31999
     bins = np.linspace(-1, 1, 256)
     centers = (bins[:-1] + bins[1:]) / 2

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vla_ros.simulation import INSTRUCTIONS, BlocksWorld, State
 from vla_ros.simulation.expert import expert_action
-from vla_ros.simulation.scene import COLOURS
+from vla_ros.simulation.scene import COLOURS, PICTURE_SIZE
 from vla_ros.types import Observation
 
 # An action for what is seen, given the expert's own: float64 [7] each.
@@ -56,7 +56,7 @@ def collect(
     :param driver_of: from a seed to who drives in its episode.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shape = (frames, 224, 224, 3)
+    shape = (frames, PICTURE_SIZE, PICTURE_SIZE, 3)
     images = np.lib.format.open_memmap(directory / _IMAGES, 'w+', np.uint8, shape)
     actions = np.zeros((frames, len(INSTRUCTIONS), 7), np.float32)
     places = np.zeros((frames, PLACES), np.float32)
@@ -68,9 +68,10 @@ def collect(
         observation = world.reset(seed, instructions[asked])
         left = _MAX_STEPS
         while left:
-            labels = [expert_action(world.state, text) for text in instructions]
+            state = world.state
+            labels = [expert_action(state, text) for text in instructions]
             images[done], actions[done] = observation.image, labels
-            places[done] = _places(world.state)
+            places[done] = _places(state)
             done += 1
             if done == frames:
                 images.flush()

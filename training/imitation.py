@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from training.frames import PLACES
+from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import rotary_tables
 from vla_ros.openvla.model import OpenVLAModel
@@ -71,10 +72,14 @@ class Imitator(nn.Module):
         self._other_logits = math.log(config.llama.vocab_size - (end - first))
         self.places = _Places(hidden)
 
+    def learning(self) -> dict[str, nn.Parameter]:
+        """By name; all but the whole vocabulary, of which only some rows are learned."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of a whole checkpoint; what never runs is as it was at the beginning.
 
-        :param state: of this module, now or on average.
+        :param state: what is learning, now or on average.
         """
         weights = dict(self._complete)
         prefix = 'model.'
@@ -105,8 +110,8 @@ class Imitator(nn.Module):
         :returns: the mean over all action tokens, in nats over the best that this blur allows; and
             how far the places are from those that are read off the picture.
         """
-        token_ids, values = tokenize(actions, self.statistics, self.tokenizer.vocab_size)
-        parameters = {name: value.to(dtype) for name, value in self.named_parameters()}
+        token_ids, values = tokenize(actions, self.statistics, self.tokenizer)
+        parameters = {name: value.to(dtype) for name, value in self.learning().items()}
         spoken = self._misspoken(torch.from_numpy(token_ids))
         logits, shown = functional_call(
             self, parameters, (self.pixel_values(images).to(dtype), spoken)
@@ -144,7 +149,7 @@ class Imitator(nn.Module):
         tokenizer, far = self.tokenizer, []
         for start in range(0, len(images), 50):
             some = slice(start, start + 50)
-            token_ids, _ = tokenize(actions[some], self.statistics, tokenizer.vocab_size)
+            token_ids, _ = tokenize(actions[some], self.statistics, tokenizer)
             logits = self.logits(
                 self.pixel_values(np.array(images[some])), torch.from_numpy(token_ids)
             )
@@ -216,7 +221,7 @@ class _Places(nn.Module):
 
 
 def tokenize(
-    actions: NDArray[np.float32], statistics: ActionStatistics, vocab_size: int
+    actions: NDArray[np.float32], statistics: ActionStatistics, tokenizer: ActionTokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The inverse of decoding.
 
@@ -228,8 +233,9 @@ def tokenize(
     """
     q01, q99, mask = statistics.q01, statistics.q99, statistics.mask
     values = np.where(mask, 2 * (actions - q01) / (q99 - q01) - 1, actions).clip(-1, 1)
-    bins = np.digitize(values, np.linspace(-1, 1, 256)).clip(max=255)
-    return vocab_size - bins, values
+    edges = np.linspace(-1, 1, tokenizer.n_action_bins)
+    bins = np.digitize(values, edges).clip(max=len(tokenizer.bin_centers))
+    return tokenizer.vocab_size - bins, values
 
 
 def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> Tensor:

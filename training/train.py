@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,11 @@ from training.frames import Driver, Frames, collect, shaky_expert
 from training.imitation import Imitator
 from vla_ros.openvla.checkpoint_writer import write_checkpoint
 from vla_ros.openvla.policy import OpenVLAPolicy
-from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
+from vla_ros.simulation import CONTRACT, INSTRUCTIONS, BlocksWorld
 from vla_ros.simulation.expert import STEP_M, TURN_RAD
 from vla_ros.types import Observation
 
 SHAPE = 'blocks'
-UNNORM_KEY = 'vla_ros_blocks'
 # In turns: a model of this size that never met bfloat16's roundings fails in it.
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -102,15 +101,15 @@ class Trainer:
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
         self._started_s = time.monotonic()
         torch.manual_seed(settings.seed)
-        np.random.seed(settings.seed)
         fresh = directory / f'fresh-{self._rank}'
         write_checkpoint(fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
         self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
         self._optimizer = torch.optim.AdamW(
             _decaying(self._imitator, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
         )
-        state = self._imitator.state_dict()
-        self._average = {name: value.clone() for name, value in state.items()}
+        self._average = {
+            name: value.detach().clone() for name, value in self._imitator.learning().items()
+        }
         self._step = 0
         self._world = BlocksWorld()
         self._next_start = settings.first_start
@@ -146,7 +145,7 @@ class Trainer:
         self._say(event='collected', frames=name)
         dist.barrier()
 
-    def _policy_driver(self, checkpoint: Path) -> Any:
+    def _policy_driver(self, checkpoint: Path) -> Callable[[int], Driver]:
         policy = OpenVLAPolicy.from_pretrained(checkpoint, device='cpu', dtype='float32')
 
         def driver_of(seed: int) -> Driver:
@@ -214,15 +213,14 @@ class Trainer:
     @torch.no_grad()
     def _follow(self) -> None:
         share = min(self._settings.average, self._step / (self._step + 10))
-        for name, value in self._imitator.state_dict().items():
+        for name, value in self._imitator.learning().items():
             self._average[name].lerp_(value, 1 - share)
 
-    @torch.no_grad()
     def _validate(self) -> Mapping[str, float]:
         """How far the likeliest values are from the expert's, given those before them; by the
         weights of now, which the average will follow."""
         frames = self._validation[self._rank]
-        errors = torch.from_numpy(self._imitator.errors(frames.images[:], frames.actions))
+        errors = torch.from_numpy(self._imitator.errors(frames.images, frames.actions))
         dist.all_reduce(errors)
         errors /= self._size
         return {
@@ -276,7 +274,7 @@ def norm_stats() -> dict[str, Any]:
     """As far as the expert's actions go, both ways; the gripper's number is not scaled."""
     most = [STEP_M] * 3 + [TURN_RAD] * 3
     return {
-        UNNORM_KEY: {
+        CONTRACT.unnorm_key: {
             'action': {
                 'q01': [*(-value for value in most), 0.0],
                 'q99': [*most, 1.0],
@@ -288,15 +286,20 @@ def norm_stats() -> dict[str, Any]:
     }
 
 
-def _decaying(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _decaying(imitator: Imitator, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, biases, embeddings and the head don't."""
-    named = [
-        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    ]
-    matrices = {n for n, p in named if p.dim() >= 2 and 'embed' not in n and 'head_rows' not in n}
+    learning = imitator.learning()
+    matrices = {
+        name
+        for name, value in learning.items()
+        if value.dim() >= 2 and 'embed' not in name and 'head_rows' not in name
+    }
     return [
-        {'params': [p for n, p in named if n in matrices], 'weight_decay': weight_decay},
-        {'params': [p for n, p in named if n not in matrices], 'weight_decay': 0.0},
+        {
+            'params': [value for name, value in learning.items() if (name in matrices) == decays],
+            'weight_decay': weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.cli.processes import running
+from vla_ros.cli.processes import parameter_arguments, running
 from vla_ros.cli.simulated_robot import EvaluationError, SimulatedRobot
 from vla_ros.ros.console import heed
 from vla_ros.share import share_file
@@ -60,7 +60,7 @@ def closed_loop(
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     values = {**_PATIENT, **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
-    arguments = [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
+    arguments = parameter_arguments(values)
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
     stopped = heed(signal.SIGINT, signal.SIGTERM)
     try:

@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from vla_ros.cli.arguments import count, positive, whole
 from vla_ros.cli.closed_loop import blocks_model, closed_loop
 from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
 from vla_ros.cli.play import Pace, play
-from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.window import open_window
 from vla_ros.ros.console import unbuffer_output
@@ -79,8 +79,10 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
         if window is not None:
             window.show(film.last_frame)
 
-    with closed_loop(NAMESPACE, parameters, _say) as robot:
-        views = _Views(robot) if options.view else None
+    with closed_loop(NAMESPACE, parameters, print) as robot:
+        views: deque[Image] = deque(maxlen=1)
+        if options.view:
+            robot.create_subscription(Image, 'debug_image', lambda one: views.append(one), 1)
         print(f'\n{"#":>2}  {"instruction":24}{"result":9}{"actions":>7}  picture to action')
         for number in range(options.episodes):
             instruction = world.instructions[number % len(world.instructions)]
@@ -104,8 +106,8 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
                 window.show(film.last_frame)
                 time.sleep(1.0)
         status = robot.settled_status()
-        if views is not None:
-            write_view(views.last, options.view)
+        if options.view:
+            write_view(views[-1] if views else None, options.view)
     if window is not None:
         window.close()
     film.write_gif(options.gif)
@@ -116,21 +118,6 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
         f'\n{options.gif}: the film\n{options.sheet}: its pictures'
     )
     return 0 if successes else 1
-
-
-def _say(state: str) -> None:
-    print(state)
-
-
-class _Views:
-    """Keeps the last of the operator's views."""
-
-    def __init__(self, robot: SimulatedRobot) -> None:
-        self.last: Image | None = None
-        robot.create_subscription(Image, 'debug_image', self._on_view, 1)
-
-    def _on_view(self, message: Image) -> None:
-        self.last = message
 
 
 if __name__ == '__main__':

@@ -41,7 +41,7 @@ from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
-from vla_ros.evaluation.summary import Condition, Outcome, summarize
+from vla_ros.evaluation.summary import CONTROLS, PACES, Condition, Outcome, summarize
 from vla_ros.motion import ACTION_DIM
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
@@ -50,8 +50,6 @@ from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import WORLDS, make_world
 from vla_ros.types import PolicyError, Request
 
-PACES = ('step', 'free')
-CONTROLS = ('none', 'swapped', 'black')
 _STDERR = 2  # standard output is for the report
 _OWN_OPTIONS = {
     'model': '--model',
@@ -283,8 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     lists: list[tuple[str, tuple[str, ...], str]] = [
         ('--dtype', ('auto', *DTYPES), 'what the model computes in'),
         ('--quantization', QUANTIZATIONS, 'weights of 8 or 4 bits'),
-        ('--pace', PACES, 'whether the world waits for each action'),
-        ('--control', CONTROLS, 'what is done to the instruction or the picture'),
+        ('--pace', tuple(PACES), 'whether the world waits for each action'),
+        ('--control', tuple(CONTROLS), 'what is done to the instruction or the picture'),
         (
             '--deltas-from',
             DELTAS,

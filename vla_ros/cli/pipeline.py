@@ -42,7 +42,7 @@ from vla_ros.bench.pipeline import (
     summarize_turns,
 )
 from vla_ros.cli.listener import Listener, listening
-from vla_ros.cli.processes import camera_environment, running
+from vla_ros.cli.processes import camera_environment, parameter_arguments, running
 from vla_ros.cli.steered_camera import CameraProcess
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.stamps import from_duration, from_time
@@ -296,4 +296,4 @@ def _node_parameters(task: PipelineTask) -> list[str]:
     }
     if task.unnorm_key:
         values['unnorm_key'] = task.unnorm_key
-    return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
+    return parameter_arguments(values)

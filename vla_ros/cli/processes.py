@@ -47,3 +47,8 @@ def camera_environment() -> dict[str, str]:
         'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
         'FASTDDS_DEFAULT_PROFILES_FILE': profile,
     }
+
+
+def parameter_arguments(values: Mapping[str, str]) -> list[str]:
+    """Of the node, as they stand behind ``--ros-args``."""
+    return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]

@@ -11,8 +11,9 @@ from vla_ros.bench.statistics import Summary, percentiles
 from vla_ros.evaluation.episode import Episode
 
 _Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-_PACES = {'step': 'in step', 'free': 'free-running'}
-_CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black picture'}
+# By their names; what a report says of them.
+PACES = {'step': 'in step', 'free': 'free-running'}
+CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black picture'}
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Condition:
     def __str__(self) -> str:
         words = [PurePath(self.model).name, self.device, self.dtype]
         words += [self.quantization] if self.quantization != 'none' else []
-        parts = [' '.join(words), _PACES[self.pace]]
+        parts = [' '.join(words), PACES[self.pace]]
         parts += [f'+{1e3 * self.added_latency_s:.0f} ms'] if self.added_latency_s else []
         parts += ['deltas from the picture'] if self.deltas_from == 'picture' else []
-        parts += [_CONTROLS[self.control]] if self.control != 'none' else []
+        parts += [CONTROLS[self.control]] if self.control != 'none' else []
         return ', '.join(parts)
 
 

@@ -13,7 +13,7 @@ import atexit
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from vla_ros.simulation.scene import (
     no_opengl,
     scene_options,
 )
-from vla_ros.simulation.world import checked_action
+from vla_ros.simulation.world import Closable, check_instruction, checked_action
 from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
@@ -80,7 +80,7 @@ class State:
     blocks: Mapping[str, Pose]
 
 
-class BlocksWorld:
+class BlocksWorld(Closable):
     """Close it, or use it as a context manager: it holds an OpenGL context.
 
     :raises SimulationError: if MuJoCo, robosuite or OpenGL is missing; says what to install.
@@ -109,17 +109,6 @@ class BlocksWorld:
         except Exception as error:  # of PyOpenGL, of MuJoCo, or an AttributeError of either
             raise SimulationError(no_opengl(error)) from error
 
-    def __enter__(self) -> BlocksWorld:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Give the OpenGL context back."""
         atexit.unregister(self._renderer.close)
@@ -133,11 +122,7 @@ class BlocksWorld:
         :returns: what the camera sees, uint8 [224, 224, 3].
         :raises PolicyError: if there is no such instruction.
         """
-        if instruction not in INSTRUCTIONS:
-            raise PolicyError(
-                f'there is no instruction {instruction!r} in this world; there are: '
-                f'{", ".join(INSTRUCTIONS)}'
-            )
+        check_instruction(instruction, INSTRUCTIONS)
         self._instruction, self._owed_s = instruction, 0.0
         random = np.random.default_rng(seed)
         self._mujoco.mj_resetData(self._model, self._data)

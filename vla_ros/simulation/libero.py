@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vla_ros.motion.contract import load_contracts
 from vla_ros.simulation.scene import SimulationError
-from vla_ros.simulation.world import checked_action
+from vla_ros.simulation.world import Closable, check_instruction, checked_action
 from vla_ros.types import Observation, PolicyError
 
 MAX_STEPS = {  # of an episode, after waiting; the longest demonstrations: 193, 254, 270, 505, 373
@@ -45,7 +45,7 @@ _DO_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # with an open gripper
 _UNPICKLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
-class LiberoWorld:
+class LiberoWorld(Closable):
     """The tasks of a suite. Close it, or use it as a context manager: it holds an OpenGL context.
 
     Pictures are LIBERO's own, which stand on their head; the policy's were turned by 180 degrees in
@@ -79,17 +79,6 @@ class LiberoWorld:
         self._steps = 0
         self._success = False
 
-    def __enter__(self) -> LiberoWorld:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Give the OpenGL context back."""
         atexit.unregister(self.close)
@@ -114,11 +103,7 @@ class LiberoWorld:
         :raises PolicyError: if there is no such instruction.
         :raises SimulationError: if LIBERO can't make the task.
         """
-        if instruction not in self._tasks:
-            raise PolicyError(
-                f'there is no instruction {instruction!r} in this world; there are: '
-                f'{", ".join(self._tasks)}'
-            )
+        check_instruction(instruction, self._tasks)
         tasks = self._tasks[instruction]
         self.close()
         starts = self._open(tasks[seed % len(tasks)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,7 @@ class World(Protocol):
 
     def __enter__(self) -> World: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def reset(self, seed: int, instruction: str) -> Observation:
         """Begin an episode; the same seed is the same start.
@@ -81,6 +76,31 @@ class FreeWorld(World, Protocol):
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass. An arm that has done its action stands still."""
+
+
+Closed = TypeVar('Closed', bound='Closable')
+
+
+class Closable(ABC):
+    """Closed at the end of a with block."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self: Closed) -> Closed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_instruction(instruction: str, instructions: Collection[str]) -> None:
+    """:raises PolicyError: if it is not one of these."""
+    if instruction not in instructions:
+        raise PolicyError(
+            f'there is no instruction {instruction!r} in this world; there are: '
+            f'{", ".join(instructions)}'
+        )
 
 
 def checked_action(action: NDArray[np.float64]) -> NDArray[np.float64]:
