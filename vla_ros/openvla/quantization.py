@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 _GROUPS = (128, 64, 32)  # inputs that share a scale in int4; the first that fits
 _FEW_ROWS = 16  # up to which kernels that unpack in registers are the faster ones
+_KERNEL_INPUTS = 32  # torch's int8 kernel for AVX2 reads beyond rows that are no multiple of this
 _ROWS_AT_ONCE = 1024  # quantised, so that what that takes beside the weights stays small
 
 
@@ -130,7 +131,7 @@ class Int8Linear(_Int8Linear):
         self._keep(packed=quantized.to(device), scales=scales.to(device=device, dtype=dtype))
 
     def _product(self, rows: Tensor) -> Tensor:
-        if len(rows) <= _FEW_ROWS:
+        if len(rows) <= _FEW_ROWS and self.in_features % _KERNEL_INPUTS == 0:
             return self._with_bias(torch._weight_int8pack_mm(rows, self.packed, self.scales))
         # Scaled before the product, which unscaled would be too large for float16.
         weight = self.packed.to(rows.dtype) * self.scales[:, None]
