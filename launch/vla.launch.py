@@ -33,6 +33,8 @@ PARAMETERS = [
     ('unnorm_key', str, 'data set whose statistics scale the actions'),
     ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
     ('instruction', str, 'what every robot shall do until its topic says otherwise'),
+    ('latch_file', str, 'file that keeps what the operator decided when the process ends'),
+    ('max_command_age_s', float, 'maximum age of a command that sets a robot going [s]'),
     ('image_transport', str, 'raw or compressed'),
     ('enabled', bool, 'false: hold until ~/enable is called'),
     ('preprocessing', str, "raw; or training: pictures as in OpenVLA's training"),
@@ -53,7 +55,11 @@ PARAMETERS = [
     ('warmup_timeout_s', float, 'warming up may take so long'),
     ('first_image_timeout_s', float, 'say what is wrong when no picture came since activation'),
     ('image_timeout_s', float, 'hold when no new picture came for so long'),
-    ('frozen_image_timeout_s', float, 'hold when not one pixel has changed for so long'),
+    (
+        'frozen_image_timeout_s',
+        float,
+        'hold when for so long no new image came, but old ones again',
+    ),
     ('no_instruction_timeout_s', float, 'say what is wrong when no instruction comes for so long'),
     ('max_instruction_age_s', float, 'take back an instruction not repeated for so long'),
 ]

@@ -16,6 +16,9 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+# What an operator has stopped on this machine is none of the tests' business.
+ROS_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_home_'))
+os.environ['ROS_HOME'] = str(ROS_HOME)
 
 
 def _free_port() -> int:
@@ -45,7 +48,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(HUB_HOME, ignore_errors=True)
+    for folder in (HUB_HOME, ROS_HOME):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ class FakePolicy:
         self.drafts: list[NDArray[np.int64] | None] = []
         self.threads: set[str] = set()
         self.closed = False
+        self.check_files_hook: Callable[[], None] = lambda: None
         self._act = act
         self._refused = refused
 
@@ -73,6 +74,9 @@ class FakePolicy:
 
     def close(self) -> None:
         self.closed = True
+
+    def check_files(self) -> None:
+        self.check_files_hook()
 
     def check_instruction(self, instruction: str) -> None:
         if instruction == self._refused:

@@ -27,6 +27,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
+from vla_ros.ros.executor import GuardedExecutor
+from vla_ros.ros.node import VlaNode
 
 MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
 UNDER_WAY_S = 0.3  # longer than an inference here, unless it is a late one
@@ -109,12 +112,20 @@ class Robot(Node):
             )
             time.sleep(0.005)
 
-    def wait_for_state(self, state: str, why: str = '', timeout_s: float = 60.0) -> VlaStatus:
-        self.wait_for(lambda: self.status.state == state and why in self.status.why, timeout_s)
+    def wait_for_state(
+        self, state: str, why: Reason | str = '', message: str = '', timeout_s: float = 60.0
+    ) -> VlaStatus:
+        """
+        :param why: the reason, or a part of the message.
+        :param message: a part of it, beside a reason.
+        """
+        self.wait_for(
+            lambda: self.status.state == state and tells(self.status, why, message), timeout_s
+        )
         return self.status
 
     @contextlib.contextmanager
-    def expects_hold(self, why: str, within_s: float) -> Iterator[None]:
+    def expects_hold(self, why: Reason | str, within_s: float, message: str = '') -> Iterator[None]:
         """What is done inside makes the node say HOLDING, and why, within so many seconds.
 
         From then on it does not act: not for as long as this lasts, and not in the time in which
@@ -129,7 +140,7 @@ class Robot(Node):
             told[:] = [
                 index
                 for index, status in enumerate(self.statuses[known:], known)
-                if status.state == VlaStatus.HOLDING and why in status.why
+                if status.state == VlaStatus.HOLDING and tells(status, why, message)
             ]
             return bool(told)
 
@@ -206,10 +217,20 @@ class Robot(Node):
         return self.ask(SetParameters, 'vla/set_parameters', request).results[0]
 
 
+def tells(status: VlaStatus, why: Reason | str, message: str = '') -> bool:
+    """Whether the status has this reason, or a message with this part."""
+    if isinstance(why, Reason):
+        return status.reason == why and message in status.why
+    return why in status.why
+
+
 @contextlib.contextmanager
 def spinning(context: rclpy.Context, node: Node) -> Iterator[None]:
     """The node in an executor and a thread of its own."""
-    executor = SingleThreadedExecutor(context=context)
+    if isinstance(node, VlaNode):
+        executor = GuardedExecutor(node.requests, context=context)
+    else:
+        executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, name=f'spin-{node.get_name()}')
     thread.start()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vla_ros.reasons import Reason
 from vla_ros.scheduling import CameraCounters, CameraWatch, ClockWatch, ManualClock
 
 STILL = np.full((48, 64, 3), 7, dtype=np.uint8)
@@ -25,10 +26,10 @@ class Camera:
         return self._noise.integers(0, 256, STILL.shape, dtype=np.uint8)
 
     def shows(self, image: NDArray[np.uint8] | None = None, aside_s: float = 0.0) -> bool:
-        """Whether it may be used; ``self.why`` is then the reason why not."""
+        """Whether it may be used; ``self.cause`` is then why not."""
         stamp_ns = self.clock.now_ns() + round(aside_s * 1e9)
         verdict = self.watch.judge(self.noise() if image is None else image, stamp_ns)
-        self.why = verdict.why
+        self.cause = verdict.cause
         return verdict.usable
 
     def counted(self) -> dict[str, int]:
@@ -44,7 +45,7 @@ def camera() -> Camera:
 
 def test_a_sound_camera(camera: Camera) -> None:
     for _ in range(300):
-        assert camera.shows() and not camera.why
+        assert camera.shows() and not camera.cause
         camera.clock.advance(1 / 30)
     assert camera.watch.counters == CameraCounters()
 
@@ -58,7 +59,7 @@ def test_no_stamp(camera: Camera) -> None:
 def test_a_little_skew_is_allowed(camera: Camera) -> None:
     assert camera.shows(aside_s=0.1)
     assert not camera.shows(aside_s=0.102)
-    assert 'future: ' in camera.why and '0.10 s ahead' in camera.why
+    assert camera.cause.reason is Reason.IMAGE_FUTURE and '0.10 s ahead' in camera.cause.message
     assert camera.counted() == {'future': 1}
 
 
@@ -70,7 +71,7 @@ def test_a_future_stamp_is_not_what_later_ones_are_held_against(camera: Camera) 
 def test_the_same_stamp_again_is_dropped_without_a_word(camera: Camera) -> None:
     assert camera.shows()
     assert not camera.shows()
-    assert camera.why == ''
+    assert camera.cause is None
     assert camera.counted() == {'repeated': 1}
     camera.clock.advance(0.03)
     assert camera.shows()
@@ -80,7 +81,8 @@ def test_a_stream_that_starts_over_costs_one_picture(camera: Camera) -> None:
     camera.clock.advance(1.0)
     assert camera.shows()
     assert not camera.shows(aside_s=-0.4)
-    assert camera.why.startswith("backwards: the picture's stamp is 0.400 s before")
+    assert camera.cause.reason is Reason.IMAGE_BACKWARDS
+    assert "the picture's stamp is 0.400 s before" in camera.cause.message
     assert camera.shows(aside_s=-0.37)
     assert camera.counted() == {'backwards': 1}
 
@@ -97,7 +99,7 @@ def test_pixels_that_never_change(camera: Camera) -> None:
         used.append(camera.shows(STILL.copy()))
         camera.clock.advance(0.1)
     assert used == [True] * 51 + [False] * 19
-    assert camera.why.startswith('frozen: ') and '5 s' in camera.why
+    assert camera.cause.reason is Reason.IMAGE_FROZEN and '5 s' in camera.cause.message
     assert camera.counted() == {'frozen': 19}
     one_pixel = STILL.copy()
     one_pixel[1, 1, 1] += 1  # between the samples
@@ -170,3 +172,39 @@ def test_pictures_with_a_long_silence_between_them_are_not_frozen(camera: Camera
     for _ in range(5):
         assert camera.shows(STILL)
         camera.clock.advance(5.1)
+
+
+@pytest.mark.parametrize('buffers', [2, 3, 30, 300])
+def test_a_driver_that_is_stuck_between_buffers(camera: Camera, buffers: int) -> None:
+    images = [camera.noise() for _ in range(buffers)]
+    for _ in range(5):  # it was sound
+        assert camera.shows()
+        camera.clock.advance(1 / 30)
+    used = []
+    for turn in range(buffers + 200):
+        used.append(camera.shows(images[turn % buffers].copy()))
+        camera.clock.advance(1 / 30)
+    # The last new one was the last buffer of the first turn.
+    assert used == [True] * (buffers + 150) + [False] * 50
+    assert camera.cause.reason is Reason.IMAGE_FROZEN
+    assert camera.shows()
+
+
+def test_a_small_motion_between_the_samples_is_new(camera: Camera) -> None:
+    """A simulation without noise, in which only one pixel moves."""
+    for turn in range(1000):
+        image = STILL.copy()
+        image[1 + turn // 62 % 46, 1 + turn % 62] = turn % 200
+        assert camera.shows(image)
+        camera.clock.advance(0.1)
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    camera = Camera(frozen_image_timeout_s=1.0)
+    first = camera.noise()
+    assert camera.shows(first)
+    for _ in range(5000):
+        camera.clock.advance(1 / 30)
+        assert camera.shows()
+    camera.clock.advance(1 / 30)
+    assert camera.shows(first)

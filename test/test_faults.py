@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
 from vla_ros.msg import VlaStatus
+from vla_ros.reasons import Reason
 
 IMAGE_TIMEOUT_S = 0.8
 FROZEN_TIMEOUT_S = 1.0
@@ -88,7 +89,7 @@ BAD_PICTURES = {
 def test_an_unusable_picture(stack: Robot, kind: str) -> None:
     changes, why = BAD_PICTURES[kind]
     before = counter(stack, 'rejected')
-    with stack.expects_hold(why, within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.IMAGE_REJECTED, AT_ONCE_S, message=why):
         stack.see(noise(**changes))
     stack.wait_for(lambda: counter(stack, 'rejected') == before + 1)
 
@@ -96,7 +97,7 @@ def test_an_unusable_picture(stack: Robot, kind: str) -> None:
 def test_an_old_picture(stack: Robot) -> None:
     before = counter(stack, 'stale')
     time.sleep(0.6)
-    with stack.expects_hold('stale: ', within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.IMAGE_STALE, within_s=AT_ONCE_S):
         # Later than the last one, and yet too old.
         stack.see(noise(), stamp_ns=latest_ns(stack) + 1)
     stack.wait_for(lambda: counter(stack, 'stale') == before + 1)
@@ -109,14 +110,14 @@ def latest_ns(stack: Robot) -> int:
 
 def test_a_picture_without_a_stamp(stack: Robot) -> None:
     before = counter(stack, 'unstamped')
-    with stack.expects_hold('unstamped: ', within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.IMAGE_UNSTAMPED, within_s=AT_ONCE_S):
         stack.see(noise(), stamp_ns=0)
     stack.wait_for(lambda: counter(stack, 'unstamped') == before + 1)
 
 
 def test_a_picture_from_the_future(stack: Robot) -> None:
     before = counter(stack, 'future')
-    with stack.expects_hold('future: ', within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.IMAGE_FUTURE, within_s=AT_ONCE_S):
         stack.see(noise(), age_s=-5.0)
     stack.stamps.remove(max(stack.stamps))
     stack.wait_for(lambda: counter(stack, 'future') == before + 1)
@@ -125,7 +126,7 @@ def test_a_picture_from_the_future(stack: Robot) -> None:
 def test_the_same_stamp_again_and_again(stack: Robot) -> None:
     before = counter(stack, 'repeated')
     stamp_ns = latest_ns(stack)
-    with stack.expects_hold('no new picture on ', within_s=IMAGE_TIMEOUT_S):
+    with stack.expects_hold(Reason.IMAGE_TIMEOUT, within_s=IMAGE_TIMEOUT_S):
         ends_s = time.monotonic() + IMAGE_TIMEOUT_S + 0.2
         while time.monotonic() < ends_s:
             stack.see(noise(), stamp_ns=stamp_ns)
@@ -135,7 +136,7 @@ def test_the_same_stamp_again_and_again(stack: Robot) -> None:
 
 def test_stamps_that_go_backwards(stack: Robot) -> None:
     before = counter(stack, 'backwards')
-    with stack.expects_hold('backwards: ', within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.IMAGE_BACKWARDS, within_s=AT_ONCE_S):
         stack.see(noise(), stamp_ns=latest_ns(stack) - 10**8)
     stack.wait_for(lambda: counter(stack, 'backwards') == before + 1)
 
@@ -144,14 +145,15 @@ def test_two_cameras_whose_stamps_cross(stack: Robot) -> None:
     before = counter(stack, 'backwards')
     for _ in range(3):
         stack.recovers()
-        with stack.expects_hold('is there more than one publisher', within_s=AT_ONCE_S):
+        message = 'is there more than one publisher'
+        with stack.expects_hold(Reason.IMAGE_BACKWARDS, AT_ONCE_S, message):
             stack.see(noise(), age_s=0.5)
     stack.wait_for(lambda: counter(stack, 'backwards') == before + 3)
 
 
 def test_pixels_that_do_not_change(stack: Robot) -> None:
     before = counter(stack, 'frozen')
-    with stack.expects_hold('frozen: ', within_s=FROZEN_TIMEOUT_S):
+    with stack.expects_hold(Reason.IMAGE_FROZEN, within_s=FROZEN_TIMEOUT_S):
         ends_s = time.monotonic() + FROZEN_TIMEOUT_S + 0.2
         while time.monotonic() < ends_s:
             stack.see(image_message(PICTURE))
@@ -161,7 +163,7 @@ def test_pixels_that_do_not_change(stack: Robot) -> None:
 
 def test_a_camera_that_falls_silent(stack: Robot) -> None:
     stack.see(noise())
-    with stack.expects_hold('for image_timeout_s', within_s=IMAGE_TIMEOUT_S):
+    with stack.expects_hold(Reason.IMAGE_TIMEOUT, IMAGE_TIMEOUT_S, 'for image_timeout_s'):
         pass
 
 
@@ -174,15 +176,15 @@ def test_a_camera_that_is_killed(stack: Robot, tmp_path: Path) -> None:
     count = len(stack.actions)
     with subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path}) as camera:
         stack.wait_for(lambda: len(stack.actions) > count + 5)
-        with stack.expects_hold('no new picture on ', within_s=IMAGE_TIMEOUT_S):
+        with stack.expects_hold(Reason.IMAGE_TIMEOUT, within_s=IMAGE_TIMEOUT_S):
             camera.send_signal(signal.SIGKILL)
 
 
 def test_no_camera_at_all() -> None:
     with running_node('model:=scripted', 'instruction:=go', 'first_image_timeout_s:=0.5') as run:
         stack = run.robot
-        stack.wait_for_state(VlaStatus.HOLDING, 'waiting for a picture on')
-        with stack.expects_hold('no first picture on ', within_s=0.5):
+        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_IMAGE_YET)
+        with stack.expects_hold(Reason.NO_FIRST_IMAGE, within_s=0.5):
             pass
         stack.wait_until_heard()
         stack.recovers()
@@ -199,7 +201,7 @@ def test_an_unusable_compressed_picture(compressed: Robot, kind: str) -> None:
     compressed.see(CompressedImage(format='jpeg', data=jpeg))
     compressed.wait_for_state(VlaStatus.RUNNING)
     before = counter(compressed, 'rejected')
-    with compressed.expects_hold(why, within_s=AT_ONCE_S):
+    with compressed.expects_hold(Reason.IMAGE_REJECTED, AT_ONCE_S, message=why):
         compressed.see(CompressedImage(format='jpeg', data=content))
     compressed.wait_for(lambda: counter(compressed, 'rejected') == before + 1)
     compressed.see(CompressedImage(format='jpeg', data=jpeg))
@@ -239,7 +241,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def test_an_empty_instruction(stack: Robot) -> None:
     before = counter(stack, 'idle')
-    with stack.expects_hold('no instruction on ', within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.NO_INSTRUCTION, within_s=AT_ONCE_S):
         stack.say('')
     count = len(stack.actions)
     stack.see(noise())
@@ -248,7 +250,8 @@ def test_an_empty_instruction(stack: Robot) -> None:
 
 
 def test_pictures_without_an_instruction(stack: Robot) -> None:
-    with stack.expects_hold('for no_instruction_timeout_s, 0.5 s', within_s=0.5):
+    message = 'for no_instruction_timeout_s, 0.5 s'
+    with stack.expects_hold(Reason.NO_INSTRUCTION, 0.5, message):
         stack.say('')
         ends_s = time.monotonic() + 0.7
         while time.monotonic() < ends_s:
@@ -267,7 +270,7 @@ def test_pictures_without_an_instruction(stack: Robot) -> None:
 )
 def test_an_unusable_instruction(stack: Robot, instruction: str, why: str) -> None:
     before = counter(stack, 'instructions_rejected')
-    with stack.expects_hold(why, within_s=AT_ONCE_S):
+    with stack.expects_hold(Reason.INSTRUCTION_REJECTED, AT_ONCE_S, message=why):
         stack.say(instruction)
     count = len(stack.actions)
     stack.see(noise())
@@ -279,7 +282,7 @@ def test_an_unusable_instruction(stack: Robot, instruction: str, why: str) -> No
 def test_an_instruction_that_the_policy_refuses() -> None:
     with running_node('model:=scripted:refuse@2') as running:
         stack = started(running.robot)
-        with stack.expects_hold('instruction', within_s=AT_ONCE_S):
+        with stack.expects_hold(Reason.INSTRUCTION_REJECTED, within_s=AT_ONCE_S):
             stack.see(noise())
         stack.wait_for(lambda: counter(stack, 'instructions_rejected') == 1)
         stack.say('go on')
@@ -295,7 +298,7 @@ def test_an_instruction_that_nobody_repeats() -> None:
                 stack.say('go')
                 time.sleep(0.1)
             assert stack.status.instructions_expired == 0
-            with stack.expects_hold('older than max_instruction_age_s', within_s=1.0):
+            with stack.expects_hold(Reason.INSTRUCTION_EXPIRED, within_s=1.0):
                 stack.say('go')
         assert stack.status.instructions_expired == 1
         started(stack)
@@ -307,7 +310,7 @@ def test_a_new_instruction_during_an_inference() -> None:
         stack.see(noise())
         stack.wait_for(lambda: counter(stack, 'in_flight') == 1)
         count = len(stack.actions)
-        with stack.expects_hold('waiting for a picture', within_s=AT_ONCE_S):
+        with stack.expects_hold(Reason.INSTRUCTION_CHANGED, within_s=AT_ONCE_S):
             stack.say('stop that')
         stack.wait_for(lambda: counter(stack, 'cancelled') == 1)
         assert len(stack.actions) == count
@@ -318,22 +321,22 @@ def test_a_new_instruction_during_an_inference() -> None:
 # -- the policy --------------------------------------------------------------------------------
 
 POLICY_FAULTS = {
-    'raise': ('failed', 'the policy failed'),
-    'oom': ('failed', 'memory'),
-    'nan': ('invalid', 'not finite'),
-    'inf': ('invalid', 'not finite'),
-    'dim=3': ('invalid', 'has 3 values, expected 7'),
-    'unbounded': ('invalid', 'not within -1 and 1'),
-    'invalid': ('invalid', 'invalid action'),
+    'raise': ('failed', Reason.POLICY_FAILED, 'the policy failed'),
+    'oom': ('failed', Reason.POLICY_FAILED, 'memory'),
+    'nan': ('invalid', Reason.ACTION_INVALID, 'not finite'),
+    'inf': ('invalid', Reason.ACTION_INVALID, 'not finite'),
+    'dim=3': ('invalid', Reason.ACTION_INVALID, 'has 3 values, expected 7'),
+    'unbounded': ('invalid', Reason.ACTION_INVALID, 'not within -1 and 1'),
+    'invalid': ('invalid', Reason.ACTION_INVALID, 'invalid action'),
 }
 
 
 @pytest.mark.parametrize('fault', POLICY_FAULTS)
 def test_a_policy_that_fails(fault: str) -> None:
-    name, why = POLICY_FAULTS[fault]
+    name, reason, message = POLICY_FAULTS[fault]
     with running_node(f'model:=scripted:{fault}@2') as running:
         stack = started(running.robot)
-        with stack.expects_hold(why, within_s=AT_ONCE_S):
+        with stack.expects_hold(reason, AT_ONCE_S, message):
             stack.see(noise())
         stack.wait_for(lambda: counter(stack, name) == 1)
         assert len(stack.actions) == 1
@@ -357,7 +360,7 @@ def test_an_inference_that_is_late() -> None:
     limits = ('inference_timeout_s:=0.3', 'max_action_age_s:=1.0')
     with running_node('model:=scripted:slow=5@2', *limits) as running:
         stack = started(running.robot)
-        with stack.expects_hold('overrun: inference_timeout_s, 0.3 s', within_s=0.3):
+        with stack.expects_hold(Reason.INFERENCE_OVERRUN, 0.3, 'inference_timeout_s, 0.3 s'):
             stack.see(noise())
         stack.wait_for(lambda: counter(stack, 'overrun') == 1)
         assert len(stack.actions) == 1
@@ -368,7 +371,7 @@ def test_an_inference_that_hears_no_cancel_but_comes_back() -> None:
     limits = ('inference_timeout_s:=0.3', 'max_action_age_s:=5.0', 'image_timeout_s:=60.0')
     with running_node('model:=scripted:hung=1.5@2', *limits) as running:
         stack = started(running.robot)
-        with stack.expects_hold('overrun: inference_timeout_s, 0.3 s', within_s=0.3):
+        with stack.expects_hold(Reason.INFERENCE_OVERRUN, 0.3, 'inference_timeout_s, 0.3 s'):
             stack.see(noise())
         assert counter(stack, 'overrun') == 0  # still at it
         stack.wait_for(lambda: counter(stack, 'overrun') == 1)
@@ -381,7 +384,7 @@ def test_an_action_that_is_too_old_when_it_is_ready() -> None:
     with running_node('model:=scripted:slow=1@2', *limits) as running:
         stack = started(running.robot)
         time.sleep(4.3)
-        with stack.expects_hold('max_action_age_s is 5', within_s=1.0):
+        with stack.expects_hold(Reason.ACTION_TOO_OLD, 1.0, 'max_action_age_s is 5'):
             # Not too old as a picture, and later than the last one.
             stack.see(noise(), stamp_ns=latest_ns(stack) + 1)
         stack.wait_for(lambda: counter(stack, 'overrun') == 1)
@@ -444,7 +447,7 @@ def simulated() -> Iterator[tuple[Robot, Simulation]]:
 
 def test_simulated_time_that_nobody_publishes(simulated: tuple[Robot, Simulation]) -> None:
     stack, simulation = simulated
-    stack.wait_for_state(VlaStatus.HOLDING, 'nothing publishes /clock')
+    stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_SIMULATED_TIME)
     stack.see(noise())
     stack.wait_for(lambda: counter(stack, 'future') == 1)
     assert not stack.actions
@@ -455,7 +458,7 @@ def test_simulated_time_that_nobody_publishes(simulated: tuple[Robot, Simulation
 def test_a_clock_that_jumps(simulated: tuple[Robot, Simulation], jump_s: float) -> None:
     stack, simulation = simulated
     simulation.runs(acts_by=3)
-    with stack.expects_hold('clock jump: ', within_s=0.1):
+    with stack.expects_hold(Reason.CLOCK_JUMP, within_s=0.1):
         simulation.step(jump_s)
     stack.wait_for(lambda: counter(stack, 'clock_jumps') == 1)
     simulation.runs(acts_by=len(stack.actions) + 3)
@@ -465,7 +468,7 @@ def test_a_simulation_that_is_reset_to_zero(simulated: tuple[Robot, Simulation])
     stack, simulation = simulated
     simulation.runs(acts_by=3)
     simulation.now_ns = 0
-    with stack.expects_hold('clock jump: ', within_s=0.1):
+    with stack.expects_hold(Reason.CLOCK_JUMP, within_s=0.1):
         simulation.step(0.0)
     stack.wait_for(lambda: counter(stack, 'clock_jumps') == 1)
     simulation.runs(acts_by=len(stack.actions) + 3)
@@ -476,7 +479,7 @@ def test_a_clock_that_stands_still(simulated: tuple[Robot, Simulation]) -> None:
     stack, simulation = simulated
     simulation.runs(acts_by=3)
     stack.wait_for(lambda: counter(stack, 'in_flight') == 0)
-    with stack.expects_hold('no new picture on ', within_s=0.8):
+    with stack.expects_hold(Reason.IMAGE_TIMEOUT, within_s=0.8):
         for _ in range(20):
             simulation.step(0.0)
             stack.see(noise(), stamp_ns=simulation.now_ns)

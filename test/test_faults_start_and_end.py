@@ -19,8 +19,11 @@ from safetensors.torch import load_file, save_file
 from test_faults import PATIENT, started
 
 from vla_ros.msg import VlaStatus
+from vla_ros.reasons import Reason
 
 SHORT = ('load_timeout_s:=1.0', 'warmup_timeout_s:=1.0')
+LOAD_TIMEOUT = Reason.LOAD_TIMEOUT, 'loading took longer than load_timeout_s, 1 s'
+WARMUP_TIMEOUT = Reason.WARMUP_TIMEOUT, 'warming up took longer than warmup_timeout_s, 1 s'
 HANGS = ('inference_timeout_s:=0.2', 'hang_timeout_s:=0.4')
 
 
@@ -34,11 +37,11 @@ def mended(stack: Robot, model: str = 'scripted') -> None:
     started(stack)
 
 
-def fails_in_time(stack: Robot, why: str) -> None:
+def fails_in_time(stack: Robot, reason: Reason, message: str) -> None:
     """With the limits of ``SHORT``."""
     stack.wait_for(lambda: bool(stack.statuses))
     began_s = time.monotonic()
-    stack.wait_for_state(VlaStatus.ERROR, why)
+    stack.wait_for_state(VlaStatus.ERROR, reason, message)
     assert time.monotonic() - began_s < 1.0 + 1.0
 
 
@@ -51,54 +54,51 @@ def never_acted(stack: Robot) -> bool:
 
 
 @pytest.mark.parametrize(
-    ('model', 'why'),
+    ('model', 'reason', 'message'),
     [
-        ('/nowhere/openvla', "'/nowhere/openvla' is not a folder"),
-        ('scripted:explode', "'explode'"),
-        ('scripted:raise@load', 'scripted'),
-        ('scripted:oom@load', 'memory'),
-        ('scripted:raise@warmup', 'scripted'),
-        ('scripted:oom@warmup', 'memory'),
-        ('scripted:unproved@warmup', 'proof'),
+        ('/nowhere/openvla', Reason.LOADING_FAILED, "'/nowhere/openvla' is not a folder"),
+        ('scripted:explode', Reason.LOADING_FAILED, "'explode'"),
+        ('scripted:raise@load', Reason.LOADING_FAILED, 'scripted'),
+        ('scripted:oom@load', Reason.LOADING_FAILED, 'memory'),
+        ('scripted:raise@warmup', Reason.WARMUP_FAILED, 'scripted'),
+        ('scripted:oom@warmup', Reason.WARMUP_FAILED, 'memory'),
+        ('scripted:unproved@warmup', Reason.WARMUP_FAILED, 'proof'),
     ],
 )
-def test_a_policy_that_can_not_be_made_ready(model: str, why: str) -> None:
+def test_a_policy_that_can_not_be_made_ready(model: str, reason: Reason, message: str) -> None:
     with running_node(f'model:={model}') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, why)
+        stack.wait_for_state(VlaStatus.ERROR, reason, message)
         assert never_acted(stack)
         mended(stack)
     assert running.process.returncode == 0
 
 
 @pytest.mark.parametrize(
-    ('model', 'why'),
+    ('model', 'reason', 'message'),
     [
-        ('scripted:stuck@load', 'loading took longer than load_timeout_s, 1 s'),
-        ('scripted:slow=30@load', 'loading took longer than load_timeout_s, 1 s'),
-        ('scripted:stuck@warmup', 'warming up took longer than warmup_timeout_s, 1 s'),
+        ('scripted:stuck@load', *LOAD_TIMEOUT),
+        ('scripted:slow=30@load', *LOAD_TIMEOUT),
+        ('scripted:stuck@warmup', *WARMUP_TIMEOUT),
     ],
 )
-def test_a_preparation_that_takes_too_long(model: str, why: str) -> None:
+def test_a_preparation_that_takes_too_long(model: str, reason: Reason, message: str) -> None:
     with running_node(f'model:={model}', *SHORT) as running:
         stack = running.robot
-        fails_in_time(stack, why)
+        fails_in_time(stack, reason, message)
         assert never_acted(stack)
         mended(stack)
     assert running.process.returncode == 0
 
 
 @pytest.mark.parametrize(
-    ('model', 'why'),
-    [
-        ('scripted:hung@load', 'load_timeout_s, 1 s'),
-        ('scripted:hung@warmup', 'warmup_timeout_s, 1 s'),
-    ],
+    ('model', 'reason', 'message'),
+    [('scripted:hung@load', *LOAD_TIMEOUT), ('scripted:hung@warmup', *WARMUP_TIMEOUT)],
 )
-def test_a_preparation_that_hangs_ends_with_70(model: str, why: str) -> None:
+def test_a_preparation_that_hangs_ends_with_70(model: str, reason: Reason, message: str) -> None:
     with running_node(f'model:={model}', *SHORT) as running:
         stack = running.robot
-        fails_in_time(stack, why)
+        fails_in_time(stack, reason, message)
         assert running.ends() == 70
         assert never_acted(stack)
     assert 'Traceback' not in running.output
@@ -133,13 +133,18 @@ def one_weight_nan(weights: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'why'), [(zeroed_projector, 'picture'), (one_weight_nan, 'projector.fc1.weight')]
+    ('spoil', 'reason', 'message'),
+    [
+        (zeroed_projector, Reason.WARMUP_FAILED, 'picture'),
+        (one_weight_nan, Reason.LOADING_FAILED, 'projector.fc1.weight'),
+    ],
 )
 def test_a_checkpoint_that_would_move_the_robot_blindly(
     tiny_checkpoint: Path,
     tmp_path: Path,
     spoil: Callable[[dict[str, torch.Tensor]], None],
-    why: str,
+    reason: Reason,
+    message: str,
 ) -> None:
     spoiled = tmp_path / 'spoiled'
     shutil.copytree(tiny_checkpoint, spoiled)
@@ -149,7 +154,7 @@ def test_a_checkpoint_that_would_move_the_robot_blindly(
     save_file(weights, shard, metadata={'format': 'pt'})
     with running_node(f'model:={spoiled}', 'device:=cpu') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, why)
+        stack.wait_for_state(VlaStatus.ERROR, reason, message)
         assert never_acted(stack)
         mended(stack, str(tiny_checkpoint))
     assert running.process.returncode == 0
@@ -165,7 +170,7 @@ def test_a_checkpoint_that_would_move_the_robot_blindly(
 def test_parameters_that_can_not_be(parameters: list[str], why: str) -> None:
     with running_node('model:=scripted', *parameters) as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, why)
+        stack.wait_for_state(VlaStatus.ERROR, Reason.INVALID_PARAMETER, why)
         name, value = (
             ('max_action_age_s', 1.5) if 'action' in parameters[0] else ('image_transport', 'raw')
         )
@@ -179,14 +184,14 @@ def test_parameters_that_can_not_be(parameters: list[str], why: str) -> None:
 def test_a_hung_inference_ends_with_70_and_the_next_process_acts() -> None:
     with running_node('model:=scripted:hung@2', 'instruction:=go', *HANGS) as running:
         stack = started(running.robot)
-        with stack.expects_hold('overrun: inference_timeout_s, 0.2 s', within_s=0.2):
+        with stack.expects_hold(Reason.INFERENCE_OVERRUN, 0.2, 'inference_timeout_s, 0.2 s'):
             stack.see(noise())
         count = len(stack.actions)
-        stack.wait_for_state(VlaStatus.ERROR, 'hang_timeout_s, 0.4 s')
+        stack.wait_for_state(VlaStatus.ERROR, Reason.POLICY_HUNG, 'hang_timeout_s, 0.4 s')
         assert running.ends() == 70
         assert len(stack.actions) == count
         running.start()
-        stack.wait_for_state(VlaStatus.HOLDING, 'waiting for a picture')
+        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_IMAGE_YET)
         stack.wait_until_heard()
         stack.recovers()
     assert 'Traceback' not in running.output
@@ -231,7 +236,7 @@ def is_inferring(running: Running) -> None:
 
 def is_late(running: Running) -> None:
     started(running.robot)
-    with running.robot.expects_hold('overrun', within_s=1.0):
+    with running.robot.expects_hold(Reason.INFERENCE_OVERRUN, within_s=1.0):
         running.robot.see(noise())
 
 

@@ -29,6 +29,7 @@ from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
 
 PERIOD_S = 0.5
 RAMPS_S = 0.2  # both, by the default limits
@@ -262,11 +263,11 @@ def activate(stack: Robot) -> None:
     assert stack.transition(Transition.TRANSITION_ACTIVATE)
 
 
-HOLDS: dict[str, tuple[Callable[[Robot], object], str]] = {
-    'an empty instruction': (lambda stack: stack.say(''), 'no instruction'),
-    'a bad instruction': (lambda stack: stack.say('</s>'), 'special token'),
-    'stop': (lambda stack: switch(stack, 'stop'), 'stopped by ~/stop'),
-    'disable': (lambda stack: switch(stack, 'enable', False), 'disabled'),
+HOLDS: dict[str, tuple[Callable[[Robot], object], Reason]] = {
+    'an empty instruction': (lambda stack: stack.say(''), Reason.NO_INSTRUCTION),
+    'a bad instruction': (lambda stack: stack.say('</s>'), Reason.INSTRUCTION_REJECTED),
+    'stop': (lambda stack: switch(stack, 'stop'), Reason.STOPPED),
+    'disable': (lambda stack: switch(stack, 'enable', False), Reason.DISABLED),
 }
 
 
@@ -278,7 +279,7 @@ def test_a_hold_is_zero_at_once(moving: tuple[Robot, Servo], kind: str) -> None:
     with stack.expects_hold(why, within_s=0.0):
         act(stack)
     held_s = next(
-        seconds(status.header.stamp) for status in reversed(stack.statuses) if why in status.why
+        seconds(status.header.stamp) for status in reversed(stack.statuses) if status.reason == why
     )
     assert not servo.within(held_s, math.inf)[1].any()
     last, first = [twist for _, twist in servo.heard if twist.any()][-1], servo.heard[-1][1]

@@ -5,75 +5,22 @@ The node runs in this process, in a thread and a ROS context of its own.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-import rclpy
 from accounts import unaccounted
 from fakes import FakePolicy, Gate, a_prediction
-from graph import CameraThread, Robot, robot, spinning
+from graph import CameraThread
+from in_process import node_with, sleeping, unstarted_node
 from lifecycle_msgs.msg import Transition
-from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 
 from vla_ros.msg import VlaStatus
+from vla_ros.reasons import Reason
 from vla_ros.ros import inputs
-from vla_ros.ros.loading import LoadPolicy
-from vla_ros.ros.node import VlaNode
 from vla_ros.ros.robot import RobotPort
 from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction, WarmupTimes
-
-_namespaces = (f'/timing_{number}' for number in itertools.count())
-
-
-@contextlib.contextmanager
-def unstarted_node(
-    load_policy: LoadPolicy, reliable: bool = True, **parameters: float | str
-) -> Iterator[tuple[Robot, VlaNode]]:
-    """A node that has just been told to start, and the robot that it will listen to."""
-    namespace = next(_namespaces)
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = VlaNode(
-        load_policy,
-        context=context,
-        namespace=namespace,
-        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
-    )
-    node.autostart()
-    with robot(namespace, reliable) as stack, spinning(context, node):
-        yield stack, node
-    assert node.close()
-    rclpy.try_shutdown(context=context)
-
-
-@contextlib.contextmanager
-def node_with(
-    policy: FakePolicy, reliable: bool = True, **parameters: float | str
-) -> Iterator[tuple[Robot, VlaNode]]:
-    """An active node, and the robot that it listens to."""
-    with unstarted_node(lambda *_: policy, reliable, **parameters) as (stack, node):
-        stack.wait_for_state(VlaStatus.HOLDING)
-        stack.wait_until_heard()
-        yield stack, node
-
-
-def sleeping(seconds: float) -> FakePolicy:
-    """Takes that long for an action, and stops when cancelled."""
-
-    def act(cancel: Cancel) -> Prediction:
-        ends_s = time.monotonic() + seconds
-        while time.monotonic() < ends_s:
-            if cancel.is_set():
-                raise InferenceCancelled
-            time.sleep(0.002)
-        return a_prediction()
-
-    return FakePolicy(act)
 
 
 def test_every_picture_is_accounted_for() -> None:
@@ -113,7 +60,7 @@ def test_an_error_in_a_transition_gives_back_what_there_is(
         with monkeypatch.context() as patch:
             patch.setattr(RobotPort, 'activate', planted)
             assert not stack.transition(Transition.TRANSITION_ACTIVATE)
-        stack.wait_for_state(VlaStatus.ERROR, 'an error in a transition from')
+        stack.wait_for_state(VlaStatus.ERROR, Reason.TRANSITION_FAILED)
         assert policy.closed
         assert stack.lifecycle_state() == 'unconfigured'
         assert stack.transition(Transition.TRANSITION_CONFIGURE)

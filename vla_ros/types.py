@@ -5,7 +5,6 @@ Knows numpy only: nothing of ROS, torch or threads.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.text import is_blank, is_visible, printable
+
 MAX_INSTRUCTION_CHARACTERS = 500
-_NOT_PLAIN = ('Cc', 'Cs', 'Zl', 'Zp')  # Unicode categories: control, surrogate, separators
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
@@ -165,6 +165,9 @@ class Policy(Protocol):
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 
+    def check_files(self) -> None:
+        """Raise PolicyError if a file that the policy was loaded from has changed since."""
+
     def check_instruction(self, instruction: str) -> None:
         """
         :raises InstructionError: if the instruction can't be used.
@@ -186,26 +189,30 @@ class Policy(Protocol):
 
 
 def check_instruction(instruction: str) -> None:
-    """Refuse what would not reach the policy as a person's words. An empty one is allowed: hold.
+    """Refuse what would not reach the policy as a person's words. One that looks empty means hold.
 
-    :raises InstructionError: too long, control characters, or the text of a special token (the
-        tokenizer would read ``</s>`` as the end of the sequence).
+    :raises InstructionError: too long, characters that can't be seen, or the text of a special
+        token (the tokenizer would read ``</s>`` as the end of the sequence).
     """
+    if is_blank(instruction):
+        return
     if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
         raise InstructionError(
             f'instruction has {len(instruction)} characters, at most {MAX_INSTRUCTION_CHARACTERS} '
-            f'are allowed; it begins {instruction[:40]!r}'
+            f"are allowed; it begins '{printable(instruction, 40)}'"
         )
+    shown = printable(instruction, 80)
     for character in instruction:
-        if unicodedata.category(character) in _NOT_PLAIN:
+        if not is_visible(character):
+            kind = 'control' if ord(character) < 0x20 else 'invisible or misleading'
             raise InstructionError(
-                f'instruction {instruction[:80]!r} has the control character {character!r}; '
+                f"instruction '{shown}' has the {kind} character '{printable(character)}'; "
                 'send one line of plain text'
             )
     lowered = instruction.lower()
     for token in _SPECIAL_TOKENS:
         if token in lowered:
             raise InstructionError(
-                f'instruction {instruction[:80]!r} has the special token {token!r}; '
+                f'instruction {shown!r} has the special token {token!r}; '
                 'leave it out, the tokenizer would not read it as text'
             )

@@ -25,10 +25,11 @@ def main(arguments: list[str] | None = None, **options: Any) -> int:
 def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     # Imported here so that Ctrl-C ends the imports, too, without a traceback.
     import rclpy
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.executors import ExternalShutdownException
     from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.ros.console import heed, unbuffer_output
+    from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import VlaNode
     from vla_ros.ros.parameters import ParameterError
 
@@ -42,7 +43,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
         print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return EXIT_BAD_ARGUMENTS
-    executor = SingleThreadedExecutor()
+    executor = GuardedExecutor(node.requests)
     executor.add_node(node)
     try:
         node.autostart()

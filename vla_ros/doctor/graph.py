@@ -166,7 +166,9 @@ class _Camera:
             encoding = getattr(message, 'encoding', '') or message.format
             kind = f'{width}x{height} {encoding}'
             verdict = self._watch.judge(image, stamp_ns)
-            refusal = verdict.why or ('' if verdict.usable else _REPEATED)
+            refusal = '' if verdict.usable else _REPEATED
+            if verdict.cause:
+                refusal = verdict.cause.message
             changed = self._before is None or not np.array_equal(image, self._before)
             self._before = image
         self.pictures.append(

@@ -73,10 +73,12 @@ class Motion:
     ) -> bool:
         """Begin to make the action's displacement, in place of what is left of the one before.
 
-        It takes a period of the data set, ends early if the action's validity does, and then ramps
-        down. What can't be made is counted, stops the robot, and ``why_none`` tells the reason.
+        It takes a period of the data set and the ramps; where the action's validity ends sooner,
+        it is cut short, and the robot stands still by then. What can't be made is counted, stops
+        the robot, and ``why_none`` tells the reason.
 
         :param action: float64 [D], un-normalised.
+        :param valid_until_s: when the robot has to stand still.
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
@@ -132,7 +134,14 @@ class Motion:
         if action.shape != (ACTION_DIM,):
             self.why_none = f'the action has {action.size} values; a motion needs {ACTION_DIM}'
             return
-        end_s = min(now_s + contract.period_s, valid_until_s)
+        ramps_s = 2 * self._profile.limits.ramp_s
+        end_s = min(now_s + contract.period_s, valid_until_s - ramps_s)
+        if end_s <= now_s:
+            self.why_none = (
+                f'the action is valid for {valid_until_s - now_s:.3f} s more, and its motion needs '
+                f'{ramps_s:.3f} s to ramp up and down; raise max_action_age_s'
+            )
+            return
         try:
             with np.errstate(over='ignore', invalid='ignore'):
                 twist = action_twist(action, contract)

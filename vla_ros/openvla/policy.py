@@ -174,6 +174,9 @@ class OpenVLAPolicy:
         """Forget the pictures that were seen last."""
         self._features = SeenFeatures()
 
+    def check_files(self) -> None:
+        """Not yet."""
+
     def check_instruction(self, instruction: str) -> None:
         """:raises InstructionError: if the instruction can't be used."""
         self._prompt_tokenizer(instruction)

@@ -21,6 +21,7 @@ from torch import Tensor
 from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
+from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
 
 # The lone space that stood between `Out:` and the actions in training.
@@ -200,7 +201,7 @@ class PromptTokenizer:
             the last of ``prompt_lengths``.
         :raises InstructionError: if it is empty, too long, or not plain text.
         """
-        if not instruction.strip():
+        if is_blank(instruction):
             raise InstructionError('instruction is empty; there is nothing to do')
         check_instruction(instruction)
         input_ids = self._encode(instruction)

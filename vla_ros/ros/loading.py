@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from vla_ros import policies
 from vla_ros.policies import PolicyChoice
+from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.types import Policy, ProgressCallback
@@ -34,16 +35,22 @@ def progress_text(status: WorkerStatus) -> str:
     return f'{progress.text}: {progress.done} of {progress.total}'
 
 
-def why_too_long(status: WorkerStatus, parameters: Parameters) -> str:
-    """Empty, unless loading or warming up has taken longer than it may."""
-    limits = {Phase.LOADING: 'load_timeout_s', Phase.WARMING_UP: 'warmup_timeout_s'}
+def time_out(status: WorkerStatus, parameters: Parameters) -> Cause | None:
+    """Return why loading or warming up has taken longer than it may; None if it has not."""
+    limits = {
+        Phase.LOADING: ('load_timeout_s', Reason.LOAD_TIMEOUT),
+        Phase.WARMING_UP: ('warmup_timeout_s', Reason.WARMUP_TIMEOUT),
+    }
     if status.phase not in limits:
-        return ''
-    limit = limits[status.phase]
+        return None
+    limit, reason = limits[status.phase]
     limit_s = getattr(parameters, limit)
     if status.elapsed_s <= limit_s:
-        return ''
-    return f'{status.phase.value} took longer than {limit}, {limit_s:g} s ({progress_text(status)})'
+        return None
+    return Cause(
+        reason,
+        f'{status.phase.value} took longer than {limit}, {limit_s:g} s ({progress_text(status)})',
+    )
 
 
 def warmup_text(status: WorkerStatus) -> str:

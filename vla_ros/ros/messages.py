@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from vla_ros.motion import Motion, MotionCounters
+from vla_ros.motion import MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.shared import RequestCounters
+from vla_ros.ros.situation import Situation
 from vla_ros.ros.stamps import to_duration, to_time
 from vla_ros.scheduling import ActionGate, Result, SlotStatistics, WorkerStatus
+from vla_ros.text import printable
 from vla_ros.types import PolicyInfo, WarmupTimes
 
 _LEVELS = {
@@ -45,7 +48,11 @@ _COUNTERS = (
     'clipped_angular',
     'instructions_rejected',
     'instructions_expired',
+    'instructions_stale',
     'clock_jumps',
+    'requests_accepted',
+    'requests_refused',
+    'messages_refused',
 )
 
 
@@ -74,20 +81,21 @@ def action_message(
 
 def status_message(
     robot: str,
-    state: str,
-    why: str,
+    situation: Situation,
     parameters: Parameters,
     inputs: Inputs,
     gate: ActionGate,
-    motion: Motion | None,
+    motions: MotionCounters,
+    why_no_motion: str,
     worker: WorkerStatus | None,
     slot: SlotStatistics,
+    requests: RequestCounters,
     clock_jumps: int,
 ) -> VlaStatus:
     """All but the stamp and ``elapsed_s``.
 
     :param robot: its name; empty if it needs none.
-    :param motion: None if none is asked for.
+    :param why_no_motion: why the last action moved nothing; empty if it did, or should not.
     :param worker: None while the node is unconfigured. Until a policy is loaded, what was asked
         for is shown.
     """
@@ -101,10 +109,11 @@ def status_message(
     )
     times = (worker and worker.warmup_times) or WarmupTimes(0.0, 0.0, 0.0)
     latency, inference = gate.latency.percentiles(), gate.inference.percentiles()
-    return VlaStatus(
+    status = VlaStatus(
         robot=robot,
-        state=state,
-        why=why,
+        state=situation.state,
+        reason=situation.reason,
+        why=situation.message,
         preprocessing=parameters.preprocessing,
         unnorm_key=parameters.unnorm_key,
         instruction=inputs.instruction,
@@ -119,8 +128,9 @@ def status_message(
         **dataclasses.asdict(gate.drafts),
         draft_acceptance=gate.drafts.acceptance,
         motion=parameters.motion,
-        why_no_motion=motion.why_none if motion else '',
-        **dataclasses.asdict(motion.counters if motion else MotionCounters()),
+        why_no_motion=why_no_motion,
+        **dataclasses.asdict(motions),
+        **dataclasses.asdict(requests),
         superseded=slot.superseded,
         stale=slot.stale,
         taken=slot.taken,
@@ -134,6 +144,15 @@ def status_message(
         inference_p99_s=inference.p99_s,
         clock_jumps=clock_jumps,
     )
+    return _with_clean_text(status)
+
+
+def _with_clean_text(status: VlaStatus) -> VlaStatus:
+    """Whatever a parameter, a file or a library put into it: bounded and visible."""
+    for name, kind in status.get_fields_and_field_types().items():
+        if kind == 'string':
+            setattr(status, name, printable(getattr(status, name)))
+    return status
 
 
 def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticArray:

@@ -1,22 +1,23 @@
 """One robot's motion on the ROS graph: a stream of twists for MoveIt Servo or its like, a gripper.
 
 Used by the executor's thread: a timer of its own sends what the motion is at that moment, whatever
-the inference does. Refuses to know the node's states; it is told to stop.
+the inference does. Anything that makes the node hold stops the robot immediately.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from geometry_msgs.msg import TwistStamped, Vector3
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
 from vla_ros.motion import ActionContract, Motion, Twist
+from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import to_time
@@ -24,16 +25,23 @@ from vla_ros.types import Prediction
 
 _ZERO_S = 0.2  # zero is repeated for so long before the silence: one message may get lost
 _FLUSH_TIMEOUT_S = 0.2
-_STANDSTILL_S = 0.3  # of the node's clock: longer than between two ticks of a simulation's
+_STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
+_MIN_LIFESPAN_S = 0.1  # of a twist; MoveIt Servo, too, ignores older ones
+_MAX_DELAY_S = 0.02  # from a twist's stamp to its sending; more means that the process was stopped
 
 
 class MotionOutput:
-    """Silent until :meth:`execute`, and again some zeros after the motion has ended."""
+    """Silent until :meth:`execute`, and again some zeros after the motion has ended.
+
+    The motion runs by the monotonic clock: a system clock that is set back moves no robot further.
+    With simulated time it runs by that, as the simulation does.
+    """
 
     def __init__(
         self,
         node: LifecycleNode,
         clock: NodeClock,
+        log: Log,
         prefix: str,
         frame_id: str,
         parameters: Parameters,
@@ -49,25 +57,38 @@ class MotionOutput:
         self._frame_id = frame_id
         self._most_zeros = math.ceil(_ZERO_S * parameters.control_rate_hz)
         self._zeros_left = 0  # to be sent when the motion is over
-        self._period_s = 1 / parameters.control_rate_hz
+        self.period_s = 1 / parameters.control_rate_hz
+        self._simulated = clock.is_simulated
+        self._sent_s = 0.0  # when the last twist was, monotonic
         self._ticked_ns = 0  # the node's time at the last tick
         self._advanced_s = 0.0  # when that last changed, monotonic
-        self._twists = node.create_publisher(TwistStamped, f'{prefix}twist', 1)
+        lifespan = Duration(seconds=max(_MIN_LIFESPAN_S, 2 * self.period_s))
+        self._twists = node.create_publisher(
+            TwistStamped, f'{prefix}twist', QoSProfile(depth=1, lifespan=lifespan)
+        )
         self._grippers = node.create_publisher(Float64, f'{prefix}gripper', 1)
         self._timer = node.create_timer(
-            self._period_s,
-            self._tick,
+            self.period_s,
+            self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stand still
         )
-        self._say_what_it_means()
+        self._say_what_it_means(log)
+
+    @property
+    def topic(self) -> str:
+        """Of the twists; the full name."""
+        return self._twists.topic_name
 
     def execute(self, prediction: Prediction, published_ns: int, valid_until_ns: int) -> None:
         """Begin the motion of an action that has been published just now.
 
-        :param valid_until_ns: of the node's clock; the motion ramps down from then at the latest.
+        :param valid_until_ns: of the node's clock; the robot stands still from then at the latest.
         """
+        self._follow_clock()
+        now_s = self._now_s(published_ns)
+        remaining_s = (valid_until_ns - published_ns) / 1e9
         moves = self.motion.execute(
-            prediction.action, prediction.unnorm_key, published_ns / 1e9, valid_until_ns / 1e9
+            prediction.action, prediction.unnorm_key, now_s, now_s + remaining_s
         )
         if not moves:
             self.stop()
@@ -88,43 +109,98 @@ class MotionOutput:
         self.stop()
         self.motion.forget_gripper()
 
-    def close(self) -> None:
-        """Stop, say so to the end, and give the topics back."""
-        self.stop()
-        while self._zeros_left and self._node.context.ok():
-            time.sleep(self._period_s)
+    def catch_up(self) -> None:
+        """Send the twist that is due, if other callbacks have kept the timer from it."""
+        if self._clock.monotonic_s() - self._sent_s >= self.period_s:
             self._tick()
-        self._node.destroy_timer(self._timer)
-        for publisher in (self._twists, self._grippers):
-            if self._node.context.ok():
-                publisher.wait_for_all_acked(Duration(seconds=_FLUSH_TIMEOUT_S))
-            self._node.destroy_publisher(publisher)
 
-    def _say_what_it_means(self) -> None:
-        contract, logger = self.motion.contract, self._node.get_logger()
+    @property
+    def is_ending(self) -> bool:
+        """Whether zeros are still to be sent, and can be."""
+        return self._zeros_left > 0 and self._node.context.ok()
+
+    def say_zero(self) -> None:
+        """Send the next of the zeros that end a motion."""
+        self._tick()
+
+    def close(self, flush_s: float) -> None:
+        """Give timer and topics back, once all that listen have the last twist.
+
+        :param flush_s: how long that may take.
+        """
+        self._node.destroy_timer(self._timer)
+        if self._node.context.ok():
+            self._twists.wait_for_all_acked(Duration(seconds=flush_s))
+        self._node.destroy_publisher(self._twists)
+        self._node.destroy_publisher(self._grippers)
+
+    def _say_what_it_means(self, log: Log) -> None:
+        contract = self.motion.contract
         if self.motion.why_none:
-            logger.warning(f'no motion: {self.motion.why_none}')
+            log.warning(f'no motion: {self.motion.why_none}')
         elif contract is not None:
-            logger.info(
+            log.info(
                 f'motion by {contract.unnorm_key}: {self._frame_id} is to be the {contract.frame} '
                 f'of a {contract.robot}, {contract.rate_hz:.3g} actions a second'
             )
 
+    def _on_timer(self) -> None:
+        # After a late tick or a stop the timer may be due again at once.
+        if self._clock.monotonic_s() - self._sent_s >= self.period_s / 2:
+            self._tick()
+
     def _tick(self) -> None:
         if not self._zeros_left:
             return
-        now_ns, now_s = self._clock.now_ns(), self._clock.monotonic_s()
-        if now_ns != self._ticked_ns:
-            self._ticked_ns, self._advanced_s = now_ns, now_s
-        elif now_s - self._advanced_s > _STANDSTILL_S:
-            self.motion.stop()  # by that clock no motion would ever end
-        if self.motion.is_over(now_ns / 1e9):
-            self._zeros_left -= 1
+        self._follow_clock()
+        now_ns, monotonic_s = self._clock.now_ns(), self._clock.monotonic_s()
+        if self._simulated:
+            self._stop_at_standstill(now_ns, monotonic_s)
+        now_s = self._now_s(now_ns)
         message = TwistStamped()
         message.header.stamp = to_time(now_ns)
         message.header.frame_id = self._frame_id
-        message.twist.linear, message.twist.angular = _vectors(self.motion.twist(now_ns / 1e9))
+        message.twist.linear, message.twist.angular = _vectors(self.motion.twist(now_s))
+        if self._clock.monotonic_s() - monotonic_s > _MAX_DELAY_S:
+            return  # it was right a while ago; the timer sends what is right by now
         self._twists.publish(message)
+        self._sent_s = monotonic_s
+        self._zeros_left -= self.motion.is_over(now_s)
+
+    def _now_s(self, now_ns: int) -> float:
+        """The motion's time at a moment of the node's clock that is now."""
+        return now_ns / 1e9 if self._simulated else self._clock.monotonic_s()
+
+    def _follow_clock(self) -> None:
+        """Two clocks have nothing in common: what was commanded by one ends with it."""
+        if self._clock.is_simulated != self._simulated:
+            self._simulated = self._clock.is_simulated
+            self.motion.stop()
+
+    def _stop_at_standstill(self, now_ns: int, monotonic_s: float) -> None:
+        if now_ns != self._ticked_ns:
+            self._ticked_ns, self._advanced_s = now_ns, monotonic_s
+        elif monotonic_s - self._advanced_s > _STANDSTILL_S:
+            self.motion.stop()  # by that clock no motion would ever end
+
+
+def close_motions(outputs: Sequence[MotionOutput], clock: NodeClock) -> None:
+    """Stop all robots at once, say so to the end, and give the topics back.
+
+    It takes no longer for many than for one.
+    """
+    for output in outputs:
+        output.stop()
+    ends_s = clock.monotonic_s() + 2 * _ZERO_S
+    while ending := [output for output in outputs if output.is_ending]:
+        if clock.monotonic_s() > ends_s:
+            break
+        clock.sleep(max(output.period_s for output in ending))
+        for output in ending:
+            output.say_zero()
+    ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
+    for output in outputs:
+        output.close(max(0.0, ends_s - clock.monotonic_s()))
 
 
 def _vectors(twist: Twist) -> list[Vector3]:

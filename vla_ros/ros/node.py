@@ -10,7 +10,9 @@ robot.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -20,18 +22,16 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
-from vla_ros.motion import ContractError, load_contracts
+from vla_ros.motion import ActionContract, load_contracts
 from vla_ros.msg import VlaStatus
 from vla_ros.pictures import images
+from vla_ros.reasons import Cause, Reason
 from vla_ros.ros import loading
-from vla_ros.ros.loading import (
-    LoadPolicy,
-    progress_text,
-    warmup_text,
-    why_too_long,
-    why_too_slow,
-)
+from vla_ros.ros.latch import Latches, latch_path
+from vla_ros.ros.loading import LoadPolicy, progress_text, time_out, warmup_text, why_too_slow
+from vla_ros.ros.log import Log
 from vla_ros.ros.messages import diagnostics_message
+from vla_ros.ros.motion_output import close_motions
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import (
     ParameterError,
@@ -41,9 +41,22 @@ from vla_ros.ros.parameters import (
     read_parameters,
     read_robot_names,
 )
+from vla_ros.ros.requests import Requests
+from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.robot import RobotPort
+from vla_ros.ros.shared import RequestCounters, Shared
+from vla_ros.ros.situation import Situation
 from vla_ros.ros.switches import SwitchServices
-from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
+from vla_ros.scheduling import (
+    CommandWatch,
+    Deadline,
+    InferenceWorker,
+    Phase,
+    WorkerLimits,
+    WorkerStatus,
+    failure_text,
+)
+from vla_ros.text import quoted
 from vla_ros.types import InstructionError, Policy, ProgressCallback, check_instruction
 
 EXIT_HUNG = 70
@@ -51,6 +64,23 @@ EXIT_HUNG = 70
 _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
 _JOIN_TIMEOUT_S = 2.0  # launch sends SIGTERM 5 s after SIGINT
+_FLUSH_TIMEOUT_S = 0.5  # of the last status, of all robots
+
+Transition = Callable[['VlaNode', LifecycleState], TransitionCallbackReturn]
+
+
+def _transition(callback: Transition) -> Transition:
+    """What a transition raises is in the log: rclpy keeps it to itself."""
+
+    @functools.wraps(callback)
+    def logged(node: VlaNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(node, state)
+        except Exception as error:
+            node.keep_transition_error(callback.__name__.removeprefix('on_'), error)
+            raise
+
+    return logged
 
 
 class VlaNode(LifecycleNode):
@@ -64,21 +94,26 @@ class VlaNode(LifecycleNode):
         super().__init__('vla', **options)
         declare_parameters(self)
         self._load_policy = load_policy
-        self.ended = Future()  # done when a hung thread makes the process end; its exit code
+        self.ended = Future()  # done when the process has to end; its exit code
         self._params = Parameters()
+        self._contracts: Mapping[str, ActionContract] = {}
         self._worker: InferenceWorker | None = None
         self._warm = False
         self._active = False
         self._activate_when_ready = False
         self._shut_down = False
-        self._error = ''
+        self._error: Cause | None = None
 
-        self._node_clock = NodeClock(self)
+        robots = read_robot_names(self)
+        self._shared = self._make_shared(robots)
+        self._node_clock, self._log = self._shared.clock, self._shared.log
+        self.requests = Requests(self._shared, self._before_callback)
         enabled = self.get_parameter('enabled').value
         self._robots = [
-            RobotPort(self, self._node_clock, name, source, self._state, enabled)
-            for source, name in enumerate(read_robot_names(self))
+            RobotPort(self, self._shared, name, source, self._situation, enabled)
+            for source, name in enumerate(robots)
         ]
+        self._views = itertools.cycle([robot.view for robot in self._robots])
         self._offer_switches()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
@@ -88,23 +123,37 @@ class VlaNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._show_change()
 
+    def _make_shared(self, robots: Collection[str]) -> Shared:
+        clock = NodeClock(self)
+        file = self.get_parameter('latch_file').value
+        path = (
+            Path(file).expanduser()
+            if file
+            else latch_path(self.get_fully_qualified_name(), self.context.get_domain_id())
+        )
+        latches, log = Latches(path, tuple(robots)), Log(self, clock)
+        if latches.problem:
+            log.error(latches.problem)
+        commands = CommandWatch(self.get_parameter('max_command_age_s').value, clock)
+        return Shared(clock, log, latches, commands, Rivals(self), RequestCounters())
+
     # -- lifecycle ---------------------------------------------------------------------------------
 
     def autostart(self) -> None:
         """Configure now, and activate when the policy is ready, unless the parameter says no."""
         if self.get_parameter('autostart').value:
             self._activate_when_ready = True
-            self.trigger_configure()
+            self._try(self.trigger_configure)
 
+    @_transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start loading and return at once."""
         try:
             self._params = read_parameters(self)
-            contracts = load_contracts(self._params.contracts or None)
-        except (ParameterError, ContractError) as error:
-            self._fail(str(error))
+        except ParameterError as error:
+            self._fail(Cause(Reason.INVALID_PARAMETER, str(error)))
             return TransitionCallbackReturn.FAILURE
-        self._error = ''
+        self._error = None
         self._warm = False
         self._node_clock.start_over()
         self._worker = InferenceWorker(
@@ -120,41 +169,47 @@ class VlaNode(LifecycleNode):
             sources=len(self._robots),
         )
         for robot in self._robots:
-            robot.configure(self._params, contracts, self._worker)
+            robot.configure(self._params, self._worker)
         self._worker.start()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
+    @_transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Refused until the policy is ready."""
         assert self._worker is not None  # configured
         status = self._worker.status()
         if status.phase is not Phase.READY:
-            self.get_logger().error(
+            self._log.error(
                 f'activate is refused: the policy is not ready yet ({progress_text(status)})'
             )
             return TransitionCallbackReturn.FAILURE
+        self._prepare(status)
         super().on_activate(state)
         self._activate_when_ready = False
         self._active = True
+        self._look_for_rivals()
         for robot in self._robots:
             robot.activate()
         return TransitionCallbackReturn.SUCCESS
 
+    @_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Nothing that is under way becomes an action any more."""
         self._stop()
         return super().on_deactivate(state)
 
+    @_transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give the policy's memory back, and forget the instruction."""
         self._activate_when_ready = False  # from now on a person decides
         self._close_worker()
         for robot in self._robots:
-            robot.inputs.instruct('')
+            robot.inputs.forget_instruction()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
+    @_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._activate_when_ready = False
         self._stop()
@@ -164,12 +219,22 @@ class VlaNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition raised an error, which rclpy keeps to itself: give back what there is."""
-        self._error = f'an error in a transition from {state.label}; it is a mistake of vla_ros'
+        """A transition raised an error: give back what there is, or end the process."""
         self._activate_when_ready = False
-        self._stop()
-        self._close_worker()
+        try:
+            self._stop()
+            self._close_worker()
+            self._show_change()
+        except Exception as error:  # rclpy would finalize the node, and keep it
+            self._end(f'nor can the node recover from that: {error}')
+            self._log.error(failure_text(error))
         return TransitionCallbackReturn.SUCCESS
+
+    def keep_transition_error(self, transition: str, error: Exception) -> None:
+        """Log what a transition raised, and show it: the node goes to ERROR."""
+        self._log.error(f'{transition}: {failure_text(error)}')
+        message = f'{transition} raised an error: {error}; it is a mistake of vla_ros'
+        self._error = Cause(Reason.TRANSITION_FAILED, message)
 
     def close(self) -> bool:
         """End the worker before the publishers go; False if a thread is left that does not end."""
@@ -178,21 +243,35 @@ class VlaNode(LifecycleNode):
         self._active = False
         self._close_worker()
         if self.ended.done() and self.context.ok():
+            ends_s = self._node_clock.monotonic_s() + _FLUSH_TIMEOUT_S
             for robot in self._robots:
-                robot.flush()
+                robot.flush(max(0.0, ends_s - self._node_clock.monotonic_s()))
         self.destroy_node()
         return not self.ended.done()
+
+    def _try(self, trigger: Callable[[], TransitionCallbackReturn]) -> None:
+        """Trigger a transition that the node wants itself; a manager may have been faster."""
+        try:
+            trigger()
+        except RuntimeError as error:  # RCLError
+            self._log.warning(f'{trigger.__name__}: not possible: {error}')
 
     # -- what a person switches and sets -----------------------------------------------------------
 
     def _offer_switches(self) -> None:
         """The services of all robots at once, and of each that has a name."""
-        SwitchServices(self, '', [robot.switch for robot in self._robots])
+        latches = self._shared.latches
+        SwitchServices(self, '', [robot.switch for robot in self._robots], latches)
         for robot in self._robots:
             if robot.prefix:
-                SwitchServices(self, robot.prefix, [robot.switch])
+                SwitchServices(self, robot.prefix, [robot.switch], latches)
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        unknown = [p.name for p in changed if not self.has_parameter(p.name)]
+        if unknown:  # rclpy lets the empty name pass
+            return SetParametersResult(
+                successful=False, reason=f'parameter {quoted(unknown[0])} is unknown'
+            )
         own = {p.name: p.value for p in changed if p.name in Parameters.__dataclass_fields__}
         fixed = sorted(own.keys() - {'instruction'})
         if fixed and self._worker is not None:
@@ -215,8 +294,9 @@ class VlaNode(LifecycleNode):
     # -- the worker --------------------------------------------------------------------------------
 
     def _build_policy(self, parameters: Parameters, progress: ProgressCallback) -> Policy:
-        """Worker only: both take seconds, and the executor has to answer meanwhile."""
-        self.get_logger().info(f'pictures are converted by: {images.backend()}')
+        """Worker only: all of it may take seconds, and the executor has to answer meanwhile."""
+        self._log.info(f'pictures are converted by: {images.backend()}')
+        self._contracts = load_contracts(parameters.contracts or None)
         return self._load_policy(parameters, progress)
 
     def _on_worker(self) -> None:
@@ -224,20 +304,25 @@ class VlaNode(LifecycleNode):
         if self._worker is None:
             return
         status = self._worker.status()
-        if status.phase is Phase.FAILED:
+        if status.phase is Phase.FAILED and status.failure is not None:
             self._fail(status.failure)
-        elif status.phase is Phase.READY and not self._warm:
-            self._warm = True
-            self._log_warmup(status)
-        if status.phase is Phase.READY and self._activate_when_ready:
-            self.trigger_activate()
+        elif status.phase is Phase.READY:
+            self._prepare(status)
+            if self._activate_when_ready:
+                self._try(self.trigger_activate)
         self._settle_results()
         self._show_change()
 
-    def _log_warmup(self, status: WorkerStatus) -> None:
-        self.get_logger().info(warmup_text(status))
+    def _prepare(self, status: WorkerStatus) -> None:
+        """Once the policy is warm: robots can be moved from now on."""
+        if self._warm:
+            return
+        self._warm = True
+        for robot in self._robots:
+            robot.prepare(self._contracts)
+        self._log.info(warmup_text(status))
         if why := why_too_slow(status, self._params):
-            self.get_logger().warning(why)
+            self._log.warning(why)
 
     def _settle_results(self) -> None:
         self._watch_surroundings()  # the clock may have jumped since the timer looked
@@ -248,32 +333,34 @@ class VlaNode(LifecycleNode):
     def _close_worker(self) -> None:
         if self._worker is None:
             return
-        for robot in self._robots:  # first of all: the worker may take its time
-            robot.close_motion()
+        # First of all: the worker may take its time.
+        close_motions([robot.motion for robot in self._robots if robot.motion], self._node_clock)
         if not self._worker.close(0.0 if self.ended.done() else _JOIN_TIMEOUT_S):
             # Another worker beside it would be a second model in memory.
-            self._end_hung(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
+            self._end(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
         self._settle_results()
         for robot in self._robots:
             robot.release()
         self._worker = None
+        self._shared.commands.stall.look(counts=False)
 
     # -- state -------------------------------------------------------------------------------------
 
-    def _state(self) -> tuple[str, str]:
-        """The node's state, and why; RUNNING if it is active, for each robot then has its own."""
+    def _situation(self) -> Situation:
+        """The node's; RUNNING if it is active, for each robot then has its own."""
         if self._error:
-            return VlaStatus.ERROR, self._error
+            return Situation.of(VlaStatus.ERROR, self._error)
         if self._worker is None:
-            return VlaStatus.UNCONFIGURED, 'shut down for good' if self._shut_down else ''
+            shut_down = Cause(Reason.SHUT_DOWN, 'shut down for good') if self._shut_down else None
+            return Situation.of(VlaStatus.UNCONFIGURED, shut_down)
         status = self._worker.status()
         if status.phase is Phase.LOADING:
-            return VlaStatus.LOADING, progress_text(status)
+            return Situation(VlaStatus.LOADING, message=progress_text(status))
         if status.phase is Phase.WARMING_UP:
-            return VlaStatus.WARMING_UP, progress_text(status)
+            return Situation(VlaStatus.WARMING_UP, message=progress_text(status))
         if status.phase is Phase.FAILED:
-            return VlaStatus.ERROR, status.failure
-        return (VlaStatus.RUNNING if self._active else VlaStatus.READY), ''
+            return Situation.of(VlaStatus.ERROR, status.failure)
+        return Situation(VlaStatus.RUNNING if self._active else VlaStatus.READY)
 
     def _show_change(self) -> None:
         for robot in self._robots:
@@ -287,27 +374,55 @@ class VlaNode(LifecycleNode):
             self._worker.reset()
         self._show_change()
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, cause: Cause) -> None:
         """Go to ERROR and give back what was loaded; configure starts anew."""
-        self._error = why
+        self._error = cause
         self._activate_when_ready = False
         self._show_change()  # what follows may have to wait for a thread
         if self._active:
-            self.trigger_deactivate()
+            self._try(self.trigger_deactivate)
         if self._worker is not None:
-            self.trigger_cleanup()
+            self._try(self.trigger_cleanup)
         self._show_change()
 
-    # -- timers ------------------------------------------------------------------------------------
+    def _end(self, why: str) -> None:
+        """Have the process end: nothing else frees a thread that does not come back."""
+        if self.ended.done():
+            return
+        message = f'{self._error.message}; {why}' if self._error else why
+        self._error = Cause(Reason.POLICY_HUNG, message)
+        self._log.error(f'{why}: the process has to end')
+        self.ended.set_result(EXIT_HUNG)
+
+    # -- regularly ---------------------------------------------------------------------------------
+
+    def _before_callback(self) -> None:
+        """Called by the executor before every callback; nothing may be done after a stall before
+        the robots hold."""
+        stalled_s = self._shared.commands.stall.look(counts=self._warm)
+        for robot in self._robots:
+            if stalled_s and self._active:
+                robot.start_over(
+                    Cause(
+                        Reason.EXECUTOR_STALLED,
+                        f'the node did not run for {stalled_s:.1f} s (suspended, or the machine is '
+                        'overloaded); what was under way is dropped, and commands that waited are '
+                        'refused',
+                    )
+                )
+            if robot.motion is not None:
+                robot.motion.catch_up()
 
     def _watch(self) -> None:
         """Act on what has taken too long."""
+        self._before_callback()
         if self._worker is None:
             return
-        if why := why_too_long(self._worker.status(), self._params):
-            self._fail(why)
+        if cause := time_out(self._worker.status(), self._params):
+            self._fail(cause)
         self._watch_surroundings(self._overdue())
         self._show_change()
+        self._show_one_view()
 
     def _overdue(self) -> set[int]:
         """The robots that wait for an inference which is late: they hold, or the process ends."""
@@ -316,12 +431,13 @@ class VlaNode(LifecycleNode):
         deadline = self._worker.enforce_deadline()
         if deadline is Deadline.HUNG:
             limit_s = self._params.hang_timeout_s
-            self._end_hung(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
+            self._end(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
         overdue = self._worker.overdue()
         if deadline is Deadline.MISSED and self._active:
             limit_s = self._params.inference_timeout_s
+            message = f'overrun: inference_timeout_s, {limit_s:g} s, is over'
             for source in overdue:
-                self._robots[source].hold(f'overrun: inference_timeout_s, {limit_s:g} s, is over')
+                self._robots[source].hold(Cause(Reason.INFERENCE_OVERRUN, message))
         return overdue
 
     def _watch_surroundings(self, overdue: Collection[int] = ()) -> None:
@@ -329,23 +445,28 @@ class VlaNode(LifecycleNode):
 
         :param overdue: these hold already, and say why.
         """
-        clock_fault, jumped = self._node_clock.look()
+        clock = self._node_clock.look()
         if not self._active:
             return
         for source, robot in enumerate(self._robots):
-            if jumped or source not in overdue:
-                robot.watch(clock_fault, jumped)
+            if clock.jumped or source not in overdue:
+                robot.watch(clock.fault, clock.jumped)
 
-    def _end_hung(self, why: str) -> None:
-        """Have the process end: nothing else frees a thread that does not come back."""
-        if self.ended.done():
-            return
-        self._error = f'{self._error}; {why}' if self._error else why
-        self.get_logger().error(f'{why}: the process has to end')
-        self.ended.set_result(EXIT_HUNG)
+    def _look_for_rivals(self) -> None:
+        topics = [topic for robot in self._robots for topic in robot.output_topics]
+        self._shared.rivals.look(topics)
+        for robot in self._robots:
+            robot.look_around()
+
+    def _show_one_view(self) -> None:
+        """At most one: each takes some milliseconds, and twists have to go out between them."""
+        for view in itertools.islice(self._views, len(self._robots)):
+            if view.show_if_due():
+                return
 
     def _report(self) -> None:
         """Once a second: each robot's status, and the diagnostics of all."""
+        self._look_for_rivals()
         name = self.get_fully_qualified_name().lstrip('/')
         statuses = [robot.report() for robot in self._robots]
         self._diagnostics.publish(diagnostics_message(statuses, name))

@@ -1,20 +1,31 @@
-"""The node's clock, by which worker, gates and cameras go, and what is wrong with it at times.
+"""The node's clock, which everything in it goes by, and the faults of that clock.
 
-Any thread may ask for the time; the rest is the executor's thread's. Refuses to know what a
-fault of the clock leads to.
+Any thread may ask for the time; the rest belongs to the executor's thread.
 """
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from rclpy.node import Node
 
+from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import ClockWatch
 
 
+class ClockLook(NamedTuple):
+    """
+    :param fault: what is wrong with the clock; None if nothing is.
+    :param jumped: whether it has jumped since the last look.
+    """
+
+    fault: Cause | None
+    jumped: bool
+
+
 class NodeClock:
-    """Its time is the node's, be that the system's or a simulation's."""
+    """Its time is the node's: the system's, or a simulation's where use_sim_time is set."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -26,6 +37,16 @@ class NodeClock:
     def monotonic_s(self) -> float:
         return time.monotonic()
 
+    def system_ns(self) -> int:
+        return time.time_ns()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @property
+    def is_simulated(self) -> bool:
+        return self._node.get_clock().ros_time_is_active
+
     @property
     def jumps(self) -> int:
         return self._watch.jumps
@@ -34,16 +55,17 @@ class NodeClock:
         """Count jumps from zero, from now on."""
         self._watch = ClockWatch(self)
 
-    def look(self) -> tuple[str, bool]:
-        """What is wrong, empty if nothing is, and whether the clock has jumped since last time."""
-        simulated = self._node.get_clock().ros_time_is_active
+    def look(self) -> ClockLook:
+        """Compare the clock with the monotonic one; call this often."""
+        simulated = self.is_simulated
         jumped_s = self._watch.jump_s(simulated)
         if jumped_s:
-            why = (
+            message = (
                 f"clock jump: this machine's clock went {jumped_s:+.3f} s by itself, so ages are "
                 'unknown; what was under way is dropped'
             )
-            return why, True
+            return ClockLook(Cause(Reason.CLOCK_JUMP, message), True)
         if simulated and self.now_ns() == 0:
-            return 'no simulated time: use_sim_time is true, and nothing publishes /clock', False
-        return '', False
+            message = 'no simulated time: use_sim_time is true, and nothing publishes /clock'
+            return ClockLook(Cause(Reason.NO_SIMULATED_TIME, message), False)
+        return ClockLook(None, False)

@@ -1,7 +1,6 @@
 """Publishes what an operator sees of one robot, as a picture, while somebody looks.
 
-Used by the executor's thread. Refuses to know how the picture is drawn. Without a subscriber it
-asks for nothing and draws nothing.
+Used by the executor's thread. Without a subscriber it asks for nothing and draws nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from vla_ros.motion import ActionContract
+from vla_ros.ros.situation import Situation
 from vla_ros.ros.stamps import to_time
 from vla_ros.scheduling import Clock, Result, age_s
 from vla_ros.view import OperatorView, render
 
 _SHORTEST_PERIOD_S = 0.1
+_LONGEST_PERIOD_S = 1.0
 
 
 class OperatorViewPublisher:
@@ -31,22 +32,22 @@ class OperatorViewPublisher:
         clock: Clock,
         robot: str,
         prefix: str,
-        state: Callable[[], tuple[str, str]],
+        situation: Callable[[], Situation],
         instruction: Callable[[], str],
     ) -> None:
         """
         :param robot: its name; may be empty.
         :param prefix: what the topic's name begins with.
-        :param state: the state now, and why.
+        :param situation: of the robot, now.
         :param instruction: the one in force now.
         """
         self._clock = clock
         self._robot = robot
-        self._state = state
+        self._situation = situation
         self._instruction = instruction
         self._images = node.create_publisher(Image, f'{prefix}debug_image', QoSProfile(depth=1))
-        self._shown = ('', '')  # state and why
-        self._shown_s = -_SHORTEST_PERIOD_S
+        self._shown = Situation('')
+        self._shown_s = -_LONGEST_PERIOD_S
         self.configure('', {})
 
     def configure(self, frame_id: str, contracts: Mapping[str, ActionContract]) -> None:
@@ -62,23 +63,23 @@ class OperatorViewPublisher:
         if result.prediction is not None:
             self._result, self._published, self._is_new = result, published, True
 
-    def show_change(self) -> None:
-        """Show a new prediction, state or reason, if anybody looks; call this often."""
-        if self._may_show() and (self._is_new or self._state() != self._shown):
-            self._show()
+    def show_if_due(self) -> bool:
+        """Show what is new, or has grown older, if anybody looks; whether it did.
 
-    def show(self) -> None:
-        """Show what is, new or not, if anybody looks: it has grown older."""
-        if self._may_show():
-            self._show()
-
-    def _may_show(self) -> bool:
-        """Somebody looks, and the last view was a while ago."""
-        rests = self._clock.monotonic_s() - self._shown_s < _SHORTEST_PERIOD_S
-        return not rests and self._images.get_subscription_count() > 0
+        It takes some milliseconds. Call it often.
+        """
+        rested_s = self._clock.monotonic_s() - self._shown_s
+        if rested_s < _SHORTEST_PERIOD_S or not self._images.get_subscription_count():
+            return False
+        is_new = self._is_new or self._situation() != self._shown
+        if not is_new and rested_s < _LONGEST_PERIOD_S:
+            return False
+        self._show()
+        return True
 
     def _show(self) -> None:
-        self._shown, self._shown_s, self._is_new = self._state(), self._clock.monotonic_s(), False
+        self._shown, self._is_new = self._situation(), False
+        self._shown_s = self._clock.monotonic_s()
         now_ns = self._clock.now_ns()
         pixels = render(self._view(now_ns))
         height, width, _ = pixels.shape
@@ -88,7 +89,8 @@ class OperatorViewPublisher:
         self._images.publish(message)
 
     def _view(self, now_ns: int) -> OperatorView:
-        view = OperatorView(self._robot, *self._shown, self._instruction(), frame=self._frame_id)
+        state, _, message = self._shown
+        view = OperatorView(self._robot, state, message, self._instruction(), frame=self._frame_id)
         if self._result is None:
             return view
         prediction = self._result.prediction

@@ -85,6 +85,19 @@ class Parameters:
     enabled: bool = _parameter(
         True, 'whether robots may act before anybody has called ~/enable', read_only=True
     )
+    latch_file: str = _parameter(
+        '',
+        'file that keeps what the operator decided (stop, disable, hold) when the process ends; '
+        "empty: one in ROS_HOME for this node's name and ROS domain",
+        read_only=True,
+    )
+    max_command_age_s: float = _parameter(
+        2.0,
+        'maximum age of a command that sets a robot going (an instruction, enable, reset, '
+        'activate), from its sending [s]',
+        bounds=(0.1, 3600.0),
+        read_only=True,
+    )
     image_transport: str = _parameter(
         'raw',
         'raw: subscribe to image; compressed: to image/compressed',
@@ -140,7 +153,8 @@ class Parameters:
     )
     frozen_image_timeout_s: float = _parameter(
         5.0,
-        'hold when not one pixel has changed for so long; 0: still pictures are allowed',
+        'hold when for so long all images were ones that had come before; 0: still images are '
+        'allowed',
         bounds=(0.0, 3600.0),
     )
     no_instruction_timeout_s: float = _parameter(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from builtin_interfaces.msg import Duration, Time
 
 _NS_PER_S = 10**9
+_FIRST_NS, _LAST_NS = -(2**31) * _NS_PER_S, 2**31 * _NS_PER_S - 1  # that a message can hold
 
 
 def to_time(nanoseconds: int) -> Time:
+    """The nearest time that a message can hold."""
+    nanoseconds = min(max(nanoseconds, _FIRST_NS), _LAST_NS)
     return Time(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)
 
 

@@ -1,55 +1,71 @@
 """Tells what the node is doing for one robot: status and log on every change, status regularly.
 
-Used by the executor's thread. Refuses to know how the state comes about.
+Used by the executor's thread.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 
 from vla_ros.msg import VlaStatus
+from vla_ros.ros.log import Log
+from vla_ros.ros.situation import Situation
+from vla_ros.ros.stamps import to_time
+from vla_ros.scheduling import Clock
 
 _LOG_PERIOD_S = 1.0  # state and reason may change with every picture
 _CHANGE_PERIOD_S = 0.1
 _PROGRESS_PERIOD_S = 5.0
-_FLUSH_TIMEOUT_S = 0.5
+_LEASE_S = 3.0  # without a status for so long the node is dead or stuck
 _IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
 _MAY_FLAP = (VlaStatus.RUNNING, VlaStatus.HOLDING)
 
 
 class StatusReporter:
-    """Compares ``state`` often, and publishes what ``describe`` gives where it has changed."""
+    """Compares the situation often, and publishes what ``describe`` gives where it has changed.
+
+    The topic's quality of service tells a listener that the node has died: it offers a deadline
+    and a liveliness lease, which a subscription may request.
+    """
 
     def __init__(
         self,
         node: Node,
+        clock: Clock,
+        log: Log,
         robot: str,
         prefix: str,
-        state: Callable[[], tuple[str, str]],
+        situation: Callable[[], Situation],
         describe: Callable[[], VlaStatus],
     ) -> None:
         """
         :param robot: its name, for the log; empty if it needs none.
         :param prefix: what the topic's name begins with.
-        :param state: the state now, and why.
+        :param situation: of the robot, now.
         :param describe: the whole status now, but for stamp and ``elapsed_s``.
         """
-        self._node = node
+        self._clock = clock
+        self._log = log
         self._robot = robot
-        self._state = state
+        self._situation = situation
         self._describe = describe
-        self._shown = ('', '')  # state and why, as published
+        self._shown = Situation('')  # as published
         self._shown_s = 0.0
-        self._logged = ('', '')
+        self._logged = Situation('')
         self._logged_s = 0.0
-        self._since_s = time.monotonic()
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._statuses = node.create_publisher(VlaStatus, f'{prefix}status', latched)
+        self._since_s = clock.monotonic_s()
+        quality = QoSProfile(
+            depth=1,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+            deadline=Duration(seconds=_LEASE_S),
+            liveliness=LivelinessPolicy.MANUAL_BY_TOPIC,
+            liveliness_lease_duration=Duration(seconds=_LEASE_S),
+        )
+        self._statuses = node.create_publisher(VlaStatus, f'{prefix}status', quality)
 
     def show_change(self) -> None:
         """Publish and log what has changed; call this often.
@@ -57,14 +73,14 @@ class StatusReporter:
         A new state is published at once, a new reason at most ten times a second. Progress can
         wait for :meth:`report`.
         """
-        state, why = self._state()
-        now_s = time.monotonic()
-        may_wait = state in _IN_PROGRESS or now_s - self._shown_s < _CHANGE_PERIOD_S
-        if state != self._shown[0]:
+        situation = self._situation()
+        now_s = self._clock.monotonic_s()
+        may_wait = situation.state in _IN_PROGRESS or now_s - self._shown_s < _CHANGE_PERIOD_S
+        if situation.state != self._shown.state:
             self._since_s = now_s
             may_wait = False
-        if (state, why) != self._shown and not may_wait:
-            self._shown, self._shown_s = (state, why), now_s
+        if situation != self._shown and not may_wait:
+            self._shown, self._shown_s = situation, now_s
             self._publish(self._describe())
         self._log_change(now_s)
 
@@ -72,38 +88,40 @@ class StatusReporter:
         """Publish the status, changed or not; what it was."""
         self.show_change()
         status = self._describe()
-        if status.state in _IN_PROGRESS:  # so are all robots then, and one line is enough
-            elapsed_s = time.monotonic() - self._since_s
-            self._node.get_logger().info(
-                f'{status.state}: {status.why}, {elapsed_s:.0f} s so far',
-                throttle_duration_sec=_PROGRESS_PERIOD_S,
-                skip_first=True,
+        if status.state in _IN_PROGRESS and self._elapsed_s() > _PROGRESS_PERIOD_S:
+            # All robots are in it then, and one line is enough.
+            self._log.info(
+                f'{status.state}: {status.why}, {self._elapsed_s():.0f} s so far',
+                every_s=_PROGRESS_PERIOD_S,
             )
         self._publish(status)
         return status
 
-    def flush(self) -> None:
-        """Wait, not for long, until all that listen have the last status: the process ends.
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all that listen have the last status.
 
         :raises RCLError: if the context has been shut down.
         """
-        self._statuses.wait_for_all_acked(Duration(seconds=_FLUSH_TIMEOUT_S))
+        self._statuses.wait_for_all_acked(Duration(seconds=timeout_s))
+
+    def _elapsed_s(self) -> float:
+        return self._clock.monotonic_s() - self._since_s
 
     def _publish(self, status: VlaStatus) -> None:
-        status.header.stamp = self._node.get_clock().now().to_msg()
-        status.elapsed_s = time.monotonic() - self._since_s
+        status.header.stamp = to_time(self._clock.now_ns())
+        status.elapsed_s = self._elapsed_s()
         self._statuses.publish(status)
 
     def _log_change(self, now_s: float) -> None:
         """What flaps is logged once a second: the log ends with what is."""
-        state, why = self._shown
-        flaps = state in _MAY_FLAP and self._logged[0] in _MAY_FLAP
-        if self._shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):
+        shown = self._shown
+        flaps = shown.state in _MAY_FLAP and self._logged.state in _MAY_FLAP
+        if shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):
             return
-        self._logged, self._logged_s = self._shown, now_s
-        text = f'{self._robot}: {state}' if self._robot else state
-        text = f'{text}: {why}' if why else text
-        if state == VlaStatus.ERROR:
-            self._node.get_logger().error(text)
-        else:  # rclpy wants one severity per line of code
-            self._node.get_logger().info(text)
+        self._logged, self._logged_s = shown, now_s
+        text = f'{self._robot}: {shown.state}' if self._robot else shown.state
+        text = f'{text}: {shown.message}' if shown.message else text
+        if shown.state == VlaStatus.ERROR:
+            self._log.error(text)
+        else:
+            self._log.info(text)

@@ -1,6 +1,6 @@
-"""What a person switches by services: enable, stop and reset, of one robot or of all.
+"""What an operator switches by services: enable, stop and reset, of one robot or of all.
 
-Used by the executor's thread. Refuses to know what a robot does meanwhile.
+Used by the executor's thread.
 """
 
 from __future__ import annotations
@@ -10,63 +10,89 @@ from collections.abc import Callable, Sequence
 from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.latch import Latches
+
 
 class Switch:
-    """Whether a person lets one robot act.
+    """Whether the operator lets one robot act.
 
-    A stop stays until it is reset. A reset does not set the robot going again, it only allows
-    that (ISO 13850, 4.1.4): afterwards the robot has to be enabled.
+    A stop stays until it is reset, also when the process ends: whoever switches saves the latches
+    afterwards. A reset does not set the robot
+    going again, it only allows that (ISO 13850, 4.1.4): afterwards the robot has to be enabled.
     """
 
-    def __init__(self, prefix: str, enabled: bool, on_switched: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        robot: str,
+        prefix: str,
+        enabled: bool,
+        latches: Latches,
+        on_switched: Callable[[], None],
+    ) -> None:
         """
+        :param robot: its name in ``latches``.
         :param prefix: what the names of the robot's services begin with, after ``~/``.
-        :param enabled: at first.
-        :param on_switched: called after every one of the three, but not if an enabled robot is
-            enabled: what it does goes on.
+        :param enabled: at first, unless the operator decided otherwise before.
+        :param on_switched: called after every switch, but not if an enabled robot is enabled: what
+            it does goes on.
         """
+        self._robot = robot
         self._services = f'~/{prefix}'
+        self._latches = latches
         self._on_switched = on_switched
-        self._enabled = enabled
-        self._stopped = False
+        latch = latches[robot]
+        self._enabled = enabled and not latch.disabled
+        self._stopped = latch.stopped
 
     @property
-    def why_off(self) -> str:
-        """Empty if the robot may act."""
+    def cause(self) -> Cause | None:
+        """Why the robot may not act; None if it may."""
         if self._stopped:
-            return f'stopped by {self._services}stop; {self._services}reset ends that'
+            message = f'stopped by {self._services}stop; {self._services}reset ends that'
+            return Cause(Reason.STOPPED, self._with_problem(message))
         if not self._enabled:
-            return f'disabled; {self._services}enable ends that'
-        return ''
+            return Cause(Reason.DISABLED, f'disabled; {self._services}enable ends that')
+        return None
 
     def why_not(self, enabled: bool) -> str:
-        """Why it can't be switched so now; empty if it can."""
-        return self.why_off if enabled and self._stopped else ''
+        """Return why the robot can't be switched so now; empty if it can."""
+        cause = self.cause
+        return cause.message if enabled and self._stopped and cause else ''
 
     def enable(self, enabled: bool) -> None:
         """Ask :meth:`why_not` before."""
         if enabled and self._enabled:
             return
-        self._enabled = enabled
-        self._on_switched()
+        self._switch(enabled, self._stopped)
 
     def stop(self) -> None:
-        self._stopped, self._enabled = True, False
-        self._on_switched()
+        self._switch(False, True)
 
     def reset(self) -> None:
-        self._stopped = False
+        self._switch(self._enabled, False)
+
+    def _switch(self, enabled: bool, stopped: bool) -> None:
+        self._enabled, self._stopped = enabled, stopped
+        self._latches.set(self._robot, stopped=stopped, disabled=not enabled)
         self._on_switched()
+
+    def _with_problem(self, message: str) -> str:
+        problem = self._latches.problem
+        return f'{message}; {problem}' if problem else message
 
 
 class SwitchServices:
     """``~/enable`` (SetBool), ``~/stop`` and ``~/reset`` (Trigger), for some switches at once."""
 
-    def __init__(self, node: Node, prefix: str, switches: Sequence[Switch]) -> None:
+    def __init__(
+        self, node: Node, prefix: str, switches: Sequence[Switch], latches: Latches
+    ) -> None:
         """
         :param prefix: what the services' names begin with, after ``~/``.
         """
         self._switches = switches
+        self._latches = latches
         node.create_service(SetBool, f'~/{prefix}enable', self._enable)
         node.create_service(Trigger, f'~/{prefix}stop', self._stop)
         node.create_service(Trigger, f'~/{prefix}reset', self._reset)
@@ -79,19 +105,25 @@ class SwitchServices:
             return response
         for switch in self._switches:
             switch.enable(request.data)
-        response.message = 'enabled' if request.data else 'disabled'
+        response.message = self._told('enabled' if request.data else 'disabled')
         return response
 
     def _stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         for switch in self._switches:
             switch.stop()
-        response.success, response.message = True, 'stopped until reset'
+        response.success, response.message = True, self._told('stopped until reset')
         return response
 
     def _reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         for switch in self._switches:
             switch.reset()
-        off = [switch.why_off for switch in self._switches if switch.why_off]
+        off = [cause.message for switch in self._switches if (cause := switch.cause)]
         response.success = True
-        response.message = f'reset; {"; ".join(off)}' if off else 'reset'
+        response.message = self._told(f'reset; {"; ".join(off)}' if off else 'reset')
         return response
+
+    def _told(self, message: str) -> str:
+        """The answer, once the disk knows as well what the robots did first."""
+        self._latches.save()
+        problem = self._latches.problem
+        return f'{message}; but {problem}' if problem else message

@@ -2,6 +2,7 @@
 
 from vla_ros.scheduling.camera import CameraCounters, CameraWatch
 from vla_ros.scheduling.clock import Clock, ClockWatch, ManualClock, age_s
+from vla_ros.scheduling.commands import CommandWatch, StallWatch
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.inference import Deadline, WorkerLimits
 from vla_ros.scheduling.latency import LatencyWindow, Percentiles
@@ -17,6 +18,7 @@ __all__ = [
     'CameraWatch',
     'Clock',
     'ClockWatch',
+    'CommandWatch',
     'Deadline',
     'InferenceWorker',
     'LatencyWindow',
@@ -29,6 +31,7 @@ __all__ = [
     'Result',
     'SlotClosed',
     'SlotStatistics',
+    'StallWatch',
     'WorkerLimits',
     'WorkerStatus',
     'age_s',

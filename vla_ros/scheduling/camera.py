@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import MAX_CLOCK_SKEW_S, Clock, age_s
-
-_SAMPLE = np.s_[::16, ::16]  # of the pixels: enough to see that two pictures differ, mostly
+from vla_ros.scheduling.novelty import Novelty
 
 
 @dataclass
@@ -24,7 +24,7 @@ class CameraCounters:
     :param future: the stamp lies in the future.
     :param repeated: the stamp of the picture before.
     :param backwards: an earlier stamp than that of the picture before.
-    :param frozen: the pixels have been the same for too long.
+    :param frozen: no new image came for too long, but old ones again.
     """
 
     unstamped: int = 0
@@ -41,20 +41,20 @@ class CameraCounters:
 @dataclass(frozen=True)
 class Verdict:
     """
-    :param usable: whether the picture may reach the policy.
-    :param why: the reason to hold; empty where an unusable picture is no reason by itself.
+    :param usable: whether the image may reach the policy.
+    :param cause: why to hold; None where an unusable image is no cause by itself.
     """
 
     usable: bool
-    why: str = ''
+    cause: Cause | None = None
 
 
 class CameraWatch:
-    """Judges every picture of one camera, in the order in which they come."""
+    """Judges every image of one camera, in the order in which they come."""
 
     def __init__(self, frozen_image_timeout_s: float, clock: Clock) -> None:
         """
-        :param frozen_image_timeout_s: how long the pixels may stay the same; 0: for ever.
+        :param frozen_image_timeout_s: how long old images may be repeated [s]; 0: for ever.
         """
         self._frozen_image_timeout_s = frozen_image_timeout_s
         self._clock = clock
@@ -62,26 +62,27 @@ class CameraWatch:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget what was seen: the camera or the clock is another one now."""
+        """Forget all images: the camera or the clock is another one now."""
         self._stamp_ns: int | None = None
-        self._image: NDArray[np.uint8] | None = None
-        self._changed_s = 0.0
-        self._judged_s = 0.0
+        self._novelty = Novelty()
+        self._new_image_s = 0.0  # when the last new one came, monotonic
+        self._judged_s: float | None = None
 
     def judge(self, image: NDArray[np.uint8], stamp_ns: int) -> Verdict:
         """
-        :param image: uint8 [H, W, 3], kept until the next one.
+        :param image: uint8 [H, W, 3].
         """
         if stamp_ns == 0:
             self.counters.unstamped += 1
-            return Verdict(
-                False, 'unstamped: the picture has no time; have the camera driver set header.stamp'
+            return _unusable(
+                Reason.IMAGE_UNSTAMPED,
+                'unstamped: the picture has no time; have the camera driver set header.stamp',
             )
         ahead_s = -age_s(stamp_ns, self._clock.now_ns())
         if ahead_s > MAX_CLOCK_SKEW_S:
             self.counters.future += 1
-            return Verdict(
-                False,
+            return _unusable(
+                Reason.IMAGE_FUTURE,
                 f"future: the picture's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
                 f"{MAX_CLOCK_SKEW_S:g} s are allowed; synchronise the camera's clock",
             )
@@ -96,8 +97,8 @@ class CameraWatch:
             self.counters.repeated += 1
             return Verdict(False)
         self.counters.backwards += 1
-        return Verdict(
-            False,
+        return _unusable(
+            Reason.IMAGE_BACKWARDS,
             f"backwards: the picture's stamp is {(before_ns - stamp_ns) / 1e9:.3f} s before the "
             "last one's; is there more than one publisher, or did a recording start over?",
         )
@@ -107,20 +108,20 @@ class CameraWatch:
         if not limit_s:
             return None
         now_s = self._clock.monotonic_s()
-        before, self._image = self._image, image
-        silent_s, self._judged_s = now_s - self._judged_s, now_s
-        # Two pictures with a long silence between them tell nothing about what was in between.
-        if before is None or silent_s > limit_s or not _equal(image, before):
-            self._changed_s = now_s
-        if now_s - self._changed_s <= limit_s:
+        before_s, self._judged_s = self._judged_s, now_s
+        # What was between two images with a long silence between them, nobody knows.
+        was_silent = before_s is None or now_s - before_s > limit_s
+        if self._novelty.is_new(image) or was_silent:
+            self._new_image_s = now_s
+        if now_s - self._new_image_s <= limit_s:
             return None
         self.counters.frozen += 1
-        return Verdict(
-            False,
-            'frozen: not one pixel has changed for frozen_image_timeout_s, '
-            f'{limit_s:g} s; a camera has noise (0 allows still pictures)',
+        return _unusable(
+            Reason.IMAGE_FROZEN,
+            f'frozen: for frozen_image_timeout_s, {limit_s:g} s, all pictures were ones that had '
+            'come before; a camera has noise (0 allows still pictures)',
         )
 
 
-def _equal(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    return np.array_equal(image[_SAMPLE], other[_SAMPLE]) and np.array_equal(image, other)
+def _unusable(reason: Reason, message: str) -> Verdict:
+    return Verdict(False, Cause(reason, message))

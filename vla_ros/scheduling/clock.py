@@ -1,4 +1,4 @@
-"""Two clocks: the robot's, for stamps and ages, and a monotonic one, for durations."""
+"""The clocks that everything goes by: the robot's, this machine's, and a monotonic one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,22 @@ class Clock(Protocol):
         """The robot's time, nanoseconds; the clock that stamps pictures. It may jump."""
 
     def monotonic_s(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Seconds since some moment; never goes back. Durations and deadlines go by it."""
+
+    def system_ns(self) -> int:
+        """This machine's system time, nanoseconds; the middleware stamps messages with it."""
+
+    def sleep(self, seconds: float) -> None:
+        """Block the calling thread."""
 
 
 class ManualClock:
-    """A clock for tests: it moves when told to, both faces together or one alone."""
+    """A clock for tests: it moves when told to, all faces together or one alone."""
 
     def __init__(self, now_ns: int = 1_000_000_000_000) -> None:
         self._now_ns = now_ns
         self._monotonic_s = 0.0
+        self._system_ns = now_ns
 
     def now_ns(self) -> int:
         return self._now_ns
@@ -32,9 +39,16 @@ class ManualClock:
     def monotonic_s(self) -> float:
         return self._monotonic_s
 
+    def system_ns(self) -> int:
+        return self._system_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
     def advance(self, seconds: float) -> None:
         self.jump(seconds)
         self._monotonic_s += seconds
+        self._system_ns += round(seconds * 1e9)
 
     def jump(self, seconds: float) -> None:
         """The robot's time alone."""

@@ -1,4 +1,4 @@
-"""Decides whether a result may move the robot, counts what became of each, and says why not.
+"""Decides whether a result may move the robot, counts what became of each, and keeps why not.
 
 Belongs to the thread that publishes. Knows neither ROS nor torch.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.result import Outcome, Result
@@ -48,7 +49,7 @@ class DraftCounters:
 
 
 class ActionGate:
-    """Holds a reason why no action is published (``fault``) until one is."""
+    """Keeps the cause why no action is published (``cause``) until one is."""
 
     def __init__(self, max_action_age_s: float, clock: Clock) -> None:
         """
@@ -56,7 +57,7 @@ class ActionGate:
         """
         self._max_action_age_s = max_action_age_s
         self._clock = clock
-        self.fault = ''
+        self.cause: Cause | None = None
         self.counters = OutcomeCounters()
         self.drafts = DraftCounters()
         self.latency = LatencyWindow()  # capture to publishing
@@ -67,30 +68,32 @@ class ActionGate:
 
         A result is asked about once: this counts it, and keeps the reason if the answer is no.
         """
+        if result.outcome is Outcome.PREDICTED:
+            return self._admit_prediction(result)
         if result.outcome is Outcome.STALE:
             self._refuse_stale(result)
         elif result.outcome is Outcome.CANCELLED:
             self.counters.cancelled += 1
         elif result.outcome is Outcome.FAILED:
             self.counters.failed += 1
-            self.fault = f'the policy failed: {result.error}'
-        elif result.outcome is Outcome.OVERRUN:
-            self.counters.overrun += 1
-            self.fault = (
-                f'overrun: the inference was late ({result.inference_s:.2f} s); if that is its '
-                'usual time here, raise inference_timeout_s and max_action_age_s'
-            )
+            self.cause = Cause(Reason.POLICY_FAILED, f'the policy failed: {result.error}')
         else:
-            return self._admit_prediction(result)
+            self.counters.overrun += 1
+            self.cause = Cause(
+                Reason.INFERENCE_OVERRUN,
+                f'overrun: the inference was late ({result.inference_s:.2f} s); if that is its '
+                'usual time here, raise inference_timeout_s and max_action_age_s',
+            )
         return False
 
     def _refuse_stale(self, result: Result) -> None:
         # Not one of the counters here: it was never taken, the slot counts it.
         image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
         when = f'{image_age_s:.2f} s old' if image_age_s >= 0 else f'{-image_age_s:.2f} s early'
-        self.fault = (
+        self.cause = Cause(
+            Reason.IMAGE_STALE,
             f'stale: the picture was {when} when its turn came; max_image_age_s bounds that, and '
-            "the camera's clock has to be this machine's"
+            "the camera's clock has to be this machine's",
         )
 
     def _admit_prediction(self, result: Result) -> bool:
@@ -99,21 +102,22 @@ class ActionGate:
         reason = invalid_reason(prediction, result.action_dim)
         if reason:
             self.counters.invalid += 1
-            self.fault = f'invalid action: {reason}'
+            self.cause = Cause(Reason.ACTION_INVALID, f'invalid action: {reason}')
             return False
         now_ns = self._clock.now_ns()
         action_age_s = age_s(result.observation.stamp_ns, now_ns)
         if not is_fresh(result.observation.stamp_ns, now_ns, self._max_action_age_s):
             self.counters.overrun += 1
-            self.fault = (
+            self.cause = Cause(
+                Reason.ACTION_TOO_OLD,
                 f'overrun: the picture was {action_age_s:.2f} s old when its action was ready, '
-                f'max_action_age_s is {self._max_action_age_s:g}'
+                f'max_action_age_s is {self._max_action_age_s:g}',
             )
             return False
         self.counters.published += 1
         self.drafts.drafted += prediction.drafted
         self.drafts.accepted += prediction.accepted
-        self.fault = ''
+        self.cause = None
         self.latency.add(action_age_s)
         self.inference.add(result.inference_s)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from vla_ros.reasons import Cause
 from vla_ros.types import PolicyInfo, Progress, WarmupTimes
 
 
@@ -26,7 +27,7 @@ class WorkerStatus:
     :param info: of the policy, once it is loaded.
     :param load_s: what loading took, once it is over.
     :param warmup_times: what the warm-up took, once it is over.
-    :param failure: why, if the phase is FAILED.
+    :param failure: the cause, if the phase is FAILED.
     """
 
     phase: Phase
@@ -35,4 +36,4 @@ class WorkerStatus:
     info: PolicyInfo | None
     load_s: float
     warmup_times: WarmupTimes | None
-    failure: str
+    failure: Cause | None

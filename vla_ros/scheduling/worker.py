@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import Clock, is_fresh
 from vla_ros.scheduling.inference import Deadline, Inference, Submission, WorkerLimits
 from vla_ros.scheduling.phase import Phase, WorkerStatus
@@ -33,7 +34,12 @@ from vla_ros.types import (
     WarmupTimes,
 )
 
-_IDLE_WAIT_S = 60.0  # bounds every wait of the worker; nothing happens when it ends
+_IDLE_WAIT_S = 1.0  # bounds every wait of the worker; then it looks at the policy's files
+_FAILED_IN = {
+    Phase.LOADING: Reason.LOADING_FAILED,
+    Phase.WARMING_UP: Reason.WARMUP_FAILED,
+    Phase.READY: Reason.CHECKPOINT_CHANGED,
+}
 
 BuildPolicy = Callable[[ProgressCallback], Policy]
 
@@ -81,7 +87,7 @@ class InferenceWorker:
         self._info: PolicyInfo | None = None
         self._load_s = 0.0
         self._warmup_times: WarmupTimes | None = None
-        self._failure = ''
+        self._failure: Cause | None = None
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -184,14 +190,17 @@ class InferenceWorker:
             self._enter(Phase.CLOSED)
         except BaseException as error:  # a panic of a Rust library is no Exception
             with self._lock:
-                self._failure = failure_text(error)
+                self._failure = Cause(_FAILED_IN[self._phase], failure_text(error))
             self._enter(Phase.FAILED)
         finally:
             if policy is not None:
                 policy.close()
 
     def _serve(self, policy: Policy, action_dim: int) -> None:
-        """Wait for observations, one of each source at most, and make a result of each."""
+        """Wait for observations, one of each source at most, and make a result of each.
+
+        :raises PolicyError: if a file that the policy was loaded from has changed.
+        """
         taken = self._slots.take(self._is_fresh, _IDLE_WAIT_S)
         # What can be told at once does not wait for the others' inference.
         self._hand_back(
@@ -199,9 +208,7 @@ class InferenceWorker:
             for one, fresh in taken
             if not fresh
         )
-        members = [one for one, fresh in taken if fresh]
-        if members:
-            self._infer(policy, members, action_dim)
+        self._infer(policy, [one for one, fresh in taken if fresh], action_dim)
 
     def _is_fresh(self, submission: Submission) -> bool:
         with self._lock:
@@ -210,22 +217,29 @@ class InferenceWorker:
         return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)
 
     def _infer(self, policy: Policy, members: Sequence[Submission], action_dim: int) -> None:
-        """Predict for all members at once; one whose instruction is not usable fails alone."""
+        """Predict for all members at once; one whose instruction is not usable fails alone.
+
+        Without members only the policy's files are looked at: that, too, may hang.
+
+        :raises PolicyError: if one of them has changed.
+        """
         inference = Inference(self._clock.monotonic_s(), members)
         with self._lock:
             self._inference = inference
             self._cancel_if_unneeded()
         predictions: Sequence[Prediction | None] = []
         error: BaseException | None = None
+        outcome = Outcome.PREDICTED
         try:
             members = self._without_unusable(policy, inference)
             predictions = self._predict(policy, members, inference.cancel)
-            outcome = Outcome.PREDICTED
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
         except BaseException as raised:  # one bad inference must not end the worker
-            error = raised
-            outcome = Outcome.FAILED
+            outcome, error = Outcome.FAILED, raised
+        changed = _changed_files(policy)
+        if changed is not None:  # nobody knows what the prediction was made with
+            outcome, error = Outcome.FAILED, changed
         inference_s = self._clock.monotonic_s() - inference.started_s
         with self._lock:
             self._inference = None
@@ -242,6 +256,8 @@ class InferenceWorker:
             (one, result(one.observation, source=one.source, prediction=prediction))
             for one, prediction in zip(members, predictions, strict=True)
         )
+        if changed is not None:
+            raise changed
 
     def _without_unusable(self, policy: Policy, inference: Inference) -> Sequence[Submission]:
         """The members whose instruction the policy can use; the others get their results now."""
@@ -313,3 +329,11 @@ class InferenceWorker:
         inference = self._inference
         if inference is not None and not any(map(self._is_current, inference.members)):
             inference.cancel.set()
+
+
+def _changed_files(policy: Policy) -> BaseException | None:
+    try:
+        policy.check_files()
+    except BaseException as error:
+        return error
+    return None

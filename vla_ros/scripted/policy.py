@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vla_ros.scripted.script import NAME, Fault, read_script
+from vla_ros.text import is_blank
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,
@@ -83,9 +84,12 @@ class ScriptedPolicy:
             seconds.append(time.monotonic() - call_started_s)
         return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
 
+    def check_files(self) -> None:
+        """There are none."""
+
     def check_instruction(self, instruction: str) -> None:
         """:raises InstructionError: if the instruction can't be used."""
-        if not instruction.strip():
+        if is_blank(instruction):
             raise InstructionError('instruction is empty; there is nothing to do')
         check_instruction(instruction)
 

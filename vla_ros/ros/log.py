@@ -1,0 +1,51 @@
+"""The node's log: bounded, visible text, and not the same line again and again.
+
+Used by the executor's thread, and by the worker's while it loads.
+"""
+
+from __future__ import annotations
+
+from rclpy.node import Node
+
+from vla_ros.scheduling import Clock
+from vla_ros.text import printable
+
+_MAX_CHARACTERS = 8000  # a traceback
+
+
+class Log:
+    def __init__(self, node: Node, clock: Clock) -> None:
+        self._logger = node.get_logger()
+        self._clock = clock
+        self._next_s: dict[str, float] = {}  # when a kind of line may be logged again
+
+    # rclpy keeps one severity for each line of code that logs.
+
+    def info(self, text: str, every_s: float = 0.0) -> None:
+        """
+        :param every_s: log a line that begins like this one at most so often.
+        """
+        if self._may(text, every_s):
+            self._logger.info(_clean(text))
+
+    def warning(self, text: str, every_s: float = 0.0) -> None:
+        if self._may(text, every_s):
+            self._logger.warning(_clean(text))
+
+    def error(self, text: str, every_s: float = 0.0) -> None:
+        if self._may(text, every_s):
+            self._logger.error(_clean(text))
+
+    def _may(self, text: str, every_s: float) -> bool:
+        if not every_s:
+            return True
+        kind = text.partition(': ')[0]
+        now_s = self._clock.monotonic_s()
+        if now_s < self._next_s.get(kind, now_s):
+            return False
+        self._next_s[kind] = now_s + every_s
+        return True
+
+
+def _clean(text: str) -> str:
+    return printable(text, _MAX_CHARACTERS, keep_lines=True)
