@@ -181,11 +181,13 @@ def test_a_camera_that_is_killed(stack: Robot, tmp_path: Path) -> None:
 
 
 def test_no_camera_at_all() -> None:
-    with running_node('model:=scripted', 'instruction:=go', 'first_image_timeout_s:=0.5') as run:
+    limits = ('first_image_timeout_s:=0.5', 'autostart:=false')
+    with running_node('model:=scripted', 'instruction:=go', *limits) as run:
         stack = run.robot
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_IMAGE_YET)
-        with stack.expects_hold(Reason.NO_FIRST_IMAGE, within_s=0.5):
-            pass
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        stack.wait_for_state(VlaStatus.READY)
+        with stack.expects_hold(Reason.NO_FIRST_IMAGE, 0.5, 'publishers there: 1'):
+            assert stack.transition(Transition.TRANSITION_ACTIVATE)
         stack.wait_until_heard()
         stack.recovers()
 

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import shutil
 import signal
+import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from fakes import FakePolicy
 from graph import Robot, Running, noise, running_node
+from in_process import unstarted_node
 from lifecycle_msgs.msg import Transition
 from safetensors.torch import load_file, save_file
 from test_faults import PATIENT, started
 
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
+from vla_ros.types import WarmupTimes
 
 SHORT = ('load_timeout_s:=1.0', 'warmup_timeout_s:=1.0')
 LOAD_TIMEOUT = Reason.LOAD_TIMEOUT, 'loading took longer than load_timeout_s, 1 s'
@@ -112,14 +117,23 @@ def test_cleanup_of_a_hung_warmup_is_answered_and_ends_with_70() -> None:
     assert 'Traceback' not in running.output
 
 
-def test_activation_before_the_policy_is_ready_is_refused() -> None:
-    with running_node('model:=scripted:slow=2@warmup') as running:
-        stack = running.robot
+def test_activation_before_the_policy_is_ready_is_refused(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ready = threading.Event()
+
+    class Patient(FakePolicy):
+        def warmup(self, *_: object) -> WarmupTimes:
+            assert ready.wait(60.0)
+            return WarmupTimes(0.0, 0.0, 0.0)
+
+    with unstarted_node(lambda *_: Patient()) as (stack, _):
         stack.wait_for_state(VlaStatus.WARMING_UP)
         assert not stack.transition(Transition.TRANSITION_ACTIVATE)
         assert stack.lifecycle_state() == 'inactive'
+        ready.set()
         started(stack)
-    assert 'activate is refused: the policy is not ready yet' in running.output
+    assert 'activate is refused: the policy is not ready yet' in capfd.readouterr().err
 
 
 def zeroed_projector(weights: dict[str, torch.Tensor]) -> None:
@@ -294,9 +308,12 @@ def test_fifty_configurations_with_changing_models_leave_nothing_behind(
             assert stack.transition(Transition.TRANSITION_ACTIVATE)
             started(stack)
             measured.append(threads_and_memory(running))
-        threads, memory_kb = zip(*measured, strict=True)
-        print(f'threads {threads[5]} to {threads[-1]}, memory {memory_kb[5]} to {memory_kb[-1]} kB')
-        assert threads[-1] <= threads[5]
+        threads, memory_kb = zip(*measured[10:], strict=True)
+        assert threads[-1] <= threads[0]
+        # An allocator keeps some megabytes, more where threads wait for each other: what leaks,
+        # leaks in every turn.
+        slope_kb, _ = statistics.linear_regression(range(len(memory_kb)), memory_kb)
         weights_kb = sum(f.stat().st_size for f in tiny_checkpoint.glob('*.safetensors')) / 1024
-        assert max(memory_kb[-5:]) - max(memory_kb[5:10]) < weights_kb  # 40 turns leak not one
+        print(f'{slope_kb:.0f} kB a turn; the weights have {weights_kb:.0f} kB')
+        assert slope_kb < weights_kb / 10
     assert running.process.returncode == 0

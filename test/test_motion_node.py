@@ -70,13 +70,13 @@ class Servo:
         self.late = 0
         self.frames: set[str] = set()
         self.grippers: list[float] = []
-        self._now_s: Callable[[], float] = lambda: node.get_clock().now().nanoseconds / 1e9
         node.create_subscription(TwistStamped, 'twist', self._on_twist, 1000)
         node.create_subscription(Float64, 'gripper', lambda m: self.grippers.append(m.data), 1000)
 
-    def _on_twist(self, message: TwistStamped) -> None:
+    def _on_twist(self, message: TwistStamped, info: dict[str, int]) -> None:
         stamp_s = seconds(message.header.stamp)
-        self.late += self._now_s() - stamp_s > COMMAND_TIMEOUT_S
+        # When it was sent: how soon this process has heard it is not the node's affair.
+        self.late += info['source_timestamp'] / 1e9 - stamp_s > COMMAND_TIMEOUT_S
         self.frames.add(message.header.frame_id)
         parts = (message.twist.linear, message.twist.angular)
         values = np.array([getattr(part, axis) for part in parts for axis in 'xyz'])

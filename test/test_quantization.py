@@ -178,12 +178,13 @@ def test_head_and_embedding_stay_and_all_else_is_replaced(quantization: str) -> 
     assert linears - replaced.keys() == {'language_model.lm_head'}
     assert all(model.get_submodule(name) is one for name, one in replaced.items())
     kinds = {name: type(one) for name, one in replaced.items()}
+    int8 = q.DynamicInt8Linear if q._has_vnni() else q.Int8Linear
     attention = kinds['language_model.model.layers.0.self_attn.q_proj']
-    assert attention is (q.CPUInt4Linear if quantization == 'int4' else q.DynamicInt8Linear)
+    assert attention is (q.CPUInt4Linear if quantization == 'int4' else int8)
     # 172 values are no whole number of groups.
-    assert kinds['language_model.model.layers.0.mlp.down_proj'] is q.DynamicInt8Linear
-    assert kinds['projector.fc1'] is q.DynamicInt8Linear
-    assert kinds['vision_backbone.featurizer.blocks.0.attn.qkv'] is q.DynamicInt8Linear
+    assert kinds['language_model.model.layers.0.mlp.down_proj'] is int8
+    assert kinds['projector.fc1'] is int8
+    assert kinds['vision_backbone.featurizer.blocks.0.attn.qkv'] is int8
 
 
 @pytest.mark.parametrize('device', ['cuda:0', 'mps'])
