@@ -81,6 +81,8 @@ BAD_PICTURES = {
     'no pixels': ({'height': 0, 'width': 0, 'step': 0, 'data': b''}, '0 x 0'),
     'cut short': ({'data': bytes(100)}, 'data has 100 bytes'),
     'rows too short': ({'step': 10}, 'step is 10 bytes'),
+    'far more data than pixels': ({'data': bytes(2**20)}, 'data has 1048576 bytes, at most'),
+    'rows far too long': ({'step': 2**15, 'data': bytes(48 * 2**15)}, 'at most 83968'),
     'absurd size': ({'height': 2**31, 'width': 2**31, 'step': 2**31}, 'pixels are allowed'),
 }
 
@@ -192,12 +194,14 @@ def test_no_camera_at_all() -> None:
         stack.recovers()
 
 
-@pytest.mark.parametrize('kind', ['damaged', 'cut', 'bomb'])
+@pytest.mark.parametrize('kind', ['damaged', 'cut', 'cut, with an end mark', 'a gap', 'bomb'])
 def test_an_unusable_compressed_picture(compressed: Robot, kind: str) -> None:
     jpeg = jpeg_of(np.asarray(noise().data, dtype=np.uint8).reshape(PICTURE.shape))
     content, why = {
         'damaged': (b'\xff\xd8 no picture', 'no whole JPEG or PNG'),
         'cut': (jpeg[: len(jpeg) // 2], 'no whole JPEG or PNG'),
+        'cut, with an end mark': (jpeg[: len(jpeg) // 2] + b'\xff\xd9', 'Corrupt JPEG data'),
+        'a gap': (jpeg[: len(jpeg) // 2] + jpeg[len(jpeg) // 2 + 500 :], 'Corrupt JPEG data'),
         'bomb': (png_of_size(60_000, 60_000), 'pixels'),
     }[kind]
     compressed.see(CompressedImage(format='jpeg', data=jpeg))

@@ -10,7 +10,8 @@ import io
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -25,8 +26,16 @@ from vla_ros.msg import VlaStatus
 from vla_ros.pictures import images
 from vla_ros.pictures.compressed_images import compressed_to_rgb
 from vla_ros.pictures.images import image_to_rgb
+from vla_ros.reasons import Cause
 from vla_ros.ros.inputs import Inputs
-from vla_ros.scheduling import ManualClock
+from vla_ros.ros.latch import Latches
+from vla_ros.ros.log import Log
+from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.parameters import Parameters
+from vla_ros.ros.rivals import Rivals
+from vla_ros.ros.shared import RequestCounters, Shared
+from vla_ros.scheduling import CommandWatch, ManualClock
+from vla_ros.text import is_blank
 from vla_ros.types import (
     MAX_INSTRUCTION_CHARACTERS,
     InstructionError,
@@ -165,26 +174,47 @@ def fuzzed_compressed(random: Generator) -> CompressedImage:
 
 
 class StandIn:
-    """For the node: Inputs asks it for a subscription, and gets none."""
+    """For the node: Inputs asks it for a subscription, and gets one that hears nothing."""
 
-    def create_subscription(self, *_: object) -> None:
-        return None
+    def create_subscription(self, *_: object) -> SimpleNamespace:
+        return SimpleNamespace(topic_name='instruction')
+
+    def count_publishers(self, _: str) -> int:
+        return 1
+
+    def get_logger(self) -> SimpleNamespace:
+        return SimpleNamespace(error=lambda text: None)
+
+
+def shared_by_robots(clock: ManualClock, latch_file: Path) -> Shared:
+    node: Any = StandIn()
+    return Shared(
+        cast(NodeClock, clock),
+        Log(node, clock),
+        Latches(latch_file, ('',)),
+        CommandWatch(2.0, clock),
+        Rivals(node),
+        RequestCounters(),
+    )
 
 
 class Account:
     """Inputs, and what they did with each picture."""
 
-    def __init__(self) -> None:
+    def __init__(self, latch_file: Path) -> None:
         self.clock = ManualClock()
         self.observations: list[Observation] = []
-        self.faults: list[str] = []
+        self.faults: list[Cause] = []
         self.inputs = Inputs(
             StandIn(),
-            clock=self.clock,
+            shared_by_robots(self.clock, latch_file),
+            robot='',
+            prefix='',
             on_observation=self.observations.append,
             on_fault=self.faults.append,
-            on_new_instruction=lambda: None,
+            on_new_instruction=lambda _: None,
         )
+        self.inputs.configure(Parameters(frozen_image_timeout_s=0.0))  # few images, again and again
         self.inputs.instruct('go')
 
     def shows(
@@ -196,9 +226,9 @@ class Account:
         self.clock.advance(1 / 30)
         stamp = message.header.stamp
         stamp.sec, stamp.nanosec = divmod(self.clock.now_ns(), 10**9)
-        self.inputs._on_picture(message, to_rgb)
+        self.inputs._on_image(message, to_rgb)
         assert len(self.observations) + len(self.faults) == 1
-        assert not self.faults or len(self.faults[0]) < LONGEST_ERROR, self.faults
+        assert not self.faults or len(self.faults[0].message) < LONGEST_ERROR, self.faults
         return self.observations[0] if self.observations else None
 
 
@@ -210,10 +240,12 @@ def assert_whole(image: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize('cv_bridge', [True, False])
-def test_30_000_images(random: Generator, cv_bridge: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_30_000_images(
+    random: Generator, cv_bridge: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     if not cv_bridge:
         monkeypatch.setattr(images, '_cv_bridge', images._CvBridge)
-    account = Account()
+    account = Account(tmp_path / 'latch.json')
     used = 0
     for number in range(30_000):
         message = with_lies(sound_image(random), random)
@@ -229,8 +261,8 @@ def test_30_000_images(random: Generator, cv_bridge: bool, monkeypatch: pytest.M
     assert 5_000 < used < 25_000
 
 
-def test_40_000_compressed_images(random: Generator) -> None:
-    account = Account()
+def test_40_000_compressed_images(random: Generator, tmp_path: Path) -> None:
+    account = Account(tmp_path / 'latch.json')
     used = 0
     for _ in range(40_000):
         observation = account.shows(fuzzed_compressed(random), compressed_to_rgb)
@@ -243,9 +275,9 @@ def test_40_000_compressed_images(random: Generator) -> None:
     assert 5_000 < used < 35_000
 
 
-def test_10_000_stamps(random: Generator) -> None:
+def test_10_000_stamps(random: Generator, tmp_path: Path) -> None:
     """Pictures at any time at all: each is handed on or counted under one name."""
-    account = Account()
+    account = Account(tmp_path / 'latch.json')
     handed_on = 0
     extremes = [-(2**31), -1, 0, 1, INT32_MAX]
     for _ in range(10_000):
@@ -255,7 +287,7 @@ def test_10_000_stamps(random: Generator) -> None:
         near = now_s + int(random.integers(-3, 3))
         message.header.stamp.sec = min(int(chosen(random, [*extremes, near, near])), INT32_MAX)
         message.header.stamp.nanosec = int(chosen(random, [0, 999_999_999, UINT32_MAX]))
-        account.inputs._on_picture(message, image_to_rgb)
+        account.inputs._on_image(message, image_to_rgb)
         handed_on += len(account.observations)
         account.clock.advance(float(random.integers(3)))
     inputs = account.inputs
@@ -282,8 +314,8 @@ def fuzzed_instruction(random: Generator) -> str:
     return chosen(random, [' ', 'x', 'é', '漢', '\n', '\0']) * length
 
 
-def test_10_000_instructions(random: Generator) -> None:
-    account = Account()
+def test_10_000_instructions(random: Generator, tmp_path: Path) -> None:
+    account = Account(tmp_path / 'latch.json')
     refused = 0
     for _ in range(10_000):
         instruction = fuzzed_instruction(random)
@@ -295,8 +327,8 @@ def test_10_000_instructions(random: Generator) -> None:
             assert str(error).isprintable()
             in_force = ''
         else:
-            assert len(instruction) <= MAX_INSTRUCTION_CHARACTERS
-            in_force = instruction if instruction.strip() else ''
+            assert len(instruction) <= MAX_INSTRUCTION_CHARACTERS or is_blank(instruction)
+            in_force = '' if is_blank(instruction) else instruction
         account.inputs.instruct(instruction)
         assert account.inputs.instruction == in_force
     assert account.inputs.counters.instructions_rejected == refused

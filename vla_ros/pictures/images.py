@@ -35,6 +35,8 @@ from vla_ros.pictures.pixel_formats import (
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
+_MAX_PADDING = 2  # bytes of data over bytes of pixels, beside:
+_MAX_SURPLUS_BYTES = 65_536  # whole pages, for small pictures
 _PROBE_TIMEOUT_S = 60.0
 MOST_SHOWN = 80  # characters of what the publisher wrote
 
@@ -168,6 +170,12 @@ def _checked_encoding(message: ImageMessage) -> _Encoding:
         raise UnusableImage(
             f'image data has {len(message.data)} bytes, step {message.step} times height {height} '
             f'needs {message.step * height}; check the camera driver'
+        )
+    most_bytes = _MAX_PADDING * row_bytes * height + _MAX_SURPLUS_BYTES
+    if len(message.data) > most_bytes:
+        raise UnusableImage(
+            f'image data has {len(message.data)} bytes, at most {most_bytes} are allowed for '
+            f'{width} x {height} pixels in {name}; check the camera driver'
         )
     return encoding
 
