@@ -178,11 +178,13 @@ def test_a_motion_ends_with_its_ramps() -> None:
 
 def test_a_motion_ends_early_with_its_actions_validity() -> None:
     one = motion()
-    one.execute(action(0.03), 'bridge', 0.0, valid_until_s=0.05)
+    ramps_s = 2 * LIMITS.ramp_s
+    assert one.execute(action(0.03), 'bridge', 0.0, valid_until_s=ramps_s + 0.05)
     assert sampled(one, 1.0, 1000.0)[:, 0].sum() / 1000 == pytest.approx(0.15 * 0.05, rel=0.01)
-    assert one.is_over(0.05 + 2 * LIMITS.ramp_s)
-    one.execute(action(0.03), 'bridge', 1.0, valid_until_s=0.9)  # over before it began
-    assert one.is_over(1.0)
+    assert not one.is_over(ramps_s + 0.04) and one.is_over(ramps_s + 0.05)
+    for remaining_s in (-0.1, 0.0, ramps_s):  # too little for the ramps
+        assert not one.execute(action(0.03), 'bridge', 1.0, valid_until_s=1.0 + remaining_s)
+        assert one.is_over(1.0)
     assert not sampled(one, 1.0, from_s=1.0).any()
 
 
@@ -255,10 +257,10 @@ def test_no_twist_is_ever_beyond_the_limits(seed: int) -> None:
     limits = MotionLimits(*10.0 ** generator.uniform(-2, 1, 2), *10.0 ** generator.uniform(0, 4, 2))
     one = motion(limits, rotation=str(generator.choice(['rpy', 'axis_angle'])))
     now_s = float(generator.choice([0.0, 1.8e9]))
-    executed = 0
+    executed, ramps_s = 0, 2 * limits.ramp_s
     for _ in range(60):
         finite = np.isfinite(values := _random_action(generator)).all()
-        moves = one.execute(values, 'bridge', now_s, now_s + generator.uniform(-0.1, 1.0))
+        moves = one.execute(values, 'bridge', now_s, now_s + generator.uniform(-0.1, 1.0) + ramps_s)
         assert finite or not moves
         executed += 1
         for _ in range(generator.integers(1, 20)):
