@@ -23,6 +23,7 @@ from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.pictures.images import image_to_rgb
 from vla_ros.ros import operator_view
 from vla_ros.ros.operator_view import OperatorViewPublisher
+from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import ManualClock, Outcome, Result
 from vla_ros.types import Observation
 from vla_ros.view import STATE_COLOURS, OperatorView, render
@@ -34,7 +35,7 @@ BRIDGE = CONTRACTS['bridge_orig']
 STATES = [
     getattr(VlaStatus, name)
     for name in vars(type(VlaStatus))
-    if name.isupper() and not name.startswith('_')
+    if name.isupper() and not name.startswith(('_', 'REASON_'))
 ]
 
 _random = np.random.default_rng(2)
@@ -297,7 +298,7 @@ class Source:
     """Tells a publisher what there is to show; counts how often it is asked, and what is drawn."""
 
     def __init__(self, stack: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.asked = ('HOLDING', 'no picture'), 0
+        self.now, self.asked = Situation('HOLDING', message='no picture'), 0
         self.drawn: list[OperatorView] = []
         self.clock = ManualClock()
         self.publisher = OperatorViewPublisher(
@@ -310,7 +311,7 @@ class Source:
 
         monkeypatch.setattr(operator_view, 'render', draw)
 
-    def state(self) -> tuple[str, str]:
+    def state(self) -> Situation:
         self.asked += 1
         return self.now
 
@@ -326,8 +327,7 @@ def test_nothing_is_asked_or_drawn_while_nobody_looks(
     source = Source(stack, monkeypatch)
     for _ in range(20):
         source.predict()
-        source.publisher.show_change()
-        source.publisher.show()
+        assert not source.publisher.show_if_due()
         source.clock.advance(1.0)
     assert source.asked == 0 and source.drawn == []
 
@@ -335,7 +335,7 @@ def test_nothing_is_asked_or_drawn_while_nobody_looks(
     subscription = stack.create_subscription(Image, 'debug_image', views.append, 1)
 
     def is_seen() -> bool:
-        source.publisher.show_change()
+        source.publisher.show_if_due()
         return bool(views)
 
     stack.wait_for(is_seen)
@@ -346,7 +346,7 @@ def test_nothing_is_asked_or_drawn_while_nobody_looks(
     def is_alone() -> bool:
         drawn = len(source.drawn)
         source.clock.advance(1.0)
-        source.publisher.show()
+        source.publisher.show_if_due()
         return len(source.drawn) == drawn
 
     stack.wait_for(is_alone)
@@ -360,38 +360,39 @@ def test_what_changes_is_drawn_at_most_ten_times_a_second(
     stack.wait_for(lambda: stack.count_subscribers(f'{stack.get_namespace()}/debug_image') == 1)
 
     def is_drawn() -> bool:
-        source.publisher.show_change()
+        source.publisher.show_if_due()
         return bool(source.drawn)
 
     stack.wait_for(is_drawn)
     for index in range(100):  # for a second, a hundred changes
-        source.now = ('HOLDING', f'why {index}')
+        source.now = Situation('HOLDING', message=f'why {index}')
         source.clock.advance(0.01)
-        source.publisher.show_change()
+        source.publisher.show_if_due()
     assert 10 <= len(source.drawn) <= 11
 
     source.drawn.clear()
     source.predict(published=False)
     source.clock.advance(0.25)
     for _ in range(3):
-        source.publisher.show_change()
+        source.publisher.show_if_due()
         source.clock.advance(0.25)
     [view] = source.drawn
     assert view.prediction is not None and not view.published
     assert view.age_s == 0.25
     assert view.contract is None and view.frame == ''
 
-    source.publisher.show()  # the same again, older
-    assert source.drawn[-1].age_s == 1.0
+    source.clock.advance(0.25)
+    assert source.publisher.show_if_due()  # the same again, older
+    assert source.drawn[-1].age_s == 1.25
     # Another policy: what the one before said is forgotten.
     source.publisher.configure('gripper', {'fake': BRIDGE})
     source.clock.advance(0.25)
-    source.publisher.show_change()
+    source.publisher.show_if_due()
     assert source.drawn[-1].prediction is None and source.drawn[-1].age_s is None
     assert source.drawn[-1].frame == 'gripper'
     source.predict()
     source.clock.advance(0.25)
-    source.publisher.show_change()
+    source.publisher.show_if_due()
     assert source.drawn[-1].published and source.drawn[-1].contract is BRIDGE
 
 

@@ -74,11 +74,6 @@ class MotionOutput:
         )
         self._say_what_it_means(log)
 
-    @property
-    def topic(self) -> str:
-        """Of the twists; the full name."""
-        return self._twists.topic_name
-
     def execute(self, prediction: Prediction, published_ns: int, valid_until_ns: int) -> None:
         """Begin the motion of an action that has been published just now.
 

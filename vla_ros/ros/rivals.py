@@ -24,7 +24,7 @@ class Rivals:
 
     def look(self, topics: Sequence[str]) -> None:
         """
-        :param topics: full names of those which this node publishes, once each.
+        :param topics: full names of those which at most this node publishes, once each.
         """
         self._second_node = self._find_second_node()
         found = {topic: self._find_second_publisher(topic) for topic in topics}

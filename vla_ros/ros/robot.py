@@ -66,6 +66,7 @@ class RobotPort:
         self._slot_statistics = SlotStatistics()  # of the last worker
         self.motion: MotionOutput | None = None
         self._motions = MotionCounters()  # of the last configuration
+        self.output_topics = self._full_names('action')  # those that move the robot
         self._reporter = StatusReporter(
             node, self._clock, self._log, name, prefix, self._situation, self._status
         )
@@ -84,12 +85,6 @@ class RobotPort:
         self.view = OperatorViewPublisher(
             node, self._clock, name, prefix, self._situation, lambda: self.inputs.instruction
         )
-
-    @property
-    def output_topics(self) -> list[str]:
-        """Full names of those that move the robot."""
-        twist = [self.motion.topic] if self.motion is not None else []
-        return [self._actions.topic_name, *twist]
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
@@ -122,6 +117,7 @@ class RobotPort:
                 contracts,
             )
             self._motions = self.motion.motion.counters
+            self.output_topics = self._full_names('action', 'twist')
 
     def activate(self) -> None:
         self.inputs.listen()
@@ -133,6 +129,7 @@ class RobotPort:
             self._slot_statistics = self._worker.statistics(self._source)
         self._worker = None
         self.motion = None
+        self.output_topics = self._full_names('action')
 
     # -- observations and actions ------------------------------------------------------------------
 
@@ -183,6 +180,9 @@ class RobotPort:
                 from_time(message.header.stamp),
                 from_time(message.valid_until),
             )
+
+    def _full_names(self, *topics: str) -> list[str]:
+        return [self._node.resolve_topic_name(f'{self.prefix}{topic}') for topic in topics]
 
     def _offer_actions(self) -> None:
         # What is not delivered while it is valid shall not be delivered.
