@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
 from vla_ros.ros.parameters import ParameterError, Parameters
 
 
@@ -150,13 +151,14 @@ def test_defaults_are_allowed() -> None:
 
 def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
     rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', (ROOT / 'docs/faults.md').read_text(), re.M)
-    files = ['test/test_faults.py', 'test/test_faults_start_and_end.py']  # nothing but faults
-    others = ['test/test_motion.py', 'test/test_motion_node.py']
+    files = sorted(str(path) for path in ROOT.glob('test/test_faults*.py'))  # nothing but faults
+    others = [f'test/test_motion{kind}.py' for kind in ('', '_node', '_output')]
     command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', *files, *others]
     listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = [line.partition('::') for line in listing.splitlines() if '::' in line]
     collected = {test for _, _, test in listed}
-    faults = {test for file, _, test in listed if file in files}
+    names = {Path(file).name for file in files}
+    faults = {test for file, _, test in listed if Path(file).name in names}
 
     def is_named(test: str, row: str) -> bool:
         """A row may stand for all parameters of a test, or leave out the end of their list."""
@@ -167,3 +169,41 @@ def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
     assert [row for row in rows if not any(is_named(test, row) for test in collected)] == []
     assert [test for test in faults if not any(is_named(test, row) for row in rows)] == []
     assert len(rows) >= 40
+
+
+def test_a_reason_has_the_same_number_everywhere() -> None:
+    told = {
+        name.removeprefix('REASON_'): getattr(VlaStatus, name)
+        for name in vars(type(VlaStatus))
+        if name.startswith('REASON_')
+    }
+    assert told == {reason.name: reason.value for reason in Reason}
+
+
+# Numbers that were ever given out. Add to them; change none.
+REASONS = {
+    **dict(NONE=0, INVALID_PARAMETER=1, LOADING_FAILED=2, WARMUP_FAILED=3, LOAD_TIMEOUT=4),
+    **dict(WARMUP_TIMEOUT=5, CHECKPOINT_CHANGED=6, TRANSITION_FAILED=7, POLICY_HUNG=8),
+    **dict(SHUT_DOWN=9, STOPPED=20, DISABLED=21, NO_INSTRUCTION=22, INSTRUCTION_REJECTED=23),
+    **dict(INSTRUCTION_EXPIRED=24, INSTRUCTION_STALE=25, INSTRUCTION_CHANGED=26),
+    **dict(INSTRUCTION_CONFLICT=27, NO_IMAGE_YET=40, NO_FIRST_IMAGE=41, IMAGE_TIMEOUT=42),
+    **dict(IMAGE_REJECTED=43, IMAGE_UNSTAMPED=44, IMAGE_FUTURE=45, IMAGE_BACKWARDS=46),
+    **dict(IMAGE_FROZEN=47, IMAGE_STALE=48, INFERENCE_OVERRUN=60, ACTION_TOO_OLD=61),
+    **dict(POLICY_FAILED=62, ACTION_INVALID=63, CLOCK_JUMP=80, NO_SIMULATED_TIME=81),
+    **dict(EXECUTOR_STALLED=82, SECOND_NODE=83, SECOND_PUBLISHER=84),
+}
+
+
+def test_no_reasons_number_was_ever_reused() -> None:
+    assert {reason.name: reason.value for reason in Reason}.items() >= REASONS.items()
+
+
+def test_the_table_of_faults_names_reasons_and_counters_that_there_are() -> None:
+    table = (ROOT / 'docs/faults.md').read_text()
+    rows = re.findall(r'^\| [^|]* \| [^|]* \| ([^|]*?) ?\| ([^|]*?) ?\| test_', table, re.M)
+    assert len(rows) > 60
+    for reasons, counters in rows:
+        for name in filter(None, reasons.split(', ')):
+            assert name in Reason.__members__, name
+        for name in filter(None, counters.split(', ')):
+            assert hasattr(VlaStatus, name), name

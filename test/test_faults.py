@@ -8,6 +8,7 @@ these tests; see test_faults_start_and_end.py for the others.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -159,6 +160,17 @@ def test_pixels_that_do_not_change(stack: Robot) -> None:
         ends_s = time.monotonic() + FROZEN_TIMEOUT_S + 0.2
         while time.monotonic() < ends_s:
             stack.see(image_message(PICTURE))
+            time.sleep(0.05)
+    stack.wait_for(lambda: counter(stack, 'frozen') > before)
+
+
+def test_images_that_come_again_in_turns(stack: Robot) -> None:
+    before = counter(stack, 'frozen')
+    buffers = itertools.cycle([noise(), noise(), noise()])
+    with stack.expects_hold(Reason.IMAGE_FROZEN, within_s=FROZEN_TIMEOUT_S + 0.2):
+        ends_s = time.monotonic() + FROZEN_TIMEOUT_S + 0.4
+        while time.monotonic() < ends_s:
+            stack.see(next(buffers))
             time.sleep(0.05)
     stack.wait_for(lambda: counter(stack, 'frozen') > before)
 

@@ -6,6 +6,7 @@ Faults of docs/faults.md: a second node, a second publisher, impossible requests
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.qos import LivelinessPolicy
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 from test_faults import started
 
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
+from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.robot import RobotPort
 
 LEASE_S = 20.0  # after which Fast DDS forgets a process that was killed
@@ -306,3 +309,38 @@ def test_a_killed_node_is_told_by_its_liveliness() -> None:
         stack.wait_for(lambda: alive[-1:] == [1])
         running.process.kill()
         stack.wait_for(lambda: alive[-1:] == [0])
+
+
+def test_one_view_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    robots = ['a', 'b', 'c', 'd']
+    drawn: list[int] = []  # between two looks at the time-outs
+    with unstarted_node(lambda *_: FakePolicy(), robots=robots) as (_, node):
+        show = OperatorViewPublisher.show_if_due
+        look = node._show_one_view
+
+        def counted(view: OperatorViewPublisher) -> bool:
+            shown = show(view)
+            drawn[-1] += shown
+            return shown
+
+        def looks() -> None:
+            drawn.append(0)
+            look()
+
+        with another_node('viewer', node.get_namespace()) as viewer:
+            heard: dict[str, int] = dict.fromkeys(robots, 0)
+
+            def keep(name: str, _: Image) -> None:
+                heard[name] += 1
+
+            monkeypatch.setattr(OperatorViewPublisher, 'show_if_due', counted)
+            monkeypatch.setattr(node, '_show_one_view', looks)
+            for name in robots:
+                viewer.create_subscription(
+                    Image, f'{name}/debug_image', functools.partial(keep, name), 10
+                )
+            ends_s = time.monotonic() + 30.0
+            while min(heard.values()) < 3:
+                assert time.monotonic() < ends_s, heard
+                time.sleep(0.01)
+    assert max(drawn) == 1
