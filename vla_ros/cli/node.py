@@ -48,9 +48,11 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.ros.parameters import ParameterError
+    from vla_ros.shared_memory import remove_dead_segments
 
     unbuffer_output()
     stopped = heed(signal.SIGINT, signal.SIGTERM)
+    removed = remove_dead_segments()
     try:
         # Its own handlers would close the context, and with it the way to say that robots stop.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -60,6 +62,8 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
         rclpy.try_shutdown()
         return EXIT_BAD_ARGUMENTS
     watchdog.warn = lambda text: node.get_logger().error(text)
+    if removed.segments:
+        node.get_logger().info(str(removed))
     executor = GuardedExecutor(node.requests)
     executor.add_node(node)
     try:
