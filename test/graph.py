@@ -315,14 +315,19 @@ class Running:
 
 
 @contextlib.contextmanager
-def running_node(*parameters: str, arguments: tuple[str, ...] = ()) -> Iterator[Running]:
+def running_node(
+    *parameters: str,
+    arguments: tuple[str, ...] = (),
+    program: tuple[str, ...] = ('-m', 'vla_ros.cli.node'),
+) -> Iterator[Running]:
     """The node as a person starts it, in a process and a namespace of its own; ended by SIGINT.
 
     :param parameters: each as ``name:=value``.
     :param arguments: more after ``--ros-args``.
+    :param program: what Python runs.
     """
     namespace = next(_namespaces)
-    command = [sys.executable, '-m', 'vla_ros.cli.node', '--ros-args', *arguments]
+    command = [sys.executable, *program, '--ros-args', *arguments]
     command += ['-r', f'__ns:={namespace}']
     for parameter in parameters:
         command += ['-p', parameter]

@@ -237,6 +237,6 @@ def test_a_full_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware.os, 'statvfs', lambda path: Full)
     assert look_at()[-1] == warn(
         '/dev/shm has 1 MB free, a segment takes 0.5',
-        'remove what is left there of processes that were killed (fastrtps_*), or give the '
-        'container more: docker run --shm-size=1g',
+        'start the node (it removes what processes left there that died) or run fastdds shm '
+        'clean, or give the container more: docker run --shm-size=1g',
     )

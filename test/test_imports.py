@@ -42,6 +42,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ('module', 'kept_out'),
     [
+        ('vla_ros.watchdog', [*HEAVY, 'numpy', 'vla_ros.cli']),
         ('vla_ros.types', [*SCHEDULING, 'vla_ros.scheduling']),
         ('vla_ros.scheduling', SCHEDULING),
         ('vla_ros.motion', [*SCHEDULING, 'vla_ros.scheduling', 'vla_ros.cli']),

@@ -398,6 +398,24 @@ def test_hung_hears_nothing_while_loading_and_warming_up() -> None:
     assert reports[0] - started_s >= 0.3
 
 
+def test_lock_lets_no_other_thread_run() -> None:
+    ran_s: list[float] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.001):
+            ran_s.append(time.monotonic())
+
+    other = threading.Thread(target=run)
+    other.start()
+    wait_until(lambda: bool(ran_s))
+    predict(policy_of('lock=0.3'))
+    ended.set()
+    other.join()
+    ran_s.append(time.monotonic())
+    assert np.diff(ran_s).max() >= 0.29
+
+
 def test_hung_without_a_number_never_ends() -> None:
     policy = policy_of('hung')
     cancel = threading.Event()
@@ -495,7 +513,7 @@ def test_exit(script: str, code: int) -> None:
         ('nan;inf', 'nan;inf', 'inf'),
         ('=3', '=3', 'slow'),
         ('@3', '@3', 'slow'),
-        ('nan@load', 'nan@load', 'slow, stuck, hung, exit, raise, oom'),
+        ('nan@load', 'nan@load', 'slow, stuck, hung, lock, exit, raise, oom'),
         ('refuse@warmup', 'refuse@warmup', 'unproved'),
         ('dim=3@warmup', 'dim=3@warmup', 'at calls also'),
         ('unproved', 'unproved', 'at warmup also unproved'),

@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.cli.picture_messages import image_message
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
+from vla_ros.cli.processes import clean_shared_memory
 
 _SIZE = (640, 480)
 
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UnreadablePicture as error:
         print(f'vla_camera: {error}', file=sys.stderr)
         return 1
+    clean_shared_memory()
     rclpy.init(args=argv)
     try:
         rclpy.spin(Camera(frames, options.rate, reliability))

@@ -1,18 +1,29 @@
-"""``vla_node``: the node in a process of its own, and what its end tells."""
+"""``vla_node``: the node in a process of its own, and what its end tells.
+
+A watchdog beside it ends the process when it is stuck, also where a native call in the policy's
+thread keeps the interpreter's lock.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import traceback
 from typing import Any
 
+from vla_ros.watchdog import Watchdog
+
 EXIT_BAD_ARGUMENTS = 2
+
+_START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 
 
 def main(arguments: list[str] | None = None, **options: Any) -> int:
     """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
+
+    The process has to end afterwards: its watchdog sees to that.
 
     :param options: for VlaNode, such as another ``load_policy``.
     """
@@ -23,6 +34,11 @@ def main(arguments: list[str] | None = None, **options: Any) -> int:
 
 
 def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
+    if sys.stderr is not None:  # as after 2>&-
+        faulthandler.enable()  # prints every thread's stack when the process is aborted or crashes
+    watchdog = Watchdog('vla_node')
+    watchdog.start()
+    watchdog.beat(_START_LIMIT_S, f'the start may take {_START_LIMIT_S:g} s')
     # Imported here so that Ctrl-C ends the imports, too, without a traceback.
     import rclpy
     from rclpy.executors import ExternalShutdownException
@@ -30,19 +46,24 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
 
     from vla_ros.ros.console import heed, unbuffer_output
     from vla_ros.ros.executor import GuardedExecutor
-    from vla_ros.ros.node import VlaNode
+    from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.ros.parameters import ParameterError
+    from vla_ros.shared_memory import remove_dead_segments
 
     unbuffer_output()
     stopped = heed(signal.SIGINT, signal.SIGTERM)
+    removed = remove_dead_segments()
     try:
         # Its own handlers would close the context, and with it the way to say that robots stop.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = VlaNode(**options)
+        node = VlaNode(beat=watchdog.beat, **options)
     except (ParameterError, RuntimeError) as error:
         print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return EXIT_BAD_ARGUMENTS
+    watchdog.warn = lambda text: node.get_logger().error(text)
+    if removed.segments:
+        node.get_logger().info(str(removed))
     executor = GuardedExecutor(node.requests)
     executor.add_node(node)
     try:
@@ -59,6 +80,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
         exit_code = 1 if node.context.ok() else 0
         if exit_code:
             traceback.print_exc()
+    watchdog.end(CLOSE_LIMIT_S, f'the end of the process may take {CLOSE_LIMIT_S:g} s')
     ended = node.close()
     rclpy.try_shutdown()
     if not ended:

@@ -1,4 +1,4 @@
-"""Commands of this package as processes beside this one, for the commands that need several."""
+"""Processes of this package's commands: what others left behind, and several side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vla_ros.cli.arguments import say
 from vla_ros.share import share_file
+from vla_ros.shared_memory import remove_dead_segments
 
 
 @contextlib.contextmanager
@@ -38,6 +40,13 @@ def running(
                 process.wait(10.0)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def clean_shared_memory() -> None:
+    """Remove what crashed processes left there; call it before ``rclpy.init``."""
+    removed = remove_dead_segments()
+    if removed.segments:
+        say(str(removed))
 
 
 def camera_environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 from vla_ros.cli.arguments import positive, whole
 from vla_ros.cli.closed_loop import blocks_model
 from vla_ros.cli.play import DELTAS, FreeRun, Pace
+from vla_ros.cli.processes import clean_shared_memory
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.window import open_window
 from vla_ros.ros.console import unbuffer_output
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(remove_ros_args(given)[1:])
     try:
+        clean_shared_memory()
         rclpy.init(args=given)
         with BlocksWorld() as world:
             _run(world, options)

@@ -24,6 +24,7 @@ from sensor_msgs.msg import Image
 from vla_ros.bench.pictures import noise_pictures
 from vla_ros.bench.pipeline import PipelineError
 from vla_ros.cli.picture_messages import image_message
+from vla_ros.cli.processes import clean_shared_memory
 
 _PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
 
@@ -110,6 +111,7 @@ class CameraProcess:
 
 
 def main() -> int:
+    clean_shared_memory()
     rclpy.init(args=sys.argv)
     try:
         SteeredCamera().run()

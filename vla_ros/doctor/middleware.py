@@ -14,12 +14,12 @@ from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.versions import ros_distro
 from vla_ros.share import share_file
+from vla_ros.shared_memory import SHARED_MEMORY
 
 _BEFORE_FAST_DDS_3 = ('humble', 'iron', 'jazzy')
 _OLD, _NEW = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
 SEGMENT_BYTES = 512 * 1024  # without a profile
 _PICTURE_BYTES = 640 * 480 * 3  # if none was heard
-_SHARED_MEMORY = Path('/dev/shm')
 _DISCOVERY_RANGES = ('SUBNET', 'LOCALHOST', 'OFF', 'SYSTEM_DEFAULT')
 _MOST_DOMAINS = 232
 _SAFE_DOMAINS = 101  # beyond, Linux may give the ports to others
@@ -137,17 +137,17 @@ def segment_bytes(file: Path) -> int:
 
 
 def _shared_memory(segment: int) -> Iterator[Finding]:
-    if not _SHARED_MEMORY.is_dir():
+    if not SHARED_MEMORY.is_dir():
         return
-    status = os.statvfs(_SHARED_MEMORY)
+    status = os.statvfs(SHARED_MEMORY)
     free = status.f_bavail * status.f_frsize
-    found = f'{_SHARED_MEMORY} has {free / 1e6:.0f} MB free'
+    found = f'{SHARED_MEMORY} has {free / 1e6:.0f} MB free'
     # The camera has a segment, and so has every process that hears it.
     if free < 2 * segment:
         yield warn(
             f'{found}, a segment takes {segment / 1e6:.1f}',
-            'remove what is left there of processes that were killed (fastrtps_*), or give the '
-            'container more: docker run --shm-size=1g',
+            'start the node (it removes what processes left there that died) or run fastdds shm '
+            'clean, or give the container more: docker run --shm-size=1g',
         )
     else:
         yield ok(found)

@@ -17,6 +17,12 @@ from vla_ros.types import Policy, ProgressCallback
 
 LoadPolicy = Callable[[Parameters, ProgressCallback], Policy]
 
+_PHASE_LIMITS = {
+    Phase.LOADING: ('load_timeout_s', Reason.LOAD_TIMEOUT),
+    Phase.WARMING_UP: ('warmup_timeout_s', Reason.WARMUP_TIMEOUT),
+}
+_SILENCE_MARGIN_S = 0.5  # what a busy machine may take from an executor that is well
+
 
 def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
     """Build the policy. Worker only: importing torch takes seconds, and the node has to answer.
@@ -37,13 +43,9 @@ def progress_text(status: WorkerStatus) -> str:
 
 def time_out(status: WorkerStatus, parameters: Parameters) -> Cause | None:
     """Return why loading or warming up has taken longer than it may; None if it has not."""
-    limits = {
-        Phase.LOADING: ('load_timeout_s', Reason.LOAD_TIMEOUT),
-        Phase.WARMING_UP: ('warmup_timeout_s', Reason.WARMUP_TIMEOUT),
-    }
-    if status.phase not in limits:
+    if status.phase not in _PHASE_LIMITS:
         return None
-    limit, reason = limits[status.phase]
+    limit, reason = _PHASE_LIMITS[status.phase]
     limit_s = getattr(parameters, limit)
     if status.elapsed_s <= limit_s:
         return None
@@ -51,6 +53,20 @@ def time_out(status: WorkerStatus, parameters: Parameters) -> Cause | None:
         reason,
         f'{status.phase.value} took longer than {limit}, {limit_s:g} s ({progress_text(status)})',
     )
+
+
+def silence_limit(status: WorkerStatus | None, parameters: Parameters) -> tuple[float, str]:
+    """Return how long the executor may give no sign of life [s], and which limit that is.
+
+    Loading and warming up may keep the interpreter's lock for as long as they may take. Where the
+    executor lives, the node's own time-outs come first.
+    """
+    limit, elapsed_s = 'hang_timeout_s', 0.0
+    if status is not None and status.phase in _PHASE_LIMITS:
+        (limit, _), elapsed_s = _PHASE_LIMITS[status.phase], status.elapsed_s
+    limit_s = getattr(parameters, limit)
+    left_s = max(0.0, limit_s - elapsed_s)
+    return left_s + _SILENCE_MARGIN_S, f'{limit} is {limit_s:g} s'
 
 
 def warmup_text(status: WorkerStatus) -> str:

@@ -28,7 +28,14 @@ from vla_ros.pictures import images
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros import loading
 from vla_ros.ros.latch import Latches, latch_path
-from vla_ros.ros.loading import LoadPolicy, progress_text, time_out, warmup_text, why_too_slow
+from vla_ros.ros.loading import (
+    LoadPolicy,
+    progress_text,
+    silence_limit,
+    time_out,
+    warmup_text,
+    why_too_slow,
+)
 from vla_ros.ros.log import Log
 from vla_ros.ros.messages import diagnostics_message
 from vla_ros.ros.motion_output import close_motions
@@ -60,6 +67,7 @@ from vla_ros.text import quoted
 from vla_ros.types import InstructionError, Policy, ProgressCallback, check_instruction
 
 EXIT_HUNG = 70
+CLOSE_LIMIT_S = 8.0  # for the policy's end and the robots' last messages; launch kills after 10 s
 
 _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
@@ -86,14 +94,21 @@ def _transition(callback: Transition) -> Transition:
 class VlaNode(LifecycleNode):
     """Configure loads and warms the policy in the worker; activate lets it move the robot."""
 
-    def __init__(self, load_policy: LoadPolicy = loading.load_policy, **options: Any) -> None:
+    def __init__(
+        self,
+        load_policy: LoadPolicy = loading.load_policy,
+        beat: Callable[[float, str], None] = lambda limit_s, why: None,
+        **options: Any,
+    ) -> None:
         """
         :param load_policy: called by the worker; what it raises puts the node into ERROR.
+        :param beat: of the watchdog: for how long the executor may be silent now, and why.
         :raises ParameterError: if a parameter set at the start is not allowed.
         """
         super().__init__('vla', **options)
         declare_parameters(self)
         self._load_policy = load_policy
+        self._beat = beat
         self.ended = Future()  # done when the process has to end; its exit code
         self._params = Parameters()
         self._contracts: Mapping[str, ActionContract] = {}
@@ -165,7 +180,7 @@ class VlaNode(LifecycleNode):
             ),
             clock=self._node_clock,
             unnorm_key=self._params.unnorm_key,
-            notify=self._worker_spoke.trigger,
+            notify=self._on_notified,
             sources=len(self._robots),
         )
         for robot in self._robots:
@@ -299,6 +314,14 @@ class VlaNode(LifecycleNode):
         self._contracts = load_contracts(parameters.contracts or None)
         return self._load_policy(parameters, progress)
 
+    def _on_notified(self) -> None:
+        """Worker only: what begins now may keep the interpreter's lock, for a time of its own."""
+        if self._worker is not None:
+            status = self._worker.status()
+            if status.progress is None and status.phase in (Phase.WARMING_UP, Phase.READY):
+                self._beat(*silence_limit(status, self._params))
+        self._worker_spoke.trigger()
+
     def _on_worker(self) -> None:
         """The worker has changed its phase, or has results."""
         if self._worker is None:
@@ -333,6 +356,7 @@ class VlaNode(LifecycleNode):
     def _close_worker(self) -> None:
         if self._worker is None:
             return
+        self._beat(CLOSE_LIMIT_S, f'ending the policy may take {CLOSE_LIMIT_S:g} s')
         # First of all: the worker may take its time.
         close_motions([robot.motion for robot in self._robots if robot.motion], self._node_clock)
         if not self._worker.close(0.0 if self.ended.done() else _JOIN_TIMEOUT_S):
@@ -415,10 +439,12 @@ class VlaNode(LifecycleNode):
 
     def _watch(self) -> None:
         """Act on what has taken too long."""
+        status = None if self._worker is None else self._worker.status()
+        self._beat(*silence_limit(status, self._params))
         self._before_callback()
-        if self._worker is None:
+        if status is None:
             return
-        if cause := time_out(self._worker.status(), self._params):
+        if cause := time_out(status, self._params):
             self._fail(cause)
         self._watch_surroundings(self._overdue())
         self._show_change()

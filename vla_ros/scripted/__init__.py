@@ -19,6 +19,8 @@ After the colon stand items, with commas between them and no spaces::
         slow=SECONDS    takes so much longer; hears a cancel
         stuck           never ends; hears a cancel
         hung[=SECONDS]  hears no cancel; without a number it never ends
+        lock[=SECONDS]  keeps the interpreter's lock, as a native call may that has a fault: no
+                        other thread of the process runs; without a number for ever
         exit[=CODE]     the process ends with that code; without one it aborts (SIGABRT), as it
                         does when a native library crashes
         raise           RuntimeError

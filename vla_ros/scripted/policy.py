@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -142,6 +143,8 @@ def _act(
         _wait(fault.number, cancel, progress, f'{NAME} {what}')
     if fault.kind == 'hung':
         _wait(fault.number)
+    if fault.kind == 'lock':
+        _keep_lock(fault.number)
     if fault.kind == 'exit':
         if fault.number == math.inf:
             os.abort()
@@ -172,6 +175,17 @@ def _wait(
         if progress is not None and tick % _TICKS_PER_REPORT == 0:
             progress(Progress(text, int(reports * elapsed_s / seconds), reports))
         time.sleep(min(_TICK_S, seconds - elapsed_s))
+
+
+def _keep_lock(seconds: float) -> None:
+    """Wait in a native call that lets no other thread of Python run.
+
+    :param seconds: may be infinite.
+    """
+    library = ctypes.PyDLL(None)  # unlike CDLL it does not release the interpreter's lock
+    ends_s = time.monotonic() + seconds
+    while (left_s := ends_s - time.monotonic()) > 0:  # a signal may end the call early
+        library.poll(None, 0, -1 if math.isinf(left_s) else math.ceil(1e3 * left_s))
 
 
 def _prediction(call: int, action_dim: int, unnorm_key: str, due: list[Fault]) -> Prediction:

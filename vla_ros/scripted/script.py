@@ -12,7 +12,7 @@ from vla_ros.types import PolicyError
 
 NAME = 'scripted'
 
-_ANY_TIME = ('slow', 'stuck', 'hung', 'exit', 'raise', 'oom')
+_ANY_TIME = ('slow', 'stuck', 'hung', 'lock', 'exit', 'raise', 'oom')
 _AT_WARMUP = ('unproved',)
 _AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'unbounded', 'invalid')
 _FAULTS = {'load': _ANY_TIME, 'warmup': _ANY_TIME + _AT_WARMUP, 'call': _ANY_TIME + _AT_CALLS}
@@ -21,12 +21,13 @@ _KINDS = {'whole number': r'[0-9]+', 'number': r'[0-9]+(\.[0-9]*)?|\.[0-9]+'}
 _NUMBERS = {  # kind, lowest and highest
     'slow': ('number', 0, 86400),
     'hung': ('number', 0, 86400),
+    'lock': ('number', 0, 86400),
     'exit': ('whole number', 0, 255),
     'dim': ('whole number', 0, 1000),
     'seed': ('whole number', 0, 2**32 - 1),
     'action_dim': ('whole number', 1, 1000),
 }
-_NUMBER_OPTIONAL = ('hung', 'exit')
+_NUMBER_OPTIONAL = ('hung', 'lock', 'exit')
 
 
 @dataclass(frozen=True)
