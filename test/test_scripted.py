@@ -330,6 +330,17 @@ def test_invalid() -> None:
     assert 'scripted' in prediction.invalid_reason
 
 
+def test_changed_lasts() -> None:
+    policy = policy_of('changed@2')
+    policy.check_files()
+    predict(policy)
+    policy.check_files()
+    for _ in range(2):
+        assert predict(policy).valid  # nobody but check_files can tell
+        with pytest.raises(PolicyError, match=r'changed@2 at call 2'):
+            policy.check_files()
+
+
 def test_several_faults_in_one_call() -> None:
     prediction = predict(policy_of('invalid,nan,dim=3'))
     assert not prediction.valid
@@ -514,6 +525,7 @@ def test_exit(script: str, code: int) -> None:
         ('=3', '=3', 'slow'),
         ('@3', '@3', 'slow'),
         ('nan@load', 'nan@load', 'slow, stuck, hung, lock, exit, raise, oom'),
+        ('changed@load', 'changed@load', 'at calls also'),
         ('refuse@warmup', 'refuse@warmup', 'unproved'),
         ('dim=3@warmup', 'dim=3@warmup', 'at calls also'),
         ('unproved', 'unproved', 'at warmup also unproved'),

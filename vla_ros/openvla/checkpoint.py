@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vla_ros.openvla.config import check_no_pointer, read_json
 from vla_ros.openvla.errors import CheckpointError, listing
+from vla_ros.openvla.files import Remember, unwatched
 
 INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
@@ -33,12 +34,15 @@ class Checkpoint:
 
     ``shapes`` are those of the stored tensors by name, ``dtypes`` what they are stored in.
 
+    :param remember: called with each file just before it is opened.
     :raises CheckpointError: if files are missing, damaged or of another kind.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, remember: Remember = unwatched) -> None:
         self.directory = directory
-        self._shards = {name: directory / shard for name, shard in _weight_map(directory).items()}
+        self._remember = remember
+        weight_map = _weight_map(directory, remember)
+        self._shards = {name: directory / shard for name, shard in weight_map.items()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: set[torch.dtype] = set()
         for shard in sorted(set(self._shards.values())):
@@ -76,7 +80,7 @@ class Checkpoint:
         """
         for shard in sorted(set(self._shards.values())):
             wanted = sorted(name for name in names if self._shards[name] == shard)
-            with _opened(shard) as file:
+            with _opened(shard, self._remember) as file:
                 for name in wanted:
                     tensor = file.get_tensor(name)
                     _check_finite(tensor, name, shard)
@@ -84,7 +88,7 @@ class Checkpoint:
 
     def _read_header(self, shard: Path) -> None:
         promised = {name for name, path in self._shards.items() if path == shard}
-        with _opened(shard) as file:
+        with _opened(shard, self._remember) as file:
             stored = set(file.keys())
             if promised != stored:
                 raise CheckpointError(
@@ -120,13 +124,13 @@ def release_freed() -> None:
         _LIBC.malloc_trim(0)
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
+def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
     """Tensor name -> file name."""
     index, single = directory / INDEX_NAME, directory / SINGLE_NAME
     if os.path.lexists(index):
-        return _read_index(index)
+        return _read_index(index, remember)
     if os.path.lexists(single):
-        with _opened(single) as file:
+        with _opened(single, remember) as file:
             return dict.fromkeys(file.keys(), SINGLE_NAME)
     pickles = {path.name for pattern in _PICKLE_PATTERNS for path in directory.glob(pattern)}
     if pickles:
@@ -139,8 +143,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
     )
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    weight_map = read_json(path).get('weight_map')
+def _read_index(path: Path, remember: Remember) -> dict[str, str]:
+    weight_map = read_json(path, remember).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f'{path} has no weight_map')
     if not all(isinstance(name, str) for name in weight_map.values()):
@@ -161,7 +165,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _opened(path: Path) -> safe_open:
+def _opened(path: Path, remember: Remember) -> safe_open:
     """Opens no device or named pipe, which could keep us waiting for ever."""
     if not os.path.isfile(path):
         raise CheckpointError(
@@ -169,6 +173,7 @@ def _opened(path: Path) -> safe_open:
             'download or copy the checkpoint again'
         )
     try:
+        remember(path)
         with path.open('rb') as file:
             beginning = file.read(64)
         check_no_pointer(beginning, path)

@@ -16,6 +16,7 @@ from typing import Any
 
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.errors import CheckpointError, listing
+from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.normalization import ActionStatistics, read_norm_stats
 
 # vision_backbone_id -> timm ids; used where config.json does not list them itself.
@@ -128,13 +129,14 @@ class OpenVLAConfig:
         return max(self.norm_stats, key=lambda key: self.norm_stats[key].action_dim)
 
     @classmethod
-    def from_directory(cls, directory: Path) -> OpenVLAConfig:
+    def from_directory(cls, directory: Path, remember: Remember = unwatched) -> OpenVLAConfig:
         """Read config.json and, where it is there, dataset_statistics.json.
 
+        :param remember: called with each file just before it is opened.
         :raises CheckpointError: if a file is missing or is no OpenVLA's.
         """
         path = directory / 'config.json'
-        config = read_json(path)
+        config = read_json(path, remember)
         if config.get('model_type') != 'openvla':
             raise CheckpointError(
                 f'{path} is the config of another model: model_type is '
@@ -147,16 +149,16 @@ class OpenVLAConfig:
                 llama=llama,
                 prompt_template=_prompt_template(config),
                 action_tokenizer=_read_action_tokenizer(config, llama.vocab_size, path),
-                norm_stats=_read_statistics(directory, config),
+                norm_stats=_read_statistics(directory, config, remember),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f'{path} is malformed: {error!r}') from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remember: Remember = unwatched) -> dict[str, Any]:
     """:raises CheckpointError: if the file is missing, or holds no JSON object."""
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, remember))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} can not be read as JSON: {error}') from error
     if not isinstance(content, dict):
@@ -164,12 +166,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, remember: Remember = unwatched) -> str:
     """Waits for no named pipe, and reads nothing that is larger than such files are.
 
     :raises CheckpointError: if the file is missing, too large or no file.
     """
     try:
+        remember(path)
         size = path.stat().st_size
         if not path.is_file():
             raise CheckpointError(f"{path} is no regular file; put the checkpoint's own there")
@@ -299,9 +302,11 @@ def _prompt_template(config: Mapping[str, Any]) -> str:
     return PROMPT_VICUNA if vicuna else PROMPT_LLAMA
 
 
-def _read_statistics(directory: Path, config: Mapping[str, Any]) -> dict[str, ActionStatistics]:
+def _read_statistics(
+    directory: Path, config: Mapping[str, Any], remember: Remember
+) -> dict[str, ActionStatistics]:
     # As the reference's scripts do, the file that a fine-tuning wrote wins over config.json.
     path = directory / 'dataset_statistics.json'
     if path.exists():
-        return read_norm_stats(read_json(path), str(path))
+        return read_norm_stats(read_json(path, remember), str(path))
     return read_norm_stats(config.get('norm_stats'), str(directory / 'config.json'))

@@ -22,6 +22,7 @@ from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import known_failure
 from vla_ros.openvla.features import SeenFeatures
+from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.language import Generation
 from vla_ros.openvla.model import OpenVLAModel, load_model
@@ -58,6 +59,7 @@ class OpenVLAPolicy:
         image_processor: ImageProcessor,
         prompt_tokenizer: PromptTokenizer,
         info: PolicyInfo,
+        files: WatchedFiles,
         max_batch_size: int = 1,
     ) -> None:
         self.config = config
@@ -66,6 +68,7 @@ class OpenVLAPolicy:
         self._model = model
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
+        self._files = files
         self._features = SeenFeatures()
 
     @property
@@ -98,14 +101,17 @@ class OpenVLAPolicy:
         :param max_batch_size: how many requests may be predicted at once.
         :param preprocessing: what a picture goes through before the released processor.
         :raises PlacementError: if device, dtype or quantization can't be had here.
-        :raises CheckpointError: if the checkpoint can't be found or isn't whole.
+        :raises CheckpointError: if it can't be found, isn't whole, or changes meanwhile.
         """
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
         check_quantization(quantization, chosen_device, chosen_dtype, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
-        config = OpenVLAConfig.from_directory(directory)
-        image_processor, prompt_tokenizer = load_processors(directory, config, preprocessing)
+        files = WatchedFiles()
+        config = OpenVLAConfig.from_directory(directory, files.remember)
+        image_processor, prompt_tokenizer = load_processors(
+            directory, config, preprocessing, files.remember
+        )
         info = PolicyInfo(
             model=str(path_or_repo_id),
             revision=revision or '',
@@ -115,17 +121,19 @@ class OpenVLAPolicy:
             compiled=compile,
         )
         try:
+            checkpoint = Checkpoint(directory, files.remember)
             model = load_model(
-                Checkpoint(directory), config, chosen_device, chosen_dtype, quantization, progress
+                checkpoint, config, chosen_device, chosen_dtype, quantization, progress
             )
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, info, 'loading')
             if not reason:
                 raise
             raise PolicyError(reason) from error
+        files.check()  # what was read in parts may be parts of two files
         if compile:
             model.compile_layers()
-        return cls(config, model, image_processor, prompt_tokenizer, info, max_batch_size)
+        return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
 
     def action_dim(self, unnorm_key: str | None = None) -> int:
         """How many values an action has; the key may be left out if there is one.
@@ -175,7 +183,11 @@ class OpenVLAPolicy:
         self._features = SeenFeatures()
 
     def check_files(self) -> None:
-        """Not yet."""
+        """Look whether the checkpoint's files are still those that were loaded.
+
+        :raises CheckpointError: if one was overwritten, replaced, cut short or deleted.
+        """
+        self._files.check()
 
     def check_instruction(self, instruction: str) -> None:
         """:raises InstructionError: if the instruction can't be used."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
 from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
@@ -91,11 +92,15 @@ class ImageProcessor:
 
     @classmethod
     def from_directory(
-        cls, directory: Path, towers: Sequence[TowerConfig], preprocessing: Preprocessing = RAW
+        cls,
+        directory: Path,
+        towers: Sequence[TowerConfig],
+        preprocessing: Preprocessing = RAW,
+        remember: Remember = unwatched,
     ) -> ImageProcessor:
         """:raises CheckpointError: if preprocessor_config.json is missing or unfit."""
         path = directory / 'preprocessor_config.json'
-        config = read_json(path)
+        config = read_json(path, remember)
         try:
             transforms = tuple(_read_transform(config, index) for index in range(len(towers)))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -164,10 +169,12 @@ class PromptTokenizer:
     gives other ids for some texts.
     """
 
-    def __init__(self, directory: Path, config: OpenVLAConfig) -> None:
+    def __init__(
+        self, directory: Path, config: OpenVLAConfig, remember: Remember = unwatched
+    ) -> None:
         """:raises CheckpointError: if tokenizer.json is missing or unfit."""
         path = directory / 'tokenizer.json'
-        text = read_text(path)
+        text = read_text(path, remember)
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
@@ -226,12 +233,18 @@ class PromptTokenizer:
 
 
 def load_processors(
-    directory: Path, config: OpenVLAConfig, preprocessing: Preprocessing = RAW
+    directory: Path,
+    config: OpenVLAConfig,
+    preprocessing: Preprocessing = RAW,
+    remember: Remember = unwatched,
 ) -> tuple[ImageProcessor, PromptTokenizer]:
-    """:raises CheckpointError: if one of their files is missing or unfit."""
+    """
+    :param remember: called with each file just before it is opened.
+    :raises CheckpointError: if one of their files is missing or unfit.
+    """
     return (
-        ImageProcessor.from_directory(directory, config.towers, preprocessing),
-        PromptTokenizer(directory, config),
+        ImageProcessor.from_directory(directory, config.towers, preprocessing, remember),
+        PromptTokenizer(directory, config, remember),
     )
 
 

@@ -33,6 +33,7 @@ After the colon stand items, with commas between them and no spaces::
         dim=D           the action has D values
         unbounded       all normalized values are beyond [-1, 1]
         invalid         the prediction says it is not valid
+        changed         from that call on, a file of the checkpoint has changed (PolicyError)
     options
         seed=N          of what is at random; 0 if left out
         action_dim=D    how many values a sound action has; 7 if left out

@@ -18,6 +18,7 @@ from vla_ros.types import (
     Cancel,
     InferenceCancelled,
     InstructionError,
+    PolicyError,
     PolicyInfo,
     Prediction,
     Progress,
@@ -51,6 +52,7 @@ class ScriptedPolicy:
         self._random = np.random.default_rng(seed)
         self._action_dim = action_dim
         self._calls = 0
+        self._changed = ''
 
     @classmethod
     def from_script(cls, model: str, progress: ProgressCallback) -> ScriptedPolicy:
@@ -86,7 +88,9 @@ class ScriptedPolicy:
         return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
 
     def check_files(self) -> None:
-        """There are none."""
+        """:raises PolicyError: once ``changed`` was due."""
+        if self._changed:
+            raise PolicyError(f'a file of the checkpoint has changed (scripted {self._changed})')
 
     def check_instruction(self, instruction: str) -> None:
         """:raises InstructionError: if the instruction can't be used."""
@@ -106,6 +110,9 @@ class ScriptedPolicy:
         """
         self._calls += 1
         due = [fault for fault in self._faults if fault.is_due(self._calls, self._random)]
+        for fault in due:
+            if fault.kind == 'changed':
+                self._changed = f'{fault.text} at call {self._calls}'
         for request in requests:
             self.check_instruction(request.instruction)
         _wait(0.0, cancel)

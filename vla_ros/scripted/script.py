@@ -14,7 +14,7 @@ NAME = 'scripted'
 
 _ANY_TIME = ('slow', 'stuck', 'hung', 'lock', 'exit', 'raise', 'oom')
 _AT_WARMUP = ('unproved',)
-_AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'unbounded', 'invalid')
+_AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'unbounded', 'invalid', 'changed')
 _FAULTS = {'load': _ANY_TIME, 'warmup': _ANY_TIME + _AT_WARMUP, 'call': _ANY_TIME + _AT_CALLS}
 _OPTIONS = {'seed': 0, 'action_dim': 7}
 _KINDS = {'whole number': r'[0-9]+', 'number': r'[0-9]+(\.[0-9]*)?|\.[0-9]+'}

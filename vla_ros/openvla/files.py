@@ -1,0 +1,86 @@
+"""The files that a checkpoint was read from, and whether they are still the same.
+
+On the CPU a parameter is the mapped file itself: a file that is overwritten in place changes the
+policy while it runs. Everything that reads a checkpoint calls :data:`Remember` with each file just
+before it opens it. Used by the policy's thread only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from vla_ros.openvla.errors import CheckpointError
+
+Remember = Callable[[Path], None]
+
+
+def unwatched(path: Path) -> None:
+    """Do not remember the file: for readers that keep nothing of it mapped."""
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int
+
+
+class WatchedFiles:
+    """What each file was when it was opened."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, _Identity] = {}
+
+    def remember(self, path: Path) -> None:
+        """Call this just before a file is opened. The first call for a file counts.
+
+        :raises OSError: if there is no such file.
+        """
+        if path not in self._opened:
+            self._opened[path] = _identity(path)
+
+    def check(self) -> None:
+        """One ``stat`` for each file, through links.
+
+        :raises CheckpointError: if a file is not the one that was opened.
+        """
+        for path, opened in self._opened.items():
+            change = _change(path, opened)
+            if change:
+                raise CheckpointError(
+                    f'{path} {change} since it was loaded: the model is not the one that was '
+                    'checked. Put a checkpoint into a new folder, set model to it, and configure '
+                    'again'
+                )
+
+
+def _change(path: Path, opened: _Identity) -> str:
+    """What happened to the file; empty if nothing did."""
+    try:
+        now = _identity(path)
+    except FileNotFoundError:
+        return 'was deleted'
+    except OSError as error:
+        return f'can not be looked at any more ({error})'
+    if now == opened:
+        return ''
+    if (now.device, now.inode) != (opened.device, opened.inode):
+        return 'was replaced by another file'
+    if now.size < opened.size:
+        return f'was cut short from {opened.size} to {now.size} bytes'
+    if now.size > opened.size:
+        return f'was overwritten in place and grew from {opened.size} to {now.size} bytes'
+    if now.mtime_ns != opened.mtime_ns:
+        return 'was overwritten in place'
+    return 'was overwritten in place, or its owner, mode or links were changed,'
+
+
+def _identity(path: Path) -> _Identity:
+    status = os.stat(path)
+    return _Identity(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
