@@ -607,6 +607,7 @@ def test_it_imports_neither_torch_nor_ros() -> None:
         'vla_ros.scripted',
         'vla_ros.scripted.policy',
         'vla_ros.scripted.script',
+        'vla_ros.text',
         'vla_ros.types',
     }
 
@@ -668,5 +669,6 @@ def test_the_worker_can_stop_load_and_warmup(fault: str, when: str) -> None:
 def test_the_worker_tells_why_it_failed(script: str, text: str) -> None:
     worker = worker_of(script, ManualClock())
     wait_until(lambda: worker.status().phase is Phase.FAILED)
-    assert text in worker.status().failure
+    failure = worker.status().failure
+    assert failure is not None and text in failure.message
     assert worker.close(10)
