@@ -42,8 +42,10 @@ def _inspect(facts: Facts, directory: Path) -> Iterator[Finding]:
     from vla_ros.openvla.checkpoint import Checkpoint
     from vla_ros.openvla.config import OpenVLAConfig
     from vla_ros.openvla.model import build_model
+    from vla_ros.openvla.plain import check_folder
     from vla_ros.openvla.processor import load_processors
 
+    check_folder(directory)
     facts.config = OpenVLAConfig.from_directory(directory)
     load_processors(directory, facts.config)
     checkpoint = Checkpoint(directory)

@@ -20,10 +20,10 @@ from torch import Tensor
 from vla_ros.openvla.config import check_no_pointer, read_json
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
+from vla_ros.openvla.plain import PICKLE_SUFFIXES, check_tensors
 
 INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
-_PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt')
 _DTYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}
 _LIBC = ctypes.CDLL(None)
 _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself would parse 100 MB
@@ -53,6 +53,7 @@ class Checkpoint:
 
         :raises CheckpointError: if one is missing, surplus, or of another shape.
         """
+        check_tensors(self.shapes, self.directory)
         missing = expected.keys() - self.shapes.keys()
         if missing:
             raise CheckpointError(
@@ -132,7 +133,7 @@ def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
     if os.path.lexists(single):
         with _opened(single, remember) as file:
             return dict.fromkeys(file.keys(), SINGLE_NAME)
-    pickles = {path.name for pattern in _PICKLE_PATTERNS for path in directory.glob(pattern)}
+    pickles = {path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES}
     if pickles:
         raise CheckpointError(
             f'{directory} has its weights as pickle files ({listing(pickles)}), which can run code '

@@ -18,6 +18,7 @@ from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.normalization import ActionStatistics, read_norm_stats
+from vla_ros.openvla.plain import check_config
 
 # vision_backbone_id -> timm ids; used where config.json does not list them itself.
 _TIMM_IDS = {
@@ -137,12 +138,8 @@ class OpenVLAConfig:
         """
         path = directory / 'config.json'
         config = read_json(path, remember)
-        if config.get('model_type') != 'openvla':
-            raise CheckpointError(
-                f'{path} is the config of another model: model_type is '
-                f"{config.get('model_type')!r}, expected 'openvla'"
-            )
         try:
+            check_config(config, path)
             llama = _read_llama(config, path)
             return cls(
                 towers=_read_towers(config, path),

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     DryRunError,
     GatedRepoError,
     HfHubHTTPError,
@@ -20,9 +21,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import filter_repo_objects
 from tqdm import tqdm
 
 from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.plain import check_names
 from vla_ros.types import Progress, ProgressCallback
 
 _FILES = ['*.json', '*.safetensors']  # never code, never pickles
@@ -35,55 +38,70 @@ def resolve_model(
 
     :param model: a folder, or a hub id such as ``openvla/openvla-7b``.
     :param revision: branch, tag or commit of a hub id.
-    :raises CheckpointError: if there is no such folder, or the hub doesn't give it.
+    :raises CheckpointError: if there is no such folder, the hub doesn't give it, or what the hub
+        has is not plain OpenVLA.
     """
     folder = _local_folder(model, revision)
     if folder is not None:
         return folder
     with _explained(model, revision):
+        # A small file first: with it comes the list of all files.
+        bar = _progress_bar(model, None)
+        begun = snapshot_download(
+            model, revision=revision, allow_patterns=['config.json'], tqdm_class=bar
+        )
+        commit = Path(begun).name
+        _check_listing(model, commit)
+        bar = _progress_bar(model, progress)
         return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=_FILES,
-                tqdm_class=_progress_bar(model, progress),
-            )
+            snapshot_download(model, revision=commit, allow_patterns=_FILES, tqdm_class=bar)
         )
 
 
 def downloaded_model(model: str, revision: str | None = None) -> Path | None:
     """The folder of a checkpoint, if it is on this machine: asks nobody, downloads nothing.
 
-    :raises CheckpointError: if it is neither a folder nor a hub id.
+    :raises CheckpointError: if it is neither a folder nor a hub id, or is not plain OpenVLA.
     """
     folder = _local_folder(model, revision)
     if folder is not None:
         return folder
     with _explained(model, revision):
         try:
-            return Path(
+            snapshot = Path(
                 snapshot_download(
                     model, revision=revision, allow_patterns=_FILES, local_files_only=True
                 )
             )
         except LocalEntryNotFoundError:
             return None
+        _check_listing(model, snapshot.name)
+        return snapshot
 
 
 def bytes_to_download(repo_id: str, revision: str | None = None) -> int:
     """What is not in the cache yet of a model on the hub; asks the hub.
 
-    :raises CheckpointError: if the hub doesn't give it.
+    :raises CheckpointError: if the hub doesn't give it, or it is not plain OpenVLA.
     """
+    bar = _progress_bar(repo_id, None)
     with _explained(repo_id, revision):
-        files = snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=_FILES,
-            dry_run=True,
-            tqdm_class=_progress_bar(repo_id, None),
-        )
-    return sum(file.file_size or 0 for file in files if file.will_download)
+        files = snapshot_download(repo_id, revision=revision, dry_run=True, tqdm_class=bar)
+    check_names((file.filename for file in files), repo_id)
+    wanted = filter_repo_objects(files, allow_patterns=_FILES, key=lambda file: file.filename)
+    return sum(file.file_size or 0 for file in wanted if file.will_download)
+
+
+def _check_listing(repo_id: str, commit: str) -> None:
+    """Look at the names of all files on the hub, also of those that are never downloaded.
+
+    :raises CheckpointError: if they are not plain OpenVLA's.
+    """
+    try:
+        files = get_cached_repo_tree(repo_id, revision=commit)
+    except CachedRepoTreeNotFoundError:  # downloaded by an older huggingface_hub
+        return
+    check_names((file.path for file in files), repo_id)
 
 
 def _local_folder(model: str, revision: str | None) -> Path | None:

@@ -34,6 +34,7 @@ from vla_ros.openvla.placement import (
     empty_cache,
     synchronize,
 )
+from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
 from vla_ros.openvla.proof import plan_trials, prove
@@ -107,6 +108,7 @@ class OpenVLAPolicy:
         chosen_dtype = choose_dtype(dtype, chosen_device)
         check_quantization(quantization, chosen_device, chosen_dtype, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
+        check_folder(directory)
         files = WatchedFiles()
         config = OpenVLAConfig.from_directory(directory, files.remember)
         image_processor, prompt_tokenizer = load_processors(
