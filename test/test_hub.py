@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HUB_HOME, HUB_PORT
-from huggingface_hub import constants
+from huggingface_hub import _tree_cache, constants, snapshot_download
 
 from vla_ros.doctor.checkpoint import check_checkpoint
 from vla_ros.doctor.facts import Choice, Facts, Setup
@@ -79,6 +80,7 @@ class Hub:
 def empty_cache() -> Iterator[None]:
     yield
     shutil.rmtree(HUB_HOME / 'hub', ignore_errors=True)
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()  # a commit never changes, but here
 
 
 @pytest.fixture
@@ -126,6 +128,63 @@ def test_what_a_download_takes(hub: Hub, tiny_checkpoint: Path) -> None:
         path.unlink()  # as after an interrupted download
     assert downloaded_model(REPO) is None
     assert bytes_to_download(REPO) > 0
+
+
+@pytest.fixture
+def oft_hub(hub: Hub, tmp_path: Path) -> Hub:
+    """Its files are pickles, which are never downloaded."""
+    for name in ('action_head--150000_checkpoint.pt', 'proprio_projector--150000_checkpoint.pt'):
+        (tmp_path / 'served' / name).write_bytes(b'pickle')
+    return hub
+
+
+IS_OFT = r'^someone/tiny-vla is an OpenVLA-OFT folder: it has action_head--150000_checkpoint\.pt, '
+
+
+@pytest.mark.usefixtures('oft_hub')
+def test_another_model_is_refused_before_its_weights_are_downloaded() -> None:
+    with pytest.raises(CheckpointError, match=IS_OFT):
+        resolve_model(REPO)
+    assert not list(HUB_HOME.rglob('*.safetensors'))
+    with pytest.raises(CheckpointError, match=IS_OFT):
+        bytes_to_download(REPO)
+
+
+@pytest.mark.usefixtures('oft_hub')
+def test_another_model_that_is_cached_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot_download(REPO, allow_patterns=['*.json', '*.safetensors'])  # by whatever tool
+    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    assert found.level is Level.FAIL and re.search(IS_OFT, found.text)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(CheckpointError, match=IS_OFT):
+        resolve_model(REPO)
+
+
+def test_another_model_whose_list_of_files_is_not_cached_is_told_by_its_folder(
+    hub: Hub, tmp_path: Path
+) -> None:
+    (tmp_path / 'served' / 'adapter_config.json').write_text('{}')
+    snapshot = Path(snapshot_download(REPO, allow_patterns=['*.json', '*.safetensors']))
+    shutil.rmtree(snapshot.parents[1] / 'trees')
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()
+    assert downloaded_model(REPO) == snapshot
+    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    assert found.level is Level.FAIL and 'adapter_config.json' in found.text
+    with pytest.raises(CheckpointError, match=r'adapter_config\.json'):
+        OpenVLAPolicy.from_pretrained(str(snapshot), device='cpu')
+
+
+def test_the_doctor_refuses_another_model_before_the_download(oft_hub: Hub) -> None:
+    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    assert found.level is Level.FAIL and re.search(IS_OFT, found.text)
+    assert not [path for path in oft_hub.asked if path.endswith('.safetensors?')]
+
+
+def test_an_interrupted_download_without_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot_download(REPO, allow_patterns=['config.json'])
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(CheckpointError, match='not in the local cache'):
+        resolve_model(REPO)
 
 
 def test_what_is_on_this_machine_is_found_without_the_hub(hub: Hub, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import filter_repo_objects
 from tqdm import tqdm
 
 from vla_ros.openvla.errors import CheckpointError
@@ -88,8 +88,11 @@ def bytes_to_download(repo_id: str, revision: str | None = None) -> int:
     with _explained(repo_id, revision):
         files = snapshot_download(repo_id, revision=revision, dry_run=True, tqdm_class=bar)
     check_names((file.filename for file in files), repo_id)
-    wanted = filter_repo_objects(files, allow_patterns=_FILES, key=lambda file: file.filename)
-    return sum(file.file_size or 0 for file in wanted if file.will_download)
+    return sum(
+        file.file_size or 0
+        for file in files
+        if file.will_download and any(fnmatch(file.filename, pattern) for pattern in _FILES)
+    )
 
 
 def _check_listing(repo_id: str, commit: str) -> None:
