@@ -201,7 +201,10 @@ def _is_unknown_pickle(name: str) -> bool:
 
 
 def _without_other_checkpoints(names: Iterable[str]) -> set[str]:
-    """What lies in the folder, and in its folders that are no whole checkpoints by themselves."""
+    """What lies in the folder, and in its folders that are no whole checkpoints by themselves.
+
+    Folders as .git and .cache are nobody's.
+    """
     inside: dict[str, set[str]] = {}
     for name in names:
         folder, _, rest = name.partition('/')
@@ -209,7 +212,7 @@ def _without_other_checkpoints(names: Iterable[str]) -> set[str]:
     own = set(inside)
     for folder, contents in inside.items():
         weights = {name for name in contents if _suffix(name) in _WEIGHT_SUFFIXES}
-        if not (weights and 'config.json' in contents):
+        if not (weights and 'config.json' in contents) and not folder.startswith('.'):
             own |= {f'{folder}/{name}' for name in contents if '/' not in name}
     return own
 
