@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from graph import UNDER_WAY_S, CameraThread, Robot, running_node
+from lifecycle_msgs.msg import Transition
 from safetensors.torch import load_file, save_file
 from test_faults import PATIENT, started
-from test_faults_start_and_end import mended
+from test_faults_start_and_end import mended, never_acted
 
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
@@ -65,4 +66,29 @@ def test_the_first_action_that_may_be_of_another_checkpoint_is_dropped() -> None
         with CameraThread(stack):
             ends_for_good(stack, 'changed@3 at call 3')
         assert len(stack.actions) == 2
+    assert running.process.returncode == 0
+
+
+def test_a_folder_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Its weights alone would load, pass the self-check, and move the robot."""
+    oft, adapter = (
+        Path(shutil.copytree(tiny_checkpoint, tmp_path / name)) for name in ('oft', 'adapter')
+    )
+    head = oft / 'action_head--150000_checkpoint.pt'
+    head.touch()
+    (adapter / 'lora_adapter').mkdir()
+    (adapter / 'lora_adapter' / 'adapter_config.json').write_text('{}')
+    with running_node(f'model:={oft}', 'device:=cpu', *PATIENT) as running:
+        stack = running.robot
+        failed = Reason.LOADING_FAILED
+        stack.wait_for_state(
+            VlaStatus.ERROR, failed, f'{oft} is an OpenVLA-OFT folder: it has {head.name}'
+        )
+        assert stack.set_parameter_of_node('model', str(adapter)).successful
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        stack.wait_for_state(
+            VlaStatus.ERROR, failed, f'{adapter} has an adapter beside its weights: lora_adapter'
+        )
+        assert never_acted(stack)
+        mended(stack, str(tiny_checkpoint))
     assert running.process.returncode == 0
