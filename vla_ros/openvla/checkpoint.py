@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from vla_ros.openvla.config import check_no_pointer, read_json
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
-from vla_ros.openvla.plain import PICKLE_SUFFIXES, check_tensors
+from vla_ros.openvla.plain import PICKLE_SUFFIXES, check_tensors, is_training_state
 
 INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
@@ -126,22 +127,55 @@ def release_freed() -> None:
 
 
 def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
-    """Tensor name -> file name."""
-    index, single = directory / INDEX_NAME, directory / SINGLE_NAME
-    if os.path.lexists(index):
-        return _read_index(index, remember)
-    if os.path.lexists(single):
-        with _opened(single, remember) as file:
-            return dict.fromkeys(file.keys(), SINGLE_NAME)
+    """Tensor name -> file name.
+
+    The reference takes the single file where an index is beside it, and ignores shards that its
+    index does not name. Nobody can tell which of two is the older one: they are refused.
+    """
+    stored = _weight_files(directory)
+    if INDEX_NAME in stored:
+        source = INDEX_NAME
+        weight_map = _read_index(directory / INDEX_NAME, remember)
+    elif SINGLE_NAME in stored:
+        source = SINGLE_NAME
+        with _opened(directory / SINGLE_NAME, remember) as file:
+            weight_map = dict.fromkeys(file.keys(), SINGLE_NAME)
+    else:
+        raise CheckpointError(f'{directory} has no weights: {_why_no_weights(directory, stored)}')
+    others = stored - {source, *weight_map.values()}
+    if others:
+        raise CheckpointError(
+            f'{directory} has weights from two sources: {source}, and beside what it names '
+            f'{listing(others)}; move what is not meant out of the folder'
+        )
+    return weight_map
+
+
+def _why_no_weights(directory: Path, stored: set[str]) -> str:
+    neither = f'neither {INDEX_NAME} nor {SINGLE_NAME} is there'
+    if stored:
+        return (
+            f'{neither} to say what {listing(stored)} is; was writing, downloading or copying it '
+            'interrupted? Then do it again, into a new folder'
+        )
     pickles = {path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES}
     if pickles:
-        raise CheckpointError(
-            f'{directory} has its weights as pickle files ({listing(pickles)}), which can run code '
-            'when loaded; convert them to safetensors (save_pretrained writes these)'
+        return (
+            f'they are pickle files ({listing(pickles)}), which can run code when loaded; convert '
+            'them to safetensors (save_pretrained writes these)'
         )
-    raise CheckpointError(
-        f'{directory} has no weights: neither {INDEX_NAME} nor {SINGLE_NAME} is there'
-    )
+    return neither
+
+
+def _weight_files(directory: Path) -> set[str]:
+    """The names of all safetensors in the folder, and of all indexes."""
+    names = {path.name for path in directory.iterdir()}
+    return {
+        name
+        for name in names
+        if (name.endswith('.safetensors') and not is_training_state(name))
+        or fnmatch(name, '*.safetensors.index*.json')
+    }
 
 
 def _read_index(path: Path, remember: Remember) -> dict[str, str]:

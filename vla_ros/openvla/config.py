@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -155,11 +157,21 @@ class OpenVLAConfig:
 def read_json(path: Path, remember: Remember = unwatched) -> dict[str, Any]:
     """:raises CheckpointError: if the file is missing, or holds no JSON object."""
     try:
-        content = json.loads(read_text(path, remember))
+        content = json.loads(read_text(path, remember), object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} can not be read as JSON: {error}') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds {type(content).__name__}, expected a JSON object')
+    return content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """:raises ValueError: if a key comes twice; JSON's readers silently take the last one."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        doubles = {key for key, count in counts.items() if count > 1}
+        raise ValueError(f'it has {listing(map(repr, doubles))} more than once')
     return content
 
 
@@ -180,9 +192,10 @@ def read_text(path: Path, remember: Remember = unwatched) -> str:
             )
         text = path.read_text(encoding='utf-8')
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f'{path} is missing, and an OpenVLA checkpoint has one; download or copy it again'
-        ) from error
+        why = ', and an OpenVLA checkpoint has one'
+        if path.is_symlink():
+            why = f': it is a link to {os.readlink(path)}, where nothing is'
+        raise CheckpointError(f'{path} is missing{why}; download or copy it again') from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{path} can not be read: {error}') from error
     check_no_pointer(text[: len(_LFS_POINTER)].encode(), path)
@@ -302,8 +315,9 @@ def _prompt_template(config: Mapping[str, Any]) -> str:
 def _read_statistics(
     directory: Path, config: Mapping[str, Any], remember: Remember
 ) -> dict[str, ActionStatistics]:
-    # As the reference's scripts do, the file that a fine-tuning wrote wins over config.json.
+    # As the reference's scripts do, the file that a fine-tuning wrote wins over config.json. A link
+    # that leads nowhere is no reason to take the older ones.
     path = directory / 'dataset_statistics.json'
-    if path.exists():
+    if os.path.lexists(path):
         return read_norm_stats(read_json(path, remember), str(path))
     return read_norm_stats(config.get('norm_stats'), str(directory / 'config.json'))

@@ -45,7 +45,7 @@ _ADAPTERS = (
 )
 # Of a training's state, which is no part of the policy: a word of the name.
 _TRAINING_STATE = re.compile(
-    r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)?|args|logs?|loss(es)?|'
+    r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)|args|logs?|loss(es)?|'
     r'metrics|history|events)([^a-z]|$)'
 )
 # The same weights in an older format: the reference takes safetensors where both are there.
@@ -131,6 +131,12 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}; {_NO_PART}'
         )
     _check_classes(config, path)
+    weights = config.get('transformers_weights')
+    if weights not in (None, 'model.safetensors', 'model.safetensors.index.json'):
+        raise CheckpointError(
+            f'{path} says that the weights are in {quoted(weights)} (transformers_weights); '
+            'expected model.safetensors or model.safetensors.index.json'
+        )
     others = {key for key, value in config.items() if _is_of_others(key, value)}
     text_config = config.get('text_config')
     if isinstance(text_config, Mapping):

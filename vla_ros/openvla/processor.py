@@ -6,6 +6,7 @@ thread. Knows nothing of the model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,22 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
-from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
-from vla_ros.text import is_blank
+from vla_ros.text import is_blank, quoted
 from vla_ros.types import InstructionError, check_instruction
 
 # The lone space that stood between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
+# Of a preprocessor's config, what its images depend on.
+_TVF_KEYS = (
+    'tvf_resize_params',
+    'tvf_crop_params',
+    'tvf_do_letterbox',
+    'tvf_letterbox_fill',
+    'tvf_normalize_params',
+)
 # Prompts are padded to so many tokens, BOS included: few shapes ever reach the model.
 PROMPT_LENGTHS = (24, 32, 64, 128)
 
@@ -98,9 +107,8 @@ class ImageProcessor:
         preprocessing: Preprocessing = RAW,
         remember: Remember = unwatched,
     ) -> ImageProcessor:
-        """:raises CheckpointError: if preprocessor_config.json is missing or unfit."""
-        path = directory / 'preprocessor_config.json'
-        config = read_json(path, remember)
+        """:raises CheckpointError: if its file is missing or unfit, or another contradicts it."""
+        config, path = _read_preprocessor(directory, remember)
         try:
             transforms = tuple(_read_transform(config, index) for index in range(len(towers)))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -172,13 +180,14 @@ class PromptTokenizer:
     def __init__(
         self, directory: Path, config: OpenVLAConfig, remember: Remember = unwatched
     ) -> None:
-        """:raises CheckpointError: if tokenizer.json is missing or unfit."""
+        """:raises CheckpointError: if tokenizer.json is missing, unfit, or contradicted."""
         path = directory / 'tokenizer.json'
         text = read_text(path, remember)
         try:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f'{path} is no tokenizer: {error}') from error
+        _check_tokenizer(self._tokenizer, directory, remember)
         self._tokenizer.no_truncation()  # a prompt cut short would be another instruction
         self._tokenizer.no_padding()
         self._template = config.prompt_template
@@ -246,6 +255,72 @@ def load_processors(
         ImageProcessor.from_directory(directory, config.towers, preprocessing, remember),
         PromptTokenizer(directory, config, remember),
     )
+
+
+def _read_preprocessor(directory: Path, remember: Remember) -> tuple[Mapping[str, Any], Path]:
+    """What is to be done to images, and the file that says so.
+
+    transformers 5 writes it into processor_config.json and prefers it there; transformers 4 wrote
+    preprocessor_config.json, and of the other one only which class processes. Where both say it
+    they must agree.
+
+    :raises CheckpointError: if they do not.
+    """
+    old, new = directory / 'preprocessor_config.json', directory / 'processor_config.json'
+    nested = read_json(new, remember).get('image_processor') if os.path.lexists(new) else None
+    if nested is None:
+        return read_json(old, remember), old
+    if not isinstance(nested, Mapping):
+        raise CheckpointError(
+            f'{new}: image_processor is {quoted(nested)}, expected what {old.name} holds'
+        )
+    if os.path.lexists(old):
+        config = read_json(old, remember)
+        differ = {key for key in _TVF_KEYS if config.get(key) != nested.get(key)}
+        if differ:
+            raise CheckpointError(
+                f'{old} and {new} disagree about {listing(differ)}; move the one that is not meant '
+                'out of the folder'
+            )
+    return nested, new
+
+
+def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) -> None:
+    """tokenizer.json is what counts, as in the reference; others must not contradict it.
+
+    :raises CheckpointError: if another file has another id for a token, or other ends of a prompt.
+    """
+    added = directory / 'added_tokens.json'
+    if os.path.lexists(added):
+        _check_token_ids(tokenizer, read_json(added, remember), added)
+    path = directory / 'tokenizer_config.json'
+    if not os.path.lexists(path):
+        return
+    config = read_json(path, remember)
+    # The reference puts these tokens to a prompt whatever tokenizer.json says.
+    for key, only in (('add_bos_token', True), ('add_eos_token', False)):
+        if config.get(key, only) not in (only, None):
+            raise CheckpointError(
+                f'{path}: {key} is {quoted(config[key])}; only {only} is supported'
+            )
+    decoder = config.get('added_tokens_decoder')
+    if isinstance(decoder, Mapping):
+        contents = {
+            token['content']: int(number)
+            for number, token in decoder.items()
+            if isinstance(token, Mapping) and 'content' in token and str(number).isdecimal()
+        }
+        _check_token_ids(tokenizer, contents, path)
+
+
+def _check_token_ids(tokenizer: Tokenizer, ids: Mapping[Any, Any], path: Path) -> None:
+    for token, number in ids.items():
+        there = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if there is not None and there != number:
+            raise CheckpointError(
+                f'{path} and tokenizer.json disagree: {quoted(token)} is {quoted(number)} in the '
+                f'one and {there} in the other; download or copy both again'
+            )
 
 
 def _read_transform(config: Mapping[str, Any], index: int) -> TowerTransform:
