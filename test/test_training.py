@@ -34,7 +34,9 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Frames:
 @pytest.fixture
 def imitator(tmp_path: Path) -> Imitator:
     torch.manual_seed(0)
-    write_checkpoint(tmp_path, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
+    write_checkpoint(
+        tmp_path, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16(), 'test'
+    )
     return Imitator(tmp_path, tuple(INSTRUCTIONS))
 
 
@@ -89,7 +91,11 @@ def test_the_logits_are_those_of_the_policy(
         tensor.copy_(tensor.bfloat16().float())
     weights = imitator.weights(imitator.state_dict())
     checkpoint = write_checkpoint(
-        tmp_path / 'checkpoint', SHAPE, norm_stats(), lambda name, _: weights[name].bfloat16()
+        tmp_path / 'checkpoint',
+        SHAPE,
+        norm_stats(),
+        lambda name, _: weights[name].bfloat16(),
+        'test',
     )
     policy = OpenVLAPolicy.from_pretrained(checkpoint, device='cpu', dtype='float32')
     images = np.array(frames.images[:2])

@@ -33,6 +33,7 @@ from vla_ros.simulation.expert import STEP_M, TURN_RAD
 from vla_ros.types import Observation
 
 SHAPE = 'blocks'
+_WRITER = 'training/train.py'  # of the checkpoints that may be written anew
 # In turns: a model of this size that never met bfloat16's roundings fails in it.
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -102,7 +103,9 @@ class Trainer:
         self._started_s = time.monotonic()
         torch.manual_seed(settings.seed)
         fresh = directory / f'fresh-{self._rank}'
-        write_checkpoint(fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16())
+        write_checkpoint(
+            fresh, SHAPE, norm_stats(), lambda _, size: torch.zeros(size).bfloat16(), _WRITER
+        )
         self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
         self._optimizer = torch.optim.AdamW(
             _decaying(self._imitator, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
@@ -245,7 +248,11 @@ class Trainer:
     def _write(self, directory: Path) -> None:
         weights = self._imitator.weights(self._average)
         write_checkpoint(
-            directory, SHAPE, norm_stats(), lambda name, _: weights[name].to(torch.bfloat16)
+            directory,
+            SHAPE,
+            norm_stats(),
+            lambda name, _: weights[name].to(torch.bfloat16),
+            _WRITER,
         )
 
     def _say(self, **what: Any) -> None:

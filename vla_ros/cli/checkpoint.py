@@ -1,28 +1,54 @@
-"""``vla_checkpoint``: write a checkpoint with random weights in the released layout."""
+"""``vla_checkpoint``: write a checkpoint with random weights in the released layout.
+
+It replaces what it has written itself, and nothing else.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from vla_ros.openvla.checkpoint_writer import SHAPES
+from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.random_checkpoint import write_random_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='vla_checkpoint', description=__doc__)
-    parser.add_argument('directory', type=Path, help='folder to write; made if need be')
+    parser.add_argument(
+        'directory', help='folder to write, new or of an earlier vla_checkpoint; made if need be'
+    )
     parser.add_argument('--shape', choices=SHAPES, default='tiny', help='(default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
     options = parser.parse_args(arguments)
     try:
-        write_random_checkpoint(options.directory, options.shape, options.seed)
+        directory = _folder(options.directory)
+        write_random_checkpoint(directory, options.shape, options.seed)
+    except CheckpointError as error:
+        print(f'vla_checkpoint: {error}', file=sys.stderr)
+        return 1
     except OSError as error:
         print(f'vla_checkpoint: {options.directory} can not be written: {error}', file=sys.stderr)
         return 1
-    print(f'wrote {options.directory}: {options.shape}, random weights of seed {options.seed}')
+    print(f'wrote {directory}: {options.shape}, random weights of seed {options.seed}')
     return 0
+
+
+def _folder(text: str) -> Path:
+    """
+    :raises CheckpointError: if a new folder of that name would be taken for a model on the hub.
+    """
+    folder = Path(text).expanduser()
+    plain = os.path.normpath(text)
+    is_hub_id = plain.count('/') == 1 and not text.startswith(('.', '/', '~'))
+    if is_hub_id and not os.path.lexists(folder):
+        raise CheckpointError(
+            f'{plain} has the form of a hub id, and a folder of that name would be loaded in its '
+            f'place; write ./{plain} to mean a folder'
+        )
+    return folder
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from vla_ros.openvla.checkpoint import INDEX_NAME
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.model import OpenVLAModel, stored_key
+from vla_ros.openvla.own_folder import OwnFolder
 from vla_ros.openvla.processor import SPACE_TOKEN_ID
 
 _TINY_LLAMA = {
@@ -92,29 +94,33 @@ def write_checkpoint(
     shape: str,
     norm_stats: Mapping[str, Any],
     weights: Callable[[str, torch.Size], Tensor],
+    writer: str,
 ) -> Path:
-    """Write it, the index last; replaces what is there.
+    """Write it, the index last; replaces what the same writer has written there, nothing else.
 
     :param shape: one of ``SHAPES``.
     :param norm_stats: of config.json: ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
     :param weights: called for every parameter in turn with its name in the model and its shape.
+    :param writer: who it is, for the marker in the folder.
     :returns: ``directory``.
+    :raises CheckpointError: if there is anything in the folder that this writer did not write.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / INDEX_NAME).unlink(missing_ok=True)
+    folder = OwnFolder(directory, writer)
     config = _config(shape, norm_stats)
-    _write_json(directory / 'config.json', config)
-    _write_json(directory / 'preprocessor_config.json', _preprocessor_config(config))
-    _tokenizer().save(str(directory / 'tokenizer.json'))
+    folder.write('config.json', partial(_write_json, content=config))
+    preprocessor = _preprocessor_config(config)
+    folder.write('preprocessor_config.json', partial(_write_json, content=preprocessor))
+    folder.write('tokenizer.json', lambda path: _tokenizer().save(str(path)))
     shapes = _shapes(directory)
     shards = _split(shapes)
     weight_map: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
         tensors = {stored_key(key): weights(key, shapes[key]) for key in keys}
-        save_file(tensors, directory / name, metadata={'format': 'pt'})
+        folder.write(name, partial(save_file, tensors, metadata={'format': 'pt'}))
         weight_map.update(dict.fromkeys(tensors, name))
-    _write_json(directory / INDEX_NAME, {'metadata': {}, 'weight_map': weight_map})
+    index = {'metadata': {}, 'weight_map': weight_map}
+    folder.write(INDEX_NAME, partial(_write_json, content=index))
     return directory
 
 

@@ -15,11 +15,15 @@ from torch import Tensor
 from vla_ros.openvla.checkpoint_writer import PLACEHOLDER_NORM_STATS, write_checkpoint
 
 
+_WRITER = 'vla_checkpoint'
+
+
 def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0) -> Path:
-    """Write it, the index last; replaces what is there.
+    """Write it, the index last; replaces an older one of these, nothing else.
 
     :param shape: one of checkpoint_writer's ``SHAPES``.
     :returns: ``directory``.
+    :raises CheckpointError: if there is anything else in the folder.
     """
     generator = torch.Generator().manual_seed(seed)
     return write_checkpoint(
@@ -27,6 +31,7 @@ def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0)
         shape,
         PLACEHOLDER_NORM_STATS,
         lambda key, size: _random_weights(key, size, generator),
+        writer=_WRITER,
     )
 
 

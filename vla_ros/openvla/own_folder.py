@@ -1,0 +1,124 @@
+"""A folder in which a writer replaces nothing but what it has written itself.
+
+A marker in the folder lists each file that was written, with its size and time. A file that is not
+listed, or is not the listed one any more, is somebody else's: a real checkpoint, perhaps, that was
+copied there. Pure standard library; one process writes into a folder at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vla_ros.openvla.errors import CheckpointError, listing
+from vla_ros.text import quoted
+
+MARKER = 'vla_checkpoint.json'
+_PARTIAL = '.partial'  # of a file that is being written
+_MAX_MARKER_BYTES = 1_000_000
+
+
+class OwnFolder:
+    """Made when the folder is claimed: it is empty from then on, but for the marker."""
+
+    def __init__(self, directory: Path, writer: str) -> None:
+        """Remove what this writer wrote before, the file that makes it a whole one first.
+
+        :param writer: whose files may be replaced, such as ``vla_checkpoint``.
+        :raises CheckpointError: if anything in the folder is not this writer's, or it is a link or
+            no folder.
+        :raises OSError: if it can't be read or written.
+        """
+        self._directory, self._writer = directory, writer
+        if directory.is_symlink():
+            raise CheckpointError(
+                f'{directory} is a link to {os.readlink(directory)}; nothing is written through '
+                'links: name the folder itself, or a new one'
+            )
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise CheckpointError(f'{directory} is no folder; name a new one')
+        directory.mkdir(parents=True, exist_ok=True)
+        self._files: dict[str, list[int]] = {}
+        self._writing = ''
+        names = {entry.name for entry in os.scandir(directory)}
+        if names - {MARKER + _PARTIAL}:
+            self._read_marker(names)
+        others = {name for name in names if not self._is_own(name)}
+        if others:
+            raise self._refusal(f'it did not write {listing(others)}, or that has changed since')
+        self._remove(names)
+
+    def write(self, name: str, save: Callable[[Path], object]) -> None:
+        """Let ``save`` write a file, and give it its name when it is whole.
+
+        :raises CheckpointError: if there is such a file: another process has written it.
+        """
+        final, partial = self._directory / name, self._directory / (name + _PARTIAL)
+        for path in (final, partial):
+            if os.path.lexists(path):
+                raise CheckpointError(f'{path} has been written by somebody else meanwhile')
+        self._writing = name
+        self._write_marker()
+        save(partial)
+        self._files[name] = _identity(partial)
+        self._write_marker()
+        partial.rename(final)
+
+    def _remove(self, names: set[str]) -> None:
+        """Backwards, and the marker last: what an interruption leaves is known to be our own."""
+        order = [*reversed(self._files), self._writing + _PARTIAL, MARKER + _PARTIAL, MARKER]
+        for name in order:
+            if name in names:
+                (self._directory / name).unlink(missing_ok=True)
+        self._files, self._writing = {}, ''
+
+    def _is_own(self, name: str) -> bool:
+        if name in (MARKER, MARKER + _PARTIAL):
+            return True
+        identity = _identity(self._directory / name)
+        if name == self._writing + _PARTIAL:
+            return bool(identity)
+        return bool(identity) and self._files.get(name) == identity
+
+    def _read_marker(self, names: set[str]) -> None:
+        path = self._directory / MARKER
+        if MARKER not in names:
+            raise self._refusal(f'it did not write {listing(names)}')
+        try:
+            if not _identity(path) or path.stat().st_size > _MAX_MARKER_BYTES:
+                raise ValueError('it is no marker')
+            marker = json.loads(path.read_text(encoding='utf-8'))
+            writer, self._writing = marker['writer'], str(marker['writing'])
+            self._files = {name: list(identity) for name, identity in marker['files'].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise self._refusal(f'{MARKER} there can not be understood: {error}') from error
+        if writer != self._writer:
+            raise self._refusal(f'{quoted(writer)} wrote what is there')
+
+    def _write_marker(self) -> None:
+        marker = {'writer': self._writer, 'writing': self._writing, 'files': self._files}
+        partial = self._directory / (MARKER + _PARTIAL)
+        partial.unlink(missing_ok=True)
+        _write_new(partial, marker)
+        partial.replace(self._directory / MARKER)
+
+    def _refusal(self, why: str) -> CheckpointError:
+        return CheckpointError(
+            f'{self._directory} is not written: {self._writer} replaces only its own files, and '
+            f'{why}; name a new folder'
+        )
+
+
+def _write_new(path: Path, content: dict[str, Any]) -> None:
+    with path.open('x', encoding='utf-8') as file:
+        json.dump(content, file, indent=2)
+
+
+def _identity(path: Path) -> list[int]:
+    """Size and time of a regular file; empty for all else, links too."""
+    status = path.lstat()
+    return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []
