@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vla_ros.openvla.checkpoint_writer import PLACEHOLDER_NORM_STATS, write_checkpoint
 
-
 _WRITER = 'vla_checkpoint'
 
 
