@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from conftest import ROOT
 from test_checkpoint import INDEX, SHARD
 
 from vla_ros.cli import checkpoint as cli
-from vla_ros.openvla import CheckpointError, OpenVLAPolicy
+from vla_ros.openvla import CheckpointError, OpenVLAPolicy, own_folder
 from vla_ros.openvla.own_folder import MARKER, OwnFolder
 from vla_ros.openvla.random_checkpoint import write_random_checkpoint
 
@@ -218,55 +219,77 @@ def test_a_folder_of_another_shape_leaves_nothing_behind(own: Path) -> None:
     assert {path.name for path in own.iterdir()} == {'b', MARKER}
 
 
-INTERRUPTED = """
-import os, signal, sys
-from pathlib import Path
-from vla_ros.openvla import own_folder
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
-
-steps = 0
+class Killed(BaseException):
+    """Nothing catches it."""
 
 
-def die_at(function):
-    def step(*arguments, **options):
-        global steps
-        steps += 1
-        if steps == int(sys.argv[2]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die before a change of the folder, counted from 1."""
+    changes: list[str] = []  # so far
 
-    return step
+    def dying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*arguments: Any, **options: Any) -> Any:
+            changes.append(name)
+            if len(changes) == step:
+                raise Killed
+            return function(*arguments, **options)
 
+        return change
 
-# Every change of the folder goes through one of these.
-for name in ('rename', 'replace', 'unlink', 'open', 'write_text'):
-    setattr(Path, name, die_at(getattr(Path, name)))
-write_random_checkpoint(Path(sys.argv[1]), seed=1)
-print(steps)
-"""
-
-
-def run_interrupted(folder: Path, step: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-c', INTERRUPTED, str(folder), str(step)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    for name in ('rename', 'replace', 'unlink', 'write_text'):
+        monkeypatch.setattr(Path, name, dying(name, getattr(Path, name)))
+    monkeypatch.setattr(own_folder, '_write_new', dying('marker', own_folder._write_new))
 
 
 @pytest.mark.parametrize('anew', [True, False])
-def test_an_interrupted_write_is_its_own_and_can_not_be_loaded(anew: bool, tmp_path: Path) -> None:
-    """Killed before any change of the folder, in a process of its own."""
-    done = run_interrupted(tmp_path / 'whole', 0)
-    steps = int(done.stdout)
-    assert steps > 20
-    for number, step in enumerate(range(1, steps + 1, 4)):
-        folder = tmp_path / str(number)
+def test_an_interrupted_write_is_its_own_and_can_not_be_loaded(
+    anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_random_checkpoint(tmp_path / 'whole')
+    for step in itertools.count(1):
+        folder = tmp_path / str(step)
         if not anew:
-            shutil.copytree(tmp_path / 'whole', folder)
-        assert run_interrupted(folder, step).returncode == -signal.SIGKILL
-        if not (folder / INDEX).exists():
+            shutil.copytree(whole, folder)
+        with monkeypatch.context() as killing:
+            kill_at(step, killing)
+            try:
+                write_random_checkpoint(folder, seed=1)
+                break
+            except Killed:
+                pass
+        if folder.exists() and not (folder / INDEX).exists():
             with pytest.raises(CheckpointError):
                 OpenVLAPolicy.from_pretrained(folder, device='cpu')
         write_with('vla_checkpoint', folder, 'b')
         assert {path.name for path in folder.iterdir()} == {'b', MARKER}
+    assert step > 20
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vla_ros.openvla import checkpoint_writer
+from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+
+
+def half_of_it(tensors, path, metadata):
+    path.write_bytes(bytes(1_000_000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+checkpoint_writer.save_file = half_of_it
+write_random_checkpoint(Path(sys.argv[1]), seed=1)
+"""
+
+
+def test_a_write_that_was_killed(own: Path) -> None:
+    command = [sys.executable, '-c', KILLED, str(own)]
+    assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == -signal.SIGKILL
+    assert (own / f'{SHARD}.partial').is_file()
+    with pytest.raises(CheckpointError, match='has no weights'):
+        OpenVLAPolicy.from_pretrained(own, device='cpu')
+    assert cli.main([str(own)]) == 0
+    OpenVLAPolicy.from_pretrained(own, device='cpu')
 
 
 def test_a_file_that_is_being_written_by_somebody_else(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_model_is_downloaded_with_progress_and_without_code(hub: Hub) -> None:
     folder = resolve_model(REPO, progress=told.append)
     assert folder.is_relative_to(HUB_HOME)
     assert folder.name == COMMITS['main']
-    assert sorted(file.suffix for file in folder.iterdir()) == ['.json'] * 4 + ['.safetensors']
+    assert sorted(file.suffix for file in folder.iterdir()) == ['.json'] * 5 + ['.safetensors']
     assert not [path for path in hub.asked if path.endswith(('.py', '.bin'))]
     assert any('someone/tiny-vla' in progress.text for progress in told)
     policy = OpenVLAPolicy.from_pretrained(REPO, device='cpu')
