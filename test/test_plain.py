@@ -124,6 +124,12 @@ RELATIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             'lora_rank': 32,
             'peft_type': 'LORA',
             'use_wrist_image': True,
+            'image_sequence_len': 2,
+            'future_action_window_size': 15,
+            'action_horizon': 16,
+            'action_tokenizer': 'extra_action_tokenizer',
+            'vq_vae_path': 'vq/x',
+            'state_dim': 8,
             'action_head_type': 'mlp',
             'vla': {'base_vlm': 'prism-qwen25-extra-dinosiglip-224px+0_5b'},
             'model_type': 'prismatic',
@@ -132,6 +138,10 @@ RELATIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             'llm_backbone_id': 'qwen25-0_5b-extra',
         }.items()
     },
+    'a config class of another model': (
+        lambda folder: set_config(folder, auto_map={'AutoConfig': 'configuration.OtherConfig'}),
+        ['config.json', 'auto_map', 'OtherConfig'],
+    ),
     'a bidirectional language model': (
         partial(set_text_config, name='is_causal', value=False),
         ['config.json', 'text_config.is_causal'],
@@ -193,7 +203,7 @@ def as_trained(folder: Path) -> None:
     shutil.copytree(folder, folder.parent / 'older')
     shutil.move(folder.parent / 'older', folder / 'checkpoint-500')
     put(folder, 'optimizer.pt', 'optimizer.bin', 'scheduler.pt', 'rng_state.pth', 'scaler.pt')
-    put(folder, 'training_args.bin', 'random_states_0.pkl', 'rng_state_0.pth', 'log.pt')
+    put(folder, 'training_args.bin', 'random_states_0.pkl', 'rng_state_0.pth', 'wandb-log.pt')
     put(folder, 'optimizer.safetensors', 'lora_finetune.py', 'lora.log', 'adapter_notes.md')
     put(
         folder, 'events.out.tfevents.1700000000.lora', 'checkpoint-500/action_head--1_checkpoint.pt'
@@ -206,6 +216,7 @@ def as_trained(folder: Path) -> None:
 def as_fully_written_out(folder: Path) -> None:
     """Keys of other policies that say no, and those of transformers that look like such."""
     off = {'use_proprio': False, 'num_images_in_input': 1, 'use_film': None, 'lora_rank': 0}
+    off['action_tokenizer'] = 'action_tokenizer'
     set_config(folder, **off, chunk_size_feed_forward=0, output_projector_states=False)
     set_text_config(folder, 'is_causal', True)
 

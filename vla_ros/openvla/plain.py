@@ -46,17 +46,17 @@ _ADAPTERS = (
 # Of a training's state, which is no part of the policy: a word of the name.
 _TRAINING_STATE = re.compile(
     r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)|args|logs?|loss(es)?|'
-    r'metrics|history|events)([^a-z]|$)'
+    r'metrics|history|events|wandb|tensorboard|profile|trace)([^a-z]|$)'
 )
 # The same weights in an older format: the reference takes safetensors where both are there.
 _SAME_WEIGHTS = 'pytorch_model*'
 
-_ARCHITECTURE = 'OpenVLAForActionPrediction'
+_CLASSES = ('OpenVLAForActionPrediction', 'OpenVLAConfig')
 # Keys of config.json that only other policies need; harmless if they are off, or count one.
 _KEYS_OF_OTHERS = re.compile(
-    r'proprio|action_head|action_expert|action_quer|actions?_chunk|chunk_(len|size$)|diffusion|'
-    r'flow_match|l1_regression|num_images|wrist|quantization_config|compression_config|'
-    r'(^|_)(film|lora|peft|adapters?)(_|$)'
+    r'proprio|state_dim|action_(head|expert|model|quer|horizon|window|tokenizer)|actions?_chunk|'
+    r'chunk_(len|size$)|diffusion|flow_match|l1_regression|num_images|image_sequence|wrist|'
+    r'quantization_config|compression_config|(^|_)(film|lora|peft|adapters?|vq)(_|$)'
 )
 
 _NO_PART = 'these weights alone are a part of its policy, and vla_ros runs plain OpenVLA only'
@@ -173,20 +173,25 @@ def is_training_state(name: str) -> bool:
 
 def _check_classes(config: Mapping[str, Any], path: Path) -> None:
     """The code is never run, but its classes' names tell what the weights are for."""
-    classes = config.get('architectures') or [_ARCHITECTURE]
+    classes = list(config.get('architectures') or ())
     auto_map = config.get('auto_map')
     if isinstance(auto_map, Mapping):
-        models = [value for key, value in auto_map.items() if str(key).startswith('AutoModel')]
-        classes = [*classes, *(str(value).rpartition('.')[2] for value in models)]
-    if any(name != _ARCHITECTURE for name in classes):
+        classes += [
+            str(value).rpartition('.')[2]
+            for key, value in auto_map.items()
+            if str(key).startswith(('AutoModel', 'AutoConfig'))
+        ]
+    others = [name for name in classes if name not in _CLASSES]
+    if others:
         raise CheckpointError(
-            f'{path} is of another model: architectures and auto_map name {quoted(classes)}, '
-            f'expected {_ARCHITECTURE!r}'
+            f'{path} is of another model: architectures and auto_map name {quoted(others)}, '
+            f'expected {" and ".join(_CLASSES)}'
         )
 
 
 def _is_of_others(key: str, value: Any) -> bool:
-    is_off = not value or (isinstance(value, int) and not isinstance(value, bool) and value == 1)
+    is_one = isinstance(value, int) and not isinstance(value, bool) and value == 1
+    is_off = not value or is_one or value == 'action_tokenizer'  # the name of the plain one
     return not is_off and bool(_KEYS_OF_OTHERS.search(key.lower()))
 
 
