@@ -23,6 +23,7 @@ from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok
 from vla_ros.msg import VlaStatus
 from vla_ros.pictures.images import UnusableImage
+from vla_ros.ros.heard import cleaned
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters, topic_prefix
@@ -192,7 +193,7 @@ class _Statuses:
         node.create_subscription(VlaStatus, f'{prefix}status', self._keep, latched)
 
     def _keep(self, status: VlaStatus) -> None:
-        self.last = status
+        self.last = cleaned(status)
 
     def findings(self, facts: Facts) -> Iterator[Finding]:
         """Also notes what an action takes there."""
