@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from graph import image_message, noise, robot, running_node
+from geometry_msgs.msg import TwistStamped
+from graph import Robot, image_message, noise, robot, running_node
 from patients import assert_sound, checked, show
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
-from std_msgs.msg import Int32
+from std_msgs.msg import Int32, String
 
 from vla_ros.doctor import graph as doctor_graph
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
@@ -20,6 +24,7 @@ from vla_ros.doctor.facts import Setup
 from vla_ros.doctor.findings import Finding, Level, fail, ok, warn
 from vla_ros.doctor.graph import check_graph
 from vla_ros.doctor.rate import check_rate
+from vla_ros.msg import VlaAction
 from vla_ros.ros.parameters import Parameters
 
 
@@ -251,3 +256,112 @@ def test_the_node_that_runs_is_asked_what_an_action_takes(
         r'policy trained at 5 Hz',
         found.text,
     ), found
+
+
+_numbers = itertools.count()
+TWIST = {'motion': 'twist', 'frame_id': 'base'}
+
+
+def rivals(
+    make: Callable[[Robot], object], *arguments: str, name: str = 'vla', **parameters: str
+) -> tuple[list[Finding], str]:
+    """What the doctor says beside OK where somebody is in the graph already; and the namespace.
+
+    :param make: returns the nodes that it made, if any.
+    :param name: of the node that will run.
+    """
+    namespace = f'/rivals_{next(_numbers)}'
+    ros_arguments = ('-r', f'__ns:={namespace}', *arguments)
+    setup = Setup('scripted', parameters, node=f'{namespace}/{name}', ros_arguments=ros_arguments)
+    with robot(namespace) as stack:
+        stack.create_timer(1 / 30, lambda: stack.see(noise()))
+        made = make(stack)
+        told = list(check_graph(checked(setup)))
+        for node in made if isinstance(made, list) else []:
+            node.destroy_node()
+    return [one for one in told if one.level is not Level.OK], namespace
+
+
+def nodes(*names: str) -> Callable[[Robot], list[Node]]:
+    """Makes nodes of these names beside the robot, each of which publishes actions."""
+
+    def make(stack: Robot) -> list[Node]:
+        made = [
+            Node(name, context=stack.context, namespace=stack.get_namespace()) for name in names
+        ]
+        for node in made:
+            node.create_publisher(VlaAction, 'action', 1)
+        return made
+
+    return make
+
+
+def test_the_node_itself_is_no_rival() -> None:
+    assert rivals(nodes('vla'))[0] == []
+    assert rivals(nodes('policy'), '-r', '__node:=policy', name='policy')[0] == []
+
+
+@pytest.mark.parametrize('name', ['vla', 'policy'])
+def test_two_nodes_of_the_node_s_name(name: str) -> None:
+    told, namespace = rivals(nodes(name, name), '-r', f'__node:={name}', name=name)
+    assert told == [
+        fail(
+            f'2 nodes have the name {namespace}/{name}: a stop may reach the wrong one, so none of '
+            'them acts',
+            'end all but one, or start each in a namespace of its own; one that was killed is gone '
+            'within 20 s',
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ('topic', 'kind', 'arguments', 'parameters', 'found'),
+    [
+        ('action', VlaAction, (), {}, True),
+        ('twist', TwistStamped, (), TWIST, True),
+        ('moves', TwistStamped, ('-r', 'twist:=moves'), TWIST, True),
+        ('a/action', VlaAction, (), {'robots': '[a]'}, True),
+        ('twist', TwistStamped, (), {}, False),  # the node sends no twist
+        ('twist', TwistStamped, ('-r', 'twist:=moves'), TWIST, False),
+    ],
+)
+def test_another_publisher_of_what_moves_the_robot(
+    topic: str, kind: type, arguments: tuple[str, ...], parameters: dict[str, str], found: bool
+) -> None:
+    told, namespace = rivals(
+        lambda stack: stack.create_publisher(kind, topic, 1), *arguments, **parameters
+    )
+    expected = fail(
+        f'{namespace}/{topic}: {namespace}/robot publishes there, and the node will hold',
+        'end that, or have both publish topics of their own to a multiplexer '
+        '(README, "A second source")',
+    )
+    assert [one for one in told if 'will hold' in one.text] == ([expected] if found else [])
+
+
+def test_instructions_that_are_latched() -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+    def make(stack: Robot) -> None:
+        stack.destroy_publisher(stack.instructions)
+        stack.create_publisher(String, 'instruction', latched)
+
+    told, namespace = rivals(make)
+    assert told == [
+        warn(
+            f'{namespace}/instruction: {namespace}/robot is transient local (latched), and a node '
+            'that starts does not obey what was said before',
+            'publish the instruction again once the node is up',
+        )
+    ]
+
+
+def test_two_who_instruct() -> None:
+    told, namespace = rivals(lambda stack: stack.create_publisher(String, 'instruction', 1))
+    assert told == [
+        warn(
+            f'{namespace}/instruction: 2 publishers instruct the robot: {namespace}/robot, '
+            f'{namespace}/robot; the last word counts, and each change starts the policy over',
+            'have one of them instruct at a time, and end the others',
+        )
+    ]

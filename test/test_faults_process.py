@@ -18,6 +18,7 @@ from graph import MACHINE_SLACK_S, CameraThread, Running, noise, running_node
 from test_faults import started
 from test_motion_node import PATIENT, moving_node, written
 
+from vla_ros.cli.console import END_SIGNALS
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.node import CLOSE_LIMIT_S
 
@@ -177,6 +178,32 @@ def test_the_watchdog_ends_with_the_node(end: str) -> None:
         act(running)
         assert running.ends() == code
     assert is_unwatched(running)
+
+
+# -- signals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('sent', END_SIGNALS)
+def test_a_signal_that_asks_for_the_end_ends_it(sent: signal.Signals) -> None:
+    with running_node('model:=scripted') as running:
+        stack = started(running.robot)
+        running.process.send_signal(sent)
+        assert running.ends() == 0
+        assert stack.status.state == VlaStatus.READY  # its last word
+    assert 'Traceback' not in running.output
+
+
+def test_nohup_keeps_it_when_the_terminal_goes_away() -> None:
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of this process, and so of the node
+    try:
+        with running_node('model:=scripted') as running:
+            stack = started(running.robot)
+            running.process.send_signal(signal.SIGHUP)
+            stack.recovers()
+            running.process.send_signal(signal.SIGTERM)
+            assert running.ends() == 0
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
 
 
 # -- crashes -----------------------------------------------------------------------------------

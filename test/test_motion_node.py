@@ -28,6 +28,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
+from vla_ros.cli.console import END_SIGNALS
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
 
@@ -208,7 +209,7 @@ def test_a_camera_that_is_killed_ends_the_motion_in_time(contracts: Path, tmp_pa
         assert silent(servo)
 
 
-@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('sent', END_SIGNALS)
 def test_the_last_word_of_a_node_that_is_ended_is_zero(lasting: Path, sent: signal.Signals) -> None:
     with moving_node(lasting, 'model:=scripted:slow=0.1', *PATIENT) as (running, servo):
         stack = running.robot

@@ -530,6 +530,25 @@ def test_there_is_no_such_bag(tmp_path: Path, refused: Callable[..., str]) -> No
     assert not (tmp_path / 'out').exists()
 
 
+EVIL = 'one\x1b[2J\x07two\u202e'
+
+
+def test_texts_of_a_recording_are_printable_on_the_terminal(
+    tmp_path: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recording(tmp_path / 'topics', 'mcap') as bag:
+        for topic in (f'/{EVIL}', '/other'):
+            bag.image(topic, 0.0, RED)
+    with recording(tmp_path / 'encodings', 'mcap') as bag:
+        bag.image(IMAGE, 0.0, RED, encoding=EVIL)
+    out = (*('scripted', '--output', tmp_path / 'out'), '--instruction', 'go')
+    assert '/one\\x1b[2J\\x07two\\u202e' in refused(tmp_path / 'topics', *out)
+    assert call(tmp_path / 'encodings', *out) == 1
+    said = capsys.readouterr().err
+    assert 'is skipped, unusable_picture' in said
+    assert said.replace('\n', '').isprintable()
+
+
 @pytest.mark.parametrize('storage', STORAGES)
 @pytest.mark.parametrize('kept', [0.0, 0.02, 0.5, 0.9])
 def test_a_damaged_bag(

@@ -1,4 +1,7 @@
-"""Reads what a person typed behind an option, and tells a person what is going on."""
+"""Reads what a person typed behind an option, and tells a person what is going on.
+
+What is told may come from anywhere, so it is made printable here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from vla_ros.text import printable
 
 Value = TypeVar('Value')
 
@@ -71,5 +76,10 @@ def boolean(text: str) -> bool:
 
 
 def say(text: str) -> None:
-    """What is going on; standard output is for the report."""
-    print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+    """What is going on, on one line; standard output is for the report."""
+    print(f'{time.strftime("%H:%M:%S")} {printable(text)}', file=sys.stderr, flush=True)
+
+
+def complain(command: str, error: Exception) -> None:
+    """Why a command fails, on one line."""
+    print(f'{command}: {printable(str(error))}', file=sys.stderr)

@@ -27,7 +27,7 @@ from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
 from vla_ros.bench.statistics import recipe_text
-from vla_ros.cli.arguments import boolean, count, list_of, positive, say
+from vla_ros.cli.arguments import boolean, complain, count, list_of, positive, say
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.openvla.checkpoint_writer import SHAPES
 from vla_ros.openvla.config import OpenVLAConfig
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         _run(options, sys.argv[1:] if arguments is None else arguments)
         return 0
     except (PolicyError, PipelineError, UnreadablePicture, OSError) as error:
-        print(f'vla_bench: {error}', file=sys.stderr)
+        complain('vla_bench', error)
         return 1
     except KeyboardInterrupt:
         return 130

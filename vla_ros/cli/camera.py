@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
+from vla_ros.cli.arguments import complain
 from vla_ros.cli.picture_messages import image_message
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.cli.processes import clean_shared_memory
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         frames = [_frame(file) for file in options.files]
     except UnreadablePicture as error:
-        print(f'vla_camera: {error}', file=sys.stderr)
+        complain('vla_camera', error)
         return 1
     clean_shared_memory()
     rclpy.init(args=argv)

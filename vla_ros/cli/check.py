@@ -1,13 +1,15 @@
 """``vla_check``: send one picture and one instruction to a running node and print its action.
 
 The node publishes that action like any other: a robot that listens to it moves. Afterwards the
-instruction is taken back, and the node holds.
+instruction is taken back, and the node holds: whatever ends this command, a kill included.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import contextlib
+import errno
+import os
 import sys
 import threading
 import time
@@ -18,24 +20,27 @@ import rclpy
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
 
+from vla_ros.cli.arguments import complain
+from vla_ros.cli.console import heed, unbuffer_output
+from vla_ros.cli.lease import Heir, Lease
 from vla_ros.cli.picture_messages import compressed_message, image_message
 from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.console import heed, unbuffer_output
+from vla_ros.ros.heard import cleaned
 from vla_ros.ros.stamps import from_duration
 
 EXIT_INTERRUPTED = 130  # as of a shell: 128 + SIGINT
+EXIT_UNHEARD = 141  # 128 + SIGPIPE
 
 _SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
 _HEARD_WITHIN_S = 10.0  # discovery takes seconds
 _LISTENING = (VlaStatus.RUNNING, VlaStatus.HOLDING)
+_NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that is gone
 
 
 class CheckFailed(Exception):
@@ -48,18 +53,18 @@ class CheckNode(Node):
     def __init__(self, picture: NDArray[np.uint8], instruction: str) -> None:
         """:param picture: uint8 [H, W, 3] RGB."""
         super().__init__('vla_check')
-        self.status: VlaStatus | None = None
         self.action: VlaAction | None = None
+        self.lease = Lease(self, instruction)
         self._picture = picture.copy()
-        self._instruction = instruction
         self._sent_stamps: set[tuple[int, int]] = set()
         self._last_sent_s = 0.0
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
         self.create_subscription(VlaAction, 'action', self._on_action, 1)
         self._images = self.create_publisher(Image, 'image', 1)
         self._compressed_images = self.create_publisher(CompressedImage, 'image/compressed', 1)
-        self._instructions = self.create_publisher(String, 'instruction', 1)
+
+    @property
+    def status(self) -> VlaStatus | None:
+        return self.lease.status
 
     @property
     def heard_on(self) -> list[Publisher]:
@@ -76,7 +81,7 @@ class CheckNode(Node):
         if now_s - self._last_sent_s < _SEND_PERIOD_S:
             return
         self._last_sent_s = now_s
-        self._instructions.publish(String(data=self._instruction))
+        self.lease.renew()
         self._picture[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
         for publisher in self.heard_on:
             compressed = publisher is self._compressed_images
@@ -87,18 +92,23 @@ class CheckNode(Node):
             publisher.publish(message)
 
     def take_back(self) -> None:
-        """Let the node hold again."""
-        if self._last_sent_s:
-            self._instructions.publish(String(data=''))
-            time.sleep(0.2)  # for the message to leave before the node does
+        """Let the node hold again.
 
-    def _on_status(self, message: VlaStatus) -> None:
-        self.status = message
+        :raises CheckFailed: if it does not say that it does.
+        """
+        if not self._last_sent_s:
+            return
+        if not self.lease.take_back(lambda: rclpy.spin_once(self, timeout_sec=0.05)):
+            raise CheckFailed(
+                f'the node did not say that it heard an empty instruction on {self.lease.topic}: '
+                'the instruction may be in force (another process tries for 20 s more); call '
+                '~/stop, or publish the empty instruction again'
+            )
 
     def _on_action(self, message: VlaAction) -> None:
         stamp = message.observation_stamp
         if (stamp.sec, stamp.nanosec) in self._sent_stamps:
-            self.action = message
+            self.action = cleaned(message)
 
 
 def wait_for_action(
@@ -181,26 +191,58 @@ def main(arguments: list[str] | None = None) -> int:
         '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
     )
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    interrupted = heed(signal.SIGINT, signal.SIGTERM)
-    # Not rclpy's: the instruction can still be taken back when one comes.
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    node = None
+    interrupted = heed()
+    try:
+        return _check(argv, options, interrupted)
+    except OSError as error:
+        if error.errno not in _NOBODY_READS:
+            raise
+        _forget_output()
+        return EXIT_UNHEARD
+
+
+def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.Event) -> int:
     try:
         picture = read_picture(options.image) if options.image else _pattern()
-        node = CheckNode(picture, options.instruction)
-        action = wait_for_action(node, options.timeout, interrupted)
-        if action is None:
-            return EXIT_INTERRUPTED
-        _print_action(action)
-        return 0
+        action = _ask(argv, options, picture, interrupted)
     except (CheckFailed, UnreadablePicture) as failure:
-        print(f'vla_check: {failure}', file=sys.stderr)
+        complain('vla_check', failure)
         return 1
+    if action is None:
+        return EXIT_INTERRUPTED
+    _print_action(action)
+    return 0
+
+
+def _ask(
+    argv: list[str],
+    options: argparse.Namespace,
+    picture: NDArray[np.uint8],
+    interrupted: threading.Event,
+) -> VlaAction | None:
+    """
+    :returns: the action; None if a person ended that.
+    :raises CheckFailed: if there is none, or the instruction may still be in force.
+    """
+    # No handlers of rclpy's: the instruction can still be taken back when a signal comes.
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    node = CheckNode(picture, options.instruction)
+    heir = Heir(options.instruction, argv[1:])
+    try:
+        return wait_for_action(node, options.timeout, interrupted)
     finally:
-        if node is not None:
-            node.take_back()
-            node.destroy_node()
+        node.take_back()
+        heir.dismiss()  # but if that failed: it goes on trying
+        node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _forget_output() -> None:
+    """Keep Python from flushing at its end what can't be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 if __name__ == '__main__':

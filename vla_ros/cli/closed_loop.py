@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +12,9 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
+from vla_ros.cli.console import heeding
 from vla_ros.cli.processes import parameter_arguments, running
 from vla_ros.cli.simulated_robot import EvaluationError, SimulatedRobot
-from vla_ros.ros.console import heed
 from vla_ros.share import share_file
 
 _READY_S = 1800.0  # the node's own limits come first
@@ -55,28 +54,26 @@ def closed_loop(
     :param say: hears of the node's states until it is ready.
     :param streams: of the node's process.
     :raises EvaluationError: if the node can't load and warm its policy.
-    :raises KeyboardInterrupt: while the robot waits, after SIGINT or SIGTERM.
+    :raises KeyboardInterrupt: while the robot waits, after a signal that asks for the end.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     values = {**_PATIENT, **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
     arguments = parameter_arguments(values)
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
-    stopped = heed(signal.SIGINT, signal.SIGTERM)
-    try:
-        with running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node:
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-            robot = SimulatedRobot(namespace, simulated_time)
-            try:
-                robot.check = lambda: _check(node, stopped)
-                robot.wait_until_ready(say, _READY_S)
-                yield robot
-            finally:
-                robot.destroy_node()
-                rclpy.try_shutdown()
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with (
+        heeding() as stopped,
+        running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node,
+    ):
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        robot = SimulatedRobot(namespace, simulated_time)
+        try:
+            robot.check = lambda: _check(node, stopped)
+            robot.wait_until_ready(say, _READY_S)
+            yield robot
+        finally:
+            robot.destroy_node()
+            rclpy.try_shutdown()
 
 
 def _check(process: subprocess.Popen[bytes], stopped: threading.Event) -> None:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
-from vla_ros.cli.arguments import count, positive, whole
+from vla_ros.cli.arguments import complain, count, positive, whole
 from vla_ros.cli.closed_loop import blocks_model, closed_loop
+from vla_ros.cli.console import interrupting, unbuffer_output
 from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
 from vla_ros.cli.play import Pace, play
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.window import open_window
-from vla_ros.ros.console import unbuffer_output
 from vla_ros.simulation import BlocksWorld, SimulationError
 from vla_ros.types import PolicyError
 
@@ -46,19 +46,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     try:
-        if not options.photographs:
-            try:
-                with BlocksWorld() as world:
-                    return _pick_up_blocks(world, options)
-            except SimulationError as error:
-                print(f'{error}\nUntil then, photographs and a policy of random weights:\n')
-        show_photographs(options.actions, options.timeout, options.view)
-        return 0
+        with interrupting():
+            return _show(options)
     except (PolicyError, OSError) as failure:
-        print(f'vla_demo: {failure}', file=sys.stderr)
+        complain('vla_demo', failure)
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
+
+
+def _show(options: argparse.Namespace) -> int:
+    """:returns: the exit code."""
+    if not options.photographs:
+        try:
+            with BlocksWorld() as world:
+                return _pick_up_blocks(world, options)
+        except SimulationError as error:
+            print(f'{error}\nUntil then, photographs and a policy of random weights:\n')
+    show_photographs(options.actions, options.timeout, options.view)
+    return 0
 
 
 def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:

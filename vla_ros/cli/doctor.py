@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vla_ros.cli.arguments import positive
-from vla_ros.doctor.facts import Facts, Setup
+from vla_ros.doctor.facts import NODE_NAME, Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, run_checks, worst
 
 _ROS_ARGUMENTS = '--ros-args'
@@ -133,7 +133,8 @@ def _setup(
     if {'-p', '--param', '--params-file'} & set(for_ros):
         parser.error(f'parameters go before {_ROS_ARGUMENTS}: NAME:=VALUE, --params-file FILE')
     namespaces = [word.partition(_ASSIGNMENT)[2] for word in for_ros if word.startswith('__ns:=')]
-    node = '/'.join([*namespaces[-1:], 'vla'])
+    names = [match[1] for match in map(NODE_NAME.fullmatch, for_ros) if match]
+    node = '/'.join([*namespaces[-1:], names[-1] if names else 'vla'])
     _check_ros_arguments(parser, for_ros)
     return Setup(
         model=''.join(models),

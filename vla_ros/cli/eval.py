@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vla_ros.bench.machine import describe_machine
 from vla_ros.cli.arguments import (
     assignment,
+    complain,
     count,
     list_of,
     one_of,
@@ -34,6 +35,7 @@ from vla_ros.cli.arguments import (
     whole,
 )
 from vla_ros.cli.closed_loop import blocks_model, closed_loop
+from vla_ros.cli.console import interrupting
 from vla_ros.cli.play import DELTAS, Pace, play
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.agreement import agreement
@@ -76,10 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
     if own := sorted({name for name, _ in options.parameter} & set(_OWN_OPTIONS)):
         parser.error(f'-p {own[0]} has an option of its own: {_OWN_OPTIONS[own[0]]}')
     try:
-        _run(options, sys.argv[1:] if arguments is None else arguments)
+        with interrupting():
+            _run(options, sys.argv[1:] if arguments is None else arguments)
         return 0
     except (PolicyError, OSError) as error:
-        print(f'vla_eval: {error}', file=sys.stderr)
+        complain('vla_eval', error)
         return 1
     except KeyboardInterrupt:
         return 130

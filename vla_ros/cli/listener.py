@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.heard import cleaned
 
 
 class Listener(Node):
@@ -36,12 +37,12 @@ class Listener(Node):
 
     def _on_status(self, message: VlaStatus) -> None:
         with self.changed:
-            self.status = message
+            self.status = cleaned(message)
             self.changed.notify_all()
 
     def _on_action(self, message: VlaAction) -> None:
         with self.changed:
-            self.actions.append(message)
+            self.actions.append(cleaned(message))
             if self.after_action is not None:
                 self.after_action()
             self.changed.notify_all()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import sys
 import traceback
 from typing import Any
@@ -44,14 +43,14 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from rclpy.executors import ExternalShutdownException
     from rclpy.signals import SignalHandlerOptions
 
-    from vla_ros.ros.console import heed, unbuffer_output
+    from vla_ros.cli.console import heed, unbuffer_output
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.ros.parameters import ParameterError
     from vla_ros.shared_memory import remove_dead_segments
 
     unbuffer_output()
-    stopped = heed(signal.SIGINT, signal.SIGTERM)
+    stopped = heed()
     removed = remove_dead_segments()
     try:
         # Its own handlers would close the context, and with it the way to say that robots stop.

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -22,13 +23,16 @@ import rclpy
 from builtin_interfaces.msg import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from vla_ros.cli.console import heeding
 from vla_ros.cli.processes import camera_environment, running
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.pictures.images import image_to_rgb
+from vla_ros.ros.heard import cleaned
 from vla_ros.ros.stamps import from_duration
 from vla_ros.share import share_file
 from vla_ros.types import PolicyError
@@ -73,7 +77,7 @@ class Operator(Node):
         self._instructions.publish(String(data=INSTRUCTIONS[turn]))
 
     def _on_status(self, message: VlaStatus) -> None:
-        self.status = message
+        self.status = cleaned(message)
         if message.state != self._shown_state and not self.heard:
             self._shown_state = message.state
             print(f'{message.state:12s} {message.why}')
@@ -86,7 +90,7 @@ class Operator(Node):
             return
         if not self.heard:
             print(f'\n{"#":>3} {"instruction":26} {"action":^56} {"inference":>9} {"latency":>8}')
-        self.heard.append(message)
+        self.heard.append(cleaned(message))
         numbers = ' '.join(f'{value:+.4f}' for value in message.action)
         print(
             f'{message.sequence:3d} {message.instruction:26} {numbers:56} '
@@ -126,13 +130,21 @@ def running_camera(
     )
 
 
-def watch(operator: Operator, processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+def watch(
+    operator: Operator,
+    processes: list[subprocess.Popen[bytes]],
+    timeout_s: float,
+    stopped: threading.Event,
+) -> None:
     """Spin until all actions have been heard.
 
     :raises DemoFailed: if the node is in ERROR, a process ended, or the time is over.
+    :raises KeyboardInterrupt: once ``stopped`` is set.
     """
     deadline_s = time.monotonic() + timeout_s
     while not operator.done:
+        if stopped.is_set():
+            raise KeyboardInterrupt
         rclpy.spin_once(operator, timeout_sec=0.1)
         status = operator.status
         if status.state == VlaStatus.ERROR:
@@ -212,13 +224,14 @@ def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path |
         *('-p', f'contracts:={write_contract(folder)}'),
     )
     with (
+        heeding() as stopped,
         running(*node) as node_process,
         camera as camera_process,
     ):
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             operator = Operator(actions, watches=view is not None)
-            watch(operator, [node_process, camera_process], timeout_s)
+            watch(operator, [node_process, camera_process], timeout_s, stopped)
             settle_s = time.monotonic() + 1.2  # the status comes once a second
             while time.monotonic() < settle_s:
                 rclpy.spin_once(operator, timeout_sec=0.1)

@@ -41,11 +41,13 @@ from vla_ros.bench.pipeline import (
     Turn,
     summarize_turns,
 )
+from vla_ros.cli.console import interrupting
 from vla_ros.cli.listener import Listener, listening
 from vla_ros.cli.processes import camera_environment, parameter_arguments, running
 from vla_ros.cli.steered_camera import CameraProcess
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.stamps import from_duration, from_time
+from vla_ros.text import printable
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
 _PATIENCE_S = 30.0  # beside what the inferences take
@@ -179,7 +181,7 @@ class Pipeline:
 
     def _instruct(self, instruction: str) -> None:
         self._until(
-            lambda: self._listener.status.instruction == instruction,
+            lambda: self._listener.status.instruction == printable(instruction),
             'the node heeds the instruction',
             lambda: self._listener.instructions.publish(String(data=instruction)),
         )
@@ -249,6 +251,7 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
     remapped = ('--ros-args', '-r', f'__ns:={namespace}')
     turns = []
     with (
+        interrupting(),
         listening(namespace) as listener,
         running(
             'vla_ros.cli.node',

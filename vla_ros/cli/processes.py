@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vla_ros.cli.arguments import say
+from vla_ros.cli.console import signals_deferred
 from vla_ros.share import share_file
 from vla_ros.shared_memory import remove_dead_segments
 
@@ -27,19 +28,24 @@ def running(
     :param environment: beside this process's.
     :param streams: stdin, stdout and stderr, as of Popen.
     """
-    with subprocess.Popen(
-        [sys.executable, '-m', module, *arguments],
-        env={**os.environ, **(environment or {})},
-        **streams,
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        with signals_deferred():  # no process is left that nobody ends
+            process = subprocess.Popen(
+                [sys.executable, '-m', module, *arguments],
+                env={**os.environ, **(environment or {})},
+                **streams,
+            )
+            stack.callback(_end, process)
+        yield process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        process.send_signal(signal.SIGINT)
         try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def clean_shared_memory() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.bench.statistics import table
-from vla_ros.cli.arguments import count, list_of, positive, say
+from vla_ros.cli.arguments import complain, count, list_of, positive, say
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _run(options)
         return 0
     except (BagError, ActionsError, NoAction, PolicyError, OSError) as error:
-        print(f'vla_replay: {error}', file=sys.stderr)
+        complain('vla_replay', error)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -17,7 +17,9 @@ from std_msgs.msg import String
 
 from vla_ros.cli.picture_messages import image_message
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.heard import cleaned
 from vla_ros.ros.stamps import from_time, to_time
+from vla_ros.text import printable
 from vla_ros.types import PolicyError
 
 _PATIENCE_S = 20.0  # for what takes milliseconds, on a machine that is busy otherwise
@@ -72,7 +74,7 @@ class SimulatedRobot(Node):
         self._executor.add_node(self)
 
     def _on_status(self, message: VlaStatus) -> None:
-        self.status = message
+        self.status = cleaned(message)
 
     def _on_action(self, message: VlaAction) -> None:
         action, stamp_ns = np.array(message.action), from_time(message.observation_stamp)
@@ -143,9 +145,10 @@ class SimulatedRobot(Node):
         """
 
         def heeded() -> bool:
-            if self.status.instruction != instruction:
+            is_in_force: bool = self.status.instruction == printable(instruction)
+            if not is_in_force:
                 self._instructions.publish(String(data=instruction))
-            return self.status.instruction == instruction
+            return is_in_force
 
         self._until(heeded, f'the node heeds the instruction {instruction!r}', _PATIENCE_S)
 

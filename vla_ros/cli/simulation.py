@@ -14,13 +14,13 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from vla_ros.cli.arguments import positive, whole
+from vla_ros.cli.arguments import complain, positive, whole
 from vla_ros.cli.closed_loop import blocks_model
+from vla_ros.cli.console import unbuffer_output
 from vla_ros.cli.play import DELTAS, FreeRun, Pace
 from vla_ros.cli.processes import clean_shared_memory
 from vla_ros.cli.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.window import open_window
-from vla_ros.ros.console import unbuffer_output
 from vla_ros.simulation import BlocksWorld
 from vla_ros.types import PolicyError
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             _run(world, options)
         return 0
     except PolicyError as error:
-        print(f'vla_simulation: {error}', file=sys.stderr)
+        complain('vla_simulation', error)
         return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:  # what the doctor shall tell of may not be there
     from vla_ros.motion.contract import ActionContract
     from vla_ros.openvla.config import OpenVLAConfig
     from vla_ros.ros.parameters import Parameters
+
+# As a remapping that follows --ros-args: the node's name.
+NODE_NAME = re.compile(r'(?:vla:)?__(?:node|name):=(.+)')
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
+from vla_ros.text import printable
+
 State = TypeVar('State')
 
 
@@ -25,12 +27,18 @@ class Finding:
     :param text: what was found, and which value.
     :param advice: what to do; empty only where all is well.
     :param check: the name of the check that found it.
+
+    Texts are made printable and bounded: they hold names of the graph, of files, of parameters.
     """
 
     level: Level
     text: str
     advice: str = ''
     check: str = ''
+
+    def __post_init__(self) -> None:
+        for name in ('text', 'advice'):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         line = f'{self.level.value:<4}  {self.check}: {self.text}'

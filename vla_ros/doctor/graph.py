@@ -6,7 +6,7 @@ Of the main thread; what was heard is judged by camera.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
-from vla_ros.doctor.facts import Facts
-from vla_ros.doctor.findings import Finding, fail, ok
+from vla_ros.doctor.facts import NODE_NAME, Facts
+from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.msg import VlaStatus
 from vla_ros.pictures.images import UnusableImage
+from vla_ros.ros.heard import cleaned
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters, topic_prefix
@@ -37,11 +39,11 @@ _INSTRUCTION_TYPE = 'std_msgs/msg/String'
 
 
 def check_graph(facts: Facts) -> Iterator[Finding]:
-    """Cameras, who gives instructions, and the node, if it runs."""
-    setup = facts.setup
+    """Cameras, who gives instructions, who acts in the node's place, and the node, if it runs."""
+    arguments = _without_node_name(facts.setup.ros_arguments)
     context = rclpy.Context()
     rclpy.init(
-        args=['--ros-args', *setup.ros_arguments] if setup.ros_arguments else [],
+        args=['--ros-args', *arguments] if arguments else [],
         context=context,
         signal_handler_options=SignalHandlerOptions.NO,
     )
@@ -85,7 +87,9 @@ def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Findin
         facts.picture_bytes = max(picture.byte_count for picture in pictures)
         facts.picture_age_s = max(0.0, float(np.median([picture.age_s for picture in pictures])))
     for prefix in prefixes:
-        yield _instructions(node, f'{prefix}instruction', parameters)
+        yield from _instructions(node, f'{prefix}instruction', parameters)
+    own_name = _joined(node.get_namespace(), facts.setup.node.rpartition('/')[2])
+    yield from _rivals(node, own_name, parameters)
     yield from statuses.findings(facts)
 
 
@@ -115,7 +119,7 @@ class _Camera:
     def offers(self) -> list[Offer]:
         return [
             Offer(
-                f'{info.node_namespace.rstrip("/")}/{info.node_name}',
+                _full_name(info),
                 info.topic_type,
                 _words(info.qos_profile.reliability),
                 _words(info.qos_profile.durability),
@@ -192,7 +196,7 @@ class _Statuses:
         node.create_subscription(VlaStatus, f'{prefix}status', self._keep, latched)
 
     def _keep(self, status: VlaStatus) -> None:
-        self.last = status
+        self.last = cleaned(status)
 
     def findings(self, facts: Facts) -> Iterator[Finding]:
         """Also notes what an action takes there."""
@@ -210,19 +214,85 @@ class _Statuses:
             yield ok(found)
 
 
-def _instructions(node: Node, name: str, parameters: Parameters) -> Finding:
+def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Finding]:
     topic = node.resolve_topic_name(name)
-    types = {info.topic_type for info in node.get_publishers_info_by_topic(topic)}
+    publishers = node.get_publishers_info_by_topic(topic)
+    types = {info.topic_type for info in publishers}
     if types - {_INSTRUCTION_TYPE}:
-        return fail(
+        yield fail(
             f'{topic}: it carries {", ".join(sorted(types))}, the node expects {_INSTRUCTION_TYPE}',
             'publish that type, or remap one of the two',
         )
-    if types:
-        return ok(f'{topic}: somebody publishes instructions')
-    if parameters.instruction:
-        return ok(f'{topic}: nobody publishes there; the parameter instruction holds')
-    return ok(f'{topic}: nobody publishes there yet; until somebody does, the node holds')
+    elif len(publishers) > 1:
+        names = ', '.join(sorted(map(_full_name, publishers)))
+        yield warn(
+            f'{topic}: {len(publishers)} publishers instruct the robot: {names}; the last word '
+            'counts, and each change starts the policy over',
+            'have one of them instruct at a time, and end the others',
+        )
+    elif publishers:
+        yield ok(f'{topic}: somebody publishes instructions')
+    elif parameters.instruction:
+        yield ok(f'{topic}: nobody publishes there; the parameter instruction holds')
+    else:
+        yield ok(f'{topic}: nobody publishes there yet; until somebody does, the node holds')
+    latched = [
+        _full_name(info)
+        for info in publishers
+        if info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    ]
+    if latched:
+        yield warn(
+            f'{topic}: {", ".join(sorted(latched))} is transient local (latched), and a node that '
+            'starts does not obey what was said before',
+            'publish the instruction again once the node is up',
+        )
+
+
+def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Finding]:
+    """Others in the node's place, by whom a robot would be moved whatever the node decides.
+
+    :param own_name: the node's full name.
+    """
+    names = [_joined(space, name) for name, space in node.get_node_names_and_namespaces()]
+    if names.count(own_name) > 1:
+        yield fail(
+            f'{names.count(own_name)} nodes have the name {own_name}: a stop may reach the wrong '
+            'one, so none of them acts',
+            'end all but one, or start each in a namespace of its own; one that was killed is gone '
+            'within 20 s',
+        )
+    outputs = ('action', 'twist') if parameters.motion == 'twist' else ('action',)
+    for robot in parameters.robot_names:
+        for output in outputs:
+            topic = node.resolve_topic_name(f'{topic_prefix(robot)}{output}')
+            publishers = map(_full_name, node.get_publishers_info_by_topic(topic))
+            others = sorted({name for name in publishers if name != own_name})
+            if others:
+                yield fail(
+                    f'{topic}: {", ".join(others)} publishes there, and the node will hold',
+                    'end that, or have both publish topics of their own to a multiplexer '
+                    '(README, "A second source")',
+                )
+
+
+def _full_name(publisher: TopicEndpointInfo) -> str:
+    return _joined(publisher.node_namespace, publisher.node_name)
+
+
+def _joined(namespace: str, name: str) -> str:
+    return f'{namespace.rstrip("/")}/{name}'
+
+
+def _without_node_name(arguments: Sequence[str]) -> list[str]:
+    """The doctor keeps its own name: with the node's it would be a second one of that name."""
+    kept: list[str] = []
+    for word in arguments:
+        if NODE_NAME.fullmatch(word) and kept and kept[-1] in ('-r', '--remap'):
+            kept.pop()
+        else:
+            kept.append(word)
+    return kept
 
 
 def _words(policy: Any) -> str:

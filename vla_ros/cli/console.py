@@ -1,0 +1,84 @@
+"""What commands have in common: output that appears at once, signals that come in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+# A person, launch or a service manager, a terminal that is gone, Ctrl-\.
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def unbuffer_output() -> None:
+    """Also through a pipe, as under launch."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def heed() -> threading.Event:
+    """Set the event at every signal that asks for the end; no KeyboardInterrupt comes from now on.
+
+    One that comes while rclpy converts a message would leave as an error of another kind. Of the
+    main thread. Call it before ``rclpy.init``, which passes on what it hears, unless it is told to
+    install no handlers. A SIGHUP that nohup ignores stays ignored.
+    """
+    heard = threading.Event()
+    for number in _unignored():
+        signal.signal(number, lambda *_: heard.set())
+    return heard
+
+
+@contextlib.contextmanager
+def heeding() -> Iterator[threading.Event]:
+    """As :func:`heed`, for a while."""
+    with _handlers_restored():
+        yield heed()
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise KeyboardInterrupt at every signal that asks for the end, so that ``finally`` runs."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handlers_restored():
+        for number in _unignored():
+            signal.signal(number, interrupt)
+        yield
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Handle the signals that ask for the end after the block, for what must be done whole."""
+    came: list[int] = []
+    try:
+        with _handlers_restored():
+            for number in _unignored():
+                signal.signal(number, lambda sent, _: came.append(sent))
+            yield
+    finally:
+        for one in came:
+            signal.raise_signal(one)
+
+
+@contextlib.contextmanager
+def _handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unignored() -> list[signal.Signals]:
+    """A background process of a shell may ignore SIGINT; whoever sends one means it."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in END_SIGNALS if not (nohup and number is signal.SIGHUP)]

@@ -1,0 +1,41 @@
+"""Takes an instruction back whose process has died before it could do so itself (``lease.py``).
+
+It waits on standard input, and loads ROS when that process has ended without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from vla_ros.cli.console import heed
+
+NOTHING_LEFT = b'nothing left to do'
+
+_FOUND_WITHIN_S = 20.0  # the node, and by the node
+
+
+def main() -> int:
+    heed()  # a service manager sends its signals to all processes of a service
+    if sys.stdin.buffer.read() == NOTHING_LEFT:
+        return 0
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    from vla_ros.cli.lease import Lease
+
+    instruction, *ros_arguments = sys.argv[1:]
+    rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node('vla_check_heir')
+    lease = Lease(node, instruction)
+    taken_back = lease.take_back(lambda: rclpy.spin_once(node, timeout_sec=0.05), _FOUND_WITHIN_S)
+    node.destroy_node()
+    rclpy.shutdown()
+    done = 'was taken back' if taken_back else 'may be in force: no node said that it heard the end'
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f'vla_check ended without a word; its instruction {done}', file=sys.stderr)
+    return 0 if taken_back else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
