@@ -220,8 +220,7 @@ class Generation:
         """
         x = self._llama.model.embed_tokens(token_ids)  # [B, T, hidden]
         rotary = self._rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
-        with _fastest_products(x):
-            return self._llama.logits(self._through_layers(x, rotary, positions))
+        return self._llama.logits(self._through_layers(x, rotary, positions))
 
     def greedy(
         self,
@@ -243,7 +242,7 @@ class Generation:
         batch_size, most = len(steps), int(steps.max())
         rows = np.arange(batch_size)
         token_ids = np.full((batch_size, most), -1)
-        all_logits = torch.zeros(batch_size, most, logits.shape[2])
+        all_logits = torch.zeros(batch_size, most, logits.shape[2], dtype=logits.dtype)
         guesses = np.full((batch_size, most + self._block), -1)
         if drafts is not None:
             guesses[:, : drafts.shape[1]] = drafts
@@ -290,21 +289,6 @@ class Generation:
         for layer, kv_cache in zip(layers, self._kv_cache[:-1], strict=True):
             x = layer(x, rotary, kv_cache, positions)
         return last(x, rotary, self._kv_cache[-1], positions, keep)
-
-
-@contextmanager
-def _fastest_products(x: Tensor) -> Iterator[None]:
-    """Of [B, T, hidden] with weights. For a single row torch's own product reads bfloat16 weights
-    up to 1.9 times as fast as oneDNN's (docs/benchmarks.md), but is not chosen by itself."""
-    is_row = x.device.type == 'cpu' and x.dtype == torch.bfloat16 and x.shape[:2].numel() == 1
-    if not (is_row and torch.backends.mkldnn.enabled):
-        yield
-        return
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
 
 
 def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tensor:

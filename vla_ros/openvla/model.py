@@ -6,6 +6,7 @@ Runs in the policy's thread. Knows nothing of prompts, actions or ROS.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from vla_ros.openvla.checkpoint import Checkpoint, release_freed, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import Llama
+from vla_ros.openvla.placement import has_bfloat16
 from vla_ros.openvla.quantization import replace_linears
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled, Progress, ProgressCallback
@@ -24,7 +26,8 @@ _MOST_GRAPHS = 4096
 
 # A pass of six tokens over one of a single token, as measured (docs/benchmarks.md): on a CPU
 # reading the weights is not all that a product costs.
-_CPU_BLOCK_COSTS = {torch.float32: 4.0, torch.bfloat16: 2.0, 'int4': 4.0}
+_CPU_BLOCK_COSTS = {torch.float32: 4.0, torch.bfloat16: 4.0, 'int4': 4.0}
+_ONEDNN_BFLOAT16_BLOCK_COST = 1.1  # oneDNN takes nearly as long for a single row
 
 
 class OpenVLAModel(nn.Module):
@@ -40,6 +43,7 @@ class OpenVLAModel(nn.Module):
         )
         self.language_model = Llama(config.llama)
         self._cancel: Cancel | None = None
+        self._is_compiled = False
 
     @property
     def device(self) -> torch.device:
@@ -78,10 +82,23 @@ class OpenVLAModel(nn.Module):
 
         Hooks run outside the graphs, so a compiled layer is watched as well as any.
         """
-        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
-        torch._dynamo.config.accumulated_recompile_limit = _MOST_GRAPHS
         for layer in self._layers():
             layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
+        self._is_compiled = True
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Allow a compiled model all its graphs inside; to be entered by the thread that infers.
+
+        torch's limits are a setting of each thread: the process's other models keep theirs.
+        """
+        if not self._is_compiled:
+            yield
+            return
+        with torch._dynamo.config.patch(
+            recompile_limit=_MOST_GRAPHS, accumulated_recompile_limit=_MOST_GRAPHS
+        ):
+            yield
 
     def _layers(self) -> Iterator[nn.Module]:
         yield from self.vision_backbone.blocks()
@@ -147,9 +164,14 @@ def load_model(
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.watch_layers()
     if device.type == 'cpu':
-        kind = dtype if quantization == 'none' else quantization
-        model.language_model.block_cost = _CPU_BLOCK_COSTS.get(kind, 1.0)
+        model.language_model.block_cost = _cpu_block_cost(dtype, quantization)
     return model.eval().requires_grad_(False)
+
+
+def _cpu_block_cost(dtype: torch.dtype, quantization: str) -> float:
+    if quantization == 'none' and dtype == torch.bfloat16 and has_bfloat16(torch.device('cpu')):
+        return _ONEDNN_BFLOAT16_BLOCK_COST
+    return _CPU_BLOCK_COSTS.get(dtype if quantization == 'none' else quantization, 1.0)
 
 
 def stored_key(key: str) -> str:

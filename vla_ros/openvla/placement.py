@@ -58,7 +58,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     :raises PlacementError: if the name is unknown.
     """
     if dtype == 'auto':
-        if _has_bfloat16(device):
+        if has_bfloat16(device):
             return torch.bfloat16
         return torch.float32 if device.type == 'cpu' else torch.float16
     if dtype not in DTYPES:
@@ -104,7 +104,8 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether products of bfloat16 are fast there; on a CPU oneDNN makes them."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == 'mps':

@@ -245,7 +245,8 @@ class OpenVLAPolicy:
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
-            return self._predict(requests, return_logits)
+            with self._model.compiling():
+                return self._predict(requests, return_logits)
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, self.info, 'an inference')
             if not reason:

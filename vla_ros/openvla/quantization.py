@@ -212,7 +212,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     :returns: int8 [N, K] and float32 [N]: their product is about the weight.
     """
     quantized = torch.empty(weight.shape, dtype=torch.int8)
-    scales = torch.empty(len(weight))
+    scales = torch.empty(len(weight), dtype=torch.float32)
     for first in range(0, len(weight), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         wide = weight[rows].float()
