@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import random
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +186,9 @@ def test_entries_can_be_shared(tmp_path: Path) -> None:
         ('gripper_closed', 4096, 'gripper_closed is 4096; allowed: -1000 to 1000'),
         ('gripper_closed', float('nan'), 'gripper_closed is nan; allowed: -1000 to 1000'),
         ('gripper_open', float('inf'), 'gripper_open is inf; allowed: -1000 to 1000'),
-        ('max_linear_m_s', 10**400, 'max_linear_m_s is 1000+; allowed: 0.001 to 10'),
+        ('max_linear_m_s', 10**300, 'max_linear_m_s is <997 bits>; allowed: 0.001 to 10'),
+        ('robot', 'UR\x1b[31m', r"robot is 'UR\\x1b\[31m'; expected text"),
+        ('source', ' \u200b', r"source is ' \\u200b'; expected text"),
         ('max_linear_m_s', 0.0, 'max_linear_m_s is 0.0; allowed: 0.001 to 10'),
         ('max_angular_rad_s', 90, 'max_angular_rad_s is 90; allowed: 0.001 to 30'),
     ],
@@ -202,12 +207,12 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
     misspelt = {('meters_per_unit' if n == 'metres_per_unit' else n): FIELDS[n] for n in FIELDS}
     file = written(tmp_path, {'mine': misspelt})
     assert refusal(file).endswith(
-        f'{file}: mine: meters_per_unit is unknown; did you mean metres_per_unit?'
+        f"{file}: mine: 'meters_per_unit' is unknown; did you mean metres_per_unit?"
     )
     file = written(tmp_path, {'mine': {**FIELDS, 'zzz': 1}})
-    assert 'mine: zzz is unknown; there are: robot, period_s, frame' in refusal(file)
+    assert "mine: 'zzz' is unknown; there are: robot, period_s, frame" in refusal(file)
     file = written(tmp_path, {'mine': {**FIELDS, 'unnorm_key': 'mine'}})
-    assert 'mine: unnorm_key is unknown; there are' in refusal(file)
+    assert "mine: 'unnorm_key' is unknown; there are" in refusal(file)
     # A shipped name is no excuse: nothing is inherited.
     file = written(tmp_path, {'bridge_orig': {'robot': 'ViperX', 'center_crop': True}})
     assert f'{file}: bridge_orig: missing: period_s, frame, metres_per_unit' in refusal(file)
@@ -224,29 +229,132 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         ('10:\n  robot: UR5e', 'unnorm_key is 10; expected text'),
         ('mine:\n  robot: [UR5e', 'is not YAML: line 2, column'),
         ('mine:\n\trobot: UR5e', 'is not YAML: line 2, column 1: '),
-        ('mine:\n  robot: a\n  robot: b', 'line 3, column 3: robot stands there twice'),
-        ('mine: {}\nmine: {}', 'line 2, column 1: mine stands there twice'),
+        ('mine:\n  robot: a\n  robot: b', "line 3, column 3: 'robot' stands there twice"),
+        ('mine: {}\nmine: {}', "line 2, column 1: 'mine' stands there twice"),
         ('mine: !!python/object/apply:os.system [ls]', 'is not YAML: line 1, column 7: could not'),
         ('mine: *nobody', 'is not YAML: line 1, column 7: found undefined alias'),
         ('? [a, b]\n: 1', 'is not YAML: line 1, column'),
-        ('mine: \x07', 'is not YAML: unacceptable character'),
+        ('mine: \x07', "is not YAML: line 1: the character '\\x07' is not allowed"),
+        ('a: 1\nb: \0', "is not YAML: line 2: the character '\\x00' is not allowed"),
+        ('mine: {a: 1, a : 2}', "'a' stands there twice"),
+        ('mine:\n  ? a\n  ? "a"', "line 3, column 5: 'a' stands there twice"),
+        # What PyYAML does not call an error of YAML.
+        ('mine: 2024-02-31', "line 1, column 7: '2024-02-31' is no timestamp"),
+        ('mine: 2024-13-01 12:00:00', "'2024-13-01 12:00:00' is no timestamp"),
+        ('mine: 0x_', "line 1, column 7: '0x_' is no plain decimal number"),
+        ('mine: !!int abc', "line 1, column 7: 'abc' is no plain decimal number"),
+        ('mine: !!int ""', "'' is no plain decimal number"),
+        ('mine: !!float [1]', 'line 1, column 7: '),
+        ('mine: !!bool maybe', "'maybe' is no bool"),
+        ('mine: !!timestamp tomorrow', "'tomorrow' is no timestamp"),
+        ('mine: !!binary ä', 'line 1, column 7: '),
+        ('mine: !!map abc', 'line 1, column 7: '),
+        ('mine: {robot: 010}', "'010' is no plain decimal number"),  # 8, to YAML
+        ('mine: {robot: 1:30}', "'1:30' is no plain decimal number"),  # 90
+        ('mine: {robot: 1_0.5}', "'1_0.5' is no plain decimal number"),
+        ('mine: ' + '9' * 5000, 'is no int'),
+        ('mine: ' + '9' * 400, 'more than 1024 bits'),
+        ('mine: "\\U00110000"', 'line 1: '),
+        ('%YAML 1.' + '1' * 5000 + '\n---\na', 'line 1: '),
+        # What would take too long, or more memory than there is.
+        ('mine: ' + '[' * 2000, 'nested more than 20 levels deep'),
+        ('- ' * 2000 + 'a', 'nested more than 20 levels deep'),
+        ('? ' * 2000 + 'a', 'nested more than 20 levels deep'),
+        ('mine: &a [*a]', "line 1, column 11: 'a' stands for something that contains it"),
+        ('mine: &a {b: *a}', "'a' stands for something that contains it"),
+        ('mine: &a\n  <<: *a', "'a' stands for something that contains it"),
+        ('mine: ' + 'x' * 10_001, 'a value of 10001 characters; at most 10000 are allowed'),
+        ('mine: [' + 'a,' * 400_000 + ']', 'more than 30000 values'),
+        # What is no name.
+        ('"a\\e[31m": {}', "unnorm_key is 'a\\x1b[31m'; expected text that can be seen"),
+        ('"a\\nERROR forged": {}', "unnorm_key is 'a\\nERROR forged'; expected text"),
+        ('"\\ud800": {}', "unnorm_key is '\\ud800'; expected text"),
+        ('"\u200b": {}', "unnorm_key is '\\u200b'; expected text"),
+        ('? ' + 'x' * 201 + '\n: {}', 'unnorm_key is '),
+        ('2024-02-28: {}', 'unnorm_key is datetime.date(2024, 2, 28); expected text'),
+        ('.nan: {}', 'unnorm_key is nan; expected text'),
+        ('mine: "\\e[2J"', "mine is '\\x1b[2J'; expected, indented below it"),
+        ('mine: {"\\e[2J": 1}', "'\\x1b[2J' is unknown; there are"),
+        ('mine: {? [a] : 1}', 'line 1, column 10: found unhashable key'),
     ],
+    ids=lambda text: repr(text[:40]),
 )
 def test_a_damaged_file(tmp_path: Path, text: str, message: str) -> None:
     file = written(tmp_path, text)
     refused = refusal(file)
+    assert len(refused) < 600 and refused.isprintable()
     assert refused.startswith(f'contracts file {file}')
     assert message in refused
     assert '\n' not in refused
 
 
+@pytest.mark.parametrize(
+    'line', ['[{0},{0},{0},{0},{0},{0}]', '{{a: {0}, b: {0}, c: {0}}}', '{{<<: [{0}, {0}, {0}]}}']
+)
+def test_aliases_that_mean_gigabytes(tmp_path: Path, line: str) -> None:
+    """A few hundred bytes, which other parsers write out."""
+    names = 'abcdefghijklmno'
+    lines = [f'{name}: &{name} {line.format("*" + below)}' for below, name in pairwise(names)]
+    text = '\n'.join(['a: &a {x: 1, y: 2}', *lines])
+    assert len(text) < 500
+    assert 'more than 30000 values' in refusal(written(tmp_path, text))
+
+
+def test_no_text_is_anything_but_contracts_or_one_error(tmp_path: Path) -> None:
+    """300 sound texts of which parts were replaced by what means something to YAML."""
+    chance = random.Random(0)
+    sound = yaml.safe_dump({'mine': FIELDS})
+    parts = [*'\n\t :-?{}[],&*!|>%@`"\'#~<\\0179_.eEx', '<<', '!!', '---', '...', '*a', '&a ']
+    parts += [
+        '0x',
+        '.inf',
+        '!!int',
+        '!!set',
+        '!!omap ',
+        '2024-',
+        '\\ud800',
+        'ü',
+        '\u2028',
+        '\ufeff',
+    ]
+    refused = 0
+    for _ in range(300):
+        text = sound
+        for _ in range(chance.randint(1, 6)):
+            place = chance.randrange(len(text))
+            text = text[:place] + chance.choice(parts) + text[place + chance.randint(0, 8) :]
+        file = written(tmp_path, text)
+        try:
+            load_contracts(file)
+        except ContractError as error:
+            refused += 1
+            assert str(file) in str(error) and str(error).isprintable() and len(str(error)) < 600
+    assert 150 < refused < 300
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    file = written(tmp_path, '\ufeff' + yaml.safe_dump({'mine': FIELDS}))
+    assert load_contracts(file)['mine'].robot == 'UR5e'
+
+
+def test_as_many_contracts_as_fit_are_read(tmp_path: Path) -> None:
+    file = written(tmp_path, yaml.safe_dump({f'set_{number}': FIELDS for number in range(300)}))
+    assert len(load_contracts(file)) == len(load_contracts()) + 300
+
+
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     nowhere = tmp_path / 'nowhere.yaml'
-    assert f'{nowhere} cannot be read: No such file or directory; give the path' in refusal(nowhere)
-    assert f'{tmp_path} cannot be read: Is a directory' in refusal(tmp_path)
+    assert f'{nowhere} does not exist; give the path' in refusal(nowhere)
+    assert f'{tmp_path} is a folder; expected a regular file; give the path' in refusal(tmp_path)
+    pipe = tmp_path / 'pipe.yaml'
+    os.mkfifo(pipe)
+    assert f'{pipe} is a named pipe; expected a regular file' in refusal(pipe)
     latin = tmp_path / 'latin.yaml'
     latin.write_bytes('mine:\n  robot: Bücker'.encode('latin-1'))
-    assert f'{latin} is not text in UTF-8' in refusal(latin)
+    assert f'{latin} is not text in UTF-8 (line 2: ' in refusal(latin)
+    large = tmp_path / 'large.yaml'
+    large.write_text('#' * 1_000_001)
+    assert f'{large} has more than 1000000 bytes' in refusal(large)
 
 
 # --- The docs say the same ------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -129,14 +130,23 @@ def test_a_wrong_parameter(assignments: dict[str, str], expected: Finding) -> No
         ('/vla_node:\n  ros__parameters: {model: scripted}', 'sets nothing for /left/vla: it has'),
         ('/**:\n  model: scripted', 'sets nothing for /left/vla: it has no ros__parameters'),
         ('/**: [', 'is no YAML: '),
-        (None, 'can not be read: No such file'),
+        ('/**: 2024-02-31', "is no YAML: line 1, column 6: '2024-02-31' is no timestamp"),
+        ('/**: ' + '[' * 2000, 'is no YAML: line 1, column '),
+        ('/**: &a [*a]', 'is no YAML: line 1, column '),
+        ('? 0x' + 'f' * 6000 + '\n: {}', 'is no YAML: line 1, column 3: '),
+        ('"\\e[2J": {ros__parameters: {}}', 'sets nothing for /left/vla: it has /\\x1b[2J'),
+        (None, 'does not exist'),
+        ('named pipe', 'is a named pipe; expected a regular file'),
     ],
+    ids=lambda text: repr(text)[:40],
 )
 def test_a_parameter_file_that_says_nothing(
     tmp_path: Path, text: str | None, expected: str
 ) -> None:
     file = tmp_path / 'vla.yaml'
-    if text is not None:
+    if text == 'named pipe':
+        os.mkfifo(file)
+    elif text is not None:
         file.write_text(text)
     found = next(check_parameters(Facts(Setup(parameters_file=file, node='/left/vla'))))
     assert found.level is Level.FAIL
@@ -310,11 +320,8 @@ def test_contracts_that_can_not_be_used(tmp_path: Path) -> None:
     )
     (found,) = check_contract(facts)
     assert found.level is Level.FAIL
-    assert (
-        found.text
-        == f'contracts file {tmp_path / "none.yaml"} cannot be read: No such file or directory'
-    )
-    assert found.advice == 'give the path of a YAML file'
+    assert found.text == f'contracts file {tmp_path / "none.yaml"} does not exist'
+    assert found.advice == 'give the path of a YAML file of contracts'
 
 
 def test_too_little_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -186,20 +187,29 @@ def test_a_profile_under_the_name_of_another_distribution(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ('text', 'why'),
     [
-        (None, 'No such file or directory'),
+        (None, '{} does not exist'),
+        ('named pipe', '{} is a named pipe; expected a regular file'),
         ('no xml', 'it is no XML (syntax error: line 1, column 0)'),
         ('<robot/>', 'it is no profile of Fast DDS, but <robot>'),
+        ('<a\u0300\u2060/>', 'it is no XML (not well-formed (invalid token): line 1, column 3)'),
+        ('<?xml version="1.0" encoding="none"?><a/>', 'it is no XML (unknown encoding: none)'),
         ('<profiles><segment_size>a</segment_size></profiles>', "segment_size is 'a'"),
+        (
+            f'<profiles><segment_size>{"9" * 5000}</segment_size></profiles>',
+            f"segment_size is '{'9' * 37}...{'9' * 38}'",
+        ),
     ],
 )
 def test_a_profile_that_has_no_effect(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, why: str
 ) -> None:
     file = tmp_path / 'profile.xml'
-    if text is not None:
+    if text == 'named pipe':
+        os.mkfifo(file)
+    elif text is not None:
         file.write_text(text)
     assert fail(
-        f'FASTRTPS_DEFAULT_PROFILES_FILE is {file}, which has no effect: {why}',
+        f'FASTRTPS_DEFAULT_PROFILES_FILE is {file}, which has no effect: {why.format(file)}',
         advised(monkeypatch),
     ) in look_at(FASTRTPS_DEFAULT_PROFILES_FILE=str(file))
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 import sqlite3
@@ -27,7 +28,7 @@ from test_golden import CASES, picture
 from vla_ros.cli import replay
 from vla_ros.motion import load_contracts
 from vla_ros.openvla import OpenVLAPolicy, Preprocessing
-from vla_ros.replay.actions import CSV_NAME, JSONL_NAME, ActionRow, read_actions
+from vla_ros.replay.actions import CSV_NAME, JSONL_NAME, ActionRow, ActionsError, read_actions
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.compare import compare, comparison_tables
 from vla_ros.replay.frames import Sampling, _schedule
@@ -469,6 +470,49 @@ def test_a_read_row_is_the_written_one(tmp_path: Path, run: Run) -> None:
     written = rows_of(tmp_path / 'out')
     assert list(rows[1].action) == written[1]['action']
     assert list(rows[1].token_ids) == written[1]['token_ids']
+
+
+@pytest.mark.parametrize(
+    ('damage', 'words'),
+    [
+        (lambda line: line.replace('"frame": 1', '"frame": "1"'), "frame is '1'; expected whole"),
+        (lambda line: line.replace('"valid": true', '"valid": 1'), 'valid is 1; expected true or'),
+        (lambda line: line.replace('"action": [', '"action": ["\\u001b[2J", '), 'expected numbers'),
+        (lambda line: line.replace('"action": [', '"action": [[], '), 'expected numbers'),
+        (lambda line: line.replace('"frame": 1', '"frame": ' + '9' * 5000), 'ValueError'),
+        (lambda line: '[' * 100_000, 'RecursionError'),
+        (lambda line: line[:-3], 'JSONDecodeError'),
+        (lambda line: '7', 'TypeError'),
+    ],
+    ids=range(8),
+)
+def test_rows_that_no_replay_writes(
+    tmp_path: Path, run: Run, damage: Callable[[str], str], words: str
+) -> None:
+    run(record_red(tmp_path / 'bag', 2), 'scripted', '--output', tmp_path / 'out')
+    file = tmp_path / 'out' / JSONL_NAME
+    first, second = file.read_text().splitlines()
+    file.write_text(f'{first}\n{damage(second)}')
+    with pytest.raises(
+        ActionsError, match=f'{file} is not what vla_replay writes .line 2: '
+    ) as told:
+        read_actions(tmp_path / 'out')
+    assert words in str(told.value) and str(told.value).isprintable()
+    assert len(str(told.value)) < 500
+
+
+def test_a_recording_or_replay_that_is_a_pipe_is_not_waited_for(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    os.mkfifo(tmp_path / 'pipe.mcap')
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'metadata.yaml').write_text('')
+    os.mkfifo(tmp_path / 'bag' / 'bag_0.db3')
+    for bag in (tmp_path / 'pipe.mcap', tmp_path / 'bag'):
+        assert 'is no regular file' in refused(bag, 'scripted', '--output', tmp_path / 'out')
+    os.mkfifo(tmp_path / JSONL_NAME)
+    with pytest.raises(ActionsError, match='is a named pipe'):
+        read_actions(tmp_path)
 
 
 def test_lists_of_dtypes_and_quantizations(tmp_path: Path, run: Run, tiny_checkpoint: Path) -> None:

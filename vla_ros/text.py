@@ -11,6 +11,7 @@ import unicodedata
 
 MAX_MESSAGE_CHARACTERS = 1000
 MAX_NAME_CHARACTERS = 200
+NAME = f'text that can be seen, of 1 to {MAX_NAME_CHARACTERS} characters'  # what is_name allows
 
 _ELLIPSIS = ' ...'
 

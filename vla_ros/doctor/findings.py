@@ -41,8 +41,8 @@ class Finding:
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
-        line = f'{self.level.value:<4}  {self.check}: {self.text}'
-        return f'{line} -> {self.advice}' if self.advice else line
+        line = f'{self.level.value:<4}  {self.check}: {printable(self.text)}'
+        return f'{line} -> {printable(self.advice)}' if self.advice else line
 
 
 def ok(text: str) -> Finding:

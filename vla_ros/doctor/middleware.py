@@ -13,12 +13,16 @@ from xml.etree import ElementTree
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.versions import ros_distro
+from vla_ros.files import FileError, read_bytes
 from vla_ros.share import share_file
 from vla_ros.shared_memory import SHARED_MEMORY
+from vla_ros.text import printable, quoted
 
 _BEFORE_FAST_DDS_3 = ('humble', 'iron', 'jazzy')
 _OLD, _NEW = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
 SEGMENT_BYTES = 512 * 1024  # without a profile
+_MAX_PROFILE_BYTES = 1_000_000
+_MAX_DIGITS = 10  # segment_size has 32 bits
 _PICTURE_BYTES = 640 * 480 * 3  # if none was heard
 _DISCOVERY_RANGES = ('SUBNET', 'LOCALHOST', 'OFF', 'SYSTEM_DEFAULT')
 _MOST_DOMAINS = 232
@@ -95,9 +99,8 @@ def _profile(
         return SEGMENT_BYTES
     try:
         segment = segment_bytes(Path(file))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        yield fail(f'{wanted} is {file}, which has no effect: {reason}', advice)
+    except (FileError, ValueError) as error:
+        yield fail(f'{wanted} is {file}, which has no effect: {error}', advice)
         return SEGMENT_BYTES
     if segment < needed:
         yield warn(
@@ -115,24 +118,24 @@ def _profile(
 def segment_bytes(file: Path) -> int:
     """Of the largest shared-memory transport that the profiles describe.
 
-    :raises OSError: if the file can't be read.
+    :raises FileError: if the file can't be read.
     :raises ValueError: if it is no profile of Fast DDS.
     """
     try:
-        root = ElementTree.fromstring(file.read_bytes())
-    except ElementTree.ParseError as error:
+        root = ElementTree.fromstring(read_bytes(file, _MAX_PROFILE_BYTES))
+    except (ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f'it is no XML ({error})') from error
     names = [element.tag.rpartition('}')[2] for element in root.iter()]
     if 'profiles' not in names:
-        raise ValueError(f'it is no profile of Fast DDS, but <{names[0]}>')
+        raise ValueError(f'it is no profile of Fast DDS, but <{printable(names[0], 80)}>')
     sizes = [
         (element.text or '').strip()
         for element in root.iter()
         if element.tag.rpartition('}')[2] == 'segment_size'
     ]
     for size in sizes:
-        if not size.isdecimal():
-            raise ValueError(f'segment_size is {size!r}')
+        if not size.isdecimal() or len(size) > _MAX_DIGITS:
+            raise ValueError(f'segment_size is {quoted(size)}')
     return max(map(int, sizes), default=SEGMENT_BYTES)
 
 

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from vla_ros.files import FileError, read_text
+from vla_ros.text import printable, quoted
+from vla_ros.yaml_text import BoundedLoader, YAMLTextError, parse_yaml
 
+_MAX_BYTES = 1_000_000
 _VALUES = 'ros__parameters'
 _WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
 
@@ -17,7 +20,7 @@ class ParameterFileError(ValueError):
     """The file can't be read, or says nothing to the node."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """Takes 1e3 for a number, as ROS does."""
 
 
@@ -32,9 +35,9 @@ def read_value(text: str) -> Any:
     :raises ParameterFileError: if it is no YAML.
     """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ParameterFileError(f'value {text!r} is no YAML: {error}') from error
+        return parse_yaml(text, _Loader)
+    except YAMLTextError as error:
+        raise ParameterFileError(f'value {quoted(text)} is no YAML: {error}') from error
 
 
 def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
@@ -44,21 +47,19 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
     :raises ParameterFileError: if there is no such file, or it has nothing for the node.
     """
     try:
-        content = yaml.load(path.read_text(encoding='utf-8'), _Loader)
-    except OSError as error:
+        content = parse_yaml(read_text(path, _MAX_BYTES), _Loader)
+    except FileError as error:
         raise ParameterFileError(
-            f'{path} can not be read: {error.strerror}; name the file that the node is started with'
+            f'{error}; name the parameter file that the node is started with'
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterFileError(
-            f'{path} is no YAML: {" ".join(str(error).split())}; mend that line'
-        ) from error
+    except YAMLTextError as error:
+        raise ParameterFileError(f'{path} is no YAML: {error}; mend that line') from error
     sections = list(_sections(content, ''))
     fitting = [values for name, values in sections if _pattern(name).fullmatch(node)]
     if not fitting:
         there = ', '.join(name for name, _ in sections) or 'no ros__parameters'
         raise ParameterFileError(
-            f'{path} sets nothing for {node}: it has {there}; '
+            f'{path} sets nothing for {node}: it has {printable(there, 300)}; '
             f'write "/**:" or "{node}:", and below it "{_VALUES}:"'
         )
     return {name: value for values in fitting for name, value in _flat(values, '')}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,20 @@ from typing import Any
 
 import yaml
 
+from vla_ros.files import FileError, read_text
+from vla_ros.text import NAME, is_blank, is_name, is_visible, quoted
 from vla_ros.types import PolicyError
+from vla_ros.yaml_text import UniqueKeysLoader, YAMLTextError, parse_yaml
 
 SHIPPED_CONTRACTS = Path(__file__).with_name('contracts.yaml')
 
+_MAX_BYTES = 1_000_000
+_PLAIN_NUMBER = re.compile(
+    r'[-+]?(0|[1-9][0-9]*|[0-9]+\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+|\.inf)|\.nan', re.IGNORECASE
+)
+
 _EXPECTED = {
-    str: 'text that is not empty',
+    str: 'text that is not empty, of characters that can be seen',
     float: 'a number, with a point if it has an exponent: 0.05 or 5.0e-2',
     bool: 'true or false',
 }
@@ -127,17 +136,13 @@ def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
 
 def _read(file: Path) -> dict[str, ActionContract]:
     try:
-        text = file.read_text(encoding='utf-8')
-    except OSError as error:
+        content = parse_yaml(read_text(file, _MAX_BYTES), _Loader)
+    except FileError as error:
         raise ContractError(
-            f'contracts file {file} cannot be read: {error.strerror}; give the path of a YAML file'
+            f'contracts file {error}; give the path of a YAML file of contracts'
         ) from error
-    except UnicodeDecodeError as error:
-        raise ContractError(f'contracts file {file} is not text in UTF-8: {error}') from error
-    try:
-        content = yaml.load(text, _UniqueKeysLoader)
-    except yaml.YAMLError as error:
-        raise ContractError(f'contracts file {file} is not YAML: {_problem(error)}') from error
+    except YAMLTextError as error:
+        raise ContractError(f'contracts file {file} is not YAML: {error}') from error
     if not isinstance(content, dict) or not content:
         raise ContractError(
             f'contracts file {file} has no contracts; expected an unnorm_key on each line that is '
@@ -146,40 +151,35 @@ def _read(file: Path) -> dict[str, ActionContract]:
     return {key: _contract(f'contracts file {file}', key, content[key]) for key in content}
 
 
-class _UniqueKeysLoader(yaml.SafeLoader):
-    """yaml.safe_load, but a key that stands there twice is an error: PyYAML takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f'{key.value} stands there twice', problem_mark=key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+class _Loader(UniqueKeysLoader):
+    """Takes plain decimal numbers only: to YAML 010 is 8, and 1:30 is 90."""
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f'line {mark.line + 1}, column {mark.column + 1}: {error.problem}'
-    return ' '.join(str(error).split())
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    if not _PLAIN_NUMBER.fullmatch(node.value):
+        raise yaml.MarkedYAMLError(
+            problem=f'{quoted(node.value)} is no plain decimal number', problem_mark=node.start_mark
+        )
+    number: float = yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+    return number
+
+
+for _kind in ('int', 'float'):
+    _Loader.add_constructor(f'tag:yaml.org,2002:{_kind}', _number)
 
 
 def _contract(file: str, key: Any, content: Any) -> ActionContract:
-    if not isinstance(key, str) or not key.strip():
-        raise ContractError(f'{file}: unnorm_key is {key!r}; expected {_EXPECTED[str]}')
+    if not isinstance(key, str) or not is_name(key):
+        raise ContractError(f'{file}: unnorm_key is {quoted(key)}; expected {NAME}')
     if not isinstance(content, dict):
         raise ContractError(
-            f'{file}: {key} is {content!r}; expected, indented below it: {", ".join(_FIELDS)}'
+            f'{file}: {key} is {quoted(content)}; expected, indented below it: {", ".join(_FIELDS)}'
         )
     for name in content:
         if name not in _FIELDS:
             close = difflib.get_close_matches(str(name), _FIELDS, n=1)
             hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(_FIELDS)}'
-            raise ContractError(f'{file}: {key}: {name} is unknown; {hint}')
+            raise ContractError(f'{file}: {key}: {quoted(name)} is unknown; {hint}')
     missing = [name for name in _FIELDS if name not in content]
     if missing:
         raise ContractError(
@@ -198,13 +198,17 @@ def _contract(file: str, key: Any, content: Any) -> ActionContract:
 def _value(what: str, name: str, value: Any) -> Any:
     expected, metadata = _TYPES[name], _FIELDS[name].metadata
     types = (int, float) if expected is float else (expected,)
-    if type(value) not in types or (expected is str and not value.strip()):
-        raise ContractError(f'{what} is {value!r}; expected {_EXPECTED[expected]}')
+    if type(value) not in types or (expected is str and not _is_text(value)):
+        raise ContractError(f'{what} is {quoted(value)}; expected {_EXPECTED[expected]}')
     if metadata['choices'] and value not in metadata['choices']:
-        raise ContractError(f'{what} is {value!r}; allowed: {", ".join(metadata["choices"])}')
+        raise ContractError(f'{what} is {quoted(value)}; allowed: {", ".join(metadata["choices"])}')
     if metadata['bounds']:
         low, high = metadata['bounds']
         if not low <= value <= high:  # nan is in no interval
-            raise ContractError(f'{what} is {value!r}; allowed: {low:g} to {high:g}')
+            raise ContractError(f'{what} is {quoted(value)}; allowed: {low:g} to {high:g}')
         return float(value)
     return value
+
+
+def _is_text(value: str) -> bool:
+    return not is_blank(value) and all(is_visible(one) or one == '\n' for one in value)

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_ros.files import FileError, read_text
 from vla_ros.replay.frames import Frame
 from vla_ros.scheduling.gate import invalid_reason
+from vla_ros.text import printable, quoted
 from vla_ros.types import Prediction
 
 JSONL_NAME = 'actions.jsonl'
@@ -24,6 +26,18 @@ CSV_NAME = 'actions.csv'
 
 _LISTS = ('action', 'normalized_action', 'token_ids', 'token_probabilities')
 _COLUMNS = ('action', 'normalized_action', 'token_id', 'token_probability')  # of CSV, one by one
+
+
+_MAX_BYTES = 1_000_000_000  # a day of pictures at 10 Hz
+_WHOLE: tuple[tuple[type, ...], str] = ((int,), 'whole numbers')
+_NUMBER: tuple[tuple[type, ...], str] = ((int, float), 'numbers')
+_TEXT: tuple[tuple[type, ...], str] = ((str,), 'text')
+_TYPES = {
+    **dict.fromkeys(('frame', 'bag_time_ns', 'stamp_ns', 'token_ids'), _WHOLE),
+    **dict.fromkeys(('action', 'normalized_action', 'token_probabilities'), _NUMBER),
+    **dict.fromkeys(('instruction', 'unnorm_key', 'invalid_reason'), _TEXT),
+    'valid': ((bool,), 'true or false'),
+}
 
 
 class ActionsError(Exception):
@@ -120,22 +134,32 @@ def read_actions(folder: Path) -> list[ActionRow]:
     """
     path = folder / JSONL_NAME
     try:
-        with path.open(encoding='utf-8', newline='\n') as lines:
-            return [_row(json.loads(line)) for line in lines]
-    except OSError as error:
+        lines = read_text(path, _MAX_BYTES).removesuffix('\n').split('\n')
+    except FileError as error:
         raise ActionsError(
             f'{folder} can not be compared with ({error}); name the --output folder of an earlier '
             f'replay, which holds {JSONL_NAME}'
         ) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise ActionsError(
-            f'{path} is not what vla_replay writes ({error!r}); replay the recording anew'
-        ) from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(_row(json.loads(line)))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            problem = f'line {number}: {printable(repr(error), 200)}'
+            raise ActionsError(
+                f'{path} is not what vla_replay writes ({problem}); replay the recording anew'
+            ) from error
+    return rows
 
 
 def _row(values: Any) -> ActionRow:
     lists = {name: tuple(math.nan if v is None else v for v in values[name]) for name in _LISTS}
-    return ActionRow(**values | lists)
+    row = ActionRow(**values | lists)
+    for name, (type_, what) in _TYPES.items():
+        value = getattr(row, name)
+        if not all(type(one) in type_ for one in (value if name in _LISTS else [value])):
+            raise TypeError(f'{name} is {quoted(value)}; expected {what}')
+    return row
 
 
 def _finite(value: float) -> float | None:

@@ -16,6 +16,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 _NS_PER_S = 10**9
+_SUFFIXES = ('.mcap', '.db3', '.zstd', '.yaml')
 _MEND = 'record it anew, or try `ros2 bag reindex` on it'
 
 
@@ -75,6 +76,9 @@ class Bag:
                 f'bag {self.path} has no metadata.yaml; name the folder that ros2 bag wrote, or '
                 'make the file with `ros2 bag reindex`'
             )
+        for file in self.path.iterdir() if self.path.is_dir() else [self.path]:
+            if file.suffix in _SUFFIXES and not file.is_file():  # a pipe would be waited for
+                raise BagError(f'{file} is no regular file; name a folder that ros2 bag wrote')
         try:
             self._reader = Reader(self.path)
             self._reader.open()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vla_ros.files import FileError, MissingFileError, read_bytes
 from vla_ros.text import quoted
 
 _MAX_BYTES = 64_000
@@ -50,8 +50,9 @@ class Latches:
         try:
             told = _read(path)
             self._latches = {name: _latch(told.get(name, {})) for name in robots}
-        except _Unreadable as error:
-            self.problem = f'latch file {path} {error}, so every robot counts as stopped'
+        except (FileError, _Damaged) as error:
+            problem = f'{path} is damaged: {error}' if isinstance(error, _Damaged) else error
+            self.problem = f'latch file {problem}, so every robot counts as stopped'
             self._latches = {name: Latch(stopped=True, disabled=True) for name in robots}
         else:
             self._try_folder()
@@ -90,8 +91,8 @@ class Latches:
             self.problem = _unwritable(self.path, error)
 
 
-class _Unreadable(Exception):
-    """The text follows the name of the file."""
+class _Damaged(Exception):
+    """The file holds something else than latches."""
 
 
 def latch_path(node_name: str, domain_id: int) -> Path:
@@ -106,34 +107,24 @@ def latch_path(node_name: str, domain_id: int) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+        content = read_bytes(path, _MAX_BYTES)
+    except MissingFileError:
         return {}
-    except OSError as error:
-        raise _Unreadable(f'can not be opened ({error.strerror})') from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _Unreadable('is no regular file')
-        content = os.read(descriptor, _MAX_BYTES + 1)
-    except OSError as error:
-        raise _Unreadable(f'can not be read ({error.strerror})') from error
-    finally:
-        os.close(descriptor)
-    try:
-        told = json.loads(content) if len(content) <= _MAX_BYTES else None
+        told = json.loads(content)
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
-        raise _Unreadable(f'is damaged: it has {quoted(content[:80])}')
+        raise _Damaged(f'it has {quoted(content[:80])}')
     return told
 
 
 def _latch(told: Any) -> Latch:
     names = {field.name for field in fields(Latch)}
     if not isinstance(told, dict) or not told.keys() <= names:
-        raise _Unreadable(f'is damaged: it has {quoted(told)}')
+        raise _Damaged(f'it has {quoted(told)}')
     if not all(isinstance(value, bool) for value in told.values()):
-        raise _Unreadable(f'is damaged: it has {quoted(told)}')
+        raise _Damaged(f'it has {quoted(told)}')
     return Latch(**told)
 
 
