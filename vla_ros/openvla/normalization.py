@@ -5,7 +5,7 @@ Runs in the policy's thread. Knows nothing of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.errors import CheckpointError, UnnormKeyError, listing
+from vla_ros.text import NAME, is_name, quoted
+
+_BOUNDS = ('q01', 'q99')
+_LARGEST = 1e100  # their difference is finite, too
 
 
 @dataclass(frozen=True)
@@ -55,28 +59,73 @@ def read_norm_stats(norm_stats: Any, source: str) -> dict[str, ActionStatistics]
             "dataset_statistics.json that the fine-tuning wrote and put it into the checkpoint's "
             'folder'
         )
+    for key in norm_stats:
+        if not is_name(key):
+            raise CheckpointError(
+                f'{source} has the data set {quoted(key)}; expected, as its name, {NAME}'
+            )
     return {key: _read_entry(entry, f'{source}: {key}') for key, entry in norm_stats.items()}
 
 
 def _read_entry(entry: Any, where: str) -> ActionStatistics:
-    try:
-        action = entry['action']
-        q01 = np.asarray(action['q01'], dtype=np.float64)
-        q99 = np.asarray(action['q99'], dtype=np.float64)
-        mask = np.asarray(action.get('mask', [True] * len(q01)), dtype=np.bool_)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    action = entry.get('action') if isinstance(entry, Mapping) else None
+    if not isinstance(action, Mapping):
         raise CheckpointError(
-            f'{where} has no usable action statistics ({error!r}); expected "action" with lists '
-            'of numbers "q01" and "q99"'
-        ) from error
-    if q01.ndim != 1 or not len(q01) or not (q01.shape == q99.shape == mask.shape):
-        raise CheckpointError(
-            f'{where}: q01, q99 and mask have shapes {q01.shape}, {q99.shape} and {mask.shape}; '
-            'expected one list of equal length each'
+            f'{where} has no action statistics; expected "action" with lists of numbers "q01" and '
+            '"q99"'
         )
-    if not (np.isfinite(q01).all() and np.isfinite(q99).all() and (q01 <= q99).all()):
-        raise CheckpointError(f'{where}: q01 and q99 must be finite, and q01 not above q99')
-    return ActionStatistics(q01, q99, mask)
+    q01, q99 = (_read_list(action, name, _is_number, 'a finite number', where) for name in _BOUNDS)
+    mask = [True] * len(q01)
+    if 'mask' in action:
+        mask = _read_list(action, 'mask', _is_truth, 'true or false', where)
+    if not len(q01) == len(q99) == len(mask):
+        raise CheckpointError(
+            f'{where}: q01, q99 and mask have {len(q01)}, {len(q99)} and {len(mask)} values; '
+            'expected as many in each'
+        )
+    statistics = ActionStatistics(np.array(q01, float), np.array(q99, float), np.array(mask, bool))
+    _check_range(statistics, where)
+    return statistics
+
+
+def _read_list(
+    action: Mapping[str, Any],
+    name: str,
+    is_right: Callable[[Any], bool],
+    expected: str,
+    where: str,
+) -> list[Any]:
+    """:param expected: what each value of the list has to be."""
+    values = action.get(name)
+    if not isinstance(values, list) or not values:
+        found = f'is {quoted(values)}' if name in action else 'is missing'
+        raise CheckpointError(f'{where}: {name} {found}; expected a list, each value {expected}')
+    for index, value in enumerate(values):
+        if not is_right(value):
+            raise CheckpointError(
+                f'{where}: {name}[{index}] is {quoted(value)}; expected {expected}'
+            )
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    # Neither a bool nor text: NumPy would take both for numbers.
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
+
+
+def _is_truth(value: Any) -> bool:
+    # NumPy would take every text for true, also "false".
+    return type(value) is bool or (type(value) is int and value in (0, 1))
+
+
+def _check_range(statistics: ActionStatistics, where: str) -> None:
+    inverted = np.flatnonzero(statistics.q01 > statistics.q99)
+    if len(inverted):
+        index = inverted[0]
+        raise CheckpointError(
+            f'{where}: q01[{index}] is {statistics.q01[index]:g} and q99[{index}] is '
+            f'{statistics.q99[index]:g}; q01 must not be above q99'
+        )
 
 
 def select_statistics(
@@ -95,7 +144,7 @@ def select_statistics(
         unnorm_key = next(iter(norm_stats))
     if unnorm_key not in norm_stats:
         raise UnnormKeyError(
-            f'unnorm_key {unnorm_key!r} is not in this checkpoint; '
+            f'unnorm_key {quoted(unnorm_key)} is not in this checkpoint; '
             f'it has: {listing(norm_stats, most=40)}'
         )
     return unnorm_key, norm_stats[unnorm_key]
