@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from graph import running_node
+from fakes import FakePolicy, a_prediction
+from graph import noise, running_node
+from in_process import node_with
 from lifecycle_msgs.msg import Transition
 from test_faults import started
 
 from vla_ros.motion.contract import SHIPPED_CONTRACTS
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
+from vla_ros.types import Cancel, Prediction
 
 FAULTS = {
     'named pipe': 'is a named pipe; expected a regular file',
@@ -60,3 +64,61 @@ def test_a_contracts_file_that_can_not_be(kind: str, tmp_path: Path) -> None:
     assert running.process.returncode == 0
     assert 'Traceback' not in running.output and '\x1b[31m' not in running.output
     assert not [line for line in running.output.splitlines() if line.startswith('ERROR: forged')]
+
+
+# What the terminal would obey, what no message can hold, and what looks like a line of the log.
+HARMFUL = 'a\x1b[2J\ud800\u202e\nERROR: forged' + 'x' * 10**6
+SHOWN = 'a\\x1b[2J\\ud800\\u202e\\x0aERROR: forgedxxx'
+
+
+@pytest.mark.parametrize('motion', ['none', 'twist'])
+def test_a_policy_whose_data_set_has_a_harmful_name(
+    motion: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another process's policy, say: the action says it escaped, and the node goes on."""
+    policy = FakePolicy(lambda _: a_prediction(unnorm_key=HARMFUL))
+    with node_with(policy, motion=motion, frame_id='base') as (stack, _):
+        started(stack)
+        stack.wait_for(lambda: len(stack.actions) >= 1)
+        assert stack.actions[-1].unnorm_key.startswith(SHOWN)
+        assert len(stack.actions[-1].unnorm_key) < 1100
+        if motion == 'twist':
+            stack.wait_for(lambda: 'a\\x1b[2J' in stack.status.why_no_motion)
+        assert_harmless(stack.status)
+        assert stack.lifecycle_state() == 'active'
+    told = capfd.readouterr()
+    assert_printed_harmlessly(told.out + told.err)
+
+
+@pytest.mark.parametrize('how', ['invalid', 'raises'])
+def test_a_policy_that_says_something_harmful(how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    sound = a_prediction()
+    answers = iter([sound])
+
+    def act(_: Cancel) -> Prediction:
+        if (answer := next(answers, None)) is not None:
+            return answer
+        if how == 'raises':
+            raise RuntimeError(HARMFUL)
+        return a_prediction(valid=False, invalid_reason=HARMFUL)
+
+    reason = {'invalid': Reason.ACTION_INVALID, 'raises': Reason.POLICY_FAILED}[how]
+    with node_with(FakePolicy(act)) as (stack, _):
+        started(stack)
+        stack.see(noise())
+        status = stack.wait_for_state(VlaStatus.HOLDING, reason, 'a\\x1b[2J')
+        assert_harmless(status)
+        answers = itertools.repeat(sound)
+        stack.recovers()
+    told = capfd.readouterr()
+    assert_printed_harmlessly(told.out + told.err)
+
+
+def assert_harmless(status: VlaStatus) -> None:
+    for text in (status.why, status.why_no_motion, status.unnorm_key):
+        assert len(text) < 1100 and text.isprintable()
+
+
+def assert_printed_harmlessly(printed: str) -> None:
+    assert len(printed) < 100_000 and '\x1b[2J' not in printed and '\u202e' not in printed
+    assert not [line for line in printed.splitlines() if line.startswith('ERROR: forged')]

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from vla_ros.text import printable
+from vla_ros.text import ShownError, printable
 
 _KINDS = {
     stat.S_IFDIR: 'a folder',
@@ -20,7 +20,7 @@ _KINDS = {
 }
 
 
-class FileError(Exception):
+class FileError(ShownError):
     """The file can't be read; the text begins with its path."""
 
 

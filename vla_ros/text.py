@@ -40,6 +40,13 @@ _BLANK_BRAILLE = 0x2800  # a letter without a dot
 _UNSEEN_CATEGORIES = ('Cc', 'Cf', 'Cs', 'Co', 'Cn', 'Zl', 'Zp', 'Zs')
 
 
+class ShownError(Exception):
+    """An error whose text is made for a person: bounded, visible, on one line."""
+
+    def __init__(self, text: str = '') -> None:
+        super().__init__(printable(text.replace('\n', ' ')))
+
+
 def is_visible(character: str) -> bool:
     """Return whether a reader sees the character for what it is: a mark, or the plain space."""
     if character == ' ':
@@ -68,7 +75,8 @@ def printable(
     r"""Return the text with invisible characters escaped (``\x1b``), and cut to a length.
 
     :param max_characters: of ``text``; what is cut off is marked by ``...``.
-    :param keep_lines: leave line feeds as they are, for tracebacks.
+    :param keep_lines: keep line feeds, for tracebacks; what follows one is indented, so that it can
+        not pass for a line of the log.
     """
     shown = ''.join(
         character
@@ -76,6 +84,7 @@ def printable(
         else _escaped(character)
         for character in text[:max_characters]
     )
+    shown = shown.replace('\n', '\n  ')
     return shown if len(text) <= max_characters else shown + _ELLIPSIS
 
 

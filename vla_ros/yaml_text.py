@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vla_ros.text import printable, quoted
+from vla_ros.text import ShownError, printable, quoted
 
 _MAX_DEPTH = 20
 _MAX_VALUES = 30_000  # aliases count as what they stand for
@@ -20,7 +20,7 @@ _MAX_SCALAR_CHARACTERS = 10_000
 _MAX_BITS = 1024
 
 
-class YAMLTextError(ValueError):
+class YAMLTextError(ShownError):
     """The text begins with the line and column where these are known."""
 
 

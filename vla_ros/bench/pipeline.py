@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.bench.statistics import Summary, percentiles, table
+from vla_ros.text import ShownError
 
 POLICY_ALONE = 'policy alone'
 BOTH = 'policy and camera'
@@ -23,7 +24,7 @@ _UNUSED = ('superseded', 'stale', 'idle', 'overrun', 'invalid', 'cancelled', 'fa
 COUNTED = ('taken', 'published', 'drafted', 'accepted', *_UNUSED)  # by VlaStatus
 
 
-class PipelineError(Exception):
+class PipelineError(ShownError):
     """Why nothing could be measured through ROS."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.files import FileError, read_text
-from vla_ros.text import printable, quoted
+from vla_ros.text import ShownError, printable, quoted
 from vla_ros.yaml_text import BoundedLoader, YAMLTextError, parse_yaml
 
 _MAX_BYTES = 1_000_000
@@ -16,7 +16,7 @@ _VALUES = 'ros__parameters'
 _WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
 
 
-class ParameterFileError(ValueError):
+class ParameterFileError(ShownError):
     """The file can't be read, or says nothing to the node."""
 
 

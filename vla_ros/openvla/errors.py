@@ -8,16 +8,9 @@ import torch
 
 from vla_ros.types import PolicyError, PolicyInfo
 
-_LONGEST_TEXT = 1000  # characters
-
 
 class CheckpointError(PolicyError):
     """The checkpoint can't be found, or is not a whole OpenVLA checkpoint."""
-
-    def __init__(self, text: str) -> None:
-        # Quotes from a file that may mean harm: neither pages nor control characters for the log.
-        shown = ''.join(c if c.isprintable() else ' ' for c in text[:_LONGEST_TEXT])
-        super().__init__(shown if len(text) <= _LONGEST_TEXT else f'{shown} ...')
 
 
 class PlacementError(PolicyError):

@@ -18,7 +18,7 @@ from typing import Any
 from vla_ros.files import FileError, read_text
 from vla_ros.replay.frames import Frame
 from vla_ros.scheduling.gate import invalid_reason
-from vla_ros.text import printable, quoted
+from vla_ros.text import ShownError, printable, quoted
 from vla_ros.types import Prediction
 
 JSONL_NAME = 'actions.jsonl'
@@ -40,7 +40,7 @@ _TYPES = {
 }
 
 
-class ActionsError(Exception):
+class ActionsError(ShownError):
     """A folder does not hold what a replay wrote; the text is made for a person."""
 
 

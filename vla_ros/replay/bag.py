@@ -15,12 +15,14 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from vla_ros.text import ShownError
+
 _NS_PER_S = 10**9
 _SUFFIXES = ('.mcap', '.db3', '.zstd', '.yaml')
 _MEND = 'record it anew, or try `ros2 bag reindex` on it'
 
 
-class BagError(Exception):
+class BagError(ShownError):
     """The recording, or what is asked of it, can't be had; the text is made for a person."""
 
 

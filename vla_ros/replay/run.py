@@ -19,6 +19,7 @@ from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, f
 from vla_ros.replay.plot import plot_actions
 from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
+from vla_ros.text import ShownError
 from vla_ros.types import InstructionError, Policy, PolicyError, Progress, Request
 
 PLOT_NAME = 'actions.png'
@@ -29,7 +30,7 @@ _SAY_EVERY_S = 10.0
 Summary = dict[str, Any]
 
 
-class NoAction(Exception):
+class NoAction(ShownError):
     """Not one picture gave an action; the text says what became of them."""
 
 

@@ -67,7 +67,7 @@ def action_message(
         valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
         sequence=sequence,
         instruction=observation.instruction,
-        unnorm_key=prediction.unnorm_key,
+        unnorm_key=printable(prediction.unnorm_key),  # whatever a policy calls it
         action=prediction.action.tolist(),
         normalized_action=prediction.normalized_action.tolist(),
         token_probabilities=prediction.token_probabilities.tolist(),
