@@ -421,6 +421,7 @@ def with_scans(count: int) -> bytes:
 
 
 HUGE = 500_000_000
+PARTS = 'more than 10000 segments or chunks'
 TWO = PIL.Image.new('RGB', (8, 8))
 # What each becomes: a size, or part of the error.
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -459,10 +460,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: jpeg('MPO', save_all=True, append_images=[TWO] * 3),
         '64 x 48',
     ),
-    'a hundred thousand segments': (
-        lambda: jpeg()[:2] + b'\xff\xe5\0\4ab' * 10**5 + jpeg()[2:],
+    'a thousand segments': (
+        lambda: jpeg()[:2] + b'\xff\xe5\0\4ab' * 1000 + jpeg()[2:],
         '64 x 48',
     ),
+    'millions of segments': (lambda: jpeg()[:2] + b'\xff\xfe\0\2' * 7_000_000, PARTS),
+    'millions of fill bytes': (lambda: jpeg()[:2] + b'\xff' * 30_000_000 + jpeg()[2:], PARTS),
+    'millions of stray bytes': (
+        lambda: jpeg()[:20] + b'\1' * 30_000_000 + jpeg()[20:],
+        PARTS,
+    ),
+    'millions of chunks': (lambda: png(8, 6, *[(b'abCd', b'')] * 2_000_000), PARTS),
+    'millions of texts': (lambda: png(8, 6, *[(b'tEXt', b'a\0')] * 2_000_000), PARTS),
+    'a PNG in many pieces': (lambda: png(8, 6, *[(b'IDAT', b'')] * 9000), '8 x 6'),
 }
 DECODE_ALL = """
 import resource, sys

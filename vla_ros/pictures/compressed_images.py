@@ -9,8 +9,10 @@ applies EXIF orientation, which cv_bridge does or not by its version. Any thread
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,15 @@ from vla_ros.pictures.images import MOST_SHOWN, UnusableImage, check_size
 
 MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
 MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
+# Segments and stray bytes before a JPEG's first scan, chunks of a PNG: a large one has 4000. Pillow
+# takes 1 to 7 us for each.
+MAX_PARTS = 10_000
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+_JPEG = b'\xff\xd8'
+_FIRST_SCAN = b'\xff\xda'
+_NO_MARKER = (b'\x00', b'\xff', b'')
+_NO_LENGTH = tuple(bytes([marker]) for marker in (0x01, *range(0xD0, 0xDA)))
 
 # What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
 # exceptions only where the process makes them so.
@@ -67,6 +78,7 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
             'allowed; have the camera send a smaller picture'
         )
     data = bytes(message.data)
+    _check_parts(data, what)
     try:
         with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
             check_size(picture.width, picture.height)
@@ -85,6 +97,37 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
             f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}; '
             'check its publisher and the connection'
         ) from error
+
+
+def _check_parts(data: bytes, what: str) -> None:
+    """Pillow reads them one by one, in Python; whether they are sound it says itself."""
+    steps = _png_steps(data) if data.startswith(_PNG) else _jpeg_steps(data)
+    if sum(1 for _ in itertools.islice(steps, MAX_PARTS + 1)) > MAX_PARTS:
+        raise UnusableImage(
+            f'{what} has more than {MAX_PARTS} segments or chunks; have its publisher send an '
+            'ordinary JPEG or PNG'
+        )
+
+
+def _png_steps(data: bytes) -> Iterator[None]:
+    """One for each chunk."""
+    position = len(_PNG)
+    while position < len(data):
+        yield
+        position += 12 + int.from_bytes(data[position : position + 4], 'big')
+
+
+def _jpeg_steps(data: bytes) -> Iterator[None]:
+    """One for each segment, fill byte and stray byte before the first scan; none of other kinds."""
+    position = 2 if data.startswith(_JPEG) else len(data)
+    while position < len(data) and not data.startswith(_FIRST_SCAN, position):
+        yield
+        if data[position] != 0xFF or data[position + 1 : position + 2] in _NO_MARKER:
+            position += 1
+        elif data[position + 1 : position + 2] in _NO_LENGTH:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
 
 
 def _check_mode(mode: str, what: str) -> None:
