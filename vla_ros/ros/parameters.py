@@ -180,7 +180,7 @@ class Parameters:
     )
     hang_timeout_s: float = _parameter(
         10.0,
-        'the node exits with code 70 when a late inference does not come back for so long',
+        'the process ends when a late inference does not come back, or when it does not run itself',
         bounds=(0.1, 3600.0),
     )
     load_timeout_s: float = _parameter(
