@@ -42,25 +42,27 @@ def _look(executor: Any, nodes: list[Any]) -> tuple[_Ready, int | None]:
     """What is ready, and when the next timer will be."""
     ready = _Ready()
     next_ns: int | None = None
+    can_execute = executor.can_execute
     for node in nodes:
-        for timer in filter(executor.can_execute, node._timers):
-            if timer.handle.is_timer_ready():
-                ready.timers.add(timer.handle)
-                continue
+        for timer in node._timers:
             due_ns = timer.handle.due_ns()
-            if due_ns is not None and (next_ns is None or due_ns < next_ns):
+            if due_ns is None or not can_execute(timer):
+                continue
+            if due_ns <= Process.scheduler.now_ns:
+                ready.timers.add(timer.handle)
+            elif next_ns is None or due_ns < next_ns:
                 next_ns = due_ns
         for subscription in node._subscriptions:
-            if subscription.handle.queue.items and executor.can_execute(subscription):
+            if subscription.handle.queue.items and can_execute(subscription):
                 ready.subscriptions.add(subscription.handle)
         for guard in node._guards:
             is_triggered = guard.handle.is_triggered or guard._executor_triggered
-            if is_triggered and executor.can_execute(guard):
+            if is_triggered and can_execute(guard):
                 guard.handle.is_triggered = False  # taken by the wait
                 guard._executor_triggered = True  # until it is executed
                 ready.guards.add(guard.handle)
         for service in node._services if Context.graph.waiting_requests else ():
-            if service.handle.queue.items and executor.can_execute(service):
+            if service.handle.queue.items and can_execute(service):
                 ready.services.add(service.handle)
     return ready, next_ns
 
@@ -121,13 +123,56 @@ def wait_for_ready_callbacks(
                     if handles is ready.timers and not entity.handle.is_timer_ready():
                         continue
                     yielded_work = True
-                    yield self._make_handler(entity, node, take), entity, node
+                    Context.graph.observer.callback_begins()
+                    yield _Handler(self, entity, take), entity, node
         if not ready and deadline_ns is not None:
             raise TimeoutException
     if self._is_shutdown:
         raise ShutdownException
     if condition():
         raise ConditionReachedException
+
+
+class _Handler:
+    """As the task that rclpy makes of an entity's callback, without a coroutine around it."""
+
+    def __init__(self, executor: Any, entity: Any, take: Callable[[Any], Any]) -> None:
+        self._executor, self._entity, self._take = executor, entity, take
+        self._exception: BaseException | None = None
+        entity._executor_event = True
+
+    def __call__(self) -> None:
+        entity = self._entity
+        try:
+            if not entity.callback_group.beginning_execution(entity):
+                entity._executor_event = False
+                return
+            execute = self._take(entity)  # what this raises keeps the group occupied
+            entity._executor_event = False
+            try:
+                if execute is not None:
+                    _run(execute())
+            finally:
+                entity.callback_group.ending_execution(entity)
+        except Exception as error:
+            self._exception = error
+
+    def exception(self) -> BaseException | None:
+        return self._exception
+
+    def result(self) -> None:
+        return None
+
+    def done(self) -> bool:
+        return True
+
+
+def _run(coroutine: Any) -> None:
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise NotImplementedError('a callback that waits')
 
 
 def install() -> None:

@@ -41,6 +41,9 @@ class Observer(Protocol):
 
     def logged(self, severity: int, text: str) -> None: ...
 
+    def callback_begins(self) -> None:
+        """The executor hands out the next callback; the one before has ended."""
+
 
 class Sample(NamedTuple):
     """

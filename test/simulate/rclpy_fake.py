@@ -93,11 +93,12 @@ class Context(Destroyable):
 class Clock(Destroyable):
     def __init__(self, clock_type: Any) -> None:
         self._type = clock_type.value
+        self.is_steady = self._type == 3
         self._override_ns: int | None = None
         self._set_ns = 0
 
     def now_ns(self) -> int:
-        if self._type == 3:
+        if self.is_steady:
             return Process.scheduler.now_ns
         if self._override_ns is not None:
             return self._override_ns
@@ -136,6 +137,8 @@ class Timer(Destroyable):
         """When the scheduler's time will reach the next call, as things are now."""
         if self._is_canceled:
             return None
+        if self._clock.is_steady:
+            return self.next_ns
         return Process.scheduler.now_ns + max(0, self.next_ns - self._clock.now_ns())
 
     def call_timer(self) -> None:

@@ -20,8 +20,10 @@ from types import FrameType
 
 NS = 10**9  # per second
 
-_SLOW_BITS = 6  # one look in 2**6 at a clock takes long
-_SWITCH_BITS = 2  # at one point in 2**2 any thread may go on
+_STEP_BITS = 12  # a look at a clock takes up to 2**12 ns
+_SLOW_BITS = 6  # one in 2**6 takes longer
+_SLOWER = 8  # by 2**8 times
+_SWITCH_BITS = (2, 4, 6)  # at one point in 2**n any thread may go on; a seed takes one of these
 _MAX_IDLE_STEPS = 2_000_000  # without an advance by a millisecond: a loop that never ends
 
 
@@ -47,6 +49,10 @@ class SimThread:
         self.ident = 0
         self.signals: list[Callable[[], None]] = []  # to be handled when it runs next
 
+    def is_special(self, now_ns: int) -> bool:
+        """Whether it may not simply run on."""
+        return self.killed or bool(self.signals) or self.stalled_until_ns > now_ns
+
     def is_ready(self, now_ns: int) -> bool:
         if self.stalled_until_ns > now_ns:
             return False
@@ -67,10 +73,12 @@ class Scheduler:
         self.start_ns = start_ns
         self.system_offset_ns = system_ns - start_ns
         self._bits = random.getrandbits
+        self._switch_bits = random.choice(_SWITCH_BITS)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._event_count = 0
         self._next_event_ns = sys.maxsize
         self._in_event = False
+        self.needs_attention = False  # a thread was stalled, killed or signalled
         self._thread_count = 0
         self._idle_steps = 0
         self._idle_since_ns = 0
@@ -92,11 +100,15 @@ class Scheduler:
 
     def read_clock(self) -> int:
         """The time, for the node: looking takes a while, and other threads may run meanwhile."""
-        bits = self._bits(12 + _SLOW_BITS)
-        step_ns = bits & 0xFFF
-        if not bits >> 12:
-            step_ns <<= 8
-        self._advance(self.now_ns + step_ns)
+        bits = self._bits(_STEP_BITS + _SLOW_BITS)
+        step_ns = bits & (1 << _STEP_BITS) - 1
+        if bits < 1 << _STEP_BITS:
+            step_ns <<= _SLOWER
+        now_ns = self.now_ns + step_ns
+        if now_ns < self._next_event_ns:
+            self.now_ns = now_ns
+        else:
+            self._advance(now_ns)
         self.point()
         return self.now_ns
 
@@ -135,17 +147,17 @@ class Scheduler:
 
     def point(self) -> None:
         """A place where another thread may go on, or this one may have to wait."""
-        if self._in_event:
+        if self._bits(self._switch_bits) and not self.needs_attention or self._in_event:
             return
         current = self.current
         if current.killed:
             raise Killed
-        if current.stalled_until_ns > self.now_ns:
-            self._dispatch()
-        elif not self._bits(_SWITCH_BITS) and self._has_rival(current):
+        if current.stalled_until_ns > self.now_ns or self._has_rival(current):
             self._dispatch()
         if current.signals:
             self._handle_signals(current)
+        if self.needs_attention:
+            self.needs_attention = any(thread.is_special(self.now_ns) for thread in self.threads)
 
     def block(self, deadline_ns: int | None = None, waits_for: object = None) -> bool:
         """Wait until woken or until the deadline; whether it was woken."""
@@ -172,6 +184,18 @@ class Scheduler:
         """Keep a thread from running for a while, wherever it is."""
         until_ns = self.now_ns + round(seconds * NS)
         thread.stalled_until_ns = max(thread.stalled_until_ns, until_ns)
+        self.needs_attention = True
+
+    def kill(self, thread: SimThread) -> None:
+        """Have it end where it is, as with its process."""
+        thread.killed = True
+        thread.stalled_until_ns = 0
+        self.needs_attention = True
+
+    def signal(self, handler: Callable[[], None]) -> None:
+        """Have the main thread call a handler as soon as it runs."""
+        self.main.signals.append(handler)
+        self.needs_attention = True
 
     def finish(self, thread: SimThread) -> None:
         """The current thread ends; whoever is next goes on."""
@@ -185,8 +209,7 @@ class Scheduler:
         own = self.current
         was_killed, own.killed = own.killed, False
         for thread in [one for one in self.threads if one is not own]:
-            thread.killed = True
-            thread.stalled_until_ns = 0
+            self.kill(thread)
         while len(self.threads) > 1:
             own.waits, own.deadline_ns = True, self.now_ns
             victim = next(one for one in self.threads if one is not own)
@@ -202,8 +225,7 @@ class Scheduler:
     def _fail(self, why: str) -> None:
         """End the process: the simulation can't go on."""
         self.failure = self.failure or why
-        self.main.killed = True
-        self.main.stalled_until_ns = 0
+        self.kill(self.main)
 
     # -- the baton ---------------------------------------------------------------------------------
 

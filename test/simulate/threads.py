@@ -43,7 +43,7 @@ class Process:
         handler = cls.signal_handlers.get(number)
         if handler is None:
             return False
-        cls.scheduler.main.signals.append(lambda: handler(number, None))
+        cls.scheduler.signal(lambda: handler(number, None))
         return True
 
 
@@ -403,7 +403,7 @@ signal = _Overlay(real_signal, signal=_set_handler)
 
 def _exit(code: int) -> None:
     scheduler = Process.scheduler
-    scheduler.main.killed = True  # nothing of what unwinds now happens
+    scheduler.kill(scheduler.main)  # nothing of what unwinds now happens
     raise Exited(code)
 
 

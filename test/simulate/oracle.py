@@ -1,0 +1,356 @@
+"""Judges the node by all that went in and came out, as docs/faults.md and the messages promise.
+
+It is told of everything in the order in which it happened (``graph.Observer``, and the process and
+the policy), keeps for each robot what may still happen (``robot_oracle.py``), and knows nothing of
+the node's inside. It may use of ``vla_ros`` what no mistake is planted in: which texts are
+instructions, the contracts, the numbers of the reasons.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import parameter_value_to_python
+
+from simulate.graph import Header
+from simulate.plan import Plan
+from simulate.policy import FAILURE, SIDE, Call, frame_of
+from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
+from simulate.scheduler import NS
+from simulate.world import World
+from vla_ros.motion import load_contracts
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, image_to_rgb
+from vla_ros.ros.parameters import Parameters
+
+_LOOK_S = 0.05
+_STATUS_PERIOD_S = 1.0
+_LATE_S = 0.35  # that a status may be late: a callback takes as long, or a response to nobody
+_END_S = 3.0  # in which a signal ends the process
+_MAX_STALL_S = 1.0  # more is noticed, and voids
+_GRACE_S = 1.0  # after a stall, in which commands are refused
+_UNSURE_S = 0.05  # near a bound either is right
+_TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
+_ERROR = 40  # the log's severity
+
+
+class Violation(NamedTuple):
+    at_s: float
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.at_s:.6f}: {self.text}'
+
+
+class Oracle:
+    """Told of everything; ``violations`` is what came of it."""
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        self.violations: list[Violation] = []
+        self._plan = plan
+        self._world = world
+        self._scheduler = world.scheduler
+        defaults = {
+            name: field.default for name, field in Parameters.__dataclass_fields__.items()
+        }
+        self._params: dict[str, Any] = {**defaults, **plan.parameters}
+        self._next_params = dict(self._params)
+        self._simulated = plan.simulated_time
+        self._clock_ns = 0  # of the last message on /clock
+        self._state = 'unconfigured'
+        self._state_since_ns = 0
+        self._requests: dict[int, tuple[str, Any]] = {}
+        self._answers = 0
+        self._calls: list[Call] = []  # that have not ended
+        self._signalled_ns: int | None = None
+        self._is_up = False
+        self._rivalled_since_ns: int | None = None
+        self._stall_seen = 0
+        self._offsets_unknown = False  # a sender's clock may have been learned
+        self.acted_since_heal: dict[int, int] = {}
+        around = Surroundings(
+            now_ns=lambda: self._scheduler.now_ns,
+            node_ns=self._node_ns,
+            is_active=lambda: self._state == 'active' and self._is_up,
+            is_simulated=lambda: self._simulated,
+            stalled_lately=self._stalled_lately,
+            violation=self._violation,
+        )
+        contracts = load_contracts()
+        self.robots = [
+            RobotOracle(number, name, self._params, contracts, around)
+            for number, name in enumerate(plan.names)
+        ]
+        self._by_prefix = {world.prefix(one.number): one for one in self.robots}
+        world.scheduler.after(_LOOK_S, self._look)
+
+    def _violation(self, text: str) -> None:
+        self.violations.append(Violation(self._scheduler.elapsed_s, text))
+
+    def _node_ns(self) -> int:
+        return self._clock_ns if self._simulated else self._scheduler.system_ns()
+
+    def _stalled_lately(self, within_s: float) -> bool:
+        now_ns = self._scheduler.now_ns
+        return any(
+            start_ns <= now_ns and now_ns - end_ns <= within_s * NS + _UNSURE_S * NS
+            for start_ns, end_ns in self._world.stalls
+        )
+
+    # -- the process -------------------------------------------------------------------------------
+
+    def process_begins(self) -> None:
+        self._is_up = True
+        self._clock_ns = 0
+        self._simulated = self._plan.simulated_time
+        self._set_state('unconfigured')
+        self._requests.clear()
+        self._answers = 0
+        self._calls.clear()
+        self._signalled_ns = None
+        self._offsets_unknown = False
+        self._params.update(self._plan.parameters)
+        self._next_params = dict(self._params)
+        for robot in self.robots:
+            robot.forget_process()
+
+    def process_signalled(self) -> None:
+        if self._signalled_ns is None:
+            self._signalled_ns = self._scheduler.now_ns
+
+    def process_ends(self, code: int | None, output: str) -> None:
+        """
+        :param code: None if it was killed.
+        """
+        self._is_up = False
+        if code is None:
+            if self._requests:
+                for robot in self.robots:
+                    robot.forget_switches()
+            return
+        if code == 70:
+            limit_s = self._params['hang_timeout_s']
+            stuck = [one for one in self._calls if self._age_s(one.began_ns) > limit_s]
+            knobs = self._world.knobs
+            if not stuck and not (self._calls or knobs.load or knobs.warmup):
+                self._violation('exit code 70, and the policy does not hang')
+        elif code != 0 or self._signalled_ns is None:
+            self._violation(f'the process ended with {code}: {output}')
+        if self._signalled_ns is None:
+            return
+        took_s = self._age_s(self._signalled_ns)
+        if took_s > _END_S and not self._stalled_lately(took_s):
+            self._violation(f'it took {took_s:.2f} s from the signal to the end')
+        for robot in self.robots:
+            robot.end_of_callback()
+
+    def _age_s(self, since_ns: int) -> float:
+        return (self._scheduler.now_ns - since_ns) / NS
+
+    # -- what goes in ------------------------------------------------------------------------------
+
+    def took(self, topic: str, message: Any, info: dict[str, Any]) -> None:
+        if topic == '/clock':
+            self._clock_ns = message.clock.sec * NS + message.clock.nanosec
+            return
+        for prefix, robot in self._by_prefix.items():
+            if topic == f'/{prefix}instruction':
+                late = self._is_late(info['source_timestamp']) if message.data.strip() else False
+                robot.hear(message.data, late)
+            elif topic in (f'/{prefix}image', f'/{prefix}image/compressed'):
+                self._took_image(robot, message)
+
+    def _took_image(self, robot: RobotOracle, message: Any) -> None:
+        convert = compressed_to_rgb if topic_is_compressed(message) else image_to_rgb
+        stamp = message.header.stamp
+        try:
+            image = convert(message)
+        except UnusableImage:
+            robot.see(0, (robot.number, 0), False)
+            return
+        assert image.shape == (SIDE, SIDE, 3)
+        robot.see(stamp.sec * NS + stamp.nanosec, frame_of(image), True)
+
+    def _is_late(self, sent_ns: int) -> bool | None:
+        """Whether a command that is taken now is too late; None if it may be either."""
+        if self._stalled_lately(_GRACE_S + NOTICE_S):
+            return None
+        limit_s = self._params['max_command_age_s']
+        age_s = abs(self._scheduler.system_ns() - sent_ns) / NS
+        if age_s < limit_s - _UNSURE_S:
+            return False
+        if age_s < limit_s + _UNSURE_S or self._offsets_unknown:
+            return None
+        self._offsets_unknown = True  # the next one as late may be obeyed
+        return True
+
+    def took_request(self, service: str, request: Any, header: Header) -> None:
+        self._requests[header.sequence_number] = (service, request)
+        for robot in self.robots:
+            robot.is_asked = True
+
+    # -- what comes out ----------------------------------------------------------------------------
+
+    def answered(self, service: str, response: Any, header: Header) -> None:
+        self._answers += 1
+        service, request = self._requests.pop(header.sequence_number)
+        for robot in self.robots:
+            robot.is_asked = False
+        if isinstance(request, SetParameters.Request):
+            for one, result in zip(request.parameters, response.results, strict=True):
+                if result.successful:
+                    self._set_parameter(one.name, parameter_value_to_python(one.value))
+        name = service.removeprefix('/vla/')
+        what = name.rpartition('/')[2]
+        if what not in ('enable', 'stop', 'reset') or not response.success:
+            return
+        for prefix, robot in self._by_prefix.items():
+            if name in (what, f'{prefix}{what}'):
+                robot.switch(what, getattr(request, 'data', False))
+
+    def _set_parameter(self, name: str, value: Any) -> None:
+        if name == 'instruction':
+            self._next_params[name] = value
+            for robot in self.robots:
+                robot.hear(value, False)
+        elif name == 'use_sim_time':
+            self._simulated = value
+            self._clock_ns = 0
+            for robot in self.robots:
+                robot.void(at_once=False)
+                robot.forget_stamps()
+        else:
+            self._next_params[name] = value
+
+    def changed_state(self, state: str, transition: str) -> None:
+        if state == 'configuring':
+            self._params.update(self._next_params)
+            for robot in self.robots:
+                robot.configure()
+                robot.begin_with(self._params['instruction'])
+        elif state == 'unconfigured' and self._state == 'cleaningup':
+            for robot in self.robots:
+                robot.forget_instruction()
+        elif state == 'activating':
+            for robot in self.robots:
+                robot.activate()
+        elif state in ('deactivating', 'shuttingdown', 'cleaningup', 'errorprocessing'):
+            for robot in self.robots:
+                robot.void(at_once=False)
+        self._set_state(state)
+        for robot in self.robots:
+            robot.disturb()
+
+    def _set_state(self, state: str) -> None:
+        self._state, self._state_since_ns = state, self._scheduler.now_ns
+
+    def published(self, topic: str, message: Any) -> None:
+        for prefix, robot in self._by_prefix.items():
+            if not topic.startswith(f'/{prefix}'):
+                continue
+            name = topic.removeprefix(f'/{prefix}')
+            if name == 'status':
+                robot.tell(message)
+                self._check_requests(message)
+            elif name == 'twist':
+                robot.move(message)
+            elif name == 'action':
+                robot.act(message)
+
+    def _check_requests(self, status: Any) -> None:
+        count = status.requests_accepted + status.requests_refused
+        if count != self._answers:
+            self._violation(f'requests add up to {count}, answered are {self._answers}')
+
+    def logged(self, severity: int, text: str) -> None:
+        is_ours = 'mistake of vla_ros' in text
+        if is_ours or (severity >= _ERROR and 'Traceback' in text and FAILURE not in text):
+            self._violation(f'log: {text}')
+
+    # -- the policy --------------------------------------------------------------------------------
+
+    def call_begins(self, call: Call) -> None:
+        self._calls.append(call)
+        for member, (robot, _) in enumerate(call.frames):
+            self.robots[robot].begin_call(call, member)
+
+    def call_ends(self, call: Call) -> None:
+        self._calls.remove(call)
+        is_slow = call.duration_s > 0.5 * self._params['inference_timeout_s']
+        for number, _ in call.frames:
+            if call.fault == 'refuse':
+                self.robots[number].refuse_instruction()
+            if call.fault or is_slow:
+                self.robots[number].disturb()
+
+    # -- regularly ---------------------------------------------------------------------------------
+
+    def callback_begins(self) -> None:
+        """The executor is about to run a callback; the one before has ended."""
+        for robot in self.robots:
+            robot.end_of_callback()
+
+    def disturbed(self) -> None:
+        """A fault begins or ends."""
+        for robot in self.robots:
+            robot.disturb()
+
+    def clock_faulted(self) -> None:
+        """The node's clock has jumped, and it has to notice."""
+        for robot in self.robots:
+            robot.void(at_once=False)
+            robot.forget_stamps()
+
+    def _look(self) -> None:
+        self._scheduler.after(_LOOK_S, self._look)
+        self._look_at_stalls()
+        if not self._is_up:
+            return
+        rivalled = self._is_rivalled()
+        for robot in self.robots:
+            if self._state == 'active':
+                robot.look(rivalled)
+            self._check_silence(robot)
+
+    def _look_at_stalls(self) -> None:
+        stalls = self._world.stalls
+        for start_ns, end_ns in stalls[self._stall_seen :]:
+            if end_ns > self._scheduler.now_ns:
+                break
+            self._stall_seen += 1
+            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S:
+                for robot in self.robots:
+                    robot.disturb()
+
+    def _is_rivalled(self) -> bool:
+        graph = self._world.graph
+        topics = [f'/{prefix}{name}' for prefix in self._by_prefix for name in ('action', 'twist')]
+        is_so = graph.nodes.count(('vla', '/')) > 1 or any(
+            sum(one.topic == topic for one in graph.publishers) > 1 for topic in topics
+        )
+        if not is_so:
+            self._rivalled_since_ns = None
+            return False
+        for robot in self.robots:
+            robot.disturb()
+        self._rivalled_since_ns = self._rivalled_since_ns or self._scheduler.now_ns
+        return self._age_s(self._rivalled_since_ns) > _STATUS_PERIOD_S + _LATE_S
+
+    def _check_silence(self, robot: RobotOracle) -> None:
+        silent_s = self._age_s(robot.status_ns)
+        limit_s = _STATUS_PERIOD_S + _LATE_S
+        if silent_s <= limit_s or self._stalled_lately(silent_s):
+            return
+        if self._state in _TRANSITIONAL or self._signalled_ns is not None:
+            return  # it may wait for a thread
+        robot.status_ns = self._scheduler.now_ns
+        self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
+
+
+def topic_is_compressed(message: Any) -> bool:
+    return hasattr(message, 'format')
+
+
+
