@@ -444,14 +444,12 @@ def simulation_silent(world: World, fault: Fault) -> None:
 def simulation_restarted(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     clock.set(world.random.choice((0, clock.now_ns() // 2)), clock.factor)
-    world.clock_faults_ns.append(world.scheduler.now_ns)
 
 
 @_kind(clock='simulated')
 def simulation_leaps(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     clock.set(clock.now_ns() + 60 * 10**9, clock.factor)
-    world.clock_faults_ns.append(world.scheduler.now_ns)
 
 
 @_kind(clock='simulated')

@@ -16,7 +16,7 @@ from rclpy.parameter import parameter_value_to_python
 
 from simulate.graph import Header
 from simulate.plan import Plan
-from simulate.policy import FAILURE, SIDE, Call, frame_of
+from simulate.policy import FAILURE, Call, frame_of
 from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.world import World
@@ -31,6 +31,7 @@ _LATE_S = 0.35  # that a status may be late: a callback takes as long, or a resp
 _END_S = 3.0  # in which a signal ends the process
 _MAX_STALL_S = 1.0  # more is noticed, and voids
 _GRACE_S = 1.0  # after a stall, in which commands are refused
+_MAX_SIMULATED_STEP_S = 10.0  # more is a jump
 _UNSURE_S = 0.05  # near a bound either is right
 _TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
 _ERROR = 40  # the log's severity
@@ -66,7 +67,7 @@ class Oracle:
         self._calls: list[Call] = []  # that have not ended
         self._signalled_ns: int | None = None
         self._is_up = False
-        self._rivalled_since_ns: int | None = None
+        self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
         self._stall_seen = 0
         self._offsets_unknown = False  # a sender's clock may have been learned
         self.acted_since_heal: dict[int, int] = {}
@@ -131,10 +132,7 @@ class Oracle:
                     robot.forget_switches()
             return
         if code == 70:
-            limit_s = self._params['hang_timeout_s']
-            stuck = [one for one in self._calls if self._age_s(one.began_ns) > limit_s]
-            knobs = self._world.knobs
-            if not stuck and not (self._calls or knobs.load or knobs.warmup):
+            if not self._calls:
                 self._violation('exit code 70, and the policy does not hang')
         elif code != 0 or self._signalled_ns is None:
             self._violation(f'the process ended with {code}: {output}')
@@ -153,7 +151,10 @@ class Oracle:
 
     def took(self, topic: str, message: Any, info: dict[str, Any]) -> None:
         if topic == '/clock':
-            self._clock_ns = message.clock.sec * NS + message.clock.nanosec
+            before_ns, self._clock_ns = self._clock_ns, _ns(message.clock)
+            step_s = (self._clock_ns - before_ns) / NS
+            if before_ns and not 0 <= step_s <= _MAX_SIMULATED_STEP_S:
+                self.clock_faulted()
             return
         for prefix, robot in self._by_prefix.items():
             if topic == f'/{prefix}instruction':
@@ -163,15 +164,14 @@ class Oracle:
                 self._took_image(robot, message)
 
     def _took_image(self, robot: RobotOracle, message: Any) -> None:
-        convert = compressed_to_rgb if topic_is_compressed(message) else image_to_rgb
+        convert = compressed_to_rgb if _is_compressed(message) else image_to_rgb
         stamp = message.header.stamp
         try:
             image = convert(message)
         except UnusableImage:
             robot.see(0, (robot.number, 0), False)
             return
-        assert image.shape == (SIDE, SIDE, 3)
-        robot.see(stamp.sec * NS + stamp.nanosec, frame_of(image), True)
+        robot.see(_ns(stamp), frame_of(image), True)
 
     def _is_late(self, sent_ns: int) -> bool | None:
         """Whether a command that is taken now is too late; None if it may be either."""
@@ -190,6 +190,9 @@ class Oracle:
         self._requests[header.sequence_number] = (service, request)
         for robot in self.robots:
             robot.is_asked = True
+            for name, value in _parameters(request):
+                if name == 'instruction' and isinstance(value, str):
+                    robot.may_be_told(value)
 
     # -- what comes out ----------------------------------------------------------------------------
 
@@ -199,9 +202,11 @@ class Oracle:
         for robot in self.robots:
             robot.is_asked = False
         if isinstance(request, SetParameters.Request):
-            for one, result in zip(request.parameters, response.results, strict=True):
+            for (name, value), result in zip(
+                _parameters(request), response.results, strict=True
+            ):
                 if result.successful:
-                    self._set_parameter(one.name, parameter_value_to_python(one.value))
+                    self._set_parameter(name, value)
         name = service.removeprefix('/vla/')
         what = name.rpartition('/')[2]
         if what not in ('enable', 'stop', 'reset') or not response.success:
@@ -216,11 +221,12 @@ class Oracle:
             for robot in self.robots:
                 robot.hear(value, False)
         elif name == 'use_sim_time':
+            if value == self._simulated:
+                return
             self._simulated = value
             self._clock_ns = 0
             for robot in self.robots:
-                robot.void(at_once=False)
-                robot.forget_stamps()
+                robot.doubt_clock()
         else:
             self._next_params[name] = value
 
@@ -239,6 +245,8 @@ class Oracle:
         elif state in ('deactivating', 'shuttingdown', 'cleaningup', 'errorprocessing'):
             for robot in self.robots:
                 robot.void(at_once=False)
+                if state == 'cleaningup':
+                    robot.refuse_instruction()  # while the node does so
         self._set_state(state)
         for robot in self.robots:
             robot.disturb()
@@ -265,8 +273,9 @@ class Oracle:
             self._violation(f'requests add up to {count}, answered are {self._answers}')
 
     def logged(self, severity: int, text: str) -> None:
-        is_ours = 'mistake of vla_ros' in text
-        if is_ours or (severity >= _ERROR and 'Traceback' in text and FAILURE not in text):
+        is_foreseen = FAILURE in text or 'RCLError: Failed to trigger lifecycle' in text
+        is_error = severity >= _ERROR and 'Traceback' in text and not is_foreseen
+        if is_error or 'mistake of vla_ros' in text:
             self._violation(f'log: {text}')
 
     # -- the policy --------------------------------------------------------------------------------
@@ -300,18 +309,16 @@ class Oracle:
     def clock_faulted(self) -> None:
         """The node's clock has jumped, and it has to notice."""
         for robot in self.robots:
-            robot.void(at_once=False)
-            robot.forget_stamps()
+            robot.doubt_clock()
 
     def _look(self) -> None:
         self._scheduler.after(_LOOK_S, self._look)
         self._look_at_stalls()
         if not self._is_up:
             return
-        rivalled = self._is_rivalled()
         for robot in self.robots:
             if self._state == 'active':
-                robot.look(rivalled)
+                robot.look(self._rivalled(robot))
             self._check_silence(robot)
 
     def _look_at_stalls(self) -> None:
@@ -324,19 +331,21 @@ class Oracle:
                 for robot in self.robots:
                     robot.disturb()
 
-    def _is_rivalled(self) -> bool:
+    def _rivalled(self, robot: RobotOracle) -> bool:
+        """Whether others act in the node's place, and did so long enough to be noticed."""
         graph = self._world.graph
-        topics = [f'/{prefix}{name}' for prefix in self._by_prefix for name in ('action', 'twist')]
+        prefix = self._world.prefix(robot.number)
+        names = ('action', 'twist') if self._params['motion'] == 'twist' else ('action',)
         is_so = graph.nodes.count(('vla', '/')) > 1 or any(
-            sum(one.topic == topic for one in graph.publishers) > 1 for topic in topics
+            graph.count(f'/{prefix}{name}', is_publisher=True) > 1 for name in names
         )
         if not is_so:
-            self._rivalled_since_ns = None
+            self._rivalled_since_ns[robot.number] = None
             return False
-        for robot in self.robots:
-            robot.disturb()
-        self._rivalled_since_ns = self._rivalled_since_ns or self._scheduler.now_ns
-        return self._age_s(self._rivalled_since_ns) > _STATUS_PERIOD_S + _LATE_S
+        robot.disturb()
+        since_ns = self._rivalled_since_ns[robot.number] or self._scheduler.now_ns
+        self._rivalled_since_ns[robot.number] = since_ns
+        return self._age_s(since_ns) > _STATUS_PERIOD_S + _LATE_S
 
     def _check_silence(self, robot: RobotOracle) -> None:
         silent_s = self._age_s(robot.status_ns)
@@ -349,8 +358,16 @@ class Oracle:
         self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
 
 
-def topic_is_compressed(message: Any) -> bool:
+def _parameters(request: Any) -> list[tuple[str, Any]]:
+    if not isinstance(request, SetParameters.Request):
+        return []
+    return [(one.name, parameter_value_to_python(one.value)) for one in request.parameters]
+
+
+def _is_compressed(message: Any) -> bool:
     return hasattr(message, 'format')
 
 
+def _ns(time: Any) -> int:
+    return time.sec * NS + time.nanosec
 

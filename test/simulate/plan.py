@@ -93,7 +93,10 @@ def make_plan(seed: int) -> Plan:
         parameters=parameters,
         faults=tuple(faults),
         camera_hz=tuple(random.uniform(max(5.0, slowest_hz), 15.0) for _ in range(count)),
-        cameras_reliable=tuple(random.random() < 0.5 for _ in range(count)),
+        cameras_reliable=tuple(
+            parameters.get('image_reliability') == 'reliable' or random.random() < 0.5
+            for _ in range(count)
+        ),
         inference_s=(shortest_s, random.uniform(shortest_s, longest_s)),
         operator_s=random.choice(((0.3, 1.0), (0.5, 3.0))),
     )

@@ -122,7 +122,7 @@ class SimulatedPolicy:
     def load(cls, progress: ProgressCallback, knobs: PolicyKnobs, **options: Any) -> SimulatedPolicy:
         """As the node's ``load_policy`` does; may take long, or fail."""
         policy = cls(knobs, **options)
-        policy._prepare(knobs.load, PolicyError, progress, None)
+        policy._observe_preparation(knobs.load, PolicyError, progress, None)
         return policy
 
     def action_dim(self, unnorm_key: str | None = None) -> int:
@@ -131,7 +131,8 @@ class SimulatedPolicy:
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
-        self._prepare(self._knobs.warmup, ProofError, progress or (lambda _: None), cancel)
+        fault, progress = self._knobs.warmup, progress or (lambda _: None)
+        self._observe_preparation(fault, ProofError, progress, cancel)
         return WarmupTimes(self._knobs.preparation_s, 0.05, 0.05)
 
     def check_files(self) -> None:
@@ -168,6 +169,16 @@ class SimulatedPolicy:
 
     def close(self) -> None:
         pass
+
+    def _observe_preparation(self, fault: str, *options: Any) -> None:
+        """A preparation is a call without requests."""
+        call = Call(0, [], [], fault, Process.scheduler.now_ns)
+        self._on_begin(call)
+        try:
+            self._prepare(fault, *options)
+        finally:
+            call.ended_ns = Process.scheduler.now_ns
+            self._on_end(call)
 
     def _prepare(
         self,

@@ -21,6 +21,7 @@ import numpy as np
 
 from simulate.policy import REFUSED, Call, is_sound
 from simulate.scheduler import NS
+from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
@@ -28,7 +29,6 @@ from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
 
 NOTICE_S = 0.15  # the node looks every 0.02 s; a callback before that may take as long
-MAX_SKEW_S = 0.1  # that a stamp may be ahead, as documented
 _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
 _KEPT = 400  # images
@@ -77,6 +77,10 @@ class Seen:
     instructions: frozenset[str]
     taken_ns: int
     used: bool = False
+
+    @property
+    def may_count(self) -> bool:
+        return self.fault in ('', 'perhaps')
 
 
 @dataclass
@@ -135,6 +139,8 @@ class RobotOracle:
         self.status_ns = self._around.now_ns()
         self.instructions = frozenset(('',))
         self._said_ns = 0
+        if not self._params['enabled']:
+            self.enabled = False  # whatever the operator enabled before
         self.configure()
 
     def configure(self) -> None:
@@ -143,7 +149,9 @@ class RobotOracle:
         self.must_hold = True  # until an action
         self._voided_ns: int | None = None  # to be noticed
         self._images: deque[Seen] = deque(maxlen=_KEPT)
-        self._last_stamp_ns: int | None = None
+        self._start_over()
+        self._in_doubt = False
+        self._doubt_ends_ns = 0
         self.received = 0
         self._counts = dict.fromkeys(('unstamped', 'rejected'), 0)
         self.sequence = 0
@@ -158,8 +166,15 @@ class RobotOracle:
         self.calm_since_ns = self._around.now_ns()
         self.acted_ns = self._around.now_ns()
 
+    def _start_over(self) -> None:
+        """The camera is another one now."""
+        self._last_stamp_ns: int | None = None
+        self._frames: set[tuple[int, int]] = set()
+        self._judged_ns: int | None = None
+        self._new_frame_ns = 0
+
     def activate(self) -> None:
-        self._last_stamp_ns = None
+        self._start_over()
         self.last_image_ns = self._around.now_ns()
         self.void()
 
@@ -181,6 +196,7 @@ class RobotOracle:
             self._voided_ns = self._voided_ns or self._around.now_ns()
             return
         self.must_hold = True
+        self._zeros = 0
         self._owes_zero = bool(self._last_twist.any())
         self._acted = None
 
@@ -200,19 +216,16 @@ class RobotOracle:
         :param late: too late to be obeyed; None: perhaps.
         """
         self._said_ns = self._around.now_ns()
-        try:
-            check_instruction(text)
-        except InstructionError:
-            text = ''
-        if is_blank(text):
-            text = ''
+        text = _usable(text)
         self.disturb()
         options = {'' if late else text}
-        if late is None:
-            options.add('')
-        if text.startswith(REFUSED):
+        if late is None or text.startswith(REFUSED):
             options.add('')
         self._may_be(frozenset(options))
+
+    def may_be_told(self, text: str) -> None:
+        """A request is under way that says so."""
+        self._may_be(self.instructions | {_usable(text)})
 
     def refuse_instruction(self) -> None:
         """The policy may have refused the one in force."""
@@ -252,7 +265,7 @@ class RobotOracle:
     def see(self, stamp_ns: int, frame: tuple[int, int], usable: bool) -> None:
         """The node takes an image."""
         self.received += 1
-        fault = self._fault(stamp_ns, usable)
+        fault = self._fault(stamp_ns, frame) if usable else 'rejected'
         if fault in self._counts:
             self._counts[fault] += 1
         now_ns = self._around.now_ns()
@@ -265,30 +278,56 @@ class RobotOracle:
             self.disturb()
         self._images.append(seen)
 
-    def _fault(self, stamp_ns: int, usable: bool) -> str:
-        """``perhaps`` where the node's look at its clock decides."""
-        if not usable:
-            return 'rejected'
+    def _fault(self, stamp_ns: int, frame: tuple[int, int]) -> str:
+        """``perhaps`` where it depends on when exactly the node looks at its clock."""
         if stamp_ns == 0:
             return 'unstamped'
         ahead_s = (stamp_ns - self._around.node_ns()) / NS
-        if abs(ahead_s - MAX_SKEW_S) < _MARGIN_S:
+        in_doubt = self._is_in_doubt()
+        if abs(ahead_s - MAX_SKEW_S) < _MARGIN_S or (in_doubt and ahead_s > MAX_SKEW_S):
             return 'perhaps'
         if ahead_s > MAX_SKEW_S:
             return 'future'
         before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_ns
-        if before_ns is None or stamp_ns > before_ns:
-            return ''
-        return 'repeated' if stamp_ns == before_ns else 'backwards'
+        if before_ns is not None and stamp_ns <= before_ns:
+            if in_doubt:
+                return 'perhaps'
+            return 'repeated' if stamp_ns == before_ns else 'backwards'
+        return self._freeze(frame, in_doubt)
 
-    def forget_stamps(self) -> None:
-        """The node's clock has jumped, or may have."""
-        self._last_stamp_ns = None
+    def _freeze(self, frame: tuple[int, int], in_doubt: bool) -> str:
+        """Whether all images were ones that had come before, for too long."""
+        limit_s = self._params['frozen_image_timeout_s']
+        if not limit_s:
+            return ''
+        now_ns = self._around.now_ns()
+        before_ns, self._judged_ns = self._judged_ns, now_ns
+        was_silent = before_ns is None or (now_ns - before_ns) / NS > limit_s
+        if frame not in self._frames or was_silent:
+            self._new_frame_ns = now_ns
+        self._frames.add(frame)
+        frozen_s = (now_ns - self._new_frame_ns) / NS
+        if frozen_s < limit_s - _MARGIN_S:
+            return ''
+        return 'perhaps' if in_doubt or frozen_s < limit_s + _MARGIN_S else 'frozen'
+
+    def _is_in_doubt(self) -> bool:
+        """Whether the clock jumped a moment ago, and this is not the second image after that."""
+        in_doubt = self._in_doubt
+        if self._around.now_ns() > self._doubt_ends_ns:
+            self._in_doubt = False
+        return in_doubt
+
+    def doubt_clock(self) -> None:
+        """The node's clock has jumped; it notices with its next look, and forgets all images."""
+        self.void(at_once=False)
+        self._in_doubt = True
+        self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
 
     def begin_call(self, call: Call, member: int) -> None:
         """The policy is asked about one of this robot's images."""
         frame, request = call.frames[member], call.requests[member]
-        images = [one for one in self._images if one.frame == frame and not one.fault]
+        images = [one for one in self._images if one.frame == frame and one.may_count]
         if not images:
             self._violation(f'the policy is shown frame {frame}, which no sound image showed')
             return
@@ -347,7 +386,7 @@ class RobotOracle:
             one
             for one in images
             if not one.used
-            and one.fault in ('', 'perhaps')
+            and one.may_count
             and one.epoch == self.epoch
             and action.instruction in one.instructions
         ]
@@ -443,10 +482,10 @@ class RobotOracle:
         self.status, self.status_ns = status, now_ns
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
-        if (status.state == VlaStatus.HOLDING) != (
-            status.reason != Reason.NONE and self._around.is_active()
-        ) and status.state in (VlaStatus.HOLDING, VlaStatus.RUNNING):
-            self._violation(f'{status.state} with reason {status.reason}')
+        if status.state == VlaStatus.HOLDING and status.reason == Reason.NONE:
+            self._violation('HOLDING without a reason')
+        if status.state == VlaStatus.RUNNING and (status.reason != Reason.NONE or status.why):
+            self._violation(f'RUNNING with reason {status.reason}, {status.why!r}')
         if status.state == VlaStatus.RUNNING and self.must_hold:
             self._violation('RUNNING, and there was no action since it had to hold')
         self._learn_switches(status)
@@ -476,7 +515,8 @@ class RobotOracle:
     def _learn_instruction(self, status: VlaStatus) -> None:
         limit_s = self._params['max_instruction_age_s']
         age_s = (self._around.now_ns() - self._said_ns) / NS
-        if limit_s and age_s > limit_s - _MARGIN_S:
+        is_refused = any(text.startswith(REFUSED) for text in self.instructions)
+        if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
             self.refuse_instruction()
         if status.instruction in self.instructions:
             self._may_be(frozenset((status.instruction,)))
@@ -557,6 +597,15 @@ class RobotOracle:
 
     def _violation(self, text: str) -> None:
         self._around.violation(f'{self._name or "the robot"}: {text}')
+
+
+def _usable(text: str) -> str:
+    """The instruction that is in force when somebody says this; empty: hold."""
+    try:
+        check_instruction(text)
+    except InstructionError:
+        return ''
+    return '' if is_blank(text) else text
 
 
 def _gave(call: Call, action: Any) -> bool:

@@ -103,6 +103,7 @@ class Simulation:
         self.world = World(self.plan, self.scheduler, self.graph, self.trace.add, self._end)
         self.world.signal_process = self._signal
         self.oracle = Oracle(self.plan, self.world)
+        self.world.on_clock_jump = self.oracle.clock_faulted
         self._policy_random = Random(f'policy/{seed}')
         self._output = ''
         self._killed_by = ''
@@ -250,10 +251,7 @@ class Simulation:
     def _begin_fault(self, fault: Fault) -> None:
         self.trace.add(f'fault {fault.kind} robot {fault.robot} for {fault.length_s:.3f} s')
         self.oracle.disturbed()
-        known = len(self.world.clock_faults_ns)
         KINDS[fault.kind].begin(self.world, fault)
-        if len(self.world.clock_faults_ns) > known:
-            self.oracle.clock_faulted()
 
     def _heal(self) -> None:
         self.world.heal()

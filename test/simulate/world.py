@@ -35,6 +35,7 @@ _LATENCY_S = (0.005, 0.03)  # from capture to publishing
 _TRANSPORT_S = (0.0002, 0.004)
 _CLOCK_HZ = 50.0  # of /clock
 _LAST_LOOK_S = (0.2, 0.5)  # the operator's, in the last phase
+MAX_SKEW_S = 0.1  # that a clock may move by itself, as documented, and a stamp be ahead
 _FREEZE_MEMORY = 8  # images that a stuck driver repeats at most
 
 _INSTRUCTION_REASONS = (
@@ -272,7 +273,7 @@ class World:
         self.process_is_up = False
         self.signal_process: Callable[[], None] = lambda: None
         self.restart_s = (0.2, 1.0)
-        self.clock_faults_ns: list[int] = []
+        self.on_clock_jump: Callable[[], None] = lambda: None
         self.stalls: list[tuple[int, int]] = []  # of the executor's thread: from, to
         self.clock = SimulatedClock(self) if plan.simulated_time else None
         self.cameras = [Camera(self, robot) for robot in range(len(plan.names))]
@@ -326,7 +327,8 @@ class World:
 
     def jump_system_clock(self, seconds: float) -> None:
         self.scheduler.system_offset_ns += round(seconds * NS)
-        self.clock_faults_ns.append(self.scheduler.now_ns)
+        if abs(seconds) > MAX_SKEW_S:
+            self.on_clock_jump()
 
     def stall(self, seconds: float, main: bool, worker: bool) -> None:
         """Let threads of the process not run for a while."""
