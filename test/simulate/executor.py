@@ -20,9 +20,14 @@ from rclpy.executors import (
     TimeoutException,
 )
 
-from simulate.rclpy_fake import Context
+from simulate.rclpy_fake import Context, RCLError
 from simulate.scheduler import NS
 from simulate.threads import Process
+
+_NO_CONTEXT = (
+    'failed to initialize wait set: the given context is not valid, '
+    'either rcl_init() was not called or rcl_shutdown() was called.'
+)
 
 
 class _Ready:
@@ -67,16 +72,21 @@ def _look(executor: Any, nodes: list[Any]) -> tuple[_Ready, int | None]:
     return ready, next_ns
 
 
-def _wait(executor: Any, nodes: list[Any], deadline_ns: int | None) -> _Ready:
-    """Block until something is ready, or the time is up, or the context is shut down."""
+def _wait(executor: Any, nodes: list[Any], deadline_ns: int | None) -> tuple[_Ready, bool]:
+    """Block until something is ready, the time is up, or the context is shut down.
+
+    :returns: what is ready, and whether the time is up.
+    """
     scheduler, graph = Process.scheduler, Context.graph
+    if not executor._context.ok():
+        raise RCLError(_NO_CONTEXT)
     scheduler.point()
     waiter = scheduler.current
     while True:
         ready, next_ns = _look(executor, nodes)
         is_over = deadline_ns is not None and scheduler.now_ns >= deadline_ns
         if ready or is_over or executor._is_shutdown or not executor._context.ok():
-            return ready
+            return ready, is_over
         moments_ns = [one for one in (next_ns, deadline_ns) if one is not None]
         graph.wake = lambda: scheduler.wake(waiter)
         scheduler.block(min(moments_ns, default=None), 'the wait set')
@@ -103,11 +113,12 @@ def wait_for_ready_callbacks(
         self._tasks = [one for one in self._tasks if not one[0].done() and not one[0].cancelled()]
 
         # After a task rclpy only polls: its guard condition was triggered.
-        ready = _wait(self, nodes_to_use, 0 if yielded_work else deadline_ns)
+        ready, is_over = _wait(self, nodes_to_use, 0 if yielded_work else deadline_ns)
         if self._is_shutdown:
             raise ShutdownException
         if not self._context.ok():
             raise ExternalShutdownException
+        observer = Context.graph.observer
         for node in nodes_to_use:
             for entities, handles, take in (
                 (node._timers, ready.timers, self._take_timer),
@@ -115,17 +126,18 @@ def wait_for_ready_callbacks(
                 (node._guards, ready.guards, self._take_guard_condition),
                 (node._services, ready.services, self._take_service),
             ):
-                for entity in entities if handles else ():
-                    if entity.handle not in handles or not entity.callback_group.can_execute(
-                        entity
-                    ):
+                if not handles:
+                    continue
+                for entity in entities:
+                    if entity.handle not in handles:
                         continue
                     if handles is ready.timers and not entity.handle.is_timer_ready():
                         continue
-                    yielded_work = True
-                    Context.graph.observer.callback_begins()
-                    yield _Handler(self, entity, take), entity, node
-        if not ready and deadline_ns is not None:
+                    if entity.callback_group.can_execute(entity):
+                        yielded_work = True
+                        observer.callback_begins()
+                        yield _Handler(self, entity, take), entity, node
+        if is_over and deadline_ns is not None:
             raise TimeoutException
     if self._is_shutdown:
         raise ShutdownException

@@ -159,10 +159,11 @@ class Graph:
     def listen(self, endpoint: Endpoint, queue: Queue) -> None:
         """The node's subscription: fill its queue, first with what publishers have kept."""
         endpoint.queue = queue  # type: ignore[attr-defined]
-        if endpoint.qos['durability'] != TRANSIENT_LOCAL:
-            return
+        qos = endpoint.qos
+        if qos['durability'] != TRANSIENT_LOCAL or qos['reliability'] != RELIABLE:
+            return  # Fast DDS keeps nothing for who may lose it
         for publisher in self.publishers:
-            if publisher.topic == endpoint.topic and matches(publisher.qos, endpoint.qos):
+            if publisher.topic == endpoint.topic and matches(publisher.qos, qos):
                 queue.items.extend(getattr(publisher, 'kept', ()))
 
     def deliver(self, publisher: Endpoint, sample: Sample) -> None:

@@ -41,6 +41,7 @@ def _load_real() -> Any:
 
 
 real = _load_real()
+RCLError = real.RCLError
 
 
 class Destroyable:
@@ -121,7 +122,10 @@ class Clock(Destroyable):
 
 
 class Timer(Destroyable):
-    """As rcl's: a late call does not shift the calls after it, and missed ones are left out."""
+    """As rcl's: a late call does not shift the calls after it, and missed ones are left out.
+
+    After a leap of simulated time one of that clock may be called twice; the node has none.
+    """
 
     def __init__(self, clock: Clock, context: Context, period_ns: int, autostart: bool) -> None:
         self._clock = clock
@@ -139,11 +143,14 @@ class Timer(Destroyable):
             return None
         if self._clock.is_steady:
             return self.next_ns
-        return Process.scheduler.now_ns + max(0, self.next_ns - self._clock.now_ns())
+        clock_ns = self._clock.now_ns()
+        if clock_ns < self._called_ns:  # it was set back
+            self._called_ns, self.next_ns = clock_ns, clock_ns + self._period_ns
+        return Process.scheduler.now_ns + max(0, self.next_ns - clock_ns)
 
     def call_timer(self) -> None:
         if self._is_canceled:
-            raise real.RCLError('Failed to call timer: timer is canceled')
+            raise RCLError('Failed to call timer: timer is canceled')
         self._called_ns = self._clock.now_ns()
         self.next_ns += self._period_ns
         ahead_ns = self._called_ns - self.next_ns
@@ -211,9 +218,13 @@ class Node(Destroyable):
 
     def resolve(self, name: str) -> str:
         try:
-            return real.rclpy_expand_topic_name(name, self.name, self.namespace)
+            full_name = real.rclpy_expand_topic_name(name, self.name, self.namespace)
         except Exception as error:
-            raise real.RCLError(f'failed to resolve name: {error}') from error
+            raise RCLError(f'failed to resolve name: {error}') from error
+        problem = real.rclpy_get_validation_error_for_full_topic_name(full_name)
+        if problem is not None:
+            raise RCLError(f'failed to resolve name: {problem[0]}')
+        return full_name
 
     def get_node_name(self) -> str:
         return self.name
@@ -255,7 +266,7 @@ class Publisher(Destroyable):
     def publish(self, message: Any) -> None:
         Process.scheduler.point()
         if not self._node.context.ok():
-            raise real.RCLError("Failed to publish: publisher's context is invalid")
+            raise RCLError("Failed to publish: publisher's context is invalid")
         _check_convertible(message)
         self._node.graph.observer.published(self._topic, message)
         Process.scheduler.point()
@@ -457,7 +468,7 @@ class LifecycleStateMachine(Destroyable):
         for number, name, start, _ in _TRANSITIONS:
             if (start, name) == (self._state, label):
                 return number
-        raise real.RCLError('Failed to get transition from label: error not set')
+        raise RCLError('Failed to get transition from label: error not set')
 
     def _trigger(self, column: int, key: int | str) -> None:
         for transition in _TRANSITIONS:
@@ -466,7 +477,7 @@ class LifecycleStateMachine(Destroyable):
                 self._graph.observer.changed_state(_STATES[self._state], transition[1])
                 Process.scheduler.point()
                 return
-        raise real.RCLError(
+        raise RCLError(
             'Failed to trigger lifecycle state machine transition: Transition is not registered., '
             'at ./src/rcl_lifecycle.c:355'
         )

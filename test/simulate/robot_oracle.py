@@ -32,6 +32,8 @@ NOTICE_S = 0.15  # the node looks every 0.02 s; a callback before that may take 
 _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
 _KEPT = 400  # images
+_MOST_RARE_S = 0.4  # between two images of a sound camera
+_CALM_S = 2.5  # without a disturbance; then there has to be an action
 
 _EQUATION = (
     'rejected',
@@ -153,6 +155,7 @@ class RobotOracle:
         self._in_doubt = False
         self._doubt_ends_ns = 0
         self.received = 0
+        self._fresh_ns = 0  # when an image came that may wait a little
         self._counts = dict.fromkeys(('unstamped', 'rejected'), 0)
         self.sequence = 0
         self._calls: dict[tuple[int, int], list[Call]] = {}
@@ -271,6 +274,9 @@ class RobotOracle:
         now_ns = self._around.now_ns()
         if fault != 'repeated':
             self.last_image_ns = now_ns
+        age_s = (self._around.node_ns() - stamp_ns) / NS
+        if not fault and age_s < self._params['max_image_age_s'] - NOTICE_S / 2:
+            self._fresh_ns = now_ns
         seen = Seen(stamp_ns, frame, fault, self.epoch, self.instructions, now_ns)
         if fault and fault not in ('repeated', 'perhaps'):
             self.void()
@@ -584,10 +590,12 @@ class RobotOracle:
         self._check_liveness(now_ns)
 
     def _check_liveness(self, now_ns: int) -> None:
-        if not self.may_act or self.enabled is None or len(self.instructions) != 1:
+        no_fresh_image = (now_ns - self._fresh_ns) / NS > _MOST_RARE_S
+        is_unsure = self.enabled is None or len(self.instructions) != 1
+        if not self.may_act or is_unsure or no_fresh_image:
             self.disturb()
         calm_s = (now_ns - max(self.calm_since_ns, self.acted_ns)) / NS
-        if calm_s > 2.5:
+        if calm_s > _CALM_S:
             self.disturb()
             assert self.status is not None
             self._violation(

@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='simulate', description=__doc__)
     parser.add_argument('seeds', type=seeds_of, help='such as 0-999, 7 or 1,5,8-12')
     parser.add_argument('--trace', action='store_true', help='print all that happens')
+    parser.add_argument(
+        '--first', action='store_true', help='in this process, until the first violation'
+    )
     parser.add_argument('--jobs', type=int, help='processes; default: one for each core')
     options = parser.parse_args(arguments)
     if options.trace:
@@ -66,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
             print('\n'.join(outcome.trace))
             _report(outcome)
         return 0
+    if options.first:
+        return _until_first(options.seeds)
     started_s = time.monotonic()
     try:
         outcomes = []
@@ -79,6 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'a process ended or took too long; it had one of the seeds from {left[0]} on')
         return 1
     return _summary(outcomes, time.monotonic() - started_s)
+
+
+def _until_first(seeds: list[int]) -> int:
+    for seed in seeds:
+        outcome = run_seed(seed)
+        if outcome.violations:
+            _report(outcome)
+            return 1
+    return 0
 
 
 def _report(outcome: Outcome) -> None:

@@ -255,26 +255,23 @@ class Scheduler:
         """A thread that can run; time leaps if there is none."""
         self._count_step()
         while True:
-            now_ns = self.now_ns
-            ready = [thread for thread in self.threads if thread.is_ready(now_ns)]
+            now_ns, next_ns = self.now_ns, self._next_event_ns
+            ready = []
+            for thread in self.threads:
+                if thread.is_ready(now_ns):
+                    ready.append(thread)
+                elif thread.stalled_until_ns > now_ns:
+                    next_ns = min(next_ns, thread.stalled_until_ns)
+                elif thread.deadline_ns is not None and thread.deadline_ns < next_ns:
+                    next_ns = thread.deadline_ns
             if len(ready) == 1:
                 return ready[0]
             if ready:
                 return ready[self._bits(16) % len(ready)]
-            self._leap()
-
-    def _leap(self) -> None:
-        moments_ns = [self._next_event_ns]
-        for thread in self.threads:
-            if thread.stalled_until_ns > self.now_ns:
-                moments_ns.append(thread.stalled_until_ns)
-            elif thread.deadline_ns is not None:
-                moments_ns.append(thread.deadline_ns)
-        next_ns = min(moments_ns)
-        if next_ns == sys.maxsize:
-            self._fail(f'deadlock: nobody can run\n{self.stacks()}')
-            return
-        self._advance(max(next_ns, self.now_ns))
+            if next_ns == sys.maxsize:
+                self._fail(f'deadlock: nobody can run\n{self.stacks()}')
+            else:
+                self._advance(next_ns)
 
     def _count_step(self) -> None:
         self._idle_steps += 1
