@@ -415,6 +415,12 @@ def clock_is_corrected(world: World, fault: Fault) -> None:
     world.jump_system_clock(world.random.uniform(-0.08, 0.08))
 
 
+@_kind(clock='system')
+def clock_jumps_as_an_inference_ends(world: World, fault: Fault) -> None:
+    seconds = world.random.choice((-0.5, -0.15, 0.15, 0.5))
+    world.as_inference_ends.append(lambda: world.jump_system_clock(seconds))
+
+
 def _simulation(world: World) -> Any:
     assert world.clock is not None
     return world.clock
@@ -478,6 +484,21 @@ def executor_stalls(world: World, fault: Fault) -> None:
 
 
 @_kind()
+def executor_stalls_as_an_inference_ends(world: World, fault: Fault) -> None:
+    """Its action is too old when the executor runs again, or may be."""
+    seconds = world.random.choice((0.3, 0.6, 0.9, 1.5))
+    world.as_inference_ends.append(lambda: world.stall(seconds, main=True, worker=False))
+
+
+@_kind()
+def inference_late_while_the_executor_stalls(world: World, fault: Fault) -> None:
+    """Nobody looks while it is late."""
+    _policy('deaf', _very_late)(world, fault)
+    world.knobs.share = 1.0
+    world.as_inference_ends.append(lambda: world.stall(0.95, main=True, worker=False))
+
+
+@_kind()
 def worker_stalls(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(0.05, 0.8), main=False, worker=True)
 
@@ -505,6 +526,10 @@ def deaf_subscribers(world: World, fault: Fault) -> None:
 # -- the policy ------------------------------------------------------------------------------------
 
 
+def _very_late(world: World) -> float:
+    return world.plan.parameters['inference_timeout_s'] + world.random.uniform(0.1, 0.4)
+
+
 def _policy(fault_name: str, delay: Callable[[World], float] = lambda world: 0.0) -> Begin:
     def begin(world: World, fault: Fault) -> None:
         knobs = world.knobs
@@ -521,10 +546,6 @@ def _policy(fault_name: str, delay: Callable[[World], float] = lambda world: 0.0
 
 def _just_late(world: World) -> float:
     return world.plan.parameters['inference_timeout_s'] * world.random.uniform(0.7, 1.5)
-
-
-def _very_late(world: World) -> float:
-    return world.plan.parameters['inference_timeout_s'] + world.random.uniform(0.1, 0.4)
 
 
 def _for_ever(world: World) -> float:

@@ -235,29 +235,25 @@ def planted() -> list[Mutant]:
 # -- running them ----------------------------------------------------------------------------------
 
 
-def try_out(mutant: Mutant, seeds: str) -> Verdict:
-    """Run the seeds on a copy of the package with the mistake in it."""
+def try_out(mutant: Mutant, simulation: Path, seeds: str) -> Verdict:
+    """Run the seeds on a copy of the package with the mistake in it.
+
+    :param simulation: the folder that has the package ``simulate``.
+    """
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='vla_ros_mutant_') as folder:
-        shutil.copytree(
-            ROOT / 'vla_ros',
-            Path(folder) / 'vla_ros',
-            ignore=shutil.ignore_patterns('__pycache__'),
-            copy_function=os.link if os.name == 'posix' and _can_link(folder) else shutil.copy2,
-        )
-        file = Path(folder) / mutant.file
-        file.unlink()
-        file.write_text(mutant.new)
-        found = _run(folder, seeds)
+        _copy(ROOT / 'vla_ros', Path(folder) / 'vla_ros')
+        (Path(folder) / mutant.file).write_text(mutant.new)
+        found = _run(folder, simulation, seeds)
     return Verdict(mutant, found, time.monotonic() - started_s)
 
 
-def _can_link(folder: str) -> bool:
-    return os.stat(folder).st_dev == os.stat(ROOT).st_dev
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
 
 
-def _run(folder: str, seeds: str) -> str:
-    path = os.pathsep.join([folder, str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')])
+def _run(folder: str, simulation: Path, seeds: str) -> str:
+    path = os.pathsep.join([folder, str(simulation), os.environ.get('PYTHONPATH', '')])
     try:
         ended = subprocess.run(
             [sys.executable, '-m', 'simulate.run', seeds, '--first'],
@@ -277,6 +273,15 @@ def _run(folder: str, seeds: str) -> str:
     return f'{lines[0].partition(":")[0]}: {" ".join(line.strip() for line in lines[1:2])}'
 
 
+def _report(verdict: Verdict) -> None:
+    name = verdict.mutant.name
+    if verdict.found:
+        print(f'found     {name}: {verdict.found[:150]}', flush=True)
+    else:
+        print(f'SURVIVED  {name} ({verdict.real_s:.0f} s)', flush=True)
+        print(verdict.mutant.difference, flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='mutants', description=__doc__)
     parser.add_argument('--count', type=int, default=200, help='mechanical mistakes')
@@ -290,14 +295,12 @@ def main(arguments: list[str] | None = None) -> int:
     mutants = [mutant for mutant in mutants if options.only in mutant.name]
     print(f'{len(mutants)} mistakes, drawn by seed {options.seed}; seeds {options.seeds}')
     survived = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for verdict in pool.map(lambda one: try_out(one, options.seeds), mutants):
-            mutant = verdict.mutant
-            if verdict.found:
-                print(f'found     {mutant.name}: {verdict.found[:150]}', flush=True)
-                continue
-            survived += 1
-            print(f'SURVIVED  {mutant.name} ({verdict.real_s:.0f} s)\n{mutant.difference}', flush=True)
+    with tempfile.TemporaryDirectory() as simulation, ThreadPoolExecutor(options.jobs) as pool:
+        _copy(ROOT / 'test' / 'simulate', Path(simulation) / 'simulate')  # as it is now
+        verdicts = pool.map(lambda one: try_out(one, Path(simulation), options.seeds), mutants)
+        for verdict in verdicts:
+            survived += not verdict.found
+            _report(verdict)
     found = len(mutants) - survived
     print(f'{found} of {len(mutants)} found, {100 * found / max(1, len(mutants)):.0f} %')
     return 0

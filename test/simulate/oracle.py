@@ -16,13 +16,15 @@ from rclpy.parameter import parameter_value_to_python
 
 from simulate.graph import Header
 from simulate.plan import Plan
-from simulate.policy import FAILURE, Call, frame_of
+from simulate.policy import FAILURE, Call, frame_of, is_sound
 from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.world import World
 from vla_ros.motion import load_contracts
+from vla_ros.msg import VlaStatus
 from vla_ros.pictures.compressed_images import compressed_to_rgb
 from vla_ros.pictures.images import UnusableImage, image_to_rgb
+from vla_ros.reasons import Reason
 from vla_ros.ros.parameters import Parameters
 
 _LOOK_S = 0.05
@@ -32,9 +34,13 @@ _END_S = 3.0  # in which a signal ends the process
 _MAX_STALL_S = 1.0  # more is noticed, and voids
 _GRACE_S = 1.0  # after a stall, in which commands are refused
 _MAX_SIMULATED_STEP_S = 10.0  # more is a jump
+_QUICK_S = 1.0  # more than a sound preparation takes
+_STALLS_LOOKED_AT = 5  # the last ones
 _UNSURE_S = 0.05  # near a bound either is right
+_NOTICES = ('inactive', 'activating', 'active', 'deactivating')  # a jump of the clock
 _TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
 _ERROR = 40  # the log's severity
+_ALWAYS_EXCUSED = (Reason.NONE, Reason.INVALID_PARAMETER, Reason.SHUT_DOWN)
 
 
 class Violation(NamedTuple):
@@ -65,6 +71,10 @@ class Oracle:
         self._requests: dict[int, tuple[str, Any]] = {}
         self._answers = 0
         self._calls: list[Call] = []  # that have not ended
+        self._excused: set[int] = set()  # reasons for ERROR of which there was a cause
+        self._jumps: list[int] = []  # of the node's clock, since it was configured: when
+        self._perhaps_jumps = 0
+        self._configured_ns = 0
         self._signalled_ns: int | None = None
         self._is_up = False
         self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
@@ -77,6 +87,7 @@ class Oracle:
             is_active=lambda: self._state == 'active' and self._is_up,
             is_simulated=lambda: self._simulated,
             stalled_lately=self._stalled_lately,
+            any_stalled_lately=self._any_stalled_lately,
             violation=self._violation,
         )
         contracts = load_contracts()
@@ -94,11 +105,17 @@ class Oracle:
         return self._clock_ns if self._simulated else self._scheduler.system_ns()
 
     def _stalled_lately(self, within_s: float) -> bool:
-        now_ns = self._scheduler.now_ns
-        return any(
-            start_ns <= now_ns and now_ns - end_ns <= within_s * NS + _UNSURE_S * NS
-            for start_ns, end_ns in self._world.stalls
+        return self._ended_lately(self._world.stalls, within_s)
+
+    def _any_stalled_lately(self, within_s: float) -> bool:
+        return self._stalled_lately(within_s) or self._ended_lately(
+            self._world.worker_stalls, within_s
         )
+
+    def _ended_lately(self, stalls: list[tuple[int, int]], within_s: float) -> bool:
+        """Whether one lasts, or ended within that time."""
+        since_ns = self._scheduler.now_ns - round((within_s + _UNSURE_S) * NS)
+        return any(end_ns >= since_ns for _, end_ns in stalls[-_STALLS_LOOKED_AT:])
 
     # -- the process -------------------------------------------------------------------------------
 
@@ -110,6 +127,8 @@ class Oracle:
         self._requests.clear()
         self._answers = 0
         self._calls.clear()
+        self._excused = set(_ALWAYS_EXCUSED)
+        self._jumps, self._perhaps_jumps = [], 0
         self._signalled_ns = None
         self._offsets_unknown = False
         self._params.update(self._plan.parameters)
@@ -227,11 +246,14 @@ class Oracle:
             self._clock_ns = 0
             for robot in self.robots:
                 robot.doubt_clock()
+            self._perhaps_jumps += 2
         else:
             self._next_params[name] = value
 
     def changed_state(self, state: str, transition: str) -> None:
         if state == 'configuring':
+            self._jumps, self._perhaps_jumps = [], 0
+            self._configured_ns = self._scheduler.now_ns
             self._params.update(self._next_params)
             for robot in self.robots:
                 robot.configure()
@@ -262,6 +284,8 @@ class Oracle:
             if name == 'status':
                 robot.tell(message)
                 self._check_requests(message)
+                self._check_error(message)
+                self._check_jumps(message)
             elif name == 'twist':
                 robot.move(message)
             elif name == 'action':
@@ -271,6 +295,32 @@ class Oracle:
         count = status.requests_accepted + status.requests_refused
         if count != self._answers:
             self._violation(f'requests add up to {count}, answered are {self._answers}')
+
+    def _check_error(self, status: Any) -> None:
+        if status.state != VlaStatus.ERROR or status.reason in self._excused:
+            return
+        if status.reason == Reason.POLICY_HUNG and self._calls:
+            return
+        slow = [call for call in self._calls if not call.frames]
+        if status.reason in (Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT) and slow:
+            return
+        self._violation(f'ERROR {status.reason} without a cause: {status.why}')
+
+    def _check_jumps(self, status: Any) -> None:
+        """Those of a moment ago, and those near to each other, may not have been noticed yet."""
+        noticed = 0
+        before_ns = 0
+        for at_ns in self._jumps:
+            noticed += at_ns - before_ns > NOTICE_S * NS
+            before_ns = at_ns
+        is_sure = not self._stalled_lately(self._age_s(self._configured_ns))
+        if self._jumps and self._age_s(self._jumps[-1]) < NOTICE_S:
+            noticed -= 1
+        most = len(self._jumps) + self._perhaps_jumps
+        if status.clock_jumps > most or (is_sure and status.clock_jumps < noticed):
+            self._violation(
+                f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}'
+            )
 
     def logged(self, severity: int, text: str) -> None:
         is_foreseen = FAILURE in text or 'RCLError: Failed to trigger lifecycle' in text
@@ -287,12 +337,25 @@ class Oracle:
 
     def call_ends(self, call: Call) -> None:
         self._calls.remove(call)
-        is_slow = call.duration_s > 0.5 * self._params['inference_timeout_s']
-        for number, _ in call.frames:
+        if not call.frames:
+            if call.fault or call.duration_s > _QUICK_S:
+                self._excused |= {Reason.LOADING_FAILED, Reason.WARMUP_FAILED}
+                self._excused |= {Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT}
+            return
+        limit_s = self._params['inference_timeout_s']
+        is_failed = not call.heard_cancel and not is_sound(call)
+        for member, (number, _) in enumerate(call.frames):
+            robot = self.robots[number]
             if call.fault == 'refuse':
-                self.robots[number].refuse_instruction()
-            if call.fault or is_slow:
-                self.robots[number].disturb()
+                robot.refuse_instruction()
+            if is_failed or call.duration_s > limit_s + _UNSURE_S:
+                robot.expect_hold(call, member)
+            if call.fault or call.duration_s > 0.5 * limit_s:
+                robot.disturb()
+
+    def files_checked(self) -> None:
+        """The policy has said that a file has changed."""
+        self._excused.add(Reason.CHECKPOINT_CHANGED)
 
     # -- regularly ---------------------------------------------------------------------------------
 
@@ -300,6 +363,7 @@ class Oracle:
         """The executor is about to run a callback; the one before has ended."""
         for robot in self.robots:
             robot.end_of_callback()
+        self._look_at_stalls()
 
     def disturbed(self) -> None:
         """A fault begins or ends."""
@@ -308,28 +372,37 @@ class Oracle:
 
     def clock_faulted(self) -> None:
         """The node's clock has jumped, and it has to notice."""
+        if self._state in _NOTICES:
+            self._jumps.append(self._scheduler.now_ns)
+        self._perhaps_jumps += 1
         for robot in self.robots:
             robot.doubt_clock()
 
     def _look(self) -> None:
         self._scheduler.after(_LOOK_S, self._look)
-        self._look_at_stalls()
         if not self._is_up:
             return
+        late = {
+            number
+            for call in self._calls
+            for number, _ in call.frames
+            if self._age_s(call.began_ns) > self._params['inference_timeout_s'] + NOTICE_S
+        }
         for robot in self.robots:
             if self._state == 'active':
-                robot.look(self._rivalled(robot))
+                robot.look(self._rivalled(robot), robot.number in late)
             self._check_silence(robot)
 
     def _look_at_stalls(self) -> None:
+        """The first callback after a stall begins; what was taken before may not count."""
         stalls = self._world.stalls
         for start_ns, end_ns in stalls[self._stall_seen :]:
             if end_ns > self._scheduler.now_ns:
                 break
             self._stall_seen += 1
-            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S:
+            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._state == 'active':
                 for robot in self.robots:
-                    robot.disturb()
+                    robot.void()
 
     def _rivalled(self, robot: RobotOracle) -> bool:
         """Whether others act in the node's place, and did so long enough to be noticed."""

@@ -18,6 +18,7 @@ HEAL_S = 15.0  # in which all robots have to act again
 _BLOCK = 50  # seeds in which every kind occurs
 _MIN_FAULTS = 3
 _MOST_MORE = 5
+_UNNORM_KEYS = ('bridge_orig', 'bridge_orig', 'fractal20220817_data', '', 'nobody_knows')
 _SIMULATED_EVERY = 4  # seeds: in one of them the node goes by simulated time
 
 
@@ -122,7 +123,7 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
     inference_timeout_s = round(random.uniform(0.2, 0.8), 2)
     parameters: dict[str, Any] = {
         'model': 'simulated',
-        'unnorm_key': random.choice(('bridge_orig', 'bridge_orig', 'fractal20220817_data', '')),
+        'unnorm_key': random.choice(_UNNORM_KEYS),
         'frame_id': 'base_link',
         'motion': random.choice(('twist', 'twist', 'none')),
         'control_rate_hz': random.choice((20.0, 20.0, 25.0, 40.0)),
@@ -136,7 +137,7 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
         'max_instruction_age_s': random.choice((0.0, 0.0, 0.0, 3.0)),
         'max_image_age_s': round(random.uniform(0.15, 0.5), 2),
         'inference_timeout_s': inference_timeout_s,
-        'max_action_age_s': round(inference_timeout_s + random.uniform(0.5, 1.0), 2),
+        'max_action_age_s': round(inference_timeout_s + random.choice((0.25, 0.5, 1.0)), 2),
         'hang_timeout_s': round(random.uniform(0.5, 1.5), 2),
         'load_timeout_s': 2.0,
         'warmup_timeout_s': 2.0,

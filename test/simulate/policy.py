@@ -111,11 +111,13 @@ class SimulatedPolicy:
         random: Random,
         on_begin: Callable[[Call], None],
         on_end: Callable[[Call], None],
+        on_changed_files: Callable[[], None],
     ) -> None:
         self._knobs = knobs
         self._random = random
         self._on_begin = on_begin
         self._on_end = on_end
+        self._on_changed_files = on_changed_files
         self._calls = 0
 
     @classmethod
@@ -137,6 +139,7 @@ class SimulatedPolicy:
 
     def check_files(self) -> None:
         if self._knobs.files_changed:
+            self._on_changed_files()
             raise PolicyError(f'{FAILURE}: a file has changed')
 
     def check_instruction(self, instruction: str) -> None:

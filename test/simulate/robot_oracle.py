@@ -31,6 +31,7 @@ from vla_ros.types import InstructionError, check_instruction
 NOTICE_S = 0.15  # the node looks every 0.02 s; a callback before that may take as long
 _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
+_HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
@@ -102,6 +103,7 @@ class Surroundings:
     :param node_ns: the node's clock now.
     :param is_active: by the lifecycle.
     :param stalled_lately: whether the executor's thread did not run, now or a moment ago.
+    :param any_stalled_lately: the same of any thread.
     """
 
     now_ns: Callable[[], int]
@@ -109,6 +111,7 @@ class Surroundings:
     is_active: Callable[[], bool]
     is_simulated: Callable[[], bool]
     stalled_lately: Callable[[float], bool]
+    any_stalled_lately: Callable[[float], bool]
     violation: Callable[[str], None]
 
 
@@ -158,7 +161,7 @@ class RobotOracle:
         self._fresh_ns = 0  # when an image came that may wait a little
         self._counts = dict.fromkeys(('unstamped', 'rejected'), 0)
         self.sequence = 0
-        self._calls: dict[tuple[int, int], list[Call]] = {}
+        self._calls: dict[tuple[int, int], list[tuple[Call, int]]] = {}
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
         self._last_twist = np.zeros(6)
@@ -203,6 +206,12 @@ class RobotOracle:
         self._owes_zero = bool(self._last_twist.any())
         self._acted = None
 
+    def expect_hold(self, call: Call, member: int) -> None:
+        """The inference has failed; the robot has to hold soon, unless it dropped it before."""
+        images = [one for one in self._images if one.frame == call.frames[member]]
+        if images and images[-1].epoch == self.epoch and images[-1].taken_ns > self.acted_ns:
+            self._voided_ns = self._voided_ns or self._around.now_ns()
+
     def disturb(self) -> None:
         """It need not act now."""
         self.calm_since_ns = self._around.now_ns()
@@ -244,6 +253,8 @@ class RobotOracle:
 
     def switch(self, what: str, on: bool) -> None:
         """A service has answered that it is done."""
+        if what == 'enable' and on and self.stopped:
+            self._violation('it is enabled, though it was stopped and not reset')
         if what == 'enable' and on and self.enabled:
             return
         if what == 'stop':
@@ -337,7 +348,7 @@ class RobotOracle:
         if not images:
             self._violation(f'the policy is shown frame {frame}, which no sound image showed')
             return
-        self._calls.setdefault(frame, []).append(call)
+        self._calls.setdefault(frame, []).append((call, member))
         if not any(request.instruction in one.instructions for one in images):
             self._violation(f'frame {frame} is shown with instruction {request.instruction!r}')
         newest = images[-1]
@@ -347,7 +358,7 @@ class RobotOracle:
             if not one.fault and one.epoch == newest.epoch and one.taken_ns > newest.taken_ns
         ]
         waited_s = (self._around.now_ns() - overtaken[-1].taken_ns) / NS if overtaken else 0.0
-        if waited_s > NOTICE_S and not self._around.stalled_lately(waited_s + NOTICE_S):
+        if waited_s > _HAND_OVER_S and not self._around.any_stalled_lately(waited_s + NOTICE_S):
             self._violation(f'frame {frame} is shown, and a newer one waits for {waited_s:.3f} s')
 
     # -- actions -----------------------------------------------------------------------------------
@@ -404,8 +415,8 @@ class RobotOracle:
             self._violation(f'{what}: its image does not count any more ({about})')
         for image in images:
             image.used = True
-        calls = [call for image in images for call in self._calls.get(image.frame, [])]
-        mine = [call for call in calls if _gave(call, action)]
+        calls = [one for image in images for one in self._calls.get(image.frame, [])]
+        mine = [call for call, member in calls if _gave(call, member, action)]
         if not mine:
             self._violation(f'{what}: no inference on its image gave it')
             return
@@ -518,6 +529,15 @@ class RobotOracle:
 
     is_asked = False  # a switch is being thrown now
 
+    def most_in_flight(self) -> int:
+        """How many results may be open: one is inferred, one is not decided about."""
+        ended_ns = [
+            call.ended_ns for calls in self._calls.values() for call, _ in calls[-1:]
+        ][-3:]
+        since_ns = self._around.now_ns() - round(NOTICE_S * NS)
+        is_idle = all(0 < one < since_ns for one in ended_ns)
+        return 0 if is_idle and not self._around.any_stalled_lately(1.0) else 2
+
     def _learn_instruction(self, status: VlaStatus) -> None:
         limit_s = self._params['max_instruction_age_s']
         age_s = (self._around.now_ns() - self._said_ns) / NS
@@ -543,7 +563,7 @@ class RobotOracle:
         if less:
             self._violation(f'{", ".join(sorted(less))} went down')
         self._last_counters = counters
-        if status.waiting > 1 or status.in_flight > 2:
+        if status.waiting > 1 or status.in_flight > self.most_in_flight():
             self._violation(f'waiting {status.waiting}, in flight {status.in_flight}')
         for name, count in {
             'received': self.received,
@@ -560,9 +580,10 @@ class RobotOracle:
 
     # -- regularly ---------------------------------------------------------------------------------
 
-    def look(self, rivalled: bool) -> None:
+    def look(self, rivalled: bool, is_late: bool) -> None:
         """Check what has to happen by itself.
 
+        :param is_late: the inference on its image is.
         :param rivalled: others act in the node's place, and did so long enough to be noticed.
         """
         now_ns = self._around.now_ns()
@@ -582,6 +603,7 @@ class RobotOracle:
                 (not self.may_act, self._why_not() if not self.may_act else ''),
                 (no_image, f'no image for {silent_s:.3f} s'),
                 (rivalled, 'another node acts in its place'),
+                (is_late, 'its inference is late'),
                 (self.must_hold, 'it had to hold, and there was no action since'),
             ):
                 if is_so:
@@ -616,10 +638,16 @@ def _usable(text: str) -> str:
     return '' if is_blank(text) else text
 
 
-def _gave(call: Call, action: Any) -> bool:
-    """Whether the call has this very prediction."""
-    values = list(action.action)
-    return any(prediction.action.tolist() == values for prediction in call.predictions)
+def _gave(call: Call, member: int, action: Any) -> bool:
+    """Whether the call has this very prediction for its member."""
+    if not call.predictions:
+        return False
+    prediction = call.predictions[member]
+    return (
+        prediction.action.tolist() == list(action.action)
+        and prediction.normalized_action.tolist() == list(action.normalized_action)
+        and prediction.unnorm_key == action.unnorm_key
+    )
 
 
 def _ns(time: Any) -> int:

@@ -193,6 +193,7 @@ class Simulation:
             random=self._policy_random,
             on_begin=self._call_begins,
             on_end=self._call_ends,
+            on_changed_files=self.oracle.files_checked,
         )
 
     def _bury(self) -> None:
@@ -328,6 +329,8 @@ class Simulation:
     def _call_ends(self, call: Call) -> None:
         self.trace.add(f'inference {call.number} ends after {call.duration_s:.6f} s')
         self.oracle.call_ends(call)
+        if call.frames:
+            self.world.inference_ended()
 
     def _switched(self, thread: SimThread) -> None:
         self.trace.add(f'-> {thread.name}')

@@ -275,6 +275,8 @@ class World:
         self.restart_s = (0.2, 1.0)
         self.on_clock_jump: Callable[[], None] = lambda: None
         self.stalls: list[tuple[int, int]] = []  # of the executor's thread: from, to
+        self.worker_stalls: list[tuple[int, int]] = []
+        self.as_inference_ends: list[Callable[[], None]] = []  # happens with the next one
         self.clock = SimulatedClock(self) if plan.simulated_time else None
         self.cameras = [Camera(self, robot) for robot in range(len(plan.names))]
         self.operator = Operator(self)
@@ -335,9 +337,18 @@ class World:
         for thread in self.scheduler.threads:
             if main if thread is self.scheduler.main else worker:
                 self.scheduler.stall(thread, seconds)
+        now_ns = self.scheduler.now_ns
+        stalled = (now_ns, now_ns + round(seconds * NS))
         if main:
-            now_ns = self.scheduler.now_ns
-            self.stalls.append((now_ns, now_ns + round(seconds * NS)))
+            self.stalls.append(stalled)
+        if worker:
+            self.worker_stalls.append(stalled)
+
+    def inference_ended(self) -> None:
+        """Its result is on its way to the executor's thread."""
+        happenings, self.as_inference_ends = self.as_inference_ends, []
+        for happen in happenings:
+            happen()
 
     # -- the last phase ----------------------------------------------------------------------------
 
