@@ -548,6 +548,11 @@ def _just_late(world: World) -> float:
     return world.plan.parameters['inference_timeout_s'] * world.random.uniform(0.7, 1.5)
 
 
+def _barely_late(world: World) -> float:
+    """The executor may not have looked yet."""
+    return world.plan.parameters['inference_timeout_s'] + world.random.uniform(0.001, 0.015)
+
+
 def _for_ever(world: World) -> float:
     return 1000.0
 
@@ -556,6 +561,7 @@ for _fault in ('raise', 'memory', 'nan', 'inf', 'size', 'unbounded', 'invalid', 
     KINDS[f'policy_{_fault}'] = Kind(_policy(_fault))
 KINDS['policy_slow'] = Kind(_policy('slow', _just_late))
 KINDS['policy_deaf'] = Kind(_policy('deaf', _very_late))
+KINDS['policy_barely_late'] = Kind(_policy('exact', _barely_late))
 KINDS['policy_hung'] = Kind(_policy('hung', _for_ever))
 
 
@@ -601,6 +607,20 @@ def interrupted(world: World, fault: Fault) -> None:
 def killed(world: World, fault: Fault) -> None:
     if world.process_is_up:
         world.end_process('SIGKILL')
+
+
+@_kind()
+def killed_while_stopped(world: World, fault: Fault) -> None:
+    """A supervisor starts it again; the stop has to be known."""
+    _ask(world, fault, 'stop')
+    world.scheduler.after(world.random.uniform(0.02, 0.2), lambda: killed(world, fault))
+
+
+@_kind(instruction='stack the blocks')
+def killed_while_held(world: World, fault: Fault) -> None:
+    """The operator has said hold, and a parameter says otherwise."""
+    world.operator.say(fault.robot, '')
+    world.scheduler.after(world.random.uniform(0.02, 0.2), lambda: killed(world, fault))
 
 
 @_kind()

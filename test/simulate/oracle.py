@@ -71,6 +71,8 @@ class Oracle:
         self._requests: dict[int, tuple[str, Any]] = {}
         self._answers = 0
         self._calls: list[Call] = []  # that have not ended
+        self._worker_free_ns = 0
+        self._callback_ns = 0  # when the one began that runs now
         self._excused: set[int] = set()  # reasons for ERROR of which there was a cause
         self._jumps: list[int] = []  # of the node's clock, since it was configured: when
         self._perhaps_jumps = 0
@@ -87,7 +89,9 @@ class Oracle:
             is_active=lambda: self._state == 'active' and self._is_up,
             is_simulated=lambda: self._simulated,
             stalled_lately=self._stalled_lately,
+            stalled_in_callback=self._stalled_in_callback,
             any_stalled_lately=self._any_stalled_lately,
+            worker_free_ns=lambda: self._worker_free_ns,
             violation=self._violation,
         )
         contracts = load_contracts()
@@ -106,6 +110,9 @@ class Oracle:
 
     def _stalled_lately(self, within_s: float) -> bool:
         return self._ended_lately(self._world.stalls, within_s)
+
+    def _stalled_in_callback(self) -> bool:
+        return any(end_ns > self._callback_ns for _, end_ns in self._world.stalls)
 
     def _any_stalled_lately(self, within_s: float) -> bool:
         return self._stalled_lately(within_s) or self._ended_lately(
@@ -146,8 +153,9 @@ class Oracle:
         """
         self._is_up = False
         if code is None:
-            if self._requests:
-                for robot in self.robots:
+            for robot in self.robots:
+                robot.killed()
+                if self._requests:
                     robot.forget_switches()
             return
         if code == 70:
@@ -268,7 +276,7 @@ class Oracle:
             for robot in self.robots:
                 robot.void(at_once=False)
                 if state == 'cleaningup':
-                    robot.refuse_instruction()  # while the node does so
+                    robot.may_be_told('')  # while the node does so
         self._set_state(state)
         for robot in self.robots:
             robot.disturb()
@@ -337,6 +345,7 @@ class Oracle:
 
     def call_ends(self, call: Call) -> None:
         self._calls.remove(call)
+        self._worker_free_ns = self._scheduler.now_ns
         if not call.frames:
             if call.fault or call.duration_s > _QUICK_S:
                 self._excused |= {Reason.LOADING_FAILED, Reason.WARMUP_FAILED}
@@ -361,6 +370,7 @@ class Oracle:
 
     def callback_begins(self) -> None:
         """The executor is about to run a callback; the one before has ended."""
+        self._callback_ns = self._scheduler.now_ns
         for robot in self.robots:
             robot.end_of_callback()
         self._look_at_stalls()

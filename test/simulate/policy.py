@@ -50,9 +50,9 @@ class PolicyKnobs:
     """
     :param duration_s: of an inference, from and to [s].
     :param fault: of the inferences that begin now; a key of ``_INVALID``, or slow, deaf, hung,
-        raise, memory, refuse; empty: none.
+        exact, raise, memory, refuse; empty: none.
     :param share: of the inferences that have the fault.
-    :param delay_s: of a slow, deaf or hung one.
+    :param delay_s: of a slow, deaf or hung one; all that an exact one takes.
     :param preparation: of a loading or warm-up that begins now: fail, slow or hung; empty: none.
     :param files_changed: whether the checkpoint's files have changed.
     """
@@ -157,8 +157,11 @@ class SimulatedPolicy:
         call = Call(self._calls, frames, list(requests), fault, scheduler.now_ns)
         self._on_begin(call)
         try:
-            delay_s = knobs.delay_s if fault in ('slow', 'deaf', 'hung') else 0.0
-            duration_s = random.uniform(*knobs.duration_s) + delay_s
+            duration_s = random.uniform(*knobs.duration_s)
+            if fault in ('slow', 'deaf', 'hung'):
+                duration_s += knobs.delay_s
+            elif fault == 'exact':
+                duration_s = knobs.delay_s
             self._spend(duration_s, None if fault in ('deaf', 'hung') else cancel)
             _raise(fault)
             call.predictions = [self._prediction(request, fault) for request in requests]

@@ -368,11 +368,29 @@ def _service_profile() -> dict[str, Any]:
     return qos_profile_services_default.get_c_qos_profile().to_dict()
 
 
+_checked_fields: dict[type, list[tuple[str, bool]]] = {}
+
+
 def _check_convertible(message: Any) -> None:
-    """What rclpy makes of a message in C fails if a text can't be encoded."""
-    for name, kind in message.get_fields_and_field_types().items():
-        if kind == 'string':
-            getattr(message, name).encode()
+    """Fail where rclpy fails to make of a message what C can hold.
+
+    That is: a text that can't be encoded, an unsigned number below zero. (A number that is too
+    large is cut short there without a word; here it stays as it is.)
+    """
+    fields = _checked_fields.get(type(message))
+    if fields is None:
+        kinds = message.get_fields_and_field_types()
+        fields = _checked_fields[type(message)] = [
+            (name, kind == 'string')
+            for name, kind in kinds.items()
+            if kind == 'string' or kind.startswith('uint')
+        ]
+    for name, is_text in fields:
+        value = getattr(message, name)
+        if is_text:
+            value.encode()
+        elif value < 0:
+            raise SystemError(f'{name} is {value}: returned a result with an exception set')
 
 
 class TypeDescriptionService(Destroyable):

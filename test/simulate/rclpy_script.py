@@ -337,7 +337,7 @@ def message_info(driver: Driver) -> Any:
 def errors(driver: Driver) -> Any:
     """What a callback raises, and what a handle says that is gone."""
     import rclpy
-    from std_msgs.msg import String
+    from std_msgs.msg import String, UInt64
     from std_srvs.srv import Trigger
 
     node = rclpy.create_node('errors')
@@ -353,6 +353,8 @@ def errors(driver: Driver) -> Any:
     publisher = node.create_publisher(String, 'x', 1)
     told.append(_error_of(lambda: publisher.publish(String(data='\udc80'))))
     told.append(_error_of(lambda: publisher.publish('no message')))
+    numbers = node.create_publisher(UInt64, 'numbers', 1)
+    told.append(_error_of(lambda: numbers.publish(UInt64(data=-1))).partition(':')[0])
     node.destroy_publisher(publisher)
     told.append(_error_of(lambda: publisher.publish(String())))
     told.append(_error_of(lambda: node.create_publisher(String, 'x//y', 1)))

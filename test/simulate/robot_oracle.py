@@ -103,7 +103,9 @@ class Surroundings:
     :param node_ns: the node's clock now.
     :param is_active: by the lifecycle.
     :param stalled_lately: whether the executor's thread did not run, now or a moment ago.
-    :param any_stalled_lately: the same of any thread.
+    :param stalled_in_callback: whether it stalled since the callback began that runs now.
+    :param any_stalled_lately: whether any thread stalled, now or a moment ago.
+    :param worker_free_ns: since when the policy was asked nothing; in a call: until its begin.
     """
 
     now_ns: Callable[[], int]
@@ -111,7 +113,9 @@ class Surroundings:
     is_active: Callable[[], bool]
     is_simulated: Callable[[], bool]
     stalled_lately: Callable[[float], bool]
+    stalled_in_callback: Callable[[], bool]
     any_stalled_lately: Callable[[float], bool]
+    worker_free_ns: Callable[[], int]
     violation: Callable[[str], None]
 
 
@@ -132,6 +136,8 @@ class RobotOracle:
         self._contracts = contracts
         self._around = surroundings
         self.stopped: bool | None = False  # None: not known
+        self.held: bool | None = False  # the operator's last word was no instruction
+        self._said_ns = 0
         self.enabled: bool | None = parameters['enabled']
         self.actions = 0
         self.forget_process()
@@ -143,7 +149,6 @@ class RobotOracle:
         self.status: VlaStatus | None = None
         self.status_ns = self._around.now_ns()
         self.instructions = frozenset(('',))
-        self._said_ns = 0
         if not self._params['enabled']:
             self.enabled = False  # whatever the operator enabled before
         self.configure()
@@ -186,7 +191,7 @@ class RobotOracle:
 
     def begin_with(self, instruction: str) -> None:
         """A configuration's own instruction; the operator may have said hold."""
-        if instruction and '' in self.instructions:
+        if instruction and '' in self.instructions and self.held is not True:
             self._may_be(self.instructions | {instruction})
 
     # -- voiding -----------------------------------------------------------------------------------
@@ -233,14 +238,21 @@ class RobotOracle:
         options = {'' if late else text}
         if late is None or text.startswith(REFUSED):
             options.add('')
+        self.held = options == {''} if len(options) == 1 else None
         self._may_be(frozenset(options))
+
+    def killed(self) -> None:
+        """In the midst of something, perhaps."""
+        if (self._around.now_ns() - self._said_ns) / NS < _MARGIN_S:
+            self.held = None
 
     def may_be_told(self, text: str) -> None:
         """A request is under way that says so."""
         self._may_be(self.instructions | {_usable(text)})
 
     def refuse_instruction(self) -> None:
-        """The policy may have refused the one in force."""
+        """The policy may have refused the one in force, or nobody repeated it in time."""
+        self.held = self.held or None
         self._may_be(self.instructions | {''})
 
     def forget_instruction(self) -> None:
@@ -352,6 +364,7 @@ class RobotOracle:
         if not any(request.instruction in one.instructions for one in images):
             self._violation(f'frame {frame} is shown with instruction {request.instruction!r}')
         newest = images[-1]
+        self._check_wait(newest)
         overtaken = [
             one
             for one in self._images
@@ -360,6 +373,19 @@ class RobotOracle:
         waited_s = (self._around.now_ns() - overtaken[-1].taken_ns) / NS if overtaken else 0.0
         if waited_s > _HAND_OVER_S and not self._around.any_stalled_lately(waited_s + NOTICE_S):
             self._violation(f'frame {frame} is shown, and a newer one waits for {waited_s:.3f} s')
+
+    def _check_wait(self, image: Seen) -> None:
+        """It is neither too old nor did it wait while the worker had nothing to do."""
+        idle_since_ns = max(image.taken_ns, self._around.worker_free_ns())
+        waited_s = (self._around.now_ns() - idle_since_ns) / NS
+        if self._around.any_stalled_lately(waited_s + NOTICE_S):
+            return
+        if waited_s > _HAND_OVER_S:
+            self._violation(f'frame {image.frame} waits {waited_s:.3f} s for an idle worker')
+        age_s = (self._around.node_ns() - image.stamp_ns) / NS
+        limit_s = self._params['max_image_age_s']
+        if age_s > limit_s + _HAND_OVER_S and not self._in_doubt:
+            self._violation(f'the policy is shown an image that is {age_s:.3f} s old')
 
     # -- actions -----------------------------------------------------------------------------------
 
@@ -431,12 +457,12 @@ class RobotOracle:
         age_s = (_ns(action.header.stamp) - stamp_ns) / NS
         limit_s = self._params['max_action_age_s']
         if not -MAX_SKEW_S - _MARGIN_S <= age_s <= limit_s + _MARGIN_S:
-            if not self._around.stalled_lately(0.0):
+            if not self._around.stalled_in_callback():
                 self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
         if abs(_ns(action.valid_until) - stamp_ns - limit_s * NS) > 1:
             self._violation(f'{what}: valid for another time than max_action_age_s')
         if abs(_ns(action.header.stamp) - node_ns) > _MARGIN_S * NS:
-            if not self._around.stalled_lately(0.0):
+            if not self._around.stalled_in_callback():
                 self._violation(f'{what}: its stamp is not the time of its publication')
         latency_s = action.latency.sec + action.latency.nanosec / NS
         if abs(latency_s - age_s) > 1e-6:
@@ -544,6 +570,8 @@ class RobotOracle:
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
         if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
             self.refuse_instruction()
+        if status.instruction and self.held is None:
+            self.held = False
         if status.instruction in self.instructions:
             self._may_be(frozenset((status.instruction,)))
         else:
