@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulate.plan import Fault
     from simulate.world import Camera, World
+
+_POLICY_FAULT_S = 0.6
 
 Begin = Callable[['World', 'Fault'], None]
 
@@ -539,7 +541,8 @@ def _policy(fault_name: str, delay: Callable[[World], float] = lambda world: 0.0
         def mend() -> None:
             knobs.fault = ''
 
-        _for_a_while(world, fault, mend)
+        # For long enough that an inference begins.
+        _for_a_while(world, replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s)), mend)
 
     return begin
 
@@ -633,8 +636,8 @@ def second_node(world: World, fault: Fault) -> None:
 def _second_publisher(topic: str, message: str) -> Begin:
     def begin(world: World, fault: Fault) -> None:
         from geometry_msgs.msg import TwistStamped
-        from simulate.graph import RemotePublisher
 
+        from simulate.graph import RemotePublisher
         from vla_ros.msg import VlaAction
 
         kinds = {'TwistStamped': TwistStamped, 'VlaAction': VlaAction}

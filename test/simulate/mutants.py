@@ -81,9 +81,7 @@ class Mutant:
 
     @property
     def difference(self) -> str:
-        lines = difflib.unified_diff(
-            self.old.splitlines(), self.new.splitlines(), lineterm='', n=1
-        )
+        lines = difflib.unified_diff(self.old.splitlines(), self.new.splitlines(), lineterm='', n=1)
         return '\n'.join(list(lines)[2:])
 
 
@@ -182,7 +180,7 @@ def mutants_of(file: str) -> list[Mutant]:
     return mutants
 
 
-class _replaced:  # noqa: N801
+class _replaced:
     """A node of a tree is another one for a while."""
 
     def __init__(

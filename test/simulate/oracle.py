@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import parameter_value_to_python
 
@@ -59,9 +58,7 @@ class Oracle:
         self._plan = plan
         self._world = world
         self._scheduler = world.scheduler
-        defaults = {
-            name: field.default for name, field in Parameters.__dataclass_fields__.items()
-        }
+        defaults = {name: field.default for name, field in Parameters.__dataclass_fields__.items()}
         self._params: dict[str, Any] = {**defaults, **plan.parameters}
         self._next_params = dict(self._params)
         self._simulated = plan.simulated_time
@@ -229,9 +226,7 @@ class Oracle:
         for robot in self.robots:
             robot.is_asked = False
         if isinstance(request, SetParameters.Request):
-            for (name, value), result in zip(
-                _parameters(request), response.results, strict=True
-            ):
+            for (name, value), result in zip(_parameters(request), response.results, strict=True):
                 if result.successful:
                     self._set_parameter(name, value)
         name = service.removeprefix('/vla/')
@@ -326,9 +321,7 @@ class Oracle:
             noticed -= 1
         most = len(self._jumps) + self._perhaps_jumps
         if status.clock_jumps > most or (is_sure and status.clock_jumps < noticed):
-            self._violation(
-                f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}'
-            )
+            self._violation(f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}')
 
     def logged(self, severity: int, text: str) -> None:
         is_foreseen = FAILURE in text or 'RCLError: Failed to trigger lifecycle' in text
@@ -453,4 +446,3 @@ def _is_compressed(message: Any) -> bool:
 
 def _ns(time: Any) -> int:
     return time.sec * NS + time.nanosec
-

@@ -111,9 +111,10 @@ def _deal(seed: int) -> list[str]:
     """The kinds that fall to this seed, of those dealt to all seeds of its block."""
     first = seed - seed % _BLOCK
     random = Random(f'deck/{first}')
+    block = range(first, first + _BLOCK)
     dealt: list[str] = []
     for name, kind in KINDS.items():
-        seeds = [one for one in range(first, first + _BLOCK) if kind.is_possible(_is_simulated(one))]
+        seeds = [one for one in block if kind.is_possible(_is_simulated(one))]
         if seed in random.sample(seeds, 2):
             dealt.append(name)
     return dealt

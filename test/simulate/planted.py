@@ -92,8 +92,8 @@ PLANTED = [
     Planted(
         'slot: only one source is taken at a time',
         _SLOT,
-        '                taken.append((item, fresh))\n            return taken\n',
-        '                taken.append((item, fresh))\n                break\n            return taken\n',
+        '                taken.append((item, fresh))\n',
+        '                taken.append((item, fresh))\n                break\n',
     ),
     Planted(
         'slot: nobody is woken',
@@ -159,8 +159,8 @@ PLANTED = [
     Planted(
         'gate: a failure is no reason to hold',
         _GATE,
-        "            self.cause = Cause(Reason.POLICY_FAILED, f'the policy failed: {result.error}')\n",
-        '',
+        '            self.cause = Cause(Reason.POLICY_FAILED, ',
+        '            Cause(Reason.POLICY_FAILED, ',
     ),
     Planted(
         'robot: a hold does not stop the motion',
@@ -193,7 +193,7 @@ PLANTED = [
         '        end_s = now_s + 2 * contract.period_s\n',
     ),
     Planted(
-        'motion: the robot\'s own limits are not asked',
+        "motion: the robot's own limits are not asked",
         _MOTION,
         '                linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),\n',
         '                linear_m_s=contract.max_linear_m_s,\n',
@@ -280,8 +280,8 @@ PLANTED = [
     Planted(
         'node: a hung inference does not end the process',
         _NODE,
-        "            self._end(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')\n",
-        '            pass\n',
+        '        if deadline is Deadline.HUNG:\n',
+        '        if False:\n',
     ),
     Planted(
         'camera: stamps may go backwards',

@@ -23,8 +23,8 @@ from vla_ros.types import (
     PolicyError,
     PolicyInfo,
     Prediction,
-    ProgressCallback,
     Progress,
+    ProgressCallback,
     ProofError,
     Request,
     WarmupTimes,
@@ -121,7 +121,9 @@ class SimulatedPolicy:
         self._calls = 0
 
     @classmethod
-    def load(cls, progress: ProgressCallback, knobs: PolicyKnobs, **options: Any) -> SimulatedPolicy:
+    def load(
+        cls, progress: ProgressCallback, knobs: PolicyKnobs, **options: Any
+    ) -> SimulatedPolicy:
         """As the node's ``load_policy`` does; may take long, or fail."""
         policy = cls(knobs, **options)
         policy._observe_preparation(knobs.load, PolicyError, progress, None)

@@ -111,16 +111,18 @@ class FakeDriver:
         self._clock: Any = None
         rclpy.init()
 
-    def _publisher(self, topic: str, kind: type, reliable: bool = True, latched: bool = False) -> Any:
-        from simulate.graph import BEST_EFFORT, RELIABLE, TRANSIENT_LOCAL, VOLATILE, RemotePublisher
+    def _publisher(
+        self, topic: str, kind: type, reliable: bool = True, latched: bool = False
+    ) -> Any:
+        from simulate import graph
 
-        return RemotePublisher(
+        return graph.RemotePublisher(
             self._graph,
             topic,
             kind,
             ('driver', '/'),
-            RELIABLE if reliable else BEST_EFFORT,
-            TRANSIENT_LOCAL if latched else VOLATILE,
+            graph.RELIABLE if reliable else graph.BEST_EFFORT,
+            graph.TRANSIENT_LOCAL if latched else graph.VOLATILE,
         )
 
     def connect(self, topic: str, reliable: bool = True, latched: bool = False) -> Any:
@@ -281,7 +283,7 @@ def matching(driver: Driver) -> Any:
         for latched in (True, False)
     ]
     publishers = {name: driver.connect(f'/{name}', r, latched) for name, r, latched in offers}
-    for name, publisher in publishers.items():
+    for publisher in publishers.values():
         driver.publish(publisher, 'early')
     for name in publishers:
         for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT):
@@ -459,7 +461,8 @@ def simulated_time(driver: Driver) -> Any:
     import rclpy
     from rclpy.parameter import Parameter
 
-    node = rclpy.create_node('simulated', parameter_overrides=[Parameter('use_sim_time', value=True)])
+    overrides = [Parameter('use_sim_time', value=True)]
+    node = rclpy.create_node('simulated', parameter_overrides=overrides)
     spinner = Spinner(node)
     told = [node.get_clock().now().nanoseconds, node.get_clock().ros_time_is_active]
     node.create_timer(1.0, spinner.says('timer'))

@@ -173,6 +173,7 @@ class RobotOracle:
         self._twist_ns = 0
         self._zeros = 0
         self._owes_zero = False
+        self._owes_status = False
         self.last_image_ns = 0
         self.calm_since_ns = self._around.now_ns()
         self.acted_ns = self._around.now_ns()
@@ -209,6 +210,7 @@ class RobotOracle:
         self.must_hold = True
         self._zeros = 0
         self._owes_zero = bool(self._last_twist.any())
+        self._owes_status = self.status is not None and self.status.state == VlaStatus.RUNNING
         self._acted = None
 
     def expect_hold(self, call: Call, member: int) -> None:
@@ -225,6 +227,9 @@ class RobotOracle:
         if self._owes_zero:
             self._owes_zero = False
             self._violation('it holds, and its last twist is not zero')
+        if self._owes_status:
+            self._owes_status = False
+            self._violation('it holds, and its status still says RUNNING')
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -456,13 +461,12 @@ class RobotOracle:
     def _check_times(self, what: str, action: Any, stamp_ns: int, node_ns: int) -> None:
         age_s = (_ns(action.header.stamp) - stamp_ns) / NS
         limit_s = self._params['max_action_age_s']
-        if not -MAX_SKEW_S - _MARGIN_S <= age_s <= limit_s + _MARGIN_S:
-            if not self._around.stalled_in_callback():
-                self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
         if abs(_ns(action.valid_until) - stamp_ns - limit_s * NS) > 1:
             self._violation(f'{what}: valid for another time than max_action_age_s')
-        if abs(_ns(action.header.stamp) - node_ns) > _MARGIN_S * NS:
-            if not self._around.stalled_in_callback():
+        if not self._around.stalled_in_callback():
+            if not -MAX_SKEW_S - _MARGIN_S <= age_s <= limit_s + _MARGIN_S:
+                self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
+            if abs(_ns(action.header.stamp) - node_ns) > _MARGIN_S * NS:
                 self._violation(f'{what}: its stamp is not the time of its publication')
         latency_s = action.latency.sec + action.latency.nanosec / NS
         if abs(latency_s - age_s) > 1e-6:
@@ -491,8 +495,9 @@ class RobotOracle:
             self._violation(f'twist {twist.round(4).tolist()} while it holds')
         elif self._acted is None:
             self._violation(f'twist {twist.round(4).tolist()} without an action')
-        elif (late_s := self._overdue_s(self._acted)) > _MARGIN_S:
-            if not self._around.stalled_lately(0.1):
+        elif not self._around.stalled_lately(0.1):
+            late_s = self._overdue_s(self._acted)
+            if late_s > _MARGIN_S:
                 self._violation(f'the motion goes on {late_s:.3f} s after its horizon')
 
     def _check_speed(self, twist: Any) -> None:
@@ -523,6 +528,7 @@ class RobotOracle:
         """The node publishes what it is doing."""
         now_ns = self._around.now_ns()
         self.status, self.status_ns = status, now_ns
+        self._owes_status = False
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
         if status.state == VlaStatus.HOLDING and status.reason == Reason.NONE:
@@ -557,9 +563,7 @@ class RobotOracle:
 
     def most_in_flight(self) -> int:
         """How many results may be open: one is inferred, one is not decided about."""
-        ended_ns = [
-            call.ended_ns for calls in self._calls.values() for call, _ in calls[-1:]
-        ][-3:]
+        ended_ns = [call.ended_ns for calls in self._calls.values() for call, _ in calls[-1:]][-3:]
         since_ns = self._around.now_ns() - round(NOTICE_S * NS)
         is_idle = all(0 < one < since_ns for one in ended_ns)
         return 0 if is_idle and not self._around.any_stalled_lately(1.0) else 2

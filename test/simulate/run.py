@@ -107,7 +107,7 @@ def _summary(outcomes: list[Outcome], real_s: float) -> int:
     from simulate.faults import KINDS
 
     virtual_s = sum(outcome.virtual_s for outcome in outcomes)
-    used_s = sum(outcome.real_s for outcome in outcomes)
+    cpu_s = sum(outcome.cpu_s for outcome in outcomes)
     kinds = Counter(kind for outcome in outcomes for kind in outcome.kinds)
     failed = [outcome.seed for outcome in outcomes if outcome.violations]
     print('faults, and in how many places they occurred:')
@@ -115,7 +115,7 @@ def _summary(outcomes: list[Outcome], real_s: float) -> int:
         print(f'    {name:36} {kinds[name]}')
     print(
         f'{len(outcomes)} seeds: {virtual_s:.0f} virtual seconds in {real_s:.0f} s, '
-        f'{virtual_s / real_s:.0f} times real time; on one core {virtual_s / used_s:.0f} times; '
+        f'{virtual_s / real_s:.0f} times real time; {virtual_s / cpu_s:.0f} times a core's; '
         f'{sum(outcome.actions for outcome in outcomes)} actions; '
         f'{min(len(outcome.kinds) for outcome in outcomes)} faults or more in each'
     )

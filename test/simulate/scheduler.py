@@ -147,7 +147,7 @@ class Scheduler:
 
     def point(self) -> None:
         """A place where another thread may go on, or this one may have to wait."""
-        if self._bits(self._switch_bits) and not self.needs_attention or self._in_event:
+        if self._in_event or (self._bits(self._switch_bits) and not self.needs_attention):
             return
         current = self.current
         if current.killed:
@@ -231,10 +231,7 @@ class Scheduler:
 
     def _has_rival(self, current: SimThread) -> bool:
         now_ns = self.now_ns
-        for thread in self.threads:
-            if thread is not current and thread.is_ready(now_ns):
-                return True
-        return False
+        return any(thread.is_ready(now_ns) for thread in self.threads if thread is not current)
 
     def _dispatch(self) -> None:
         """Hand the baton to a thread that can run; return when it comes back."""

@@ -47,6 +47,7 @@ _ADDRESS = re.compile(r'0x[0-9a-f]{6,}')
 class Outcome:
     """What came of a seed.
 
+    :param cpu_s: time that it took a core.
     :param digest: of the trace.
     :param kinds: of faults that occurred.
     """
@@ -54,7 +55,7 @@ class Outcome:
     seed: int
     digest: str
     virtual_s: float
-    real_s: float
+    cpu_s: float
     violations: list[Violation]
     kinds: list[str]
     actions: int
@@ -116,7 +117,7 @@ class Simulation:
         self.scheduler.after(FAULTS_END_S, self._heal)
 
     def run(self) -> Outcome:
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         gc.disable()
         try:
             while not self._is_over and not self.scheduler.failure:
@@ -136,7 +137,7 @@ class Simulation:
             seed=self.plan.seed,
             digest=self.trace.digest,
             virtual_s=self.scheduler.elapsed_s,
-            real_s=time.perf_counter() - started_s,
+            cpu_s=time.process_time() - started_s,
             violations=violations,
             kinds=[fault.kind for fault in self.plan.faults],
             actions=sum(robot.actions for robot in self.oracle.robots),
@@ -365,5 +366,3 @@ def _memory_folder() -> str | None:
 def simulate(seed: int, keep_trace: bool = False) -> Outcome:
     """Run one seed."""
     return Simulation(seed, keep_trace).run()
-
-

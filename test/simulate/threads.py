@@ -252,9 +252,7 @@ class Semaphore:
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         with self._condition:
-            if not self._condition.wait_for(
-                lambda: self._value > 0, timeout if blocking else 0
-            ):
+            if not self._condition.wait_for(lambda: self._value > 0, timeout if blocking else 0):
                 return False
             self._value -= 1
             return True
