@@ -287,8 +287,21 @@ def reset(world: World, fault: Fault) -> None:
 @_kind()
 def enable_late(world: World, fault: Fault) -> None:
     """Asked long before it arrives; the robot was disabled meanwhile."""
-    _ask(world, fault, 'enable', delay_s=world.random.choice((1.5, 3.0)))
+    _ask(world, fault, 'enable', delay_s=world.random.uniform(0.5, 4.0))
     _ask(world, fault, world.random.choice(('disable', 'stop')))
+
+
+@_kind(autostart=False)
+def activate_late(world: World, fault: Fault) -> None:
+    """Asked long before it arrives; the node was deactivated meanwhile."""
+    world.change_state(3, delay_s=world.random.uniform(1.5, 4.0))
+    world.change_state(4)
+    world.operator.is_away = True
+
+    def come_back() -> None:
+        world.operator.is_away = False
+
+    _for_a_while(world, replace(fault, length_s=4.0), come_back)
 
 
 @_kind()
@@ -566,6 +579,15 @@ KINDS['policy_slow'] = Kind(_policy('slow', _just_late))
 KINDS['policy_deaf'] = Kind(_policy('deaf', _very_late))
 KINDS['policy_barely_late'] = Kind(_policy('exact', _barely_late))
 KINDS['policy_hung'] = Kind(_policy('hung', _for_ever))
+
+
+@_kind(max_image_age_s=0.5, inference_timeout_s=0.5, max_action_age_s=0.75)
+def actions_too_old(world: World, fault: Fault) -> None:
+    """Neither the images nor the inferences are, each by itself."""
+    fault = replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s))
+    _turn(world, fault, restamp=lambda stamp_ns: stamp_ns - 400_000_000)
+    _policy('exact', lambda world: 0.47)(world, fault)
+    world.knobs.share = 1.0
 
 
 @_kind()

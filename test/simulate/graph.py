@@ -128,6 +128,7 @@ class Graph:
         self.observer = observer
         self.wake: Callable[[], None] = lambda: None
         self.nodes: list[tuple[str, str]] = []
+        self.own_nodes = 0  # of these, the process's own
         self.publishers: list[Endpoint] = []
         self.subscriptions: list[Endpoint] = []  # the node's have a ``queue``
         self.services: dict[str, Queue] = {}  # of the node, by full name

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import parameter_value_to_python
+from std_srvs.srv import SetBool
 
 from simulate.graph import Header
 from simulate.plan import Plan
@@ -65,7 +68,7 @@ class Oracle:
         self._clock_ns = 0  # of the last message on /clock
         self._state = 'unconfigured'
         self._state_since_ns = 0
-        self._requests: dict[int, tuple[str, Any]] = {}
+        self._requests: dict[int, tuple[str, Any, bool | None]] = {}
         self._answers = 0
         self._calls: list[Call] = []  # that have not ended
         self._worker_free_ns = 0
@@ -211,7 +214,8 @@ class Oracle:
         return True
 
     def took_request(self, service: str, request: Any, header: Header) -> None:
-        self._requests[header.sequence_number] = (service, request)
+        late = self._is_late(header.source_timestamp)
+        self._requests[header.sequence_number] = (service, request, late)
         for robot in self.robots:
             robot.is_asked = True
             for name, value in _parameters(request):
@@ -222,7 +226,9 @@ class Oracle:
 
     def answered(self, service: str, response: Any, header: Header) -> None:
         self._answers += 1
-        service, request = self._requests.pop(header.sequence_number)
+        service, request, late = self._requests.pop(header.sequence_number)
+        if late and _sets_going(service, request) and response.success:
+            self._violation(f'{service}: {request} is obeyed, though it comes too late')
         for robot in self.robots:
             robot.is_asked = False
         if isinstance(request, SetParameters.Request):
@@ -432,6 +438,15 @@ class Oracle:
             return  # it may wait for a thread
         robot.status_ns = self._scheduler.now_ns
         self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
+
+
+def _sets_going(service: str, request: Any) -> bool:
+    """Whether a robot may begin to move by it: enable, reset, activate."""
+    if isinstance(request, SetBool.Request):
+        return bool(request.data)
+    if isinstance(request, ChangeState.Request):
+        return request.transition.id == Transition.TRANSITION_ACTIVATE
+    return service.endswith('/reset')
 
 
 def _parameters(request: Any) -> list[tuple[str, Any]]:

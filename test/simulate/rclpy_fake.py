@@ -212,9 +212,11 @@ class Node(Destroyable):
         self.context = context
         self.graph = context.graph
         self.graph.nodes.append((self.name, self.namespace))
+        self.graph.own_nodes += 1
 
     def _destroy(self) -> None:
         self.graph.nodes.remove((self.name, self.namespace))
+        self.graph.own_nodes -= 1
 
     def resolve(self, name: str) -> str:
         try:

@@ -166,6 +166,7 @@ class RobotOracle:
         self._fresh_ns = 0  # when an image came that may wait a little
         self._counts = dict.fromkeys(('unstamped', 'rejected'), 0)
         self.sequence = 0
+        self._last_call: Call | None = None
         self._calls: dict[tuple[int, int], list[tuple[Call, int]]] = {}
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
@@ -360,6 +361,7 @@ class RobotOracle:
 
     def begin_call(self, call: Call, member: int) -> None:
         """The policy is asked about one of this robot's images."""
+        self._last_call = call
         frame, request = call.frames[member], call.requests[member]
         images = [one for one in self._images if one.frame == frame and one.may_count]
         if not images:
@@ -563,9 +565,9 @@ class RobotOracle:
 
     def most_in_flight(self) -> int:
         """How many results may be open: one is inferred, one is not decided about."""
-        ended_ns = [call.ended_ns for calls in self._calls.values() for call, _ in calls[-1:]][-3:]
         since_ns = self._around.now_ns() - round(NOTICE_S * NS)
-        is_idle = all(0 < one < since_ns for one in ended_ns)
+        call = self._last_call
+        is_idle = call is None or 0 < call.ended_ns < since_ns
         return 0 if is_idle and not self._around.any_stalled_lately(1.0) else 2
 
     def _learn_instruction(self, status: VlaStatus) -> None:

@@ -115,7 +115,7 @@ def _summary(outcomes: list[Outcome], real_s: float) -> int:
         print(f'    {name:36} {kinds[name]}')
     print(
         f'{len(outcomes)} seeds: {virtual_s:.0f} virtual seconds in {real_s:.0f} s, '
-        f'{virtual_s / real_s:.0f} times real time; {virtual_s / cpu_s:.0f} times a core's; '
+        f'{virtual_s / real_s:.0f} times real time, {virtual_s / cpu_s:.0f} times by a core; '
         f'{sum(outcome.actions for outcome in outcomes)} actions; '
         f'{min(len(outcome.kinds) for outcome in outcomes)} faults or more in each'
     )

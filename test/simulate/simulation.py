@@ -206,12 +206,12 @@ class Simulation:
         graph.subscriptions.clear()
         node = ('vla', '/')
         ghosts = [one for one in graph.publishers if one.node == node]
-        nodes = graph.nodes.count(node) - (1 if 'second_node' in self._standing() else 0)
+        nodes, graph.own_nodes = graph.own_nodes, 0
 
         def vanish() -> None:
             for ghost in ghosts:
                 graph.remove(ghost)
-            for _ in range(max(0, nodes)):
+            for _ in range(nodes):
                 graph.nodes.remove(node)
 
         if self._killed_by:
@@ -220,15 +220,6 @@ class Simulation:
             vanish()
         rclpy.utilities.g_default_context = None
         rclpy.context.g_logging_ref_count = 0
-
-    def _standing(self) -> list[str]:
-        """Kinds of faults that last now."""
-        now_s = self.scheduler.elapsed_s
-        return [
-            fault.kind
-            for fault in self.plan.faults
-            if fault.start_s <= now_s <= fault.start_s + fault.length_s
-        ]
 
     def _signal(self) -> None:
         number = self.world.random.choice(SIGNALS)
