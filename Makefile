@@ -1,6 +1,6 @@
 # All work happens in .venv, which `make setup` makes and keeps up to date.
 
-.PHONY: help setup demo test soak lint clean
+.PHONY: help setup demo test soak simulate mutants lint clean
 
 # The ROS 2 wheels mark the environment they have prepared; a mark from elsewhere would mislead ours.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -15,6 +15,8 @@ help:
 	@echo 'make demo    a simulated arm does what it is told; more of it: make demo DEMO_EPISODES=20'
 	@echo 'make test    the tests; some of them: make test ARGS="-k slot"'
 	@echo 'make soak    the node under a 30 Hz camera and faults, for half an hour: make soak ARGS="--seconds 1800"'
+	@echo 'make simulate   the whole node in a deterministic simulation: make simulate SEEDS=0-999'
+	@echo 'make mutants    mistakes planted into the node, does the simulation find them: make mutants ARGS="--count 200"'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   remove .venv and everything built'
 	@echo 'Each does the set-up it needs. Another Python: make setup PYTHON=python3.11'
@@ -31,6 +33,13 @@ test: setup
 
 soak: setup
 	@$(WITH_MESSAGES) .venv/bin/python test/soak.py $(ARGS)
+
+SEEDS = 0-99
+simulate: setup
+	@$(WITH_MESSAGES) PYTHONPATH=test .venv/bin/python -m simulate.run $(SEEDS) $(ARGS)
+
+mutants: setup
+	@$(WITH_MESSAGES) PYTHONPATH=test .venv/bin/python -m simulate.mutants $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check

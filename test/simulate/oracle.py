@@ -1,0 +1,463 @@
+"""Judges the node by all that went in and came out, as docs/faults.md and the messages promise.
+
+It is told of everything in the order in which it happened (``graph.Observer``, and the process and
+the policy), keeps for each robot what may still happen (``robot_oracle.py``), and knows nothing of
+the node's inside. It may use of ``vla_ros`` what no mistake is planted in: which texts are
+instructions, the contracts, the numbers of the reasons.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import parameter_value_to_python
+from std_srvs.srv import SetBool
+
+from simulate.graph import Header
+from simulate.plan import Plan
+from simulate.policy import FAILURE, Call, frame_of, is_sound
+from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
+from simulate.scheduler import NS
+from simulate.world import World
+from vla_ros.motion import load_contracts
+from vla_ros.msg import VlaStatus
+from vla_ros.pictures.compressed_images import compressed_to_rgb
+from vla_ros.pictures.images import UnusableImage, image_to_rgb
+from vla_ros.reasons import Reason
+from vla_ros.ros.parameters import Parameters
+
+_LOOK_S = 0.05
+_STATUS_PERIOD_S = 1.0
+_LATE_S = 0.35  # that a status may be late: a callback takes as long, or a response to nobody
+_END_S = 3.0  # in which a signal ends the process
+_MAX_STALL_S = 1.0  # more is noticed, and voids
+_GRACE_S = 1.0  # after a stall, in which commands are refused
+_MAX_SIMULATED_STEP_S = 10.0  # more is a jump
+_QUICK_S = 1.0  # more than a sound preparation takes
+_STALLS_LOOKED_AT = 5  # the last ones
+_UNSURE_S = 0.05  # near a bound either is right
+_NOTICES = ('inactive', 'activating', 'active', 'deactivating')  # a jump of the clock
+_TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
+_ERROR = 40  # the log's severity
+_ALWAYS_EXCUSED = (Reason.NONE, Reason.INVALID_PARAMETER, Reason.SHUT_DOWN)
+
+
+class Violation(NamedTuple):
+    at_s: float
+    text: str
+
+    def __str__(self) -> str:
+        return f'{self.at_s:.6f}: {self.text}'
+
+
+class Oracle:
+    """Told of everything; ``violations`` is what came of it."""
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        self.violations: list[Violation] = []
+        self._plan = plan
+        self._world = world
+        self._scheduler = world.scheduler
+        defaults = {name: field.default for name, field in Parameters.__dataclass_fields__.items()}
+        self._params: dict[str, Any] = {**defaults, **plan.parameters}
+        self._next_params = dict(self._params)
+        self._simulated = plan.simulated_time
+        self._clock_ns = 0  # of the last message on /clock
+        self._state = 'unconfigured'
+        self._state_since_ns = 0
+        self._requests: dict[int, tuple[str, Any, bool | None]] = {}
+        self._answers = 0
+        self._calls: list[Call] = []  # that have not ended
+        self._worker_free_ns = 0
+        self._callback_ns = 0  # when the one began that runs now
+        self._excused: set[int] = set()  # reasons for ERROR of which there was a cause
+        self._jumps: list[int] = []  # of the node's clock, since it was configured: when
+        self._perhaps_jumps = 0
+        self._configured_ns = 0
+        self._signalled_ns: int | None = None
+        self._is_up = False
+        self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
+        self._stall_seen = 0
+        self._offsets_unknown = False  # a sender's clock may have been learned
+        self.acted_since_heal: dict[int, int] = {}
+        around = Surroundings(
+            now_ns=lambda: self._scheduler.now_ns,
+            node_ns=self._node_ns,
+            is_active=lambda: self._state == 'active' and self._is_up,
+            is_simulated=lambda: self._simulated,
+            stalled_lately=self._stalled_lately,
+            stalled_in_callback=self._stalled_in_callback,
+            any_stalled_lately=self._any_stalled_lately,
+            worker_free_ns=lambda: self._worker_free_ns,
+            violation=self._violation,
+        )
+        contracts = load_contracts()
+        self.robots = [
+            RobotOracle(number, name, self._params, contracts, around)
+            for number, name in enumerate(plan.names)
+        ]
+        self._by_prefix = {world.prefix(one.number): one for one in self.robots}
+        world.scheduler.after(_LOOK_S, self._look)
+
+    def _violation(self, text: str) -> None:
+        self.violations.append(Violation(self._scheduler.elapsed_s, text))
+
+    def _node_ns(self) -> int:
+        return self._clock_ns if self._simulated else self._scheduler.system_ns()
+
+    def _stalled_lately(self, within_s: float) -> bool:
+        return self._ended_lately(self._world.stalls, within_s)
+
+    def _stalled_in_callback(self) -> bool:
+        return any(end_ns > self._callback_ns for _, end_ns in self._world.stalls)
+
+    def _any_stalled_lately(self, within_s: float) -> bool:
+        return self._stalled_lately(within_s) or self._ended_lately(
+            self._world.worker_stalls, within_s
+        )
+
+    def _ended_lately(self, stalls: list[tuple[int, int]], within_s: float) -> bool:
+        """Whether one lasts, or ended within that time."""
+        since_ns = self._scheduler.now_ns - round((within_s + _UNSURE_S) * NS)
+        return any(end_ns >= since_ns for _, end_ns in stalls[-_STALLS_LOOKED_AT:])
+
+    # -- the process -------------------------------------------------------------------------------
+
+    def process_begins(self) -> None:
+        self._is_up = True
+        self._clock_ns = 0
+        self._simulated = self._plan.simulated_time
+        self._set_state('unconfigured')
+        self._requests.clear()
+        self._answers = 0
+        self._calls.clear()
+        self._excused = set(_ALWAYS_EXCUSED)
+        self._jumps, self._perhaps_jumps = [], 0
+        self._signalled_ns = None
+        self._offsets_unknown = False
+        self._params.update(self._plan.parameters)
+        self._next_params = dict(self._params)
+        for robot in self.robots:
+            robot.forget_process()
+
+    def process_signalled(self) -> None:
+        if self._signalled_ns is None:
+            self._signalled_ns = self._scheduler.now_ns
+
+    def process_ends(self, code: int | None, output: str) -> None:
+        """
+        :param code: None if it was killed.
+        """
+        self._is_up = False
+        if code is None:
+            for robot in self.robots:
+                robot.killed()
+                if self._requests:
+                    robot.forget_switches()
+            return
+        if code == 70:
+            if not self._calls:
+                self._violation('exit code 70, and the policy does not hang')
+        elif code != 0 or self._signalled_ns is None:
+            self._violation(f'the process ended with {code}: {output}')
+        if self._signalled_ns is None:
+            return
+        took_s = self._age_s(self._signalled_ns)
+        if took_s > _END_S and not self._stalled_lately(took_s):
+            self._violation(f'it took {took_s:.2f} s from the signal to the end')
+        for robot in self.robots:
+            robot.end_of_callback()
+
+    def _age_s(self, since_ns: int) -> float:
+        return (self._scheduler.now_ns - since_ns) / NS
+
+    # -- what goes in ------------------------------------------------------------------------------
+
+    def took(self, topic: str, message: Any, info: dict[str, Any]) -> None:
+        if topic == '/clock':
+            before_ns, self._clock_ns = self._clock_ns, _ns(message.clock)
+            step_s = (self._clock_ns - before_ns) / NS
+            if before_ns and not 0 <= step_s <= _MAX_SIMULATED_STEP_S:
+                self.clock_faulted()
+            return
+        for prefix, robot in self._by_prefix.items():
+            if topic == f'/{prefix}instruction':
+                late = self._is_late(info['source_timestamp']) if message.data.strip() else False
+                robot.hear(message.data, late)
+            elif topic in (f'/{prefix}image', f'/{prefix}image/compressed'):
+                self._took_image(robot, message)
+
+    def _took_image(self, robot: RobotOracle, message: Any) -> None:
+        convert = compressed_to_rgb if _is_compressed(message) else image_to_rgb
+        stamp = message.header.stamp
+        try:
+            image = convert(message)
+        except UnusableImage:
+            robot.see(0, (robot.number, 0), False)
+            return
+        robot.see(_ns(stamp), frame_of(image), True)
+
+    def _is_late(self, sent_ns: int) -> bool | None:
+        """Whether a command that is taken now is too late; None if it may be either."""
+        if self._stalled_lately(_GRACE_S + NOTICE_S):
+            return None
+        limit_s = self._params['max_command_age_s']
+        age_s = abs(self._scheduler.system_ns() - sent_ns) / NS
+        if age_s < limit_s - _UNSURE_S:
+            return False
+        if age_s < limit_s + _UNSURE_S or self._offsets_unknown:
+            return None
+        self._offsets_unknown = True  # the next one as late may be obeyed
+        return True
+
+    def took_request(self, service: str, request: Any, header: Header) -> None:
+        late = self._is_late(header.source_timestamp)
+        self._requests[header.sequence_number] = (service, request, late)
+        for robot in self.robots:
+            robot.is_asked = True
+            for name, value in _parameters(request):
+                if name == 'instruction' and isinstance(value, str):
+                    robot.may_be_told(value)
+
+    # -- what comes out ----------------------------------------------------------------------------
+
+    def answered(self, service: str, response: Any, header: Header) -> None:
+        self._answers += 1
+        service, request, late = self._requests.pop(header.sequence_number)
+        if late and _sets_going(service, request) and response.success:
+            self._violation(f'{service}: {request} is obeyed, though it comes too late')
+        for robot in self.robots:
+            robot.is_asked = False
+        if isinstance(request, SetParameters.Request):
+            for (name, value), result in zip(_parameters(request), response.results, strict=True):
+                if result.successful:
+                    self._set_parameter(name, value)
+        name = service.removeprefix('/vla/')
+        what = name.rpartition('/')[2]
+        if what not in ('enable', 'stop', 'reset') or not response.success:
+            return
+        for prefix, robot in self._by_prefix.items():
+            if name in (what, f'{prefix}{what}'):
+                robot.switch(what, getattr(request, 'data', False))
+
+    def _set_parameter(self, name: str, value: Any) -> None:
+        if name == 'instruction':
+            self._next_params[name] = value
+            for robot in self.robots:
+                robot.hear(value, False)
+        elif name == 'use_sim_time':
+            if value == self._simulated:
+                return
+            self._simulated = value
+            self._clock_ns = 0
+            for robot in self.robots:
+                robot.doubt_clock()
+            self._perhaps_jumps += 2
+        else:
+            self._next_params[name] = value
+
+    def changed_state(self, state: str, transition: str) -> None:
+        if state == 'configuring':
+            self._jumps, self._perhaps_jumps = [], 0
+            self._configured_ns = self._scheduler.now_ns
+            self._params.update(self._next_params)
+            for robot in self.robots:
+                robot.configure()
+                robot.begin_with(self._params['instruction'])
+        elif state == 'unconfigured' and self._state == 'cleaningup':
+            for robot in self.robots:
+                robot.forget_instruction()
+        elif state == 'activating':
+            for robot in self.robots:
+                robot.activate()
+        elif state in ('deactivating', 'shuttingdown', 'cleaningup', 'errorprocessing'):
+            for robot in self.robots:
+                robot.void(at_once=False)
+                if state == 'cleaningup':
+                    robot.may_be_told('')  # while the node does so
+        self._set_state(state)
+        for robot in self.robots:
+            robot.disturb()
+
+    def _set_state(self, state: str) -> None:
+        self._state, self._state_since_ns = state, self._scheduler.now_ns
+
+    def published(self, topic: str, message: Any) -> None:
+        for prefix, robot in self._by_prefix.items():
+            if not topic.startswith(f'/{prefix}'):
+                continue
+            name = topic.removeprefix(f'/{prefix}')
+            if name == 'status':
+                robot.tell(message)
+                self._check_requests(message)
+                self._check_error(message)
+                self._check_jumps(message)
+            elif name == 'twist':
+                robot.move(message)
+            elif name == 'action':
+                robot.act(message)
+
+    def _check_requests(self, status: Any) -> None:
+        count = status.requests_accepted + status.requests_refused
+        if count != self._answers:
+            self._violation(f'requests add up to {count}, answered are {self._answers}')
+
+    def _check_error(self, status: Any) -> None:
+        if status.state != VlaStatus.ERROR or status.reason in self._excused:
+            return
+        if status.reason == Reason.POLICY_HUNG and self._calls:
+            return
+        slow = [call for call in self._calls if not call.frames]
+        if status.reason in (Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT) and slow:
+            return
+        self._violation(f'ERROR {status.reason} without a cause: {status.why}')
+
+    def _check_jumps(self, status: Any) -> None:
+        """Those of a moment ago, and those near to each other, may not have been noticed yet."""
+        noticed = 0
+        before_ns = 0
+        for at_ns in self._jumps:
+            noticed += at_ns - before_ns > NOTICE_S * NS
+            before_ns = at_ns
+        is_sure = not self._stalled_lately(self._age_s(self._configured_ns))
+        if self._jumps and self._age_s(self._jumps[-1]) < NOTICE_S:
+            noticed -= 1
+        most = len(self._jumps) + self._perhaps_jumps
+        if status.clock_jumps > most or (is_sure and status.clock_jumps < noticed):
+            self._violation(f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}')
+
+    def logged(self, severity: int, text: str) -> None:
+        is_foreseen = FAILURE in text or 'RCLError: Failed to trigger lifecycle' in text
+        is_error = severity >= _ERROR and 'Traceback' in text and not is_foreseen
+        if is_error or 'mistake of vla_ros' in text:
+            self._violation(f'log: {text}')
+
+    # -- the policy --------------------------------------------------------------------------------
+
+    def call_begins(self, call: Call) -> None:
+        self._calls.append(call)
+        for member, (robot, _) in enumerate(call.frames):
+            self.robots[robot].begin_call(call, member)
+
+    def call_ends(self, call: Call) -> None:
+        self._calls.remove(call)
+        self._worker_free_ns = self._scheduler.now_ns
+        if not call.frames:
+            if call.fault or call.duration_s > _QUICK_S:
+                self._excused |= {Reason.LOADING_FAILED, Reason.WARMUP_FAILED}
+                self._excused |= {Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT}
+            return
+        limit_s = self._params['inference_timeout_s']
+        is_failed = not call.heard_cancel and not is_sound(call)
+        for member, (number, _) in enumerate(call.frames):
+            robot = self.robots[number]
+            if call.fault == 'refuse':
+                robot.refuse_instruction()
+            if is_failed or call.duration_s > limit_s + _UNSURE_S:
+                robot.expect_hold(call, member)
+            if call.fault or call.duration_s > 0.5 * limit_s:
+                robot.disturb()
+
+    def files_checked(self) -> None:
+        """The policy has said that a file has changed."""
+        self._excused.add(Reason.CHECKPOINT_CHANGED)
+
+    # -- regularly ---------------------------------------------------------------------------------
+
+    def callback_begins(self) -> None:
+        """The executor is about to run a callback; the one before has ended."""
+        self._callback_ns = self._scheduler.now_ns
+        for robot in self.robots:
+            robot.end_of_callback()
+        self._look_at_stalls()
+
+    def disturbed(self) -> None:
+        """A fault begins or ends."""
+        for robot in self.robots:
+            robot.disturb()
+
+    def clock_faulted(self) -> None:
+        """The node's clock has jumped, and it has to notice."""
+        if self._state in _NOTICES:
+            self._jumps.append(self._scheduler.now_ns)
+        self._perhaps_jumps += 1
+        for robot in self.robots:
+            robot.doubt_clock()
+
+    def _look(self) -> None:
+        self._scheduler.after(_LOOK_S, self._look)
+        if not self._is_up:
+            return
+        late = {
+            number
+            for call in self._calls
+            for number, _ in call.frames
+            if self._age_s(call.began_ns) > self._params['inference_timeout_s'] + NOTICE_S
+        }
+        for robot in self.robots:
+            if self._state == 'active':
+                robot.look(self._rivalled(robot), robot.number in late)
+            self._check_silence(robot)
+
+    def _look_at_stalls(self) -> None:
+        """The first callback after a stall begins; what was taken before may not count."""
+        stalls = self._world.stalls
+        for start_ns, end_ns in stalls[self._stall_seen :]:
+            if end_ns > self._scheduler.now_ns:
+                break
+            self._stall_seen += 1
+            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._state == 'active':
+                for robot in self.robots:
+                    robot.void()
+
+    def _rivalled(self, robot: RobotOracle) -> bool:
+        """Whether others act in the node's place, and did so long enough to be noticed."""
+        graph = self._world.graph
+        prefix = self._world.prefix(robot.number)
+        names = ('action', 'twist') if self._params['motion'] == 'twist' else ('action',)
+        is_so = graph.nodes.count(('vla', '/')) > 1 or any(
+            graph.count(f'/{prefix}{name}', is_publisher=True) > 1 for name in names
+        )
+        if not is_so:
+            self._rivalled_since_ns[robot.number] = None
+            return False
+        robot.disturb()
+        since_ns = self._rivalled_since_ns[robot.number] or self._scheduler.now_ns
+        self._rivalled_since_ns[robot.number] = since_ns
+        return self._age_s(since_ns) > _STATUS_PERIOD_S + _LATE_S
+
+    def _check_silence(self, robot: RobotOracle) -> None:
+        silent_s = self._age_s(robot.status_ns)
+        limit_s = _STATUS_PERIOD_S + _LATE_S
+        if silent_s <= limit_s or self._stalled_lately(silent_s):
+            return
+        if self._state in _TRANSITIONAL or self._signalled_ns is not None:
+            return  # it may wait for a thread
+        robot.status_ns = self._scheduler.now_ns
+        self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
+
+
+def _sets_going(service: str, request: Any) -> bool:
+    """Whether a robot may begin to move by it: enable, reset, activate."""
+    if isinstance(request, SetBool.Request):
+        return bool(request.data)
+    if isinstance(request, ChangeState.Request):
+        return request.transition.id == Transition.TRANSITION_ACTIVATE
+    return service.endswith('/reset')
+
+
+def _parameters(request: Any) -> list[tuple[str, Any]]:
+    if not isinstance(request, SetParameters.Request):
+        return []
+    return [(one.name, parameter_value_to_python(one.value)) for one in request.parameters]
+
+
+def _is_compressed(message: Any) -> bool:
+    return hasattr(message, 'format')
+
+
+def _ns(time: Any) -> int:
+    return time.sec * NS + time.nanosec

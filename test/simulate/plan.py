@@ -1,0 +1,160 @@
+"""What a seed decides beforehand: robots, parameters, which faults occur, where and when.
+
+Faults are dealt: in every fifty seeds from a multiple of fifty on, each kind occurs at least once.
+The rest of a seed's faults, and all their details, are drawn by the seed itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from simulate.faults import KINDS
+
+FAULTS_END_S = 20.0  # then everything is healed
+HEAL_S = 15.0  # in which all robots have to act again
+
+_BLOCK = 50  # seeds in which every kind occurs
+_MIN_FAULTS = 3
+_MOST_MORE = 5
+_UNNORM_KEYS = ('bridge_orig', 'bridge_orig', 'fractal20220817_data', '', 'nobody_knows')
+_SIMULATED_EVERY = 4  # seeds: in one of them the node goes by simulated time
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    :param robot: the number of the one that it concerns, if it concerns one.
+    """
+
+    kind: str
+    start_s: float
+    length_s: float
+    robot: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    :param parameters: of the node, that differ from their defaults.
+    :param camera_hz: of each robot.
+    :param inference_s: an inference takes that long, from and to.
+    :param operator_s: so often the operator looks, from and to, before the last phase.
+    """
+
+    seed: int
+    robots: tuple[str, ...]
+    simulated_time: bool
+    parameters: dict[str, Any]
+    faults: tuple[Fault, ...]
+    camera_hz: tuple[float, ...]
+    cameras_reliable: tuple[bool, ...]
+    inference_s: tuple[float, float]
+    operator_s: tuple[float, float]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the robots; one that is empty where there is only one."""
+        return self.robots or ('',)
+
+
+def make_plan(seed: int) -> Plan:
+    random = Random(f'plan/{seed}')
+    robots = random.choices(((), ('a',), ('a', 'b'), ('a', 'b', 'c')), (4, 2, 2, 1))[0]
+    simulated = _is_simulated(seed)
+    kinds = _deal(seed)
+    possible = [name for name, kind in KINDS.items() if kind.is_possible(simulated)]
+    least = max(0, _MIN_FAULTS - len(kinds))
+    kinds += random.choices(possible, k=random.randint(least, least + _MOST_MORE))
+    random.shuffle(kinds)
+    faults = sorted(
+        (
+            Fault(
+                kind,
+                random.uniform(1.0, FAULTS_END_S - 1.0),
+                random.choice((0.1, 0.3, 1.0, 2.0, 4.0)) * random.uniform(0.5, 1.5),
+                random.randrange(max(1, len(robots))),
+            )
+            for kind in kinds
+        ),
+        key=lambda one: one.start_s,
+    )
+    parameters = _parameters(random, simulated, robots)
+    for kind in kinds:
+        parameters.update(KINDS[kind].parameters)
+    longest_s = min(0.25, 0.6 * parameters['inference_timeout_s'])
+    shortest_s = random.uniform(0.01, 0.5 * longest_s)
+    count = max(1, len(robots))
+    slowest_hz = 2.5 / parameters['image_timeout_s']
+    return Plan(
+        seed=seed,
+        robots=robots,
+        simulated_time=simulated,
+        parameters=parameters,
+        faults=tuple(faults),
+        camera_hz=tuple(random.uniform(max(5.0, slowest_hz), 15.0) for _ in range(count)),
+        cameras_reliable=tuple(
+            parameters.get('image_reliability') == 'reliable' or random.random() < 0.5
+            for _ in range(count)
+        ),
+        inference_s=(shortest_s, random.uniform(shortest_s, longest_s)),
+        operator_s=random.choice(((0.3, 1.0), (0.5, 3.0))),
+    )
+
+
+def _is_simulated(seed: int) -> bool:
+    return seed % _SIMULATED_EVERY == _SIMULATED_EVERY - 1
+
+
+def _deal(seed: int) -> list[str]:
+    """The kinds that fall to this seed, of those dealt to all seeds of its block."""
+    first = seed - seed % _BLOCK
+    random = Random(f'deck/{first}')
+    block = range(first, first + _BLOCK)
+    dealt: list[str] = []
+    for name, kind in KINDS.items():
+        seeds = [one for one in block if kind.is_possible(_is_simulated(one))]
+        if seed in random.sample(seeds, 2):
+            dealt.append(name)
+    return dealt
+
+
+def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dict[str, Any]:
+    inference_timeout_s = round(random.uniform(0.2, 0.8), 2)
+    parameters: dict[str, Any] = {
+        'model': 'simulated',
+        'unnorm_key': random.choice(_UNNORM_KEYS),
+        'frame_id': 'base_link',
+        'motion': random.choice(('twist', 'twist', 'none')),
+        'control_rate_hz': random.choice((20.0, 20.0, 25.0, 40.0)),
+        'max_linear_speed_m_s': random.choice((0.1, 0.25, 1.0)),
+        'max_angular_speed_rad_s': random.choice((0.5, 1.0, 3.0)),
+        'max_command_age_s': random.choice((1.0, 2.0)),
+        'first_image_timeout_s': round(random.uniform(0.5, 3.0), 2),
+        'image_timeout_s': round(random.uniform(0.3, 1.5), 2),
+        'frozen_image_timeout_s': random.choice((0.0, 0.7, 1.5)),
+        'no_instruction_timeout_s': round(random.uniform(0.5, 5.0), 2),
+        'max_instruction_age_s': random.choice((0.0, 0.0, 0.0, 3.0)),
+        'max_image_age_s': round(random.uniform(0.15, 0.5), 2),
+        'inference_timeout_s': inference_timeout_s,
+        'max_action_age_s': round(inference_timeout_s + random.choice((0.25, 0.5, 1.0)), 2),
+        'hang_timeout_s': round(random.uniform(0.5, 1.5), 2),
+        'load_timeout_s': 2.0,
+        'warmup_timeout_s': 2.0,
+    }
+    if robots:
+        parameters['robots'] = list(robots)
+    if simulated:
+        parameters['use_sim_time'] = True
+    if random.random() < 0.3:
+        parameters['instruction'] = 'stack the blocks'
+    if random.random() < 0.3:
+        parameters['autostart'] = False
+    if random.random() < 0.2:
+        parameters['enabled'] = False
+    if random.random() < 0.2:
+        parameters['image_reliability'] = random.choice(('reliable', 'best_effort'))
+    if random.random() < 0.1:
+        parameters['image_transport'] = 'compressed'
+    return parameters

@@ -1,0 +1,316 @@
+"""Mistakes to plant into the node, written by hand: each is one that a person might make.
+
+At least three each in inputs, slots, worker, gate, robot, motion, switches and node. ``old`` stands
+in its file exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_INPUTS = 'vla_ros/ros/inputs.py'
+_SLOT = 'vla_ros/scheduling/slot.py'
+_WORKER = 'vla_ros/scheduling/worker.py'
+_GATE = 'vla_ros/scheduling/gate.py'
+_ROBOT = 'vla_ros/ros/robot.py'
+_MOTION = 'vla_ros/motion/motion.py'
+_PROFILE = 'vla_ros/motion/profile.py'
+_OUTPUT = 'vla_ros/ros/motion_output.py'
+_SWITCHES = 'vla_ros/ros/switches.py'
+_NODE = 'vla_ros/ros/node.py'
+_CAMERA = 'vla_ros/scheduling/camera.py'
+_CLOCK = 'vla_ros/scheduling/clock.py'
+
+
+class Planted(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+PLANTED = [
+    Planted(
+        'inputs: a new instruction does not drop what is under way',
+        _INPUTS,
+        '        self._on_new_instruction(self._why_changed(now_s))\n',
+        '        self._why_changed(now_s)\n',
+    ),
+    Planted(
+        'inputs: a repeated image counts as a sign of life',
+        _INPUTS,
+        '        verdict = self.camera.judge(image, stamp_ns)\n',
+        '        verdict = self.camera.judge(image, stamp_ns)\n'
+        '        self._last_image_s = self._clock.monotonic_s()\n',
+    ),
+    Planted(
+        'inputs: a rejected image is no fault',
+        _INPUTS,
+        "            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))\n",
+        '',
+    ),
+    Planted(
+        'inputs: images are submitted to a robot that is switched off',
+        _INPUTS,
+        '        elif self.instruction and self.wanted:\n',
+        '        elif self.instruction:\n',
+    ),
+    Planted(
+        'inputs: a late instruction is obeyed',
+        _INPUTS,
+        '        if not late:\n            self.instruct(message.data)\n            return\n',
+        '        if True:\n            self.instruct(message.data)\n            return\n',
+    ),
+    Planted(
+        'inputs: an unusable instruction leaves the one before in force',
+        _INPUTS,
+        '            self.refuse_instruction(str(refusal))\n            return\n',
+        '            self.counters.instructions_rejected += 1\n            return\n',
+    ),
+    Planted(
+        'inputs: the time of the first image counts from the last configuration',
+        _INPUTS,
+        '        self._last_image_s = None\n        self.camera.start_over()\n',
+        '        self.camera.start_over()\n',
+    ),
+    Planted(
+        'slot: the oldest wins',
+        _SLOT,
+        '            if slot.item is not None:\n                slot.superseded += 1\n'
+        '            slot.item = item\n',
+        '            if slot.item is not None:\n                slot.superseded += 1\n'
+        '                slot.submitted += 1\n                return\n'
+        '            slot.item = item\n',
+    ),
+    Planted(
+        'slot: an item stays after it was taken',
+        _SLOT,
+        '                item, slot.item = slot.item, None\n',
+        '                item = slot.item\n                if not is_fresh(item):\n'
+        '                    slot.item = None\n',
+    ),
+    Planted(
+        'slot: only one source is taken at a time',
+        _SLOT,
+        '                taken.append((item, fresh))\n',
+        '                taken.append((item, fresh))\n                break\n',
+    ),
+    Planted(
+        'slot: nobody is woken',
+        _SLOT,
+        '            slot.submitted += 1\n            self._changed.notify()\n',
+        '            slot.submitted += 1\n',
+    ),
+    Planted(
+        'worker: a result from before a reset counts',
+        _WORKER,
+        '                if self._is_current(submission):\n                    return result\n',
+        '                if True:\n                    return result\n',
+    ),
+    Planted(
+        'worker: a reset of one robot is a reset of the first',
+        _WORKER,
+        '            for each in range(len(self._epochs)) if source is None else (source,):\n',
+        '            for each in range(len(self._epochs)) if source is None else (0,):\n',
+    ),
+    Planted(
+        'worker: a stale image is taken',
+        _WORKER,
+        '        return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)\n',
+        '        return current\n',
+    ),
+    Planted(
+        'worker: a late inference counts if nobody looked',
+        _WORKER,
+        '        late = was_late or inference_s > self._limits.inference_timeout_s\n',
+        '        late = was_late\n',
+    ),
+    Planted(
+        'worker: predictions are given to the wrong robots',
+        _WORKER,
+        '            for one, prediction in zip(members, predictions, strict=True)\n        )\n',
+        '            for one, prediction in zip(members, reversed(predictions), strict=True)\n'
+        '        )\n',
+    ),
+    Planted(
+        'worker: one failed inference ends it',
+        _WORKER,
+        '            outcome, error = Outcome.FAILED, raised\n',
+        '            raise\n',
+    ),
+    Planted(
+        'gate: the age of an action is not looked at',
+        _GATE,
+        '        if not is_fresh(result.observation.stamp_ns, now_ns, self._max_action_age_s):\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'gate: what is not finite is admitted',
+        _GATE,
+        '    if not (np.isfinite(action).all() and np.isfinite(normalized).all()):\n',
+        '    if False:\n',
+    ),
+    Planted(
+        'gate: an invalid action is counted twice',
+        _GATE,
+        '            self.counters.invalid += 1\n',
+        '            self.counters.invalid += 2\n',
+    ),
+    Planted(
+        'gate: a failure is no reason to hold',
+        _GATE,
+        '            self.cause = Cause(Reason.POLICY_FAILED, ',
+        '            Cause(Reason.POLICY_FAILED, ',
+    ),
+    Planted(
+        'robot: a hold does not stop the motion',
+        _ROBOT,
+        '            self.motion.stop()\n        self._reporter.show_change()\n',
+        '            pass\n        self._reporter.show_change()\n',
+    ),
+    Planted(
+        'robot: sequence numbers from zero',
+        _ROBOT,
+        '            sequence=self._gate.counters.published,\n',
+        '            sequence=self._gate.counters.published - 1,\n',
+    ),
+    Planted(
+        'robot: a fault drops nothing',
+        _ROBOT,
+        '        if self._worker is not None:\n            self._worker.reset(self._source)\n',
+        '        if self._worker is not None:\n            pass\n',
+    ),
+    Planted(
+        'robot: switching on again goes on where it was',
+        _ROBOT,
+        '        self.inputs.wanted = not self._why_off()\n        self._start_afresh()\n',
+        '        self.inputs.wanted = not self._why_off()\n        self.show_change()\n',
+    ),
+    Planted(
+        'motion: it goes on beyond the validity of its action',
+        _MOTION,
+        '        end_s = min(now_s + contract.period_s, valid_until_s - ramps_s)\n',
+        '        end_s = now_s + 2 * contract.period_s\n',
+    ),
+    Planted(
+        "motion: the robot's own limits are not asked",
+        _MOTION,
+        '                linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),\n',
+        '                linear_m_s=contract.max_linear_m_s,\n',
+    ),
+    Planted(
+        'motion: a motion is counted before it is tried',
+        _MOTION,
+        '            self.counters.motions_refused += 1\n',
+        '            self.counters.motions_refused += 1\n            self.counters.motions += 1\n',
+    ),
+    Planted(
+        'motion: a stop keeps the commands',
+        _PROFILE,
+        '        """Zero from now on, without a ramp."""\n        self._commands = []\n',
+        '        """Zero from now on, without a ramp."""\n',
+    ),
+    Planted(
+        'motion: zero is repeated for ever',
+        _OUTPUT,
+        '        self._zeros_left -= self.motion.is_over(now_s)\n',
+        '',
+    ),
+    Planted(
+        'motion: a stop says nothing',
+        _OUTPUT,
+        '        if moved and self._node.context.ok():\n            self._tick()\n',
+        '        if moved and self._node.context.ok():\n            self._zeros_left = 0\n',
+    ),
+    Planted(
+        'switches: a reset enables',
+        _SWITCHES,
+        '        self._switch(self._enabled, False)\n',
+        '        self._switch(True, False)\n',
+    ),
+    Planted(
+        'switches: a stop that was not reset is forgotten with the process',
+        _SWITCHES,
+        '        self._stopped = latch.stopped\n',
+        '        self._stopped = False\n',
+    ),
+    Planted(
+        'switches: a stopped robot can be enabled',
+        _SWITCHES,
+        "        return cause.message if enabled and self._stopped and cause else ''\n",
+        "        return ''\n",
+    ),
+    Planted(
+        'switches: disabling does nothing while it is enabled',
+        _SWITCHES,
+        '        if enabled and self._enabled:\n            return\n',
+        '        if self._enabled:\n            return\n',
+    ),
+    Planted(
+        'node: deactivation forgets to drop what is under way',
+        _NODE,
+        '        if self._worker is not None:\n            self._worker.reset()\n',
+        '',
+    ),
+    Planted(
+        'node: a clock that jumps is not looked at before results are settled',
+        _NODE,
+        '        self._watch_surroundings()  # the clock may have jumped since the timer looked\n',
+        '',
+    ),
+    Planted(
+        'node: an overrun makes only the first robot hold',
+        _NODE,
+        '            for source in overdue:\n',
+        '            for source in sorted(overdue)[:1]:\n',
+    ),
+    Planted(
+        'node: a stall is not noticed',
+        _NODE,
+        '            if stalled_s and self._active:\n',
+        '            if False:\n',
+    ),
+    Planted(
+        'node: rivals are looked for once',
+        _NODE,
+        '        """Once a second: each robot\'s status, and the diagnostics of all."""\n'
+        '        self._look_for_rivals()\n',
+        '        """Once a second: each robot\'s status, and the diagnostics of all."""\n',
+    ),
+    Planted(
+        'node: a hung inference does not end the process',
+        _NODE,
+        '        if deadline is Deadline.HUNG:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'camera: stamps may go backwards',
+        _CAMERA,
+        '        if before_ns is None or stamp_ns > before_ns:\n',
+        '        if before_ns is None or stamp_ns != before_ns:\n',
+    ),
+    Planted(
+        'camera: frozen images are let pass',
+        _CAMERA,
+        '        if now_s - self._new_image_s <= limit_s:\n',
+        '        if True:\n',
+    ),
+    Planted(
+        'camera: stamps ahead are let pass',
+        _CAMERA,
+        '        if ahead_s > MAX_CLOCK_SKEW_S:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'clock: a step back is no jump',
+        _CLOCK,
+        '            jumped_s = jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0\n',
+        '            jumped_s = jumped_s if jumped_s > MAX_CLOCK_SKEW_S else 0.0\n',
+    ),
+    Planted(
+        'clock: a simulation that is reset is no jump',
+        _CLOCK,
+        '            jumped_s = step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
+        '            jumped_s = step_s if not step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
+    ),
+]

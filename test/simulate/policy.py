@@ -1,0 +1,260 @@
+"""A policy whose inferences take virtual time, and which fails when it is told to.
+
+It reads in an image's pixels which robot and which frame it shows, and answers every request with
+an action of its own, so that an observer can tell what each action was made from. ``PolicyKnobs``
+belong to the world, which turns them at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulate.threads import Process
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    InstructionError,
+    PolicyError,
+    PolicyInfo,
+    Prediction,
+    Progress,
+    ProgressCallback,
+    ProofError,
+    Request,
+    WarmupTimes,
+)
+
+ACTION_DIM = 7
+SIDE = 8  # pixels of an image
+REFUSED = 'impossible'  # an instruction that begins so is refused
+FAILURE = 'a failure of the simulated policy'  # in the text of every error it raises
+
+_HEARS_S = 0.02  # a cancel is heard within that time
+_INVALID = {
+    'nan': 'not finite',
+    'inf': 'not finite',
+    'size': 'another number of values',
+    'unbounded': 'beyond its bounds',
+    'invalid': 'called invalid',
+}
+
+
+@dataclass
+class PolicyKnobs:
+    """
+    :param duration_s: of an inference, from and to [s].
+    :param fault: of the inferences that begin now; a key of ``_INVALID``, or slow, deaf, hung,
+        exact, raise, memory, refuse; empty: none.
+    :param share: of the inferences that have the fault.
+    :param delay_s: of a slow, deaf or hung one; all that an exact one takes.
+    :param preparation: of a loading or warm-up that begins now: fail, slow or hung; empty: none.
+    :param files_changed: whether the checkpoint's files have changed.
+    """
+
+    duration_s: tuple[float, float] = (0.03, 0.08)
+    fault: str = ''
+    share: float = 1.0
+    delay_s: float = 0.0
+    load: str = ''
+    warmup: str = ''
+    preparation_s: float = 0.1
+    files_changed: bool = False
+
+
+@dataclass
+class Call:
+    """One inference, as an observer learns of it.
+
+    :param frames: the robot and the frame that each request shows.
+    :param heard_cancel: it ended early.
+    :param predictions: empty unless it came to an answer.
+    """
+
+    number: int
+    frames: list[tuple[int, int]]
+    requests: Sequence[Request]
+    fault: str
+    began_ns: int
+    ended_ns: int = 0
+    heard_cancel: bool = False
+    predictions: list[Prediction] = field(default_factory=list)
+
+    @property
+    def duration_s(self) -> float:
+        return (self.ended_ns - self.began_ns) / 1e9
+
+
+def pixels(robot: int, frame: int, random: Random) -> bytes:
+    """Of an rgb8 image with ``SIDE`` rows; the rest is noise."""
+    head = frame.to_bytes(3, 'big') + bytes((robot, 0, 0))
+    return head + random.randbytes(3 * SIDE * SIDE - len(head))
+
+
+def frame_of(image: NDArray[np.uint8]) -> tuple[int, int]:
+    """The robot and the frame that it shows."""
+    head = image.reshape(-1)[:4].tolist()
+    return head[3], int.from_bytes(bytes(head[:3]), 'big')
+
+
+class SimulatedPolicy:
+    info = PolicyInfo('simulated', '', 'cpu', 'float64', 'none')
+
+    def __init__(
+        self,
+        knobs: PolicyKnobs,
+        random: Random,
+        on_begin: Callable[[Call], None],
+        on_end: Callable[[Call], None],
+        on_changed_files: Callable[[], None],
+    ) -> None:
+        self._knobs = knobs
+        self._random = random
+        self._on_begin = on_begin
+        self._on_end = on_end
+        self._on_changed_files = on_changed_files
+        self._calls = 0
+
+    @classmethod
+    def load(
+        cls, progress: ProgressCallback, knobs: PolicyKnobs, **options: Any
+    ) -> SimulatedPolicy:
+        """As the node's ``load_policy`` does; may take long, or fail."""
+        policy = cls(knobs, **options)
+        policy._observe_preparation(knobs.load, PolicyError, progress, None)
+        return policy
+
+    def action_dim(self, unnorm_key: str | None = None) -> int:
+        return ACTION_DIM
+
+    def warmup(
+        self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    ) -> WarmupTimes:
+        fault, progress = self._knobs.warmup, progress or (lambda _: None)
+        self._observe_preparation(fault, ProofError, progress, cancel)
+        return WarmupTimes(self._knobs.preparation_s, 0.05, 0.05)
+
+    def check_files(self) -> None:
+        if self._knobs.files_changed:
+            self._on_changed_files()
+            raise PolicyError(f'{FAILURE}: a file has changed')
+
+    def check_instruction(self, instruction: str) -> None:
+        if instruction.startswith(REFUSED):
+            raise InstructionError(f'{FAILURE}: the instruction is refused')
+
+    def predict_actions(
+        self, requests: Sequence[Request], cancel: Cancel | None = None
+    ) -> list[Prediction]:
+        knobs, random = self._knobs, self._random
+        fault = knobs.fault if random.random() < knobs.share else ''
+        self._calls += 1
+        scheduler = Process.scheduler
+        frames = [frame_of(request.image) for request in requests]
+        call = Call(self._calls, frames, list(requests), fault, scheduler.now_ns)
+        self._on_begin(call)
+        try:
+            duration_s = random.uniform(*knobs.duration_s)
+            if fault in ('slow', 'deaf', 'hung'):
+                duration_s += knobs.delay_s
+            elif fault == 'exact':
+                duration_s = knobs.delay_s
+            self._spend(duration_s, None if fault in ('deaf', 'hung') else cancel)
+            _raise(fault)
+            call.predictions = [self._prediction(request, fault) for request in requests]
+        except InferenceCancelled:
+            call.heard_cancel = True
+            raise
+        finally:
+            call.ended_ns = scheduler.now_ns
+            self._on_end(call)
+        return call.predictions
+
+    def close(self) -> None:
+        pass
+
+    def _observe_preparation(self, fault: str, *options: Any) -> None:
+        """A preparation is a call without requests."""
+        call = Call(0, [], [], fault, Process.scheduler.now_ns)
+        self._on_begin(call)
+        try:
+            self._prepare(fault, *options)
+        finally:
+            call.ended_ns = Process.scheduler.now_ns
+            self._on_end(call)
+
+    def _prepare(
+        self,
+        fault: str,
+        error: type[Exception],
+        progress: ProgressCallback,
+        cancel: Cancel | None,
+    ) -> None:
+        for step in range(1, 4):
+            progress(Progress('preparing', step, 3))
+            self._spend(self._knobs.preparation_s / 3, cancel)
+        if fault == 'fail':
+            raise error(f'{FAILURE}: not this time')
+        if fault == 'slow':
+            for step in range(1, 4):
+                self._spend(self._knobs.delay_s / 3, cancel)
+                progress(Progress('preparing slowly', step, 3))
+        if fault == 'hung':
+            self._spend(self._knobs.delay_s, None)
+
+    def _spend(self, seconds: float, cancel: Any) -> None:
+        """Let time pass, and hear a cancel if there is one to hear."""
+        scheduler = Process.scheduler
+        if cancel is None:
+            scheduler.sleep(seconds)
+            return
+        if cancel.wait(seconds):  # the simulation's event, so it need not be polled
+            scheduler.sleep(self._random.uniform(0.0, _HEARS_S))
+            raise InferenceCancelled
+
+    def _prediction(self, request: Request, fault: str) -> Prediction:
+        random = self._random
+        action = np.array([random.uniform(-0.06, 0.06) for _ in range(3)] + [0.0] * 4)
+        action[3:6] = [random.uniform(-0.25, 0.25) for _ in range(3)]
+        action[6] = random.uniform(-0.1, 1.1)
+        normalized = np.array([random.uniform(-1, 1) for _ in range(ACTION_DIM)])
+        if fault == 'nan':
+            action[random.randrange(ACTION_DIM)] = np.nan
+        elif fault == 'inf':
+            normalized[random.randrange(ACTION_DIM)] = np.inf
+        elif fault == 'size':
+            action, normalized = action[:3], normalized[:3]
+        elif fault == 'unbounded':
+            normalized[random.randrange(ACTION_DIM)] = random.choice((-1, 1)) * 1.01
+        drafted = 0 if request.draft is None else ACTION_DIM - 1
+        return Prediction(
+            action=action,
+            normalized_action=normalized,
+            token_ids=np.array([random.randrange(31744, 32000) for _ in range(ACTION_DIM)]),
+            token_probabilities=np.ones(ACTION_DIM, dtype=np.float32),
+            unnorm_key=request.unnorm_key or 'bridge_orig',
+            valid=fault != 'invalid',
+            invalid_reason='a token is no action token' if fault == 'invalid' else '',
+            drafted=drafted,
+            accepted=random.randint(0, drafted),
+            picture=request.image,
+        )
+
+
+def is_sound(call: Call) -> bool:
+    """Whether its predictions are actions."""
+    return bool(call.predictions) and call.fault not in _INVALID
+
+
+def _raise(fault: str) -> None:
+    if fault == 'raise':
+        raise RuntimeError(FAILURE)
+    if fault == 'memory':
+        raise MemoryError(FAILURE)
+    if fault == 'refuse':
+        raise InstructionError(f'{FAILURE}: the instruction is refused')

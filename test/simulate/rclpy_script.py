@@ -1,0 +1,515 @@
+"""One script for rclpy as it is and for rclpy on the fake extension module: what both observe.
+
+``python -m simulate.rclpy_script real`` (or ``fake``) prints it as JSON. The test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, Protocol
+
+_SETTLE_S = 0.45  # so long messages may be on their way
+
+
+class Driver(Protocol):
+    """The other side of the graph."""
+
+    def connect(self, topic: str, reliable: bool = True, latched: bool = False) -> Any:
+        """Make a publisher of texts, and wait until it is known."""
+
+    def publish(self, publisher: Any, text: str) -> None: ...
+
+    def request(self, service: str) -> None:
+        """Ask a Trigger service, and do not wait."""
+
+    def pass_time(self, seconds: float) -> None: ...
+
+    def tick(self, seconds: float) -> None:
+        """Publish a time on /clock."""
+
+
+class RealDriver:
+    def __init__(self) -> None:
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+        import rclpy
+
+        rclpy.init()
+        self._node = rclpy.create_node('driver')
+        self._clients: list[Any] = []
+        self._clock: Any = None
+
+    def connect(self, topic: str, reliable: bool = True, latched: bool = False) -> Any:
+        from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+        from std_msgs.msg import String
+
+        quality = QoSProfile(
+            depth=10,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+        publisher = self._node.create_publisher(String, topic, quality)
+        self.pass_time(_SETTLE_S)
+        return publisher
+
+    def publish(self, publisher: Any, text: str) -> None:
+        from std_msgs.msg import String
+
+        publisher.publish(String(data=text))
+
+    def request(self, service: str) -> None:
+        from std_srvs.srv import Trigger
+
+        client = self._node.create_client(Trigger, service)
+        assert client.wait_for_service(5.0)
+        self._clients.append(client)
+        client.call_async(Trigger.Request())
+
+    def pass_time(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def tick(self, seconds: float) -> None:
+        from builtin_interfaces.msg import Time
+        from rosgraph_msgs.msg import Clock
+
+        if self._clock is None:
+            self._clock = self._node.create_publisher(Clock, '/clock', 1)
+            self.pass_time(_SETTLE_S)
+        self._clock.publish(Clock(clock=Time(sec=int(seconds), nanosec=0)))
+        self.pass_time(_SETTLE_S)
+
+
+class _Deaf:
+    """Observes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+class FakeDriver:
+    def __init__(self) -> None:
+        from simulate import imports
+
+        imports.install()
+        import rclpy
+
+        from simulate.graph import Graph
+        from simulate.rclpy_fake import Context
+        from simulate.scheduler import Scheduler
+        from simulate.threads import Process
+
+        self._scheduler = Scheduler(Random(0), 10**12, 17 * 10**17)
+        Process.begin(self._scheduler, print, lambda: None)
+        observer: Any = _Deaf()
+        self._graph = Context.graph = Graph(self._scheduler, observer)
+        self._graph.nodes.append(('driver', '/'))
+        self._clock: Any = None
+        rclpy.init()
+
+    def _publisher(
+        self, topic: str, kind: type, reliable: bool = True, latched: bool = False
+    ) -> Any:
+        from simulate import graph
+
+        return graph.RemotePublisher(
+            self._graph,
+            topic,
+            kind,
+            ('driver', '/'),
+            graph.RELIABLE if reliable else graph.BEST_EFFORT,
+            graph.TRANSIENT_LOCAL if latched else graph.VOLATILE,
+        )
+
+    def connect(self, topic: str, reliable: bool = True, latched: bool = False) -> Any:
+        from std_msgs.msg import String
+
+        publisher = self._publisher(topic, String, reliable, latched)
+        self.pass_time(_SETTLE_S)
+        return publisher
+
+    def publish(self, publisher: Any, text: str) -> None:
+        from std_msgs.msg import String
+
+        publisher.publish(String(data=text))
+
+    def request(self, service: str) -> None:
+        from std_srvs.srv import Trigger
+
+        self._graph.request(service, Trigger.Request(), lambda _: None, self._scheduler.now_ns)
+
+    def pass_time(self, seconds: float) -> None:
+        self._scheduler.run_until(self._scheduler.now_ns + round(seconds * 1e9))
+
+    def tick(self, seconds: float) -> None:
+        from builtin_interfaces.msg import Time
+        from rosgraph_msgs.msg import Clock
+
+        self._clock = self._clock or self._publisher('/clock', Clock)
+        self.pass_time(_SETTLE_S)
+        self._clock.publish(Clock(clock=Time(sec=int(seconds), nanosec=0)))
+        self.pass_time(_SETTLE_S)
+
+
+class Spinner:
+    """An executor with one node, and the list of what its callbacks say."""
+
+    def __init__(self, node: Any) -> None:
+        from rclpy.executors import SingleThreadedExecutor
+
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(node)
+        self.heard: list[str] = []
+
+    def says(self, text: str) -> Callable[..., Any]:
+        """A callback of any kind."""
+
+        def callback(message: Any = None, response: Any = None) -> Any:
+            self.heard.append(f'{text} {message.data}' if hasattr(message, 'data') else text)
+            return response
+
+        return callback
+
+    def spin(self, count: int) -> list[str]:
+        """Spin once so many times at most; what was said, each time as one text."""
+        spins = []
+        for _ in range(count):
+            self.heard.clear()
+            self.executor.spin_once(0.0)
+            spins.append(', '.join(self.heard))
+        return spins
+
+
+def _error_of(action: Callable[[], Any]) -> str:
+    try:
+        action()
+    except Exception as error:
+        return f'{type(error).__name__}: {str(error).partition(", at ")[0]}'
+    return 'none'
+
+
+def order_of_callbacks(driver: Driver) -> Any:
+    """Everything is ready at once; one callback for each spin, all before it waits again."""
+    import rclpy
+    from std_msgs.msg import String
+    from std_srvs.srv import Trigger
+
+    node = rclpy.create_node('order')
+    spinner = Spinner(node)
+    node.create_service(Trigger, 'serve', spinner.says('service'))
+    guard = node.create_guard_condition(spinner.says('guard'))
+    node.create_subscription(String, 'first', lambda m: spinner.says('first')(m), 10)
+    node.create_subscription(String, 'second', lambda m: spinner.says('second')(m), 1)
+    publishers = [driver.connect('/first'), driver.connect('/second')]
+    spinner.spin(5)
+    node.create_timer(0.1, spinner.says('timer'))
+    for text in ('1', '2', '3'):
+        for publisher in publishers:
+            driver.publish(publisher, text)
+    driver.request('/serve')
+    guard.trigger()
+    guard.trigger()
+    driver.pass_time(_SETTLE_S)
+    heard = spinner.spin(9)
+    node.destroy_node()
+    return heard
+
+
+def destroyed_in_a_callback(driver: Driver) -> Any:
+    """Who is destroyed by the callback before is not called."""
+    import rclpy
+    from std_msgs.msg import String
+
+    node = rclpy.create_node('destroyed')
+    spinner = Spinner(node)
+    subscriptions: list[Any] = []
+
+    def hear(message: Any) -> None:
+        spinner.heard.append('first')
+        node.destroy_subscription(subscriptions[1])
+
+    subscriptions.append(node.create_subscription(String, 'a', hear, 10))
+    for topic in ('b', 'c'):
+        subscriptions.append(
+            node.create_subscription(String, topic, lambda m, t=topic: spinner.says(t)(m), 10)
+        )
+    publishers = [driver.connect(f'/{topic}') for topic in 'abc']
+    spinner.spin(5)
+    for publisher in publishers:
+        driver.publish(publisher, 'x')
+    driver.pass_time(_SETTLE_S)
+    heard = spinner.spin(4)
+    node.destroy_node()
+    return heard
+
+
+def late_timer(driver: Driver) -> Any:
+    """Calls that were missed are left out, and the beat stays."""
+    import rclpy
+
+    node = rclpy.create_node('late')
+    spinner = Spinner(node)
+    timer = node.create_timer(0.2, spinner.says('timer'))
+    driver.pass_time(0.7)
+    heard = spinner.spin(3)
+    left_s = timer.time_until_next_call() / 1e9
+    timer.cancel()
+    driver.pass_time(0.3)
+    heard += spinner.spin(2)
+    is_canceled, is_ready = timer.is_canceled(), timer.is_ready()
+    timer.reset()
+    driver.pass_time(0.25)
+    heard += spinner.spin(2)
+    node.destroy_node()
+    return [heard, 0.0 < left_s <= 0.11, is_canceled, is_ready]
+
+
+def matching(driver: Driver) -> Any:
+    """Which qualities of service go together, and what is kept for whom."""
+    import rclpy
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+    from std_msgs.msg import String
+
+    node = rclpy.create_node('matching')
+    spinner = Spinner(node)
+    told: dict[str, Any] = {}
+    offers = [
+        (f'{"reliable" if reliable else "best"}_{"latched" if latched else "volatile"}', r, latched)
+        for reliable, r in ((True, True), (False, False))
+        for latched in (True, False)
+    ]
+    publishers = {name: driver.connect(f'/{name}', r, latched) for name, r, latched in offers}
+    for publisher in publishers.values():
+        driver.publish(publisher, 'early')
+    for name in publishers:
+        for reliability in (ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT):
+            for durability in (DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE):
+                key = f'{name} for {reliability.name} {durability.name}'
+                heard: list[str] = []
+                quality = QoSProfile(depth=10, reliability=reliability, durability=durability)
+                subscription = node.create_subscription(
+                    String, name, lambda m, heard=heard: heard.append(m.data), quality
+                )
+                driver.pass_time(_SETTLE_S)
+                driver.publish(publishers[name], 'late')
+                driver.pass_time(_SETTLE_S / 2)
+                spinner.spin(12)
+                node.destroy_subscription(subscription)
+                told[key] = [bool({'early'} & set(heard)), 'late' in heard[-1:]]
+    info = node.get_publishers_info_by_topic('/best_latched')[0]
+    quality = info.qos_profile
+    told['info'] = [
+        info.node_name,
+        info.node_namespace,
+        info.topic_type,
+        quality.reliability.name,
+        quality.durability.name,
+        quality.history.name,
+        len(node.get_publishers_info_by_topic('/best_latched')),
+        node.count_publishers('/best_latched'),
+        node.count_subscribers('/best_latched'),
+        sorted(node.get_node_names_and_namespaces()),
+        node.resolve_topic_name('~/x'),
+    ]
+    node.destroy_node()
+    return told
+
+
+def message_info(driver: Driver) -> Any:
+    import rclpy
+    from std_msgs.msg import String
+
+    node = rclpy.create_node('info')
+    spinner = Spinner(node)
+    infos: list[Any] = []
+    node.create_subscription(String, 'info', lambda message, info: infos.append(info), 10)
+    publisher = driver.connect('/info')
+    driver.publish(publisher, 'x')
+    driver.pass_time(_SETTLE_S)
+    spinner.spin(4)
+    sent_s = (node.get_clock().now().nanoseconds - infos[0]['source_timestamp']) / 1e9
+    node.destroy_node()
+    return [sorted(infos[0]), 0.0 < sent_s < 5.0]
+
+
+def errors(driver: Driver) -> Any:
+    """What a callback raises, and what a handle says that is gone."""
+    import rclpy
+    from std_msgs.msg import String, UInt64
+    from std_srvs.srv import Trigger
+
+    node = rclpy.create_node('errors')
+    spinner = Spinner(node)
+
+    def fail(*_: Any) -> None:
+        raise ValueError('on purpose')
+
+    node.create_service(Trigger, 'fail', fail)
+    driver.request('/fail')
+    driver.pass_time(_SETTLE_S)
+    told = [_error_of(lambda: spinner.spin(4))]
+    publisher = node.create_publisher(String, 'x', 1)
+    told.append(_error_of(lambda: publisher.publish(String(data='\udc80'))))
+    told.append(_error_of(lambda: publisher.publish('no message')))
+    numbers = node.create_publisher(UInt64, 'numbers', 1)
+    told.append(_error_of(lambda: numbers.publish(UInt64(data=-1))).partition(':')[0])
+    node.destroy_publisher(publisher)
+    told.append(_error_of(lambda: publisher.publish(String())))
+    told.append(_error_of(lambda: node.create_publisher(String, 'x//y', 1)))
+    timer = node.create_timer(1.0, fail)
+    node.destroy_timer(timer)
+    told.append(_error_of(timer.cancel))
+    node.destroy_node()
+    return told
+
+
+def lifecycle(driver: Driver) -> Any:
+    """Transitions that succeed, fail, raise, or are not possible."""
+    from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+    from std_msgs.msg import String
+
+    told: list[Any] = []
+    answers = {'next': TransitionCallbackReturn.SUCCESS, 'error': TransitionCallbackReturn.SUCCESS}
+
+    def answer() -> Any:
+        told.append(node._state_machine.current_state[1])
+        if answers['next'] is None:
+            raise ValueError('on purpose')
+        return answers['next']
+
+    class Node(LifecycleNode):
+        def on_configure(self, state: Any) -> Any:
+            return answer()
+
+        def on_activate(self, state: Any) -> Any:
+            super().on_activate(state)
+            return answer()
+
+        def on_deactivate(self, state: Any) -> Any:
+            super().on_deactivate(state)
+            return answer()
+
+        def on_cleanup(self, state: Any) -> Any:
+            return answer()
+
+        def on_shutdown(self, state: Any) -> Any:
+            return answer()
+
+        def on_error(self, state: Any) -> Any:
+            told.append(f'error from {state.label}')
+            return answers['error']
+
+    node = Node('lifecycle')
+    publisher = node.create_lifecycle_publisher(String, 'x', 1)
+    told.append([list(one) for one in node._state_machine.transition_graph])
+    told.append([service.srv_name for service in node.services])
+    success, failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+    error = TransitionCallbackReturn.ERROR
+    for trigger, outcome in (
+        (node.trigger_activate, success),
+        (node.trigger_configure, failure),
+        (node.trigger_configure, None),
+        (node.trigger_configure, success),
+        (node.trigger_configure, success),
+        (node.trigger_activate, failure),
+        (node.trigger_activate, success),
+        (node.trigger_cleanup, success),
+        (node.trigger_deactivate, failure),
+        (node.trigger_deactivate, error),
+        (node.trigger_configure, success),
+        (node.trigger_cleanup, success),
+        (node.trigger_shutdown, success),
+        (node.trigger_configure, success),
+    ):
+        answers['next'] = outcome
+        told.append(_error_of(lambda trigger=trigger: told.append(str(trigger()))))
+        told.append([node._state_machine.current_state[1], publisher.is_activated])
+    node.destroy_node()
+    return told
+
+
+def parameters(driver: Driver) -> Any:
+    import rclpy
+    from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+    from rclpy.parameter import Parameter
+
+    node = rclpy.create_node(
+        'parameters', parameter_overrides=[Parameter('given', value=3.0), Parameter('odd', value=1)]
+    )
+    bounds = ParameterDescriptor(
+        floating_point_range=[FloatingPointRange(from_value=0.0, to_value=5.0)]
+    )
+    fixed = ParameterDescriptor(read_only=True)
+    told: list[Any] = [
+        node.declare_parameter('given', 1.0, bounds).value,
+        node.declare_parameter('fixed', 'x', fixed).value,
+        _error_of(lambda: node.declare_parameter('odd', 'text')),
+    ]
+    for name, value in (('given', 9.0), ('given', 'x'), ('fixed', 'y'), ('given', 2.0)):
+        result = node.set_parameters([Parameter(name, value=value)])[0]
+        told.append([result.successful, result.reason])
+    told.append(_error_of(lambda: node.set_parameters([Parameter('nonsense', value=1)])))
+    node.destroy_node()
+    return told
+
+
+def simulated_time(driver: Driver) -> Any:
+    import rclpy
+    from rclpy.parameter import Parameter
+
+    overrides = [Parameter('use_sim_time', value=True)]
+    node = rclpy.create_node('simulated', parameter_overrides=overrides)
+    spinner = Spinner(node)
+    told = [node.get_clock().now().nanoseconds, node.get_clock().ros_time_is_active]
+    node.create_timer(1.0, spinner.says('timer'))
+    driver.pass_time(_SETTLE_S)
+    for seconds in (10, 11, 9, 20):
+        driver.tick(seconds)
+        told += ['timer' in spinner.spin(8), node.get_clock().now().nanoseconds]
+    node.set_parameters([Parameter('use_sim_time', value=False)])
+    told.append(node.get_clock().ros_time_is_active)
+    node.destroy_node()
+    return told
+
+
+def after_shutdown(driver: Driver) -> Any:
+    """The last one: it ends the context."""
+    import rclpy
+    from std_msgs.msg import String
+
+    node = rclpy.create_node('shutdown')
+    spinner = Spinner(node)
+    publisher = node.create_publisher(String, 'x', 1)
+    rclpy.shutdown()
+    return [
+        _error_of(lambda: publisher.publish(String())),
+        _error_of(lambda: spinner.spin(1)),
+        _error_of(lambda: rclpy.create_node('late')),
+    ]
+
+
+SCRIPTS = (
+    order_of_callbacks,
+    destroyed_in_a_callback,
+    late_timer,
+    matching,
+    message_info,
+    errors,
+    lifecycle,
+    parameters,
+    simulated_time,
+    after_shutdown,
+)
+
+
+def main(kind: str) -> None:
+    driver: Driver = RealDriver() if kind == 'real' else FakeDriver()
+    print(json.dumps({script.__name__: script(driver) for script in SCRIPTS}))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

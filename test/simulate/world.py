@@ -1,0 +1,393 @@
+"""All that is outside the node: cameras, an operator, a supervisor, clocks and other nodes.
+
+It speaks to the node as others do, by messages and requests, and knows of it what it publishes.
+Faults (``faults.py``) turn what is here wrong for a while; :meth:`World.heal` makes all sound.
+"""
+
+from __future__ import annotations
+
+import array
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from PIL import Image as PilImage
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
+from simulate.plan import Plan
+from simulate.policy import SIDE, PolicyKnobs, pixels
+from simulate.scheduler import NS, Scheduler
+from vla_ros.msg import VlaStatus
+from vla_ros.reasons import Reason
+
+_LATENCY_S = (0.005, 0.03)  # from capture to publishing
+_TRANSPORT_S = (0.0002, 0.004)
+_CLOCK_HZ = 50.0  # of /clock
+_LAST_LOOK_S = (0.2, 0.5)  # the operator's, in the last phase
+MAX_SKEW_S = 0.1  # that a clock may move by itself, as documented, and a stamp be ahead
+_FREEZE_MEMORY = 8  # images that a stuck driver repeats at most
+
+_INSTRUCTION_REASONS = (
+    Reason.NO_INSTRUCTION,
+    Reason.INSTRUCTION_REJECTED,
+    Reason.INSTRUCTION_EXPIRED,
+    Reason.INSTRUCTION_STALE,
+    Reason.POLICY_FAILED,
+)
+
+
+def to_stamp(ns: int) -> Time:
+    return Time(sec=ns // NS, nanosec=ns % NS)
+
+
+class SimulatedClock:
+    """A simulation's time, and its publisher on /clock."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._publisher = RemotePublisher(
+            world.graph, '/clock', Clock, ('simulator', '/'), RELIABLE, depth=1
+        )
+        self.factor = world.random.choice((1.0, 1.0, 0.7, 1.5))
+        self.hz = _CLOCK_HZ
+        self.is_silent = False
+        self._time_ns = 5 * NS
+        self._since_ns = world.scheduler.now_ns
+        self._tick()
+
+    def now_ns(self) -> int:
+        passed_ns = self._world.scheduler.now_ns - self._since_ns
+        return self._time_ns + round(passed_ns * self.factor)
+
+    def set(self, time_ns: int, factor: float) -> None:
+        """Go on from here, so fast; 0 stands still."""
+        self._time_ns, self.factor = time_ns, factor
+        self._since_ns = self._world.scheduler.now_ns
+
+    def _tick(self) -> None:
+        if not self.is_silent:
+            message = Clock(clock=to_stamp(self.now_ns()))
+            self._publisher.publish(message, self._world.delay(_TRANSPORT_S))
+        self._world.scheduler.after(1 / self.hz, self._tick)
+
+
+class Camera:
+    """One robot's. The knobs are the faults'; :meth:`heal` turns them back."""
+
+    def __init__(self, world: World, robot: int) -> None:
+        self._world = world
+        self._robot = robot
+        prefix = world.prefix(robot)
+        compressed = world.plan.parameters.get('image_transport') == 'compressed'
+        self._type: type = CompressedImage if compressed else Image
+        self.topic = f'/{prefix}image{"/compressed" if compressed else ""}'
+        self.period_s = 1 / world.plan.camera_hz[robot]
+        self._frame = 0
+        self._last: list[bytes] = []
+        self.publisher: RemotePublisher | None = None
+        self.heal()
+        self.plug_in(world.plan.cameras_reliable[robot])
+        world.scheduler.after(world.random.uniform(0, self.period_s), self._tick)
+
+    def heal(self) -> None:
+        self.is_silent = False
+        self.delay_s = 0.0  # on its way
+        self.repeats = 0  # so many images in turn; 0: new ones
+        self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
+        self.spoil: Callable[[Any], None] = lambda message: None
+        self._repeated = 0
+        if self.publisher is None:
+            self.plug_in(self._world.plan.cameras_reliable[self._robot])
+
+    def plug_in(self, reliable: bool) -> None:
+        if self.publisher is not None:
+            self.publisher.destroy()
+        node = (f'camera_{self._robot}', '/')
+        reliability = RELIABLE if reliable else BEST_EFFORT
+        self.publisher = RemotePublisher(
+            self._world.graph, self.topic, self._type, node, reliability
+        )
+
+    def unplug(self) -> None:
+        if self.publisher is not None:
+            self.publisher.destroy()
+            self.publisher = None
+
+    def _tick(self) -> None:
+        random = self._world.random
+        if not self.is_silent:
+            self.capture()
+        self._world.scheduler.after(self.period_s * random.uniform(0.8, 1.2), self._tick)
+
+    def capture(self) -> None:
+        """See the robot, and publish that a little later."""
+        world = self._world
+        stamp_ns = self.restamp(world.robot_ns())
+        content = self._next_content()
+        world.scheduler.after(world.delay(_LATENCY_S), lambda: self._publish(content, stamp_ns))
+
+    def _next_content(self) -> bytes:
+        if self.repeats and self._last:
+            buffers = self._last[-self.repeats :]
+            self._repeated += 1
+            return buffers[self._repeated % len(buffers)]
+        self._frame += 1
+        content = pixels(self._robot, self._frame, self._world.random)
+        self._last = [*self._last[1 - _FREEZE_MEMORY :], content]
+        return content
+
+    def _publish(self, content: bytes, stamp_ns: int) -> None:
+        if self.publisher is None:
+            return
+        message = _compressed(content) if self._type is CompressedImage else _raw(content)
+        message.header.stamp = to_stamp(max(0, stamp_ns))
+        self.spoil(message)
+        delay_s = self._world.delay(_TRANSPORT_S) + self.delay_s
+        self.publisher.publish(message, delay_s)
+
+
+def _raw(content: bytes) -> Image:
+    message = Image(height=SIDE, width=SIDE, encoding='rgb8', step=3 * SIDE)
+    message.data = array.array('B', content)
+    return message
+
+
+def _compressed(content: bytes) -> CompressedImage:
+    file = io.BytesIO()
+    PilImage.frombytes('RGB', (SIDE, SIDE), content).save(file, 'PNG')
+    message = CompressedImage(format='rgb8; png compressed rgb8')
+    message.data = array.array('B', file.getvalue())
+    return message
+
+
+class Operator:
+    """Looks at every robot's status now and then, and does what it says is needed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._said_ns: dict[int, int] = {}
+        self._said: dict[int, str] = {}
+        self._count = 0
+        self.looks_s = world.plan.operator_s
+        self.is_away = False
+        self._publishers = [
+            RemotePublisher(
+                world.graph, f'/{world.prefix(robot)}instruction', String, ('operator', '/')
+            )
+            for robot in range(len(world.plan.names))
+        ]
+        world.scheduler.after(world.delay(self.looks_s), self._look)
+
+    def new_text(self) -> str:
+        self._count += 1
+        return f'pick up block {self._count}'
+
+    def say(self, robot: int, text: str, delay_s: float = 0.0, clock_offset_s: float = 0.0) -> None:
+        """Publish an instruction."""
+        world = self._world
+        self._said_ns[robot], self._said[robot] = world.scheduler.now_ns, text
+        self._publishers[robot].publish(
+            String(data=text), world.delay(_TRANSPORT_S) + delay_s, round(clock_offset_s * NS)
+        )
+
+    def _look(self) -> None:
+        world = self._world
+        if not self.is_away:
+            for robot in range(len(world.plan.names)):
+                self._tend(robot)
+        world.scheduler.after(world.delay(self.looks_s), self._look)
+
+    def _tend(self, robot: int) -> None:
+        world = self._world
+        status = world.statuses.get(robot)
+        if status is None or not world.process_is_up:
+            return
+        prefix = world.prefix(robot)
+        if status.state in (VlaStatus.UNCONFIGURED, VlaStatus.ERROR):
+            if status.reason == Reason.SHUT_DOWN:
+                world.signal_process()  # nothing else ends that
+            else:
+                world.change_state(Transition.TRANSITION_CONFIGURE)
+        elif status.state == VlaStatus.READY:
+            world.change_state(Transition.TRANSITION_ACTIVATE)
+        elif status.state in (VlaStatus.HOLDING, VlaStatus.RUNNING):
+            if status.reason == Reason.STOPPED:
+                world.ask(f'/vla/{prefix}reset', Trigger.Request())
+            elif status.reason == Reason.DISABLED:
+                world.ask(f'/vla/{prefix}enable', SetBool.Request(data=True))
+            elif status.reason in _INSTRUCTION_REASONS:
+                self.say(robot, self.new_text())
+            else:
+                self._repeat(robot)
+
+    def _repeat(self, robot: int) -> None:
+        """An instruction that ages has to be said again."""
+        limit_s = self._world.plan.parameters['max_instruction_age_s']
+        since_s = (self._world.scheduler.now_ns - self._said_ns.get(robot, 0)) / NS
+        if limit_s and since_s > 0.3 * limit_s:
+            self.say(robot, self._said.get(robot) or self.new_text())
+
+
+@dataclass
+class Ghost:
+    """What is left on the graph of a process that was killed."""
+
+    node: tuple[str, str]
+    endpoints: list[Any]
+
+
+class World:
+    """Everything that the node meets. Its timed events never block."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        scheduler: Scheduler,
+        graph: Graph,
+        on_note: Callable[[str], None],
+        on_end_process: Callable[[str], None],
+    ) -> None:
+        """
+        :param on_note: told, for the trace, what happens.
+        :param on_end_process: ends the process as a fatal signal does.
+        """
+        self.plan = plan
+        self.scheduler = scheduler
+        self.graph = graph
+        self.random = Random(f'world/{plan.seed}')
+        self.note = on_note
+        self.end_process = on_end_process
+        self.knobs = PolicyKnobs(duration_s=plan.inference_s)
+        self.statuses: dict[int, VlaStatus] = {}
+        self.process_is_up = False
+        self.signal_process: Callable[[], None] = lambda: None
+        self.restart_s = (0.2, 1.0)
+        self.on_clock_jump: Callable[[], None] = lambda: None
+        self.stalls: list[tuple[int, int]] = []  # of the executor's thread: from, to
+        self.worker_stalls: list[tuple[int, int]] = []
+        self.as_inference_ends: list[Callable[[], None]] = []  # happens with the next one
+        self.clock = SimulatedClock(self) if plan.simulated_time else None
+        self.cameras = [Camera(self, robot) for robot in range(len(plan.names))]
+        self.operator = Operator(self)
+        self._undo: list[Callable[[], None]] = []
+
+    def prefix(self, robot: int) -> str:
+        name = self.plan.names[robot]
+        return f'{name}/' if name else ''
+
+    def delay(self, bounds_s: tuple[float, float]) -> float:
+        return self.random.uniform(*bounds_s)
+
+    def robot_ns(self) -> int:
+        """The robot's true time, as a camera stamps it."""
+        return self.clock.now_ns() if self.clock else self.scheduler.system_ns()
+
+    # -- what anybody may ask of the node ----------------------------------------------------------
+
+    def ask(
+        self,
+        service: str,
+        request: Any,
+        delay_s: float = 0.0,
+        clock_offset_s: float = 0.0,
+        waits: bool = True,
+    ) -> None:
+        """
+        :param waits: whether the client is still there when the answer comes.
+        """
+        self.graph.request(
+            service,
+            request,
+            (lambda response: None) if waits else None,
+            self.scheduler.system_ns() + round(clock_offset_s * NS),
+            self.delay(_TRANSPORT_S) + delay_s,
+        )
+
+    def change_state(self, number: int, label: str = '', **options: Any) -> None:
+        request = ChangeState.Request()
+        request.transition.id, request.transition.label = number, label
+        self.ask('/vla/change_state', request, **options)
+
+    def set_parameters(self, **values: Any) -> None:
+        request = SetParameters.Request(
+            parameters=[parameter(name, value) for name, value in values.items()]
+        )
+        self.ask('/vla/set_parameters', request)
+
+    # -- faults of the machine ---------------------------------------------------------------------
+
+    def jump_system_clock(self, seconds: float) -> None:
+        self.scheduler.system_offset_ns += round(seconds * NS)
+        if abs(seconds) > MAX_SKEW_S:
+            self.on_clock_jump()
+
+    def stall(self, seconds: float, main: bool, worker: bool) -> None:
+        """Let threads of the process not run for a while."""
+        for thread in self.scheduler.threads:
+            if main if thread is self.scheduler.main else worker:
+                self.scheduler.stall(thread, seconds)
+        now_ns = self.scheduler.now_ns
+        stalled = (now_ns, now_ns + round(seconds * NS))
+        if main:
+            self.stalls.append(stalled)
+        if worker:
+            self.worker_stalls.append(stalled)
+
+    def inference_ended(self) -> None:
+        """Its result is on its way to the executor's thread."""
+        happenings, self.as_inference_ends = self.as_inference_ends, []
+        for happen in happenings:
+            happen()
+
+    # -- the last phase ----------------------------------------------------------------------------
+
+    def until_healed(self, undo: Callable[[], None]) -> None:
+        """Have this called in the last phase, if not before."""
+        self._undo.append(undo)
+
+    def heal(self) -> None:
+        """Make all sound that is the world's; the operator does the rest."""
+        self.note('heal')
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+        for camera in self.cameras:
+            camera.heal()
+        self.knobs.fault, self.knobs.load, self.knobs.warmup = '', '', ''
+        self.knobs.files_changed = False
+        self.graph.deaf_subscribers = False
+        if self.clock is not None:
+            self.clock.is_silent, self.clock.hz = False, _CLOCK_HZ
+            self.clock.set(self.clock.now_ns(), 1.0)
+            self.set_parameters(use_sim_time=True)
+        self.operator.is_away = False
+        self.operator.looks_s = _LAST_LOOK_S
+        self.restart_s = (0.2, 0.3)
+
+
+def parameter(name: str, value: Any) -> Parameter:
+    """With the type that the value has; a list is of texts."""
+    kinds = {
+        bool: (ParameterType.PARAMETER_BOOL, 'bool_value'),
+        int: (ParameterType.PARAMETER_INTEGER, 'integer_value'),
+        float: (ParameterType.PARAMETER_DOUBLE, 'double_value'),
+        str: (ParameterType.PARAMETER_STRING, 'string_value'),
+        list: (ParameterType.PARAMETER_STRING_ARRAY, 'string_array_value'),
+        type(None): (ParameterType.PARAMETER_NOT_SET, ''),
+    }
+    kind, field = kinds[type(value)]
+    typed = ParameterValue(type=kind)
+    if field:
+        setattr(typed, field, value)
+    return Parameter(name=name, value=typed)
