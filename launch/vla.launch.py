@@ -50,7 +50,7 @@ PARAMETERS = [
     ('max_image_age_s', float, 'an older picture is not given to the policy'),
     ('inference_timeout_s', float, 'an inference that takes longer is cancelled'),
     ('max_action_age_s', float, 'an action whose picture is older is not published'),
-    ('hang_timeout_s', float, 'end the process when a late inference, or the process, hangs for so long'),
+    ('hang_timeout_s', float, 'end the process when it, or a late inference, hangs for so long'),
     ('load_timeout_s', float, 'loading, with a download, may take so long'),
     ('warmup_timeout_s', float, 'warming up may take so long'),
     ('first_image_timeout_s', float, 'say what is wrong when no picture came since activation'),
