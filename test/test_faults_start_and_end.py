@@ -26,7 +26,7 @@ from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
 from vla_ros.types import WarmupTimes
 
-SHORT = ('load_timeout_s:=1.0', 'warmup_timeout_s:=1.0')
+SHORT = ('autostart:=false', 'load_timeout_s:=1.0', 'warmup_timeout_s:=1.0')
 LOAD_TIMEOUT = Reason.LOAD_TIMEOUT, 'loading took longer than load_timeout_s, 1 s'
 WARMUP_TIMEOUT = Reason.WARMUP_TIMEOUT, 'warming up took longer than warmup_timeout_s, 1 s'
 HANGS = ('inference_timeout_s:=0.2', 'hang_timeout_s:=0.4')
@@ -43,8 +43,9 @@ def mended(stack: Robot, model: str = 'scripted') -> None:
 
 
 def fails_in_time(stack: Robot, reason: Reason, message: str) -> None:
-    """With the limits of ``SHORT``."""
-    stack.wait_for(lambda: bool(stack.statuses))
+    """Configured now, with the limits of ``SHORT``."""
+    stack.wait_for_state(VlaStatus.UNCONFIGURED)
+    assert stack.transition(Transition.TRANSITION_CONFIGURE)
     began_s = time.monotonic()
     stack.wait_for_state(VlaStatus.ERROR, reason, message)
     assert time.monotonic() - began_s < 1.0 + 1.0

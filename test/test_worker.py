@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 from fakes import IMAGE, LIMITS, FakePolicy, Gate, WorkerBench, a_prediction, started, wait_until
 
+from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import (
     Deadline,
     InferenceWorker,
@@ -249,7 +250,10 @@ def test_a_policy_that_can_not_be_built() -> None:
     worker = InferenceWorker(build, LIMITS, ManualClock())
     worker.start()
     wait_until(lambda: worker.status().phase is Phase.FAILED)
-    assert worker.status().failure.endswith('ValueError: no such model')
+    failure = worker.status().failure
+    assert failure is not None
+    assert failure.reason is Reason.LOADING_FAILED
+    assert failure.message.endswith('ValueError: no such model')
     assert worker.close(10)
 
 
@@ -260,7 +264,7 @@ def test_a_foreseen_failure_is_a_sentence() -> None:
     worker = InferenceWorker(build, LIMITS, ManualClock())
     worker.start()
     wait_until(lambda: worker.status().phase is Phase.FAILED)
-    assert worker.status().failure == 'no such model'
+    assert worker.status().failure == Cause(Reason.LOADING_FAILED, 'no such model')
 
 
 @pytest.mark.parametrize('where', ['build', 'warmup', 'predict'])
@@ -288,7 +292,9 @@ def test_what_is_no_exception_is_not_lost(where: str) -> None:
         assert results[-1].outcome is Outcome.FAILED
     else:
         wait_until(lambda: worker.status().phase is Phase.FAILED)
-        assert 'at the disco' in worker.status().failure
+        failure = worker.status().failure
+        assert failure is not None
+        assert 'at the disco' in failure.message
     assert worker.close(10)
     assert policy.closed == (where != 'build')
 

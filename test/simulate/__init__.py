@@ -6,7 +6,7 @@ same seed gives the same trace, byte for byte, in every process.
 
 ========================  =====================================================================
 ``scheduler``             virtual time, and the baton that only one thread holds
-``threads``               what stands in for threading, time, signal, os and faulthandler
+``threads``               what stands in for threading, time, signal, os, faulthandler, watchdog
 ``imports``               gives the modules of ``vla_ros`` these stand-ins, and rclpy the fake
 ``graph``                 the fake ROS graph: topics, services, delivery
 ``rclpy_fake``            what stands in for rclpy's extension module; rclpy's Python is real

@@ -493,7 +493,7 @@ def executor_stalls_briefly(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(0.05, 0.9), main=True, worker=False)
 
 
-@_kind()
+@_kind(hang_timeout_s=4.0)
 def executor_stalls(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(1.1, 3.0), main=True, worker=False)
 
@@ -519,9 +519,15 @@ def worker_stalls(world: World, fault: Fault) -> None:
 
 
 @_kind()
+def process_is_stuck(world: World, fault: Fault) -> None:
+    """As where native code keeps the interpreter's lock."""
+    world.stall(1000.0, main=True, worker=True)
+
+
+@_kind()
 def process_is_suspended(world: World, fault: Fault) -> None:
     seconds = world.random.choice((0.3, 1.5, 4.0))
-    world.stall(seconds, main=True, worker=True)
+    world.suspend(seconds)
     if world.random.random() < 0.5:  # and commands come meanwhile
         _ask(world, fault, 'enable', delay_s=0.1)
         world.operator.say(fault.robot, world.operator.new_text(), 0.05)
@@ -675,4 +681,4 @@ KINDS['second_publisher_of_twists'] = Kind(
     _second_publisher('twist', 'TwistStamped'), parameters={'motion': 'twist'}
 )
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

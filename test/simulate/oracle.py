@@ -21,6 +21,7 @@ from simulate.plan import Plan
 from simulate.policy import FAILURE, Call, frame_of, is_sound
 from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
 from simulate.scheduler import NS
+from simulate.threads import Process
 from simulate.world import World
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaStatus
@@ -29,7 +30,10 @@ from vla_ros.pictures.images import UnusableImage, image_to_rgb
 from vla_ros.reasons import Reason
 from vla_ros.ros.parameters import Parameters
 
+WATCHDOG = 'watchdog'  # may end the process
+
 _LOOK_S = 0.05
+_ENDED_S = 1.0  # beyond hang_timeout_s, in which a stuck process ends
 _STATUS_PERIOD_S = 1.0
 _LATE_S = 0.35  # that a status may be late: a callback takes as long, or a response to nobody
 _END_S = 3.0  # in which a signal ends the process
@@ -147,11 +151,13 @@ class Oracle:
         if self._signalled_ns is None:
             self._signalled_ns = self._scheduler.now_ns
 
-    def process_ends(self, code: int | None, output: str) -> None:
+    def process_ends(self, code: int | None, output: str, killed_by: str) -> None:
         """
         :param code: None if it was killed.
         """
         self._is_up = False
+        if killed_by == WATCHDOG and self._stuck_s() < self._params['hang_timeout_s']:
+            self._violation(f'the watchdog ends a process that is not stuck: {output}')
         if code is None:
             for robot in self.robots:
                 robot.killed()
@@ -170,6 +176,12 @@ class Oracle:
             self._violation(f'it took {took_s:.2f} s from the signal to the end')
         for robot in self.robots:
             robot.end_of_callback()
+
+    def _stuck_s(self) -> float:
+        """For how long the executor's thread has not run, though the process was not suspended."""
+        now_ns = self._scheduler.now_ns
+        since_ns = min((start for start, end in self._world.stalls if end > now_ns), default=now_ns)
+        return (now_ns - max(since_ns, Process.suspended_until_ns)) / NS
 
     def _age_s(self, since_ns: int) -> float:
         return (self._scheduler.now_ns - since_ns) / NS
@@ -391,6 +403,8 @@ class Oracle:
         self._scheduler.after(_LOOK_S, self._look)
         if not self._is_up:
             return
+        if self._state == 'active' and self._stuck_s() > self._params['hang_timeout_s'] + _ENDED_S:
+            self._violation(f'the process is stuck for {self._stuck_s():.2f} s, and goes on')
         late = {
             number
             for call in self._calls
@@ -403,7 +417,10 @@ class Oracle:
             self._check_silence(robot)
 
     def _look_at_stalls(self) -> None:
-        """The first callback after a stall begins; what was taken before may not count."""
+        """The first callback after a stall begins; what was taken before it may not count.
+
+        What the callback took in which it ended may: the node may have looked before that.
+        """
         stalls = self._world.stalls
         for start_ns, end_ns in stalls[self._stall_seen :]:
             if end_ns > self._scheduler.now_ns:
@@ -411,7 +428,7 @@ class Oracle:
             self._stall_seen += 1
             if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._state == 'active':
                 for robot in self.robots:
-                    robot.void()
+                    robot.void(until_ns=end_ns)
 
     def _rivalled(self, robot: RobotOracle) -> bool:
         """Whether others act in the node's place, and did so long enough to be noticed."""

@@ -198,12 +198,16 @@ class RobotOracle:
 
     # -- voiding -----------------------------------------------------------------------------------
 
-    def void(self, at_once: bool = True) -> None:
+    def void(self, at_once: bool = True, until_ns: int | None = None) -> None:
         """What was taken so far may not become an action.
 
         :param at_once: the event itself makes the robot hold; else a look at the surroundings does.
+        :param until_ns: what was taken from then on may.
         """
         self.epoch += 1
+        for image in self._images:
+            if until_ns is not None and image.taken_ns >= until_ns:
+                image.epoch = self.epoch
         self.disturb()
         if not at_once:
             self._voided_ns = self._voided_ns or self._around.now_ns()
@@ -632,7 +636,8 @@ class RobotOracle:
         no_image = silent_s > self._params['image_timeout_s'] + NOTICE_S
         if rivalled or no_image:
             self.void(at_once=False)
-        if status.state == VlaStatus.RUNNING and (now_ns - self.status_ns) / NS > NOTICE_S:
+        is_told = (now_ns - self.status_ns) / NS > NOTICE_S and not self._owes_status
+        if status.state == VlaStatus.RUNNING and is_told:
             for is_so, why in (
                 (not self.may_act, self._why_not() if not self.may_act else ''),
                 (no_image, f'no image for {silent_s:.3f} s'),

@@ -27,7 +27,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from simulate.faults import KINDS, SIGNALS  # noqa: E402
 from simulate.graph import Graph, Header  # noqa: E402
-from simulate.oracle import Oracle, Violation  # noqa: E402
+from simulate.oracle import WATCHDOG, Oracle, Violation  # noqa: E402
 from simulate.plan import FAULTS_END_S, HEAL_S, Fault, Plan, make_plan  # noqa: E402
 from simulate.policy import Call, SimulatedPolicy  # noqa: E402
 from simulate.rclpy_fake import Context  # noqa: E402
@@ -100,7 +100,7 @@ class Simulation:
         self.scheduler.on_switch = self._switched
         self.graph = Graph(self.scheduler, self)
         Context.graph = self.graph
-        Process.begin(self.scheduler, self._report, lambda: self._end('watchdog'))
+        Process.begin(self.scheduler, self._report, lambda: self._end(WATCHDOG))
         self.world = World(self.plan, self.scheduler, self.graph, self.trace.add, self._end)
         self.world.signal_process = self._signal
         self.oracle = Oracle(self.plan, self.world)
@@ -156,13 +156,12 @@ class Simulation:
         self.world.process_is_up = True
         code = self._call_command()
         self.trace.add_foreign(f'process ends {code} {self._killed_by} {self._output}')
-        self.world.process_is_up = False
-        self.world.statuses.clear()
-        self.oracle.process_ends(code, self._output)
+        self.oracle.process_ends(code, self._output, self._killed_by)
+        self.world.process_ended()
         scheduler.kill_others()
         scheduler.main.killed = False
         scheduler.main.signals.clear()
-        Process.watchdog += 1
+        Process.watchdog = None
         self._bury()
 
     def _call_command(self) -> int | None:

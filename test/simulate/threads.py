@@ -1,4 +1,4 @@
-"""What stands in for threading, time, signal, os and faulthandler within ``vla_ros``.
+"""What stands in for threading, time, signal, os, faulthandler and the watchdog of ``vla_ros``.
 
 Only what is used there, or may soon be: anything else is an AttributeError, and then belongs here.
 Every operation at which threads meet is a place where the scheduler may let another one run.
@@ -19,6 +19,8 @@ from typing import Any
 
 from simulate.scheduler import NS, Killed, Scheduler, SimThread
 
+_WATCHDOG_TICK_S = 0.1  # by so much it may be late
+
 
 class Process:
     """The process that is simulated now; there is one at a time in this one."""
@@ -26,7 +28,8 @@ class Process:
     scheduler: Scheduler
     signal_handlers: dict[int, Callable[..., None]]
     report: Callable[[str], None]  # told what a process would write to its standard error
-    watchdog: int  # number of the alarm that was set last
+    watchdog: Watchdog | None  # that counts for it
+    suspended_until_ns: int
     end: Callable[[], None]  # ends the process from outside, as a fatal signal does
 
     @classmethod
@@ -35,7 +38,7 @@ class Process:
     ) -> None:
         cls.scheduler, cls.report, cls.end = scheduler, report, end
         cls.signal_handlers = {}
-        cls.watchdog = 0
+        cls.watchdog, cls.suspended_until_ns = None, 0
 
     @classmethod
     def hear_signal(cls, number: int) -> bool:
@@ -413,33 +416,50 @@ os = _Overlay(
 )
 
 
-def _dump_traceback_later(
-    timeout: float, repeat: bool = False, file: Any = None, exit: bool = False
-) -> None:
-    """Set the alarm that needs no interpreter: it ends the process from outside."""
-    Process.watchdog += 1
-    number = Process.watchdog
+faulthandler = SimpleNamespace(enable=lambda: None)
 
-    def ring() -> None:
-        if Process.watchdog != number:
+# -- the watchdog ----------------------------------------------------------------------------------
+
+
+class Watchdog:
+    """What stands in for ``vla_ros.watchdog.Watchdog``: its child counts virtual time.
+
+    As there, time in which the process is suspended does not count.
+    """
+
+    def __init__(self, name: str, warn: Callable[[str], None] | None = None) -> None:
+        self.warn = warn or Process.report
+        self._is_last = False
+        self._limit_ns = self._ends_ns = 0
+        self._alarm_ns: int | None = None
+
+    def start(self) -> None:
+        Process.watchdog = self
+
+    def beat(self, limit_s: float, why: str) -> None:
+        if not self._is_last:
+            self._limit_ns = round((limit_s + _WATCHDOG_TICK_S) * NS)
+            self._ends_ns = Process.scheduler.now_ns + self._limit_ns
+            self._set()
+
+    def end(self, limit_s: float, why: str) -> None:
+        self.beat(limit_s, why)
+        self._is_last = True
+
+    def _set(self) -> None:
+        """One alarm at a time is enough; it looks whether the end has moved."""
+        if self._alarm_ns is None or self._ends_ns < self._alarm_ns:
+            self._alarm_ns = self._ends_ns
+            Process.scheduler.at(self._alarm_ns, self._ring)
+
+    def _ring(self) -> None:
+        now_ns = Process.scheduler.now_ns
+        if Process.watchdog is not self or now_ns != self._alarm_ns:
             return
-        Process.report(f'faulthandler: after {timeout:g} s:\n{Process.scheduler.stacks()}')
-        if exit:
+        self._alarm_ns = None
+        self._ends_ns = max(self._ends_ns, Process.suspended_until_ns + self._limit_ns)
+        if now_ns < self._ends_ns:
+            self._set()
+        else:
+            Process.report(f'the process is stuck:\n{Process.scheduler.stacks()}')
             Process.end()
-
-    Process.scheduler.after(timeout, ring)
-
-
-def _cancel_dump_traceback_later() -> None:
-    Process.watchdog += 1
-
-
-faulthandler = SimpleNamespace(
-    enable=lambda *_, **__: None,
-    disable=lambda: None,
-    register=lambda *_, **__: None,
-    is_enabled=lambda: True,
-    dump_traceback=lambda *_, **__: None,
-    dump_traceback_later=_dump_traceback_later,
-    cancel_dump_traceback_later=_cancel_dump_traceback_later,
-)

@@ -28,6 +28,7 @@ from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
 from simulate.plan import Plan
 from simulate.policy import SIDE, PolicyKnobs, pixels
 from simulate.scheduler import NS, Scheduler
+from simulate.threads import Process
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
 
@@ -343,6 +344,21 @@ class World:
             self.stalls.append(stalled)
         if worker:
             self.worker_stalls.append(stalled)
+
+    def suspend(self, seconds: float) -> None:
+        """Let the whole process not run for a while, as SIGSTOP does; it is not stuck."""
+        self.stall(seconds, main=True, worker=True)
+        until_ns = self.scheduler.now_ns + round(seconds * NS)
+        Process.suspended_until_ns = max(Process.suspended_until_ns, until_ns)
+
+    def process_ended(self) -> None:
+        """With it end the stalls of its threads."""
+        self.process_is_up = False
+        self.statuses.clear()
+        now_ns = self.scheduler.now_ns
+        for stalls in (self.stalls, self.worker_stalls):
+            stalls[:] = [(start_ns, min(end_ns, now_ns)) for start_ns, end_ns in stalls]
+        Process.suspended_until_ns = min(Process.suspended_until_ns, now_ns)
 
     def inference_ended(self) -> None:
         """Its result is on its way to the executor's thread."""
