@@ -126,6 +126,18 @@ def test_start_over_forgets(camera: Camera) -> None:
     assert camera.shows(STILL, aside_s=-60.0)
 
 
+def test_a_clock_that_jumps_makes_no_frozen_image_new(camera: Camera) -> None:
+    for _ in range(80):
+        camera.shows(STILL)
+        camera.clock.advance(0.1)
+    assert not camera.shows(STILL)
+    camera.watch.forget_stamp()
+    assert not camera.shows(STILL, aside_s=-60.0)
+    assert camera.cause is not None
+    assert camera.cause.reason is Reason.IMAGE_FROZEN
+    assert camera.shows(aside_s=-50.0)
+
+
 @pytest.mark.parametrize('jump_s', [-3600.0, -0.15, 0.15, 3600.0])
 def test_a_clock_that_jumps(jump_s: float) -> None:
     clock = ManualClock()

@@ -32,6 +32,7 @@ from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.robot import RobotPort
+from vla_ros.types import Policy, PolicyError
 
 LEASE_S = 20.0  # after which Fast DDS forgets a process that was killed
 TWIST = {
@@ -130,6 +131,18 @@ def test_transitions_that_are_not_possible_now() -> None:
         assert change_state(stack, Transition.TRANSITION_DEACTIVATE)
         assert not change_state(stack, Transition.TRANSITION_DEACTIVATE)  # a second client's
     assert running.process.returncode == 0
+
+
+def test_a_shutdown_after_an_error_is_told() -> None:
+    """Whoever reads the status must not wait for a configuration to mend it."""
+
+    def fail(*_: object) -> Policy:
+        raise PolicyError('no such model')
+
+    with unstarted_node(fail) as (stack, _):
+        stack.wait_for_state(VlaStatus.ERROR, Reason.LOADING_FAILED)
+        assert change_state(stack, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        stack.wait_for_state(VlaStatus.UNCONFIGURED, Reason.SHUT_DOWN)
 
 
 def test_a_managers_configure_beside_autostart() -> None:

@@ -78,6 +78,8 @@ def printable(
     :param keep_lines: keep line feeds, for tracebacks; what follows one is indented, so that it can
         not pass for a line of the log.
     """
+    if len(text) <= max_characters and text.isascii() and text.isprintable():
+        return text  # mostly: fifty times as fast
     shown = ''.join(
         character
         if is_visible(character) or (keep_lines and character == '\n')

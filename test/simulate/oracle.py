@@ -156,7 +156,7 @@ class Oracle:
         :param code: None if it was killed.
         """
         self._is_up = False
-        if killed_by == WATCHDOG and self._stuck_s() < self._params['hang_timeout_s']:
+        if killed_by == WATCHDOG and self._stuck_s() < self._may_be_stuck_s():
             self._violation(f'the watchdog ends a process that is not stuck: {output}')
         if code is None:
             for robot in self.robots:
@@ -176,6 +176,10 @@ class Oracle:
             self._violation(f'it took {took_s:.2f} s from the signal to the end')
         for robot in self.robots:
             robot.end_of_callback()
+
+    def _may_be_stuck_s(self) -> float:
+        """Of a preparation next to nothing may be left."""
+        return self._params['hang_timeout_s'] if self._state == 'active' else 0.0
 
     def _stuck_s(self) -> float:
         """For how long the executor's thread has not run, though the process was not suspended."""
@@ -214,16 +218,16 @@ class Oracle:
 
     def _is_late(self, sent_ns: int) -> bool | None:
         """Whether a command that is taken now is too late; None if it may be either."""
-        if self._stalled_lately(_GRACE_S + NOTICE_S):
-            return None
         limit_s = self._params['max_command_age_s']
         age_s = abs(self._scheduler.system_ns() - sent_ns) / NS
+        is_stalled = self._stalled_lately(_GRACE_S + NOTICE_S)
         if age_s < limit_s - _UNSURE_S:
-            return False
-        if age_s < limit_s + _UNSURE_S or self._offsets_unknown:
+            return None if is_stalled else False
+        if age_s < limit_s + _UNSURE_S:
             return None
+        is_unsure = is_stalled or self._offsets_unknown
         self._offsets_unknown = True  # the next one as late may be obeyed
-        return True
+        return None if is_unsure else True
 
     def took_request(self, service: str, request: Any, header: Header) -> None:
         late = self._is_late(header.source_timestamp)
@@ -342,8 +346,7 @@ class Oracle:
             self._violation(f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}')
 
     def logged(self, severity: int, text: str) -> None:
-        is_foreseen = FAILURE in text or 'RCLError: Failed to trigger lifecycle' in text
-        is_error = severity >= _ERROR and 'Traceback' in text and not is_foreseen
+        is_error = severity >= _ERROR and 'Traceback' in text and FAILURE not in text
         if is_error or 'mistake of vla_ros' in text:
             self._violation(f'log: {text}')
 

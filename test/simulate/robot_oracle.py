@@ -358,7 +358,7 @@ class RobotOracle:
         return in_doubt
 
     def doubt_clock(self) -> None:
-        """The node's clock has jumped; it notices with its next look, and forgets all images."""
+        """The node's clock has jumped; it notices with its next look, and forgets the last stamp."""
         self.void(at_once=False)
         self._in_doubt = True
         self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
@@ -636,6 +636,8 @@ class RobotOracle:
         no_image = silent_s > self._params['image_timeout_s'] + NOTICE_S
         if rivalled or no_image:
             self.void(at_once=False)
+        if is_late:
+            self.disturb()
         is_told = (now_ns - self.status_ns) / NS > NOTICE_S and not self._owes_status
         if status.state == VlaStatus.RUNNING and is_told:
             for is_so, why in (

@@ -272,6 +272,7 @@ class World:
         self.knobs = PolicyKnobs(duration_s=plan.inference_s)
         self.statuses: dict[int, VlaStatus] = {}
         self.process_is_up = False
+        self.is_healed = False
         self.signal_process: Callable[[], None] = lambda: None
         self.restart_s = (0.2, 1.0)
         self.on_clock_jump: Callable[[], None] = lambda: None
@@ -334,7 +335,9 @@ class World:
             self.on_clock_jump()
 
     def stall(self, seconds: float, main: bool, worker: bool) -> None:
-        """Let threads of the process not run for a while."""
+        """Let threads of the process, if there is one, not run for a while."""
+        if not self.process_is_up:
+            return
         for thread in self.scheduler.threads:
             if main if thread is self.scheduler.main else worker:
                 self.scheduler.stall(thread, seconds)
@@ -375,6 +378,7 @@ class World:
     def heal(self) -> None:
         """Make all sound that is the world's; the operator does the rest."""
         self.note('heal')
+        self.is_healed = True
         for undo in self._undo:
             undo()
         self._undo.clear()

@@ -372,11 +372,13 @@ class VlaNode(LifecycleNode):
 
     def _situation(self) -> Situation:
         """The node's; RUNNING if it is active, for each robot then has its own."""
+        if self._shut_down:
+            shut_down = Cause(Reason.SHUT_DOWN, 'shut down for good')
+            return Situation.of(VlaStatus.UNCONFIGURED, shut_down)
         if self._error:
             return Situation.of(VlaStatus.ERROR, self._error)
         if self._worker is None:
-            shut_down = Cause(Reason.SHUT_DOWN, 'shut down for good') if self._shut_down else None
-            return Situation.of(VlaStatus.UNCONFIGURED, shut_down)
+            return Situation(VlaStatus.UNCONFIGURED)
         status = self._worker.status()
         if status.phase is Phase.LOADING:
             return Situation(VlaStatus.LOADING, message=progress_text(status))

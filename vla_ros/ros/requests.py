@@ -14,6 +14,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.service import Service
 from std_srvs.srv import SetBool, Trigger
 
@@ -39,6 +40,8 @@ class Requests:
             return self._refusal(service, request, f'too late: {late}')
         try:
             response = service.callback(request, service.srv_type.Response())
+        except _rclpy.RCLError as error:  # such as a transition that this state does not have
+            return self._refusal(service, request, f'not possible: {error}')
         except Exception as error:
             self._log.error(f'{service.srv_name}: {failure_text(error)}')
             return self._refusal(service, request, f'not possible: {error}')

@@ -146,7 +146,7 @@ class RobotPort:
     def watch(self, clock_fault: Cause | None, clock_jumped: bool) -> None:
         """Drop what is under way when clock, camera or instruction no longer bear it out."""
         if clock_jumped:
-            self.inputs.camera.start_over()
+            self.inputs.camera.forget_stamp()
         self.inputs.expire_instruction()
         cause = clock_fault or self.inputs.why_no_image()
         if cause and cause != self._gate.cause:

@@ -62,11 +62,15 @@ class CameraWatch:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all images: the camera or the clock is another one now."""
-        self._stamp_ns: int | None = None
+        """Forget all images: the camera is another one now."""
+        self.forget_stamp()
         self._novelty = Novelty()
         self._new_image_s = 0.0  # when the last new one came, monotonic
         self._judged_s: float | None = None
+
+    def forget_stamp(self) -> None:
+        """The clock is another one now; what is seen is the same."""
+        self._stamp_ns: int | None = None
 
     def judge(self, image: NDArray[np.uint8], stamp_ns: int) -> Verdict:
         """
