@@ -358,7 +358,7 @@ class RobotOracle:
         return in_doubt
 
     def doubt_clock(self) -> None:
-        """The node's clock has jumped; it notices with its next look, and forgets the last stamp."""
+        """The node's clock has jumped; it notices soon, and forgets the last stamp."""
         self.void(at_once=False)
         self._in_doubt = True
         self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
