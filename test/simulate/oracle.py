@@ -408,16 +408,25 @@ class Oracle:
             return
         if self._state == 'active' and self._stuck_s() > self._params['hang_timeout_s'] + _ENDED_S:
             self._violation(f'the process is stuck for {self._stuck_s():.2f} s, and goes on')
-        late = {
-            number
-            for call in self._calls
-            for number, _ in call.frames
-            if self._age_s(call.began_ns) > self._params['inference_timeout_s'] + NOTICE_S
-        }
+        late = self._waiting_for_late_call()
         for robot in self.robots:
             if self._state == 'active':
                 robot.look(self._rivalled(robot), robot.number in late)
             self._check_silence(robot)
+
+    def _waiting_for_late_call(self) -> set[int]:
+        """The robots of an inference that is late, and those whose image waits behind it."""
+        limit_s = self._params['inference_timeout_s'] + NOTICE_S
+        waiting: set[int] = set()
+        for call in self._calls:
+            if call.frames and self._age_s(call.began_ns) > limit_s:
+                waiting |= {number for number, _ in call.frames}
+                waiting |= {
+                    robot.number
+                    for robot in self.robots
+                    if robot.waits_since_s(call.began_ns) > NOTICE_S
+                }
+        return waiting
 
     def _look_at_stalls(self) -> None:
         """The first callback after a stall begins; what was taken before it may not count.

@@ -61,7 +61,7 @@ class Plan:
 
 def make_plan(seed: int) -> Plan:
     random = Random(f'plan/{seed}')
-    robots = random.choices(((), ('a',), ('a', 'b'), ('a', 'b', 'c')), (4, 2, 2, 1))[0]
+    robots = random.choices(((), ('a',), ('a', 'b'), ('a', 'b', 'c')), (3, 1, 3, 2))[0]
     simulated = _is_simulated(seed)
     kinds = _deal(seed)
     possible = [name for name, kind in KINDS.items() if kind.is_possible(simulated)]

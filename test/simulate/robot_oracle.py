@@ -181,6 +181,7 @@ class RobotOracle:
 
     def _start_over(self) -> None:
         """The camera is another one now."""
+        self._last_fault = ''
         self._last_stamp_ns: int | None = None
         self._frames: set[tuple[int, int]] = set()
         self._judged_ns: int | None = None
@@ -223,6 +224,15 @@ class RobotOracle:
         images = [one for one in self._images if one.frame == call.frames[member]]
         if images and images[-1].epoch == self.epoch and images[-1].taken_ns > self.acted_ns:
             self._voided_ns = self._voided_ns or self._around.now_ns()
+
+    def waits_since_s(self, since_ns: int) -> float:
+        """For how long a sound image has waited that was taken after that moment; 0: none does."""
+        waiting = [
+            one.taken_ns
+            for one in self._images
+            if one.taken_ns > since_ns and not one.fault and one.epoch == self.epoch
+        ]
+        return (self._around.now_ns() - waiting[0]) / NS if waiting else 0.0
 
     def disturb(self) -> None:
         """It need not act now."""
@@ -305,6 +315,7 @@ class RobotOracle:
         if fault in self._counts:
             self._counts[fault] += 1
         now_ns = self._around.now_ns()
+        self._last_fault = fault
         if fault != 'repeated':
             self.last_image_ns = now_ns
         age_s = (self._around.node_ns() - stamp_ns) / NS
@@ -533,8 +544,12 @@ class RobotOracle:
     def tell(self, status: VlaStatus) -> None:
         """The node publishes what it is doing."""
         now_ns = self._around.now_ns()
-        self.status, self.status_ns = status, now_ns
+        before, self.status, self.status_ns = self.status, status, now_ns
         self._owes_status = False
+        if status.reason == Reason.IMAGE_TIMEOUT and (
+            before is None or before.reason != status.reason
+        ):
+            self._check_image_timeout(now_ns)
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
         if status.state == VlaStatus.HOLDING and status.reason == Reason.NONE:
@@ -546,6 +561,12 @@ class RobotOracle:
         self._learn_switches(status)
         self._learn_instruction(status)
         self._check_counters(status)
+
+    def _check_image_timeout(self, now_ns: int) -> None:
+        silent_s = (now_ns - self.last_image_ns) / NS
+        is_so = silent_s > self._params['image_timeout_s'] - _MARGIN_S
+        if not (is_so or self._in_doubt or self._last_fault == 'perhaps'):
+            self._violation(f'it holds for want of an image; the last came {silent_s:.3f} s ago')
 
     def _learn_switches(self, status: VlaStatus) -> None:
         if status.state not in (VlaStatus.HOLDING, VlaStatus.RUNNING):
