@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -19,6 +20,8 @@ os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
 # What an operator has stopped on this machine is none of the tests' business.
 ROS_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_home_'))
 os.environ['ROS_HOME'] = str(ROS_HOME)
+# Under nohup the node would ignore SIGHUP, too, as it should.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _free_port() -> int:

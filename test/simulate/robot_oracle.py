@@ -161,6 +161,7 @@ class RobotOracle:
         self._images: deque[Seen] = deque(maxlen=_KEPT)
         self._start_over()
         self._in_doubt = False
+        self._order_in_doubt = False  # until an image's stamp was compared after the clock's doubt
         self._doubt_ends_ns = 0
         self.received = 0
         self._fresh_ns = 0  # when an image came that may wait a little
@@ -181,7 +182,8 @@ class RobotOracle:
 
     def _start_over(self) -> None:
         """The camera is another one now."""
-        self._last_fault = ''
+        self._surely_ns = self._around.now_ns()
+        self._gap_s = 0.0  # between the last two images that were surely new
         self._last_stamp_ns: int | None = None
         self._frames: set[tuple[int, int]] = set()
         self._judged_ns: int | None = None
@@ -315,7 +317,8 @@ class RobotOracle:
         if fault in self._counts:
             self._counts[fault] += 1
         now_ns = self._around.now_ns()
-        self._last_fault = fault
+        if fault not in ('repeated', 'perhaps'):
+            self._gap_s, self._surely_ns = (now_ns - self._surely_ns) / NS, now_ns
         if fault != 'repeated':
             self.last_image_ns = now_ns
         age_s = (self._around.node_ns() - stamp_ns) / NS
@@ -339,8 +342,9 @@ class RobotOracle:
         if ahead_s > MAX_SKEW_S:
             return 'future'
         before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_ns
+        order_in_doubt, self._order_in_doubt = self._order_in_doubt, self._in_doubt
         if before_ns is not None and stamp_ns <= before_ns:
-            if in_doubt:
+            if order_in_doubt:
                 return 'perhaps'
             return 'repeated' if stamp_ns == before_ns else 'backwards'
         return self._freeze(frame, in_doubt)
@@ -371,7 +375,7 @@ class RobotOracle:
     def doubt_clock(self) -> None:
         """The node's clock has jumped; it notices soon, and forgets the last stamp."""
         self.void(at_once=False)
-        self._in_doubt = True
+        self._in_doubt = self._order_in_doubt = True
         self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
 
     def begin_call(self, call: Call, member: int) -> None:
@@ -563,9 +567,11 @@ class RobotOracle:
         self._check_counters(status)
 
     def _check_image_timeout(self, now_ns: int) -> None:
-        silent_s = (now_ns - self.last_image_ns) / NS
-        is_so = silent_s > self._params['image_timeout_s'] - _MARGIN_S
-        if not (is_so or self._in_doubt or self._last_fault == 'perhaps'):
+        """It may tell a moment later of a silence that has just ended."""
+        silent_s = (now_ns - self._surely_ns) / NS
+        if silent_s < NOTICE_S:
+            silent_s = max(silent_s, self._gap_s)
+        if silent_s < self._params['image_timeout_s'] - _MARGIN_S and not self._in_doubt:
             self._violation(f'it holds for want of an image; the last came {silent_s:.3f} s ago')
 
     def _learn_switches(self, status: VlaStatus) -> None:
@@ -589,11 +595,14 @@ class RobotOracle:
     is_asked = False  # a switch is being thrown now
 
     def most_in_flight(self) -> int:
-        """How many results may be open: one is inferred, one is not decided about."""
+        """How many results may be open: one inferred or just taken, one not decided about."""
         since_ns = self._around.now_ns() - round(NOTICE_S * NS)
         call = self._last_call
         is_idle = call is None or 0 < call.ended_ns < since_ns
-        return 0 if is_idle and not self._around.any_stalled_lately(1.0) else 2
+        if not is_idle or self._around.any_stalled_lately(1.0):
+            return 2
+        recent_ns = self._around.now_ns() - NS
+        return int(any(one.may_count and one.taken_ns > recent_ns for one in self._images))
 
     def _learn_instruction(self, status: VlaStatus) -> None:
         limit_s = self._params['max_instruction_age_s']

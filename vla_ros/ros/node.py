@@ -185,6 +185,7 @@ class VlaNode(LifecycleNode):
         )
         for robot in self._robots:
             robot.configure(self._params, self._worker)
+        self._beat(*silence_limit(self._worker.status(), self._params))  # as in _on_notified
         self._worker.start()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
