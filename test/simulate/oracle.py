@@ -243,6 +243,10 @@ class Oracle:
     def answered(self, service: str, response: Any, header: Header) -> None:
         self._answers += 1
         service, request, late = self._requests.pop(header.sequence_number)
+        if isinstance(request, SetBool.Request) and response.success:
+            done = 'enabled' if request.data else 'disabled'
+            if not response.message.startswith(done):
+                self._violation(f'{service}: {response.message!r}, should be {done}')
         if late and _sets_going(service, request) and response.success:
             self._violation(f'{service}: {request} is obeyed, though it comes too late')
         for robot in self.robots:
@@ -313,6 +317,8 @@ class Oracle:
                 self._check_jumps(message)
             elif name == 'twist':
                 robot.move(message)
+            elif name == 'gripper':
+                robot.grip(message)
             elif name == 'action':
                 robot.act(message)
 

@@ -33,6 +33,7 @@ _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
+_UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
 
@@ -174,6 +175,8 @@ class RobotOracle:
         self._last_twist = np.zeros(6)
         self._twist_ns = 0
         self._zeros = 0
+        self._grippers = 0  # told where to be
+        self._may_be_none = 0  # actions that may be no motion
         self._owes_zero = False
         self._owes_status = False
         self.last_image_ns = 0
@@ -434,8 +437,11 @@ class RobotOracle:
         self.must_hold, self._voided_ns = False, None
         self.acted_ns = now_ns
         contract = self._contracts.get(action.unnorm_key)
+        valid_until_ns = _ns(action.valid_until)
+        valid_s = (valid_until_ns - _ns(action.header.stamp)) / NS
+        if contract is None or valid_s < 2 * self._ramp_s() + _MARGIN_S:
+            self._may_be_none += 1
         if contract is not None:
-            valid_until_ns = _ns(action.valid_until)
             self._acted = Acted(now_ns, node_ns, valid_until_ns, contract.period_s)
 
     def _why_not(self) -> str:
@@ -528,17 +534,25 @@ class RobotOracle:
             if speed > limit:
                 self._violation(f'{what} {speed} is above {limit}')
 
-    def _overdue_s(self, acted: Acted) -> float:
-        """How long ago the motion should have ended."""
+    def grip(self, message: Any) -> None:
+        self._grippers += 1
+        if not 0 <= message.data <= 1:
+            self._violation(f'the gripper is to be open by {message.data}')
+
+    def _ramp_s(self) -> float:
+        """How long a motion takes to reach its speed, and to lose it."""
         linear_s = 2 * math.sqrt(
             self._params['max_linear_speed_m_s'] / self._params['max_linear_jerk_m_s3']
         )
         angular_s = 2 * math.sqrt(
             self._params['max_angular_speed_rad_s'] / self._params['max_angular_jerk_rad_s3']
         )
-        ramp_s = max(linear_s, angular_s, 2 / self._params['control_rate_hz'])
+        return max(linear_s, angular_s, 2 / self._params['control_rate_hz'])
+
+    def _overdue_s(self, acted: Acted) -> float:
+        """How long ago the motion should have ended."""
         valid_s = (acted.valid_until_ns - acted.node_ns) / NS
-        horizon_s = min(acted.period_s + 2 * ramp_s, valid_s)
+        horizon_s = min(acted.period_s + 2 * self._ramp_s(), valid_s)
         if self._around.is_simulated():
             return (self._around.node_ns() - acted.node_ns) / NS - horizon_s
         return (self._around.now_ns() - acted.published_ns) / NS - horizon_s
@@ -645,6 +659,14 @@ class RobotOracle:
                 f'published {status.published} is not motions {status.motions} + '
                 f'motions_refused {status.motions_refused}'
             )
+        if status.motion == 'twist' and status.motions_refused > self._may_be_none:
+            self._violation(
+                f'motions_refused is {status.motions_refused}, at most {self._may_be_none} may be'
+            )
+        # The gripper is told with each motion, but for the first ones, where it is not sure.
+        is_silent = self._grippers < status.motions / 2 - _UNSURE_GRIPPERS
+        if status.motion == 'twist' and (is_silent or self._grippers > status.motions):
+            self._violation(f'motions {status.motions}, and the gripper was told {self._grippers}')
 
     # -- regularly ---------------------------------------------------------------------------------
 
