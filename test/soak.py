@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,7 @@ class Camera(CameraThread):
         frames = np.random.default_rng(0).integers(0, 256, (8, *SIZE), dtype=np.uint8)
         self._messages = itertools.cycle([image_message(frame) for frame in frames])
         self._message = next(self._messages)
+        self._numbers = itertools.count()
         self.behaviour = 'well'
 
     def show(self) -> bool:
@@ -87,6 +89,8 @@ class Camera(CameraThread):
             return False
         if behaviour != 'frozen':
             self._message = next(self._messages)
+            # A camera's images never come again.
+            struct.pack_into('<I', self._message.data, 0, next(self._numbers))
         self._message.encoding = 'infrared9' if behaviour == 'rejected' else 'rgb8'
         now_ns = self._stack.get_clock().now().nanoseconds
         stamp_ns = {

@@ -652,8 +652,8 @@ def killed_while_stopped(world: World, fault: Fault) -> None:
 
 @_kind(instruction='stack the blocks')
 def killed_while_held(world: World, fault: Fault) -> None:
-    """The operator has said hold, and a parameter says otherwise."""
-    world.operator.say(fault.robot, '')
+    """The operator has said hold, or what can't be obeyed, and a parameter says otherwise."""
+    world.operator.say(fault.robot, world.random.choice(('', 'go\nnow')))
     world.scheduler.after(world.random.uniform(0.02, 0.2), lambda: killed(world, fault))
 
 
