@@ -613,7 +613,9 @@ class RobotOracle:
         since_ns = self._around.now_ns() - round(NOTICE_S * NS)
         call = self._last_call
         is_idle = call is None or 0 < call.ended_ns < since_ns
-        if not is_idle or self._around.any_stalled_lately(1.0):
+        if self._around.any_stalled_lately(1.0):
+            return 3  # two have ended meanwhile
+        if not is_idle:
             return 2
         recent_ns = self._around.now_ns() - NS
         return int(any(one.may_count and one.taken_ns > recent_ns for one in self._images))
