@@ -86,7 +86,6 @@ class Oracle:
         self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
         self._stall_seen = 0
         self._offsets_unknown = False  # a sender's clock may have been learned
-        self.acted_since_heal: dict[int, int] = {}
         around = Surroundings(
             now_ns=lambda: self._scheduler.now_ns,
             node_ns=self._node_ns,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -238,14 +237,6 @@ class Operator:
         since_s = (self._world.scheduler.now_ns - self._said_ns.get(robot, 0)) / NS
         if limit_s and since_s > 0.3 * limit_s:
             self.say(robot, self._said.get(robot) or self.new_text())
-
-
-@dataclass
-class Ghost:
-    """What is left on the graph of a process that was killed."""
-
-    node: tuple[str, str]
-    endpoints: list[Any]
 
 
 class World:
