@@ -28,7 +28,7 @@ from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
-from vla_ros.ros.executor import GuardedExecutor
+from vla_ros.ros.executor import GuardedExecutor, spinning
 from vla_ros.ros.node import VlaNode
 
 MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
@@ -225,21 +225,15 @@ def tells(status: VlaStatus, why: Reason | str, message: str = '') -> bool:
 
 
 @contextlib.contextmanager
-def spinning(context: rclpy.Context, node: Node) -> Iterator[None]:
+def spinning_node(context: rclpy.Context, node: Node) -> Iterator[None]:
     """The node in an executor and a thread of its own."""
     if isinstance(node, VlaNode):
         executor = GuardedExecutor(node.requests, context=context)
     else:
         executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, name=f'spin-{node.get_name()}')
-    thread.start()
-    try:
+    with spinning(executor, f'spin-{node.get_name()}'):
         yield
-    finally:
-        executor.shutdown()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 class CameraThread:
@@ -277,7 +271,7 @@ def robot(namespace: str, reliable: bool = True) -> Iterator[Robot]:
     context = rclpy.Context()
     rclpy.init(context=context)
     node = Robot(context, namespace, reliable)
-    with spinning(context, node):
+    with spinning_node(context, node):
         yield node
     node.destroy_node()
     rclpy.shutdown(context=context)

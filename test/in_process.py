@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import rclpy
 from fakes import FakePolicy, a_prediction
-from graph import Robot, robot, spinning
+from graph import Robot, robot, spinning_node
 from rclpy.parameter import Parameter
 
 from vla_ros.msg import VlaStatus
@@ -35,7 +35,7 @@ def unstarted_node(
         parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
     )
     node.autostart()
-    with robot(namespace, reliable) as stack, spinning(context, node):
+    with robot(namespace, reliable) as stack, spinning_node(context, node):
         yield stack, node
     assert node.close()
     rclpy.try_shutdown(context=context)

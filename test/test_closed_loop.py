@@ -69,22 +69,32 @@ def test_the_demo_films_it(tmp_path: Path) -> None:
             assert picture.width > 300
 
 
-def test_it_can_run_freely_and_late_and_with_fewer_bits() -> None:
-    done = run(
-        'eval',
+def test_it_can_run_freely_and_late() -> None:
+    done = conditions(
         *('--episodes', '1', '--pace', 'free', '--added-latency', '0.3', '--time-limit', '3'),
-        *('--deltas-from', 'now,picture', '--dtype', 'float32', '--quantization', 'none,int8'),
+        *('--deltas-from', 'now,picture'),
     )
-    assert done.returncode == 0, done.stderr
-    conditions = json.loads(done.stdout.splitlines()[-1])['conditions']
-    assert [one['quantization'] for one in conditions] == ['none', 'none', 'int8', 'int8']
-    for one in conditions:
-        assert one['pace'] == 'free'
+    assert list(done) == [('none', 'free', 0.3, 'now'), ('none', 'free', 0.3, 'picture')]
+    for one in done.values():
         assert one['latency_s']['p50'] > 0.3
         assert all(episode['duration_s'] <= 3.1 for episode in one['episodes'])
         assert all(episode['steps'] > 0 for episode in one['episodes'])
-    assert conditions[0]['agreement']['equal_bins'] == 1.0
-    assert 0.3 < conditions[2]['agreement']['equal_bins'] < 1.0
+
+
+def test_fewer_bits_are_held_against_all_of_them() -> None:
+    """In step, so that no machine is too slow to see pictures on which they differ."""
+    done = run(
+        'eval',
+        *('--episodes', '1', '--time-limit', '3'),
+        *('--dtype', 'float32', '--quantization', 'none,int8,int4'),
+    )
+    assert done.returncode == 0, done.stderr
+    conditions = json.loads(done.stdout.splitlines()[-1])['conditions']
+    assert [one['quantization'] for one in conditions] == ['none', 'int8', 'int4']
+    exact, int8, int4 = (one['agreement']['equal_bins'] for one in conditions)
+    assert exact == 1.0
+    assert int8 > 0.9
+    assert 0.3 < int4 < 1.0
 
 
 def test_the_clock_can_be_the_simulations() -> None:

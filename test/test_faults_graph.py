@@ -16,7 +16,7 @@ import pytest
 import rclpy
 from fakes import FakePolicy
 from geometry_msgs.msg import TwistStamped
-from graph import CameraThread, Robot, robot, running_node, spinning
+from graph import CameraThread, Robot, robot, running_node, spinning_node
 from in_process import node_with, unstarted_node
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -47,7 +47,7 @@ def another_node(name: str, namespace: str) -> Iterator[Node]:
     context = rclpy.Context()
     rclpy.init(context=context)
     node = Node(name, context=context, namespace=namespace)
-    with spinning(context, node):
+    with spinning_node(context, node):
         yield node
     node.destroy_node()
     rclpy.shutdown(context=context)

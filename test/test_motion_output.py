@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vla_ros.motion import load_contracts
 from vla_ros.ros.log import Log
 from vla_ros.ros.motion_output import MotionOutput, close_motions
+from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import ManualClock
 
@@ -32,6 +33,9 @@ class Clock(ManualClock):
         self.is_simulated = False
         self.slept_s = 0.0
         self.delay_s = 0.0  # of every look at the monotonic clock: the process is suspended then
+
+    def now(self) -> Moment:
+        return Moment(self.now_ns(), self.monotonic_s())
 
     def monotonic_s(self) -> float:
         if self.delay_s:
@@ -104,11 +108,15 @@ class Arm:
     def speeds(self) -> NDArray[np.float64]:
         return np.array([one.twist.linear.x for one in self.twists])
 
-    def acts(self, metres: float = 0.01, valid_s: float = 1.0) -> None:
+    def acts(self, metres: float = 0.01, valid_s: float = 1.0, after_s: float = 0.0) -> None:
+        """
+        :param after_s: between its publication and its motion.
+        """
         action = np.array([metres, 0, 0, 0, 0, 0, 1])
-        now_ns = self.clock.now_ns()
+        now = self.clock.now()
+        self.clock.advance(after_s)
         prediction = a_prediction(action=action, unnorm_key=DATA_SET)
-        self.output.execute(prediction, now_ns, now_ns + round(valid_s * NS))
+        self.output.execute(prediction, now, now.node_ns + round(valid_s * NS))
 
     def runs(self, seconds: float) -> None:
         for _ in range(round(seconds / PERIOD_S)):
@@ -171,11 +179,14 @@ def test_the_other_clock_knows_nothing_of_the_motion(simulated: bool) -> None:
     assert arm.speeds[-1] == 0
 
 
+@pytest.mark.parametrize('after_s', [0.0, 0.015, 0.05])
 @pytest.mark.parametrize('valid_s', [0.3, 0.25, 0.21])
-def test_the_robot_stands_still_when_its_action_is_no_longer_valid(valid_s: float) -> None:
+def test_the_robot_stands_still_when_its_action_is_no_longer_valid(
+    valid_s: float, after_s: float
+) -> None:
     arm = Arm()
     began_ns = arm.clock.now_ns()
-    arm.acts(metres=0.05, valid_s=valid_s)
+    arm.acts(metres=0.05, valid_s=valid_s, after_s=after_s)
     arm.runs(1.0)
     stamps_s = [
         (one.header.stamp.sec * NS + one.header.stamp.nanosec - began_ns) / NS for one in arm.twists

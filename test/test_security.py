@@ -13,9 +13,14 @@ from vla_ros.msg import VlaStatus
 
 Rights = dict[str, set[str]]
 
-# The two ways to start the node in which it hears different topics, and which it does not send.
-STARTS: tuple[tuple[tuple[str, ...], set[str]], ...] = (
-    (('image_transport:=raw', 'use_sim_time:=false'), {'twist', 'gripper'}),
+# The two ways to start the node in which it hears different topics; of all that it may send and
+# hear, what it does not.
+STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
+    (
+        ('image_transport:=raw', 'use_sim_time:=false'),
+        {'twist', 'gripper'},
+        {'image/compressed', '/clock'},
+    ),
     (
         (
             'image_transport:=compressed',
@@ -24,6 +29,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str]], ...] = (
             'frame_id:=arm_base',
         ),
         set(),
+        {'image'},
     ),
 )
 SINCE_JAZZY = {'~/get_type_description'}  # services that Humble's nodes do not have
@@ -73,12 +79,15 @@ def test_the_policy_is_what_the_node_does() -> None:
     if os.environ.get('ROS_DISTRO') == 'humble':
         expected['reply'] -= SINCE_JAZZY
     done: Rights = {'publish': set(), 'subscribe': set(), 'reply': set(), 'request': set()}
-    for parameters, unsent in STARTS:
+    for parameters, unsent, unheard in STARTS:
         with running_node('model:=scripted', *parameters) as running:
             robot = running.robot
             robot.wait_for_state(VlaStatus.HOLDING)
             robot.wait_until_heard()
             robot.wait_for(partial(graph_tells, robot, expected['publish'] - unsent, 'publish'))
+            robot.wait_for(
+                partial(graph_tells, robot, expected['subscribe'] - unheard, 'subscribe')
+            )
             robot.wait_for(partial(graph_tells, robot, expected['reply'], 'reply'))
             for kind, names in exercised(robot).items():
                 done[kind] |= names

@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.ros.executor import spinning
 from vla_ros.ros.heard import cleaned
 
 
@@ -61,12 +62,9 @@ def listening(namespace: str) -> Iterator[Listener]:
     listener = Listener(context, namespace)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(listener)
-    thread = threading.Thread(target=executor.spin, name='listener')
-    thread.start()
     try:
-        yield listener
+        with spinning(executor, 'listener'):
+            yield listener
     finally:
-        executor.shutdown()
-        thread.join()
         listener.destroy_node()
         rclpy.shutdown(context=context)

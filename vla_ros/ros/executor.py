@@ -6,13 +6,40 @@ where somebody waits. What a timer or a guard condition raises is our own mistak
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
-from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.executors import Executor, ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.service import Service
 from rclpy.subscription import Subscription
 from rclpy.task import Future
+
+
+@contextlib.contextmanager
+def spinning(executor: Executor, name: str) -> Iterator[None]:
+    """Spin the executor in a thread of its own; with the block both end.
+
+    The executor is shut down only once nothing spins it any more: rclpy takes its guard conditions
+    away even from a thread that is about to wait for them, which then dies of an AttributeError.
+
+    :param name: the thread's.
+    """
+    ended = threading.Event()
+
+    def spin() -> None:
+        while executor.context.ok() and not ended.is_set():
+            executor.spin_once()
+
+    thread = threading.Thread(target=spin, name=name)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.create_task(ended.set)
+        thread.join()
+        executor.shutdown()
 
 
 class CallbackGuard(Protocol):

@@ -18,7 +18,7 @@ from std_msgs.msg import Float64
 
 from vla_ros.motion import ActionContract, Motion, Twist
 from vla_ros.ros.log import Log
-from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.node_clock import Moment, NodeClock
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.stamps import to_time
 from vla_ros.types import Prediction
@@ -74,16 +74,17 @@ class MotionOutput:
         )
         self._say_what_it_means(log)
 
-    def execute(self, prediction: Prediction, published_ns: int, valid_until_ns: int) -> None:
-        """Begin the motion of an action that has been published just now.
+    def execute(self, prediction: Prediction, published: Moment, valid_until_ns: int) -> None:
+        """Make the motion of an action that has been published.
 
+        :param published: when; the motion begins at this moment.
         :param valid_until_ns: of the node's clock; the robot stands still from then at the latest.
         """
         self._follow_clock()
-        now_s = self._now_s(published_ns)
-        remaining_s = (valid_until_ns - published_ns) / 1e9
+        start_s = self._motion_s(published)
+        remaining_s = (valid_until_ns - published.node_ns) / 1e9
         moves = self.motion.execute(
-            prediction.action, prediction.unnorm_key, now_s, now_s + remaining_s
+            prediction.action, prediction.unnorm_key, start_s, start_s + remaining_s
         )
         if not moves:
             self.stop()
@@ -148,23 +149,23 @@ class MotionOutput:
         if not self._zeros_left:
             return
         self._follow_clock()
-        now_ns, monotonic_s = self._clock.now_ns(), self._clock.monotonic_s()
+        now = self._clock.now()
         if self._simulated:
-            self._stop_at_standstill(now_ns, monotonic_s)
-        now_s = self._now_s(now_ns)
+            self._stop_at_standstill(now)
+        now_s = self._motion_s(now)
         message = TwistStamped()
-        message.header.stamp = to_time(now_ns)
+        message.header.stamp = to_time(now.node_ns)
         message.header.frame_id = self._frame_id
         message.twist.linear, message.twist.angular = _vectors(self.motion.twist(now_s))
-        if self._clock.monotonic_s() - monotonic_s > _MAX_DELAY_S:
+        if self._clock.monotonic_s() - now.monotonic_s > _MAX_DELAY_S:
             return  # it was right a while ago; the timer sends what is right by now
         self._twists.publish(message)
-        self._sent_s = monotonic_s
+        self._sent_s = now.monotonic_s
         self._zeros_left -= self.motion.is_over(now_s)
 
-    def _now_s(self, now_ns: int) -> float:
-        """The motion's time at a moment of the node's clock that is now."""
-        return now_ns / 1e9 if self._simulated else self._clock.monotonic_s()
+    def _motion_s(self, moment: Moment) -> float:
+        """That moment by the clock that the motion runs by."""
+        return moment.node_ns / 1e9 if self._simulated else moment.monotonic_s
 
     def _follow_clock(self) -> None:
         """Two clocks have nothing in common: what was commanded by one ends with it."""
@@ -172,10 +173,10 @@ class MotionOutput:
             self._simulated = self._clock.is_simulated
             self.motion.stop()
 
-    def _stop_at_standstill(self, now_ns: int, monotonic_s: float) -> None:
-        if now_ns != self._ticked_ns:
-            self._ticked_ns, self._advanced_s = now_ns, monotonic_s
-        elif monotonic_s - self._advanced_s > _STANDSTILL_S:
+    def _stop_at_standstill(self, now: Moment) -> None:
+        if now.node_ns != self._ticked_ns:
+            self._ticked_ns, self._advanced_s = now.node_ns, now.monotonic_s
+        elif now.monotonic_s - self._advanced_s > _STANDSTILL_S:
             self.motion.stop()  # by that clock no motion would ever end
 
 

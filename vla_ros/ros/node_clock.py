@@ -24,6 +24,17 @@ class ClockLook(NamedTuple):
     jumped: bool
 
 
+class Moment(NamedTuple):
+    """One moment by two clocks.
+
+    :param node_ns: of the node's clock.
+    :param monotonic_s: of the monotonic clock.
+    """
+
+    node_ns: int
+    monotonic_s: float
+
+
 class NodeClock:
     """Its time is the node's: the system's, or a simulation's where use_sim_time is set."""
 
@@ -33,6 +44,9 @@ class NodeClock:
 
     def now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
+
+    def now(self) -> Moment:
+        return Moment(self.now_ns(), self.monotonic_s())
 
     def monotonic_s(self) -> float:
         return time.monotonic()

@@ -165,9 +165,10 @@ class RobotPort:
 
     def _publish(self, result: Result) -> None:
         self.inputs.has_acted()
+        now = self._clock.now()
         message = action_message(
             result,
-            self._clock.now_ns(),
+            now.node_ns,
             self._params.max_action_age_s,
             self._frame_id,
             sequence=self._gate.counters.published,
@@ -175,11 +176,7 @@ class RobotPort:
         self._actions.publish(message)
         if self.motion is not None:
             assert result.prediction is not None  # admitted
-            self.motion.execute(
-                result.prediction,
-                from_time(message.header.stamp),
-                from_time(message.valid_until),
-            )
+            self.motion.execute(result.prediction, now, from_time(message.valid_until))
 
     def _full_names(self, *topics: str) -> list[str]:
         return [self._node.resolve_topic_name(f'{self.prefix}{topic}') for topic in topics]
