@@ -69,6 +69,7 @@ class Oracle:
         self._params: dict[str, Any] = {**defaults, **plan.parameters}
         self._next_params = dict(self._params)
         self._simulated = plan.simulated_time
+        self._switched_clock_ns = 0
         self._clock_ns = 0  # of the last message on /clock
         self._state = 'unconfigured'
         self._state_since_ns = 0
@@ -270,10 +271,15 @@ class Oracle:
         elif name == 'use_sim_time':
             if value == self._simulated:
                 return
+            is_back_at_once = self._age_s(self._switched_clock_ns) < NOTICE_S
+            self._switched_clock_ns = 0 if is_back_at_once else self._scheduler.now_ns
             self._simulated = value
             self._clock_ns = 0
             for robot in self.robots:
-                robot.doubt_clock()
+                if is_back_at_once:
+                    robot.need_not_notice()
+                else:
+                    robot.doubt_clock()
             self._perhaps_jumps += 2
         else:
             self._next_params[name] = value

@@ -162,6 +162,7 @@ class RobotOracle:
         self._images: deque[Seen] = deque(maxlen=_KEPT)
         self._start_over()
         self._in_doubt = False
+        self._epoch_before_doubt = 0
         self._order_in_doubt = False  # until an image's stamp was compared after the clock's doubt
         self._doubt_ends_ns = 0
         self.received = 0
@@ -377,9 +378,18 @@ class RobotOracle:
 
     def doubt_clock(self) -> None:
         """The node's clock has jumped; it notices soon, and forgets the last stamp."""
+        self._epoch_before_doubt = self.epoch
         self.void(at_once=False)
         self._in_doubt = self._order_in_doubt = True
         self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
+
+    def need_not_notice(self) -> None:
+        """The clock is what it was before it was doubted: what was under way may go on or not."""
+        self.disturb()
+        self._voided_ns = None
+        for image in self._images:
+            if image.epoch == self._epoch_before_doubt and not image.fault:
+                image.epoch, image.fault = self.epoch, 'perhaps'
 
     def begin_call(self, call: Call, member: int) -> None:
         """The policy is asked about one of this robot's images."""
