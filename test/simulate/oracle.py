@@ -22,7 +22,7 @@ from simulate.policy import FAILURE, Call, frame_of, is_sound
 from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.threads import Process
-from simulate.world import World
+from simulate.world import MAX_SKEW_S, World
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaStatus
 from vla_ros.pictures.compressed_images import compressed_to_rgb
@@ -70,6 +70,7 @@ class Oracle:
         self._next_params = dict(self._params)
         self._simulated = plan.simulated_time
         self._switched_clock_ns = 0
+        self._clock_steps: list[tuple[int, float]] = []  # of the system's, lately: when, by what
         self._clock_ns = 0  # of the last message on /clock
         self._state = 'unconfigured'
         self._state_since_ns = 0
@@ -223,10 +224,8 @@ class Oracle:
         is_stalled = self._stalled_lately(_GRACE_S + NOTICE_S)
         if age_s < limit_s - _UNSURE_S:
             return None if is_stalled else False
-        if age_s < limit_s + _UNSURE_S:
-            return None
-        is_unsure = is_stalled or self._offsets_unknown
-        self._offsets_unknown = True  # the next one as late may be obeyed
+        is_unsure = is_stalled or self._offsets_unknown or age_s < limit_s + _UNSURE_S
+        self._offsets_unknown = True  # if it is refused, the next one as late may be obeyed
         return None if is_unsure else True
 
     def took_request(self, service: str, request: Any, header: Header) -> None:
@@ -271,15 +270,13 @@ class Oracle:
         elif name == 'use_sim_time':
             if value == self._simulated:
                 return
-            is_back_at_once = self._age_s(self._switched_clock_ns) < NOTICE_S
-            self._switched_clock_ns = 0 if is_back_at_once else self._scheduler.now_ns
+            before_ns, self._switched_clock_ns = self._switched_clock_ns, self._scheduler.now_ns
             self._simulated = value
             self._clock_ns = 0
             for robot in self.robots:
-                if is_back_at_once:
-                    robot.need_not_notice()
-                else:
-                    robot.doubt_clock()
+                robot.doubt_clock()
+                if self._age_s(before_ns) < NOTICE_S:  # there and back
+                    robot.need_not_notice(before_ns)
             self._perhaps_jumps += 2
         else:
             self._next_params[name] = value
@@ -404,6 +401,21 @@ class Oracle:
         """A fault begins or ends."""
         for robot in self.robots:
             robot.disturb()
+
+    def system_clock_jumped(self, seconds: float) -> None:
+        """The node has to notice what has become of all jumps between two of its looks."""
+        if abs(seconds) > MAX_SKEW_S:
+            self.clock_faulted()
+        now_ns = self._scheduler.now_ns
+        looked_ns = min(self._callback_ns, now_ns - round(NOTICE_S * NS))
+        steps = [step for step in self._clock_steps if step[0] >= looked_ns]
+        self._clock_steps = [*steps, (now_ns, seconds)]
+        if steps and abs(sum(step_s for _, step_s in self._clock_steps)) < MAX_SKEW_S + _UNSURE_S:
+            since_ns = steps[0][0]
+            self._jumps = [at_ns for at_ns in self._jumps if at_ns < since_ns]
+            self._perhaps_jumps += len(self._clock_steps)
+            for robot in self.robots:
+                robot.need_not_notice(since_ns)
 
     def clock_faulted(self) -> None:
         """The node's clock has jumped, and it has to notice."""

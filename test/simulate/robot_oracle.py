@@ -162,7 +162,8 @@ class RobotOracle:
         self._images: deque[Seen] = deque(maxlen=_KEPT)
         self._start_over()
         self._in_doubt = False
-        self._epoch_before_doubt = 0
+        self._doubts: deque[tuple[int, int]] = deque(maxlen=_KEPT)  # when, and the epoch before
+        self._perhaps_stamp_ns = 0  # of the image before, if the node may have rejected it
         self._order_in_doubt = False  # until an image's stamp was compared after the clock's doubt
         self._doubt_ends_ns = 0
         self.received = 0
@@ -342,11 +343,15 @@ class RobotOracle:
         ahead_s = (stamp_ns - self._around.node_ns()) / NS
         in_doubt = self._is_in_doubt()
         if abs(ahead_s - MAX_SKEW_S) < _MARGIN_S or (in_doubt and ahead_s > MAX_SKEW_S):
+            self._perhaps_stamp_ns = stamp_ns
             return 'perhaps'
         if ahead_s > MAX_SKEW_S:
             return 'future'
         before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_ns
         order_in_doubt, self._order_in_doubt = self._order_in_doubt, self._in_doubt
+        perhaps_ns, self._perhaps_stamp_ns = self._perhaps_stamp_ns, 0
+        if stamp_ns <= perhaps_ns:
+            return 'perhaps'
         if before_ns is not None and stamp_ns <= before_ns:
             if order_in_doubt:
                 return 'perhaps'
@@ -378,17 +383,18 @@ class RobotOracle:
 
     def doubt_clock(self) -> None:
         """The node's clock has jumped; it notices soon, and forgets the last stamp."""
-        self._epoch_before_doubt = self.epoch
+        self._doubts.append((self._around.now_ns(), self.epoch))
         self.void(at_once=False)
         self._in_doubt = self._order_in_doubt = True
         self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
 
-    def need_not_notice(self) -> None:
-        """The clock is what it was before it was doubted: what was under way may go on or not."""
+    def need_not_notice(self, since_ns: int) -> None:
+        """The clock is again what it was then: what was under way may go on or not."""
         self.disturb()
         self._voided_ns = None
+        epochs = [epoch for at_ns, epoch in self._doubts if at_ns >= since_ns]
         for image in self._images:
-            if image.epoch == self._epoch_before_doubt and not image.fault:
+            if epochs and image.epoch >= epochs[0] and not image.fault:
                 image.epoch, image.fault = self.epoch, 'perhaps'
 
     def begin_call(self, call: Call, member: int) -> None:

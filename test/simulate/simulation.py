@@ -104,7 +104,7 @@ class Simulation:
         self.world = World(self.plan, self.scheduler, self.graph, self.trace.add, self._end)
         self.world.signal_process = self._signal
         self.oracle = Oracle(self.plan, self.world)
-        self.world.on_clock_jump = self.oracle.clock_faulted
+        self.world.on_clock_jump = self.oracle.system_clock_jumped
         self._policy_random = Random(f'policy/{seed}')
         self._output = ''
         self._killed_by = ''

@@ -266,7 +266,7 @@ class World:
         self.is_healed = False
         self.signal_process: Callable[[], None] = lambda: None
         self.restart_s = (0.2, 1.0)
-        self.on_clock_jump: Callable[[], None] = lambda: None
+        self.on_clock_jump: Callable[[float], None] = lambda _: None
         self.stalls: list[tuple[int, int]] = []  # of the executor's thread: from, to
         self.worker_stalls: list[tuple[int, int]] = []
         self.as_inference_ends: list[Callable[[], None]] = []  # happens with the next one
@@ -322,8 +322,7 @@ class World:
 
     def jump_system_clock(self, seconds: float) -> None:
         self.scheduler.system_offset_ns += round(seconds * NS)
-        if abs(seconds) > MAX_SKEW_S:
-            self.on_clock_jump()
+        self.on_clock_jump(seconds)
 
     def stall(self, seconds: float, main: bool, worker: bool) -> None:
         """Let threads of the process, if there is one, not run for a while."""
