@@ -78,6 +78,7 @@ class Oracle:
         self._answers = 0
         self._calls: list[Call] = []  # that have not ended
         self._worker_free_ns = 0
+        self._inference_s = 0.0  # the last one took
         self._callback_ns = 0  # when the one began that runs now
         self._excused: set[int] = set()  # reasons for ERROR of which there was a cause
         self._jumps: list[int] = []  # of the node's clock, since it was configured: when
@@ -97,6 +98,7 @@ class Oracle:
             stalled_in_callback=self._stalled_in_callback,
             any_stalled_lately=self._any_stalled_lately,
             worker_free_ns=lambda: self._worker_free_ns,
+            inference_s=lambda: self._inference_s,
             violation=self._violation,
         )
         contracts = load_contracts()
@@ -373,12 +375,13 @@ class Oracle:
                 self._excused |= {Reason.LOADING_FAILED, Reason.WARMUP_FAILED}
                 self._excused |= {Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT}
             return
+        self._inference_s = self._age_s(call.began_ns)
         limit_s = self._params['inference_timeout_s']
         is_failed = not call.heard_cancel and not is_sound(call)
         for member, (number, _) in enumerate(call.frames):
             robot = self.robots[number]
             if call.fault == 'refuse':
-                robot.refuse_instruction()
+                robot.policy_refuses()
             if is_failed or call.duration_s > limit_s + _UNSURE_S:
                 robot.expect_hold(call, member)
             if call.fault or call.duration_s > 0.5 * limit_s:

@@ -107,6 +107,7 @@ class Surroundings:
     :param stalled_in_callback: whether it stalled since the callback began that runs now.
     :param any_stalled_lately: whether any thread stalled, now or a moment ago.
     :param worker_free_ns: since when the policy was asked nothing; in a call: until its begin.
+    :param inference_s: how long the last inference took.
     """
 
     now_ns: Callable[[], int]
@@ -117,6 +118,7 @@ class Surroundings:
     stalled_in_callback: Callable[[], bool]
     any_stalled_lately: Callable[[float], bool]
     worker_free_ns: Callable[[], int]
+    inference_s: Callable[[], float]
     violation: Callable[[str], None]
 
 
@@ -189,6 +191,7 @@ class RobotOracle:
         """The camera is another one now."""
         self._surely_ns = self._around.now_ns()
         self._gap_s = 0.0  # between the last two images that were surely new
+        self._refusal_ends_ns = 0
         self._last_stamp_ns: int | None = None
         self._frames: set[tuple[int, int]] = set()
         self._judged_ns: int | None = None
@@ -277,6 +280,11 @@ class RobotOracle:
         """A request is under way that says so."""
         self._may_be(self.instructions | {_usable(text)})
 
+    def policy_refuses(self) -> None:
+        """The policy has refused an instruction; the node is to be told of it."""
+        self._refusal_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
+        self.refuse_instruction()
+
     def refuse_instruction(self) -> None:
         """The policy may have refused the one in force, or nobody repeated it in time."""
         self.held = self.held or None
@@ -327,7 +335,8 @@ class RobotOracle:
         if fault != 'repeated':
             self.last_image_ns = now_ns
         age_s = (self._around.node_ns() - stamp_ns) / NS
-        if not fault and age_s < self._params['max_image_age_s'] - NOTICE_S / 2:
+        oldest_s = age_s + self._around.inference_s()  # when its turn comes
+        if not fault and oldest_s < self._params['max_image_age_s'] - NOTICE_S / 2:
             self._fresh_ns = now_ns
         seen = Seen(stamp_ns, frame, fault, self.epoch, self.instructions, now_ns)
         if fault and fault not in ('repeated', 'perhaps'):
@@ -640,6 +649,7 @@ class RobotOracle:
         limit_s = self._params['max_instruction_age_s']
         age_s = (self._around.now_ns() - self._said_ns) / NS
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
+        is_refused |= self._around.now_ns() < self._refusal_ends_ns
         if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
             self.refuse_instruction()
         if status.instruction and self.held is None:
