@@ -36,6 +36,7 @@ _LOOK_S = 0.05
 _ENDED_S = 1.0  # beyond hang_timeout_s, in which a stuck process ends
 _STATUS_PERIOD_S = 1.0
 _LATE_S = 0.35  # that a status may be late: a callback takes as long, or a response to nobody
+_CLOSE_S = 8.0  # for which the end of the process may be stuck, as documented
 _END_S = 3.0  # in which a signal ends the process
 _MAX_STALL_S = 1.0  # more is noticed, and voids
 _GRACE_S = 1.0  # after a stall, in which commands are refused
@@ -432,7 +433,9 @@ class Oracle:
         self._scheduler.after(_LOOK_S, self._look)
         if not self._is_up:
             return
-        if self._state == 'active' and self._stuck_s() > self._params['hang_timeout_s'] + _ENDED_S:
+        is_ending = self._signalled_ns is not None
+        limit_s = _CLOSE_S if is_ending else self._params['hang_timeout_s']
+        if self._state == 'active' and self._stuck_s() > limit_s + _ENDED_S:
             self._violation(f'the process is stuck for {self._stuck_s():.2f} s, and goes on')
         late = self._waiting_for_late_call()
         for robot in self.robots:
