@@ -188,7 +188,10 @@ class Oracle:
     def _stuck_s(self) -> float:
         """For how long the executor's thread has not run, though the process was not suspended."""
         now_ns = self._scheduler.now_ns
-        since_ns = min((start for start, end in self._world.stalls if end > now_ns), default=now_ns)
+        since_ns = now_ns
+        for start_ns, end_ns in sorted(self._world.stalls, key=lambda stall: -stall[1]):
+            if end_ns > since_ns:  # one may begin before another has ended
+                since_ns = min(since_ns, start_ns)
         return (now_ns - max(since_ns, Process.suspended_until_ns)) / NS
 
     def _age_s(self, since_ns: int) -> float:
