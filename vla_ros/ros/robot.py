@@ -62,6 +62,7 @@ class RobotPort:
         self._params = Parameters()
         self._frame_id = ''
         self._gate = ActionGate(self._params.max_action_age_s, self._clock)
+        self._watched_cause: Cause | None = None  # at the last look
         self._worker: InferenceWorker | None = None
         self._slot_statistics = SlotStatistics()  # of the last worker
         self.motion: MotionOutput | None = None
@@ -149,7 +150,10 @@ class RobotPort:
             self.inputs.camera.forget_stamp()
         self.inputs.expire_instruction()
         cause = clock_fault or self.inputs.why_no_image()
-        if cause and cause != self._gate.cause:
+        # A robot that still holds for the fault before may have begun anew since that was over.
+        is_new = clock_jumped or cause != self._watched_cause
+        self._watched_cause = cause
+        if cause and (is_new or cause != self._gate.cause):
             self.start_over(cause)
 
     def settle(self, result: Result) -> None:
