@@ -186,9 +186,12 @@ class Oracle:
         return self._params['hang_timeout_s'] if self._state == 'active' else 0.0
 
     def _stuck_s(self) -> float:
-        """For how long the executor's thread has not run, though the process was not suspended."""
+        """For how long the executor's thread has not run, though the process was not suspended.
+
+        Until it has said so, a thread that runs again is as good as one that does not.
+        """
         now_ns = self._scheduler.now_ns
-        since_ns = now_ns
+        since_ns = now_ns - round(_UNSURE_S * NS)
         for start_ns, end_ns in sorted(self._world.stalls, key=lambda stall: -stall[1]):
             if end_ns > since_ns:  # one may begin before another has ended
                 since_ns = min(since_ns, start_ns)

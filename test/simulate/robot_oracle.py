@@ -33,6 +33,7 @@ _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
+_LONGEST_STALL_S = 10.0
 _UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
@@ -191,7 +192,7 @@ class RobotOracle:
         """The camera is another one now."""
         self._surely_ns = self._around.now_ns()
         self._gap_s = 0.0  # between the last two images that were surely new
-        self._refusal_ends_ns = 0
+        self._refused_ns = -(10**18)
         self._last_stamp_ns: int | None = None
         self._frames: set[tuple[int, int]] = set()
         self._judged_ns: int | None = None
@@ -282,8 +283,12 @@ class RobotOracle:
 
     def policy_refuses(self) -> None:
         """The policy has refused an instruction; the node is to be told of it."""
-        self._refusal_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
+        self._refused_ns = self._around.now_ns()
         self.refuse_instruction()
+
+    def _is_unheard(self, age_s: float) -> bool:
+        """Whether the node may not have heard yet of what the policy has said, for a stall."""
+        return age_s < _LONGEST_STALL_S and self._around.stalled_lately(age_s)
 
     def refuse_instruction(self) -> None:
         """The policy may have refused the one in force, or nobody repeated it in time."""
@@ -649,7 +654,8 @@ class RobotOracle:
         limit_s = self._params['max_instruction_age_s']
         age_s = (self._around.now_ns() - self._said_ns) / NS
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
-        is_refused |= self._around.now_ns() < self._refusal_ends_ns
+        refused_s = (self._around.now_ns() - self._refused_ns) / NS
+        is_refused |= refused_s < NOTICE_S or self._is_unheard(refused_s)
         if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
             self.refuse_instruction()
         if status.instruction and self.held is None:
