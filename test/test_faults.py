@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,12 @@ def stack(node: Robot) -> Iterator[Robot]:
 
 def counter(stack: Robot, name: str) -> int:
     return getattr(stack.status, name)
+
+
+def counts(stack: Robot, **expected: int) -> bool:
+    """Whether one status has all these counters."""
+    status = stack.status
+    return all(getattr(status, name) == value for name, value in expected.items())
 
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -480,6 +487,29 @@ def test_a_clock_that_jumps(simulated: tuple[Robot, Simulation], jump_s: float) 
         simulation.step(jump_s)
     stack.wait_for(lambda: counter(stack, 'clock_jumps') == 1)
     simulation.runs(acts_by=len(stack.actions) + 3)
+
+
+def test_a_second_jump_drops_what_began_after_the_first() -> None:
+    """Though the robot still holds for the first, and would say the same of the second."""
+    arguments = ('model:=scripted:slow=1@4-9', 'instruction:=go', 'use_sim_time:=true', *PATIENT)
+    with running_node(*arguments) as running:
+        stack = running.robot
+        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_until_heard()
+        simulation = Simulation(stack)
+        simulation.runs(acts_by=3)
+        acted = len(stack.actions)
+        with stack.expects_hold(Reason.CLOCK_JUMP, within_s=0.1):
+            simulation.step(-0.15)
+        stack.wait_for(lambda: counts(stack, clock_jumps=1, in_flight=0))
+        received = counter(stack, 'received')
+        for number in (1, 2):
+            # So old that by the next jump's clock, too, it is a picture of now.
+            stack.see(noise(), stamp_ns=simulation.now_ns - 200_000_000)
+            stack.wait_for(partial(counts, stack, received=received + number, in_flight=1))
+            simulation.step(-0.15)
+            stack.wait_for(partial(counts, stack, clock_jumps=1 + number, in_flight=0))
+            assert len(stack.actions) == acted
 
 
 def test_a_simulation_that_is_reset_to_zero(simulated: tuple[Robot, Simulation]) -> None:
