@@ -187,7 +187,7 @@ def test_check_says_that_the_node_may_not_have_heard_the_end() -> None:
 
 def test_check_renews_its_instruction_and_without_it_the_node_holds() -> None:
     """Where nothing is left of it, as on a machine that lost its power."""
-    limits = ('max_instruction_age_s:=6', 'inference_timeout_s:=60.0', 'max_action_age_s:=60.0')
+    limits = ('max_instruction_age_s:=6.0', 'inference_timeout_s:=60.0', 'max_action_age_s:=60.0')
     with running_node('model:=scripted:stuck', *limits) as node, checking(node) as check:
         time.sleep(9.0)
         assert node.robot.status.instruction == INSTRUCTION
