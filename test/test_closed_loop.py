@@ -89,9 +89,9 @@ def test_fewer_bits_are_held_against_all_of_them() -> None:
         *('--dtype', 'float32', '--quantization', 'none,int8,int4'),
     )
     assert done.returncode == 0, done.stderr
-    conditions = json.loads(done.stdout.splitlines()[-1])['conditions']
-    assert [one['quantization'] for one in conditions] == ['none', 'int8', 'int4']
-    exact, int8, int4 = (one['agreement']['equal_bins'] for one in conditions)
+    results = json.loads(done.stdout.splitlines()[-1])['conditions']
+    assert [one['quantization'] for one in results] == ['none', 'int8', 'int4']
+    exact, int8, int4 = (one['agreement']['equal_bins'] for one in results)
     assert exact == 1.0
     assert int8 > 0.9
     assert 0.3 < int4 < 1.0

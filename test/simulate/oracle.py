@@ -99,7 +99,7 @@ class Oracle:
             stalled_in_callback=self._stalled_in_callback,
             any_stalled_lately=self._any_stalled_lately,
             worker_free_ns=lambda: self._worker_free_ns,
-            inference_s=lambda: self._inference_s,
+            queue_s=self._queue_s,
             violation=self._violation,
         )
         contracts = load_contracts()
@@ -188,7 +188,7 @@ class Oracle:
     def _stuck_s(self) -> float:
         """For how long the executor's thread has not run, though the process was not suspended.
 
-        Until it has said so, a thread that runs again is as good as one that does not.
+        A stall that ended less than ``_UNSURE_S`` ago counts: the watchdog may not know yet.
         """
         now_ns = self._scheduler.now_ns
         since_ns = now_ns - round(_UNSURE_S * NS)
@@ -196,6 +196,10 @@ class Oracle:
             if end_ns > since_ns:  # one may begin before another has ended
                 since_ns = min(since_ns, start_ns)
         return (now_ns - max(since_ns, Process.suspended_until_ns)) / NS
+
+    def _queue_s(self) -> float:
+        is_idle = not self._calls and self._age_s(self._worker_free_ns) > NOTICE_S
+        return 0.0 if is_idle else self._inference_s
 
     def _age_s(self, since_ns: int) -> float:
         return (self._scheduler.now_ns - since_ns) / NS
@@ -413,7 +417,10 @@ class Oracle:
             robot.disturb()
 
     def system_clock_jumped(self, seconds: float) -> None:
-        """The node has to notice what has become of all jumps between two of its looks."""
+        """The node has to notice the sum of all jumps between two of its looks.
+
+        :param seconds: by which it jumped.
+        """
         if abs(seconds) > MAX_SKEW_S:
             self.clock_faulted()
         now_ns = self._scheduler.now_ns

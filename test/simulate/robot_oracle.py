@@ -33,7 +33,7 @@ _ZERO_S = 0.2  # for which zero is repeated
 _MARGIN_S = 0.005  # between a decision and its publication
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
-_LONGEST_STALL_S = 10.0
+_LONGEST_STALL_S = 10.0  # of the executor's thread
 _UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
@@ -108,7 +108,7 @@ class Surroundings:
     :param stalled_in_callback: whether it stalled since the callback began that runs now.
     :param any_stalled_lately: whether any thread stalled, now or a moment ago.
     :param worker_free_ns: since when the policy was asked nothing; in a call: until its begin.
-    :param inference_s: how long the last inference took.
+    :param queue_s: how long an image that is taken now may wait for the inference before it.
     """
 
     now_ns: Callable[[], int]
@@ -119,7 +119,7 @@ class Surroundings:
     stalled_in_callback: Callable[[], bool]
     any_stalled_lately: Callable[[float], bool]
     worker_free_ns: Callable[[], int]
-    inference_s: Callable[[], float]
+    queue_s: Callable[[], float]
     violation: Callable[[str], None]
 
 
@@ -166,6 +166,7 @@ class RobotOracle:
         self._start_over()
         self._in_doubt = False
         self._doubts: deque[tuple[int, int]] = deque(maxlen=_KEPT)  # when, and the epoch before
+        self._refused_ns: int | None = None  # when the policy refused an instruction
         self._perhaps_stamp_ns = 0  # of the image before, if the node may have rejected it
         self._order_in_doubt = False  # until an image's stamp was compared after the clock's doubt
         self._doubt_ends_ns = 0
@@ -192,7 +193,6 @@ class RobotOracle:
         """The camera is another one now."""
         self._surely_ns = self._around.now_ns()
         self._gap_s = 0.0  # between the last two images that were surely new
-        self._refused_ns = -(10**18)
         self._last_stamp_ns: int | None = None
         self._frames: set[tuple[int, int]] = set()
         self._judged_ns: int | None = None
@@ -286,9 +286,11 @@ class RobotOracle:
         self._refused_ns = self._around.now_ns()
         self.refuse_instruction()
 
-    def _is_unheard(self, age_s: float) -> bool:
-        """Whether the node may not have heard yet of what the policy has said, for a stall."""
-        return age_s < _LONGEST_STALL_S and self._around.stalled_lately(age_s)
+    def _may_be_unheard(self, since_ns: int) -> bool:
+        """Whether the executor may not know yet what the policy has answered."""
+        age_s = (self._around.now_ns() - since_ns) / NS
+        is_stalled = age_s < _LONGEST_STALL_S and self._around.stalled_lately(age_s)
+        return age_s < NOTICE_S or is_stalled
 
     def refuse_instruction(self) -> None:
         """The policy may have refused the one in force, or nobody repeated it in time."""
@@ -340,7 +342,7 @@ class RobotOracle:
         if fault != 'repeated':
             self.last_image_ns = now_ns
         age_s = (self._around.node_ns() - stamp_ns) / NS
-        oldest_s = age_s + self._around.inference_s()  # when its turn comes
+        oldest_s = age_s + self._around.queue_s()  # when its turn comes
         if not fault and oldest_s < self._params['max_image_age_s'] - NOTICE_S / 2:
             self._fresh_ns = now_ns
         seen = Seen(stamp_ns, frame, fault, self.epoch, self.instructions, now_ns)
@@ -654,8 +656,8 @@ class RobotOracle:
         limit_s = self._params['max_instruction_age_s']
         age_s = (self._around.now_ns() - self._said_ns) / NS
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
-        refused_s = (self._around.now_ns() - self._refused_ns) / NS
-        is_refused |= refused_s < NOTICE_S or self._is_unheard(refused_s)
+        if self._refused_ns is not None:
+            is_refused |= self._may_be_unheard(self._refused_ns)
         if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
             self.refuse_instruction()
         if status.instruction and self.held is None:

@@ -19,12 +19,12 @@ from rclpy.task import Future
 
 @contextlib.contextmanager
 def spinning(executor: Executor, name: str) -> Iterator[None]:
-    """Spin the executor in a thread of its own; with the block both end.
+    """Spin the executor in a new thread, and end both with the block.
 
-    The executor is shut down only once nothing spins it any more: rclpy takes its guard conditions
-    away even from a thread that is about to wait for them, which then dies of an AttributeError.
+    The thread ends before the executor is shut down. ``Executor.shutdown`` of rclpy (Jazzy) sets
+    the guard conditions to None, and a thread that is about to wait for them raises AttributeError.
 
-    :param name: the thread's.
+    :param name: of the thread.
     """
     ended = threading.Event()
 

@@ -75,9 +75,9 @@ class MotionOutput:
         self._say_what_it_means(log)
 
     def execute(self, prediction: Prediction, published: Moment, valid_until_ns: int) -> None:
-        """Make the motion of an action that has been published.
+        """Begin the motion of a published action.
 
-        :param published: when; the motion begins at this moment.
+        :param published: when the action was published; the motion begins at this moment.
         :param valid_until_ns: of the node's clock; the robot stands still from then at the latest.
         """
         self._follow_clock()

@@ -46,6 +46,7 @@ class NodeClock:
         return self._node.get_clock().now().nanoseconds
 
     def now(self) -> Moment:
+        """Read both clocks."""
         return Moment(self.now_ns(), self.monotonic_s())
 
     def monotonic_s(self) -> float:

@@ -150,7 +150,8 @@ class RobotPort:
             self.inputs.camera.forget_stamp()
         self.inputs.expire_instruction()
         cause = clock_fault or self.inputs.why_no_image()
-        # A robot that still holds for the fault before may have begun anew since that was over.
+        # The gate still has the last fault's cause if no action has come since. An inference may
+        # have begun after that fault, and a new one of the same text has to drop it.
         is_new = clock_jumped or cause != self._watched_cause
         self._watched_cause = cause
         if cause and (is_new or cause != self._gate.cause):
