@@ -45,7 +45,7 @@ GOLDEN = Path(__file__).resolve().parent / 'golden'
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights, one data set, actions that are always valid."""
-    from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+    from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
     return write_random_checkpoint(tmp_path_factory.mktemp('checkpoint') / 'tiny')
 

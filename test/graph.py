@@ -26,9 +26,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+from vla_ros.graph.executor import spinning
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
-from vla_ros.ros.executor import GuardedExecutor, spinning
+from vla_ros.ros.executor import GuardedExecutor
 from vla_ros.ros.node import VlaNode
 
 MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself

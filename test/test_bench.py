@@ -14,13 +14,13 @@ from PIL import Image
 
 from vla_ros.bench import machine, measure, memory
 from vla_ros.bench.combinations import Combination, combine
-from vla_ros.bench.costs import count_costs
-from vla_ros.bench.random_model import cached_random_checkpoint
 from vla_ros.cli import bench
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
-from vla_ros.openvla.checkpoint_writer import checkpoint_bytes
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.costs import count_costs
+from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
+from vla_ros.synthetic.random_model import cached_random_checkpoint
 from vla_ros.types import PolicyError, Prediction, Request, WarmupTimes
 
 STAGES = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']

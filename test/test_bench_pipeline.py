@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from vla_ros.bench.pipeline import BOTH, CAMERA_ALONE, KINDS, POLICY_ALONE, Frames, Turn
-from vla_ros.bench.pipeline import summarize_turns as summarize
 from vla_ros.cli import bench
+from vla_ros.pipeline.summary import BOTH, CAMERA_ALONE, KINDS, POLICY_ALONE, Frames, Turn
+from vla_ros.pipeline.summary import summarize_turns as summarize
 
 Bench = Callable[..., tuple[int, str, str]]
 
@@ -161,8 +161,8 @@ def test_unusable_arguments(
 def test_without_ros(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, 'vla_ros.cli.pipeline', raising=False)
-    monkeypatch.setitem(sys.modules, 'vla_ros.cli.listener', None)
+    monkeypatch.delitem(sys.modules, 'vla_ros.pipeline.run', raising=False)
+    monkeypatch.setitem(sys.modules, 'vla_ros.client.listener', None)
     assert bench.main([str(tiny_checkpoint), '--pipeline']) == 1
     captured = capsys.readouterr()
     assert captured.out == ''

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vla_ros.bench.combinations import Combination
-from vla_ros.bench.costs import Costs
 from vla_ros.bench.measure import Measurement
 from vla_ros.bench.report import _agreement
+from vla_ros.openvla.costs import Costs
 
 
 def measured(*batches: list[list[int]]) -> Measurement:

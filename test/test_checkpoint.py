@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError, hub
 from vla_ros.openvla.checkpoint import _check_finite
-from vla_ros.openvla.checkpoint_writer import SHAPES
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.own_folder import MARKER
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic.checkpoint_writer import SHAPES
+from vla_ros.synthetic.own_folder import MARKER
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 from vla_ros.types import Progress
 
 INDEX = 'model.safetensors.index.json'

@@ -18,9 +18,10 @@ from conftest import ROOT
 from test_checkpoint import INDEX, SHARD
 
 from vla_ros.cli import checkpoint as cli
-from vla_ros.openvla import CheckpointError, OpenVLAPolicy, own_folder
-from vla_ros.openvla.own_folder import MARKER, OwnFolder
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+from vla_ros.openvla import CheckpointError, OpenVLAPolicy
+from vla_ros.synthetic import own_folder
+from vla_ros.synthetic.own_folder import MARKER, OwnFolder
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
 
 def contents(folder: Path) -> dict[str, bytes | str]:
@@ -268,8 +269,8 @@ def test_an_interrupted_write_is_its_own_and_can_not_be_loaded(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vla_ros.openvla import checkpoint_writer
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic import checkpoint_writer
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
 
 def half_of_it(tensors, path, metadata):

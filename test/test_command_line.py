@@ -23,7 +23,7 @@ from graph import Running, robot, running_node
 from PIL import Image as PilImage
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from vla_ros.cli.console import END_SIGNALS
+from vla_ros.console import END_SIGNALS
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.reasons import Reason
@@ -128,7 +128,7 @@ def children_of(process: subprocess.Popen[str], module: str) -> list[int]:
 
 def heirs_of(check: subprocess.Popen[str]) -> list[int]:
     """The process that takes over when it dies."""
-    return children_of(check, 'vla_ros.cli.heir')
+    return children_of(check, 'vla_ros.client.heir')
 
 
 @pytest.mark.parametrize('sent', END_SIGNALS)

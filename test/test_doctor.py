@@ -21,7 +21,6 @@ from graph import robot
 from patients import about, assert_sound, show
 from safetensors.torch import load_file, save_file
 
-from vla_ros.bench import memory as machine_memory
 from vla_ros.cli import doctor
 from vla_ros.doctor import devices, memory
 from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
@@ -32,6 +31,7 @@ from vla_ros.doctor.measure import check_by_measuring
 from vla_ros.doctor.overrides import read_parameter_file
 from vla_ros.doctor.parameters import check_parameters
 from vla_ros.doctor.rate import check_rate, check_time_limits
+from vla_ros.measure import memory as machine_memory
 from vla_ros.motion.contract import load_contracts
 from vla_ros.ros.parameters import Parameters
 

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageSequence
 
-from vla_ros.evaluation.agreement import agreement
+from vla_ros.drawing import GREEN, SKY_BLUE, VERMILLION
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, tables, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize, wilson_interval
 from vla_ros.evaluation.window import Window, open_window
+from vla_ros.measure.agreement import agreement
 from vla_ros.motion import load_contracts
-from vla_ros.view.drawing import GREEN, SKY_BLUE, VERMILLION
 
 RED, BLUE = 'pick up the red block', 'pick up the blue block'
 STEP = Condition('models/blocks', 'cpu', 'float32', 'none')

@@ -18,7 +18,7 @@ from graph import MACHINE_SLACK_S, CameraThread, Running, noise, running_node
 from test_faults import started
 from test_motion_node import PATIENT, moving_node, written
 
-from vla_ros.cli.console import END_SIGNALS
+from vla_ros.console import END_SIGNALS
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.node import CLOSE_LIMIT_S
 

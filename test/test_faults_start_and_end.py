@@ -293,7 +293,7 @@ def threads_and_memory(running: Running) -> tuple[int, int]:
 def test_fifty_configurations_with_changing_models_leave_nothing_behind(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+    from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
     models = [str(tiny_checkpoint), str(write_random_checkpoint(tmp_path / 'two', seed=2))]
     with running_node('model:=scripted', 'device:=cpu', 'frozen_image_timeout_s:=0.0') as running:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_ros.cli.pictures import UnreadablePicture, read_picture
 from vla_ros.files import FileError, MissingFileError, read_bytes, read_text
+from vla_ros.images.files import UnreadablePicture, read_picture
 
 
 def refusal(path: Path, max_bytes: int = 100) -> str:

@@ -22,10 +22,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
+from vla_ros.images import raw
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import image_to_rgb
 from vla_ros.msg import VlaStatus
-from vla_ros.pictures import images
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import image_to_rgb
 from vla_ros.reasons import Cause
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.latch import Latches
@@ -46,7 +46,7 @@ from vla_ros.types import (
 SEED = 0
 UINT32_MAX = 2**32 - 1
 ENCODINGS = [
-    *images._ENCODINGS,
+    *raw._ENCODINGS,
     '16UC1',
     '32FC1',
     'mono16',
@@ -77,8 +77,8 @@ def chosen(random: Generator, among: list[Any]) -> Any:
 
 def sound_image(random: Generator) -> Image:
     """In any encoding and some tiny size; its rows may be padded."""
-    name = chosen(random, list(images._ENCODINGS))
-    encoding = images._ENCODINGS[name]
+    name = chosen(random, list(raw._ENCODINGS))
+    encoding = raw._ENCODINGS[name]
     width, height = (int(side) for side in random.integers(encoding.smallest, 9, 2))
     width += width % encoding.width_multiple
     step = width * encoding.channels * encoding.value_bytes + int(random.integers(3))
@@ -214,7 +214,7 @@ class Account:
             on_fault=self.faults.append,
             on_new_instruction=lambda _: None,
         )
-        self.inputs.configure(Parameters(frozen_image_timeout_s=0.0))  # few images, again and again
+        self.inputs.configure(Parameters(frozen_image_timeout_s=0.0))  # few raw, again and again
         self.inputs.instruct('go')
 
     def shows(
@@ -244,7 +244,7 @@ def test_30_000_images(
     random: Generator, cv_bridge: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if not cv_bridge:
-        monkeypatch.setattr(images, '_cv_bridge', images._CvBridge)
+        monkeypatch.setattr(raw, '_cv_bridge', raw._CvBridge)
     account = Account(tmp_path / 'latch.json')
     used = 0
     for number in range(30_000):

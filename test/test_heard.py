@@ -14,13 +14,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from vla_ros.cli.check import CheckNode
-from vla_ros.cli.listener import Listener
-from vla_ros.cli.photograph_demo import NAMESPACE, Operator
-from vla_ros.cli.simulated_robot import SimulatedRobot
+from vla_ros.client.listener import Listener
+from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.demo.photographs import NAMESPACE, Operator
 from vla_ros.doctor.findings import Level, fail, ok, warn
 from vla_ros.doctor.graph import _Statuses
+from vla_ros.graph.heard import cleaned
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.heard import cleaned
 
 EVIL = 'one\x1b[2J\x1b]0;two\x07\rthree\nfour\u202efive' + 'x' * 5000
 

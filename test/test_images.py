@@ -20,10 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_ros.pictures import images
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage, backend, image_to_rgb
-from vla_ros.pictures.pixel_formats import to_8_bit
+from vla_ros.images import raw
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.pixel_formats import to_8_bit
+from vla_ros.images.raw import UnusableImage, backend, image_to_rgb
 
 BAYER = {
     'rggb': cv2.COLOR_BayerBG2RGB,
@@ -96,28 +96,28 @@ def opencv_rgb(pixels: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
 @pytest.fixture(autouse=True)
 def untried() -> Iterator[None]:
     """Each test meets cv_bridge for the first time."""
-    images._cv_bridge.cache_clear()
+    raw._cv_bridge.cache_clear()
     yield
-    images._cv_bridge.cache_clear()
+    raw._cv_bridge.cache_clear()
 
 
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, '_cv_bridge', images._CvBridge)
+    monkeypatch.setattr(raw, '_cv_bridge', raw._CvBridge)
 
 
 # Image
 
 
 def test_every_encoding_is_compared() -> None:
-    assert set(OPENCV) == set(images._ENCODINGS)
+    assert set(OPENCV) == set(raw._ENCODINGS)
 
 
 @pytest.mark.usefixtures('direct')
 @pytest.mark.parametrize('content', [noise, extremes, scene])
 @pytest.mark.parametrize('encoding', OPENCV)
 def test_direct_is_bit_for_bit_opencv(encoding: str, content: Callable[..., Any]) -> None:
-    multiple = images._ENCODINGS[encoding].width_multiple
+    multiple = raw._ENCODINGS[encoding].width_multiple
     for height, width in [(height, width - width % multiple) for height, width in SIZES]:
         pixels = picture(encoding, (height, width), content)
         expected = opencv_rgb(pixels, encoding)
@@ -146,7 +146,7 @@ def test_rgb8_is_a_read_only_view() -> None:
     rgb = image_to_rgb(message)
     assert np.shares_memory(rgb, np.frombuffer(message.data, np.uint8))
     assert not rgb.flags.writeable
-    assert images._cv_bridge.cache_info().misses == 0  # nobody asked about cv_bridge
+    assert raw._cv_bridge.cache_info().misses == 0  # nobody asked about cv_bridge
 
 
 def test_surplus_data_is_ignored() -> None:
@@ -478,8 +478,8 @@ DECODE_ALL = """
 import resource, sys
 from pathlib import Path
 from sensor_msgs.msg import CompressedImage
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import UnusableImage
 
 def peak():
     status = Path('/proc/self/status')
@@ -614,19 +614,19 @@ def test_hanging_cv_bridge_is_given_up(
     install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install('import threading; threading.Event().wait()')
-    monkeypatch.setattr(images, '_PROBE_TIMEOUT_S', 0.2)
+    monkeypatch.setattr(raw, '_PROBE_TIMEOUT_S', 0.2)
     assert 'timed out' in backend()
 
 
 def test_without_cv_bridge_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images.importlib.util, 'find_spec', lambda name: None)
-    monkeypatch.setattr(images.subprocess, 'run', None)
+    monkeypatch.setattr(raw.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(raw.subprocess, 'run', None)
     assert backend() == 'direct'
 
 
 def test_import_is_light() -> None:
     heavy = '{"cv2", "cv_bridge", "torch"}'
-    code = f'import sys, vla_ros.pictures.images; print({heavy} & set(sys.modules))'
+    code = f'import sys, vla_ros.images.raw; print({heavy} & set(sys.modules))'
     result = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True
     )

@@ -28,7 +28,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
-from vla_ros.cli.console import END_SIGNALS
+from vla_ros.console import END_SIGNALS
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
 

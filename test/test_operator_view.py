@@ -17,17 +17,17 @@ from graph import PICTURE, Robot, robot, running_node
 from PIL import ImageColor
 from sensor_msgs.msg import Image
 
+from vla_ros.drawing import SKY_BLUE, font, full_scale, number, wrap
+from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
-from vla_ros.pictures.images import image_to_rgb
 from vla_ros.ros import operator_view
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import ManualClock, Outcome, Result
 from vla_ros.types import Observation
 from vla_ros.view import STATE_COLOURS, OperatorView, render
-from vla_ros.view.drawing import SKY_BLUE, font, full_scale, number, wrap
 
 SIZE = (572, 936, 3)
 CONTRACTS = load_contracts()

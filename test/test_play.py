@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vla_ros.cli.play import Pace, play
-from vla_ros.cli.simulated_robot import EvaluationError, HeardAction
+from vla_ros.client.simulated_robot import EvaluationError, HeardAction
+from vla_ros.evaluation.play import Pace, play
 from vla_ros.motion.contract import load_contracts
 from vla_ros.types import Observation
 

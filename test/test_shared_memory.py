@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from vla_ros.cli.processes import camera_environment
+from vla_ros.client.processes import camera_environment
 from vla_ros.shared_memory import SHARED_MEMORY, Removed, remove_dead_segments
 
 NAME = 'fastrtps_0123456789abcdef'

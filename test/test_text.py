@@ -6,11 +6,11 @@ import pickle
 
 import pytest
 
-from vla_ros.bench.pipeline import PipelineError
-from vla_ros.cli.pictures import UnreadablePicture
 from vla_ros.doctor.overrides import ParameterFileError
 from vla_ros.files import FileError
+from vla_ros.images.files import UnreadablePicture
 from vla_ros.openvla.errors import CheckpointError
+from vla_ros.pipeline.summary import PipelineError
 from vla_ros.replay.actions import ActionsError
 from vla_ros.replay.bag import BagError
 from vla_ros.replay.run import NoAction

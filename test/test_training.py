@@ -13,12 +13,12 @@ from training.frames import Frames, collect, shaky_expert
 from training.imitation import Imitator, tokenize
 from training.train import SHAPE, Settings, Stage, norm_stats
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
-from vla_ros.openvla.checkpoint_writer import write_checkpoint
 from vla_ros.openvla.normalization import read_norm_stats
 from vla_ros.openvla.policy import OpenVLAPolicy
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
 from vla_ros.simulation import INSTRUCTIONS, BlocksWorld
 from vla_ros.simulation.expert import expert_action
+from vla_ros.synthetic.checkpoint_writer import write_checkpoint
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
 TOLERANCE = 2e-4  # of logits in float32, which products of other shapes sum in another order
 

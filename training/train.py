@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from training.frames import Driver, Frames, collect, shaky_expert
 from training.imitation import Imitator
-from vla_ros.openvla.checkpoint_writer import write_checkpoint
 from vla_ros.openvla.policy import OpenVLAPolicy
 from vla_ros.simulation import CONTRACT, INSTRUCTIONS, BlocksWorld
 from vla_ros.simulation.expert import STEP_M, TURN_RAD
+from vla_ros.synthetic.checkpoint_writer import write_checkpoint
 from vla_ros.types import Observation
 
 SHAPE = 'blocks'

@@ -23,10 +23,10 @@ from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.threads import Process
 from simulate.world import MAX_SKEW_S, World
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import UnusableImage, image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaStatus
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage, image_to_rgb
 from vla_ros.reasons import Reason
 from vla_ros.ros.parameters import Parameters
 

@@ -1,7 +1,5 @@
-"""Measures a policy: where an inference spends its time, and how near that is to what the machine
-can do. Knows nothing of ROS.
+"""Measures a policy: where an inference spends its time, and how near the machine's limits it is.
 
-In the order of use: combinations (what is compared), random_model (what is run, if need be), costs
-(what an inference asks of a machine), memory (what fits in at once), measure, profile, machine
-(what it can do at most), report, plot.
+In the order of use: combinations (what is compared), memory (what fits in together), measure,
+profile, ceilings (the machine's limits), report, plot. Independent of ROS.
 """

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
 from vla_ros.types import PolicyError
-
-Say = Callable[[str], None]  # is told what is going on
 
 # The action before as a draft: there is none, all of its tokens are right, or none is.
 DRAFTS = ('none', 'right', 'wrong')

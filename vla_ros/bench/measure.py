@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vla_ros.bench.combinations import Combination, Say
-from vla_ros.bench.costs import Costs, count_costs
-from vla_ros.bench.memory import PeakMemory, loaded_together
-from vla_ros.bench.pictures import noise_pictures
+from vla_ros.bench.combinations import Combination
+from vla_ros.bench.memory import loaded_together
+from vla_ros.console import Say
+from vla_ros.measure.memory import PeakMemory
+from vla_ros.measure.pictures import noise_pictures
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.costs import Costs, count_costs
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.types import PolicyError, Prediction, Request

@@ -1,80 +1,16 @@
-"""How much memory there is, how much was used at most, and which policies fit in at once."""
+"""Whether all policies of a bench fit into the memory at once."""
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-import torch
 
 from vla_ros.bench.combinations import Combination
-from vla_ros.bench.costs import Costs
+from vla_ros.measure.memory import available_bytes
 from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla.costs import Costs
 from vla_ros.openvla.placement import DTYPES
 
-_STATUS = Path('/proc/self/status')  # Linux only
-_MEMINFO = Path('/proc/meminfo')
-_RESET_PEAK = (Path('/proc/self/clear_refs'), '5')  # man 5 proc_pid_clear_refs
-_BESIDE_WEIGHTS = 1.1  # activations, kv_cache, what torch itself needs
-
-
-class PeakMemory:
-    """The most that was used since this was made.
-
-    :param device: ``cpu``, ``mps`` or ``cuda:N``.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
-        path, command = _RESET_PEAK
-        try:
-            path.write_text(command)
-        except OSError:  # no Linux, or not permitted: then it is the peak of the process's life
-            self._resident_before = 0
-        else:
-            self._resident_before = _kilobytes(_STATUS, 'VmRSS') * 1024
-        if self._device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(self._device)
-        self._device_before = self._on_device()
-
-    def resident_bytes(self) -> int:
-        """Of the process, mapped files included."""
-        if _STATUS.exists():
-            return _kilobytes(_STATUS, 'VmHWM') * 1024
-        unit = 1 if sys.platform == 'darwin' else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-    def added_resident_bytes(self) -> int:
-        """Less what it had when this was made."""
-        return self.resident_bytes() - self._resident_before
-
-    def added_device_bytes(self) -> int | None:
-        """None on the CPU. MPS keeps no peak: there it is what torch holds of the device now."""
-        return None if self._device.type == 'cpu' else self._on_device() - self._device_before
-
-    def _on_device(self) -> int:
-        if self._device.type == 'cuda':
-            return torch.cuda.max_memory_allocated(self._device)
-        return torch.mps.driver_allocated_memory() if self._device.type == 'mps' else 0
-
-
-def available_bytes(device: str) -> int:
-    """What can still be allocated there."""
-    if device.startswith('cuda'):
-        return torch.cuda.mem_get_info(device)[0]
-    if device == 'mps':
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    if _MEMINFO.exists():
-        return _kilobytes(_MEMINFO, 'MemAvailable') * 1024
-    return machine_bytes()
-
-
-def machine_bytes() -> int:
-    """What the machine has."""
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+_BESIDE_WEIGHTS = 1.1  # activations, key-value cache, what torch itself needs
 
 
 def loaded_together(
@@ -96,9 +32,3 @@ def loaded_together(
         len(weights) == 1 or _BESIDE_WEIGHTS * sum(weights.values()) < available_bytes(device)
         for device, weights in needed.items()
     )
-
-
-def _kilobytes(path: Path, name: str) -> int:
-    """Of a line such as ``VmHWM:   123456 kB``."""
-    line = next(line for line in path.read_text().splitlines() if line.startswith(f'{name}:'))
-    return int(line.split()[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vla_ros.bench.statistics import Summary
+from vla_ros.measure.statistics import Summary
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
 _COLOURS = ('#999999', '#0072B2', '#56B4E9', '#E69F00', '#D55E00', '#009E73')

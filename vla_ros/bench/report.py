@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from vla_ros.bench.costs import Costs
-from vla_ros.bench.machine import Ceilings
+from vla_ros.bench.ceilings import Ceilings
 from vla_ros.bench.measure import Measurement
-from vla_ros.bench.statistics import Summary, percentiles, table
+from vla_ros.measure.statistics import Summary, percentiles, table
+from vla_ros.openvla.costs import Costs
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:

@@ -1,1 +1,1 @@
-"""The commands. Each is thin: it reads its arguments and calls what the package offers."""
+"""The commands: each file parses the options of one command and calls another room."""

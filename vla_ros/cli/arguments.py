@@ -1,18 +1,11 @@
-"""Reads what a person typed behind an option, and tells a person what is going on.
-
-What is told may come from anywhere, so it is made printable here.
-"""
+"""Types of the commands' options, for argparse."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-from vla_ros.text import printable
 
 Value = TypeVar('Value')
 
@@ -73,13 +66,3 @@ def positive(text: str) -> float:
 
 def boolean(text: str) -> bool:
     return one_of(('true', 'false'))(text) == 'true'
-
-
-def say(text: str) -> None:
-    """What is going on, on one line; standard output is for the report."""
-    print(f'{time.strftime("%H:%M:%S")} {printable(text)}', file=sys.stderr, flush=True)
-
-
-def complain(command: str, error: Exception) -> None:
-    """Why a command fails, on one line."""
-    print(f'{command}: {printable(str(error))}', file=sys.stderr)

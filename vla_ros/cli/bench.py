@@ -18,21 +18,23 @@ from typing import Any
 
 import torch
 
+from vla_ros.bench.ceilings import measure_ceilings
 from vla_ros.bench.combinations import Combination, combine
-from vla_ros.bench.machine import describe_machine, measure_ceilings
 from vla_ros.bench.measure import Infer, Task, measure
-from vla_ros.bench.pipeline import PipelineError, pipeline_tables
 from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
-from vla_ros.bench.random_model import cached_random_checkpoint, default_cache
 from vla_ros.bench.report import summarize, tables
-from vla_ros.bench.statistics import recipe_text
-from vla_ros.cli.arguments import boolean, complain, count, list_of, positive, say
-from vla_ros.cli.pictures import UnreadablePicture, read_picture
-from vla_ros.openvla.checkpoint_writer import SHAPES
+from vla_ros.cli.arguments import boolean, count, list_of, positive
+from vla_ros.console import complain, say
+from vla_ros.images.files import UnreadablePicture, read_picture
+from vla_ros.measure.machine import describe_machine
+from vla_ros.measure.statistics import recipe_text
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
+from vla_ros.pipeline.summary import PipelineError, pipeline_tables
 from vla_ros.scripted.script import is_scripted
+from vla_ros.synthetic.checkpoint_writer import SHAPES
+from vla_ros.synthetic.random_model import cached_random_checkpoint, default_cache
 from vla_ros.types import PolicyError
 
 _LEGEND = """\
@@ -111,7 +113,7 @@ def _run_pipeline(
     options: argparse.Namespace, combination: Combination, recipe: dict[str, Any]
 ) -> None:
     try:
-        from vla_ros.cli.pipeline import PipelineTask, measure_pipeline
+        from vla_ros.pipeline.run import PipelineTask, measure_pipeline
     except ImportError as error:
         raise PipelineError(
             f'--pipeline needs ROS 2 and the messages of this package ({error}); source both'

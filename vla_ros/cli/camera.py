@@ -17,10 +17,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
-from vla_ros.cli.arguments import complain
-from vla_ros.cli.picture_messages import image_message
-from vla_ros.cli.pictures import UnreadablePicture, read_picture
-from vla_ros.cli.processes import clean_shared_memory
+from vla_ros.client.processes import clean_shared_memory
+from vla_ros.console import complain
+from vla_ros.graph.image_messages import image_message
+from vla_ros.images.files import UnreadablePicture, read_picture
 
 _SIZE = (640, 480)
 

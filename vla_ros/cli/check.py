@@ -24,14 +24,13 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_ros.cli.arguments import complain
-from vla_ros.cli.console import heed, unbuffer_output
-from vla_ros.cli.lease import Heir, Lease
-from vla_ros.cli.picture_messages import compressed_message, image_message
-from vla_ros.cli.pictures import UnreadablePicture, read_picture
+from vla_ros.client.lease import Heir, Lease
+from vla_ros.console import complain, heed, unbuffer_output
+from vla_ros.graph.heard import cleaned
+from vla_ros.graph.image_messages import compressed_message, image_message
+from vla_ros.graph.stamps import from_duration
+from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.heard import cleaned
-from vla_ros.ros.stamps import from_duration
 
 EXIT_INTERRUPTED = 130  # as of a shell: 128 + SIGINT
 EXIT_UNHEARD = 141  # 128 + SIGPIPE

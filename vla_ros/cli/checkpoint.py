@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from vla_ros.openvla.checkpoint_writer import SHAPES
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic.checkpoint_writer import SHAPES
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 
-from vla_ros.cli.arguments import complain, count, positive, whole
-from vla_ros.cli.closed_loop import blocks_model, closed_loop
-from vla_ros.cli.console import interrupting, unbuffer_output
-from vla_ros.cli.photograph_demo import NAMESPACE, show_photographs, write_view
-from vla_ros.cli.play import Pace, play
+from vla_ros.cli.arguments import count, positive, whole
+from vla_ros.console import complain, interrupting, unbuffer_output
+from vla_ros.demo.photographs import NAMESPACE, show_photographs, write_view
+from vla_ros.evaluation.closed_loop import blocks_model, closed_loop
 from vla_ros.evaluation.film import Film
+from vla_ros.evaluation.play import Pace, play
 from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld, SimulationError
 from vla_ros.types import PolicyError

@@ -22,28 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.bench.machine import describe_machine
-from vla_ros.cli.arguments import (
-    assignment,
-    complain,
-    count,
-    list_of,
-    one_of,
-    positive,
-    say,
-    seconds,
-    whole,
-)
-from vla_ros.cli.closed_loop import blocks_model, closed_loop
-from vla_ros.cli.console import interrupting
-from vla_ros.cli.play import DELTAS, Pace, play
-from vla_ros.cli.simulated_robot import SimulatedRobot
-from vla_ros.evaluation.agreement import agreement
+from vla_ros.cli.arguments import assignment, count, list_of, one_of, positive, seconds, whole
+from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.console import complain, interrupting, say
+from vla_ros.evaluation.closed_loop import blocks_model, closed_loop
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
+from vla_ros.evaluation.play import DELTAS, Pace, play
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import CONTROLS, PACES, Condition, Outcome, summarize
+from vla_ros.measure.agreement import agreement
+from vla_ros.measure.machine import describe_machine
 from vla_ros.motion import ACTION_DIM
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS

@@ -43,7 +43,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from rclpy.executors import ExternalShutdownException
     from rclpy.signals import SignalHandlerOptions
 
-    from vla_ros.cli.console import heed, unbuffer_output
+    from vla_ros.console import heed, unbuffer_output
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.ros.parameters import ParameterError

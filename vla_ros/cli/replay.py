@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_ros.bench.statistics import table
-from vla_ros.cli.arguments import complain, count, list_of, positive, say
+from vla_ros.cli.arguments import count, list_of, positive
+from vla_ros.console import complain, say
+from vla_ros.measure.statistics import table
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables

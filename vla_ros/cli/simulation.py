@@ -14,12 +14,12 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.utilities import remove_ros_args
 from std_srvs.srv import Trigger
 
-from vla_ros.cli.arguments import complain, positive, whole
-from vla_ros.cli.closed_loop import blocks_model
-from vla_ros.cli.console import unbuffer_output
-from vla_ros.cli.play import DELTAS, FreeRun, Pace
-from vla_ros.cli.processes import clean_shared_memory
-from vla_ros.cli.simulated_robot import SimulatedRobot
+from vla_ros.cli.arguments import positive, whole
+from vla_ros.client.processes import clean_shared_memory
+from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.console import complain, unbuffer_output
+from vla_ros.evaluation.closed_loop import blocks_model
+from vla_ros.evaluation.play import DELTAS, FreeRun, Pace
 from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld
 from vla_ros.types import PolicyError

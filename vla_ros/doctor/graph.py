@@ -22,13 +22,13 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
+from vla_ros.graph.heard import cleaned
+from vla_ros.graph.stamps import from_time
+from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
-from vla_ros.pictures.images import UnusableImage
-from vla_ros.ros.heard import cleaned
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import Parameters, topic_prefix
-from vla_ros.ros.stamps import from_time
 from vla_ros.scheduling import CameraWatch
 from vla_ros.scheduling.clock import age_s
 

@@ -28,7 +28,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
     if facts.fits is False:
         yield warn('not measured, for it does not fit into memory', 'see what memory says')
         return
-    from vla_ros.bench.pictures import noise_pictures
+    from vla_ros.measure.pictures import noise_pictures
 
     started_s = time.monotonic()
     robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)

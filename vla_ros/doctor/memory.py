@@ -16,7 +16,7 @@ _BESIDE_WEIGHTS_BYTES = 1_200_000_000
 def check_memory(facts: Facts) -> Iterator[Finding]:
     if facts.directory is None or facts.device is None:
         return
-    from vla_ros.bench.memory import available_bytes
+    from vla_ros.measure.memory import available_bytes
 
     chosen, device = facts.choice.quantization, str(facts.device)
     needed, free = _needed_bytes(facts, chosen), available_bytes(device)
@@ -55,7 +55,7 @@ def _smaller(facts: Facts) -> Iterator[str]:
 
 
 def _needed_bytes(facts: Facts, quantization: str) -> int:
-    from vla_ros.bench.costs import model_bytes
+    from vla_ros.openvla.costs import model_bytes
 
     assert facts.config is not None and facts.dtype is not None
     weights = model_bytes(facts.config, facts.dtype, quantization, str(facts.device))

@@ -103,9 +103,9 @@ def check_ros(facts: Facts) -> Iterator[Finding]:
             "source install/setup.bash of the workspace, built with this Python and ROS 2's",
         )
         return
-    from vla_ros.pictures import images
+    from vla_ros.images.raw import backend
 
-    yield ok(f'pictures are converted by: {images.backend()}')
+    yield ok(f'pictures are converted by: {backend()}')
 
 
 def ros_distro() -> str:

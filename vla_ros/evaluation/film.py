@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
-from vla_ros.motion import ActionContract
-from vla_ros.view.drawing import (
+from vla_ros.drawing import (
     BACKGROUND,
     GREEN,
     MUTED,
@@ -26,6 +25,7 @@ from vla_ros.view.drawing import (
     wrap,
     write,
 )
+from vla_ros.motion import ActionContract
 
 # A frame, from top to bottom: what the robot was told, what it saw, what it did. Pixels.
 _SIDE = 336  # of the picture: 224, one and a half times

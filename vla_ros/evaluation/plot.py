@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_ros.bench.statistics import Summary
 from vla_ros.evaluation.summary import Condition
+from vla_ros.measure.statistics import Summary
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#999999')

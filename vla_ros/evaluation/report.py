@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 
-from vla_ros.bench.statistics import Summary, recipe_text, table
+from vla_ros.measure.statistics import Summary, recipe_text, table
 
 # What decides how a world moves, and how it looks, beside what describe_machine names.
 _PACKAGES = ('vla_ros', 'mujoco', 'robosuite', 'numpy', 'pillow')

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 
-from vla_ros.bench.statistics import Summary, percentiles
 from vla_ros.evaluation.episode import Episode
+from vla_ros.measure.statistics import Summary, percentiles
 
 _Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 # By their names; what a report says of them.
@@ -56,7 +56,7 @@ class Outcome:
     :param drafted: tokens of drafts that the policy looked at, in all episodes.
     :param accepted: of these, how many were right.
     :param agreement: of its tokens with a reference's, by
-        :func:`~vla_ros.evaluation.agreement.agreement`; None if it was held against none.
+        :func:`~vla_ros.measure.agreement.agreement`; None if it was held against none.
     """
 
     condition: Condition

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from vla_ros.bench.statistics import Summary, compare_tokens, table
+from vla_ros.measure.statistics import Summary, compare_tokens, table
 from vla_ros.replay.actions import ActionRow
 
 

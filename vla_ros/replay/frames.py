@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import UnusableImage, image_to_rgb
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import UnusableImage, image_to_rgb
 from vla_ros.replay.bag import Bag, BagError, UnreadableMessage, nanoseconds
 
 _TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {

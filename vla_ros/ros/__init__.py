@@ -1,1 +1,1 @@
-"""The ROS face: parameters, conversions, the node. Imports the rest; nobody imports it."""
+"""The ROS side of the node: parameters, topics, services, lifecycle."""

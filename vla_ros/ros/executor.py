@@ -6,40 +6,13 @@ where somebody waits. What a timer or a guard condition raises is our own mistak
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from rclpy.executors import Executor, ShutdownException, SingleThreadedExecutor, TimeoutException
+from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.service import Service
 from rclpy.subscription import Subscription
 from rclpy.task import Future
-
-
-@contextlib.contextmanager
-def spinning(executor: Executor, name: str) -> Iterator[None]:
-    """Spin the executor in a new thread, and end both with the block.
-
-    The thread ends before the executor is shut down. ``Executor.shutdown`` of rclpy (Jazzy) sets
-    the guard conditions to None, and a thread that is about to wait for them raises AttributeError.
-
-    :param name: of the thread.
-    """
-    ended = threading.Event()
-
-    def spin() -> None:
-        while executor.context.ok() and not ended.is_set():
-            executor.spin_once()
-
-    thread = threading.Thread(target=spin, name=name)
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.create_task(ended.set)
-        thread.join()
-        executor.shutdown()
 
 
 class CallbackGuard(Protocol):

@@ -17,8 +17,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_ros.pictures.compressed_images import compressed_to_rgb
-from vla_ros.pictures.images import image_to_rgb
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import image_to_rgb
 
 
 class Transport(NamedTuple):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_ros.graph.stamps import to_duration, to_time
 from vla_ros.motion import MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.ros.situation import Situation
-from vla_ros.ros.stamps import to_duration, to_time
 from vla_ros.scheduling import ActionGate, Result, SlotStatistics, WorkerStatus
 from vla_ros.text import printable
 from vla_ros.types import PolicyInfo, WarmupTimes

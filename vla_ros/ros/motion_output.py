@@ -16,11 +16,11 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
+from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract, Motion, Twist
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment, NodeClock
 from vla_ros.ros.parameters import Parameters
-from vla_ros.ros.stamps import to_time
 from vla_ros.types import Prediction
 
 _ZERO_S = 0.2  # zero is repeated for so long before the silence: one message may get lost

@@ -22,9 +22,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
+from vla_ros.images.raw import backend
 from vla_ros.motion import ActionContract, load_contracts
 from vla_ros.msg import VlaStatus
-from vla_ros.pictures import images
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros import loading
 from vla_ros.ros.latch import Latches, latch_path
@@ -311,7 +311,7 @@ class VlaNode(LifecycleNode):
 
     def _build_policy(self, parameters: Parameters, progress: ProgressCallback) -> Policy:
         """Worker only: all of it may take seconds, and the executor has to answer meanwhile."""
-        self._log.info(f'pictures are converted by: {images.backend()}')
+        self._log.info(f'pictures are converted by: {backend()}')
         self._contracts = load_contracts(parameters.contracts or None)
         return self._load_policy(parameters, progress)
 

@@ -13,9 +13,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
+from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract
 from vla_ros.ros.situation import Situation
-from vla_ros.ros.stamps import to_time
 from vla_ros.scheduling import Clock, Result, age_s
 from vla_ros.view import OperatorView, render
 

@@ -11,6 +11,7 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
+from vla_ros.graph.stamps import from_time
 from vla_ros.motion import ActionContract, MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Cause, Reason
@@ -21,7 +22,6 @@ from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.parameters import Parameters, topic_prefix
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.situation import Situation
-from vla_ros.ros.stamps import from_time
 from vla_ros.ros.status import StatusReporter
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (

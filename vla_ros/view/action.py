@@ -10,9 +10,7 @@ import math
 
 from PIL import Image, ImageDraw
 
-from vla_ros.motion import ACTION_DIM, ActionContract
-from vla_ros.types import Prediction
-from vla_ros.view.drawing import (
+from vla_ros.drawing import (
     MUTED,
     PANEL,
     RULE,
@@ -25,6 +23,8 @@ from vla_ros.view.drawing import (
     wrap,
     write,
 )
+from vla_ros.motion import ACTION_DIM, ActionContract
+from vla_ros.types import Prediction
 from vla_ros.view.layout import COLUMN, HEADER, LEFT, SIDE
 
 _RADIUS = 104  # of the translation's full scale

@@ -14,10 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from vla_ros.motion import ActionContract
-from vla_ros.types import Prediction
-from vla_ros.view.action import draw_action, draw_action_frame
-from vla_ros.view.drawing import (
+from vla_ros.drawing import (
     BACKGROUND,
     BLUE,
     GRAY,
@@ -32,6 +29,9 @@ from vla_ros.view.drawing import (
     wrap,
     write,
 )
+from vla_ros.motion import ActionContract
+from vla_ros.types import Prediction
+from vla_ros.view.action import draw_action, draw_action_frame
 from vla_ros.view.layout import HEADER, LEFT, MARGIN, SIDE, SIZE
 
 # The word is always there, too: background, and what is written on it.

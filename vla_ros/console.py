@@ -1,4 +1,4 @@
-"""What commands have in common: output that appears at once, signals that come in good order."""
+"""The terminal side of a command: progress and errors on standard error, and signals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from vla_ros.text import printable
+
+Say = Callable[[str], None]  # reports progress, one line a call
 
 # A person, launch or a service manager, a terminal that is gone, Ctrl-\.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def say(text: str) -> None:
+    """Report progress on one line of standard error; standard output is for the report."""
+    print(f'{time.strftime("%H:%M:%S")} {printable(text)}', file=sys.stderr, flush=True)
+
+
+def complain(command: str, error: Exception) -> None:
+    """Print why a command fails, on one line of standard error."""
+    print(f'{command}: {printable(str(error))}', file=sys.stderr)
 
 
 def unbuffer_output() -> None:

@@ -20,8 +20,8 @@ from torch import Tensor
 from vla_ros.openvla.checkpoint import INDEX_NAME
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.model import OpenVLAModel, stored_key
-from vla_ros.openvla.own_folder import OwnFolder
 from vla_ros.openvla.processor import SPACE_TOKEN_ID
+from vla_ros.synthetic.own_folder import OwnFolder
 
 _TINY_LLAMA = {
     'hidden_size': 64,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.bench.statistics import Summary, percentiles, table
+from vla_ros.measure.statistics import Summary, percentiles, table
 from vla_ros.text import ShownError
 
 POLICY_ALONE = 'policy alone'

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.cli.simulated_robot import EvaluationError, HeardAction, SimulatedRobot
+from vla_ros.client.simulated_robot import EvaluationError, HeardAction, SimulatedRobot
 from vla_ros.evaluation.episode import Episode
 from vla_ros.simulation import FreeWorld, World
 

@@ -20,7 +20,7 @@ import PIL.Image
 import simplejpeg
 from numpy.typing import NDArray
 
-from vla_ros.pictures.images import MOST_SHOWN, UnusableImage, check_size
+from vla_ros.images.raw import MOST_SHOWN, UnusableImage, check_size
 
 MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
 MAX_SCANS = 32  # of a JPEG; a progressive one has about ten

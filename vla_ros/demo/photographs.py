@@ -27,13 +27,13 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vla_ros.cli.console import heeding
-from vla_ros.cli.processes import camera_environment, running
+from vla_ros.client.processes import camera_environment, running
+from vla_ros.console import heeding
+from vla_ros.graph.heard import cleaned
+from vla_ros.graph.stamps import from_duration
+from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.pictures.images import image_to_rgb
-from vla_ros.ros.heard import cleaned
-from vla_ros.ros.stamps import from_duration
 from vla_ros.share import share_file
 from vla_ros.types import PolicyError
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.pictures.pixel_formats import (
+from vla_ros.images.pixel_formats import (
     SMALLEST_MOSAIC,
     bayer_to_rgb,
     pick_channels,

@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from vla_ros.bench.combinations import Say
+from vla_ros.console import Say
 from vla_ros.openvla.checkpoint import INDEX_NAME
-from vla_ros.openvla.checkpoint_writer import checkpoint_bytes
-from vla_ros.openvla.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
+from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 from vla_ros.types import PolicyError
 
 

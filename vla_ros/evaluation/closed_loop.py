@@ -12,9 +12,9 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.cli.console import heeding
-from vla_ros.cli.processes import parameter_arguments, running
-from vla_ros.cli.simulated_robot import EvaluationError, SimulatedRobot
+from vla_ros.client.processes import parameter_arguments, running
+from vla_ros.client.simulated_robot import EvaluationError, SimulatedRobot
+from vla_ros.console import heeding
 from vla_ros.share import share_file
 
 _READY_S = 1800.0  # the node's own limits come first

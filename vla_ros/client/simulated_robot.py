@@ -15,10 +15,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vla_ros.cli.picture_messages import image_message
+from vla_ros.graph.heard import cleaned
+from vla_ros.graph.image_messages import image_message
+from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.heard import cleaned
-from vla_ros.ros.stamps import from_time, to_time
 from vla_ros.text import printable
 from vla_ros.types import PolicyError
 

@@ -15,9 +15,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from vla_ros.graph.executor import spinning
+from vla_ros.graph.heard import cleaned
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.ros.executor import spinning
-from vla_ros.ros.heard import cleaned
 
 
 class Listener(Node):

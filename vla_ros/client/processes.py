@@ -10,8 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vla_ros.cli.arguments import say
-from vla_ros.cli.console import signals_deferred
+from vla_ros.console import say, signals_deferred
 from vla_ros.share import share_file
 from vla_ros.shared_memory import remove_dead_segments
 

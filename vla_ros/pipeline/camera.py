@@ -21,10 +21,10 @@ import rclpy
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from vla_ros.bench.pictures import noise_pictures
-from vla_ros.bench.pipeline import PipelineError
-from vla_ros.cli.picture_messages import image_message
-from vla_ros.cli.processes import clean_shared_memory
+from vla_ros.client.processes import clean_shared_memory
+from vla_ros.graph.image_messages import image_message
+from vla_ros.measure.pictures import noise_pictures
+from vla_ros.pipeline.summary import PipelineError
 
 _PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
 

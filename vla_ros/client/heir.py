@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from vla_ros.cli.console import heed
+from vla_ros.console import heed
 
 NOTHING_LEFT = b'nothing left to do'
 
@@ -22,7 +22,7 @@ def main() -> int:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from vla_ros.cli.lease import Lease
+    from vla_ros.client.lease import Lease
 
     instruction, *ros_arguments = sys.argv[1:]
     rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vla_ros.openvla.checkpoint_writer import PLACEHOLDER_NORM_STATS, write_checkpoint
+from vla_ros.synthetic.checkpoint_writer import PLACEHOLDER_NORM_STATS, write_checkpoint
 
 _WRITER = 'vla_checkpoint'
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.bench.statistics import Summary, compare_tokens
+from vla_ros.measure.statistics import Summary, compare_tokens
 
 
 def agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> Summary:

@@ -17,9 +17,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
-from vla_ros.cli.heir import NOTHING_LEFT
+from vla_ros.client.heir import NOTHING_LEFT
+from vla_ros.graph.heard import cleaned
 from vla_ros.msg import VlaStatus
-from vla_ros.ros.heard import cleaned
 from vla_ros.text import printable
 
 _TAKE_BACK_S = 3.0
@@ -87,7 +87,7 @@ class Heir:
         :raises OSError: if it can't be started.
         """
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'vla_ros.cli.heir', instruction, *ros_arguments],
+            [sys.executable, '-m', 'vla_ros.client.heir', instruction, *ros_arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # the terminal's signals are not for it

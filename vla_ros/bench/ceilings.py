@@ -1,28 +1,18 @@
-"""Names the machine, and measures what it can do at most: products of matrices, and reading."""
+"""The most a machine can do: products of matrices, and reading weights."""
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from vla_ros.bench.combinations import Combination, Say
-from vla_ros.bench.memory import machine_bytes
-from vla_ros.openvla.placement import DTYPES, available_devices, synchronize
+from vla_ros.bench.combinations import Combination
+from vla_ros.console import Say
+from vla_ros.openvla.placement import DTYPES, synchronize
 from vla_ros.openvla.quantization import choose_linear
-
-# What decides how fast a CPU multiplies in small dtypes.
-_X86_FLAGS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'avx_vnni', 'amx_bf16', 'amx_int8')
-_ARM_FLAGS = ('asimd', 'bf16', 'i8mm', 'sve')
 
 # openvla-7b's largest product in the prefill of a short prompt.
 _POSITIONS, _HIDDEN, _INTERMEDIATE = 288, 4096, 11008
@@ -95,23 +85,6 @@ def _layer(combination: Combination) -> tuple[nn.Module, int]:
     return quantized, quantized.weight_bytes
 
 
-def describe_machine() -> dict[str, Any]:
-    """What a figure needs beside it to mean something."""
-    cuda = range(torch.cuda.device_count())
-    flags = _cpuinfo('flags', 'Features').split()
-    return {
-        'cpu': _cpu_name(),
-        'cores': os.cpu_count(),
-        'cpu_flags': [flag for flag in (*_X86_FLAGS, *_ARM_FLAGS) if flag in flags],
-        'memory_gb': round(machine_bytes() / 1e9, 1),
-        'devices': available_devices(),
-        'gpus': [torch.cuda.get_device_name(index) for index in cuda],
-        'system': platform.platform(),
-        'python': platform.python_version(),
-        'torch': torch.__version__,
-    }
-
-
 def _fastest_s(run: Callable[[], object], device: torch.device) -> float:
     """Of at least ``_MIN_RUNS`` runs and ``_MIN_SECONDS``, after one that is not counted."""
     seconds: list[float] = []
@@ -123,20 +96,3 @@ def _fastest_s(run: Callable[[], object], device: torch.device) -> float:
         synchronize(device)
         seconds.append(time.monotonic() - started)
     return min(seconds)
-
-
-def _cpu_name() -> str:
-    if sys.platform == 'darwin':
-        command = ['sysctl', '-n', 'machdep.cpu.brand_string']
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return _cpuinfo('model name') or platform.processor() or platform.machine()
-
-
-def _cpuinfo(*names: str) -> str:
-    """The first line of /proc/cpuinfo that has one of the names; empty where there is none."""
-    path = Path('/proc/cpuinfo')
-    for line in path.read_text().splitlines() if path.exists() else ():
-        name, _, value = line.partition(':')
-        if name.strip() in names:
-            return value.strip()
-    return ''

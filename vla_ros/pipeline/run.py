@@ -29,9 +29,15 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import String
 
-from vla_ros.bench.combinations import Combination, Say
-from vla_ros.bench.cpu import cpu_seconds
-from vla_ros.bench.pipeline import (
+from vla_ros.bench.combinations import Combination
+from vla_ros.client.listener import Listener, listening
+from vla_ros.client.processes import camera_environment, parameter_arguments, running
+from vla_ros.console import Say, interrupting
+from vla_ros.graph.stamps import from_duration, from_time
+from vla_ros.measure.cpu import cpu_seconds
+from vla_ros.msg import VlaStatus
+from vla_ros.pipeline.camera import CameraProcess
+from vla_ros.pipeline.summary import (
     CAMERA_ALONE,
     COUNTED,
     KINDS,
@@ -41,12 +47,6 @@ from vla_ros.bench.pipeline import (
     Turn,
     summarize_turns,
 )
-from vla_ros.cli.console import interrupting
-from vla_ros.cli.listener import Listener, listening
-from vla_ros.cli.processes import camera_environment, parameter_arguments, running
-from vla_ros.cli.steered_camera import CameraProcess
-from vla_ros.msg import VlaStatus
-from vla_ros.ros.stamps import from_duration, from_time
 from vla_ros.text import printable
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
@@ -261,7 +261,7 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
             stdout=_STDERR,
         ) as node,
         running(
-            'vla_ros.cli.steered_camera',
+            'vla_ros.pipeline.camera',
             *remapped,
             environment=camera_environment(),
             stdin=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""The demonstrations that ``vla_demo`` shows."""

@@ -1,0 +1,1 @@
+"""What bench, doctor, replay and evaluation measure with. Independent of ROS."""

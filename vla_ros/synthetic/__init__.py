@@ -1,0 +1,1 @@
+"""Checkpoints with made-up weights, for tests, demonstrations and benchmarks."""
