@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vla_ros.bench import machine, measure, memory
+from vla_ros.bench import ceilings as limits
+from vla_ros.bench import measure, memory
 from vla_ros.bench.combinations import Combination, combine
 from vla_ros.cli import bench
 from vla_ros.openvla import OpenVLAPolicy
@@ -30,10 +31,10 @@ VOCABULARY = 32064
 
 @pytest.fixture(autouse=True)
 def _quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, '_MIN_SECONDS', 0.0)
-    monkeypatch.setattr(machine, '_MIN_RUNS', 1)
-    monkeypatch.setattr(machine, '_STREAMED_BYTES', 1_000_000)
-    monkeypatch.setattr(machine, '_HIDDEN', 128)
+    monkeypatch.setattr(limits, '_MIN_SECONDS', 0.0)
+    monkeypatch.setattr(limits, '_MIN_RUNS', 1)
+    monkeypatch.setattr(limits, '_STREAMED_BYTES', 1_000_000)
+    monkeypatch.setattr(limits, '_HIDDEN', 128)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, dict[str, Any]]:
@@ -232,7 +233,7 @@ def test_costs_of_quantised_weights(tiny_checkpoint: Path, quantization: str, bi
 def test_ceilings_are_measured_once_for_each_device_dtype_and_threads() -> None:
     combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False, True], [1], [1])
     said: list[str] = []
-    ceilings = machine.measure_ceilings(combinations, said.append)
+    ceilings = limits.measure_ceilings(combinations, said.append)
     assert [text.rpartition('of ')[2] for text in said] == [
         'cpu float32 none, threads 1',
         'cpu bfloat16 none, threads 1',
