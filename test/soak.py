@@ -24,17 +24,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import conftest
 import numpy as np
-from accounts import unaccounted
-from graph import CameraThread, Robot, image_message, robot
 from lifecycle_msgs.msg import Transition
 
+from support.accounts import unaccounted
+from support.graph import CameraThread, Robot, image_message, robot
+from support.places import ROOT
 from vla_ros.msg import VlaStatus
 
 # The camera's pictures are bigger than Fast DDS's usual shared memory; read when a context is made.
 for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
-    os.environ[variable] = str(conftest.ROOT / 'config' / 'fastdds.xml')
+    os.environ[variable] = str(ROOT / 'config' / 'fastdds.xml')
 
 SIZE = (480, 640, 3)  # pixels
 NAMESPACE = '/soak'
@@ -279,7 +279,7 @@ def main() -> int:
     command = [sys.executable, '-m', 'vla_ros.cli.node', '--ros-args', '-r', f'__ns:={NAMESPACE}']
     for name, value in {'model': options.model, **PARAMETERS, 'instruction': 'go'}.items():
         command += ['-p', f'{name}:={value}']
-    environment = {**os.environ, 'PYTHONPATH': str(conftest.ROOT)}
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     with tempfile.NamedTemporaryFile(prefix='vla_soak_', suffix='.log', delete=False) as log:
         print(f'{options.seconds:g} s, {options.model}; the node writes to {log.name}')
         node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

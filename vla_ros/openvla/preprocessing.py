@@ -3,7 +3,7 @@
 OpenVLA was trained on pictures that TensorFlow had compressed as JPEG, resized with Lanczos3 and,
 for the fine-tunes that augment, cropped. The published success rates were measured so, too
 (experiments/robot of openvla/openvla). Here it is done without TensorFlow, and agrees with it as
-test/test_preprocessing.py tells.
+test/openvla/test_preprocessing.py tells.
 
 Runs in the policy's thread. Knows pictures only: nothing of checkpoints or torch.
 """

@@ -1,0 +1,208 @@
+"""What is written in several places says the same."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from support.places import ROOT
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
+from vla_ros.ros.parameters import ParameterError, Parameters
+
+
+def as_yaml(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
+
+
+def test_the_parameter_file_shows_every_parameter_with_its_default() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'vla.yaml').read_text())
+    shown = content['/**']['ros__parameters']
+    defaults = {name: as_yaml(field.default) for name, field in FIELDS.items()}
+    assert shown == defaults
+    assert all(type(shown[name]) is type(default) for name, default in defaults.items())
+
+
+def test_the_readme_names_every_parameter_with_its_default() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    table = dict(re.findall(r'^\| `(\w+)` \|([^|]*)\|', readme, flags=re.MULTILINE))
+    for name, field in FIELDS.items():
+        if name in ('model', 'revision'):
+            assert '| `model`, `revision` |' in readme
+            continue
+        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        assert table[name].strip() == str(as_yaml(default)), name
+
+
+def test_launch_arguments_are_parameters_of_the_same_type() -> None:
+    tree = ast.parse((ROOT / 'launch' / 'vla.launch.py').read_text())
+    [table] = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'PARAMETERS'
+    ]
+    arguments = {entry.elts[0].value: entry.elts[1].id for entry in table.elts}
+    assert arguments == {
+        name: type(FIELDS[name].default).__name__ for name in arguments if name in FIELDS
+    }
+    deployment = {'model', 'device', 'dtype', 'quantization', 'unnorm_key', 'instruction'}
+    timeouts = {name for name in FIELDS if name.endswith('_s')}
+    assert deployment | timeouts <= set(arguments)
+
+
+def test_the_newest_change_is_this_version() -> None:
+    version = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
+    changes = re.findall(r'^(\d+\.\d+\.\d+) \(', (ROOT / 'CHANGELOG.rst').read_text(), re.MULTILINE)
+    assert changes[0] == version
+    assert "version=manifest.findtext('version')" in (ROOT / 'setup.py').read_text()
+
+
+def test_pip_and_colcon_install_the_same_commands() -> None:
+    setup = ast.parse((ROOT / 'setup.py').read_text())
+    [commands] = [
+        ast.literal_eval(node.value)
+        for node in setup.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == 'COMMANDS'
+    ]
+    listed = re.search(r'set\(commands\n(.*?)\)', (ROOT / 'CMakeLists.txt').read_text(), re.DOTALL)
+    assert listed is not None
+    cmake = dict(line.strip().split('=') for line in listed[1].strip().splitlines())
+    assert {name.removeprefix('vla_'): module for name, module in commands.items()} == {
+        name.removeprefix('vla_'): module for name, module in cmake.items()
+    }
+    for module in commands.values():
+        assert (ROOT / Path(*module.split('.')).with_suffix('.py')).is_file()
+
+
+def test_every_launch_or_config_file_is_named_in_the_readme() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    for file in [*(ROOT / 'launch').iterdir(), *(ROOT / 'config').iterdir()]:
+        assert file.is_dir() or file.name in readme
+
+
+def published_topics() -> dict[str, Any]:
+    """By name, what the node publishes or hears; for a path of Foxglove's."""
+    own = {'/action': VlaAction, '/status': VlaStatus, '/debug_image': Image}
+    return own | {'/instruction': String, '/diagnostics': DiagnosticArray}
+
+
+def leaves(layout: Any) -> list[str]:
+    """The panels of a layout that is split in two again and again."""
+    if isinstance(layout, str):
+        return [layout]
+    assert layout['direction'] in ('row', 'column')
+    assert 0 < layout['splitPercentage'] < 100
+    return leaves(layout['first']) + leaves(layout['second'])
+
+
+def test_the_foxglove_layout_shows_topics_and_fields_that_there_are() -> None:
+    layout = json.loads((ROOT / 'config' / 'foxglove_layout.json').read_text())
+    panels = layout['configById']
+    assert sorted(leaves(layout['layout'])) == sorted(panels)
+    topics = published_topics()
+    paths = [path['value'] for panel in panels.values() for path in panel.get('paths', [])]
+    for path in paths:
+        topic, field, index = re.fullmatch(r'(/\w+)\.(\w+)(\[\d\])?', path).groups()
+        kind = topics[topic].get_fields_and_field_types()[field]
+        assert kind.startswith('sequence') == bool(index), path
+    assert {f'/action.action[{index}]' for index in range(7)} < set(paths)
+    assert panels['Image!view']['imageMode']['imageTopic'] == '/debug_image'
+    assert panels['RawMessages!status']['topicPath'] == '/status'
+    assert panels['DiagnosticSummary!diagnostics']['topicToRender'] == '/diagnostics'
+    publish = panels['Publish!instruction']
+    assert (publish['topicName'], publish['datatype']) == ('/instruction', 'std_msgs/msg/String')
+    String(**json.loads(publish['value']))
+
+
+def test_the_rviz_file_shows_the_operators_view() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'vla.rviz').read_text())
+    displays = {d['Class']: d for d in content['Visualization Manager']['Displays']}
+    assert displays['rviz_default_plugins/Image']['Topic']['Value'] == '/debug_image'
+    assert 'rviz_default_plugins/TF' in displays
+
+
+@pytest.mark.parametrize('name', [name for name, f in FIELDS.items() if f.metadata['bounds']])
+def test_bounds_of_parameters(name: str) -> None:
+    low, high = FIELDS[name].metadata['bounds']
+    for value in (low - 0.001, -1.0, high * 2, float('nan'), float('inf')):
+        with pytest.raises(ParameterError, match=rf'{name} is .*; allowed: {low:g} to {high:g}'):
+            dataclasses.replace(Parameters(), **{name: value}).check()
+
+
+def test_defaults_are_allowed() -> None:
+    Parameters().check()
+
+
+def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
+    rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', (ROOT / 'docs/faults.md').read_text(), re.M)
+    files = sorted(str(path) for path in ROOT.glob('test/faults/test_*.py'))  # nothing but faults
+    command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', 'test']
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = [line.partition('::') for line in listing.splitlines() if '::' in line]
+    collected = {test for _, _, test in listed}
+    names = {Path(file).name for file in files}
+    faults = {test for file, _, test in listed if Path(file).name in names}
+
+    def is_named(test: str, row: str) -> bool:
+        """A row may stand for all parameters of a test, or leave out the end of their list."""
+        return test in (row, f'{row}[{test.partition("[")[2]}') or (
+            row.endswith('...]') and test.startswith(row.removesuffix('...]'))
+        )
+
+    assert [row for row in rows if not any(is_named(test, row) for test in collected)] == []
+    assert [test for test in faults if not any(is_named(test, row) for row in rows)] == []
+    assert len(rows) >= 40
+
+
+def test_a_reason_has_the_same_number_everywhere() -> None:
+    told = {
+        name.removeprefix('REASON_'): getattr(VlaStatus, name)
+        for name in vars(type(VlaStatus))
+        if name.startswith('REASON_')
+    }
+    assert told == {reason.name: reason.value for reason in Reason}
+
+
+# Numbers that were ever given out. Add to them; change none.
+REASONS = {
+    **dict(NONE=0, INVALID_PARAMETER=1, LOADING_FAILED=2, WARMUP_FAILED=3, LOAD_TIMEOUT=4),
+    **dict(WARMUP_TIMEOUT=5, CHECKPOINT_CHANGED=6, TRANSITION_FAILED=7, POLICY_HUNG=8),
+    **dict(SHUT_DOWN=9, STOPPED=20, DISABLED=21, NO_INSTRUCTION=22, INSTRUCTION_REJECTED=23),
+    **dict(INSTRUCTION_EXPIRED=24, INSTRUCTION_STALE=25, INSTRUCTION_CHANGED=26),
+    **dict(INSTRUCTION_CONFLICT=27, NO_IMAGE_YET=40, NO_FIRST_IMAGE=41, IMAGE_TIMEOUT=42),
+    **dict(IMAGE_REJECTED=43, IMAGE_UNSTAMPED=44, IMAGE_FUTURE=45, IMAGE_BACKWARDS=46),
+    **dict(IMAGE_FROZEN=47, IMAGE_STALE=48, INFERENCE_OVERRUN=60, ACTION_TOO_OLD=61),
+    **dict(POLICY_FAILED=62, ACTION_INVALID=63, CLOCK_JUMP=80, NO_SIMULATED_TIME=81),
+    **dict(EXECUTOR_STALLED=82, SECOND_NODE=83, SECOND_PUBLISHER=84),
+}
+
+
+def test_no_reasons_number_was_ever_reused() -> None:
+    assert {reason.name: reason.value for reason in Reason}.items() >= REASONS.items()
+
+
+def test_the_table_of_faults_names_reasons_and_counters_that_there_are() -> None:
+    table = (ROOT / 'docs/faults.md').read_text()
+    rows = re.findall(r'^\| [^|]* \| [^|]* \| ([^|]*?) ?\| ([^|]*?) ?\| test_', table, re.M)
+    assert len(rows) > 60
+    for reasons, counters in rows:
+        for name in filter(None, reasons.split(', ')):
+            assert name in Reason.__members__, name
+        for name in filter(None, counters.split(', ')):
+            assert hasattr(VlaStatus, name), name

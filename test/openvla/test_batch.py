@@ -1,0 +1,174 @@
+"""What is predicted together is what would have been predicted one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from support.drafts import differing
+from support.golden import CASES, picture
+from support.places import GOLDEN
+from support.shapes import record_shapes
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.features import SeenFeatures
+from vla_ros.openvla.vision import VisionBackbone
+from vla_ros.types import InstructionError, Prediction, Request
+
+NAMES = ('openvla_tiny', 'openvla_v01_tiny')
+MOST = 4
+
+
+@cache
+def policy(name: str) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(
+        GOLDEN / name, device='cpu', dtype='float32', max_batch_size=MOST
+    )
+
+
+def requests(name: str) -> list[Request]:
+    """Of every golden case: different pictures, instructions, prompt lengths and action sizes."""
+    return [
+        Request(picture(case), case['instruction'], case['unnorm_key'])
+        for checkpoint, case in CASES.values()
+        if checkpoint == name
+    ]
+
+
+@cache
+def alone(name: str) -> list[Prediction]:
+    return [policy(name).predict_actions([request])[0] for request in requests(name)]
+
+
+def batches(count: int) -> Iterator[list[int]]:
+    """Of one to four, in any order, some twice in one batch."""
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        yield random.integers(0, 10, random.integers(1, MOST + 1)).tolist()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_is_what_it_is_alone(name: str) -> None:
+    for indices in batches(25):
+        together = policy(name).predict_actions([requests(name)[index] for index in indices])
+        for index, prediction in zip(indices, together, strict=True):
+            expected = alone(name)[index]
+            assert prediction.token_ids.tolist() == expected.token_ids.tolist()
+            np.testing.assert_array_equal(prediction.action, expected.action)
+            assert prediction.action.shape == expected.action.shape
+            assert prediction.invalid_reason == expected.invalid_reason
+            assert prediction.unnorm_key == expected.unnorm_key
+            np.testing.assert_allclose(
+                prediction.token_probabilities, expected.token_probabilities, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize('cost', [1.0, 2.0])
+@pytest.mark.parametrize('name', NAMES)
+def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = policy(name)
+    monkeypatch.setattr(one._model.language_model, 'block_cost', cost)
+    random = np.random.default_rng(1)
+    for indices in batches(25):
+        asked = []
+        for index in indices:
+            ids = alone(name)[index].token_ids
+            draft = differing(ids, *random.integers(0, len(ids), random.integers(0, 3)))
+            draft = None if random.integers(4) == 0 else draft[: random.integers(1, len(ids) + 1)]
+            request = requests(name)[index]
+            asked.append(Request(request.image, request.instruction, request.unnorm_key, draft))
+        for index, request, prediction in zip(
+            indices, asked, one.predict_actions(asked), strict=True
+        ):
+            expected = alone(name)[index]
+            assert prediction.token_ids.tolist() == expected.token_ids.tolist()
+            offered = 0 if request.draft is None else len(request.draft)
+            assert prediction.drafted == min(offered, len(expected.action) - 1)
+
+
+def test_after_the_warmup_no_batch_has_a_new_shape() -> None:
+    one = OpenVLAPolicy.from_pretrained(
+        GOLDEN / 'openvla_tiny', device='cpu', dtype='float32', max_batch_size=3
+    )
+    seen = record_shapes(one)
+    one.warmup()
+    warm = set(seen)
+    prefills = {shapes for shapes in warm if shapes[0] == 'language_model.model.layers.0'}
+    assert len(prefills) == 3 * 3 * len(one._prompt_tokenizer.prompt_lengths)
+    for indices in batches(20):
+        one.predict_actions([requests('openvla_tiny')[index] for index in indices[:3]])
+    assert not seen - warm
+
+
+@pytest.mark.parametrize('count', [0, MOST + 1])
+def test_other_sizes_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f'{count} requests; allowed: 1 to 4'):
+        policy('openvla_tiny').predict_actions(requests('openvla_tiny')[:1] * count)
+
+
+def test_one_that_is_not_usable_fails_all() -> None:
+    good = requests('openvla_tiny')[0]
+    with pytest.raises(InstructionError, match='instruction is empty'):
+        policy('openvla_tiny').predict_actions([good, Request(good.image, ' ', good.unnorm_key)])
+
+
+def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, looked = policy('openvla_tiny'), []
+    forward = VisionBackbone.forward
+
+    def noted(self: VisionBackbone, pixel_values: torch.Tensor) -> torch.Tensor:
+        looked.append(len(pixel_values))
+        return forward(self, pixel_values)
+
+    monkeypatch.setattr(VisionBackbone, 'forward', noted)
+    first, second = requests('openvla_tiny')[:2]
+    third = Request(second.image.copy(), first.instruction, first.unnorm_key)
+    one.predict_actions([requests('openvla_tiny')[5]])
+    looked.clear()
+    fresh = one.predict_actions([first, second, third, first])
+    assert looked == [2]
+    again = one.predict_actions([second, first])
+    assert looked == [2]
+    assert again[0].token_ids.tolist() == fresh[1].token_ids.tolist()
+    assert again[1].token_ids.tolist() == fresh[0].token_ids.tolist()
+    assert again[0].picture is fresh[1].picture
+    assert again[1].picture is fresh[0].picture is fresh[3].picture
+    assert not np.array_equal(again[0].picture, again[1].picture)
+    one.predict_actions([third, requests('openvla_tiny')[5]])  # only the last batch is remembered
+    assert looked == [2, 1]
+    one.predict_actions([first])
+    assert looked == [2, 1, 1]
+
+
+def test_pictures_are_told_apart_by_every_pixel() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    other = image.copy()
+    other[3, 5, 2] = 1
+    features = SeenFeatures()
+    values = torch.arange(2.0)[:, None]
+    unseen = features.unseen([image, other, image.copy()])
+    assert [each is known for each, known in zip(unseen, (image, other), strict=True)] == [True] * 2
+    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9)]
+    found, pictures = features.of([other, image], unseen, shown, values)
+    assert found.tolist() == [[1.0], [0.0]]
+    assert pictures == [shown[1], shown[0]]
+    assert features.of([image], [], [], None)[1][0] is shown[0]
+    assert features.unseen([image.copy(), image[:, :4]])[0].shape == (4, 4, 3)
+
+
+def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
+    """As a camera's driver may hand out the same memory for every picture."""
+    one = policy('openvla_tiny')
+    first, second = (requests('openvla_tiny')[index] for index in (0, 5))
+    buffer = np.zeros((480, 640, 3), np.uint8)
+    actions = []
+    for fill in (0, 255):
+        buffer[:] = fill
+        request = Request(buffer, first.instruction, first.unnorm_key)
+        actions.append(one.predict_actions([request])[0].token_ids.tolist())
+    one.predict_actions([second])
+    fresh = Request(np.full_like(buffer, 255), first.instruction, first.unnorm_key)
+    assert actions[1] == one.predict_actions([fresh])[0].token_ids.tolist() != actions[0]

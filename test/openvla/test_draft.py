@@ -1,0 +1,123 @@
+"""A draft changes how soon an action comes, never the action."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from support.drafts import DRAFTS
+from support.golden import CASES
+from support.places import GOLDEN
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.language import Generation
+from vla_ros.types import Request
+
+Ids = NDArray[np.int64]
+
+
+@cache
+def policy(name: str) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(GOLDEN / name, device='cpu', dtype='float32')
+
+
+def request(key: str, draft: Ids | None) -> tuple[OpenVLAPolicy, Request, Ids]:
+    """The policy, what it is asked, and the token ids that the reference emits."""
+    name, case = CASES[key]
+    with Image.open(GOLDEN / case['image']) as image:
+        picture = np.asarray(image.convert('RGB'))
+    asked = Request(picture, case['instruction'], case['unnorm_key'], draft)
+    return policy(name), asked, np.array(case['new_tokens'])
+
+
+@contextmanager
+def counted_decodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many tokens each pass after the prefill took."""
+    widths: list[int] = []
+    decode = Generation.decode
+
+    def counted(self: Generation, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        widths.append(token_ids.shape[1])
+        return decode(self, token_ids, positions)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, 'decode', counted)
+        yield widths
+
+
+@pytest.mark.parametrize('kind', DRAFTS)
+@pytest.mark.parametrize('key', CASES)
+def test_the_token_ids_are_the_reference_s(key: str, kind: str) -> None:
+    """200 cases."""
+    ids = request(key, None)[2]
+    draft = DRAFTS[kind](ids)
+    one, asked, _ = request(key, draft)
+    (prediction,) = one.predict_actions([asked])
+    assert prediction.token_ids.tolist() == ids.tolist()
+    drafted = min(len(draft), len(prediction.action) - 1)
+    assert prediction.drafted == drafted
+    if len(ids) == len(prediction.action):  # else: what comes behind the end is no one's guess
+        assert prediction.accepted == int((draft[:drafted] == ids[:drafted]).sum())
+
+
+def test_there_are_200_of_them() -> None:
+    assert len(DRAFTS) * len(CASES) == 200
+
+
+@pytest.mark.parametrize(
+    ('cost', 'kind', 'widths'),
+    [
+        # Where a block costs no more than a token, one is tried as long as there is a guess.
+        (1.0, 'right', []),
+        (1.0, 'first wrong', [6]),
+        (1.0, 'middle wrong', [6]),
+        (1.0, 'last wrong', []),
+        (1.0, 'two wrong', [6, 6]),
+        (1.0, 'short', [1, 1, 1]),
+        (1.0, 'all wrong', [6, 6, 6, 6, 6, 1]),
+        # Otherwise after a guess that was right, if enough others follow.
+        (2.0, 'right', []),
+        (2.0, 'first wrong', [1, 6]),
+        (2.0, 'middle wrong', [1, 1, 1]),
+        (2.0, 'two wrong', [1, 6, 1, 1]),
+        (2.0, 'short', [1, 1, 1]),
+        (2.0, 'all wrong', [1, 1, 1, 1, 1, 1]),
+        (4.0, 'first wrong', [1, 6]),
+        (4.0, 'second wrong', [1, 1, 1, 1, 1]),
+        (math.inf, 'first wrong', [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_it_saves_passes(
+    cost: float, kind: str, widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = request('openvla_tiny-vga', None)[2]
+    one, asked, _ = request('openvla_tiny-vga', DRAFTS[kind](ids))
+    monkeypatch.setattr(one._model.language_model, 'block_cost', cost)
+    with counted_decodes(monkeypatch) as seen:
+        (prediction,) = one.predict_actions([asked])
+    assert seen == widths
+    assert prediction.token_ids.tolist() == ids.tolist()
+
+
+def test_without_a_draft_one_token_is_decoded_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, asked, _ = request('openvla_tiny-vga', None)
+    with counted_decodes(monkeypatch) as seen:
+        (prediction,) = one.predict_actions([asked])
+    assert seen == [1] * 6
+    assert (prediction.drafted, prediction.accepted) == (0, 0)
+
+
+@pytest.mark.parametrize('draft', [[[31900]], [31900] * 8, [-1], [32064]])
+def test_what_is_no_draft_is_refused(draft: list[object]) -> None:
+    one, asked, _ = request('openvla_tiny-vga', np.array(draft))
+    with pytest.raises(ValueError, match='expected at most 7 token ids below 32064'):
+        one.predict_actions([asked])

@@ -1,0 +1,211 @@
+"""What the policy promises beyond the golden values."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.places import GOLDEN
+from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
+from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla.language import Generation
+from vla_ros.types import InferenceCancelled, PolicyError
+
+NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def policy(tiny_checkpoint: Path) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+
+
+def test_picture_and_instruction_matter(policy: OpenVLAPolicy) -> None:
+    pictures = [np.zeros_like(NOISE), np.full_like(NOISE, 255), NOISE]
+    actions = {
+        tuple(policy.predict_action(picture, instruction).action)
+        for picture in pictures
+        for instruction in ('pick up the red cup', 'open the drawer')
+    }
+    assert len(actions) == 6
+
+
+def test_the_same_asked_twice_gives_the_same(policy: OpenVLAPolicy) -> None:
+    first, second = (policy.predict_action(NOISE, 'go', return_logits=True) for _ in range(2))
+    assert first.valid and second.valid
+    assert first.logits is not None and second.logits is not None
+    assert (first.logits == second.logits).all()
+    assert first.token_ids.tolist() == second.token_ids.tolist()
+
+
+def test_shapes_and_dtypes(policy: OpenVLAPolicy) -> None:
+    prediction = policy.predict_action(NOISE, 'go', return_logits=True)
+    assert prediction.action.dtype == prediction.normalized_action.dtype == np.float64
+    assert prediction.action.shape == prediction.normalized_action.shape == (7,)
+    assert prediction.token_ids.dtype == np.int64
+    assert prediction.token_probabilities.dtype == np.float32
+    assert prediction.logits is not None
+    assert prediction.logits.shape == (7, 256)
+    assert prediction.logits.dtype == np.float32
+    chosen = np.exp(prediction.logits - prediction.logits.max(axis=1, keepdims=True))
+    chosen /= chosen.sum(axis=1, keepdims=True)
+    columns = prediction.token_ids - 31744
+    np.testing.assert_allclose(
+        prediction.token_probabilities, chosen[np.arange(7), columns], rtol=1e-5
+    )
+    assert prediction.unnorm_key == 'random'
+    assert policy.predict_action(NOISE, 'go').logits is None
+
+
+def test_every_stage_is_timed(policy: OpenVLAPolicy) -> None:
+    timings = policy.predict_action(NOISE, 'go').timings
+    stages = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
+    assert list(timings) == stages
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_info_says_what_was_chosen(policy: OpenVLAPolicy, tiny_checkpoint: Path) -> None:
+    info = policy.info
+    assert (info.model, info.revision) == (str(tiny_checkpoint), '')
+    assert (info.device, info.dtype, info.quantization) == ('cpu', 'float32', 'none')
+    auto = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu').info
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert auto.dtype == ('bfloat16' if has_bfloat16 else 'float32')
+
+
+def test_placement_is_checked_before_the_checkpoint() -> None:
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='abacus')
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='cpu', dtype='decimal')
+    with pytest.raises(PlacementError):
+        OpenVLAPolicy.from_pretrained('/nowhere', device='cpu', quantization='int3')
+
+
+def test_the_right_statistics_are_asked_for() -> None:
+    golden = OpenVLAPolicy.from_pretrained(GOLDEN / 'openvla_tiny', device='cpu')
+    assert golden.action_dim('bridge_orig') == 7
+    assert golden.action_dim('toy_nomask') == 5
+    for ask in (golden.action_dim, partial(golden.predict_action, NOISE, 'go')):
+        with pytest.raises(UnnormKeyError, match='bridge_orig, toy_nomask'):
+            ask()
+    with pytest.raises(UnnormKeyError, match="'kuka' is not in this checkpoint"):
+        golden.action_dim('kuka')
+    assert len(golden.predict_action(NOISE, 'go', 'toy_nomask').action) == 5
+
+
+class CancelAfter:
+    """Set from the n-th question on."""
+
+    def __init__(self, questions: int) -> None:
+        self.asked = 0
+        self._questions = questions
+
+    def is_set(self) -> bool:
+        self.asked += 1
+        return self.asked > self._questions
+
+
+def test_cancel_is_looked_at_before_every_layer(policy: OpenVLAPolicy) -> None:
+    never = CancelAfter(1_000_000)
+    policy.predict_action(~NOISE, 'go', cancel=never)
+    # Once at the start; 3 + 4 vision blocks; 3 language layers in the prefill and in 6 decodes.
+    layers = 1 + 3 + 4 + 3 + 6 * 3
+    assert never.asked == layers
+    for questions in range(layers):
+        cancel = CancelAfter(questions)
+        unseen = NOISE ^ np.uint8(questions + 1)
+        with pytest.raises(InferenceCancelled):
+            policy.predict_action(unseen, 'go', cancel=cancel)
+        assert cancel.asked == questions + 1
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_a_cancel_of_before_is_forgotten(policy: OpenVLAPolicy) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(InferenceCancelled):
+        policy.predict_action(NOISE, 'go', cancel=cancel)
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_logits_that_are_not_finite_make_it_invalid(tiny_checkpoint: Path) -> None:
+    broken = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+    with torch.no_grad():
+        broken._model.projector.fc1.bias.fill_(float('nan'))
+    prediction = broken.predict_action(NOISE, 'go')
+    assert not prediction.valid
+    assert prediction.invalid_reason == 'the logits are not finite'
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nSee more'),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError('MPS backend out of memory (MPS allocated: 9 GB)'),
+        MemoryError(),
+    ],
+)
+def test_it_outlives_a_lack_of_memory(
+    error: Exception, policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[weakref.ref[torch.Tensor]] = []
+
+    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
+        caches.append(weakref.ref(self._kv_cache))
+        raise type(error)(*error.args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generation, 'decode', decode)
+        with pytest.raises(PolicyError, match=r'^out of memory on cpu .*; end what else') as caught:
+            policy.predict_action(NOISE, 'go')
+    assert '\n' not in str(caught.value)
+    assert len(caches) == 1
+    assert caches[0]() is None
+    assert policy.predict_action(NOISE, 'go').valid
+
+
+def test_a_lack_of_memory_while_loading_is_one_sentence(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tensors(self: Checkpoint, names: set[str]) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+    monkeypatch.setattr(Checkpoint, 'tensors', tensors)
+    with pytest.raises(PolicyError, match=r'^out of memory on cpu during loading .*; end what'):
+        OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu')
+
+
+def test_other_faults_keep_their_name(
+    policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(Generation, 'decode', decode)
+    with pytest.raises(RuntimeError, match='illegal memory access'):
+        policy.predict_action(NOISE, 'go')
+
+
+def test_no_kv_cache_outlives_its_inference(
+    policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[weakref.ref[torch.Tensor]] = []
+    prefill = Generation.prefill
+
+    def noted(self: Generation, *arguments: torch.Tensor, rows: int) -> torch.Tensor:
+        assert not [cache for cache in caches if cache() is not None]
+        caches.append(weakref.ref(self._kv_cache))
+        return prefill(self, *arguments, rows)
+
+    monkeypatch.setattr(Generation, 'prefill', noted)
+    for instruction in ('go', 'put ' * 30, 'go'):
+        policy.predict_action(NOISE, instruction)
+    assert len(caches) == 3
+    assert [cache() for cache in caches] == [None] * 3

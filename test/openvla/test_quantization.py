@@ -1,0 +1,349 @@
+"""Quantised layers compute what their rounded weights say; a quantised policy keeps its word."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from support.drafts import DRAFTS
+from support.golden import CASES, picture
+from support.places import GOLDEN
+from vla_ros.openvla import OpenVLAPolicy, PlacementError
+from vla_ros.openvla import quantization as q
+from vla_ros.openvla.checkpoint import Checkpoint, release_pages
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.placement import check_quantization
+
+CPU = torch.device('cpu')
+# Without VNNI oneDNN's sums overflow, and the node does not use that class.
+CLASSES = [*([q.DynamicInt8Linear] if q._has_vnni() else []), q.Int8Linear, q.CPUInt4Linear]
+INPUTS, OUTPUTS = 256, 192
+MANY = 40  # rows, more than kernels for few take
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(kind: type[q.QuantizedLinear], dtype: torch.dtype, bias: bool = False) -> nn.Module:
+    one = kind(nn.Linear(INPUTS, OUTPUTS, bias=bias, dtype=dtype))
+    one.quantize(random(OUTPUTS, INPUTS, seed=1), CPU, dtype)
+    return one.requires_grad_(False)
+
+
+def rounded_weight(kind: type[q.QuantizedLinear]) -> Tensor:
+    """float32 [OUTPUTS, INPUTS]: what :func:`layer` multiplies with in float32."""
+    weight = random(OUTPUTS, INPUTS, seed=1)
+    if kind is q.CPUInt4Linear:
+        values, scales_and_zeros = q.quantize_groups(weight, 128, torch.float32)
+        scales, zeros = scales_and_zeros.transpose(0, 1).unbind(2)  # [OUTPUTS, groups] each
+        groups = values.float().unflatten(1, (-1, 128))
+        return ((groups - 8) * scales[..., None] + zeros[..., None]).flatten(1)
+    values, scales = q.quantize_rows(weight)
+    return values.float() * scales[:, None]
+
+
+def test_rows_are_rounded_to_the_nearest() -> None:
+    weight = random(3000, 64)
+    weight[5] = 0
+    values, scales = q.quantize_rows(weight)
+    assert values.dtype == torch.int8
+    assert values[5].eq(0).all()
+    others = torch.arange(len(weight)) != 5
+    assert values[others].abs().amax(dim=1).eq(127).all()
+    error = (values * scales[:, None] - weight).abs()
+    assert (error <= 0.501 * scales[:, None]).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('group', [32, 128])
+def test_groups_are_rounded_to_the_nearest(group: int, dtype: torch.dtype) -> None:
+    weight = random(2000, 256) + 0.3
+    weight[7] = 0
+    values, scales_and_zeros = q.quantize_groups(weight, group, dtype)
+    assert values.dtype == torch.uint8 and int(values.max()) == 15
+    assert scales_and_zeros.dtype == dtype
+    assert scales_and_zeros.shape == (256 // group, 2000, 2)
+    scales, zeros = scales_and_zeros.float().transpose(0, 1)[..., None, :].unbind(3)
+    restored = (values.float().unflatten(1, (-1, group)) - 8) * scales + zeros
+    error = (restored - weight.unflatten(1, (-1, group))).abs()
+    # In bfloat16 scale and zero are rounded themselves, by up to 1 / 256.
+    slack = 0.51 if dtype == torch.float32 else 0.7
+    assert (error <= slack * scales).all()
+    assert restored[7].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_inputs_are_rounded_to_the_nearest(dtype: torch.dtype) -> None:
+    rows = (random(20, 64) * torch.logspace(-2, 3, 20)[:, None]).to(dtype)
+    rows[3] = 0
+    values, scales = q.quantize_inputs(rows, 128)
+    assert values.dtype == torch.uint8 and scales.dtype == dtype
+    assert (values[3] == 128).all()
+    wide = values.float() - 128
+    assert wide.abs().max() <= 127
+    assert ((wide * scales.float() - rows.float()).abs() <= 0.501 * scales.float()).all()
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_what_is_no_number_stays_none(bad: float) -> None:
+    rows = random(4, INPUTS)
+    rows[2, 9] = bad
+    product = layer(q.DynamicInt8Linear, torch.float32)(rows)
+    assert not product[2].isfinite().any()
+    assert product[[0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize('rows', [1, 6, MANY])
+@pytest.mark.parametrize('kind', CLASSES)
+def test_a_layer_multiplies_with_its_rounded_weight(
+    kind: type[q.QuantizedLinear], rows: int
+) -> None:
+    x = random(rows, INPUTS, seed=2)
+    if kind is q.DynamicInt8Linear:
+        values, scales = q.quantize_inputs(x, 128)
+        x = (values.float() - 128) * scales
+    expected = x.double() @ rounded_weight(kind).T.double()
+    torch.testing.assert_close(
+        layer(kind, torch.float32)(random(rows, INPUTS, seed=2)).double(),
+        expected,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('rows', [1, 6, 16])
+def test_rows_that_do_not_fill_the_kernel_are_not_read_beyond(
+    rows: int, dtype: torch.dtype
+) -> None:
+    linear = q.Int8Linear(torch.nn.Linear(172, OUTPUTS, bias=False, device='meta'))
+    weight, x = random(OUTPUTS, 172, seed=1), random(rows, 172, seed=2).to(dtype)
+    linear.quantize(weight, CPU, dtype)
+    expected = x.float() @ weight.T
+    for _ in range(100):  # what lies behind the rows is sometimes another's memory
+        error = (linear(x).float() - expected).square().mean().sqrt() / expected.std()
+        assert error < 0.02
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('kind', CLASSES)
+def test_it_is_near_to_what_it_stands_for(
+    kind: type[q.QuantizedLinear], dtype: torch.dtype
+) -> None:
+    x, weight = random(2, MANY, INPUTS, seed=2), random(OUTPUTS, INPUTS, seed=1)
+    one = layer(kind, dtype, bias=True)
+    product = one(x.to(dtype))
+    assert product.shape == (2, MANY, OUTPUTS) and product.dtype == dtype
+    expected = x @ weight.T + one.bias.float()
+    error = (product.float() - expected).square().mean().sqrt() / expected.std()
+    assert error < (0.15 if kind is q.CPUInt4Linear else 0.02)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_in_int8_no_row_depends_on_the_others(dtype: torch.dtype) -> None:
+    x = random(MANY, INPUTS).to(dtype)
+    one = layer(q.DynamicInt8Linear, dtype)
+    together = one(x)
+    for count in (1, 2, 6, 7, 33):
+        assert torch.equal(one(x[:count]), together[:count])
+
+
+def test_int4_unpacks_what_the_kernel_would_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, x = layer(q.CPUInt4Linear, torch.float32), random(MANY, INPUTS)
+    unpacked = one(x)
+    monkeypatch.setattr(q, '_unpacks', lambda: False)
+    torch.testing.assert_close(unpacked, one(x), rtol=1e-4, atol=1e-4)
+
+
+def on_meta(name: str) -> OpenVLAModel:
+    with torch.device('meta'):
+        model = OpenVLAModel(OpenVLAConfig.from_directory(GOLDEN / name))
+        model.vision_backbone.prune()
+    return model
+
+
+@pytest.mark.parametrize('quantization', ['int8', 'int4'])
+def test_head_and_embedding_stay_and_all_else_is_replaced(quantization: str) -> None:
+    model = on_meta('openvla_tiny')
+    linears = {name for name, one in model.named_modules() if type(one) is nn.Linear}
+    replaced = q.replace_linears(model, quantization, CPU)
+    assert linears - replaced.keys() == {'language_model.lm_head'}
+    assert all(model.get_submodule(name) is one for name, one in replaced.items())
+    kinds = {name: type(one) for name, one in replaced.items()}
+    int8 = q.DynamicInt8Linear if q._has_vnni() else q.Int8Linear
+    attention = kinds['language_model.model.layers.0.self_attn.q_proj']
+    assert attention is (q.CPUInt4Linear if quantization == 'int4' else int8)
+    # 172 values are no whole number of groups.
+    assert kinds['language_model.model.layers.0.mlp.down_proj'] is int8
+    assert kinds['projector.fc1'] is int8
+    assert kinds['vision_backbone.featurizer.blocks.0.attn.qkv'] is int8
+
+
+@pytest.mark.parametrize('device', ['cuda:0', 'mps'])
+def test_other_devices_have_other_kernels(device: str) -> None:
+    large = nn.Linear(4096, 11008, bias=False, device='meta')
+    odd = nn.Linear(172, 64, bias=False, device='meta')
+    choose = q.choose_linear
+    assert type(choose('int8', torch.device(device), large)) is q.Int8Linear
+    assert type(choose('int4', torch.device(device), large)) is q.Int4Linear
+    assert type(choose('int4', torch.device(device), odd)) is q.Int8Linear
+
+
+@pytest.mark.parametrize(
+    ('capabilities', 'kind'),
+    [
+        ({'avx512_vnni': True}, q.DynamicInt8Linear),
+        ({'avx2': True, 'avx_vnni': True}, q.DynamicInt8Linear),
+        ({'avx2': True, 'avx512_f': True, 'avx512_vnni': False}, q.Int8Linear),
+        ({'neon': True}, q.Int8Linear),
+    ],
+)
+def test_a_cpu_whose_sums_would_overflow_keeps_its_inputs(
+    capabilities: dict[str, bool], kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities)
+    assert type(q.choose_linear('int8', CPU, nn.Linear(64, 64))) is kind
+
+
+@pytest.mark.parametrize('rows', [1, MANY])
+@pytest.mark.parametrize('kind', [q.DynamicInt8Linear, q.Int8Linear])
+def test_float16_holds_large_products_of_small_weights(
+    kind: type[q.QuantizedLinear], rows: int
+) -> None:
+    """As in a trained language model: weights of 0.02, and single activations of hundreds."""
+    weight = 0.02 * random(OUTPUTS, INPUTS, seed=1)
+    one = kind(nn.Linear(INPUTS, OUTPUTS, bias=False))
+    one.quantize(weight, CPU, torch.float16)
+    x = random(rows, INPUTS, seed=2)
+    x[0, 3] = 9000.0
+    product = one(x.half()).float()
+    expected = x @ weight.T
+    assert expected.abs().max() > 300
+    torch.testing.assert_close(product[0], expected[0], rtol=0.02, atol=3.0)
+
+
+@pytest.mark.parametrize('rows', [1, MANY])
+@pytest.mark.parametrize('kind', [q.Int8Linear, q.Int4Linear])
+def test_on_cuda_shapes_and_dtypes_fit_the_kernels(
+    kind: type[q.QuantizedLinear], rows: int
+) -> None:
+    """As far as torch knows without a GPU: it checks what it is given, and computes nothing."""
+    with FakeTensorMode():
+        one = kind(nn.Linear(4096, 11008, bias=False, device='cuda', dtype=torch.bfloat16))
+        weight = torch.empty(11008, 4096, dtype=torch.bfloat16)
+        one.quantize(weight, torch.device('cuda'), torch.bfloat16)
+        product = one(torch.empty(1, rows, 4096, device='cuda', dtype=torch.bfloat16))
+    assert product.shape == (1, rows, 11008)
+    assert product.dtype == torch.bfloat16 and product.device.type == 'cuda'
+
+
+def test_they_tell_what_they_take() -> None:
+    linear = nn.Linear(4096, 11008, bias=False, device='meta')
+    assert q.DynamicInt8Linear(linear).weight_bytes == 11008 * 4096 + 4 * 11008
+    assert q.CPUInt4Linear(linear).weight_bytes == 11008 * 4096 // 2 + 4 * 11008 * 32
+
+
+@cache
+def policy(name: str, quantization: str) -> OpenVLAPolicy:
+    return OpenVLAPolicy.from_pretrained(
+        GOLDEN / name, device='cpu', dtype='float32', quantization=quantization, max_batch_size=3
+    )
+
+
+@pytest.mark.parametrize('quantization', ['int8', 'int4'])
+@pytest.mark.parametrize('key', list(CASES)[::2])
+def test_a_draft_does_not_change_the_action(key: str, quantization: str) -> None:
+    name, case = CASES[key]
+    one = policy(name, quantization)
+    arguments = picture(case), case['instruction'], case['unnorm_key']
+    plain = one.predict_action(*arguments)
+    for kind in ('right', 'first wrong', 'two wrong', 'short'):
+        draft = DRAFTS[kind](plain.token_ids)
+        with_draft = one.predict_action(*arguments, draft=draft)
+        assert with_draft.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_int8_stays_near_the_reference() -> None:
+    """With random weights, which amplify every rounding; bfloat16 has 111 of 129."""
+    equal = total = 0
+    for name, case in CASES.values():
+        ours = policy(name, 'int8').predict_action(
+            picture(case), case['instruction'], case['unnorm_key'], return_logits=True
+        )
+        theirs = np.array(case['new_tokens'])
+        shared = min(len(theirs), len(ours.token_ids))
+        equal += int((ours.token_ids[:shared] == theirs[:shared]).sum())
+        total += len(theirs)
+    print(f'{equal} of {total} token ids are those of the reference')
+    assert equal > total / 2
+
+
+@pytest.mark.parametrize('quantization', ['int8', 'int4'])
+def test_it_passes_the_proofs(quantization: str, tiny_checkpoint: Path) -> None:
+    one = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', quantization=quantization)
+    one.warmup()
+    assert one.info.quantization == quantization
+
+
+def mapped_kilobytes(folder: Path) -> int:
+    """Of the files in it, as much as counts as this process's memory."""
+    total, counts = 0, False
+    for line in Path('/proc/self/smaps').read_text().splitlines():
+        if '-' in line.split(' ')[0]:
+            counts = str(folder) in line
+        elif counts and line.startswith('Rss:'):
+            total += int(line.split()[1])
+    return total
+
+
+def test_released_pages_do_not_count_as_memory(tiny_checkpoint: Path) -> None:
+    stored = sum(path.stat().st_size for path in tiny_checkpoint.glob('*.safetensors')) / 1024
+    before = mapped_kilobytes(tiny_checkpoint)
+    checkpoint = Checkpoint(tiny_checkpoint)
+    most = 0
+    for _, tensor in checkpoint.tensors(set(checkpoint.shapes)):
+        release_pages(tensor)
+        most = max(most, mapped_kilobytes(tiny_checkpoint) - before)
+    assert 0 < most < 0.2 * stored
+
+
+def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:
+    names = {'language_model.model.embed_tokens.weight'}
+    ((name, tensor),) = Checkpoint(tiny_checkpoint).tensors(names)
+    before = tensor.clone()
+    release_pages(tensor)
+    assert torch.equal(tensor, before), name
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('int3', CPU, torch.float32), "quantization 'int3' is unknown; allowed: none, int8, int4"),
+        (('int4', torch.device('cuda:0'), torch.float16), 'int4 on cuda:0 needs dtype bfloat16'),
+        (('int4', torch.device('cuda:0'), torch.bfloat16), 'these are bfloat16 and 7.5; take int8'),
+        (('int8', CPU, torch.float32, True), 'int8 on the cpu does not go with compile'),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[object, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+    with pytest.raises(PlacementError, match=words):
+        check_quantization(*arguments)
+
+
+def test_what_goes_together_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
+    allowed = check_quantization
+    allowed('none', CPU, torch.float32, True)
+    allowed('int4', CPU, torch.float32)
+    allowed('int4', torch.device('cuda:0'), torch.bfloat16, True)
+    allowed('int4', torch.device('mps'), torch.float16)

@@ -1,0 +1,381 @@
+"""Motion through the real node: what a servo hears, and when it hears nothing any more."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from PIL import Image as PilImage
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import SetBool, Trigger
+
+from support.graph import MACHINE_SLACK_S, CameraThread, Robot, Running, robot, running_node
+from support.places import ROOT
+from support.servo import (
+    COMMAND_TIMEOUT_S,
+    HORIZON_S,
+    PATIENT,
+    PERIOD_S,
+    RAMPS_S,
+    RATE_HZ,
+    Servo,
+    moving_node,
+    seconds,
+    written,
+)
+from vla_ros.console import END_SIGNALS
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
+
+# The system's clock, which stamps, is slewed against the monotonic one, which ends the motion.
+CLOCKS_S = 2e-3
+
+
+@pytest.fixture(scope='module')
+def contracts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp('contracts'))
+
+
+@pytest.fixture(scope='module')
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Motions that do not end by themselves while a test looks."""
+    return written(tmp_path_factory.mktemp('lasting'), period_s=10.0)
+
+
+def silent(servo: Servo, for_s: float = 0.3) -> bool:
+    """Whether nothing is heard for so long."""
+    heard = len(servo.heard)
+    time.sleep(for_s)
+    return len(servo.heard) == heard
+
+
+def is_over(servo: Servo, action: VlaAction) -> bool:
+    """Whether zero was the last that a servo heard, within the action's horizon."""
+    ends_s = seconds(action.header.stamp) + HORIZON_S
+    moving_s = [stamp_s for stamp_s, twist in servo.heard if twist.any()]
+    return not servo.moves and max(moving_s) <= ends_s + CLOCKS_S
+
+
+def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
+    contracts: Path,
+) -> None:
+    with moving_node(contracts, 'model:=scripted:slow=1.0', *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) >= 4)
+        actions = stack.actions[:4]
+        stack.say('')
+        stack.wait_for(lambda: not servo.moves)
+    assert servo.frames == {'arm_base'}
+    assert servo.late == 0
+    assert set(servo.grippers) <= {0.0, 1.0}
+    assert len(servo.grippers) >= 4
+    for action, following in itertools.pairwise(actions):
+        start_s, next_s = seconds(action.header.stamp), seconds(following.header.stamp)
+        assert next_s - start_s > HORIZON_S
+        stamps_s, twists = servo.within(start_s, start_s + HORIZON_S)
+        # Never a pause in which a servo would stop by itself, and no step in the speed.
+        assert np.diff([start_s, *stamps_s]).max() < COMMAND_TIMEOUT_S
+        speeds = np.linalg.norm(twists[:, :3], axis=1)
+        top = np.linalg.norm(np.array(action.action[:3])) / PERIOD_S
+        assert speeds.max() == pytest.approx(top)
+        slope = np.abs(np.diff(speeds) / np.diff(stamps_s)).max()
+        assert slope <= 1.05 * top / (RAMPS_S / 2)
+        moved = np.trapezoid([np.zeros(6), *twists], [start_s, *stamps_s], axis=0)
+        wanted = np.array(action.action[:6])
+        assert np.linalg.norm(moved - wanted) < 0.01 * np.linalg.norm(wanted)
+        rest_s, rest = servo.within(start_s + HORIZON_S + CLOCKS_S, next_s - 1e-6)
+        assert len(rest) > 0 and not rest.any()
+        assert rest_s.max() < start_s + HORIZON_S + 0.3  # and then silence
+    assert running.process.returncode == 0
+
+
+def test_an_inference_that_stalls_ends_the_motion_in_time(contracts: Path) -> None:
+    model = 'model:=scripted:slow=0.1,stuck@4'
+    with moving_node(contracts, model, *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) == 3 and servo.moves)
+            time.sleep(HORIZON_S + MACHINE_SLACK_S)  # the inference is under way all the time
+            assert stack.status.state == VlaStatus.RUNNING
+            assert is_over(servo, stack.actions[-1])
+            assert silent(servo)
+    assert len(stack.actions) == 3
+
+
+def test_a_camera_that_is_killed_ends_the_motion_in_time(contracts: Path, tmp_path: Path) -> None:
+    picture = tmp_path / 'picture.png'
+    PilImage.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(
+        picture
+    )
+    limits = ('frozen_image_timeout_s:=0.0', 'image_timeout_s:=60.0')
+    with moving_node(contracts, 'model:=scripted:slow=0.1', *limits) as (running, servo):
+        stack = running.robot
+        stack.say('go')
+        command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
+        command += ['-r', f'image:={stack.images.topic_name}']
+        path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+        with subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path}) as camera:
+            stack.wait_for(lambda: len(stack.actions) > 3 and servo.moves)
+            camera.send_signal(signal.SIGKILL)
+        time.sleep(HORIZON_S + MACHINE_SLACK_S)
+        assert is_over(servo, stack.actions[-1])
+        assert silent(servo)
+
+
+@pytest.mark.parametrize('sent', END_SIGNALS)
+def test_the_last_word_of_a_node_that_is_ended_is_zero(lasting: Path, sent: signal.Signals) -> None:
+    with moving_node(lasting, 'model:=scripted:slow=0.1', *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) > 2 and servo.moves)
+            running.process.send_signal(sent)
+            assert running.ends() == 0
+        time.sleep(0.1)
+        zeros = len(servo.heard) - 1 - max(i for i, (_, t) in enumerate(servo.heard) if t.any())
+        assert zeros >= 0.1 * RATE_HZ
+
+
+@pytest.fixture(scope='module')
+def node(lasting: Path) -> Iterator[tuple[Running, Servo]]:
+    """One for the tests that leave it able to go on; it acts ten times a second."""
+    with moving_node(lasting, 'model:=scripted:slow=0.1', *PATIENT) as (running, servo):
+        yield running, servo
+    assert running.process.returncode == 0
+
+
+@pytest.fixture
+def moving(node: tuple[Running, Servo]) -> Iterator[tuple[Robot, Servo]]:
+    """The camera shows pictures all the time, and at first the robot moves."""
+    running, servo = node
+    stack = running.robot
+    with CameraThread(stack):
+        stack.say('go')
+        stack.wait_for(lambda: stack.status.state == VlaStatus.RUNNING and servo.moves)
+        yield stack, servo
+        assert switch(stack, 'reset')
+        assert switch(stack, 'enable', True)
+        stack.say('go')
+        acted = len(stack.actions)
+        stack.wait_for(lambda: len(stack.actions) > acted)
+        stack.say('')
+        stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+
+
+def switch(stack: Robot, name: str, on: bool | None = None) -> bool:
+    """Whether the service says that it succeeded."""
+    if on is None:
+        return stack.ask(Trigger, f'vla/{name}', Trigger.Request()).success
+    return stack.ask(SetBool, f'vla/{name}', SetBool.Request(data=on)).success
+
+
+def deactivate(stack: Robot) -> None:
+    assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+
+
+def activate(stack: Robot) -> None:
+    assert stack.transition(Transition.TRANSITION_ACTIVATE)
+
+
+HOLDS: dict[str, tuple[Callable[[Robot], object], Reason]] = {
+    'an empty instruction': (lambda stack: stack.say(''), Reason.NO_INSTRUCTION),
+    'a bad instruction': (lambda stack: stack.say('</s>'), Reason.INSTRUCTION_REJECTED),
+    'stop': (lambda stack: switch(stack, 'stop'), Reason.STOPPED),
+    'disable': (lambda stack: switch(stack, 'enable', False), Reason.DISABLED),
+}
+
+
+@pytest.mark.parametrize('kind', HOLDS)
+def test_a_hold_is_zero_at_once(moving: tuple[Robot, Servo], kind: str) -> None:
+    stack, servo = moving
+    act, why = HOLDS[kind]
+    stack.wait_for(lambda: np.linalg.norm(servo.heard[-1][1]) > 3e-4)
+    with stack.expects_hold(why, within_s=0.0):
+        act(stack)
+    held_s = next(
+        seconds(status.header.stamp) for status in reversed(stack.statuses) if status.reason == why
+    )
+    assert not servo.within(held_s, math.inf)[1].any()
+    last, first = [twist for _, twist in servo.heard if twist.any()][-1], servo.heard[-1][1]
+    assert np.linalg.norm(last) > 1e-4 and not first.any()  # no ramp between them
+    assert silent(servo)
+
+
+def test_deactivation_is_zero_at_once(moving: tuple[Robot, Servo]) -> None:
+    stack, servo = moving
+    deactivate(stack)
+    stack.wait_for(lambda: not servo.moves, timeout_s=MACHINE_SLACK_S)
+    stack.wait_for_state(VlaStatus.READY)
+    time.sleep(0.3)
+    assert silent(servo)
+    activate(stack)
+    stack.wait_for(lambda: servo.moves)
+
+
+def test_a_stop_stays_until_it_is_reset_and_then_enabled(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    assert switch(stack, 'stop')
+    stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    assert not switch(stack, 'enable', True)
+    stack.say('another instruction')
+    deactivate(stack)
+    stack.wait_for_state(VlaStatus.READY)
+    activate(stack)
+    idle = stack.status.idle
+    stack.wait_for(lambda: stack.status.idle > idle + 3)
+    status = stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    acted = len(stack.actions)
+    assert switch(stack, 'reset')
+    stack.wait_for_state(VlaStatus.HOLDING, 'disabled; ~/enable ends that')
+    time.sleep(0.3)
+    assert len(stack.actions) == acted
+    assert stack.status.published == status.published
+    assert switch(stack, 'enable', True)
+    stack.wait_for(lambda: len(stack.actions) > acted)
+
+
+def test_to_enable_what_is_enabled_disturbs_nothing(moving: tuple[Robot, Servo]) -> None:
+    stack, servo = moving
+    cancelled, heard = stack.status.cancelled, len(servo.heard)
+    for _ in range(5):
+        assert switch(stack, 'enable', True)
+    stack.wait_for(lambda: len(servo.heard) > heard + 10)
+    assert stack.status.cancelled == cancelled
+    assert all(twist.any() for _, twist in servo.heard[heard:])
+
+
+def test_a_node_that_starts_disabled_waits_for_a_person(contracts: Path) -> None:
+    started = ('model:=scripted', 'enabled:=false', 'instruction:=go')
+    with moving_node(contracts, *started) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.wait_for_state(VlaStatus.HOLDING, 'disabled')
+            stack.wait_for(lambda: stack.status.idle > 5)
+            assert not stack.actions
+            assert switch(stack, 'enable', True)
+            stack.wait_for(lambda: servo.moves)
+
+
+def test_a_clock_that_stands_still_stands_the_robot_still(lasting: Path) -> None:
+    limits = ('use_sim_time:=true', 'image_timeout_s:=60.0', 'frozen_image_timeout_s:=0.0')
+    model = 'model:=scripted:slow=0.05'
+    with running_node(
+        'motion:=twist', 'frame_id:=arm_base', f'contracts:={lasting}', model, *limits
+    ) as running:
+        stack, servo = running.robot, Servo(running.robot)
+        clock = stack.create_publisher(Clock, '/clock', 10)
+        now_s = 1000.0
+
+        def advance() -> None:
+            nonlocal now_s
+            now_s += 0.02
+            message = Clock()
+            message.clock.sec, message.clock.nanosec = int(now_s), round(now_s % 1 * 1e9)
+            clock.publish(message)
+            time.sleep(0.02)
+
+        def moves() -> bool:
+            advance()
+            stack.see(stamp_ns=round(now_s * 1e9) - 10_000_000)
+            return servo.moves
+
+        stack.wait_for(lambda: advance() or stack.status.state == VlaStatus.HOLDING)
+        stack.wait_until_heard()
+        stack.say('go')
+        stack.wait_for(moves)
+        stack.wait_for(lambda: not servo.moves, timeout_s=0.3 + MACHINE_SLACK_S)
+        time.sleep(0.3)
+        assert silent(servo)
+        assert stack.status.state == VlaStatus.RUNNING
+        stack.wait_for(moves)
+
+
+def test_a_reset_drops_what_is_under_way_and_goes_on(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    cancelled, acted = stack.status.cancelled, len(stack.actions)
+    assert switch(stack, 'reset')
+    stack.wait_for(lambda: stack.status.cancelled > cancelled)
+    stack.wait_for(lambda: len(stack.actions) > acted)
+    assert stack.status.state == VlaStatus.RUNNING
+
+
+def test_what_moved_is_counted(moving: tuple[Robot, Servo]) -> None:
+    stack, _ = moving
+    stack.say('')
+    status = stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+    assert status.motion == 'twist'
+    assert status.why_no_motion == ''
+    assert status.motions == status.published > 0
+    assert status.motions_refused == status.clipped_linear == status.clipped_angular == 0
+
+
+def test_without_a_contract_there_are_actions_and_no_motion() -> None:
+    parameters = ('motion:=twist', 'frame_id:=arm_base', 'model:=scripted:slow=0.1')
+    with running_node(*parameters, 'unnorm_key:=nowhere') as running:
+        stack, servo = running.robot, Servo(running.robot)
+        status = stack.wait_for_state(VlaStatus.HOLDING)
+        assert "no action contract for unnorm_key 'nowhere'" in status.why_no_motion
+        stack.wait_until_heard()
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: len(stack.actions) > 3)
+            stack.say('')
+            stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+        time.sleep(0.3)
+        assert servo.heard == [] and servo.grippers == []
+        status = stack.status
+        assert status.motions == 0
+        assert status.motions_refused == status.published > 0
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'why'),
+    [
+        (['motion:=twist'], "parameter motion is twist, and frame_id is ''"),
+        (['frame_id:=a, b'], "parameter frame_id is 'a, b', 2 frames; allowed: one, or 1,"),
+        (['contracts:=/nowhere.yaml'], '/nowhere.yaml'),
+    ],
+)
+def test_a_motion_that_can_not_be_is_an_error(parameters: list[str], why: str) -> None:
+    with running_node('model:=scripted', *parameters) as running:
+        running.robot.wait_for_state(VlaStatus.ERROR, why)
+
+
+def test_robots_are_stopped_one_by_one_or_all_at_once(lasting: Path) -> None:
+    parameters = ('robots:=[a, b]', 'model:=scripted:slow=0.1', 'motion:=twist')
+    frames = ('frame_id:=a_base, b_base', f'contracts:={lasting}')
+    with running_node(*parameters, *frames) as running:
+        namespace = running.robot.get_namespace()
+        with robot(f'{namespace}/a') as a, robot(f'{namespace}/b') as b:
+            servos = [Servo(a), Servo(b)]
+            for each in (a, b):
+                each.wait_for_state(VlaStatus.HOLDING)
+                each.wait_until_heard()
+            with CameraThread(a), CameraThread(b):
+                a.say('go')
+                b.say('go')
+                running.robot.wait_for(lambda: all(servo.moves for servo in servos))
+                assert [servo.frames for servo in servos] == [{'a_base'}, {'b_base'}]
+                assert switch(running.robot, 'a/stop')
+                a.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/a/stop')
+                running.robot.wait_for(lambda: not servos[0].moves and servos[1].moves)
+                assert not switch(running.robot, 'enable', True)
+                assert switch(running.robot, 'stop')
+                b.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/b/stop')
+                running.robot.wait_for(lambda: not servos[1].moves)
+                assert switch(running.robot, 'reset')
+                assert switch(running.robot, 'enable', True)
+                running.robot.wait_for(lambda: all(servo.moves for servo in servos))

@@ -1,0 +1,250 @@
+"""What one robot's twists are when the process is slow, and when a clock is not what it seems.
+
+Around a stand-in for the node: time is the test's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TwistStamped
+from numpy.typing import NDArray
+
+from support.fakes import a_prediction
+from vla_ros.motion import load_contracts
+from vla_ros.ros.log import Log
+from vla_ros.ros.motion_output import MotionOutput, close_motions
+from vla_ros.ros.node_clock import Moment
+from vla_ros.ros.parameters import Parameters
+from vla_ros.scheduling import ManualClock
+
+PERIOD_S = 0.02
+DATA_SET = 'bridge_orig'  # 5 Hz
+NS = 10**9
+
+
+class Clock(ManualClock):
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_simulated = False
+        self.slept_s = 0.0
+        self.delay_s = 0.0  # of every look at the monotonic clock: the process is suspended then
+
+    def now(self) -> Moment:
+        return Moment(self.now_ns(), self.monotonic_s())
+
+    def monotonic_s(self) -> float:
+        if self.delay_s:
+            self.advance(self.delay_s)
+        return super().monotonic_s()
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s += seconds
+        super().sleep(seconds)
+
+
+class Publisher:
+    def __init__(self, topic: str) -> None:
+        self.topic_name = f'/{topic}'
+        self.sent: list[Any] = []
+        self.waited_s = 0.0
+
+    def publish(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def wait_for_all_acked(self, timeout: Any) -> None:
+        self.waited_s += timeout.nanoseconds / NS
+
+
+class StandIn:
+    """For the node."""
+
+    def __init__(self) -> None:
+        self.context = SimpleNamespace(ok=lambda: True)
+        self.publishers: dict[str, Publisher] = {}
+        self.timer: Callable[[], None] = lambda: None
+
+    def create_publisher(self, _: type, topic: str, __: object) -> Publisher:
+        return self.publishers.setdefault(topic, Publisher(topic))
+
+    def create_timer(self, _: float, callback: Callable[[], None], clock: object) -> object:
+        self.timer = callback
+        return callback
+
+    def destroy_timer(self, _: object) -> None:
+        self.timer = lambda: None
+
+    def destroy_publisher(self, _: object) -> None:
+        pass
+
+    def get_logger(self) -> Any:
+        return SimpleNamespace(info=lambda _: None, warning=lambda _: None)
+
+
+class Arm:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.node = StandIn()
+        node: Any = self.node
+        self.output = MotionOutput(
+            node,
+            cast(Any, self.clock),
+            Log(node, self.clock),
+            '',
+            'base',
+            Parameters(motion='twist', frame_id='base', unnorm_key=DATA_SET),
+            load_contracts(),
+        )
+
+    @property
+    def twists(self) -> list[TwistStamped]:
+        return self.node.publishers['twist'].sent
+
+    @property
+    def speeds(self) -> NDArray[np.float64]:
+        return np.array([one.twist.linear.x for one in self.twists])
+
+    def acts(self, metres: float = 0.01, valid_s: float = 1.0, after_s: float = 0.0) -> None:
+        """
+        :param after_s: between its publication and its motion.
+        """
+        action = np.array([metres, 0, 0, 0, 0, 0, 1])
+        now = self.clock.now()
+        self.clock.advance(after_s)
+        prediction = a_prediction(action=action, unnorm_key=DATA_SET)
+        self.output.execute(prediction, now, now.node_ns + round(valid_s * NS))
+
+    def runs(self, seconds: float) -> None:
+        for _ in range(round(seconds / PERIOD_S)):
+            self.clock.advance(PERIOD_S)
+            self.node.timer()
+
+
+def test_an_action_is_a_displacement_then_zeros_then_silence() -> None:
+    arm = Arm()
+    arm.acts(metres=0.01)
+    arm.runs(2.0)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.01)
+    zeros = int((arm.speeds == 0).sum())
+    assert (arm.speeds[-zeros:] == 0).all() and zeros == 10
+    assert len(arm.speeds) < 40
+
+
+@pytest.mark.parametrize('back_s', [0.05, 0.09, 5.0])
+def test_a_clock_that_is_set_back_moves_the_robot_no_further(back_s: float) -> None:
+    arm = Arm()
+    arm.acts(metres=0.01)
+    for _ in range(3):
+        arm.runs(0.1)
+        arm.clock.jump(-back_s)
+    arm.runs(2.0)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.01)
+
+
+def test_a_motion_by_simulated_time_follows_it() -> None:
+    clock = Clock()
+    clock.is_simulated = True
+    arm = Arm(clock)
+    arm.acts()
+    arm.runs(0.1)
+    moving = arm.speeds[-1]
+    for _ in range(10):  # simulated time stands still, the timer does not
+        clock.advance(PERIOD_S)
+        clock.jump(-PERIOD_S)
+        arm.node.timer()
+    assert (arm.speeds[-10:] == moving).all()
+    for _ in range(10):
+        clock.advance(PERIOD_S)
+        clock.jump(-PERIOD_S)
+        arm.node.timer()
+    assert arm.speeds[-1] == 0
+
+
+@pytest.mark.parametrize('simulated', [False, True])
+def test_the_other_clock_knows_nothing_of_the_motion(simulated: bool) -> None:
+    clock = Clock()
+    clock.is_simulated = simulated
+    arm = Arm(clock)
+    arm.acts()
+    arm.runs(0.1)
+    assert arm.speeds[-1] > 0
+    clock.is_simulated = not simulated
+    arm.node.timer()
+    clock.advance(PERIOD_S)
+    arm.node.timer()
+    assert arm.speeds[-1] == 0
+
+
+@pytest.mark.parametrize('after_s', [0.0, 0.015, 0.05])
+@pytest.mark.parametrize('valid_s', [0.3, 0.25, 0.21])
+def test_the_robot_stands_still_when_its_action_is_no_longer_valid(
+    valid_s: float, after_s: float
+) -> None:
+    arm = Arm()
+    began_ns = arm.clock.now_ns()
+    arm.acts(metres=0.05, valid_s=valid_s, after_s=after_s)
+    arm.runs(1.0)
+    stamps_s = [
+        (one.header.stamp.sec * NS + one.header.stamp.nanosec - began_ns) / NS for one in arm.twists
+    ]
+    moving_s = [stamp for stamp, speed in zip(stamps_s, arm.speeds, strict=True) if speed]
+    assert moving_s and max(moving_s) < valid_s + 1e-9
+
+
+def test_an_action_that_is_valid_for_less_than_its_ramps_is_no_motion() -> None:
+    arm = Arm()
+    arm.acts(valid_s=0.2)
+    arm.runs(0.5)
+    assert not len(arm.twists)
+    assert arm.output.motion.counters.motions_refused == 1
+    assert 'valid for 0.200 s more' in arm.output.motion.why_none
+
+
+def test_a_twist_that_was_right_before_a_suspension_is_not_sent_after_it() -> None:
+    arm = Arm()
+    arm.acts(metres=0.05)
+    arm.runs(0.1)
+    sent = len(arm.twists)
+    arm.clock.advance(PERIOD_S)
+    arm.clock.delay_s = 3.0  # between reading the clock and sending
+    arm.node.timer()
+    arm.clock.delay_s = 0.0
+    assert len(arm.twists) == sent
+    arm.runs(0.1)
+    assert (arm.speeds[sent:] == 0).all()
+
+
+def test_a_twist_that_is_due_is_sent_between_other_callbacks() -> None:
+    """Each client that dies before its answer, and each view that is drawn, takes the executor."""
+    arm = Arm()
+    arm.acts(metres=0.05)
+    arm.runs(0.06)
+    before = len(arm.twists)
+    for _ in range(5):
+        arm.clock.advance(0.03)  # a callback
+        arm.output.catch_up()
+    assert len(arm.twists) == before + 5
+    arm.output.catch_up()
+    arm.node.timer()  # it was due all the time, and has been caught up
+    assert len(arm.twists) == before + 5
+
+
+def test_many_robots_are_stopped_in_the_time_of_one() -> None:
+    clock = Clock()
+    arms = [Arm(clock) for _ in range(8)]
+    for arm in arms:
+        arm.acts()
+    for _ in range(5):
+        clock.advance(PERIOD_S)
+        for arm in arms:
+            arm.node.timer()
+    assert all(arm.speeds[-1] > 0 for arm in arms)
+    close_motions([arm.output for arm in arms], cast(Any, clock))
+    assert 0.1 < clock.slept_s < 0.2 + PERIOD_S
+    assert all((arm.speeds[-9:] == 0).all() for arm in arms)
+    # A listener that is suspended acknowledges nothing: they wait for it together, too.
+    assert max(arm.node.publishers['twist'].waited_s for arm in arms) <= 0.2

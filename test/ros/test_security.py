@@ -1,0 +1,95 @@
+"""The SROS 2 policy allows what the node does on the ROS graph, and nothing more."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from xml.etree import ElementTree
+
+from support.graph import Robot, running_node
+from support.places import ROOT
+from vla_ros.msg import VlaStatus
+
+Rights = dict[str, set[str]]
+
+# The two ways to start the node in which it hears different topics; of all that it may send and
+# hear, what it does not.
+STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
+    (
+        ('image_transport:=raw', 'use_sim_time:=false'),
+        {'twist', 'gripper'},
+        {'image/compressed', '/clock'},
+    ),
+    (
+        (
+            'image_transport:=compressed',
+            'use_sim_time:=true',
+            'motion:=twist',
+            'frame_id:=arm_base',
+        ),
+        set(),
+        {'image'},
+    ),
+)
+SINCE_JAZZY = {'~/get_type_description'}  # services that Humble's nodes do not have
+
+
+def allowed() -> Rights:
+    """What the policy file allows, by kind."""
+    policy = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').getroot()
+    assert policy.attrib == {'version': '0.2.0'}
+    [enclave] = policy.findall('enclaves/enclave')
+    [profile] = enclave.findall('profiles/profile')
+    assert (enclave.attrib, profile.attrib) == ({'path': '/vla'}, {'ns': '/', 'node': 'vla'})
+    rights: Rights = {}
+    for rules in profile:
+        [(kind, verdict)] = rules.attrib.items()
+        assert verdict == 'ALLOW'
+        names = [rule.text for rule in rules]
+        assert len(names) == len(set(names)), names
+        assert kind not in rights
+        rights[kind] = set(names)
+    return rights
+
+
+def exercised(robot: Robot) -> Rights:
+    """What the node does now, with the names that it has in the namespace /."""
+    namespace = robot.get_namespace()
+
+    def names(found: list[tuple[str, list[str]]]) -> set[str]:
+        own, near = f'{namespace}/vla/', f'{namespace}/'
+        return {name.replace(own, '~/').removeprefix(near) for name, _ in found}
+
+    return {
+        'publish': names(robot.get_publisher_names_and_types_by_node('vla', namespace)),
+        'subscribe': names(robot.get_subscriber_names_and_types_by_node('vla', namespace)),
+        'reply': names(robot.get_service_names_and_types_by_node('vla', namespace)),
+        'request': names(robot.get_client_names_and_types_by_node('vla', namespace)),
+    }
+
+
+def graph_tells(robot: Robot, expected: set[str], kind: str) -> bool:
+    """Of all that is expected; it may tell of some later than of others."""
+    return exercised(robot)[kind] >= expected
+
+
+def test_the_policy_is_what_the_node_does() -> None:
+    expected = allowed()
+    if os.environ.get('ROS_DISTRO') == 'humble':
+        expected['reply'] -= SINCE_JAZZY
+    done: Rights = {'publish': set(), 'subscribe': set(), 'reply': set(), 'request': set()}
+    for parameters, unsent, unheard in STARTS:
+        with running_node('model:=scripted', *parameters) as running:
+            robot = running.robot
+            robot.wait_for_state(VlaStatus.HOLDING)
+            robot.wait_until_heard()
+            robot.wait_for(partial(graph_tells, robot, expected['publish'] - unsent, 'publish'))
+            robot.wait_for(
+                partial(graph_tells, robot, expected['subscribe'] - unheard, 'subscribe')
+            )
+            robot.wait_for(partial(graph_tells, robot, expected['reply'], 'reply'))
+            for kind, names in exercised(robot).items():
+                done[kind] |= names
+        assert running.process.returncode == 0
+    assert done.pop('request') == set()
+    assert done == expected

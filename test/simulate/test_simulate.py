@@ -1,0 +1,93 @@
+"""The whole node in the deterministic simulation; see ``test/simulate``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from support.places import ROOT
+
+SIMULATE = ROOT / 'test' / 'simulate'
+SEEDS = '0-49'
+_MORE = 50  # seeds that differ from one state of the sources to the next
+_FIRST_OF_THEM = 1_000_000  # above those that anybody writes down
+
+
+def _run(*arguments: str, hash_seed: str = '0') -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        'PYTHONHASHSEED': hash_seed,
+        'PYTHONPATH': os.pathsep.join(
+            [str(ROOT), str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')]
+        ),
+    }
+    return subprocess.run(
+        [sys.executable, '-m', *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def _assert_no_violation(seeds: str) -> str:
+    ended = _run('simulate.run', seeds)
+    print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert 'violations in 0 seeds' in ended.stdout
+    return ended.stdout
+
+
+def _sources() -> list[Path]:
+    return sorted([*(ROOT / 'vla_ros').rglob('*.py'), *SIMULATE.glob('*.py')])
+
+
+def _seeds_of_this_state() -> str:
+    """So every change is tried with seeds of its own, and the same state with the same ones."""
+    digest = hashlib.sha256(b''.join(file.read_bytes() for file in _sources())).hexdigest()
+    first = _FIRST_OF_THEM + 50 * (int(digest[:8], 16) % 10_000_000)
+    return f'{first}-{first + _MORE - 1}'
+
+
+def _observations(script: str) -> dict[str, object]:
+    ended = _run('simulate.rclpy_script', script)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_rclpy_on_the_fake_extension_module_behaves_as_rclpy() -> None:
+    real, fake = _observations('real'), _observations('fake')
+    assert real.keys() == fake.keys()
+    for name, observed in real.items():
+        assert fake[name] == observed, name
+
+
+def test_seeds_that_are_always_run_and_every_kind_of_fault_among_them() -> None:
+    output = _assert_no_violation(SEEDS)
+    faults = dict(re.findall(r'^    (\w+) +(\d+)$', output, re.MULTILINE))
+    assert len(faults) > 50
+    assert [name for name, count in faults.items() if count == '0'] == []
+    assert int(re.search(r'(\d+) faults or more in each', output)[1]) >= 3
+
+
+def test_seeds_of_this_state_of_the_sources() -> None:
+    _assert_no_violation(_seeds_of_this_state())
+
+
+def test_seeds_that_found_something_once() -> None:
+    lines = (SIMULATE / 'regressions.txt').read_text().splitlines()
+    seeds = [line.split()[0] for line in lines if line.strip() and not line.startswith('#')]
+    if seeds:
+        _assert_no_violation(','.join(seeds))
+
+
+def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
+    one = _run('simulate.run', '7', '--trace', hash_seed='1').stdout
+    after_others = _run('simulate.run', '3,7', '--trace', hash_seed='2').stdout
+    assert len(one.splitlines()) > 500
+    assert after_others.endswith(one)

@@ -1,0 +1,1 @@
+"""What the tests share: tools that have no tests of their own."""

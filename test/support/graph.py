@@ -1,0 +1,338 @@
+"""A robot stack for tests: a camera, a person and an ear, on a ROS graph of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+
+from support.places import ROOT
+from vla_ros.graph.executor import spinning
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import Reason
+from vla_ros.ros.executor import GuardedExecutor
+from vla_ros.ros.node import VlaNode
+
+MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
+UNDER_WAY_S = 0.3  # longer than an inference here, unless it is a late one
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def image_message(picture: np.ndarray = PICTURE, **changes: Any) -> Image:
+    height, width, _ = picture.shape
+    message = Image(
+        height=height, width=width, encoding='rgb8', step=3 * width, data=picture.tobytes()
+    )
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+_noise = np.random.default_rng(1)
+
+
+def noise(**changes: Any) -> Image:
+    """A picture like no other before, as a camera's."""
+    return image_message(_noise.integers(0, 256, PICTURE.shape, dtype=np.uint8), **changes)
+
+
+class Robot(Node):
+    """Keeps all it hears. It spins in a thread of its own."""
+
+    def __init__(self, context: rclpy.Context, namespace: str, reliable: bool = True) -> None:
+        super().__init__('robot', context=context, namespace=namespace)
+        self.actions: list[VlaAction] = []
+        self.acted_s: list[float] = []  # when each came, monotonic
+        self.statuses: list[VlaStatus] = []
+        self.heard_s: list[float] = []  # when each status came, monotonic
+        self.stamps: set[tuple[int, int]] = set()
+        latched = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(VlaAction, 'action', self._on_action, 100)
+        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=10, reliability=reliability)
+        self.images = self.create_publisher(Image, 'image', qos)
+        self.compressed_images = self.create_publisher(CompressedImage, 'image/compressed', qos)
+        self.instructions = self.create_publisher(String, 'instruction', 10)
+
+    @property
+    def status(self) -> VlaStatus:
+        return self.statuses[-1] if self.statuses else VlaStatus()
+
+    def _on_action(self, action: VlaAction) -> None:
+        self.acted_s.append(time.monotonic())
+        self.actions.append(action)
+
+    def _on_status(self, status: VlaStatus) -> None:
+        self.heard_s.append(time.monotonic())
+        self.statuses.append(status)
+
+    def see(
+        self,
+        message: Image | CompressedImage | None = None,
+        age_s: float = 0.0,
+        stamp_ns: int | None = None,
+    ) -> None:
+        """Publish a picture that was captured ``age_s`` ago, or has just this stamp."""
+        message = message or image_message()
+        if stamp_ns is None:
+            stamp_ns = self.get_clock().now().nanoseconds - round(age_s * 1e9)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        self.stamps.add((message.header.stamp.sec, message.header.stamp.nanosec))
+        publisher = self.images if isinstance(message, Image) else self.compressed_images
+        publisher.publish(message)
+
+    def say(self, instruction: str) -> None:
+        self.instructions.publish(String(data=instruction))
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline_s, (
+                f'not within {timeout_s} s; {len(self.actions)} actions, status: {self.status}'
+            )
+            time.sleep(0.005)
+
+    def wait_for_state(
+        self, state: str, why: Reason | str = '', message: str = '', timeout_s: float = 60.0
+    ) -> VlaStatus:
+        """
+        :param why: the reason, or a part of the message.
+        :param message: a part of it, beside a reason.
+        """
+        self.wait_for(
+            lambda: self.status.state == state and tells(self.status, why, message), timeout_s
+        )
+        return self.status
+
+    @contextlib.contextmanager
+    def expects_hold(self, why: Reason | str, within_s: float, message: str = '') -> Iterator[None]:
+        """What is done inside makes the node say HOLDING, and why, within so many seconds.
+
+        From then on it does not act: not for as long as this lasts, and not in the time in which
+        what was under way could have become an action.
+        """
+        known = len(self.statuses)
+        started_s = time.monotonic()
+        yield
+        told: list[int] = []
+
+        def is_told() -> bool:
+            told[:] = [
+                index
+                for index, status in enumerate(self.statuses[known:], known)
+                if status.state == VlaStatus.HOLDING and tells(status, why, message)
+            ]
+            return bool(told)
+
+        self.wait_for(is_told)
+        took_s = self.heard_s[told[0]] - started_s
+        print(f'{why!r}: held after {took_s:.3f} s, promised {within_s:g} s')
+        assert took_s <= within_s + MACHINE_SLACK_S
+        time.sleep(UNDER_WAY_S)
+        # Between two topics there is no order.
+        late_s = [acted_s - self.heard_s[told[0]] for acted_s in self.acted_s]
+        assert not [seconds for seconds in late_s if seconds > 0.05]
+
+    def recovers(self) -> None:
+        """Pictures come again, and the node acts on one."""
+        count = len(self.actions)
+
+        def acts() -> bool:
+            return self.status.state == VlaStatus.RUNNING and len(self.actions) > count
+
+        for _ in range(30):
+            self.see(noise())
+            ends_s = time.monotonic() + 1.0
+            while time.monotonic() < ends_s:
+                if acts():
+                    return
+                time.sleep(0.005)
+        raise AssertionError(f'it does not act: {self.status}')
+
+    def wait_until_heard(self) -> None:
+        """Until the node listens, and its image subscription has followed our reliability.
+
+        While it is made anew for that, a picture can be lost.
+        """
+
+        def heard() -> bool:
+            topics = (self.images.topic_name, self.compressed_images.topic_name)
+            listeners = [i for t in topics for i in self.get_subscriptions_info_by_topic(t)]
+            reliability = self.images.qos_profile.reliability
+            followed = all(i.qos_profile.reliability == reliability for i in listeners)
+            counts = [p.get_subscription_count() for p in (self.images, self.compressed_images)]
+            listening = bool(sum(counts) and self.instructions.get_subscription_count())
+            return bool(listeners and followed and listening)
+
+        self.wait_for(heard)
+
+    def ask(self, kind: type, name: str, request: Any, timeout_s: float = 10.0) -> Any:
+        """Call a service of the node."""
+        client = self.create_client(kind, name)
+        assert client.wait_for_service(timeout_s), name
+        future = client.call_async(request)
+        self.wait_for(future.done, timeout_s)
+        self.destroy_client(client)
+        return future.result()
+
+    def transition(self, transition_id: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = transition_id
+        return self.ask(ChangeState, 'vla/change_state', request).success
+
+    def lifecycle_state(self) -> str:
+        return self.ask(GetState, 'vla/get_state', GetState.Request()).current_state.label
+
+    def get_parameter_of_node(self, name: str) -> ParameterValue:
+        request = GetParameters.Request(names=[name])
+        return self.ask(GetParameters, 'vla/get_parameters', request).values[0]
+
+    def set_parameter_of_node(self, name: str, value: str | float) -> Any:
+        """The result: ``successful`` and ``reason``."""
+        if isinstance(value, str):
+            typed = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+        else:
+            typed = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=typed)])
+        return self.ask(SetParameters, 'vla/set_parameters', request).results[0]
+
+
+def tells(status: VlaStatus, why: Reason | str, message: str = '') -> bool:
+    """Whether the status has this reason, or a message with this part."""
+    if isinstance(why, Reason):
+        return status.reason == why and message in status.why
+    return why in status.why
+
+
+@contextlib.contextmanager
+def spinning_node(context: rclpy.Context, node: Node) -> Iterator[None]:
+    """The node in an executor and a thread of its own."""
+    if isinstance(node, VlaNode):
+        executor = GuardedExecutor(node.requests, context=context)
+    else:
+        executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    with spinning(executor, f'spin-{node.get_name()}'):
+        yield
+
+
+class CameraThread:
+    """Shows a picture thirty times a second; :meth:`show` says which, and may show none."""
+
+    def __init__(self, stack: Robot) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.shown = 0
+
+    def show(self) -> bool:
+        """Whether one was shown."""
+        self._stack.see(noise())
+        return True
+
+    def __enter__(self) -> CameraThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(1 / 30):
+            self.shown += self.show()
+
+
+_namespaces = (f'/test_{number}' for number in itertools.count())
+
+
+@contextlib.contextmanager
+def robot(namespace: str, reliable: bool = True) -> Iterator[Robot]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = Robot(context, namespace, reliable)
+    with spinning_node(context, node):
+        yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@dataclass
+class Running:
+    """A robot's stack and the node that it speaks to."""
+
+    robot: Robot
+    command: list[str]
+    output: str = ''  # all of it, once the node has ended
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the node, or start it again after it has ended, as launch does."""
+        self.process = subprocess.Popen(
+            self.command,
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def ends(self, timeout_s: float = 30.0) -> int:
+        """Wait for the end; its exit code, negative for a signal."""
+        output, _ = self.process.communicate(timeout=timeout_s)
+        self.output += output
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def running_node(
+    *parameters: str,
+    arguments: tuple[str, ...] = (),
+    program: tuple[str, ...] = ('-m', 'vla_ros.cli.node'),
+) -> Iterator[Running]:
+    """The node as a person starts it, in a process and a namespace of its own; ended by SIGINT.
+
+    :param parameters: each as ``name:=value``.
+    :param arguments: more after ``--ros-args``.
+    :param program: what Python runs.
+    """
+    namespace = next(_namespaces)
+    command = [sys.executable, *program, '--ros-args', *arguments]
+    command += ['-r', f'__ns:={namespace}']
+    for parameter in parameters:
+        command += ['-p', parameter]
+    with robot(namespace) as stack:
+        running = Running(stack, command)
+        try:
+            yield running
+        finally:
+            if running.process.poll() is None:
+                running.process.send_signal(signal.SIGINT)
+            if running.process.stdout is not None and not running.process.stdout.closed:
+                running.ends()
+            print(running.output)

@@ -1,0 +1,437 @@
+"""What the operator sees: the model's own pixels, the state, the action; drawn only if watched."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+from sensor_msgs.msg import Image
+
+from support.fakes import a_prediction
+from support.graph import PICTURE, Robot, robot, running_node
+from vla_ros.drawing import SKY_BLUE, font, full_scale, number, wrap
+from vla_ros.images.raw import image_to_rgb
+from vla_ros.motion import load_contracts
+from vla_ros.msg import VlaStatus
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.ros import operator_view
+from vla_ros.ros.operator_view import OperatorViewPublisher
+from vla_ros.ros.situation import Situation
+from vla_ros.scheduling import ManualClock, Outcome, Result
+from vla_ros.types import Observation
+from vla_ros.view import STATE_COLOURS, OperatorView, render
+
+SIZE = (572, 936, 3)
+CONTRACTS = load_contracts()
+BRIDGE = CONTRACTS['bridge_orig']
+STATES = [
+    getattr(VlaStatus, name)
+    for name in vars(type(VlaStatus))
+    if name.isupper() and not name.startswith(('_', 'REASON_'))
+]
+
+_random = np.random.default_rng(2)
+
+
+def a_picture(height: int = 224, width: int = 224) -> np.ndarray:
+    return _random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def a_view(
+    action: Any = (0.01, -0.02, 0.005, 0.1, 0.0, -0.05, 0.9), **changes: Any
+) -> OperatorView:
+    """Of a published action.
+
+    :param changes: of the prediction, if it has such a field, otherwise of the view.
+    """
+    told = ('picture', 'token_probabilities', 'unnorm_key')
+    prediction = {name: changes.pop(name) for name in told if name in changes}
+    prediction = {'action': np.array(action, dtype=np.float64), **prediction}
+    values = {
+        'state': 'RUNNING',
+        'instruction': 'pick up the cup',
+        'prediction': a_prediction(**prediction),
+        'published': True,
+        'age_s': 0.2,
+    }
+    return OperatorView(**{**values, **changes})
+
+
+def has_colour(pixels: np.ndarray, colour: str) -> bool:
+    return bool((pixels == ImageColor.getrgb(colour)).all(axis=-1).any())
+
+
+def changed(one: OperatorView, other: OperatorView) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of what differs."""
+    rows, columns = np.nonzero((render(one) != render(other)).any(axis=-1))
+    assert rows.size, 'they look the same'
+    return rows.min(), rows.max(), columns.min(), columns.max()
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+
+def shown_picture(pixels: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
+    """The part of a view that shows a picture of this size, and how much it is enlarged."""
+    factor = 448 // max(height, width)
+    left, top = 16 + (448 - width * factor) // 2, 108 + (448 - height * factor) // 2
+    return pixels[top : top + height * factor, left : left + width * factor], factor
+
+
+@pytest.mark.parametrize('size', [(224, 224), (384, 384), (30, 50), (448, 1), (1, 1)])
+def test_the_models_pixels_are_seen_unchanged(size: tuple[int, int]) -> None:
+    picture = a_picture(*size)
+    shown, factor = shown_picture(render(a_view(picture=picture)), *size)
+    np.testing.assert_array_equal(shown, picture.repeat(factor, 0).repeat(factor, 1))
+
+
+def test_of_a_picture_that_is_too_large_every_nth_pixel_is_seen() -> None:
+    picture = a_picture(480, 640)
+    pixels = render(a_view(picture=picture))
+    assert pixels.shape == SIZE
+    shown, factor = shown_picture(pixels, 240, 320)
+    assert factor == 1
+    np.testing.assert_array_equal(shown, picture[::2, ::2])
+
+
+def test_without_a_picture_there_is_a_plain_panel() -> None:
+    nothing, no_picture = render(OperatorView()), render(a_view())
+    assert nothing.shape == no_picture.shape == SIZE
+    # The same panel, but for the words in its middle.
+    panel = (slice(108, 556), slice(16, 464))
+    rows, columns = np.nonzero((nothing[panel] != nothing[108, 16]).any(axis=-1))
+    assert 200 < rows.min() < rows.max() < 248
+    assert 0 < columns.min() < columns.max() < 448
+    assert (nothing[panel][:200] == no_picture[panel][:200]).all()
+
+
+def luminance(colour: str) -> float:
+    """As WCAG defines it."""
+    parts = [value / 255 for value in ImageColor.getrgb(colour)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_state_has_its_word_and_a_colour_that_it_can_be_read_on() -> None:
+    assert sorted(STATE_COLOURS) == sorted(STATES)
+    for state, (colour, ink) in STATE_COLOURS.items():
+        pixels = render(a_view(state=state))
+        assert tuple(pixels[14, 18]) == ImageColor.getrgb(colour)
+        dark, light = sorted((luminance(colour), luminance(ink)))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, state
+    for one, other in itertools.combinations(STATES, 2):
+        changed(a_view(state=one), a_view(state=other))
+    assert len({STATE_COLOURS[state] for state in ('RUNNING', 'HOLDING', 'ERROR', 'READY')}) == 4
+
+
+@pytest.mark.parametrize('dim', [1, 2, 7, 14])
+def test_every_value_and_every_probability_is_drawn_in_a_row_of_its_own(dim: int) -> None:
+    def view(changed: int, what: str) -> OperatorView:
+        action, probabilities = np.full(dim, 0.001), np.full(dim, 0.5, dtype=np.float32)
+        if changed < dim:
+            (action if what == 'value' else probabilities)[changed] *= 1.5
+        return a_view(action, token_probabilities=probabilities)
+
+    for what in ('value', 'probability'):
+        rows = [changed(view(dim, what), view(index, what)) for index in range(dim)]
+        assert all(left > 480 for _, _, left, _ in rows)
+        if what == 'probability' or dim != 7:  # x and y are one arrow
+            spans = sorted((top, bottom) for top, bottom, _, _ in rows)
+            assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+
+
+def test_the_arrow_points_along_the_frames_axes() -> None:
+    """x up, y to the left."""
+    at_rest = a_view([0.0] * 7)
+    centre_x, centre_y = 480 + 108, 108 + 146
+    for action, side in {
+        (0.01, 0, 0): (0, -1),
+        (-0.01, 0, 0): (0, 1),
+        (0, 0.01, 0): (-1, 0),
+        (0, -0.01, 0): (1, 0),
+    }.items():
+        moving = a_view([*action, 0, 0, 0, 0])
+        plot = (slice(centre_y - 106, centre_y + 107), slice(centre_x - 106, centre_x + 107))
+        rows, columns = np.nonzero((render(moving) != render(at_rest))[plot].any(axis=-1))
+        assert np.sign(round(rows.mean() - 106, -1)) == side[1], action
+        assert np.sign(round(columns.mean() - 106, -1)) == side[0], action
+        assert 90 < max(np.abs(rows - 106).max(), np.abs(columns - 106).max()) <= 106
+
+
+def test_an_action_that_is_not_in_force_has_no_colour() -> None:
+    assert has_colour(render(a_view()), SKY_BLUE)
+    for changes in ({'state': 'HOLDING'}, {'published': False}):
+        assert not has_colour(render(a_view(**changes)), SKY_BLUE)
+    changed(a_view(state='HOLDING'), a_view(state='HOLDING', published=False))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'robot': 'left'},
+        {'why': 'no instruction on /instruction'},
+        {'instruction': ''},
+        {'age_s': 3.5},
+        {'frame': 'gripper'},
+        {'contract': BRIDGE},
+        {'unnorm_key': 'bridge_orig'},
+    ],
+)
+def test_each_thing_told_is_seen(changes: dict[str, Any]) -> None:
+    changed(a_view(), a_view(**changes))
+
+
+def test_what_the_numbers_mean_is_the_contracts_affair() -> None:
+    units = {'metres_per_unit': 0.5, 'radians_per_unit': 0.25}
+    gripper = {'gripper_closed': 1.0, 'gripper_open': -1.0}
+    other = dataclasses.replace(BRIDGE, **units, **gripper)
+    one = a_view([0.01, 0.02, -0.03, 0.1, 0.2, -0.3, 0.75], contract=BRIDGE)
+    same = a_view([0.02, 0.04, -0.06, 0.4, 0.8, -1.2, -0.5], contract=other)
+    np.testing.assert_array_equal(render(one), render(same))
+    for changes in (
+        {'contract': None},
+        {'contract': dataclasses.replace(BRIDGE, rotation='axis_angle')},
+        {'contract': dataclasses.replace(BRIDGE, frame='end_effector')},
+    ):
+        changed(one, dataclasses.replace(one, **changes))
+    # The robot's own name of the frame goes before the contract's.
+    named = dataclasses.replace(one, frame='base_link')
+    elsewhere = dataclasses.replace(BRIDGE, frame='end_effector')
+    np.testing.assert_array_equal(
+        render(named), render(dataclasses.replace(named, contract=elsewhere))
+    )
+
+
+def test_a_view_leaves_nothing_behind_for_the_next() -> None:
+    views = [a_view(picture=a_picture()), a_view([0.1] * 3, why='x' * 300), OperatorView()]
+    first = [render(view) for view in views]
+    for view, pixels in zip(reversed(views), reversed(first), strict=True):
+        np.testing.assert_array_equal(render(view), pixels)
+
+
+# -- what nobody should write ----------------------------------------------------------------------
+
+TEXTS = [
+    '',
+    ' ',
+    'pick up the cup',
+    'x' * 10_000,
+    'word ' * 2000,
+    'Hebe die grüne Schüssel auf — ½ Δ „…“',
+    '把红色的杯子拿起来' * 30,
+    'ارفع الكوب الأحمر',
+    '🤖🦾' * 50,
+    'two\nlines\tand\x00a bell\x07',
+    '\ud800 half a pair',
+    'e\u0301\u0302' * 100,
+    '\u200b\u202e\ufeff',
+]
+VALUES = [0.0, -0.0, 0.01, -1.0, 12345.678, math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324]
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_nothing_that_can_be_said_keeps_it_from_being_drawn(seed: int) -> None:
+    chance = random.Random(seed)
+    print(f'seed {seed}')
+    for _ in range(60):
+        dim = chance.choice([0, 1, 6, 7, 7, 7, 8, 18, 19, 60])
+        count = chance.choice([dim, 0, dim + 2])
+        view = a_view(
+            [chance.choice(VALUES) for _ in range(dim)],
+            token_probabilities=np.array([chance.choice(VALUES) for _ in range(count)]),
+            unnorm_key=chance.choice(TEXTS),
+            picture=chance.choice(
+                [None, a_picture(chance.randint(1, 500), chance.randint(1, 500))]
+            ),
+            robot=chance.choice(TEXTS),
+            state=chance.choice([*STATES, *TEXTS]),
+            why=chance.choice(TEXTS),
+            instruction=chance.choice(TEXTS),
+            frame=chance.choice(TEXTS),
+            contract=chance.choice([None, *CONTRACTS.values()]),
+            published=chance.choice([True, False]),
+            age_s=chance.choice([None, *VALUES]),
+        )
+        pixels = render(view)
+        assert pixels.shape == SIZE and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_a_text_keeps_to_its_place(text: str) -> None:
+    for width, lines in ((300, 2), (40, 5), (20, 1)):
+        wrapped = wrap(text, 14, width, lines)
+        assert len(wrapped) <= lines
+        assert all(font(14).getlength(line) <= max(width, 30) for line in wrapped)
+        assert all(line == line.strip() and line.isprintable() for line in wrapped)
+    whole = wrap('a few words in two lines', 14, 120, 2)
+    assert len(whole) == 2 and ' '.join(whole) == 'a few words in two lines'
+    assert wrap('x' * 1000, 14, 120, 2)[-1].endswith('…')
+
+
+def test_scales_are_round_and_hold_every_value() -> None:
+    for value in (1e-9, 0.0099, 0.01, 0.011, 0.03, 0.07, 1.0, 4.0, 999.0, 1e300):
+        scale = full_scale([-value, math.nan, math.inf], 0.01)
+        assert value <= scale <= max(0.01, 5.01 * value)
+        assert f'{scale:e}'[0] in '125'
+    assert full_scale([], 0.01) == full_scale([math.nan], 0.01) == 0.01
+    assert all(len(number(value)) <= 12 for value in VALUES)
+
+
+# -- who it is drawn for ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stack() -> Iterator[Robot]:
+    with robot('/operator') as stack:
+        yield stack
+
+
+class Source:
+    """Tells a publisher what there is to show; counts how often it is asked, and what is drawn."""
+
+    def __init__(self, stack: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.asked = Situation('HOLDING', message='no picture'), 0
+        self.drawn: list[OperatorView] = []
+        self.clock = ManualClock()
+        self.publisher = OperatorViewPublisher(
+            stack, self.clock, 'left', '', self.state, lambda: 'go'
+        )
+
+        def draw(view: OperatorView) -> np.ndarray:
+            self.drawn.append(view)
+            return render(view)
+
+        monkeypatch.setattr(operator_view, 'render', draw)
+
+    def state(self) -> Situation:
+        self.asked += 1
+        return self.now
+
+    def predict(self, published: bool = True) -> None:
+        observation = Observation(PICTURE, 'go', self.clock.now_ns())
+        result = Result(observation, Outcome.PREDICTED, a_prediction())
+        self.publisher.keep(result, published)
+
+
+def test_nothing_is_asked_or_drawn_while_nobody_looks(
+    stack: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(stack, monkeypatch)
+    for _ in range(20):
+        source.predict()
+        assert not source.publisher.show_if_due()
+        source.clock.advance(1.0)
+    assert source.asked == 0 and source.drawn == []
+
+    views: list[Image] = []
+    subscription = stack.create_subscription(Image, 'debug_image', views.append, 1)
+
+    def is_seen() -> bool:
+        source.publisher.show_if_due()
+        return bool(views)
+
+    stack.wait_for(is_seen)
+    assert len(source.drawn) == 1  # nothing else has changed
+    assert (source.drawn[0].robot, source.drawn[0].instruction) == ('left', 'go')
+    stack.destroy_subscription(subscription)
+
+    def is_alone() -> bool:
+        drawn = len(source.drawn)
+        source.clock.advance(1.0)
+        source.publisher.show_if_due()
+        return len(source.drawn) == drawn
+
+    stack.wait_for(is_alone)
+
+
+def test_what_changes_is_drawn_at_most_ten_times_a_second(
+    stack: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(stack, monkeypatch)
+    stack.create_subscription(Image, 'debug_image', lambda message: None, 1)
+    stack.wait_for(lambda: stack.count_subscribers(f'{stack.get_namespace()}/debug_image') == 1)
+
+    def is_drawn() -> bool:
+        source.publisher.show_if_due()
+        return bool(source.drawn)
+
+    stack.wait_for(is_drawn)
+    for index in range(100):  # for a second, a hundred changes
+        source.now = Situation('HOLDING', message=f'why {index}')
+        source.clock.advance(0.01)
+        source.publisher.show_if_due()
+    assert 10 <= len(source.drawn) <= 11
+
+    source.drawn.clear()
+    source.predict(published=False)
+    source.clock.advance(0.25)
+    for _ in range(3):
+        source.publisher.show_if_due()
+        source.clock.advance(0.25)
+    [view] = source.drawn
+    assert view.prediction is not None and not view.published
+    assert view.age_s == 0.25
+    assert view.contract is None and view.frame == ''
+
+    source.clock.advance(0.25)
+    assert source.publisher.show_if_due()  # the same again, older
+    assert source.drawn[-1].age_s == 1.25
+    # Another policy: what the one before said is forgotten.
+    source.publisher.configure('gripper', {'fake': BRIDGE})
+    source.clock.advance(0.25)
+    source.publisher.show_if_due()
+    assert source.drawn[-1].prediction is None and source.drawn[-1].age_s is None
+    assert source.drawn[-1].frame == 'gripper'
+    source.predict()
+    source.clock.advance(0.25)
+    source.publisher.show_if_due()
+    assert source.drawn[-1].published and source.drawn[-1].contract is BRIDGE
+
+
+def badge(message: Image) -> tuple[int, ...]:
+    return tuple(image_to_rgb(message)[14, 18].tolist())
+
+
+def test_the_node_shows_what_its_model_saw(tiny_checkpoint: Path) -> None:
+    limits = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
+    still = ('frozen_image_timeout_s:=0.0', 'image_timeout_s:=3600.0')
+    model = (f'model:={tiny_checkpoint}', 'device:=cpu', 'dtype:=float32')
+    with running_node(*model, *limits, *still) as running:
+        stack = running.robot
+        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_until_heard()
+        views: list[Image] = []
+        stack.create_subscription(Image, 'debug_image', views.append, 1)
+        orange = ImageColor.getrgb(STATE_COLOURS['HOLDING'][0])
+        stack.wait_for(lambda: bool(views) and badge(views[-1]) == orange)
+        assert (views[-1].height, views[-1].width, 3) == SIZE
+        assert (views[-1].encoding, views[-1].header.frame_id) == ('rgb8', '')
+
+        stack.say('Pick up the red cup')
+        stack.wait_for_state(VlaStatus.HOLDING, '/image')
+        stack.see()
+        stack.wait_for_state(VlaStatus.RUNNING)
+        green = ImageColor.getrgb(STATE_COLOURS['RUNNING'][0])
+        stack.wait_for(lambda: badge(views[-1]) == green)
+        policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
+        picture = policy.predict_action(PICTURE, 'Pick up the red cup').picture
+        assert picture is not None
+        shown, factor = shown_picture(image_to_rgb(views[-1]), *picture.shape[:2])
+        np.testing.assert_array_equal(shown[::factor, ::factor], picture)
+
+        now_ns = stack.get_clock().now().nanoseconds
+        stamp = views[-1].header.stamp
+        assert 0 <= now_ns - (stamp.sec * 10**9 + stamp.nanosec) < 5e9
+        count = len(views)
+        stack.wait_for(lambda: len(views) >= count + 2, timeout_s=5.0)  # it grows older
+        stack.say('')
+        stack.wait_for(lambda: badge(views[-1]) == orange)
+    assert running.process.returncode == 0
