@@ -210,8 +210,8 @@ def heard(rate_hz: float, count: int, byte_count: int = 100) -> Heard:
 def test_a_camera_slower_than_the_data_set() -> None:
     assert list(judge_camera(heard(5.0, 15, 921_600), Parameters(), rate_hz=15.0))[1] == warn(
         '/image: 5.0 pictures a second, for a policy trained at 15 Hz',
-        "raise the camera's rate; if it sends more, start it with config/fastdds.xml (README, "
-        '"Your camera")',
+        "raise the camera's rate; if it sends more, start it with config/fastdds.xml "
+        '(docs/install.md)',
     )
     assert_sound(judge_camera(heard(5.0, 15), Parameters(), rate_hz=5.0))
 
@@ -333,8 +333,7 @@ def test_another_publisher_of_what_moves_the_robot(
     )
     expected = fail(
         f'{namespace}/{topic}: {namespace}/robot publishes there, and the node will hold',
-        'end that, or have both publish topics of their own to a multiplexer '
-        '(README, "A second source")',
+        'end that, or have both publish topics of their own to a multiplexer (docs/motion.md)',
     )
     assert [one for one in told if 'will hold' in one.text] == ([expected] if found else [])
 

@@ -142,7 +142,7 @@ def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> 
     found_hz = (len(pictures) - 1) / spans_s
     found = f'{found_hz:.1f} pictures a second'
     large = max(picture.byte_count for picture in pictures) > SEGMENT_BYTES
-    if_more = '; if it sends more, start it with config/fastdds.xml (README, "Your camera")'
+    if_more = '; if it sends more, start it with config/fastdds.xml (docs/install.md)'
     lost = if_more if large else ''
     # The newest one is up to a period old when its turn comes, and then is still to be looked at.
     if 2 / found_hz > parameters.max_image_age_s:

@@ -272,7 +272,7 @@ def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Findi
                 yield fail(
                     f'{topic}: {", ".join(others)} publishes there, and the node will hold',
                     'end that, or have both publish topics of their own to a multiplexer '
-                    '(README, "A second source")',
+                    '(docs/motion.md)',
                 )
 
 

@@ -1,0 +1,165 @@
+"""The language of the house: plain terms in text for readers, and Markdown that can be diffed.
+
+docs/glossary.md has the terms. Read are Markdown, message definitions, configuration, and in Python
+the docstrings, comments and other strings.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.places import ROOT
+
+# What not to write, and what to write in its place.
+INSTEAD = {
+    r'pictures?': 'image',
+    r'at once': 'immediately; together',
+    r'under way': 'running, in progress',
+    r'meanwhile': 'while',
+    r'mend(s|ed|ing)?': 'fix, handle',
+    r'heed(s|ed|ing)?': 'handle, obey',
+    r'shall': 'must, may, should',
+    r'to be had': 'available',
+    r'had here': 'available',
+    r'hold(s|ing)? .{0,30} (against|beside)|held (against|beside)': 'compare with, check against',
+    r'proofs?|proved|unproved': 'self-check',
+    r'so often': 'rate [Hz]',
+    r'(for|so) so long|so long': 'duration [s]',
+    r'refuses? to know|knows? (nothing|neither)': 'independent of',
+    r'(its|their|his) (kin|like)': 'name them',
+    r'one of each|and so on': 'name them',
+    r'what is wrong|trouble': 'fault, error',
+    r'a person|whoever|somebody': 'the user, the operator, a client',
+    r'for ever': 'without limit',
+    r'stands? still': 'hold',
+    r'can not': 'cannot',
+    r'is no (whole )?number': 'is not a number',
+}
+BANNED = re.compile(rf'\b({"|".join(INSTEAD)})\b', re.IGNORECASE)
+
+# Where work is left, how often a banned term may still stand. Only ever less.
+ALLOWED: dict[str, int] = {
+    'config': 24,
+    'docs/benchmarks.md': 23,
+    'docs/contracts.md': 2,
+    'docs/design.md': 56,
+    'docs/doctor.md': 7,
+    'docs/evaluation.md': 21,
+    'docs/faults.md': 63,
+    'docs/replay.md': 16,
+    'docs/security.md': 12,
+    'launch': 23,
+    'models': 9,
+    'msg': 13,
+    'training': 17,
+    'vla_ros/bench': 16,
+    'vla_ros/cli': 43,
+    'vla_ros/client': 7,
+    'vla_ros/console.py': 3,
+    'vla_ros/demo': 6,
+    'vla_ros/doctor': 47,
+    'vla_ros/drawing.py': 1,
+    'vla_ros/evaluation': 44,
+    'vla_ros/files.py': 2,
+    'vla_ros/graph': 4,
+    'vla_ros/images': 36,
+    'vla_ros/measure': 6,
+    'vla_ros/motion': 23,
+    'vla_ros/openvla': 101,
+    'vla_ros/pipeline': 19,
+    'vla_ros/policies.py': 4,
+    'vla_ros/replay': 40,
+    'vla_ros/ros': 68,
+    'vla_ros/scheduling': 43,
+    'vla_ros/scripted': 9,
+    'vla_ros/shared_memory.py': 1,
+    'vla_ros/simulation': 17,
+    'vla_ros/synthetic': 7,
+    'vla_ros/text.py': 1,
+    'vla_ros/types.py': 10,
+    'vla_ros/view': 11,
+    'vla_ros/watchdog': 3,
+}
+
+
+def room_of(file: Path) -> str:
+    path = file.relative_to(ROOT)
+    if path.parts[0] in ('vla_ros', 'docs'):
+        return '/'.join(path.parts[:2])
+    return path.parts[0]
+
+
+def read_files() -> list[Path]:
+    folders = ('vla_ros', 'docs', 'training', 'launch', 'config', 'msg', 'models')
+    suffixes = {'.py', '.md', '.msg', '.yaml', '.xml'}
+    files = [file for name in folders for file in sorted((ROOT / name).rglob('*'))]
+    files = [*files, ROOT / 'README.md']
+    return [file for file in files if file.suffix in suffixes and file.name != 'glossary.md']
+
+
+def texts(file: Path) -> Iterator[str]:
+    content = file.read_text()
+    if file.suffix != '.py':
+        yield re.sub(r'`[^`]*`', '', content)  # names of code keep their words
+        return
+    for token in tokenize.generate_tokens(io.StringIO(content).readline):
+        if tokenize.tok_name[token.type] in ('COMMENT', 'STRING', 'FSTRING_MIDDLE'):
+            yield token.string
+
+
+def banned() -> dict[str, list[str]]:
+    """By room, ``file: term`` of each place."""
+    found: dict[str, list[str]] = {}
+    for file in read_files():
+        for text in texts(file):
+            for match in BANNED.finditer(text):
+                place = f'{file.relative_to(ROOT)}: {match[0]}'
+                found.setdefault(room_of(file), []).append(place)
+    return found
+
+
+def test_banned_terms_are_not_written() -> None:
+    too_many = {
+        room: places for room, places in banned().items() if len(places) > ALLOWED.get(room, 0)
+    }
+    assert not too_many
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / 'README.md').read_text().split()) <= 1500
+
+
+def markdown() -> list[Path]:
+    return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+@pytest.mark.parametrize('file', markdown(), ids=lambda file: file.name)
+def test_markdown_is_wrapped_at_100_columns(file: Path) -> None:
+    """But for tables, code, and lines that are one link."""
+    code = False
+    too_long = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        code ^= line.lstrip().startswith('```')
+        if len(line) > 100 and not code and not re.match(r'    |\||!?\[[^]]*\]\(\S*\)$', line):
+            too_long.append(number)
+    assert not too_long
+
+
+@pytest.mark.parametrize('file', markdown(), ids=lambda file: file.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for target in re.findall(r'\]\(([^)\s]+)\)', file.read_text()):
+        if '://' in target:
+            continue
+        path, _, anchor = target.partition('#')
+        linked = (file.parent / path) if path else file
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r'^#+ (.*)$', linked.read_text(), re.MULTILINE)
+            anchors = {re.sub(r'[^\w -]', '', one.lower()).replace(' ', '-') for one in headings}
+            assert anchor in anchors, target
