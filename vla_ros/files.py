@@ -9,7 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from vla_ros.text import ShownError, printable
+from vla_ros.errors import VlaError
+from vla_ros.text import printable
 
 _KINDS = {
     stat.S_IFDIR: 'a folder',
@@ -20,7 +21,7 @@ _KINDS = {
 }
 
 
-class FileError(ShownError):
+class FileError(VlaError):
     """The file can't be read; the text begins with its path."""
 
 
@@ -51,7 +52,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     except ValueError as error:  # no path can have such characters
         raise FileError(f'{shown} can not be the path of a file ({error})') from error
     if len(content) > max_bytes:
-        raise FileError(f'{shown} has more than {max_bytes} bytes, which is the most allowed')
+        raise FileError(f'{shown} is too large', expected=f'at most {max_bytes} bytes')
     return content
 
 
@@ -66,11 +67,12 @@ def read_text(path: Path, max_bytes: int) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b'\n', 0, error.start) + 1
         raise FileError(
-            f'{printable(str(path), 300)} is not text in UTF-8 (line {line}: {error.reason})'
+            f'{printable(str(path), 300)} is not text in UTF-8 (line {line}: {error.reason})',
+            'save it in UTF-8',
         ) from error
 
 
 def _check_regular(status: os.stat_result, shown: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), 'of an unknown kind')
-        raise FileError(f'{shown} is {kind}; expected a regular file')
+        raise FileError(f'{shown} is {kind}', value=kind, expected='a regular file')

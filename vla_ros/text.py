@@ -40,13 +40,6 @@ _BLANK_BRAILLE = 0x2800  # a letter without a dot
 _UNSEEN_CATEGORIES = ('Cc', 'Cf', 'Cs', 'Co', 'Cn', 'Zl', 'Zp', 'Zs')
 
 
-class ShownError(Exception):
-    """An error whose text is made for a person: bounded, visible, on one line."""
-
-    def __init__(self, text: str = '') -> None:
-        super().__init__(printable(text.replace('\n', ' ')))
-
-
 def is_visible(character: str) -> bool:
     """Return whether a reader sees the character for what it is: a mark, or the plain space."""
     if character == ' ':

@@ -12,14 +12,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.text import ShownError, is_blank, is_visible, printable
+from vla_ros.errors import VlaError
+from vla_ros.text import is_blank, is_visible, printable
 
 MAX_INSTRUCTION_CHARACTERS = 500
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
-class PolicyError(ShownError):
-    """The policy can't be built or can't do what was asked; the text is made for a person."""
+class PolicyError(VlaError):
+    """The policy can't be built or can't do what was asked."""
 
 
 class InstructionError(PolicyError):

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from vla_ros.text import ShownError, printable, quoted
+from vla_ros.errors import VlaError
+from vla_ros.text import printable, quoted
 
 _MAX_DEPTH = 20
 _MAX_VALUES = 30_000  # aliases count as what they stand for
@@ -20,7 +21,7 @@ _MAX_SCALAR_CHARACTERS = 10_000
 _MAX_BITS = 1024
 
 
-class YAMLTextError(ShownError):
+class YAMLTextError(VlaError):
     """The text begins with the line and column where these are known."""
 
 

@@ -25,7 +25,7 @@ def test_a_file_is_read_whole_up_to_its_bound(tmp_path: Path) -> None:
     file.write_bytes(b'x' * 100)
     (tmp_path / 'link').symlink_to(file)
     assert read_bytes(file, 100) == read_bytes(tmp_path / 'link', 100) == b'x' * 100
-    assert refusal(file, 99) == f'{file} has more than 99 bytes, which is the most allowed'
+    assert refusal(file, 99) == f'{file} is too large; expected at most 99 bytes'
     assert read_bytes(Path('/proc/self/stat'), 10_000)  # it says that it has 0 bytes
 
 
@@ -77,7 +77,8 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
     file.write_bytes(b'\xef\xbb\xbfW\xc3\xbcrfel')
     assert read_text(file, 100) == 'Würfel'
     file.write_bytes(b'one\ntwo\xff')
-    assert refusal(file) == f'{file} is not text in UTF-8 (line 2: invalid start byte)'
+    what = f'{file} is not text in UTF-8 (line 2: invalid start byte)'
+    assert refusal(file) == f'{what}; save it in UTF-8'
     file.write_text('Würfel', encoding='utf-16')
     assert 'is not text in UTF-8' in refusal(file)
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
-from vla_ros.doctor.overrides import ParameterFileError
-from vla_ros.files import FileError
-from vla_ros.images.files import UnreadablePicture
-from vla_ros.openvla.errors import CheckpointError
-from vla_ros.pipeline.summary import PipelineError
-from vla_ros.replay.actions import ActionsError
-from vla_ros.replay.bag import BagError
-from vla_ros.replay.run import NoAction
 from vla_ros.text import (
-    MAX_MESSAGE_CHARACTERS,
     MAX_NAME_CHARACTERS,
-    ShownError,
     is_blank,
     is_name,
     printable,
     quoted,
 )
-from vla_ros.types import InstructionError, PolicyError
-from vla_ros.yaml_text import YAMLTextError
 
 # Each is drawn as nothing, or as something else than it is.
 UNSEEN = (
@@ -64,17 +50,3 @@ def test_a_few_bytes_that_mean_gigabytes_are_quoted_briefly() -> None:
     assert len(quoted(bomb)) < 100
     assert len(quoted({str(i): 9**10_000 for i in range(1000)})) < 100
     assert quoted('\x1b[31m') == "'\\x1b[31m'"
-
-
-@pytest.mark.parametrize('kind', [ShownError, PolicyError, InstructionError, CheckpointError])
-def test_an_error_for_a_person_is_bounded_and_on_one_line(kind: type[ShownError]) -> None:
-    assert str(kind('a\nb\x1b[31m\ud800\u202ec')) == 'a b\\x1b[31m\\ud800\\u202ec'
-    assert str(kind('x' * 10**7)) == 'x' * MAX_MESSAGE_CHARACTERS + ' ...'
-    assert str(kind('Würfel in %s {} fehlt')) == 'Würfel in %s {} fehlt'
-    assert str(pickle.loads(pickle.dumps(kind('a\x1b')))) == 'a\\x1b'
-
-
-def test_every_error_that_a_command_prints_is_one() -> None:
-    kinds = [BagError, ActionsError, NoAction, PipelineError, FileError, UnreadablePicture]
-    kinds += [ParameterFileError, YAMLTextError, PolicyError]
-    assert all(issubclass(kind, ShownError) for kind in kinds)

@@ -509,7 +509,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert doctor.main([str(tmp_path), 'dtype:=int8', '--no-ros']) == 1
     lines = capsys.readouterr().out.splitlines()
     assert (
-        "FAIL  devices: dtype 'int8' is unknown -> allowed: auto, float32, bfloat16, float16"
+        "FAIL  devices: dtype 'int8' is unknown -> expected one of auto, float32, bfloat16, float16"
     ) in lines
     assert (
         f'FAIL  checkpoint: {tmp_path}/config.json is missing, and an OpenVLA checkpoint has one '

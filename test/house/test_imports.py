@@ -28,6 +28,7 @@ FLOORS = (
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'drawing', 'images', 'types'},
     {'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
+    {'errors'},
     {'text'},
 )
 WITHIN: set[tuple[str, str]] = set()

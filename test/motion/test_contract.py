@@ -167,8 +167,8 @@ def test_entries_can_be_shared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('name', 'value', 'message'),
     [
-        ('frame', 'wrist', "frame is 'wrist'; allowed: base, end_effector"),
-        ('rotation', 'quaternion', "rotation is 'quaternion'; allowed: rpy, axis_angle"),
+        ('frame', 'wrist', "frame is 'wrist'; expected one of base, end_effector"),
+        ('rotation', 'quaternion', "rotation is 'quaternion'; expected one of rpy, axis_angle"),
         ('robot', '', "robot is ''; expected text that is not empty"),
         ('source', '  ', "source is '  '; expected text that is not empty"),
         ('source', None, 'source is None; expected text that is not empty'),
@@ -178,19 +178,19 @@ def test_entries_can_be_shared(tmp_path: Path) -> None:
         ('gripper_open', True, 'gripper_open is True; expected a number'),
         ('period_s', '5e-2', "period_s is '5e-2'; expected a number, with a point"),
         ('period_s', [0.2], r'period_s is \[0.2\]; expected a number'),
-        ('period_s', 5.0e-4, 'period_s is 0.0005; allowed: 0.001 to 10'),
-        ('period_s', 20, 'period_s is 20; allowed: 0.001 to 10'),
-        ('metres_per_unit', 0, 'metres_per_unit is 0; allowed: 1e-06 to 1'),
-        ('metres_per_unit', -1.0, 'metres_per_unit is -1.0; allowed: 1e-06 to 1'),
-        ('radians_per_unit', 57.3, 'radians_per_unit is 57.3; allowed: 1e-06 to 3.14159'),
-        ('gripper_closed', 4096, 'gripper_closed is 4096; allowed: -1000 to 1000'),
-        ('gripper_closed', float('nan'), 'gripper_closed is nan; allowed: -1000 to 1000'),
-        ('gripper_open', float('inf'), 'gripper_open is inf; allowed: -1000 to 1000'),
-        ('max_linear_m_s', 10**300, 'max_linear_m_s is <997 bits>; allowed: 0.001 to 10'),
+        ('period_s', 5.0e-4, 'period_s is 0.0005; expected 0.001 to 10'),
+        ('period_s', 20, 'period_s is 20; expected 0.001 to 10'),
+        ('metres_per_unit', 0, 'metres_per_unit is 0; expected 1e-06 to 1'),
+        ('metres_per_unit', -1.0, 'metres_per_unit is -1.0; expected 1e-06 to 1'),
+        ('radians_per_unit', 57.3, 'radians_per_unit is 57.3; expected 1e-06 to 3.14159'),
+        ('gripper_closed', 4096, 'gripper_closed is 4096; expected -1000 to 1000'),
+        ('gripper_closed', float('nan'), 'gripper_closed is nan; expected -1000 to 1000'),
+        ('gripper_open', float('inf'), 'gripper_open is inf; expected -1000 to 1000'),
+        ('max_linear_m_s', 10**300, 'max_linear_m_s is <997 bits>; expected 0.001 to 10'),
         ('robot', 'UR\x1b[31m', r"robot is 'UR\\x1b\[31m'; expected text"),
         ('source', ' \u200b', r"source is ' \\u200b'; expected text"),
-        ('max_linear_m_s', 0.0, 'max_linear_m_s is 0.0; allowed: 0.001 to 10'),
-        ('max_angular_rad_s', 90, 'max_angular_rad_s is 90; allowed: 0.001 to 30'),
+        ('max_linear_m_s', 0.0, 'max_linear_m_s is 0.0; expected 0.001 to 10'),
+        ('max_angular_rad_s', 90, 'max_angular_rad_s is 90; expected 0.001 to 30'),
     ],
 )
 def test_a_value_that_can_not_be(tmp_path: Path, name: str, value: Any, message: str) -> None:
@@ -200,7 +200,7 @@ def test_a_value_that_can_not_be(tmp_path: Path, name: str, value: Any, message:
 
 def test_open_is_not_closed(tmp_path: Path) -> None:
     file = written(tmp_path, {'mine': {**FIELDS, 'gripper_open': 255.0}})
-    assert f'{file}: mine: gripper_closed and gripper_open are both 255; allowed' in refusal(file)
+    assert f'{file}: mine: gripper_closed and gripper_open are both 255; expected' in refusal(file)
 
 
 def test_unknown_and_missing_fields(tmp_path: Path) -> None:
@@ -210,9 +210,9 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         f"{file}: mine: 'meters_per_unit' is unknown; did you mean metres_per_unit?"
     )
     file = written(tmp_path, {'mine': {**FIELDS, 'zzz': 1}})
-    assert "mine: 'zzz' is unknown; there are: robot, period_s, frame" in refusal(file)
+    assert "mine: 'zzz' is unknown; expected one of robot, period_s, frame" in refusal(file)
     file = written(tmp_path, {'mine': {**FIELDS, 'unnorm_key': 'mine'}})
-    assert "mine: 'unnorm_key' is unknown; there are" in refusal(file)
+    assert "mine: 'unnorm_key' is unknown; expected one of" in refusal(file)
     # A shipped name is no excuse: nothing is inherited.
     file = written(tmp_path, {'bridge_orig': {'robot': 'ViperX', 'center_crop': True}})
     assert f'{file}: bridge_orig: missing: period_s, frame, metres_per_unit' in refusal(file)
@@ -224,8 +224,8 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         ('', 'has no contracts; expected an unnorm_key'),
         ('{}', 'has no contracts; expected an unnorm_key'),
         ('- robot: UR5e', 'has no contracts; expected an unnorm_key'),
-        ('robot: UR5e', "robot is 'UR5e'; expected, indented below it: robot, period_s"),
-        ('mine:', 'mine is None; expected, indented below it: robot, period_s'),
+        ('robot: UR5e', "robot is 'UR5e'; expected robot, period_s"),
+        ('mine:', 'mine is None; expected robot, period_s'),
         ('10:\n  robot: UR5e', 'unnorm_key is 10; expected text'),
         ('mine:\n  robot: [UR5e', 'is not YAML: line 2, column'),
         ('mine:\n\trobot: UR5e', 'is not YAML: line 2, column 1: '),
@@ -273,8 +273,8 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         ('? ' + 'x' * 201 + '\n: {}', 'unnorm_key is '),
         ('2024-02-28: {}', 'unnorm_key is datetime.date(2024, 2, 28); expected text'),
         ('.nan: {}', 'unnorm_key is nan; expected text'),
-        ('mine: "\\e[2J"', "mine is '\\x1b[2J'; expected, indented below it"),
-        ('mine: {"\\e[2J": 1}', "'\\x1b[2J' is unknown; there are"),
+        ('mine: "\\e[2J"', "mine is '\\x1b[2J'; expected robot, period_s"),
+        ('mine: {"\\e[2J": 1}', "'\\x1b[2J' is unknown; expected one of robot"),
         ('mine: {? [a] : 1}', 'line 1, column 10: found unhashable key'),
     ],
     ids=lambda text: repr(text[:40]),
@@ -354,7 +354,7 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     assert f'{latin} is not text in UTF-8 (line 2: ' in refusal(latin)
     large = tmp_path / 'large.yaml'
     large.write_text('#' * 1_000_001)
-    assert f'{large} has more than 1000000 bytes' in refusal(large)
+    assert f'{large} is too large; expected at most 1000000 bytes' in refusal(large)
 
 
 # --- The docs say the same ------------------------------------------------------------------------

@@ -465,8 +465,10 @@ def test_statistics_of_a_fine_tuning_win(tiny_checkpoint: Path, tmp_path: Path) 
     (folder / 'dataset_statistics.json').write_text(json.dumps(statistics))
     policy = OpenVLAPolicy.from_pretrained(folder, device='cpu')
     assert policy.action_dim('') == 3
-    with pytest.raises(UnnormKeyError, match=r"'random' is not in this checkpoint; it has: own"):
+    with pytest.raises(UnnormKeyError) as caught:
         policy.action_dim('random')
+    assert caught.value.what == "unnorm_key 'random' is not in this checkpoint"
+    assert (caught.value.value, caught.value.expected) == ("'random'", 'one of own')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lists what is mapped')

@@ -200,6 +200,6 @@ def test_names_that_are_neither_folder_nor_hub_id(model: str, words: str) -> Non
 
 
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match='a revision belongs to a hub id'):
+    with pytest.raises(CheckpointError, match='leave the revision out, or set model to a hub id'):
         resolve_model(str(tmp_path), revision='main')
     assert resolve_model(str(tmp_path)) == tmp_path

@@ -178,7 +178,7 @@ def test_raw_is_nothing() -> None:
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        ({'mode': 'tensorflow'}, "mode 'tensorflow' is unknown; allowed: raw, training"),
+        ({'mode': 'tensorflow'}, "mode 'tensorflow' is unknown; expected one of raw, training"),
         ({'mode': ''}, "mode '' is unknown"),
         ({'center_crop': True}, 'mode is raw: .* set mode to training, or center_crop to false'),
     ],

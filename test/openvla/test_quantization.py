@@ -326,7 +326,10 @@ def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (('int3', CPU, torch.float32), "quantization 'int3' is unknown; allowed: none, int8, int4"),
+        (
+            ('int3', CPU, torch.float32),
+            "'int3' is unknown; expected one of none, int8, int4",
+        ),
         (('int4', torch.device('cuda:0'), torch.float16), 'int4 on cuda:0 needs dtype bfloat16'),
         (('int4', torch.device('cuda:0'), torch.bfloat16), 'these are bfloat16 and 7.5; take int8'),
         (('int8', CPU, torch.float32, True), 'int8 on the cpu does not go with compile'),

@@ -239,7 +239,7 @@ def test_compressed_pictures(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ('parameters', 'words'),
     [
-        (['device:=abacus'], ["'abacus' is unknown", 'allowed: auto']),
+        (['device:=abacus'], ["'abacus' is unknown", 'expected one of auto']),
         (['device:=cuda'], ["'cuda' is not available"]),
         (['dtype:=int7'], ["'int7' is unknown", 'bfloat16']),
         (['unnorm_key:=bridge'], ["'bridge' is not in this checkpoint", 'random']),

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.client.lease import Heir, Lease
 from vla_ros.console import complain, heed, unbuffer_output
+from vla_ros.errors import VlaError
 from vla_ros.graph.heard import cleaned
 from vla_ros.graph.image_messages import compressed_message, image_message
 from vla_ros.graph.stamps import from_duration
@@ -42,7 +43,7 @@ _LISTENING = (VlaStatus.RUNNING, VlaStatus.HOLDING)
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that is gone
 
 
-class CheckFailed(Exception):
+class CheckFailed(VlaError):
     """Why there was no action."""
 
 
@@ -118,8 +119,7 @@ def wait_for_action(
     :raises CheckFailed: if it can't come, or did not in time.
     """
     started_s = time.monotonic()
-    shown, shown_at_s = '', 0.0
-    unheard_since_s = started_s
+    shown, shown_at_s, unheard_since_s = '', 0.0, started_s
     while node.action is None and not interrupted.is_set():
         rclpy.spin_once(node, timeout_sec=0.05)
         now_s = time.monotonic()
@@ -140,8 +140,8 @@ def wait_for_action(
             node.send()
         if now_s - unheard_since_s > _HEARD_WITHIN_S:
             raise CheckFailed(
-                f'the node is active, but nobody listens to {node.image_topics}: give the topic '
-                'that it listens to, --ros-args -r image:=/CAMERA/TOPIC'
+                f'the node is active, but nobody listens to {node.image_topics}',
+                'name the topic of the node: --ros-args -r image:=/CAMERA/TOPIC',
             )
     return node.action
 

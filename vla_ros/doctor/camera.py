@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.middleware import SEGMENT_BYTES
 from vla_ros.doctor.rate import TOLERANCE
+from vla_ros.errors import VlaError
 
 if TYPE_CHECKING:
     from vla_ros.ros.parameters import Parameters
@@ -41,7 +42,7 @@ class Picture:
     :param received_s: monotonic.
     :param age_s: at that moment, by its stamp.
     :param kind: size and encoding.
-    :param refusal: why the node would not use it; empty if it would.
+    :param refusal: why the node would reject it; None if it would not.
     :param changed: whether a pixel differs from the picture before.
     """
 
@@ -49,7 +50,7 @@ class Picture:
     age_s: float
     byte_count: int
     kind: str
-    refusal: str
+    refusal: VlaError | None
     changed: bool
 
 
@@ -164,8 +165,10 @@ def _judge_pictures(heard: Heard, parameters: Parameters) -> Finding:
     pictures = heard.pictures
     refusals = [picture.refusal for picture in pictures if picture.refusal]
     if refusals:
-        text, _, advice = refusals[-1].rpartition('; ')
-        return fail(f'{len(refusals)} of {len(pictures)} pictures are not usable: {text}', advice)
+        last = refusals[-1]
+        return fail(
+            f'{len(refusals)} of {len(pictures)} pictures are not usable: {last.what}', last.advice
+        )
     kinds = ', '.join(dict.fromkeys(picture.kind for picture in pictures))
     age_s = statistics.median(picture.age_s for picture in pictures)
     found = f'{kinds}, {age_s:.2g} s old when it comes'

@@ -97,6 +97,6 @@ def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
     except UnnormKeyError as error:
         close = difflib.get_close_matches(facts.choice.unnorm_key, norm_stats, n=1)
         meant = f'did you mean {close[0]}? ' if close else ''
-        yield fail(str(error).partition('; ')[0], f'{meant}set unnorm_key to one of: {there}')
+        yield fail(error.what, f'{meant}set unnorm_key to one of: {there}')
         return
     yield ok(f'{facts.unnorm_key}: actions of {statistics.action_dim} values; there are: {there}')

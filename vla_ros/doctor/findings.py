@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
+from vla_ros.errors import VlaError
 from vla_ros.text import printable
 
 State = TypeVar('State')
@@ -57,13 +58,12 @@ def fail(text: str, advice: str) -> Finding:
     return Finding(Level.FAIL, text, advice)
 
 
-def refused(error: Exception, otherwise: str) -> Finding:
-    """A FAIL by one of our own errors, which say what to do after their last semicolon.
+def refused(error: VlaError, otherwise: str) -> Finding:
+    """Return a FAIL that shows an error.
 
-    :param otherwise: the advice, if this one does not.
+    :param otherwise: the advice, if the error has none.
     """
-    text, _, advice = one_line(error).rpartition('; ')
-    return fail(text, advice) if text else fail(advice, otherwise)
+    return fail(error.what, error.advice or otherwise)
 
 
 def one_line(error: Exception) -> str:
@@ -107,8 +107,7 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 
 def _crash(error: Exception) -> Finding:
-    types = sys.modules.get('vla_ros.types')  # importing it needs numpy, which may be missing
-    if types is not None and isinstance(error, types.PolicyError):
+    if isinstance(error, VlaError):
         return refused(error, 'mend that')
     if isinstance(error, ModuleNotFoundError) and error.name:
         return fail(

@@ -22,6 +22,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
+from vla_ros.errors import VlaError
 from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.raw import UnusableImage
@@ -34,7 +35,6 @@ from vla_ros.scheduling.clock import age_s
 
 _DISCOVERY_S = 3.5  # a process that is there is found within that: it tells so every 3 s
 _SETTLE_S = 0.3  # between the first publisher that is found and the others
-_REPEATED = 'repeated: it has the stamp of the one before; have the driver stamp each picture'
 _INSTRUCTION_TYPE = 'std_msgs/msg/String'
 
 
@@ -160,19 +160,19 @@ class _Camera:
         )
 
     def _on_picture(self, message: Any) -> None:
-        stamp_ns, refusal, kind, changed = from_time(message.header.stamp), '', '', False
+        stamp_ns, kind, changed = from_time(message.header.stamp), '', False
+        refusal: VlaError | None
         try:
             image = self._to_rgb(message)
-        except (UnusableImage, MemoryError) as error:
-            refusal = str(error)
+        except UnusableImage as error:
+            refusal = error
+        except MemoryError as error:
+            refusal = VlaError(f'out of memory ({error})', 'have the camera send smaller pictures')
         else:
             height, width, _ = image.shape
             encoding = getattr(message, 'encoding', '') or message.format
             kind = f'{width}x{height} {encoding}'
-            verdict = self._watch.judge(image, stamp_ns)
-            refusal = '' if verdict.usable else _REPEATED
-            if verdict.cause:
-                refusal = verdict.cause.message
+            refusal = self._watch.judge(image, stamp_ns).refusal
             changed = self._before is None or not np.array_equal(image, self._before)
             self._before = image
         self.pictures.append(

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_text
-from vla_ros.text import ShownError, printable, quoted
+from vla_ros.text import printable, quoted
 from vla_ros.yaml_text import BoundedLoader, YAMLTextError, parse_yaml
 
 _MAX_BYTES = 1_000_000
@@ -16,7 +17,7 @@ _VALUES = 'ros__parameters'
 _WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
 
 
-class ParameterFileError(ShownError):
+class ParameterFileError(VlaError):
     """The file can't be read, or says nothing to the node."""
 
 
@@ -50,17 +51,17 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
         content = parse_yaml(read_text(path, _MAX_BYTES), _Loader)
     except FileError as error:
         raise ParameterFileError(
-            f'{error}; name the parameter file that the node is started with'
+            str(error), 'name the parameter file that the node is started with'
         ) from error
     except YAMLTextError as error:
-        raise ParameterFileError(f'{path} is no YAML: {error}; mend that line') from error
+        raise ParameterFileError(f'{path} is no YAML: {error}', 'mend that line') from error
     sections = list(_sections(content, ''))
     fitting = [values for name, values in sections if _pattern(name).fullmatch(node)]
     if not fitting:
         there = ', '.join(name for name, _ in sections) or 'no ros__parameters'
         raise ParameterFileError(
-            f'{path} sets nothing for {node}: it has {printable(there, 300)}; '
-            f'write "/**:" or "{node}:", and below it "{_VALUES}:"'
+            f'{path} sets nothing for {node}: it has {printable(there, 300)}',
+            f'write "/**:" or "{node}:", and below it "{_VALUES}:"',
         )
     return {name: value for values in fitting for name, value in _flat(values, '')}
 

@@ -10,6 +10,7 @@ from typing import Any
 from vla_ros.doctor.facts import Choice, Facts
 from vla_ros.doctor.findings import Finding, ok, refused, warn
 from vla_ros.doctor.overrides import ParameterFileError, read_parameter_file, read_value
+from vla_ros.errors import VlaError
 
 
 def check_parameters(facts: Facts) -> Iterator[Finding]:
@@ -60,14 +61,20 @@ def _check_values(facts: Facts) -> Iterator[Finding]:
                 check_value(name, typed)
                 values[name] = typed
         except ParameterError as error:
-            refusals.append(refused(error, 'set it to one of these, or leave it out'))
+            refusals.append(refused(_in_parts(error), 'set it to one of these, or leave it out'))
     facts.parameters = Parameters(**values)
     try:
         facts.parameters.check()
     except ParameterError as error:
-        refusals.append(refused(error, 'mend one of them'))
+        refusals.append(refused(_in_parts(error), 'mend one of them'))
     yield from refusals
     if not refusals:
         file = facts.setup.parameters_file
         source = f' ({file})' if file else ''
         yield ok(f'{len(facts.overrides)} set{source}, the others by default')
+
+
+def _in_parts(error: VlaError) -> VlaError:
+    """Return the error with its advice apart; ParameterError alone still has it in its text."""
+    what, _, advice = error.what.rpartition('; ')
+    return error if error.advice or not what else VlaError(what, advice)

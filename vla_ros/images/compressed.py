@@ -68,14 +68,17 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
     what = f'compressed image of format {message.format[:MOST_SHOWN]!r}'
     if 'compressedDepth' in message.format:
         raise UnusableImage(
-            f"{what} is a depth picture; send the camera's colour topic (.../compressed) instead"
+            f'{what} is a depth picture', "send the camera's colour topic (.../compressed) instead"
         )
     if not len(message.data):  # an array has no truth of its own
-        raise UnusableImage(f'{what} has no data; a JPEG or PNG is expected, check its publisher')
+        raise UnusableImage(f'{what} has no data', 'check its publisher', expected='a JPEG or PNG')
     if len(message.data) > MAX_COMPRESSED_BYTES:
         raise UnusableImage(
             f'{what} has {len(message.data)} bytes of data, at most {MAX_COMPRESSED_BYTES} are '
-            'allowed; have the camera send a smaller picture'
+            'allowed',
+            'have the camera send a smaller picture',
+            value=len(message.data),
+            expected=f'at most {MAX_COMPRESSED_BYTES}',
         )
     data = bytes(message.data)
     _check_parts(data, what)
@@ -94,8 +97,8 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
         # Pillow's text for an unknown kind of file is the address of our buffer.
         why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
         raise UnusableImage(
-            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}; '
-            'check its publisher and the connection'
+            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}',
+            'check its publisher and the connection',
         ) from error
 
 
@@ -104,8 +107,8 @@ def _check_parts(data: bytes, what: str) -> None:
     steps = _png_steps(data) if data.startswith(_PNG) else _jpeg_steps(data)
     if sum(1 for _ in itertools.islice(steps, MAX_PARTS + 1)) > MAX_PARTS:
         raise UnusableImage(
-            f'{what} has more than {MAX_PARTS} segments or chunks; have its publisher send an '
-            'ordinary JPEG or PNG'
+            f'{what} has more than {MAX_PARTS} segments or chunks',
+            'have its publisher send an ordinary JPEG or PNG',
         )
 
 
@@ -135,12 +138,15 @@ def _check_mode(mode: str, what: str) -> None:
     if mode.startswith(('I', 'F')):
         raise UnusableImage(
             f'{what} holds 16 or 32 bits a pixel and looks like a depth picture, a colour topic is '
-            "needed; send the camera's colour picture"
+            'needed',
+            "send the camera's colour picture",
         )
     if mode not in ('RGB', 'RGBA', 'L', 'LA'):
         raise UnusableImage(
-            f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA; have its '
-            'publisher send one of them'
+            f'{what} holds pixels of kind {mode}, allowed are RGB, RGBA, L (gray) and LA',
+            'have its publisher send one of them',
+            value=mode,
+            expected='one of RGB, RGBA, L, LA',
         )
 
 
@@ -149,6 +155,8 @@ def _check_scans(data: bytes, what: str) -> None:
     scans = data.count(b'\xff\xda')  # pixels never look like this mark
     if scans > MAX_SCANS:
         raise UnusableImage(
-            f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed; have its '
-            'publisher send a baseline JPEG'
+            f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed',
+            'have its publisher send a baseline JPEG',
+            value=scans,
+            expected=f'at most {MAX_SCANS}',
         )

@@ -9,14 +9,14 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_bytes
-from vla_ros.text import ShownError
 
 _MAX_BYTES = 200_000_000
 _MAX_PIXELS = 64_000_000  # as of a topic's picture
 
 
-class UnreadablePicture(ShownError):
+class UnreadablePicture(VlaError):
     """A file is missing or holds no picture."""
 
 

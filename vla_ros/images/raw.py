@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.errors import VlaError
 from vla_ros.images.pixel_formats import (
     SMALLEST_MOSAIC,
     bayer_to_rgb,
@@ -43,8 +44,8 @@ MOST_SHOWN = 80  # characters of what the publisher wrote
 _DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
 
 
-class UnusableImage(ValueError):
-    """A message holds no usable colour picture; the text is made for a person."""
+class UnusableImage(VlaError, ValueError):
+    """A message holds no usable colour picture."""
 
 
 class ImageMessage(Protocol):
@@ -146,58 +147,93 @@ def _checked_encoding(message: ImageMessage) -> _Encoding:
     if _DEPTH.fullmatch(name):
         raise UnusableImage(
             f'image encoding {name!r} looks like a depth picture (or 16-bit gray), a colour topic '
-            "is needed; remap the image topic to the camera's colour picture"
+            'is needed',
+            "remap the image topic to the camera's colour picture",
+            value=name,
+            expected='a colour picture',
         )
     encoding = _ENCODINGS.get(name)
     if encoding is None:
         raise UnusableImage(
             f'image encoding {name[:MOST_SHOWN]!r} is not supported, allowed are '
-            f'{", ".join(_ENCODINGS)}; set one of them in the camera driver'
+            f'{", ".join(_ENCODINGS)}',
+            'set one of them in the camera driver',
+            value=name,
+            expected=f'one of {", ".join(_ENCODINGS)}',
         )
     check_size(width, height, encoding.smallest)
     if width % encoding.width_multiple:
         raise UnusableImage(
             f'image width {width} is odd, {name} needs an even one as two pixels share their '
-            'colour; check the camera driver'
+            'colour',
+            'check the camera driver',
+            value=width,
+            expected='an even width',
         )
-    row_bytes = width * encoding.channels * encoding.value_bytes
+    _check_data(message, width * encoding.channels * encoding.value_bytes)
+    return encoding
+
+
+def _check_data(message: ImageMessage, row_bytes: int) -> None:
+    """Check that the message has as many bytes as its fields say.
+
+    :param row_bytes: of a row without padding.
+    :raises UnusableImage: if not.
+    """
+    name, width, height = message.encoding, message.width, message.height
     if message.step < row_bytes:
         raise UnusableImage(
             f'image step is {message.step} bytes, a row of {width} pixels in {name} needs at least '
-            f'{row_bytes}; check the camera driver'
+            f'{row_bytes}',
+            'check the camera driver',
+            value=message.step,
+            expected=f'at least {row_bytes}',
         )
     if len(message.data) < message.step * height:
         raise UnusableImage(
             f'image data has {len(message.data)} bytes, step {message.step} times height {height} '
-            f'needs {message.step * height}; check the camera driver'
+            f'needs {message.step * height}',
+            'check the camera driver',
+            value=len(message.data),
+            expected=f'at least {message.step * height}',
         )
     most_bytes = _MAX_PADDING * row_bytes * height + _MAX_SURPLUS_BYTES
     if len(message.data) > most_bytes:
         raise UnusableImage(
             f'image data has {len(message.data)} bytes, at most {most_bytes} are allowed for '
-            f'{width} x {height} pixels in {name}; check the camera driver'
+            f'{width} x {height} pixels in {name}',
+            'check the camera driver',
+            value=len(message.data),
+            expected=f'at most {most_bytes}',
         )
-    return encoding
 
 
 def check_size(width: int, height: int, smallest: int = 1) -> None:
     """
     :raises UnusableImage: if a side is shorter or longer than allowed, or the picture too large.
     """
+    what = f'image is {width} x {height} (width x height)'
     if min(width, height) < smallest:
         raise UnusableImage(
-            f'image is {width} x {height} (width x height), each must be at least {smallest}; '
-            'check the camera driver'
+            f'{what}, each must be at least {smallest}',
+            'check the camera driver',
+            value=min(width, height),
+            expected=f'at least {smallest}',
         )
+    smaller = 'have the camera send a smaller picture'
     if width * height > MAX_PIXELS:
         raise UnusableImage(
-            f'image is {width} x {height} (width x height), at most {MAX_PIXELS} pixels are '
-            'allowed; have the camera send a smaller picture'
+            f'{what}, at most {MAX_PIXELS} pixels are allowed',
+            smaller,
+            value=width * height,
+            expected=f'at most {MAX_PIXELS} pixels',
         )
     if max(width, height) > MAX_SIDE:
         raise UnusableImage(
-            f'image is {width} x {height} (width x height), at most {MAX_SIDE} each are '
-            'allowed; have the camera send a smaller picture'
+            f'{what}, at most {MAX_SIDE} each are allowed',
+            smaller,
+            value=max(width, height),
+            expected=f'at most {MAX_SIDE}',
         )
 
 

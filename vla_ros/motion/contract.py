@@ -128,8 +128,11 @@ def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
         raise ContractError(
             f'whether training cropped its pictures depends on the data set, and there is no '
             f'action contract for unnorm_key {unnorm_key!r}; there are: '
-            f'{", ".join(sorted(contracts))}; add one of your own to a YAML file of contracts '
-            '(docs/contracts.md), or take preprocessing raw'
+            f'{", ".join(sorted(contracts))}',
+            'add one of your own to a YAML file of contracts (docs/contracts.md), or take '
+            'preprocessing raw',
+            value=unnorm_key,
+            expected=f'one of {", ".join(sorted(contracts))}',
         )
     return contracts[unnorm_key].center_crop
 
@@ -139,14 +142,15 @@ def _read(file: Path) -> dict[str, ActionContract]:
         content = parse_yaml(read_text(file, _MAX_BYTES), _Loader)
     except FileError as error:
         raise ContractError(
-            f'contracts file {error}; give the path of a YAML file of contracts'
+            f'contracts file {error}', 'give the path of a YAML file of contracts'
         ) from error
     except YAMLTextError as error:
         raise ContractError(f'contracts file {file} is not YAML: {error}') from error
     if not isinstance(content, dict) or not content:
         raise ContractError(
-            f'contracts file {file} has no contracts; expected an unnorm_key on each line that is '
-            f'not indented, and below it: {", ".join(_FIELDS)}'
+            f'contracts file {file} has no contracts',
+            expected='an unnorm_key on each line that is not indented, and below it: '
+            f'{", ".join(_FIELDS)}',
         )
     return {key: _contract(f'contracts file {file}', key, content[key]) for key in content}
 
@@ -170,27 +174,33 @@ for _kind in ('int', 'float'):
 
 def _contract(file: str, key: Any, content: Any) -> ActionContract:
     if not isinstance(key, str) or not is_name(key):
-        raise ContractError(f'{file}: unnorm_key is {quoted(key)}; expected {NAME}')
+        raise ContractError(f'{file}: unnorm_key is {quoted(key)}', value=key, expected=NAME)
     if not isinstance(content, dict):
         raise ContractError(
-            f'{file}: {key} is {quoted(content)}; expected, indented below it: {", ".join(_FIELDS)}'
+            f'{file}: {key} is {quoted(content)}',
+            value=content,
+            expected=f'{", ".join(_FIELDS)}, indented below it',
         )
     for name in content:
         if name not in _FIELDS:
             close = difflib.get_close_matches(str(name), _FIELDS, n=1)
-            hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(_FIELDS)}'
-            raise ContractError(f'{file}: {key}: {quoted(name)} is unknown; {hint}')
+            expected = f'one of {", ".join(_FIELDS)}'
+            hint = f'did you mean {close[0]}?' if close else ''
+            raise ContractError(
+                f'{file}: {key}: {quoted(name)} is unknown', hint, value=name, expected=expected
+            )
     missing = [name for name in _FIELDS if name not in content]
     if missing:
         raise ContractError(
-            f'{file}: {key}: missing: {", ".join(missing)}; an entry has them all, also where it '
-            'takes the place of a shipped one'
+            f'{file}: {key}: missing: {", ".join(missing)}',
+            'write them all: an entry takes nothing over from a shipped one of its name',
         )
     values = {name: _value(f'{file}: {key}: {name}', name, content[name]) for name in _FIELDS}
     if values['gripper_closed'] == values['gripper_open']:
         raise ContractError(
-            f'{file}: {key}: gripper_closed and gripper_open are both {values["gripper_open"]:g}; '
-            'allowed: two different values, or open could not be told from closed'
+            f'{file}: {key}: gripper_closed and gripper_open are both {values["gripper_open"]:g}',
+            value=values['gripper_open'],
+            expected='two different values, or open could not be told from closed',
         )
     return ActionContract(unnorm_key=key, **values)
 
@@ -199,13 +209,19 @@ def _value(what: str, name: str, value: Any) -> Any:
     expected, metadata = _TYPES[name], _FIELDS[name].metadata
     types = (int, float) if expected is float else (expected,)
     if type(value) not in types or (expected is str and not _is_text(value)):
-        raise ContractError(f'{what} is {quoted(value)}; expected {_EXPECTED[expected]}')
+        raise ContractError(f'{what} is {quoted(value)}', value=value, expected=_EXPECTED[expected])
     if metadata['choices'] and value not in metadata['choices']:
-        raise ContractError(f'{what} is {quoted(value)}; allowed: {", ".join(metadata["choices"])}')
+        raise ContractError(
+            f'{what} is {quoted(value)}',
+            value=value,
+            expected=f'one of {", ".join(metadata["choices"])}',
+        )
     if metadata['bounds']:
         low, high = metadata['bounds']
         if not low <= value <= high:  # nan is in no interval
-            raise ContractError(f'{what} is {quoted(value)}; allowed: {low:g} to {high:g}')
+            raise ContractError(
+                f'{what} is {quoted(value)}', value=value, expected=f'{low:g} to {high:g}'
+            )
         return float(value)
     return value
 

@@ -65,14 +65,15 @@ class Checkpoint:
         if surplus:
             raise CheckpointError(
                 f'{self.directory} has {len(surplus)} tensors that this model has not: '
-                f'{listing(surplus)}; is config.json of another model, or are these adapter '
-                'weights that were never merged?'
+                f'{listing(surplus)}',
+                'take the config.json of this model; if the weights are of an adapter, merge them',
             )
         for name, shape in expected.items():
             if self.shapes[name] != shape:
                 raise CheckpointError(
-                    f'{self._shards[name]}: {name} has shape {self.shapes[name]}, expected '
-                    f'{shape} by config.json'
+                    f'{self._shards[name]}: {name} has shape {self.shapes[name]}',
+                    value=self.shapes[name],
+                    expected=f'{shape} by config.json',
                 )
 
     def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
@@ -95,14 +96,16 @@ class Checkpoint:
             if promised != stored:
                 raise CheckpointError(
                     f'{shard} and {INDEX_NAME} disagree: only the index has '
-                    f'{listing(promised - stored)}; only the file has {listing(stored - promised)}'
+                    f'{listing(promised - stored)}, only the file has {listing(stored - promised)}',
+                    'download or copy both again',
                 )
             for name in stored:
                 header = file.get_slice(name)
                 if header.get_dtype() not in _DTYPES:
                     raise CheckpointError(
-                        f'{shard}: {name} has dtype {header.get_dtype()}; '
-                        f'allowed: {", ".join(_DTYPES)}'
+                        f'{shard}: {name} has dtype {header.get_dtype()}',
+                        value=header.get_dtype(),
+                        expected=f'one of {", ".join(_DTYPES)}',
                     )
                 self.dtypes.add(_DTYPES[header.get_dtype()])
                 self.shapes[name] = tuple(header.get_shape())
@@ -146,7 +149,8 @@ def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
     if others:
         raise CheckpointError(
             f'{directory} has weights from two sources: {source}, and beside what it names '
-            f'{listing(others)}; move what is not meant out of the folder'
+            f'{listing(others)}',
+            'move what is not meant out of the folder',
         )
     return weight_map
 
@@ -181,21 +185,25 @@ def _weight_files(directory: Path) -> set[str]:
 def _read_index(path: Path, remember: Remember) -> dict[str, str]:
     weight_map = read_json(path, remember).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f'{path} has no weight_map')
+        raise CheckpointError(f'{path} has no weight_map', 'download or copy it again')
     if not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f'{path}: weight_map must hold file names')
+        raise CheckpointError(
+            f'{path}: weight_map has values that are no text', expected='file names'
+        )
     shards = set(weight_map.values())
     elsewhere = {name for name in shards if Path(name).name != name or name == '..'}
     if elsewhere:
         raise CheckpointError(
-            f'{path} names {listing(map(repr, elsewhere))}; allowed: files beside it, without a '
-            'folder. Do not use this checkpoint unless you know why'
+            f'{path} names {listing(map(repr, elsewhere))}, expected are files beside it, '
+            'without a folder',
+            'do not use this checkpoint unless you know why',
+            expected='names of files beside it, without a folder',
         )
     absent = {name for name in shards if not os.path.lexists(path.parent / name)}
     if absent:
         raise CheckpointError(
-            f'{path.parent} lacks {listing(absent)}, which {INDEX_NAME} names; '
-            'was the download or copy interrupted?'
+            f'{path.parent} lacks {listing(absent)}, which {INDEX_NAME} names',
+            'download or copy them again: it may have been interrupted',
         )
     return weight_map
 
@@ -204,8 +212,8 @@ def _opened(path: Path, remember: Remember) -> safe_open:
     """Opens no device or named pipe, which could keep us waiting for ever."""
     if not os.path.isfile(path):
         raise CheckpointError(
-            f'{path} is no regular file, nor a link to one that can be found; '
-            'download or copy the checkpoint again'
+            f'{path} is no regular file, nor a link to one that can be found',
+            'download or copy the checkpoint again',
         )
     try:
         remember(path)
@@ -216,15 +224,16 @@ def _opened(path: Path, remember: Remember) -> safe_open:
         if _MAX_HEADER_BYTES < header_bytes <= path.stat().st_size:
             raise CheckpointError(
                 f'{path} has a header of {header_bytes} bytes, at most {_MAX_HEADER_BYTES} are '
-                'allowed; it is no OpenVLA checkpoint'
+                'allowed',
+                'put a file of an OpenVLA checkpoint there',
             )
         return safe_open(path, framework='pt', device='cpu')
     except OSError as error:
         raise CheckpointError(f'{path} can not be read: {error}') from error
     except SafetensorError as error:
         raise CheckpointError(
-            f'{path} ({path.stat().st_size} bytes) is truncated or no safetensors file: {error}; '
-            'download or copy it again'
+            f'{path} ({path.stat().st_size} bytes) is truncated or no safetensors file: {error}',
+            'download or copy it again',
         ) from error
 
 
@@ -234,6 +243,6 @@ def _check_finite(tensor: Tensor, name: str, shard: Path) -> None:
         return
     broken = tensor.numel() - int(tensor.isfinite().sum())
     raise CheckpointError(
-        f'{shard}: {name} has {broken} of {tensor.numel()} values that are NaN or infinite; '
-        'download or copy it again, or take an earlier checkpoint of the training'
+        f'{shard}: {name} has {broken} of {tensor.numel()} values that are NaN or infinite',
+        'download or copy it again, or take an earlier checkpoint of the training',
     )

@@ -161,7 +161,7 @@ def read_json(path: Path, remember: Remember = unwatched) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'{path} can not be read as JSON: {error}') from error
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds {type(content).__name__}, expected a JSON object')
+        raise CheckpointError(f'{path} holds {type(content).__name__}', expected='a JSON object')
     return content
 
 
@@ -184,18 +184,18 @@ def read_text(path: Path, remember: Remember = unwatched) -> str:
         remember(path)
         size = path.stat().st_size
         if not path.is_file():
-            raise CheckpointError(f"{path} is no regular file; put the checkpoint's own there")
+            raise CheckpointError(f'{path} is no regular file', "put the checkpoint's own there")
         if size > _MAX_TEXT_BYTES:
             raise CheckpointError(
-                f'{path} has {size} bytes, at most {_MAX_TEXT_BYTES} are allowed; '
-                'it is of no OpenVLA checkpoint'
+                f'{path} has {size} bytes, at most {_MAX_TEXT_BYTES} are allowed',
+                'put the file of an OpenVLA checkpoint there',
             )
         text = path.read_text(encoding='utf-8')
     except FileNotFoundError as error:
         why = ', and an OpenVLA checkpoint has one'
         if path.is_symlink():
             why = f': it is a link to {os.readlink(path)}, where nothing is'
-        raise CheckpointError(f'{path} is missing{why}; download or copy it again') from error
+        raise CheckpointError(f'{path} is missing{why}', 'download or copy it again') from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{path} can not be read: {error}') from error
     check_no_pointer(text[: len(_LFS_POINTER)].encode(), path)
@@ -209,7 +209,7 @@ def check_no_pointer(beginning: bytes, path: Path) -> None:
     """
     if beginning.startswith(_LFS_POINTER):
         raise CheckpointError(
-            f'{path} is a git-LFS pointer, not the file itself; run `git lfs pull` in that folder'
+            f'{path} is a git-LFS pointer, not the file itself', 'run `git lfs pull` in that folder'
         )
 
 
@@ -218,8 +218,9 @@ def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ..
     timm_ids = config.get('timm_model_ids') or _TIMM_IDS.get(backbone_id)
     if not timm_ids:
         raise CheckpointError(
-            f'{path}: vision_backbone_id {backbone_id!r} is unknown and timm_model_ids is absent; '
-            f'known: {listing(_TIMM_IDS)}'
+            f'{path}: vision_backbone_id {backbone_id!r} is unknown and timm_model_ids is absent',
+            value=backbone_id,
+            expected=f'one of {listing(_TIMM_IDS)}',
         )
     fused = config.get('use_fused_vision_backbone')
     if fused is None:
@@ -243,14 +244,18 @@ def _read_llama(config: Mapping[str, Any], path: Path) -> LlamaConfig:
     for name, only in _LLAMA_KIND.items():
         if text_config.get(name, only) != only:
             raise CheckpointError(
-                f'{path}: text_config has {name} {text_config[name]!r}; only {only!r} is supported'
+                f'{path}: text_config has {name} {text_config[name]!r}',
+                value=text_config[name],
+                expected=repr(only),
             )
     llama = {**_LLAMA_DEFAULTS, 'pad_token_id': config.get('pad_token_id', 32000), **text_config}
     # As transformers 5 writes it.
     rope = llama.get('rope_parameters') or llama.get('rope_scaling') or {}
     rope_type = rope.get('rope_type', rope.get('type', 'default'))
     if rope_type != 'default':
-        raise CheckpointError(f'{path}: text_config has rope_type {rope_type!r}; only default')
+        raise CheckpointError(
+            f'{path}: text_config has rope_type {rope_type!r}', value=rope_type, expected='default'
+        )
     llama['rope_theta'] = rope.get('rope_theta', llama['rope_theta'])
     if llama.get('num_key_value_heads') is None:
         llama['num_key_value_heads'] = llama['num_attention_heads']
@@ -285,7 +290,7 @@ def _check_llama(llama: Mapping[str, Any], path: Path) -> None:
 def _check(llama: Mapping[str, Any], name: str, is_right: bool, expected: str, path: Path) -> None:
     if not is_right:
         raise CheckpointError(
-            f'{path}: text_config has {name} {llama[name]!r}; expected {expected}'
+            f'{path}: text_config has {name} {llama[name]!r}', value=llama[name], expected=expected
         )
 
 

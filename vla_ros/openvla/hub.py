@@ -114,7 +114,8 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
     """
     if not model:
         raise CheckpointError(
-            'model is not set; set it to a checkpoint folder or a hub id such as openvla/openvla-7b'
+            'model is not set',
+            'set it to a checkpoint folder or a hub id such as openvla/openvla-7b',
         )
     try:
         folder = Path(model).expanduser()
@@ -124,14 +125,15 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
     if is_folder:
         if revision:
             raise CheckpointError(
-                f'revision {revision!r} is set, but model {model!r} is a folder; '
-                'a revision belongs to a hub id'
+                f'revision {revision!r} is set, but model {model!r} is a folder',
+                'leave the revision out, or set model to a hub id',
             )
         return folder
     if folder.is_absolute() or model.startswith(('.', '~')) or model.count('/') != 1:
         raise CheckpointError(
             f'model {model!r} is not a folder on this machine, nor of the form owner/name of a '
-            'hub id; name one or the other'
+            'hub id',
+            'name one or the other',
         )
     return None
 

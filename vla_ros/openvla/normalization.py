@@ -55,14 +55,15 @@ def read_norm_stats(norm_stats: Any, source: str) -> dict[str, ActionStatistics]
     """
     if not isinstance(norm_stats, Mapping) or not norm_stats:
         raise CheckpointError(
-            f'{source} has no norm_stats: without them actions have no units; take the '
-            "dataset_statistics.json that the fine-tuning wrote and put it into the checkpoint's "
-            'folder'
+            f'{source} has no norm_stats: without them actions have no units',
+            'put the dataset_statistics.json that the fine-tuning wrote into its folder',
         )
     for key in norm_stats:
         if not is_name(key):
             raise CheckpointError(
-                f'{source} has the data set {quoted(key)}; expected, as its name, {NAME}'
+                f'{source} has the data set {quoted(key)}',
+                value=key,
+                expected=f'{NAME}, as its name',
             )
     return {key: _read_entry(entry, f'{source}: {key}') for key, entry in norm_stats.items()}
 
@@ -71,8 +72,8 @@ def _read_entry(entry: Any, where: str) -> ActionStatistics:
     action = entry.get('action') if isinstance(entry, Mapping) else None
     if not isinstance(action, Mapping):
         raise CheckpointError(
-            f'{where} has no action statistics; expected "action" with lists of numbers "q01" and '
-            '"q99"'
+            f'{where} has no action statistics',
+            expected='"action" with lists of numbers "q01" and "q99"',
         )
     q01, q99 = (_read_list(action, name, _is_number, 'a finite number', where) for name in _BOUNDS)
     mask = [True] * len(q01)
@@ -80,8 +81,8 @@ def _read_entry(entry: Any, where: str) -> ActionStatistics:
         mask = _read_list(action, 'mask', _is_truth, 'true or false', where)
     if not len(q01) == len(q99) == len(mask):
         raise CheckpointError(
-            f'{where}: q01, q99 and mask have {len(q01)}, {len(q99)} and {len(mask)} values; '
-            'expected as many in each'
+            f'{where}: q01, q99 and mask have {len(q01)}, {len(q99)} and {len(mask)} values',
+            expected='as many in each',
         )
     statistics = ActionStatistics(np.array(q01, float), np.array(q99, float), np.array(mask, bool))
     _check_range(statistics, where)
@@ -99,11 +100,11 @@ def _read_list(
     values = action.get(name)
     if not isinstance(values, list) or not values:
         found = f'is {quoted(values)}' if name in action else 'is missing'
-        raise CheckpointError(f'{where}: {name} {found}; expected a list, each value {expected}')
+        raise CheckpointError(f'{where}: {name} {found}', expected=f'a list, each value {expected}')
     for index, value in enumerate(values):
         if not is_right(value):
             raise CheckpointError(
-                f'{where}: {name}[{index}] is {quoted(value)}; expected {expected}'
+                f'{where}: {name}[{index}] is {quoted(value)}', value=value, expected=expected
             )
     return values
 
@@ -124,7 +125,8 @@ def _check_range(statistics: ActionStatistics, where: str) -> None:
         index = inverted[0]
         raise CheckpointError(
             f'{where}: q01[{index}] is {statistics.q01[index]:g} and q99[{index}] is '
-            f'{statistics.q99[index]:g}; q01 must not be above q99'
+            f'{statistics.q99[index]:g}',
+            expected='q01 not above q99',
         )
 
 
@@ -138,13 +140,15 @@ def select_statistics(
     if not unnorm_key:
         if len(norm_stats) > 1:
             raise UnnormKeyError(
-                'unnorm_key is not set, and this checkpoint has statistics of several data sets; '
-                f'set it to one of: {listing(norm_stats, most=40)}'
+                'unnorm_key is not set, and this checkpoint has statistics of several data sets',
+                f'set it to one of: {listing(norm_stats, most=40)}',
+                expected=f'one of {listing(norm_stats, most=40)}',
             )
         unnorm_key = next(iter(norm_stats))
     if unnorm_key not in norm_stats:
         raise UnnormKeyError(
-            f'unnorm_key {quoted(unnorm_key)} is not in this checkpoint; '
-            f'it has: {listing(norm_stats, most=40)}'
+            f'unnorm_key {quoted(unnorm_key)} is not in this checkpoint',
+            value=unnorm_key,
+            expected=f'one of {listing(norm_stats, most=40)}',
         )
     return unnorm_key, norm_stats[unnorm_key]

@@ -41,10 +41,15 @@ def choose_device(device: str) -> torch.device:
         device.startswith('cuda:') and device[5:].isdecimal()
     )
     if not well_formed:
-        raise PlacementError(f'device {device!r} is unknown; allowed: auto, {", ".join(available)}')
+        raise PlacementError(
+            f'device {device!r} is unknown',
+            value=device,
+            expected=f'one of auto, {", ".join(available)}',
+        )
     raise PlacementError(
         f'device {device!r} is not available: torch {torch.__version__} finds '
-        f'{", ".join(available)} on this machine; use one of these, or auto'
+        f'{", ".join(available)} on this machine',
+        'use one of these, or auto',
     )
 
 
@@ -62,7 +67,11 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
             return torch.bfloat16
         return torch.float32 if device.type == 'cpu' else torch.float16
     if dtype not in DTYPES:
-        raise PlacementError(f'dtype {dtype!r} is unknown; allowed: auto, {", ".join(DTYPES)}')
+        raise PlacementError(
+            f'dtype {dtype!r} is unknown',
+            value=dtype,
+            expected=f'one of auto, {", ".join(DTYPES)}',
+        )
     return DTYPES[dtype]
 
 
@@ -72,7 +81,9 @@ def check_quantization(
     """:raises PlacementError: if it is none that there is, or does not go with the others."""
     if quantization not in QUANTIZATIONS:
         raise PlacementError(
-            f'quantization {quantization!r} is unknown; allowed: {", ".join(QUANTIZATIONS)}'
+            f'quantization {quantization!r} is unknown',
+            value=quantization,
+            expected=f'one of {", ".join(QUANTIZATIONS)}',
         )
     if quantization == 'int4' and device.type == 'cuda':
         capability = torch.cuda.get_device_capability(device)
@@ -80,11 +91,13 @@ def check_quantization(
             raise PlacementError(
                 f'quantization int4 on {device} needs dtype bfloat16 and compute capability 8.0; '
                 f'these are {str(dtype).removeprefix("torch.")} and '
-                f'{".".join(map(str, capability))}; take int8'
+                f'{".".join(map(str, capability))}',
+                'take int8',
             )
     if quantization != 'none' and device.type == 'cpu' and compile:
         raise PlacementError(
-            f'quantization {quantization} on the cpu does not go with compile; set compile to false'
+            f'quantization {quantization} on the cpu does not go with compile',
+            'set compile to false',
         )
 
 

@@ -93,20 +93,21 @@ def check_names(names: Iterable[str], where: str) -> None:
     if heads:
         kind = 'a VLA-Adapter' if {'merges.txt', 'vocab.json'} & own else 'an OpenVLA-OFT'
         raise CheckpointError(
-            f'{where} is {kind} folder: it has {listing(heads)}; {_NO_PART}: take a checkpoint of '
-            'plain OpenVLA'
+            f'{where} is {kind} folder: it has {listing(heads)}',
+            f'{_NO_PART}: take a checkpoint of plain OpenVLA',
         )
     adapters = {name for name in own if _matches(name, _ADAPTERS)}
     if adapters:
         raise CheckpointError(
-            f'{where} has an adapter beside its weights: {listing(adapters)}; without it the '
-            f'weights are another policy: {_MERGE}'
+            f'{where} has an adapter beside its weights: {listing(adapters)}',
+            f'without it the weights are another policy: {_MERGE}',
         )
     unknown = {name for name in own if _is_unknown_pickle(name)}
     if unknown and any(_suffix(name) == '.safetensors' and '/' not in name for name in own):
         raise CheckpointError(
             f'{where} has weights that plain OpenVLA does not have: {listing(unknown)}; if they '
-            'are a part of the policy, vla_ros can not run it; if not, move them out of the folder'
+            'are a part of the policy, vla_ros can not run it',
+            'if they are none, move them out of the folder',
         )
 
 
@@ -118,24 +119,28 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     if 'vla' in config:
         raise CheckpointError(
             f'{path} is of a native Prismatic run folder (as of MiniVLA and openvla-7b-prismatic): '
-            'it has the key vla; take a checkpoint that was converted to the Hugging Face layout'
+            'it has the key vla',
+            'take a checkpoint that was converted to the Hugging Face layout',
         )
     if config.get('model_type') != 'openvla':
         raise CheckpointError(
             f'{path} is the config of another model: model_type is '
-            f"{quoted(config.get('model_type'))}, expected 'openvla'"
+            f'{quoted(config.get("model_type"))}',
+            value=config.get('model_type'),
+            expected="'openvla'",
         )
     llm = config.get('llm_backbone_id')
     if isinstance(llm, str) and llm.startswith('qwen'):
         raise CheckpointError(
-            f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}; {_NO_PART}'
+            f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}',
+            f'{_NO_PART}: take a checkpoint of plain OpenVLA',
         )
     _check_classes(config, path)
     weights = config.get('transformers_weights')
     if weights not in (None, 'model.safetensors', 'model.safetensors.index.json'):
         raise CheckpointError(
-            f'{path} says that the weights are in {quoted(weights)} (transformers_weights); '
-            'expected model.safetensors or model.safetensors.index.json'
+            f'{path} says that the weights are in {quoted(weights)} (transformers_weights)',
+            expected='model.safetensors or model.safetensors.index.json',
         )
     others = {key for key, value in config.items() if _is_of_others(key, value)}
     text_config = config.get('text_config')
@@ -147,9 +152,9 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         }
     if others:
         raise CheckpointError(
-            f'{path} is of another policy than plain OpenVLA: it has {listing(others)}; vla_ros '
-            'runs plain OpenVLA only (for weights of 8 or 4 bits take unquantised ones and set '
-            'quantization)'
+            f'{path} is of another policy than plain OpenVLA: it has {listing(others)}',
+            'take a checkpoint of plain OpenVLA; for 8 or 4 bits take unquantised weights and set '
+            'quantization',
         )
 
 
@@ -162,7 +167,8 @@ def check_tensors(names: Iterable[str], directory: Path) -> None:
     if adapters:
         raise CheckpointError(
             f'{directory} has {len(adapters)} tensors of an adapter that was never merged: '
-            f'{listing(adapters)}; {_MERGE}'
+            f'{listing(adapters)}',
+            _MERGE,
         )
 
 
@@ -184,8 +190,9 @@ def _check_classes(config: Mapping[str, Any], path: Path) -> None:
     others = [name for name in classes if name not in _CLASSES]
     if others:
         raise CheckpointError(
-            f'{path} is of another model: architectures and auto_map name {quoted(others)}, '
-            f'expected {" and ".join(_CLASSES)}'
+            f'{path} is of another model: architectures and auto_map name {quoted(others)}',
+            value=others,
+            expected=' and '.join(_CLASSES),
         )
 
 

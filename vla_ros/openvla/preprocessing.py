@@ -47,13 +47,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise PreprocessingError(
-                f'preprocessing mode {self.mode!r} is unknown; allowed: {", ".join(MODES)}'
+                f'preprocessing mode {self.mode!r} is unknown',
+                value=self.mode,
+                expected=f'one of {", ".join(MODES)}',
             )
         if self.center_crop and self.mode == 'raw':
             raise PreprocessingError(
                 'center_crop is true and preprocessing mode is raw: the crop was trained on '
-                "pictures that have the towers' size already, which only training makes; set mode "
-                'to training, or center_crop to false'
+                "pictures that have the towers' size already, which only training makes",
+                'set mode to training, or center_crop to false',
             )
 
     def __call__(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -84,8 +86,8 @@ def jpeg_round_trip(picture: Image.Image) -> Image.Image:
     if max(picture.size) > _MAX_JPEG_SIDE:
         raise ValueError(
             f'image is {picture.width} x {picture.height} (width x height); at most '
-            f'{_MAX_JPEG_SIDE} each go through the JPEG of preprocessing mode training; make it '
-            'smaller, or use mode raw'
+            f'{_MAX_JPEG_SIDE} each go through the JPEG of preprocessing mode training; '
+            'make it smaller, or use mode raw',
         )
     file = BytesIO()
     picture.save(file, 'JPEG', quality=_JPEG_QUALITY, subsampling='4:2:0')

@@ -113,8 +113,9 @@ class ImageProcessor:
             transforms = tuple(_read_transform(config, index) for index in range(len(towers)))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f'{path} is malformed ({error!r}); expected tvf_resize_params, tvf_crop_params and '
-                f'tvf_normalize_params for {len(towers)} vision towers'
+                f'{path} is malformed ({error!r})',
+                expected='tvf_resize_params, tvf_crop_params and '
+                f'tvf_normalize_params for {len(towers)} vision towers',
             ) from error
         for tower, transform in zip(towers, transforms, strict=True):
             if transform.output_size != (tower.image_size, tower.image_size):
@@ -196,15 +197,16 @@ class PromptTokenizer:
         if input_ids[0] != bos or max(input_ids) >= vocabulary:
             raise CheckpointError(
                 f'{path} does not fit the model: a prompt becomes {input_ids[:3]}... up to '
-                f'{max(input_ids)}; expected {bos} first and all below {vocabulary}'
+                f'{max(input_ids)}',
+                expected=f'{bos} first and all below {vocabulary}',
             )
         shortest = len(self._encode('a'))
         self._template_tokens = shortest - 1
         self.prompt_lengths = tuple(length for length in PROMPT_LENGTHS if length >= shortest)
         if not self.prompt_lengths:
             raise CheckpointError(
-                f'{path} makes {shortest} tokens of the shortest prompt; at most '
-                f'{PROMPT_LENGTHS[-1]} are allowed'
+                f'{path} makes {shortest} tokens of the shortest prompt',
+                expected=f'at most {PROMPT_LENGTHS[-1]}',
             )
 
     def prompt(self, instruction: str) -> str:
@@ -218,7 +220,7 @@ class PromptTokenizer:
         :raises InstructionError: if it is empty, too long, or not plain text.
         """
         if is_blank(instruction):
-            raise InstructionError('instruction is empty; there is nothing to do')
+            raise InstructionError('instruction is empty', 'say what to do')
         check_instruction(instruction)
         input_ids = self._encode(instruction)
         tokens, most, template = len(input_ids), self.prompt_lengths[-1], self._template_tokens
@@ -226,7 +228,8 @@ class PromptTokenizer:
             raise InstructionError(
                 f'instruction {instruction[:40]!r}... has {tokens - template} tokens, at most '
                 f'{most - template} are allowed; with the template its prompt has {tokens} '
-                f'tokens, at most {most} are allowed; say it in fewer words'
+                f'tokens, at most {most} are allowed',
+                'say it in fewer words',
             )
         return torch.tensor([input_ids])
 
@@ -272,15 +275,17 @@ def _read_preprocessor(directory: Path, remember: Remember) -> tuple[Mapping[str
         return read_json(old, remember), old
     if not isinstance(nested, Mapping):
         raise CheckpointError(
-            f'{new}: image_processor is {quoted(nested)}, expected what {old.name} holds'
+            f'{new}: image_processor is {quoted(nested)}',
+            value=nested,
+            expected=f'what {old.name} holds',
         )
     if os.path.lexists(old):
         config = read_json(old, remember)
         differ = {key for key in _TVF_KEYS if config.get(key) != nested.get(key)}
         if differ:
             raise CheckpointError(
-                f'{old} and {new} disagree about {listing(differ)}; move the one that is not meant '
-                'out of the folder'
+                f'{old} and {new} disagree about {listing(differ)}',
+                'move the one that is not meant out of the folder',
             )
     return nested, new
 
@@ -301,7 +306,7 @@ def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) 
     for key, only in (('add_bos_token', True), ('add_eos_token', False)):
         if config.get(key, only) not in (only, None):
             raise CheckpointError(
-                f'{path}: {key} is {quoted(config[key])}; only {only} is supported'
+                f'{path}: {key} is {quoted(config[key])}', value=config[key], expected=str(only)
             )
     decoder = config.get('added_tokens_decoder')
     if isinstance(decoder, Mapping):
@@ -319,7 +324,8 @@ def _check_token_ids(tokenizer: Tokenizer, ids: Mapping[Any, Any], path: Path) -
         if there is not None and there != number:
             raise CheckpointError(
                 f'{path} and tokenizer.json disagree: {quoted(token)} is {quoted(number)} in the '
-                f'one and {there} in the other; download or copy both again'
+                f'one and {there} in the other',
+                'download or copy both again',
             )
 
 

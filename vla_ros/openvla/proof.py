@@ -120,17 +120,17 @@ def prove(predictions: Mapping[str, Prediction]) -> None:
         if not change > least:
             raise ProofError(
                 f'proof of the picture failed: {first} and {second} pictures change the logits of '
-                f'an action by {change:.2g} of their spread, more than {least:.2g} is expected; '
+                f'an action by {change:.2g} of their spread, more than {least:.2g} is expected',
                 'the policy does not see: vision or projector weights of this checkpoint are zero '
-                'or damaged, so download or export it again'
+                'or damaged, so download or export it again',
             )
     change = _change(noise, predictions['other words'], spread)
     if not change > least:
         raise ProofError(
             f'proof of the instruction failed: other words than {_INSTRUCTION!r} change the logits '
-            f'of an action by {change:.2g} of their spread, more than {least:.2g} is expected; the '
-            'policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
-            'download or export it again'
+            f'of an action by {change:.2g} of their spread, more than {least:.2g} is expected',
+            'the policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
+            'download or export it again',
         )
 
 
@@ -140,14 +140,15 @@ def _prove_choice(name: str, prediction: Prediction) -> None:
     if not finite.all() or (prediction.valid and not np.isfinite(prediction.action).all()):
         raise ProofError(
             f'proof of finite numbers failed: in the trial {name!r} {(~finite).sum()} of '
-            f'{finite.size} logits are not finite, action {prediction.action.tolist()}; the '
-            "checkpoint's weights have NaN, or values too large for this dtype: try dtype "
-            'bfloat16 or float32, or download the checkpoint again'
+            f'{finite.size} logits are not finite, action {prediction.action.tolist()}',
+            "the checkpoint's weights have NaN, or values too large for this dtype: try dtype "
+            'bfloat16 or float32, or download the checkpoint again',
         )
     if not (_logits(prediction).std(axis=1) > 0).all():
         raise ProofError(
             f'proof of a choice failed: in the trial {name!r} all action tokens are equally likely '
-            "at some step; the checkpoint's lm_head is zero or damaged: download or export it again"
+            'at some step',
+            "the checkpoint's lm_head is zero or damaged: download or export it again",
         )
 
 
@@ -166,8 +167,8 @@ def _prove_repeatable(first: Prediction, again: Prediction) -> float:
         raise ProofError(
             f'proof of repeatability failed: two equal calls differ by {changes.max():.2g} of '
             f'the spread of their logits at step {changes.argmax()}, at most {_REPEAT_TOLERANCE} '
-            'is allowed; the device computes wrongly: try another version of torch, another '
-            'dtype, or the cpu'
+            'is allowed',
+            'the device computes wrongly: try another version of torch, another dtype, or the cpu',
         )
     return float(changes[0])
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.errors import VlaError
 from vla_ros.measure.statistics import Summary, percentiles, table
-from vla_ros.text import ShownError
 
 POLICY_ALONE = 'policy alone'
 BOTH = 'policy and camera'
@@ -24,7 +24,7 @@ _UNUSED = ('superseded', 'stale', 'idle', 'overrun', 'invalid', 'cancelled', 'fa
 COUNTED = ('taken', 'published', 'drafted', 'accepted', *_UNUSED)  # by VlaStatus
 
 
-class PipelineError(ShownError):
+class PipelineError(VlaError):
     """Why nothing could be measured through ROS."""
 
 

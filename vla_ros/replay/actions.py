@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_text
 from vla_ros.replay.frames import Frame
 from vla_ros.scheduling.gate import invalid_reason
-from vla_ros.text import ShownError, printable, quoted
+from vla_ros.text import printable, quoted
 from vla_ros.types import Prediction
 
 JSONL_NAME = 'actions.jsonl'
@@ -40,7 +41,7 @@ _TYPES = {
 }
 
 
-class ActionsError(ShownError):
+class ActionsError(VlaError):
     """A folder does not hold what a replay wrote; the text is made for a person."""
 
 

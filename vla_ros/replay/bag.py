@@ -15,18 +15,18 @@ from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from vla_ros.text import ShownError
+from vla_ros.errors import VlaError
 
 _NS_PER_S = 10**9
 _SUFFIXES = ('.mcap', '.db3', '.zstd', '.yaml')
 _MEND = 'record it anew, or try `ros2 bag reindex` on it'
 
 
-class BagError(ShownError):
+class BagError(VlaError):
     """The recording, or what is asked of it, can't be had; the text is made for a person."""
 
 
-class UnreadableMessage(ValueError):
+class UnreadableMessage(VlaError, ValueError):
     """A message is not what its type says."""
 
 

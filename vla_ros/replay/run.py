@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.errors import VlaError
 from vla_ros.policies import load_policy
 from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
 from vla_ros.replay.bag import Bag
@@ -19,7 +20,6 @@ from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, f
 from vla_ros.replay.plot import plot_actions
 from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
-from vla_ros.text import ShownError
 from vla_ros.types import InstructionError, Policy, PolicyError, Progress, Request
 
 PLOT_NAME = 'actions.png'
@@ -30,7 +30,7 @@ _SAY_EVERY_S = 10.0
 Summary = dict[str, Any]
 
 
-class NoAction(ShownError):
+class NoAction(VlaError):
     """Not one picture gave an action; the text says what became of them."""
 
 

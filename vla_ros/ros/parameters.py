@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_ros.errors import VlaError
 from vla_ros.motion import MotionLimits
 
 _ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
@@ -31,7 +32,7 @@ _TICKS_PER_RAMP = 2
 _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
-class ParameterError(ValueError):
+class ParameterError(VlaError, ValueError):
     """A parameter is unknown, or its value is not allowed."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.errors import VlaError
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import MAX_CLOCK_SKEW_S, Clock, age_s
 from vla_ros.scheduling.novelty import Novelty
@@ -41,12 +42,17 @@ class CameraCounters:
 @dataclass(frozen=True)
 class Verdict:
     """
-    :param usable: whether the image may reach the policy.
+    :param refusal: why the image may not reach the policy; None if it may.
     :param cause: why to hold; None where an unusable image is no cause by itself.
     """
 
-    usable: bool
+    refusal: VlaError | None = None
     cause: Cause | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the image may reach the policy."""
+        return self.refusal is None
 
 
 class CameraWatch:
@@ -80,7 +86,8 @@ class CameraWatch:
             self.counters.unstamped += 1
             return _unusable(
                 Reason.IMAGE_UNSTAMPED,
-                'unstamped: the picture has no time; have the camera driver set header.stamp',
+                'unstamped: the picture has no time',
+                'have the camera driver set header.stamp',
             )
         ahead_s = -age_s(stamp_ns, self._clock.now_ns())
         if ahead_s > MAX_CLOCK_SKEW_S:
@@ -88,9 +95,10 @@ class CameraWatch:
             return _unusable(
                 Reason.IMAGE_FUTURE,
                 f"future: the picture's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
-                f"{MAX_CLOCK_SKEW_S:g} s are allowed; synchronise the camera's clock",
+                f'{MAX_CLOCK_SKEW_S:g} s are allowed',
+                "synchronise the camera's clock",
             )
-        return self._judge_order(stamp_ns) or self._judge_pixels(image) or Verdict(True)
+        return self._judge_order(stamp_ns) or self._judge_pixels(image) or Verdict()
 
     def _judge_order(self, stamp_ns: int) -> Verdict | None:
         before_ns, self._stamp_ns = self._stamp_ns, stamp_ns
@@ -99,12 +107,18 @@ class CameraWatch:
         if stamp_ns == before_ns:
             # Delivered twice, perhaps. Where nothing else comes, the camera counts as silent.
             self.counters.repeated += 1
-            return Verdict(False)
+            return Verdict(
+                VlaError(
+                    'repeated: it has the stamp of the one before',
+                    'have the driver stamp each image',
+                )
+            )
         self.counters.backwards += 1
         return _unusable(
             Reason.IMAGE_BACKWARDS,
             f"backwards: the picture's stamp is {(before_ns - stamp_ns) / 1e9:.3f} s before the "
-            "last one's; is there more than one publisher, or did a recording start over?",
+            "last one's",
+            'is there more than one publisher, or did a recording start over?',
         )
 
     def _judge_pixels(self, image: NDArray[np.uint8]) -> Verdict | None:
@@ -123,9 +137,11 @@ class CameraWatch:
         return _unusable(
             Reason.IMAGE_FROZEN,
             f'frozen: for frozen_image_timeout_s, {limit_s:g} s, all pictures were ones that had '
-            'come before; a camera has noise (0 allows still pictures)',
+            'come before',
+            'a camera has noise (0 allows still pictures)',
         )
 
 
-def _unusable(reason: Reason, message: str) -> Verdict:
-    return Verdict(False, Cause(reason, message))
+def _unusable(reason: Reason, what: str, advice: str) -> Verdict:
+    refusal = VlaError(what, advice)
+    return Verdict(refusal, Cause(reason, str(refusal)))

@@ -82,7 +82,7 @@ def read_script(model: str) -> tuple[list[Fault], dict[str, int]]:
                 raise ValueError(f'{fault.text!r} is no fault: allowed is all but the action_dim')
     except ValueError as error:
         example = 'scripted:slow=0.3@10-20,nan@5%,seed=1'
-        raise PolicyError(f'model {model!r}: {error}; for example {example}') from None
+        raise PolicyError(f'model {model!r}: {error}', f'for example {example}') from None
     return sorted(faults, key=lambda fault: fault.kind != 'slow'), options
 
 
@@ -94,7 +94,8 @@ def _read_fault(text: str) -> Fault:
         raise ValueError(
             f'{text!r} is not allowed; at load, warmup and calls there may be '
             f'{", ".join(_ANY_TIME)}; at warmup also {", ".join(_AT_WARMUP)}; at calls also '
-            f'{", ".join(_AT_CALLS)}; options are {", ".join(_OPTIONS)}'
+            f'{", ".join(_AT_CALLS)}; '
+            f'options are {", ".join(_OPTIONS)}',
         )
     if not equals and (kind not in _NUMBERS or kind in _NUMBER_OPTIONAL):
         return fault
