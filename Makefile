@@ -1,6 +1,6 @@
 # All work happens in .venv, which `make setup` makes and keeps up to date.
 
-.PHONY: help setup demo test soak simulate mutants lint clean
+.PHONY: help setup demo test soak simulate mutants generate lint clean
 
 # The ROS 2 wheels mark the environment they have prepared; a mark from elsewhere would mislead ours.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
@@ -17,6 +17,7 @@ help:
 	@echo 'make soak    the node under a 30 Hz camera and faults, for half an hour: make soak ARGS="--seconds 1800"'
 	@echo 'make simulate   the whole node in a deterministic simulation: make simulate SEEDS=0-999'
 	@echo 'make mutants    mistakes planted into the node, does the simulation find them: make mutants ARGS="--count 200"'
+	@echo 'make generate   config/vla.yaml and docs/parameters.md, from vla_ros/parameters/definition.py'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make clean   remove .venv and everything built'
 	@echo 'Each does the set-up it needs. Another Python: make setup PYTHON=python3.11'
@@ -40,6 +41,10 @@ simulate: setup
 
 mutants: setup
 	@$(WITH_MESSAGES) PYTHONPATH=test .venv/bin/python -m simulate.mutants $(ARGS)
+
+# Any Python will do: standard library only.
+generate:
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m vla_ros.parameters.generate
 
 lint: setup
 	.venv/bin/ruff check

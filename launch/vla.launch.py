@@ -1,6 +1,6 @@
-"""Starts the node ``vla``. ``ros2 launch vla_ros vla.launch.py --show-args`` lists the arguments.
+"""Start the node ``vla``. ``ros2 launch vla_ros vla.launch.py --show-args`` lists the arguments.
 
-An argument that is left empty leaves the parameter as the params_file has it.
+Each parameter of the node is an argument. An empty one leaves the parameter as in the params_file.
 """
 
 from __future__ import annotations
@@ -20,49 +20,9 @@ from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-RESPAWN_DELAY_S = 2.0
+from vla_ros.parameters.definition import DEFINITIONS, Definition
 
-# Parameters of the node: name, type, description.
-PARAMETERS = [
-    ('model', str, 'checkpoint folder, hub id such as openvla/openvla-7b, or scripted:...'),
-    ('revision', str, 'branch, tag or commit of a hub id'),
-    ('device', str, 'auto, cuda, cuda:N, mps or cpu'),
-    ('dtype', str, 'auto, float32, bfloat16 or float16'),
-    ('quantization', str, 'none, int8 or int4'),
-    ('compile', bool, 'true: compile the model with torch.compile while warming up'),
-    ('unnorm_key', str, 'data set whose statistics scale the actions'),
-    ('robots', tuple, 'names of the robots that the policy serves, such as a,b'),
-    ('instruction', str, 'what every robot shall do until its topic says otherwise'),
-    ('latch_file', str, 'file that keeps what the operator decided when the process ends'),
-    ('max_command_age_s', float, 'maximum age of a command that sets a robot going [s]'),
-    ('image_transport', str, 'raw or compressed'),
-    ('enabled', bool, 'false: hold until ~/enable is called'),
-    ('preprocessing', str, "raw; or training: pictures as in OpenVLA's training"),
-    ('rotate_180', bool, 'true: turn pictures by 180 degrees first'),
-    ('frame_id', str, 'frame that the actions are given in; with robots one of each, or one'),
-    ('motion', str, 'none; or twist: also send topics twist and gripper'),
-    ('contracts', str, 'YAML file: what the actions of further data sets mean'),
-    ('control_rate_hz', float, 'so often is a twist sent while the robot moves'),
-    ('max_linear_speed_m_s', float, 'no twist is faster'),
-    ('max_angular_speed_rad_s', float, 'no twist is faster'),
-    ('max_linear_jerk_m_s3', float, 'the lower, the longer a twist ramps'),
-    ('max_angular_jerk_rad_s3', float, 'the lower, the longer a twist ramps'),
-    ('max_image_age_s', float, 'an older picture is not given to the policy'),
-    ('inference_timeout_s', float, 'an inference that takes longer is cancelled'),
-    ('max_action_age_s', float, 'an action whose picture is older is not published'),
-    ('hang_timeout_s', float, 'end the process when it, or a late inference, hangs for so long'),
-    ('load_timeout_s', float, 'loading, with a download, may take so long'),
-    ('warmup_timeout_s', float, 'warming up may take so long'),
-    ('first_image_timeout_s', float, 'say what is wrong when no picture came since activation'),
-    ('image_timeout_s', float, 'hold when no new picture came for so long'),
-    (
-        'frozen_image_timeout_s',
-        float,
-        'hold when for so long no new image came, but old ones again',
-    ),
-    ('no_instruction_timeout_s', float, 'say what is wrong when no instruction comes for so long'),
-    ('max_instruction_age_s', float, 'take back an instruction not repeated for so long'),
-]
+RESPAWN_DELAY_S = 2.0
 
 # Topics of the node that can be called otherwise.
 TOPICS = {
@@ -72,15 +32,21 @@ TOPICS = {
 }
 
 
-def read(name: str, kind: type, text: str) -> bool | float | str | list[str]:
-    """The value of an argument."""
+def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
+    """Return the parameter's value; raise RuntimeError if the text is no value of its type."""
     if kind is tuple:
-        return [item.strip() for item in text.split(',')]
+        return ParameterValue([item.strip() for item in text.split(',')], value_type=None)
     try:
-        return {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
+        value = {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
         expected = 'true or false' if kind is bool else 'a number'
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
+    return ParameterValue(value, value_type=kind)
+
+
+def description(one: Definition) -> str:
+    """Return the help of a parameter's argument."""
+    return f'{one.help} Commas separate the names.' if one.kind is tuple else one.help
 
 
 def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
@@ -106,10 +72,8 @@ def start_node(context: LaunchContext) -> list[Action]:
     """The node, with those parameters that were given as arguments."""
     given = dict(context.launch_configurations)  # a copy: it holds for every start
     overrides = {
-        name: ParameterValue(
-            read(name, kind, given[name]), value_type=None if kind is tuple else kind
-        )
-        for name, kind, _ in PARAMETERS
+        name: parameter_value(name, one.kind, given[name])
+        for name, one in DEFINITIONS.items()
         if given[name]
     }
     logger = '.'.join([*filter(None, given['namespace'].split('/')), 'vla'])
@@ -146,8 +110,8 @@ def start_node(context: LaunchContext) -> list[Action]:
 def generate_launch_description() -> LaunchDescription:
     share = Path(get_package_share_directory('vla_ros'))
     arguments = [
-        DeclareLaunchArgument(name, default_value='', description=description)
-        for name, _, description in PARAMETERS
+        DeclareLaunchArgument(name, default_value='', description=description(one))
+        for name, one in DEFINITIONS.items()
     ]
     return LaunchDescription(
         [

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from support.places import ROOT
+from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.loading import silence_limit
-from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.watchdog import Watchdog, child
 

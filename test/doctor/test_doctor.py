@@ -28,12 +28,12 @@ from vla_ros.doctor.contract import check_contract
 from vla_ros.doctor.facts import Choice, Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, fail, ok, run_checks, warn
 from vla_ros.doctor.measure import check_by_measuring
-from vla_ros.doctor.overrides import read_parameter_file
 from vla_ros.doctor.parameters import check_parameters
 from vla_ros.doctor.rate import check_rate, check_time_limits
 from vla_ros.measure import memory as machine_memory
 from vla_ros.motion.contract import load_contracts
-from vla_ros.ros.parameters import Parameters
+from vla_ros.parameters.definition import Parameters
+from vla_ros.parameters.overrides import read_parameter_file
 
 INDEX = 'model.safetensors.index.json'
 SHARD = 'model-00001-of-00001.safetensors'

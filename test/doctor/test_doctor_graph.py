@@ -25,7 +25,7 @@ from vla_ros.doctor.findings import Finding, Level, fail, ok, warn
 from vla_ros.doctor.graph import check_graph
 from vla_ros.doctor.rate import check_rate
 from vla_ros.msg import VlaAction
-from vla_ros.ros.parameters import Parameters
+from vla_ros.parameters.definition import Parameters
 
 
 @pytest.fixture(scope='module', autouse=True)

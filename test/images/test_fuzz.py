@@ -26,12 +26,12 @@ from vla_ros.images import raw
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.msg import VlaStatus
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
-from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.scheduling import CommandWatch, ManualClock

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vla_ros.motion import ActionContract, Motion, MotionLimits, load_contracts
 from vla_ros.motion.displacement import action_twist, rotation_vector
-from vla_ros.ros.parameters import ParameterError, Parameters
+from vla_ros.parameters.check import ParameterError, check_all, motion_limits
+from vla_ros.parameters.definition import Parameters
 
 LIMITS = MotionLimits(0.25, 1.0, 100.0, 400.0)
 WIDE = MotionLimits(10.0, 50.0, 4000.0, 20000.0)
@@ -145,7 +146,7 @@ def test_the_motion_adds_up_to_the_displacement(
         max_linear_jerk_m_s3=jerk,
         max_angular_jerk_rad_s3=min(4 * jerk, 1e5),
     )
-    parameters.check()
+    check_all(parameters)
     # Nothing in it is faster than 0.3 m/s and 0.6 rad/s.
     twist = np.array([0.1, -0.2, 0.15, 0.2, -0.3, 0.4])
     values = action(
@@ -154,7 +155,7 @@ def test_the_motion_adds_up_to_the_displacement(
     )
     expected = contract.period_s * action_twist(values, contract)
     for phase in np.linspace(0.0, 1.0, 11):
-        one = Motion({unnorm_key: contract}, parameters.motion_limits, unnorm_key)
+        one = Motion({unnorm_key: contract}, motion_limits(parameters), unnorm_key)
         assert one.execute(values, unnorm_key, 0.0, FOREVER_S)
         moved = sampled(one, 2.0, rate_hz, from_s=phase / rate_hz).sum(axis=0) / rate_hz
         assert np.linalg.norm((moved - expected)[:3]) < 0.01 * np.linalg.norm(expected[:3])
@@ -296,8 +297,8 @@ def test_jerk_stays_within_its_limits(seed: int) -> None:
 
 def test_a_ramp_too_long_to_act_on_what_is_seen_is_refused() -> None:
     with pytest.raises(ParameterError, match=r'ramps of 1 s.*at least 4 and 16'):
-        Parameters(max_linear_jerk_m_s3=1.0).check()
-    Parameters(max_linear_jerk_m_s3=4.0, max_angular_jerk_rad_s3=16.0).check()
+        check_all(Parameters(max_linear_jerk_m_s3=1.0))
+    check_all(Parameters(max_linear_jerk_m_s3=4.0, max_angular_jerk_rad_s3=16.0))
 
 
 # -- what is no motion ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from support.graph import CameraThread, Robot, noise, running_node
 from vla_ros.msg import VlaStatus
-from vla_ros.ros.parameters import Parameters
+from vla_ros.parameters.definition import Parameters
 
 REQUESTS = 200
 ACTS_WITHIN_S = 5.0

@@ -8,8 +8,8 @@ import pytest
 
 from vla_ros.motion import ContractError
 from vla_ros.openvla import OpenVLAPolicy, Preprocessing
+from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.loading import load_policy
-from vla_ros.ros.parameters import Parameters
 from vla_ros.types import Progress
 
 

@@ -27,8 +27,8 @@ from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import UnusableImage, image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaStatus
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason
-from vla_ros.ros.parameters import Parameters
 
 WATCHDOG = 'watchdog'  # may end the process
 

@@ -375,7 +375,7 @@ def test_worlds_have_names() -> None:
 
 @pytest.mark.parametrize('world', [BlocksWorld, LiberoWorld])
 def test_a_worlds_parameters_are_the_nodes(world: type[BlocksWorld] | type[LiberoWorld]) -> None:
-    from vla_ros.ros.parameters import check_name, check_value, typed_value
+    from vla_ros.parameters.check import check_name, check_value, typed_value
 
     for name, value in world.node_parameters.items():
         check_name(name)

@@ -44,9 +44,9 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.console import heed, unbuffer_output
+    from vla_ros.parameters.check import ParameterError
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
-    from vla_ros.ros.parameters import ParameterError
     from vla_ros.shared_memory import remove_dead_segments
 
     unbuffer_output()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.middleware import SEGMENT_BYTES
 from vla_ros.doctor.rate import TOLERANCE
 from vla_ros.errors import VlaError
-
-if TYPE_CHECKING:
-    from vla_ros.ros.parameters import Parameters
+from vla_ros.parameters.definition import Parameters
 
 BEST_EFFORT = 'best effort'
 

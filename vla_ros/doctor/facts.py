@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyChoice
 
 if TYPE_CHECKING:  # what the doctor shall tell of may not be there
@@ -15,7 +16,6 @@ if TYPE_CHECKING:  # what the doctor shall tell of may not be there
 
     from vla_ros.motion.contract import ActionContract
     from vla_ros.openvla.config import OpenVLAConfig
-    from vla_ros.ros.parameters import Parameters
 
 # As a remapping that follows --ros-args: the node's name.
 NODE_NAME = re.compile(r'(?:vla:)?__(?:node|name):=(.+)')

@@ -27,9 +27,10 @@ from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
+from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
-from vla_ros.ros.parameters import Parameters, topic_prefix
+from vla_ros.ros.parameters import topic_prefix
 from vla_ros.scheduling import CameraWatch
 from vla_ros.scheduling.clock import age_s
 

@@ -18,9 +18,9 @@ from std_msgs.msg import String
 
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.raw import UnusableImage
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
-from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.shared import Shared
 from vla_ros.scheduling import CameraWatch, failure_text
 from vla_ros.text import is_blank

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Callable
 
 from vla_ros import policies
+from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyChoice
 from vla_ros.reasons import Cause, Reason
-from vla_ros.ros.parameters import Parameters
 from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.types import Policy, ProgressCallback
 

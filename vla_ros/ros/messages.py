@@ -10,8 +10,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from vla_ros.graph.stamps import to_duration, to_time
 from vla_ros.motion import MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.inputs import Inputs
-from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import ActionGate, Result, SlotStatistics, WorkerStatus

@@ -18,9 +18,10 @@ from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract, Motion, Twist
+from vla_ros.parameters.check import motion_limits
+from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment, NodeClock
-from vla_ros.ros.parameters import Parameters
 from vla_ros.types import Prediction
 
 _ZERO_S = 0.2  # zero is repeated for so long before the silence: one message may get lost
@@ -51,7 +52,7 @@ class MotionOutput:
         :param prefix: what the topics' names begin with.
         :param frame_id: the robot's own name of the contract's frame.
         """
-        self.motion = Motion(contracts, parameters.motion_limits, parameters.unnorm_key)
+        self.motion = Motion(contracts, motion_limits(parameters), parameters.unnorm_key)
         self._node = node
         self._clock = clock
         self._frame_id = frame_id

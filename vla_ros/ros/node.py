@@ -25,6 +25,8 @@ from rclpy.task import Future
 from vla_ros.images.raw import backend
 from vla_ros.motion import ActionContract, load_contracts
 from vla_ros.msg import VlaStatus
+from vla_ros.parameters.check import ParameterError, check_value
+from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros import loading
 from vla_ros.ros.latch import Latches, latch_path
@@ -40,14 +42,7 @@ from vla_ros.ros.log import Log
 from vla_ros.ros.messages import diagnostics_message
 from vla_ros.ros.motion_output import close_motions
 from vla_ros.ros.node_clock import NodeClock
-from vla_ros.ros.parameters import (
-    ParameterError,
-    Parameters,
-    check_value,
-    declare_parameters,
-    read_parameters,
-    read_robot_names,
-)
+from vla_ros.ros.parameters import declare_parameters, read_parameters, read_robot_names
 from vla_ros.ros.requests import Requests
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.robot import RobotPort
@@ -288,8 +283,8 @@ class VlaNode(LifecycleNode):
             return SetParametersResult(
                 successful=False, reason=f'parameter {quoted(unknown[0])} is unknown'
             )
-        own = {p.name: p.value for p in changed if p.name in Parameters.__dataclass_fields__}
-        fixed = sorted(own.keys() - {'instruction'})
+        own = {p.name: p.value for p in changed if p.name in DEFINITIONS}
+        fixed = sorted(name for name in own if DEFINITIONS[name].settable is not Settable.ALWAYS)
         if fixed and self._worker is not None:
             return SetParametersResult(
                 successful=False,

@@ -14,12 +14,13 @@ from rclpy.qos import QoSProfile
 from vla_ros.graph.stamps import from_time
 from vla_ros.motion import ActionContract, MotionCounters
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.messages import action_message, status_message
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.operator_view import OperatorViewPublisher
-from vla_ros.ros.parameters import Parameters, topic_prefix
+from vla_ros.ros.parameters import topic_prefix
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.situation import Situation
 from vla_ros.ros.status import StatusReporter

@@ -1,0 +1,171 @@
+"""Checks of parameters, one by one and together: for the node and, without ROS, for the doctor."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vla_ros.errors import VlaError
+from vla_ros.parameters.definition import DEFINITIONS, Parameters
+
+if TYPE_CHECKING:
+    from vla_ros.motion import MotionLimits
+
+_ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
+_EXPECTED = {
+    bool: 'bool',
+    float: 'float (write 2.0, not 2)',
+    str: 'str',
+    tuple: 'a list of names (write [a, b])',
+}
+_MAX_RAMP_S = 0.5
+_TICKS_PER_RAMP = 2
+_NOT_OURS = ('use_sim_time', 'start_type_description_service')
+
+
+class ParameterError(VlaError, ValueError):
+    """A parameter is unknown, or its value is not allowed."""
+
+
+def is_ours(name: str) -> bool:
+    """Return False for a parameter that ROS declares on every node."""
+    return name not in _NOT_OURS and not name.startswith('qos_overrides.')
+
+
+def check_name(name: str) -> None:
+    """Raise ParameterError if the node has no such parameter."""
+    if name not in DEFINITIONS and is_ours(name):
+        close = difflib.get_close_matches(name, DEFINITIONS, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'there are: {", ".join(DEFINITIONS)}'
+        raise ParameterError(f'parameter {name} is unknown', hint, value=name)
+
+
+def typed_value(name: str, value: Any) -> Any:
+    """Return a value from a parameter file as the field of Parameters has it.
+
+    :raises ParameterError: if it has another type. Like ROS, this does not take 2 for 2.0.
+    """
+    kind = DEFINITIONS[name].kind
+    if kind is tuple and isinstance(value, list) and all(type(item) is str for item in value):
+        return tuple(value)
+    if type(value) is not kind:
+        raise wrong_type(name, f'it is {value!r}')
+    return value
+
+
+def wrong_type(name: str, found: str) -> ParameterError:
+    """Return the error for a value of another type.
+
+    :param found: the value or its type, in words.
+    """
+    expected = _EXPECTED[DEFINITIONS[name].kind]
+    return ParameterError(
+        f'parameter {name} has a value of the wrong type ({found})',
+        f'expected is {expected}',
+        expected=expected,
+    )
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise ParameterError if the value is not allowed, whatever the other parameters are.
+
+    :param name: of a field of Parameters.
+    :param value: of that field's type.
+    """
+    definition = DEFINITIONS[name]
+    bounds, choices = definition.bounds, definition.choices
+    if bounds and not bounds[0] <= value <= bounds[1]:
+        raise _not_allowed(f'parameter {name} is {value:g}', value, definition.allowed)
+    if choices and value not in choices:
+        raise _not_allowed(f'parameter {name} is {value!r}', value, definition.allowed)
+    if name == 'robots':
+        _check_robots(value)
+
+
+def _not_allowed(what: str, value: object, allowed: str) -> ParameterError:
+    return ParameterError(what, f'allowed: {allowed}', value=value, expected=allowed)
+
+
+def check_all(parameters: Parameters) -> None:
+    """Raise ParameterError for the first value that is not allowed, alone or with the others."""
+    for name in DEFINITIONS:
+        check_value(name, getattr(parameters, name))
+    _check_ages(parameters)
+    _check_frames(parameters)
+    _check_ramp(parameters)
+
+
+def motion_limits(parameters: Parameters) -> MotionLimits:
+    """Return the limits of the twists, whose ramp is at least two ticks of the control rate."""
+    from vla_ros.motion import MotionLimits  # NumPy comes with it: only when it is needed
+
+    return MotionLimits(
+        parameters.max_linear_speed_m_s,
+        parameters.max_angular_speed_rad_s,
+        parameters.max_linear_jerk_m_s3,
+        parameters.max_angular_jerk_rad_s3,
+        least_ramp_s=_TICKS_PER_RAMP / parameters.control_rate_hz,
+    )
+
+
+def _check_robots(names: Sequence[str]) -> None:
+    for name in names:
+        if not _ROBOT_NAME.fullmatch(name):
+            raise _not_allowed(
+                f'parameter robots has the name {name!r}',
+                name,
+                'up to 64 letters, digits and underscores, the first of them no digit',
+            )
+    if len(set(names)) < len(names):
+        raise _not_allowed(
+            f'parameter robots is [{", ".join(names)}]',
+            names,
+            "each name once, as it stands in the names of its robot's topics",
+        )
+
+
+def _check_ages(parameters: Parameters) -> None:
+    if parameters.inference_timeout_s > parameters.max_action_age_s:
+        raise ParameterError(
+            f'parameter inference_timeout_s is {parameters.inference_timeout_s:g}, above '
+            f'max_action_age_s, {parameters.max_action_age_s:g}: actions that take so long would '
+            'never be published',
+            'raise max_action_age_s, or lower inference_timeout_s',
+            value=parameters.inference_timeout_s,
+        )
+
+
+def _check_frames(parameters: Parameters) -> None:
+    frames, robots = len(parameters.frame_ids), len(parameters.robot_names)
+    if frames != robots:
+        raise _not_allowed(
+            f'parameter frame_id is {parameters.frame_id!r}, {frames} frames',
+            parameters.frame_id,
+            f'one, or {robots}, one for each robot in the parameter robots',
+        )
+    if parameters.motion == 'twist' and not all(parameters.frame_ids):
+        raise ParameterError(
+            f'parameter motion is twist, and frame_id is {parameters.frame_id!r}: a twist needs '
+            'the frame along whose axes it is',
+            "name this robot's frame that stands for the data set's, usually its base "
+            '(docs/contracts.md)',
+            value=parameters.frame_id,
+        )
+
+
+def _check_ramp(parameters: Parameters) -> None:
+    """A long ramp makes the robot move by an old image."""
+    ramp_s = motion_limits(parameters).ramp_s
+    if ramp_s > _MAX_RAMP_S:
+        raise ParameterError(
+            f'parameters max_linear_jerk_m_s3, {parameters.max_linear_jerk_m_s3:g}, and '
+            f'max_angular_jerk_rad_s3, {parameters.max_angular_jerk_rad_s3:g}, make ramps of '
+            f'{ramp_s:.2g} s, so that the robot moves by what was seen long '
+            'ago',
+            f'allowed: {_MAX_RAMP_S:g} s, so at least '
+            f'{4 * parameters.max_linear_speed_m_s / _MAX_RAMP_S**2:g} and '
+            f'{4 * parameters.max_angular_speed_rad_s / _MAX_RAMP_S**2:g}, or lower speeds',
+            value=ramp_s,
+        )

@@ -1,0 +1,357 @@
+"""Definition of every parameter: default, unit, bounds, choices and sentence.
+
+The node, the doctor and the launch file read it; ``generate.py`` writes config/vla.yaml and
+docs/parameters.md from it. A new parameter is one new field of :class:`Parameters`.
+
+Standard library only: the launch file imports this module in an interpreter that may have neither
+NumPy nor torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal
+
+Group = Literal['Policy', 'Robots', 'Instructions', 'Images', 'Actions', 'Motion', 'Process']
+
+
+class Settable(Enum):
+    """When a parameter can be set; the value is the word for it in docs/parameters.md."""
+
+    AT_START = 'at start'
+    UNCONFIGURED = 'unconfigured'
+    ALWAYS = 'always'
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One parameter.
+
+    :param default: its type is the parameter's type: bool, float, str or tuple (of str).
+    :param sentence: quantity and condition, one sentence without the unit.
+    :param bounds: lowest and highest allowed value.
+    :param choices: allowed values; empty: any.
+    """
+
+    name: str
+    default: Any
+    sentence: str
+    group: Group
+    unit: str
+    bounds: tuple[float, float] | None
+    choices: tuple[str, ...]
+    settable: Settable
+
+    @property
+    def kind(self) -> type:
+        """Return the type of the value: bool, float, str or tuple."""
+        return type(self.default)
+
+    @property
+    def description(self) -> str:
+        """Return the sentence with the unit after the quantity, which ends at a semicolon if any.
+
+        For example 'Maximum time without a new image [s]; then the robot holds.'
+        """
+        if not self.unit:
+            return self.sentence
+        quantity, semicolon, rest = self.sentence.removesuffix('.').partition(';')
+        return f'{quantity} [{self.unit}]{semicolon}{rest}.'
+
+    @property
+    def allowed(self) -> str:
+        """Return the choices or the bounds; empty if there are none."""
+        if self.bounds:
+            return f'{self.bounds[0]:g} to {self.bounds[1]:g}'
+        return ', '.join(self.choices)
+
+    @property
+    def help(self) -> str:
+        """Return the description, followed by what is allowed."""
+        return f'{self.description} Allowed: {self.allowed}.' if self.allowed else self.description
+
+
+def parameter(
+    default: Any,
+    sentence: str,
+    *,
+    group: Group,
+    unit: str = '',
+    bounds: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    settable: Settable = Settable.UNCONFIGURED,
+) -> Any:
+    """Return a dataclass field with the rest of its :class:`Definition` as metadata."""
+    metadata = dict(
+        sentence=sentence,
+        group=group,
+        unit=unit,
+        bounds=bounds,
+        choices=choices,
+        settable=settable,
+    )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The values of one configuration. The fields of a group stand together."""
+
+    model: str = parameter(
+        '',
+        'Checkpoint folder, hub id such as openvla/openvla-7b, or script such as scripted:seed=7.',
+        group='Policy',
+    )
+    revision: str = parameter(
+        '', 'Branch, tag or commit of a hub id; empty: its main branch.', group='Policy'
+    )
+    device: str = parameter(
+        'auto',
+        'Device of the policy: auto (cuda, then mps, then cpu), cuda, cuda:N, mps or cpu.',
+        group='Policy',
+    )
+    dtype: str = parameter(
+        'auto',
+        'Data type of the weights: auto (bfloat16 where the device is fast at it), float32, '
+        'bfloat16 or float16.',
+        group='Policy',
+    )
+    quantization: str = parameter(
+        'none',
+        'Quantization of the weights; int8 and int4 need less memory and are not exact, int8 is '
+        'faster on a CPU.',
+        group='Policy',
+        choices=('none', 'int8', 'int4'),
+    )
+    compile: bool = parameter(
+        False, 'Whether to compile the model with torch.compile during warm-up.', group='Policy'
+    )
+    unnorm_key: str = parameter(
+        '',
+        'Data set whose statistics scale the actions; empty: the only one in the checkpoint.',
+        group='Policy',
+    )
+    load_timeout_s: float = parameter(
+        900.0,
+        'Maximum duration of loading, including the download.',
+        group='Policy',
+        unit='s',
+        bounds=(1.0, 86400.0),
+    )
+    warmup_timeout_s: float = parameter(
+        900.0,
+        'Maximum duration of the warm-up, including the self-check.',
+        group='Policy',
+        unit='s',
+        bounds=(1.0, 86400.0),
+    )
+
+    robots: tuple[str, ...] = parameter(
+        (),
+        'Names of the robots, each with topics of its own (NAME/image, NAME/action); empty: one '
+        'robot, with the topics image and action.',
+        group='Robots',
+        settable=Settable.AT_START,
+    )
+    enabled: bool = parameter(
+        True,
+        'Whether robots may act before the service ~/enable is called.',
+        group='Robots',
+        settable=Settable.AT_START,
+    )
+    latch_file: str = parameter(
+        '',
+        "File that keeps the operator's stop, disable and hold when the process ends; empty: a "
+        "file in ROS_HOME for this node's name and ROS domain.",
+        group='Robots',
+        settable=Settable.AT_START,
+    )
+
+    instruction: str = parameter(
+        '',
+        'Instruction of every robot until its instruction topic gives another; empty: hold.',
+        group='Instructions',
+        settable=Settable.ALWAYS,
+    )
+    max_command_age_s: float = parameter(
+        2.0,
+        'Maximum age of a command that starts a robot (instruction, enable, reset, activate).',
+        group='Instructions',
+        unit='s',
+        bounds=(0.1, 3600.0),
+        settable=Settable.AT_START,
+    )
+    max_instruction_age_s: float = parameter(
+        0.0,
+        'Maximum age of an instruction that is not repeated; then it is withdrawn; 0: no limit.',
+        group='Instructions',
+        unit='s',
+        bounds=(0.0, 86400.0),
+    )
+    no_instruction_timeout_s: float = parameter(
+        30.0,
+        'Maximum time with images but without an instruction; then the message of the status names '
+        'both topics.',
+        group='Instructions',
+        unit='s',
+        bounds=(0.01, 86400.0),
+    )
+
+    image_transport: str = parameter(
+        'raw',
+        'Type of the image topic: raw (topic image) or compressed (topic image/compressed).',
+        group='Images',
+        choices=('raw', 'compressed'),
+    )
+    image_reliability: str = parameter(
+        'auto',
+        'Reliability of the image subscription; auto: what the publishers offer.',
+        group='Images',
+        choices=('auto', 'reliable', 'best_effort'),
+    )
+    preprocessing: str = parameter(
+        'raw',
+        "Image preprocessing; raw: none; training: as in OpenVLA's training, with the crop if the "
+        'contract of unnorm_key has it.',
+        group='Images',
+        choices=('raw', 'training'),
+    )
+    rotate_180: bool = parameter(
+        False,
+        'Whether to rotate images by 180 degrees first, as LIBERO does with its own.',
+        group='Images',
+    )
+    max_image_age_s: float = parameter(
+        0.5,
+        'Maximum age of an image when inference starts.',
+        group='Images',
+        unit='s',
+        bounds=(0.001, 3600.0),
+    )
+    first_image_timeout_s: float = parameter(
+        10.0,
+        'Maximum time from activation to the first image; then the reason is NO_FIRST_IMAGE.',
+        group='Images',
+        unit='s',
+        bounds=(0.01, 3600.0),
+    )
+    image_timeout_s: float = parameter(
+        2.0,
+        'Maximum time without a new image; then the robot holds.',
+        group='Images',
+        unit='s',
+        bounds=(0.01, 3600.0),
+    )
+    frozen_image_timeout_s: float = parameter(
+        5.0,
+        'Maximum time in which every image repeats an earlier one; then the robot holds; 0: still '
+        'images are allowed.',
+        group='Images',
+        unit='s',
+        bounds=(0.0, 3600.0),
+    )
+
+    inference_timeout_s: float = parameter(
+        1.0,
+        'Maximum duration of an inference; then it is cancelled and its robots hold.',
+        group='Actions',
+        unit='s',
+        bounds=(0.01, 3600.0),
+    )
+    max_action_age_s: float = parameter(
+        1.5,
+        "Maximum age of an action's image when the action is published.",
+        group='Actions',
+        unit='s',
+        bounds=(0.01, 3600.0),
+    )
+    frame_id: str = parameter(
+        '',
+        'Frame of the actions, written into their header; with several robots one for all, or one '
+        'for each, separated by commas.',
+        group='Actions',
+    )
+    contracts: str = parameter(
+        '',
+        'YAML file with the action contracts of further data sets (docs/contracts.md).',
+        group='Actions',
+    )
+
+    motion: str = parameter(
+        'none',
+        'Motion output; twist: also publish the topics twist and gripper; needs frame_id.',
+        group='Motion',
+        choices=('none', 'twist'),
+    )
+    control_rate_hz: float = parameter(
+        50.0,
+        'Rate at which twists are published while moving.',
+        group='Motion',
+        unit='Hz',
+        bounds=(20.0, 1000.0),
+    )
+    max_linear_speed_m_s: float = parameter(
+        0.25,
+        'Maximum linear speed of a twist; a faster motion is shortened and counted.',
+        group='Motion',
+        unit='m/s',
+        bounds=(0.001, 10.0),
+    )
+    max_angular_speed_rad_s: float = parameter(
+        1.0,
+        'Maximum angular speed of a twist; a faster motion is shortened and counted.',
+        group='Motion',
+        unit='rad/s',
+        bounds=(0.001, 50.0),
+    )
+    max_linear_jerk_m_s3: float = parameter(
+        100.0,
+        'Maximum linear jerk of the twists; a ramp takes 2 * sqrt(speed / jerk).',
+        group='Motion',
+        unit='m/s^3',
+        bounds=(0.1, 1e5),
+    )
+    max_angular_jerk_rad_s3: float = parameter(
+        400.0,
+        'Maximum angular jerk of the twists; a ramp takes 2 * sqrt(speed / jerk).',
+        group='Motion',
+        unit='rad/s^3',
+        bounds=(0.1, 1e5),
+    )
+
+    autostart: bool = parameter(
+        True,
+        'Whether to configure at start and to activate when the policy is ready.',
+        group='Process',
+        settable=Settable.AT_START,
+    )
+    hang_timeout_s: float = parameter(
+        10.0,
+        'Maximum time that a cancelled inference or the executor may hang; then the process ends.',
+        group='Process',
+        unit='s',
+        bounds=(0.1, 3600.0),
+    )
+
+    @property
+    def robot_names(self) -> tuple[str, ...]:
+        """Return the name of each robot; ``('',)`` for one robot without a name."""
+        return self.robots or ('',)
+
+    @property
+    def frame_ids(self) -> list[str]:
+        """Return the frame of each robot, in the order of ``robot_names``."""
+        frames = [frame.strip() for frame in self.frame_id.split(',')]
+        return frames * len(self.robot_names) if len(frames) == 1 else frames
+
+
+DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
+    {
+        field.name: Definition(field.name, field.default, **field.metadata)
+        for field in dataclasses.fields(Parameters)
+    }
+)
