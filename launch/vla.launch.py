@@ -44,7 +44,7 @@ def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
     return ParameterValue(value, value_type=kind)
 
 
-def description(one: Definition) -> str:
+def argument_help(one: Definition) -> str:
     """Return the help of a parameter's argument."""
     return f'{one.help} Commas separate the names.' if one.kind is tuple else one.help
 
@@ -110,7 +110,7 @@ def start_node(context: LaunchContext) -> list[Action]:
 def generate_launch_description() -> LaunchDescription:
     share = Path(get_package_share_directory('vla_ros'))
     arguments = [
-        DeclareLaunchArgument(name, default_value='', description=description(one))
+        DeclareLaunchArgument(name, default_value='', description=argument_help(one))
         for name, one in DEFINITIONS.items()
     ]
     return LaunchDescription(

@@ -124,6 +124,13 @@ def test_a_wrong_parameter(assignments: dict[str, str], expected: Finding) -> No
     assert list(check_parameters(Facts(Setup('scripted', assignments)))) == [expected]
 
 
+def test_parameters_are_checked_without_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('rclpy', 'rcl_interfaces', 'vla_ros.ros'):
+        monkeypatch.setitem(sys.modules, name, None)
+    (found,) = check_parameters(Facts(Setup('scripted', {'dtyp': 'auto'})))
+    assert found == fail('parameter dtyp is unknown', 'did you mean dtype?')
+
+
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [

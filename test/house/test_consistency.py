@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import json
 import re
 import subprocess
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
@@ -21,49 +19,6 @@ from std_msgs.msg import String
 from support.places import ROOT
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason
-from vla_ros.ros.parameters import ParameterError, Parameters
-
-
-def as_yaml(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
-
-
-FIELDS = {field.name: field for field in dataclasses.fields(Parameters)}
-
-
-def test_the_parameter_file_shows_every_parameter_with_its_default() -> None:
-    content = yaml.safe_load((ROOT / 'config' / 'vla.yaml').read_text())
-    shown = content['/**']['ros__parameters']
-    defaults = {name: as_yaml(field.default) for name, field in FIELDS.items()}
-    assert shown == defaults
-    assert all(type(shown[name]) is type(default) for name, default in defaults.items())
-
-
-def test_the_readme_names_every_parameter_with_its_default() -> None:
-    readme = (ROOT / 'README.md').read_text()
-    table = dict(re.findall(r'^\| `(\w+)` \|([^|]*)\|', readme, flags=re.MULTILINE))
-    for name, field in FIELDS.items():
-        if name in ('model', 'revision'):
-            assert '| `model`, `revision` |' in readme
-            continue
-        default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        assert table[name].strip() == str(as_yaml(default)), name
-
-
-def test_launch_arguments_are_parameters_of_the_same_type() -> None:
-    tree = ast.parse((ROOT / 'launch' / 'vla.launch.py').read_text())
-    [table] = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == 'PARAMETERS'
-    ]
-    arguments = {entry.elts[0].value: entry.elts[1].id for entry in table.elts}
-    assert arguments == {
-        name: type(FIELDS[name].default).__name__ for name in arguments if name in FIELDS
-    }
-    deployment = {'model', 'device', 'dtype', 'quantization', 'unnorm_key', 'instruction'}
-    timeouts = {name for name in FIELDS if name.endswith('_s')}
-    assert deployment | timeouts <= set(arguments)
 
 
 def test_the_newest_change_is_this_version() -> None:
@@ -135,18 +90,6 @@ def test_the_rviz_file_shows_the_operators_view() -> None:
     displays = {d['Class']: d for d in content['Visualization Manager']['Displays']}
     assert displays['rviz_default_plugins/Image']['Topic']['Value'] == '/debug_image'
     assert 'rviz_default_plugins/TF' in displays
-
-
-@pytest.mark.parametrize('name', [name for name, f in FIELDS.items() if f.metadata['bounds']])
-def test_bounds_of_parameters(name: str) -> None:
-    low, high = FIELDS[name].metadata['bounds']
-    for value in (low - 0.001, -1.0, high * 2, float('nan'), float('inf')):
-        with pytest.raises(ParameterError, match=rf'{name} is .*; allowed: {low:g} to {high:g}'):
-            dataclasses.replace(Parameters(), **{name: value}).check()
-
-
-def test_defaults_are_allowed() -> None:
-    Parameters().check()
 
 
 def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:

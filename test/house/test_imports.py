@@ -24,7 +24,7 @@ FLOORS = (
     {'cli'},
     {'demo', 'doctor', 'evaluation', 'pipeline', 'replay'},
     {'bench', 'client', 'ros'},
-    {'graph', 'measure', 'policies', 'simulation', 'synthetic', 'view'},
+    {'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic', 'view'},
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'drawing', 'images', 'types'},
     {'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
@@ -35,8 +35,8 @@ WITHIN: set[tuple[str, str]] = set()
 
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
-    *('bench', 'measure', 'motion', 'openvla', 'policies', 'replay', 'scheduling', 'scripted'),
-    *('simulation', 'synthetic', 'types', 'view', 'watchdog'),
+    *('bench', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay', 'scheduling'),
+    *('scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog'),
 }
 ROS = {
     *('builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
@@ -123,6 +123,7 @@ def modules_after(statement: str) -> set[str]:
     [
         (['vla_ros'], [*HEAVY, 'numpy']),
         (['vla_ros.watchdog'], [*HEAVY, 'numpy']),
+        (['vla_ros.parameters.overrides', 'vla_ros.parameters.check'], [*HEAVY, 'numpy']),
         (['vla_ros.scheduling', 'vla_ros.motion', 'vla_ros.types'], HEAVY),
         (['vla_ros.view'], [*POLICY, 'rclpy']),
         (

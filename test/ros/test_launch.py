@@ -1,8 +1,9 @@
-"""The launch file, with stand-ins for launch and launch_ros: when the node starts again."""
+"""The launch file, with stand-ins for launch and launch_ros: its arguments, when it restarts."""
 
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from support.places import ROOT
+
+from vla_ros.parameters.definition import DEFINITIONS
 
 
 class Made:
@@ -57,7 +60,7 @@ def launch_file(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def started(launch_file: ModuleType, **given: str) -> tuple[Made, Callable[[int], Any]]:
     """The node, and what happens when it ends with a code."""
-    arguments = {name: '' for name, _, _ in launch_file.PARAMETERS}
+    arguments = dict.fromkeys(DEFINITIONS, '')
     arguments |= {topic: topic for topic in launch_file.TOPICS}
     arguments |= {'namespace': '', 'params_file': 'vla.yaml', 'log_level': 'info'}
     arguments |= {'respawn': 'true', **given}
@@ -71,6 +74,76 @@ def started(launch_file: ModuleType, **given: str) -> tuple[Made, Callable[[int]
         return on_process_exit.named['on_exit'](SimpleNamespace(returncode=code), context)
 
     return node, end
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_an_argument(
+    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_file, 'get_package_share_directory', lambda name: f'/share/{name}')
+    description = launch_file.generate_launch_description()
+    [actions] = description.positional
+    arguments = [one for one in actions if one.kind == 'DeclareLaunchArgument']
+    helps = {one.positional[0]: one.named['description'] for one in arguments}
+    assert len(helps) == len(arguments)  # no parameter has the name of another argument
+    assert {'namespace', 'params_file', 'image', 'respawn'} < helps.keys() - DEFINITIONS.keys()
+    for name, one in DEFINITIONS.items():
+        assert helps[name].startswith(one.help)
+
+
+TEXTS = {bool: ('False', False), float: ('2', 2.0), str: ('2', '2'), tuple: ('a, b', ['a', 'b'])}
+
+
+def test_an_argument_has_the_type_of_its_parameter(launch_file: ModuleType) -> None:
+    given = {name: TEXTS[one.kind][0] for name, one in DEFINITIONS.items()}
+    node, _ = started(launch_file, **given)
+    overrides = node.named['parameters'][1]
+    for name, one in DEFINITIONS.items():
+        [value] = overrides[name].positional
+        assert value == TEXTS[one.kind][1] and type(value) is type(TEXTS[one.kind][1])
+        assert overrides[name].named['value_type'] is (None if one.kind is tuple else one.kind)
+
+
+def test_an_empty_argument_leaves_the_parameter_as_in_the_file(launch_file: ModuleType) -> None:
+    node, _ = started(launch_file)
+    assert node.named['parameters'] == ['vla.yaml', {}]
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'expected'),
+    [('compile', 'yes', 'true or false'), ('max_image_age_s', 'half', 'a number')],
+)
+def test_a_text_of_another_type_is_refused(
+    launch_file: ModuleType, name: str, text: str, expected: str
+) -> None:
+    with pytest.raises(RuntimeError, match=f"{name} is '{text}'; expected {expected}"):
+        started(launch_file, **{name: text})
+
+
+ISOLATED = """
+import runpy, sys, types
+class StandIn(types.ModuleType):
+    def __getattr__(self, name):
+        return lambda *positional, **named: ' '.join(map(str, positional))
+sys.path.insert(0, {root!r})
+sys.modules.update((name, StandIn(name)) for name in {modules})
+print(runpy.run_path({file!r})['generate_launch_description']())
+"""
+
+
+def test_it_needs_ros_and_the_standard_library_only() -> None:
+    """The interpreter of ``ros2 launch`` may have neither NumPy nor torch, nor a build."""
+    file = str(ROOT / 'launch' / 'vla.launch.py')
+    modules = [*STAND_INS, 'ament_index_python']
+    script = ISOLATED.format(root=str(ROOT), modules=modules, file=file)
+    command = [sys.executable, '-I', '-S', '-c', script]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(f"'{name}'" in told for name in DEFINITIONS)
+
+
+# -- restarts ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('code', [70, 1, -6, -7, -9, -11, 3])
