@@ -24,11 +24,11 @@ from vla_ros.parameters.definition import DEFINITIONS, Definition
 
 RESPAWN_DELAY_S = 2.0
 
-# Topics of the node that can be called otherwise.
+# Topics of the node that can be remapped.
 TOPICS = {
     'image': "the camera's topic",
-    'twist': 'where the twists go, such as /servo_node/delta_twist_cmds',
-    'gripper': "where the gripper's opening goes",
+    'twist': 'topic of the twists, such as /servo_node/delta_twist_cmds',
+    'gripper': "topic of the gripper's opening",
 }
 
 
@@ -50,7 +50,7 @@ def argument_help(one: Definition) -> str:
 
 
 def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
-    """From a topic of the node to the names that were given: one, or one of each robot in order."""
+    """Return the remappings of a topic: to one name, or to one for each robot in their order."""
     if given == topic:
         return []  # the topics keep their names
     names, others = ([part.strip() for part in text.split(',')] for text in (robots, given))
@@ -69,8 +69,8 @@ def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
 
 
 def start_node(context: LaunchContext) -> list[Action]:
-    """The node, with those parameters that were given as arguments."""
-    given = dict(context.launch_configurations)  # a copy: it holds for every start
+    """Return the node, with the parameters that are given as arguments."""
+    given = dict(context.launch_configurations)  # a copy, used at every start
     overrides = {
         name: parameter_value(name, one.kind, given[name])
         for name, one in DEFINITIONS.items()
@@ -79,7 +79,7 @@ def start_node(context: LaunchContext) -> list[Action]:
     logger = '.'.join([*filter(None, given['namespace'].split('/')), 'vla'])
 
     def start(again: bool = False) -> list[Action]:
-        # A robot whose node has died waits for a person, who may have stopped it.
+        # After a crash the robots wait for the operator, who may have stopped them.
         held = {'enabled': False} if again else {}
         node = Node(
             package='vla_ros',
@@ -99,7 +99,7 @@ def start_node(context: LaunchContext) -> list[Action]:
         return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended))]
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
-        """Start it again, unless a person ended it (0) or has to mend an argument (2)."""
+        """Start it again, unless the user ended it (0) or must fix an argument (2)."""
         if context.is_shutdown or given['respawn'] == 'false' or event.returncode in (0, 2):
             return None
         return [TimerAction(period=RESPAWN_DELAY_S, actions=start(again=True))]
@@ -120,7 +120,7 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(
                     topic,
                     default_value=topic,
-                    description=f'{what}; with robots one of each, such as /a/{topic},/b/{topic}',
+                    description=f'{what}; with several robots one topic for each, such as /a/{topic},/b/{topic}',
                 )
                 for topic, what in TOPICS.items()
             ],

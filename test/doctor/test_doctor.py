@@ -112,8 +112,8 @@ def test_sound_parameters() -> None:
         (
             {'inference_timeout_s': '3.0'},
             fail(
-                'parameter inference_timeout_s is 3, above max_action_age_s, 1.5: actions that '
-                'take so long would never be published',
+                'parameter inference_timeout_s is 3, above max_action_age_s, 1.5: an action '
+                'that takes longer than that is never published',
                 'raise max_action_age_s, or lower inference_timeout_s',
             ),
         ),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from support.places import ROOT
-
 from vla_ros.parameters.definition import DEFINITIONS
 
 

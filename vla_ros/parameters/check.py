@@ -116,13 +116,13 @@ def _check_robots(names: Sequence[str]) -> None:
             raise _not_allowed(
                 f'parameter robots has the name {name!r}',
                 name,
-                'up to 64 letters, digits and underscores, the first of them no digit',
+                'up to 64 letters, digits and underscores, not beginning with a digit',
             )
     if len(set(names)) < len(names):
         raise _not_allowed(
             f'parameter robots is [{", ".join(names)}]',
             names,
-            "each name once, as it stands in the names of its robot's topics",
+            'each name once, because it begins the names of the topics of its robot',
         )
 
 
@@ -130,8 +130,8 @@ def _check_ages(parameters: Parameters) -> None:
     if parameters.inference_timeout_s > parameters.max_action_age_s:
         raise ParameterError(
             f'parameter inference_timeout_s is {parameters.inference_timeout_s:g}, above '
-            f'max_action_age_s, {parameters.max_action_age_s:g}: actions that take so long would '
-            'never be published',
+            f'max_action_age_s, {parameters.max_action_age_s:g}: an action that takes longer '
+            'than that is never published',
             'raise max_action_age_s, or lower inference_timeout_s',
             value=parameters.inference_timeout_s,
         )
@@ -148,8 +148,8 @@ def _check_frames(parameters: Parameters) -> None:
     if parameters.motion == 'twist' and not all(parameters.frame_ids):
         raise ParameterError(
             f'parameter motion is twist, and frame_id is {parameters.frame_id!r}: a twist needs '
-            'the frame along whose axes it is',
-            "name this robot's frame that stands for the data set's, usually its base "
+            'a frame',
+            "set frame_id to the robot's frame that corresponds to the data set's, usually its base "
             '(docs/contracts.md)',
             value=parameters.frame_id,
         )
@@ -162,8 +162,7 @@ def _check_ramp(parameters: Parameters) -> None:
         raise ParameterError(
             f'parameters max_linear_jerk_m_s3, {parameters.max_linear_jerk_m_s3:g}, and '
             f'max_angular_jerk_rad_s3, {parameters.max_angular_jerk_rad_s3:g}, make ramps of '
-            f'{ramp_s:.2g} s, so that the robot moves by what was seen long '
-            'ago',
+            f'{ramp_s:.2g} s, so that the robot moves by an old image',
             f'allowed: {_MAX_RAMP_S:g} s, so at least '
             f'{4 * parameters.max_linear_speed_m_s / _MAX_RAMP_S**2:g} and '
             f'{4 * parameters.max_angular_speed_rad_s / _MAX_RAMP_S**2:g}, or lower speeds',

@@ -103,7 +103,8 @@ class Parameters:
 
     model: str = parameter(
         '',
-        'Checkpoint folder, hub id such as openvla/openvla-7b, or script such as scripted:seed=7.',
+        'Checkpoint folder, hub id such as openvla/openvla-7b (HF_HOME, HF_TOKEN and '
+        'HF_HUB_OFFLINE apply), or script such as scripted:seed=7.',
         group='Policy',
     )
     revision: str = parameter(

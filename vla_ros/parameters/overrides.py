@@ -1,4 +1,4 @@
-"""Reads what a ROS parameter file sets for one node, as the node will, without a node."""
+"""What a ROS parameter file sets for one node: read by the rules of ROS, without a node."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
 
 
 class ParameterFileError(VlaError):
-    """The file can't be read, or says nothing to the node."""
+    """The file can't be read, or sets nothing for the node."""
 
 
 class _Loader(BoundedLoader):
-    """Takes 1e3 for a number, as ROS does."""
+    """A YAML loader that reads 1e3 as a number, as ROS does."""
 
 
 _Loader.add_implicit_resolver(
@@ -31,9 +31,9 @@ _Loader.add_implicit_resolver(
 
 
 def read_value(text: str) -> Any:
-    """Of ``NAME:=VALUE``.
+    """Return the value of ``NAME:=VALUE``.
 
-    :raises ParameterFileError: if it is no YAML.
+    :raises ParameterFileError: if the text is not YAML.
     """
     try:
         return parse_yaml(text, _Loader)
@@ -42,7 +42,7 @@ def read_value(text: str) -> Any:
 
 
 def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
-    """What is set for the node, under its name or one with ``*`` or ``**``; the last wins.
+    """Return what is set for the node, under its name or one with ``*`` or ``**``; the last wins.
 
     :param node: full name, such as ``/left/vla``.
     :raises ParameterFileError: if there is no such file, or it has nothing for the node.
@@ -54,7 +54,7 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
             str(error), 'name the parameter file that the node is started with'
         ) from error
     except YAMLTextError as error:
-        raise ParameterFileError(f'{path} is no YAML: {error}', 'mend that line') from error
+        raise ParameterFileError(f'{path} is no YAML: {error}', 'fix that line') from error
     sections = list(_sections(content, ''))
     fitting = [values for name, values in sections if _pattern(name).fullmatch(node)]
     if not fitting:
@@ -67,7 +67,7 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
 
 
 def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Full name of each node, and what is set for it."""
+    """Yield the full name of each node, and what is set for it."""
     if not isinstance(content, Mapping):
         return
     for name, below in content.items():
@@ -78,13 +78,13 @@ def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """Of the full names that a section is for."""
+    """Return the pattern of the full names that a section is for."""
     words = name.strip('/').split('/')
     return re.compile(''.join(_WILDCARDS.get(word, '/' + re.escape(word)) for word in words))
 
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """ROS joins the names of what is nested by points."""
+    """Yield names and values; the names of nested values are joined by points, as in ROS."""
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, Mapping):
             yield from _flat(value, f'{prefix}{name}.')

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 import rclpy
 import yaml
-from conftest import ROOT
 from rclpy.node import Node
 
+from support.places import ROOT
 from vla_ros.parameters import generate
 from vla_ros.parameters.check import ParameterError, check_all
 from vla_ros.parameters.definition import DEFINITIONS, Definition, Parameters, Settable
