@@ -120,7 +120,7 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(
                     topic,
                     default_value=topic,
-                    description=f'{what}; with several robots one topic for each, such as /a/{topic},/b/{topic}',
+                    description=f'{what}; for several robots one each, as in /a/{topic},/b/{topic}',
                 )
                 for topic, what in TOPICS.items()
             ],
