@@ -149,8 +149,8 @@ def _check_frames(parameters: Parameters) -> None:
         raise ParameterError(
             f'parameter motion is twist, and frame_id is {parameters.frame_id!r}: a twist needs '
             'a frame',
-            "set frame_id to the robot's frame that corresponds to the data set's, usually its base "
-            '(docs/contracts.md)',
+            "set frame_id to the robot's frame that corresponds to the data set's, usually its "
+            'base (docs/contracts.md)',
             value=parameters.frame_id,
         )
 
