@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from training.frames import PLACES
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.language import rotary_tables
+from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
 from vla_ros.openvla.processor import load_processors
@@ -179,14 +179,9 @@ class Imitator(nn.Module):
         said = text[:, 1:]  # [B I, T + 5, hidden]
         start, end = shown.shape[1], shown.shape[1] + said.shape[1]
         positions = torch.arange(start, end).expand(len(said), -1)
-        config = language.config
-        rotary = rotary_tables(config, end, shown.device).to(shown.dtype)[:, None, None]
-        heads = (config.num_key_value_heads, end, config.head_dim)
-        for layer in language.model.layers:
-            kv_cache = shown.new_zeros((2, batch_size, *heads))
-            shown = layer(shown, rotary[..., :start, :], kv_cache, None)
-            kv_cache = kv_cache.repeat_interleave(instructions, dim=1)
-            said = layer(said, rotary[..., start:, :], kv_cache, positions)
+        cache = KVCache.empty(language.config, shown, end)
+        shown = language(shown, None, cache)
+        said = language(said, positions, cache.repeated(instructions))
         hidden = language.model.norm(said[:, -dim:])
         logits = (hidden @ self.head_rows.T).float()
         return logits.unflatten(0, (batch_size, instructions)), shown

@@ -17,7 +17,7 @@ from support.drafts import DRAFTS
 from support.golden import CASES
 from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy
-from vla_ros.openvla.language import Generation
+from vla_ros.openvla.language import KVCache, Llama
 from vla_ros.types import Request
 
 Ids = NDArray[np.int64]
@@ -41,14 +41,16 @@ def request(key: str, draft: Ids | None) -> tuple[OpenVLAPolicy, Request, Ids]:
 def counted_decodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many tokens each pass after the prefill took."""
     widths: list[int] = []
-    decode = Generation.decode
+    decode = Llama.decode
 
-    def counted(self: Generation, token_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def counted(
+        self: Llama, token_ids: torch.Tensor, positions: torch.Tensor, cache: KVCache
+    ) -> torch.Tensor:
         widths.append(token_ids.shape[1])
-        return decode(self, token_ids, positions)
+        return decode(self, token_ids, positions, cache)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Generation, 'decode', counted)
+        patched.setattr(Llama, 'decode', counted)
         yield widths
 
 

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 from support.places import GOLDEN
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.openvla.language import Generation, Llama
+from vla_ros.openvla.language import KVCache, Llama, decode_greedy
 
 LENGTH, STEPS = 24, 5
 LENGTHS = (24, 17, 1)
@@ -69,9 +69,10 @@ def embeds() -> Tensor:
 
 def generated(model: Llama, inputs_embeds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids [B, STEPS] and logits [B, STEPS, vocab]."""
-    generation = Generation(model, len(lengths), inputs_embeds.shape[1], STEPS)
-    first = generation.prefill(inputs_embeds, lengths)
-    token_ids, logits = generation.greedy(first, lengths, np.full(len(lengths), STEPS))
+    cache = KVCache.empty(model.config, inputs_embeds, inputs_embeds.shape[1] + STEPS)
+    first = model.prefill(inputs_embeds, lengths, cache)
+    steps = np.full(len(lengths), STEPS)
+    token_ids, logits = decode_greedy(model, first, lengths, cache, steps)
     return torch.from_numpy(token_ids), logits
 
 
@@ -119,15 +120,32 @@ def test_half_precision_rounds_where_transformers_rounds() -> None:
 
 
 def test_the_cache_has_its_final_size_from_the_start() -> None:
-    generation = Generation(ours('grouped'), len(LENGTHS), LENGTH, STEPS)
-    cache = generation._kv_cache
-    assert cache.shape == (3, 2, len(LENGTHS), 2, LENGTH + STEPS, 16)
-    lengths = torch.tensor(LENGTHS)
-    generation.greedy(generation.prefill(embeds(), lengths), lengths, np.full(len(lengths), STEPS))
-    assert generation._kv_cache is cache
+    model, lengths = ours('grouped'), torch.tensor(LENGTHS)
+    cache = KVCache.empty(model.config, embeds(), LENGTH + STEPS)
+    first = model.prefill(embeds(), lengths, cache)
+    decode_greedy(model, first, lengths, cache, np.full(len(lengths), STEPS))
+    assert len(cache.layers) == 3
     ends = torch.tensor(LENGTHS) + STEPS - 1
-    assert all(cache[:, :, row, :, : int(end)].any() for row, end in enumerate(ends))
-    assert not cache[:, :, 0, :, int(ends[0]) :].any()
+    for layer in cache.layers:
+        assert layer.shape == (2, len(LENGTHS), 2, LENGTH + STEPS, 16)
+        assert all(layer[:, row, :, : int(end)].any() for row, end in enumerate(ends))
+        assert not layer[:, 0, :, int(ends[0]) :].any()
+
+
+def test_a_repeated_cache_serves_several_continuations() -> None:
+    """As training has it: each row's prefix is computed once, for all that follow it."""
+    model, count = ours('grouped'), 2
+    prefix, rest = embeds()[:, :10], embeds()[:, 10:]
+    cache = KVCache.empty(model.config, prefix, LENGTH)
+    model(prefix, None, cache)
+    continuations = rest.repeat_interleave(count, dim=0)
+    continuations[1::2] *= -1
+    positions = torch.arange(10, LENGTH).expand(len(continuations), -1)
+    hidden = model(continuations, positions, cache.repeated(count))
+    for row, continuation in enumerate(continuations):
+        whole = torch.cat([prefix[row // count], continuation])[None]
+        expected = model(whole, None, KVCache.empty(model.config, whole, LENGTH))
+        torch.testing.assert_close(hidden[row], expected[0, 10:], rtol=1e-5, atol=TOLERANCE)
 
 
 def read(tmp_path: Path, text_config: dict[str, Any]) -> LlamaConfig:

@@ -14,7 +14,7 @@ import torch
 from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
 from vla_ros.openvla.checkpoint import Checkpoint
-from vla_ros.openvla.language import Generation
+from vla_ros.openvla.language import KVCache, Llama
 from vla_ros.types import InferenceCancelled, PolicyError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
@@ -157,17 +157,16 @@ def test_it_outlives_a_lack_of_memory(
 ) -> None:
     caches: list[weakref.ref[torch.Tensor]] = []
 
-    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
-        caches.append(weakref.ref(self._kv_cache))
+    def decode(self: Llama, ids: torch.Tensor, at: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        caches.extend(map(weakref.ref, cache.layers))
         raise type(error)(*error.args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Generation, 'decode', decode)
+        patched.setattr(Llama, 'decode', decode)
         with pytest.raises(PolicyError, match=r'^out of memory on cpu .*; end what else') as caught:
             policy.predict_action(NOISE, 'go')
     assert '\n' not in str(caught.value)
-    assert len(caches) == 1
-    assert caches[0]() is None
+    assert [cache() for cache in caches] == [None] * policy.config.llama.num_hidden_layers
     assert policy.predict_action(NOISE, 'go').valid
 
 
@@ -185,10 +184,10 @@ def test_a_lack_of_memory_while_loading_is_one_sentence(
 def test_other_faults_keep_their_name(
     policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(self: Generation, *_: torch.Tensor) -> torch.Tensor:
+    def decode(self: Llama, *_: object) -> torch.Tensor:
         raise RuntimeError('CUDA error: an illegal memory access was encountered')
 
-    monkeypatch.setattr(Generation, 'decode', decode)
+    monkeypatch.setattr(Llama, 'decode', decode)
     with pytest.raises(RuntimeError, match='illegal memory access'):
         policy.predict_action(NOISE, 'go')
 
@@ -197,15 +196,17 @@ def test_no_kv_cache_outlives_its_inference(
     policy: OpenVLAPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches: list[weakref.ref[torch.Tensor]] = []
-    prefill = Generation.prefill
+    prefill = Llama.prefill
 
-    def noted(self: Generation, *arguments: torch.Tensor, rows: int) -> torch.Tensor:
-        assert not [cache for cache in caches if cache() is not None]
-        caches.append(weakref.ref(self._kv_cache))
-        return prefill(self, *arguments, rows)
+    def noted(
+        self: Llama, embeds: torch.Tensor, lengths: torch.Tensor, cache: KVCache, rows: int
+    ) -> torch.Tensor:
+        assert not [tensor for tensor in caches if tensor() is not None]
+        caches.extend(map(weakref.ref, cache.layers))
+        return prefill(self, embeds, lengths, cache, rows)
 
-    monkeypatch.setattr(Generation, 'prefill', noted)
+    monkeypatch.setattr(Llama, 'prefill', noted)
     for instruction in ('go', 'put ' * 30, 'go'):
         policy.predict_action(NOISE, instruction)
-    assert len(caches) == 3
-    assert [cache() for cache in caches] == [None] * 3
+    layers = policy.config.llama.num_hidden_layers
+    assert [cache() for cache in caches] == [None] * 3 * layers

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.language import Generation
+from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 
@@ -58,11 +58,13 @@ def count_costs(
         projector, image_embeds = _counted(lambda: model.projector(features))
         inputs_embeds = model.embed(input_ids, image_embeds)  # [B, positions, hidden]
         positions = inputs_embeds.shape[1]
-        generation = Generation(model.language_model, batch_size, positions, 1)
-        prefill, logits = _counted(lambda: generation.prefill(inputs_embeds, lengths, rows))
+        language_model = model.language_model
+        cache = KVCache.empty(config.llama, inputs_embeds, positions + 1)
+        prefill, logits = _counted(
+            lambda: language_model.prefill(inputs_embeds, lengths, cache, rows)
+        )
         token_ids = logits.argmax(dim=2)[:, :1]
-        decode_step, _ = _counted(lambda: generation.decode(token_ids, lengths[:, None]))
-    language_model = model.language_model
+        decode_step, _ = _counted(lambda: language_model.decode(token_ids, lengths[:, None], cache))
     _quantize(model, quantization, device)
     return Costs(
         positions,

@@ -1,16 +1,15 @@
-"""The language model: a Llama whose every shape is fixed before it runs.
+"""The language model: a Llama with static shapes, its kv-cache, and greedy decoding with drafts.
 
-Prompts are padded on the right and attention is causal, so no real position ever sees a pad; the
-tokens that follow are written over the pads. Positions stay contiguous, and padding changes no
-result. Follows transformers' LlamaForCausalLM in names and in the order of roundings.
+Prompts are padded on the right. Attention is causal, so no real position attends to a pad, and
+decoded tokens overwrite the pads: positions are contiguous, and padding changes no result. Names
+and the order of roundings are those of transformers' LlamaForCausalLM.
 
-Runs in the policy's thread. Knows nothing of pictures, prompts or actions.
+Runs in the policy's thread. Independent of images, prompts and actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,23 +20,146 @@ from torch.nn import functional as F
 from vla_ros.openvla.config import LlamaConfig
 
 
-class RMSNorm(nn.Module):
-    """Computes in float32, rounds, and only then scales."""
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every position of a batch. It has its final size from the start.
 
-    def __init__(self, size: int, eps: float) -> None:
+    Each layer has its own tensor: training writes to all of them, and autograd would count a write
+    to a view of one common tensor as a write to all views.
+
+    :param layers: for each layer [2, B, key_value_heads, S, head_dim], keys and values.
+    :param rotary: [2, S, head_dim], see :func:`rotary_tables`.
+    """
+
+    layers: tuple[Tensor, ...]
+    rotary: Tensor
+
+    @classmethod
+    def empty(cls, config: LlamaConfig, like: Tensor, size: int) -> KVCache:
+        """Return a cache without keys and values.
+
+        :param like: [B, ...], the input that it is for: batch size, dtype and device are its own.
+        :param size: S, the number of positions.
+        """
+        shape = (2, len(like), config.num_key_value_heads, size, config.head_dim)
+        # Zeros, because masked values are multiplied by zero, and uninitialised memory may be NaN.
+        layers = tuple(like.new_zeros(shape) for _ in range(config.num_hidden_layers))
+        return cls(layers, rotary_tables(config, size, like.device).to(like.dtype))
+
+    def repeated(self, count: int) -> KVCache:
+        """Return a copy with each row ``count`` times in succession: a batch of B * count."""
+        layers = tuple(layer.repeat_interleave(count, dim=1) for layer in self.layers)
+        return KVCache(layers, self.rotary)
+
+
+class Llama(nn.Module):
+    """The network. Its parameters have the checkpoint's names.
+
+    ``block_cost`` is the cost of a pass of a few tokens, in passes of one token: 1 where reading
+    the weights takes all of the time.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.config = config
+        self.block_cost = 1.0
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape that ends in ``size``."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+    def forward(
+        self, x: Tensor, positions: Tensor | None, cache: KVCache, keep: Tensor | None = None
+    ) -> Tensor:
+        """Return the output of the last layer, before the final norm; add ``x`` to the cache.
+
+        :param x: [B, T, hidden].
+        :param positions: int64 [B, T], the positions of ``x``; each attends to the cache up to and
+            including itself. None: 0 to T - 1, and the cache is empty.
+        :param keep: int64 [B, R], the rows of ``x`` to return; None: all. Only without
+            ``positions``.
+        :returns: [B, T or R, hidden].
+        """
+        if positions is None:
+            rotary = cache.rotary[:, None, None, : x.shape[1]]  # [2, 1, 1, T, E]
+        else:
+            rotary = cache.rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
+        *layers, last = self.model.layers
+        for layer, kv_cache in zip(layers, cache.layers[:-1], strict=True):
+            x = layer(x, rotary, kv_cache, positions)
+        return last(x, rotary, cache.layers[-1], positions, keep)
+
+    def prefill(
+        self, inputs_embeds: Tensor, lengths: Tensor, cache: KVCache, rows: int = 1
+    ) -> Tensor:
+        """Return the logits after each prompt, and after each token of its draft.
+
+        :param inputs_embeds: [B, L, hidden]: prompt, draft, and pads of any value.
+        :param lengths: int64 [B], the positions of each prompt without its draft.
+        :param cache: empty, of at least L positions; written to.
+        :param rows: the number of positions whose logits are needed: the last one of the prompt,
+            and those of the draft.
+        :returns: float32 [B, rows, vocab].
+        """
+        needed = lengths[:, None] - 1 + torch.arange(rows, device=lengths.device)  # [B, rows]
+        needed = needed.clamp(max=inputs_embeds.shape[1] - 1)
+        return self._logits(self(inputs_embeds, None, cache=cache, keep=needed))
+
+    def decode(self, token_ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """Return the logits after each of some successive tokens.
+
+        :param token_ids: int64 [B, T].
+        :param positions: int64 [B, T], their positions; the cache has all before the first.
+        :param cache: written to.
+        :returns: float32 [B, T, vocab].
+        """
+        x = self.model.embed_tokens(token_ids)  # [B, T, hidden]
+        return self._logits(self(x, positions, cache=cache))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[B, T, hidden] to float32 [B, T, vocab]."""
+        return self.lm_head(self.model.norm(hidden)).float()
+
+
+class Trunk(nn.Module):
+    """Everything but the head; the checkpoint calls it ``model``."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Layer(nn.Module):
+    """One transformer layer. Its only state is its weights, so that all layers share one graph
+    when they are compiled."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        kv_cache: Tensor,
+        positions: Tensor | None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Return the layer's output; see :meth:`Llama.forward`.
+
+        :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
+        :param kv_cache: [2, B, key_value_heads, S, head_dim], this layer's; written to.
+        """
+        attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep)
+        x = (x if keep is None else _rows(x, keep)) + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Attention(nn.Module):
-    """Causal; several query heads may share one key and value head."""
+    """Causal attention; several query heads may share one head of keys and values."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -58,7 +180,7 @@ class Attention(nn.Module):
         positions: Tensor | None,
         keep: Tensor | None,
     ) -> Tensor:
-        """The parameters are those of Layer. H heads (KVH of keys), each of E values."""
+        """Attend; the parameters are those of Layer. H heads (KVH of keys), each of E values."""
         query = self._heads(self.q_proj, x if keep is None else _rows(x, keep))  # [B, H, R, E]
         key = _rotate(self._heads(self.k_proj, x), rotary)  # [B, KVH, T, E]
         value = self._heads(self.v_proj, x)  # [B, KVH, T, E]
@@ -91,6 +213,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """The gated feed-forward part of a layer."""
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -102,198 +226,26 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class Layer(nn.Module):
-    """One transformer layer. It keeps nothing of its own but weights, so that all layers can share
-    what is compiled for one."""
+class RMSNorm(nn.Module):
+    """Normalises in float32, rounds to the dtype, and scales last."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Tensor,
-        kv_cache: Tensor,
-        positions: Tensor | None,
-        keep: Tensor | None = None,
-    ) -> Tensor:
-        """
-        :param x: [B, T, hidden].
-        :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
-        :param kv_cache: [2, B, key_value_heads, S, head_dim], keys and values; written to.
-        :param positions: int64 [B, T], where in the cache ``x`` goes; each sees what is there up to
-            itself. None: from 0 to T, and nothing else is seen.
-        :param keep: int64 [B, R], which of these are needed behind this layer; None: all. Without
-            ``positions`` only.
-        :returns: [B, R, hidden].
-        """
-        attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep)
-        x = (x if keep is None else _rows(x, keep)) + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class Trunk(nn.Module):
-    """All but the head; the checkpoint calls it ``model``."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-
-class Llama(nn.Module):
-    """Its parameters carry the checkpoint's names.
-
-    ``block_cost`` is what a pass of a few tokens costs, in passes of one: 1 where reading the
-    weights takes all the time.
-    """
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.block_cost = 1.0
-        self.model = Trunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    @contextmanager
-    def following_any_draft(self) -> Iterator[None]:
-        """Meanwhile even a draft that was never right leads to a block, whatever that costs."""
-        block_cost, self.block_cost = self.block_cost, 1.0
-        try:
-            yield
-        finally:
-            self.block_cost = block_cost
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The last layer's output [B, T, hidden] to float32 [B, T, vocab]."""
-        return self.lm_head(self.model.norm(hidden)).float()
-
-
-class Generation:
-    """A batch of sequences under way. Nothing in here grows: the kv_cache has its final size.
-
-    Greedy, with a draft of what may come (speculative decoding, Leviathan et al. 2022,
-    arXiv:2211.17192, in its greedy form): the draft goes through the layers as if it had been
-    emitted, in one pass, and stands up to the first token that differs from the one that the logits
-    before it choose. What comes out is what decoding one by one gives.
-
-    :param batch_size: B.
-    :param prompt_length: L, positions of the prefill, drafts and pads included.
-    :param max_new_tokens: at most so many tokens are emitted.
-    """
-
-    def __init__(
-        self, llama: Llama, batch_size: int, prompt_length: int, max_new_tokens: int
-    ) -> None:
-        self._llama = llama
-        config, weight = llama.config, llama.model.embed_tokens.weight
-        size = prompt_length + max_new_tokens  # S
-        self._block = max(1, max_new_tokens - 1)  # tokens decoded at once where a draft is followed
-        # Zeros: what is masked is multiplied by zero, and zero times what memory held may be NaN.
-        heads = (config.num_key_value_heads, size, config.head_dim)
-        self._kv_cache = weight.new_zeros((config.num_hidden_layers, 2, batch_size, *heads))
-        self._rotary = rotary_tables(config, size, weight.device).to(weight.dtype)  # [2, S, E]
-
-    def prefill(self, inputs_embeds: Tensor, lengths: Tensor, rows: int = 1) -> Tensor:
-        """
-        :param inputs_embeds: [B, L, hidden], each row padded on the right with whatever; the draft
-            stands where the pads begin.
-        :param lengths: int64 [B], how many positions of each row are its prompt.
-        :param rows: logits of so many positions are needed: the prompt's last one and the draft's.
-        :returns: float32 [B, rows, vocab], the logits of what follows each.
-        """
-        rotary = self._rotary[:, None, None, : inputs_embeds.shape[1]]  # [2, 1, 1, L, E]
-        needed = lengths[:, None] - 1 + torch.arange(rows, device=lengths.device)  # [B, rows]
-        needed = needed.clamp(max=inputs_embeds.shape[1] - 1)
-        return self._llama.logits(self._through_layers(inputs_embeds, rotary, None, needed))
-
-    def decode(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        """
-        :param token_ids: int64 [B, T], tokens that follow each other.
-        :param positions: int64 [B, T], theirs; all before the first are there already.
-        :returns: float32 [B, T, vocab], the logits of what follows each.
-        """
-        x = self._llama.model.embed_tokens(token_ids)  # [B, T, hidden]
-        rotary = self._rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
-        return self._llama.logits(self._through_layers(x, rotary, positions))
-
-    def greedy(
-        self,
-        logits: Tensor,
-        lengths: Tensor,
-        steps: NDArray[np.int64],
-        drafts: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.int64], Tensor]:
-        """Emit the likeliest token so many times, whatever it is.
-
-        :param logits: float32 [B, rows, vocab], the prefill's.
-        :param lengths: int64 [B], the prefill's.
-        :param steps: [B], how many tokens each row emits.
-        :param drafts: int64 [B, G], those whose first ``rows`` - 1 tokens went through the prefill;
-            -1 from where a row has none.
-        :returns: token ids [B, most steps], -1 behind a row's last one, and their logits
-            float32 [B, most steps, vocab] on the CPU.
-        """
-        batch_size, most = len(steps), int(steps.max())
-        rows = np.arange(batch_size)
-        token_ids = np.full((batch_size, most), -1)
-        all_logits = torch.zeros(batch_size, most, logits.shape[2], dtype=logits.dtype)
-        guesses = np.full((batch_size, most + self._block), -1)
-        if drafts is not None:
-            guesses[:, : drafts.shape[1]] = drafts
-        guesses[np.arange(most + self._block) >= steps[:, None] - 1] = -1  # nothing follows these
-        emitted = np.zeros(batch_size, dtype=np.int64)
-        while True:
-            chosen = logits.argmax(dim=2).cpu().numpy()  # [B, rows]
-            for row in range(batch_size):
-                done = int(emitted[row])
-                agreed = chosen[row] == guesses[row, done : done + chosen.shape[1]]
-                # As many as agreed, and the one that was chosen instead of what did not.
-                count = min(int(np.argmin([*agreed, False])) + 1, len(agreed), steps[row] - done)
-                token_ids[row, done : done + count] = chosen[row, :count]
-                all_logits[row, done : done + count] = logits[row, :count].cpu()
-                emitted[row] += count
-            if (emitted == steps).all():
-                return token_ids, all_logits
-            offsets = np.arange(self._block if self._follows(guesses, token_ids, emitted) else 1)
-            block = guesses[rows[:, None], emitted[:, None] + offsets - 1].clip(min=0)
-            block[:, 0] = token_ids[rows, emitted - 1]
-            positions = lengths[:, None] + torch.from_numpy(emitted[:, None] - 1 + offsets).to(
-                lengths.device
-            )
-            logits = self.decode(torch.from_numpy(block).to(lengths.device), positions)
-
-    def _follows(
-        self, guesses: NDArray[np.int64], token_ids: NDArray[np.int64], emitted: NDArray[np.int64]
-    ) -> bool:
-        """Whether the next pass takes a block of guesses along, and not the last token alone.
-
-        Where a block costs more than a token, it is for drafts whose guess at the last token was
-        right, and only where it can save more passes than it costs.
-        """
-        rows, cost = np.arange(len(emitted)), self._llama.block_cost
-        left = ((guesses >= 0) & (np.arange(guesses.shape[1]) >= emitted[:, None])).sum(axis=1)
-        trusted = (guesses[rows, emitted - 1] == token_ids[rows, emitted - 1]) | (cost <= 1)
-        return bool((trusted & (left + 1 > cost)).any())
-
-    def _through_layers(
-        self, x: Tensor, rotary: Tensor, positions: Tensor | None, keep: Tensor | None = None
-    ) -> Tensor:
-        """:param keep: what is needed in the end; the last layer makes no more than that."""
-        *layers, last = self._llama.model.layers
-        for layer, kv_cache in zip(layers, self._kv_cache[:-1], strict=True):
-            x = layer(x, rotary, kv_cache, positions)
-        return last(x, rotary, self._kv_cache[-1], positions, keep)
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., size] to the same."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
 
 
 def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tensor:
-    """Cosines and sines of every position's angles (Su et al. 2021, arXiv:2104.09864, eq. 15; the
-    two halves of a head belong together, as in transformers).
+    """Return the cosines and sines of every position's angles.
+
+    Su et al. 2021, arXiv:2104.09864, equation 15; pairs are the two halves of a head, as in
+    transformers.
 
     :returns: float32 [2, size, head_dim].
     """
@@ -304,18 +256,122 @@ def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tenso
 
 
 def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn each pair of values of [B, H, T, E] by its position's angle."""
+    """Rotate each pair of values of [B, H, T, E] by its position's angle."""
     cosines, sines = rotary
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat([-second, first], dim=-1) * sines
 
 
 def _rows(x: Tensor, keep: Tensor) -> Tensor:
-    """Those of [B, T, hidden] that int64 [B, R] names."""
+    """Return the rows of [B, T, hidden] with the numbers int64 [B, R]."""
     return x[torch.arange(len(x), device=x.device)[:, None], keep]
 
 
 def _up_to(positions: Tensor, key: Tensor) -> Tensor:
-    """Which of the keys [B, KVH, S, E] each of int64 [B, T] sees: bool [B, 1, T, S]."""
+    """Return the causal mask bool [B, 1, T, S] of int64 [B, T] over the keys [B, KVH, S, E]."""
     slots = torch.arange(key.shape[2], device=key.device)  # [S]
     return (slots <= positions[:, :, None])[:, None]
+
+
+def decode_greedy(
+    llama: Llama,
+    logits: Tensor,
+    lengths: Tensor,
+    cache: KVCache,
+    steps: NDArray[np.int64],
+    drafts: NDArray[np.int64] | None = None,
+    always_block: bool = False,
+) -> tuple[NDArray[np.int64], Tensor]:
+    """Emit the most likely token ``steps`` times, also after an end-of-sequence token.
+
+    A draft is a guess at the tokens (speculative decoding, Leviathan et al. 2022, arXiv:2211.17192,
+    in its greedy form). It goes through the layers in one pass, and is accepted up to the first
+    token that the logits before it do not choose. The result is that of decoding one by one.
+
+    :param logits: float32 [B, rows, vocab], from :meth:`Llama.prefill`.
+    :param lengths: int64 [B], as in the prefill.
+    :param cache: as the prefill left it; written to.
+    :param steps: [B], the number of tokens of each row.
+    :param drafts: int64 [B, rows - 1], as in the prefill; -1 where a row's draft has ended. Blocks
+        have ``rows`` - 1 tokens too, so that there are few shapes.
+    :param always_block: decode drafts in blocks whatever that costs: the warm-up runs all shapes.
+    :returns: token ids [B, most steps], -1 after the last one of a row, and their logits
+        float32 [B, most steps, vocab] on the CPU.
+    """
+    generation = Generation(steps, drafts, logits)
+    block_cost = 1.0 if always_block else llama.block_cost
+    while True:
+        generation.accept(logits)
+        if generation.is_done():
+            return generation.token_ids, generation.logits
+        token_ids, offsets = generation.next_tokens(block_cost)
+        positions = lengths[:, None] + torch.from_numpy(offsets).to(lengths.device)
+        logits = llama.decode(torch.from_numpy(token_ids).to(lengths.device), positions, cache)
+
+
+class Generation:
+    """The tokens of a batch that are already decoded, and the guesses at those to come.
+
+    :param logits: [B, rows, vocab], for their dtype and vocabulary; the rest as in
+        :func:`decode_greedy`.
+    """
+
+    def __init__(
+        self, steps: NDArray[np.int64], drafts: NDArray[np.int64] | None, logits: Tensor
+    ) -> None:
+        batch_size, most = len(steps), int(steps.max())
+        self.token_ids = np.full((batch_size, most), -1)
+        self.logits = torch.zeros(batch_size, most, logits.shape[2], dtype=logits.dtype)
+        self._steps = steps
+        self._emitted = np.zeros(batch_size, dtype=np.int64)
+        if drafts is None:
+            drafts = np.full((batch_size, 0), -1)
+        self._block = max(1, drafts.shape[1])  # tokens of a pass that follows a draft
+        self._guesses = np.full((batch_size, most + self._block), -1)
+        self._guesses[:, : drafts.shape[1]] = drafts
+        # A row's last token is never an input: a guess at it saves no pass.
+        self._guesses[np.arange(most + self._block) >= steps[:, None] - 1] = -1
+
+    def is_done(self) -> bool:
+        """Return whether every row has all of its tokens."""
+        return bool((self._emitted == self._steps).all())
+
+    def accept(self, logits: Tensor) -> None:
+        """Append the tokens that the logits [B, T, vocab] of the last pass choose.
+
+        A pass begins behind the last token that was accepted. It gives one token more than it had
+        right guesses: the token that follows them.
+        """
+        chosen = logits.argmax(dim=2).cpu().numpy()  # [B, T]
+        for row, steps in enumerate(self._steps):
+            done = int(self._emitted[row])
+            agreed = chosen[row] == self._guesses[row, done : done + chosen.shape[1]]
+            count = min(int(np.argmin([*agreed, False])) + 1, len(agreed), steps - done)
+            self.token_ids[row, done : done + count] = chosen[row, :count]
+            self.logits[row, done : done + count] = logits[row, :count].cpu()
+            self._emitted[row] += count
+
+    def next_tokens(self, block_cost: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the input of the next pass: each row's last token, and a block of guesses if that
+        pays.
+
+        :returns: token ids [B, T], and their places [B, T] behind the prompt.
+        """
+        rows = np.arange(len(self._steps))
+        width = self._block if self._follows_drafts(block_cost) else 1
+        offsets = self._emitted[:, None] - 1 + np.arange(width)  # [B, T]
+        token_ids = self._guesses[rows[:, None], offsets].clip(min=0)
+        token_ids[:, 0] = self.token_ids[rows, self._emitted - 1]
+        return token_ids, offsets
+
+    def _follows_drafts(self, block_cost: float) -> bool:
+        """Return whether a block of guesses pays.
+
+        Where a block costs more than a token, a draft must have been right about the last token,
+        and must be able to save more passes than the block costs.
+        """
+        rows, emitted, guesses = np.arange(len(self._steps)), self._emitted, self._guesses
+        left = ((guesses >= 0) & (np.arange(guesses.shape[1]) >= emitted[:, None])).sum(axis=1)
+        was_right = guesses[rows, emitted - 1] == self.token_ids[rows, emitted - 1]
+        trusted = was_right | (block_cost <= 1)
+        return bool((trusted & (left + 1 > block_cost)).any())

@@ -24,7 +24,7 @@ from vla_ros.openvla.errors import known_failure
 from vla_ros.openvla.features import SeenFeatures
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
-from vla_ros.openvla.language import Generation
+from vla_ros.openvla.language import KVCache, decode_greedy
 from vla_ros.openvla.model import OpenVLAModel, load_model
 from vla_ros.openvla.normalization import ActionStatistics, select_statistics
 from vla_ros.openvla.placement import (
@@ -163,13 +163,14 @@ class OpenVLAPolicy:
         )
         predictions: dict[str, Prediction] = {}
         seconds = []
-        with self._model.language_model.following_any_draft():
-            for done, (name, trial) in enumerate(trials.items()):
-                if progress is not None:
-                    progress(Progress(trial.text, done, len(trials)))
-                trial_started = time.monotonic()
-                predictions[name] = self._attempt(trial.requests(longest), cancel, True)[0]
-                seconds.append(time.monotonic() - trial_started)
+        for done, (name, trial) in enumerate(trials.items()):
+            if progress is not None:
+                progress(Progress(trial.text, done, len(trials)))
+            trial_started = time.monotonic()
+            predictions[name] = self._attempt(
+                trial.requests(longest), cancel, return_logits=True, always_block=True
+            )[0]
+            seconds.append(time.monotonic() - trial_started)
         prove(predictions)
         return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
 
@@ -237,7 +238,11 @@ class OpenVLAPolicy:
 
     @torch.inference_mode()
     def _attempt(
-        self, requests: Sequence[Request], cancel: Cancel | None, return_logits: bool = False
+        self,
+        requests: Sequence[Request],
+        cancel: Cancel | None,
+        return_logits: bool = False,
+        always_block: bool = False,
     ) -> list[Prediction]:
         """Predict, and outlive a lack of memory."""
         if not 1 <= len(requests) <= self.max_batch_size:
@@ -246,17 +251,19 @@ class OpenVLAPolicy:
         self._model.check_cancelled()
         try:
             with self._model.compiling():
-                return self._predict(requests, return_logits)
+                return self._predict(requests, return_logits, always_block)
         except (MemoryError, RuntimeError) as error:
             reason = known_failure(error, self.info, 'an inference')
             if not reason:
                 raise
-        # Only now that the traceback is gone is the kv_cache gone too.
+        # Only now that the traceback is gone is the kv-cache gone too.
         empty_cache(self._model.device)
         raise PolicyError(reason)
 
-    def _predict(self, requests: Sequence[Request], return_logits: bool) -> list[Prediction]:
-        model = self._model
+    def _predict(
+        self, requests: Sequence[Request], return_logits: bool, always_block: bool
+    ) -> list[Prediction]:
+        model, llama = self._model, self._model.language_model
         keyed = [select_statistics(self.config.norm_stats, one.unnorm_key) for one in requests]
         steps = np.array([statistics.action_dim for _, statistics in keyed])  # [B]
         most = self.action_dim(self.config.longest_key)
@@ -281,12 +288,13 @@ class OpenVLAPolicy:
             image_embeds, shown = self._features.of(images, unseen, first, new_embeds)
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
-            batch_size, length, _ = inputs_embeds.shape
             lengths = tokens + image_embeds.shape[1]
-            generation = Generation(model.language_model, batch_size, length, most)
-            logits = generation.prefill(inputs_embeds, lengths, rows=most)
+            cache = KVCache.empty(llama.config, inputs_embeds, inputs_embeds.shape[1] + most)
+            logits = llama.prefill(inputs_embeds, lengths, cache, rows=most)
         with stages('decode'):
-            token_ids, logits = generation.greedy(logits, lengths, steps, drafts)
+            token_ids, logits = decode_greedy(
+                llama, logits, lengths, cache, steps, drafts, always_block
+            )
         with stages('postprocess'):
             drafts = drafts[:, : token_ids.shape[1]]
             accepted = (drafts == token_ids[:, : drafts.shape[1]]) & (drafts >= 0)
@@ -303,7 +311,7 @@ class OpenVLAPolicy:
                     accepted=int(accepted[row].sum()),
                     picture=shown[row],
                 )
-                for row in range(batch_size)
+                for row in range(len(requests))
             ]
 
     def _drafts(
