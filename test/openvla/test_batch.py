@@ -8,15 +8,16 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from support.drafts import differing
 from support.golden import CASES, picture
 from support.places import GOLDEN
 from support.shapes import record_shapes
 from vla_ros.openvla import OpenVLAPolicy
-from vla_ros.openvla.features import SeenFeatures
+from vla_ros.openvla.embedding_cache import EmbeddingCache
 from vla_ros.openvla.vision import VisionBackbone
-from vla_ros.types import InstructionError, Prediction, Request
+from vla_ros.types import InferenceCancelled, InstructionError, Prediction, Request
 
 NAMES = ('openvla_tiny', 'openvla_v01_tiny')
 MOST = 4
@@ -147,16 +148,37 @@ def test_pictures_are_told_apart_by_every_pixel() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     other = image.copy()
     other[3, 5, 2] = 1
-    features = SeenFeatures()
-    values = torch.arange(2.0)[:, None]
-    unseen = features.unseen([image, other, image.copy()])
-    assert [each is known for each, known in zip(unseen, (image, other), strict=True)] == [True] * 2
-    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9)]
-    found, pictures = features.of([other, image], unseen, shown, values)
-    assert found.tolist() == [[1.0], [0.0]]
-    assert pictures == [shown[1], shown[0]]
-    assert features.of([image], [], [], None)[1][0] is shown[0]
-    assert features.unseen([image.copy(), image[:, :4]])[0].shape == (4, 4, 3)
+    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9, 11)]
+    made: list[NDArray[np.uint8]] = []
+
+    def make(images: list[NDArray[np.uint8]]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
+        first = len(made)
+        made.extend(images)
+        return torch.arange(float(first), len(made))[:, None], shown[first : len(made)]
+
+    embeddings = EmbeddingCache()
+    found, pictures = embeddings.get([other, image, other.copy()], make)
+    assert [each is known for each, known in zip(made, (other, image), strict=True)] == [True] * 2
+    assert found.tolist() == [[0.0], [1.0], [0.0]]
+    assert pictures == [shown[0], shown[1], shown[0]]
+    assert embeddings.get([image.copy()], make)[1][0] is shown[1]
+    assert len(made) == 2
+    found, pictures = embeddings.get([image, image[:, :4]], make)
+    assert made[2].shape == (4, 4, 3)
+    assert found.tolist() == [[1.0], [2.0]]
+    assert pictures == [shown[1], shown[2]]
+
+
+def test_embeddings_that_were_not_made_are_not_remembered() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+
+    def fail(images: list[NDArray[np.uint8]]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
+        raise InferenceCancelled
+
+    embeddings, values = EmbeddingCache(), torch.ones(1, 2)
+    with pytest.raises(InferenceCancelled):
+        embeddings.get([image], fail)
+    assert embeddings.get([image], lambda images: (values, images))[0].tolist() == [[1.0, 1.0]]
 
 
 def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:

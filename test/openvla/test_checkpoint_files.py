@@ -179,12 +179,12 @@ def test_a_file_that_changes_between_two_of_its_readings(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The header is read first, the tensors later."""
-    load_model = policy.load_model
+    load = policy.load
 
     def change_first(*arguments: object) -> object:
         replace(folder / SHARD)
-        return load_model(*arguments)
+        return load(*arguments)
 
-    monkeypatch.setattr(policy, 'load_model', change_first)
+    monkeypatch.setattr(policy, 'load', change_first)
     with pytest.raises(CheckpointError, match=f'{SHARD} was replaced'):
         OpenVLAPolicy.from_pretrained(folder, device='cpu')

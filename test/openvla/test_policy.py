@@ -63,10 +63,14 @@ def test_shapes_and_dtypes(policy: OpenVLAPolicy) -> None:
 
 
 def test_every_stage_is_timed(policy: OpenVLAPolicy) -> None:
+    policy.reset()
     timings = policy.predict_action(NOISE, 'go').timings
     stages = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
     assert list(timings) == stages
     assert all(seconds > 0 for seconds in timings.values())
+    again = policy.predict_action(NOISE, 'go').timings  # the same image: embedded already
+    assert list(again) == stages
+    assert [stage for stage, seconds in again.items() if seconds == 0] == ['vision', 'projector']
 
 
 def test_info_says_what_was_chosen(policy: OpenVLAPolicy, tiny_checkpoint: Path) -> None:

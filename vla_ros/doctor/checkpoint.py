@@ -41,7 +41,7 @@ def _inspect(facts: Facts, directory: Path) -> Iterator[Finding]:
     """
     from vla_ros.openvla.checkpoint import Checkpoint
     from vla_ros.openvla.config import OpenVLAConfig
-    from vla_ros.openvla.model import build_model
+    from vla_ros.openvla.loading import build_model
     from vla_ros.openvla.plain import check_folder
     from vla_ros.openvla.processor import load_processors
 

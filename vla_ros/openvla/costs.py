@@ -1,28 +1,78 @@
-"""What an inference asks of the machine, from the model's shapes: nothing is loaded or computed."""
+"""What an inference costs: operations and bytes, from the model's shapes, and measured ratios.
+
+Nothing is loaded or computed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.placement import Placement, has_bfloat16
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
+
+
+class Kernel(Enum):
+    """What multiplies by the language model's weights, as far as it decides what a block costs."""
+
+    GPU = auto()
+    CPU_FLOAT32 = auto()
+    CPU_BFLOAT16 = auto()
+    CPU_BFLOAT16_ONEDNN = auto()
+    CPU_FLOAT16 = auto()
+    CPU_INT8 = auto()
+    CPU_INT4 = auto()
+
+    @classmethod
+    def of(cls, placement: Placement) -> Kernel:
+        """Return the kernel of a placement."""
+        if placement.device.type != 'cpu':
+            return cls.GPU
+        if placement.quantization != 'none':
+            return {'int8': cls.CPU_INT8, 'int4': cls.CPU_INT4}[placement.quantization]
+        if placement.dtype == torch.bfloat16 and has_bfloat16(placement.device):
+            return cls.CPU_BFLOAT16_ONEDNN
+        return {
+            torch.float32: cls.CPU_FLOAT32,
+            torch.bfloat16: cls.CPU_BFLOAT16,
+            torch.float16: cls.CPU_FLOAT16,
+        }[placement.dtype]
+
+
+# A pass of six tokens in passes of one token, as measured (docs/benchmarks.md). A GPU waits for the
+# weights in either; on a CPU the products themselves take time.
+_BLOCK_COSTS = {
+    Kernel.GPU: 1.0,
+    Kernel.CPU_FLOAT32: 4.0,
+    Kernel.CPU_BFLOAT16: 4.0,
+    Kernel.CPU_BFLOAT16_ONEDNN: 1.1,  # oneDNN takes nearly as long for a single row
+    Kernel.CPU_FLOAT16: 1.0,
+    Kernel.CPU_INT8: 1.0,
+    Kernel.CPU_INT4: 4.0,
+}
+
+
+def block_cost(placement: Placement) -> float:
+    """Return the cost of a pass of a few tokens, in passes of one token."""
+    return _BLOCK_COSTS[Kernel.of(placement)]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """
+    """The costs of one inference.
+
     :param positions: of the prefill: patches, the prompt with its pads, and the draft's places.
     :param flops: floating-point operations of the products of matrices in ``vision``,
         ``projector``, ``prefill`` and one ``decode_step``; a multiply-add counts as two, and
         attention as if it were not causal.
-    :param decode_step_bytes: of weights that one decode step reads, whatever the batch size.
+    :param decode_step_bytes: of the weights that one decode step reads, for any batch size.
     :param model_bytes: of all weights that are loaded.
     """
 
@@ -42,11 +92,11 @@ def count_costs(
     device: str = 'cpu',
     rows: int = 1,
 ) -> Costs:
-    """Run the plain model on the meta device, which knows shapes only.
+    """Return the costs, counted while the model runs on the meta device, which computes shapes.
 
-    :param prompt_tokens: with the pads and the draft's places.
-    :param device: where it is to run, which decides how it is quantised.
-    :param rows: logits that the prefill makes.
+    :param prompt_tokens: of one prompt, with its pads and the draft's places.
+    :param device: where the model would run; it decides how layers are quantised.
+    :param rows: number of logits that the prefill makes.
     """
     model = _shapes_of(config, dtype)
     with torch.device('meta'):
@@ -65,11 +115,11 @@ def count_costs(
         )
         token_ids = logits.argmax(dim=2)[:, :1]
         decode_step, _ = _counted(lambda: language_model.decode(token_ids, lengths[:, None], cache))
-    _quantize(model, quantization, device)
+    replace_linears(model, quantization, torch.device(device))
     return Costs(
         positions,
         {'vision': vision, 'projector': projector, 'prefill': prefill, 'decode_step': decode_step},
-        # Of the embedding a step reads a row only.
+        # A step reads one row of the embedding.
         _weight_bytes(language_model) - _weight_bytes(language_model.model.embed_tokens),
         _weight_bytes(model),
     )
@@ -78,24 +128,18 @@ def count_costs(
 def model_bytes(
     config: OpenVLAConfig, dtype: torch.dtype, quantization: str = 'none', device: str = 'cpu'
 ) -> int:
-    """Of all weights that are loaded; the same as in :func:`count_costs`, and nothing else."""
+    """Return ``Costs.model_bytes`` alone, which takes less time."""
     model = _shapes_of(config, dtype)
-    _quantize(model, quantization, device)
+    replace_linears(model, quantization, torch.device(device))
     return _weight_bytes(model)
 
 
 def _shapes_of(config: OpenVLAConfig, dtype: torch.dtype) -> OpenVLAModel:
-    """The model on the meta device, without what never runs."""
+    """Return the pruned model on the meta device."""
     with torch.device('meta'):
         model = OpenVLAModel(config).to(dtype)
         model.vision_backbone.prune()
     return model
-
-
-def _quantize(model: OpenVLAModel, quantization: str, device: str) -> None:
-    """What a layer takes depends on where it is to run."""
-    if quantization != 'none':
-        replace_linears(model, quantization, torch.device(device))
 
 
 def _weight_bytes(module: nn.Module) -> int:
@@ -106,6 +150,10 @@ def _weight_bytes(module: nn.Module) -> int:
 
 
 def _counted(run: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor]:
+    """Return the floating-point operations of ``run``, and its result."""
+    # Imported here because loading a policy needs this module, but not this slow import.
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         result = run()
     return counter.get_total_flops(), result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,6 +31,22 @@ def listing(names: Iterable[str], most: int = 8) -> str:
     ordered = sorted(names)
     shown = ', '.join(ordered[:most]) or 'none'
     return shown if len(ordered) <= most else f'{shown} and {len(ordered) - most} more'
+
+
+@contextmanager
+def explained(info: PolicyInfo, doing: str) -> Iterator[None]:
+    """Raise a failure of torch that the user can fix as a PolicyError that says how.
+
+    :param doing: what fails, such as ``loading``.
+    :raises PolicyError: with the text of :func:`known_failure`.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = known_failure(error, info, doing)
+        if not text:
+            raise
+        raise PolicyError(text) from error
 
 
 def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: str) -> str:

@@ -5,6 +5,8 @@ Runs in the thread that builds the policy. Knows nothing of models.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from vla_ros.openvla.errors import PlacementError
@@ -15,6 +17,37 @@ DTYPES = {
     'float16': torch.float16,
 }
 QUANTIZATIONS = ('none', 'int8', 'int4')
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model runs.
+
+    :param dtype: of the activations, and of all weights that are not quantised.
+    :param quantization: one of ``QUANTIZATIONS``.
+    :param compile: whether the layers run through torch.compile.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    quantization: str = 'none'
+    compile: bool = False
+
+    @classmethod
+    def choose(cls, device: str, dtype: str, quantization: str, compile: bool) -> Placement:
+        """Resolve ``auto``, and check that this machine has it.
+
+        :raises PlacementError: if a name is unknown, or the four do not go together here.
+        """
+        chosen = choose_device(device)
+        placement = cls(chosen, choose_dtype(dtype, chosen), quantization, compile)
+        check_quantization(quantization, chosen, placement.dtype, compile)
+        return placement
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype's name without ``torch.``."""
+        return str(self.dtype).removeprefix('torch.')
 
 
 def available_devices() -> list[str]:

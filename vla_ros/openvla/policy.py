@@ -20,20 +20,15 @@ from torch import Tensor
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.errors import known_failure
-from vla_ros.openvla.features import SeenFeatures
+from vla_ros.openvla.embedding_cache import EmbeddingCache
+from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.language import KVCache, decode_greedy
-from vla_ros.openvla.model import OpenVLAModel, load_model
+from vla_ros.openvla.loading import load
+from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics, select_statistics
-from vla_ros.openvla.placement import (
-    check_quantization,
-    choose_device,
-    choose_dtype,
-    empty_cache,
-    synchronize,
-)
+from vla_ros.openvla.placement import Placement, empty_cache, synchronize
 from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
@@ -70,7 +65,7 @@ class OpenVLAPolicy:
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
         self._files = files
-        self._features = SeenFeatures()
+        self._embeddings = EmbeddingCache()
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -97,16 +92,13 @@ class OpenVLAPolicy:
         :param dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         :param quantization: ``none``, ``int8`` or ``int4``: weights of 8 or 4 bits.
         :param revision: branch, tag or commit of a hub id.
-        :param compile: run through torch.compile: faster where there is a GPU, and a warm-up of
-            minutes.
-        :param max_batch_size: how many requests may be predicted at once.
-        :param preprocessing: what a picture goes through before the released processor.
-        :raises PlacementError: if device, dtype or quantization can't be had here.
-        :raises CheckpointError: if it can't be found, isn't whole, or changes meanwhile.
+        :param compile: run through torch.compile: faster on a GPU; the warm-up takes minutes.
+        :param max_batch_size: maximum number of requests in one batch.
+        :param preprocessing: of images, before the released processor.
+        :raises PlacementError: if device, dtype or quantization is not available here.
+        :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
         """
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device)
-        check_quantization(quantization, chosen_device, chosen_dtype, compile)
+        placement = Placement.choose(device, dtype, quantization, compile)
         directory = resolve_model(str(path_or_repo_id), revision, progress)
         check_folder(directory)
         files = WatchedFiles()
@@ -117,24 +109,14 @@ class OpenVLAPolicy:
         info = PolicyInfo(
             model=str(path_or_repo_id),
             revision=revision or '',
-            device=str(chosen_device),
-            dtype=str(chosen_dtype).removeprefix('torch.'),
+            device=str(placement.device),
+            dtype=placement.dtype_name,
             quantization=quantization,
             compiled=compile,
         )
-        try:
-            checkpoint = Checkpoint(directory, files.remember)
-            model = load_model(
-                checkpoint, config, chosen_device, chosen_dtype, quantization, progress
-            )
-        except (MemoryError, RuntimeError) as error:
-            reason = known_failure(error, info, 'loading')
-            if not reason:
-                raise
-            raise PolicyError(reason) from error
-        files.check()  # what was read in parts may be parts of two files
-        if compile:
-            model.compile_layers()
+        with explained(info, 'loading'):
+            model = load(Checkpoint(directory, files.remember), config, placement, progress)
+        files.check()  # a file that was replaced while it was read gives parts of two files
         return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
 
     def action_dim(self, unnorm_key: str | None = None) -> int:
@@ -177,13 +159,13 @@ class OpenVLAPolicy:
     def close(self) -> None:
         """Give its memory back; nothing else may be asked of it afterwards."""
         device = self._model.device
-        del self._model, self._features
+        del self._model, self._embeddings
         gc.collect()  # a model has reference cycles
         empty_cache(device)
 
     def reset(self) -> None:
-        """Forget the pictures that were seen last."""
-        self._features = SeenFeatures()
+        """Forget the images of the last batch."""
+        self._embeddings = EmbeddingCache()
 
     def check_files(self) -> None:
         """Look whether the checkpoint's files are still those that were loaded.
@@ -272,20 +254,9 @@ class OpenVLAPolicy:
             prompts = [self._prompt_tokenizer(one.instruction)[0] for one in requests]
             drafts = self._drafts(requests, steps, most - 1)
             input_ids, tokens = self._padded(prompts, drafts)
-            images = [one.image for one in requests]
-            unseen = self._features.unseen(images)
-            pictures = [self._image_processor.pictures(image) for image in unseen]
-            if unseen:
-                pixel_values = torch.cat(
-                    [self._image_processor.pixel_values(each) for each in pictures]
-                )
-                pixel_values = pixel_values.to(model.device, model.dtype)
-        with stages('vision'):
-            features = model.vision_backbone(pixel_values) if unseen else None
-        with stages('projector'):
-            new_embeds = model.projector(features) if unseen else None
-            first = [each[0] for each in pictures]
-            image_embeds, shown = self._features.of(images, unseen, first, new_embeds)
+        image_embeds, shown = self._embeddings.get(
+            [one.image for one in requests], lambda images: self._embed(images, stages)
+        )
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
             lengths = tokens + image_embeds.shape[1]
@@ -313,6 +284,24 @@ class OpenVLAPolicy:
                 )
                 for row in range(len(requests))
             ]
+
+    def _embed(
+        self, images: Sequence[NDArray[np.uint8]], stages: _Stages
+    ) -> tuple[Tensor, list[NDArray[np.uint8]]]:
+        """Return the images' embeddings [N, patches, hidden], and what the first tower was given.
+
+        :param images: N, each uint8 [H, W, 3].
+        """
+        model = self._model
+        with stages('preprocess'):
+            pictures = [self._image_processor.pictures(image) for image in images]
+            pixel_values = torch.cat(
+                [self._image_processor.pixel_values(each) for each in pictures]
+            ).to(model.device, model.dtype)
+        with stages('vision'):
+            features = model.vision_backbone(pixel_values)
+        with stages('projector'):
+            return model.projector(features), [each[0] for each in pictures]
 
     def _drafts(
         self, requests: Sequence[Request], steps: NDArray[np.int64], places: int
@@ -413,11 +402,13 @@ class OpenVLAPolicy:
 
 
 class _Stages:
-    """Times and names the stages of one inference; waits for the device at each end."""
+    """Times and names the stages of one inference; waits for the device at the end of each."""
+
+    _NAMES = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(self._NAMES, 0.0)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -425,4 +416,4 @@ class _Stages:
         with torch.profiler.record_function(name):
             yield
             synchronize(self._device)
-        self.seconds[name] = time.monotonic() - started
+        self.seconds[name] += time.monotonic() - started

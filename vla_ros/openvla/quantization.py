@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import abc
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from vla_ros.openvla.model import OpenVLAModel
 
 _GROUPS = (128, 64, 32)  # inputs that share a scale in int4; the first that fits
 _FEW_ROWS = 16  # up to which kernels that unpack in registers are the faster ones
@@ -261,20 +265,22 @@ def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
 
 
 def replace_linears(
-    model: nn.Module, quantization: str, device: torch.device
+    model: OpenVLAModel, quantization: str, device: torch.device
 ) -> dict[str, QuantizedLinear]:
-    """Put a quantised layer into the place of each linear one that shall be one.
+    """Replace the model's linear layers, except its head, by quantised ones without weights.
 
-    :param model: an OpenVLAModel on the meta device.
-    :param quantization: ``int8`` or ``int4``.
-    :returns: name in the model -> the new layer, still to be filled.
+    :param model: on the meta device.
+    :param quantization: ``none``, ``int8`` or ``int4``.
+    :param device: where the layers will run.
+    :returns: name in the model -> the new layer, to be filled.
     """
-    linears = {name: one for name, one in model.named_modules() if type(one) is nn.Linear}
-    linears.pop('language_model.lm_head')
+    if quantization == 'none':
+        return {}
+    wanted = dict.fromkeys(model.vision_linears(), 'int8')
+    wanted |= dict.fromkeys(model.language_linears(), quantization)
     replaced = {}
-    for name, linear in linears.items():
-        is_language = name.startswith('language_model.')
-        replaced[name] = choose_linear(quantization if is_language else 'int8', device, linear)
+    for name, one_quantization in wanted.items():
+        replaced[name] = choose_linear(one_quantization, device, model.get_submodule(name))
         model.set_submodule(name, replaced[name])
     return replaced
 

@@ -1,0 +1,102 @@
+"""The one recipe from a checkpoint to a model that can run.
+
+Build on the meta device, prune, quantise, fill tensor by tensor, watch for cancellation, compile.
+Runs in the thread that builds the policy. Independent of prompts and actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vla_ros.openvla.checkpoint import Checkpoint, release_freed, release_pages
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.costs import block_cost
+from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.placement import Placement
+from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
+from vla_ros.types import Progress, ProgressCallback
+
+_TENSORS_PER_REPORT = 16
+
+
+def load(
+    checkpoint: Checkpoint,
+    config: OpenVLAConfig,
+    placement: Placement,
+    progress: ProgressCallback | None = None,
+) -> OpenVLAModel:
+    """Return the checkpoint's model, ready to run.
+
+    :raises CheckpointError: if tensors and config.json do not fit, or a value is not finite.
+    """
+    model = build_model(checkpoint, config)
+    model.vision_backbone.prune()
+    names = model.stored_names()
+    quantized = replace_linears(model, placement.quantization, placement.device)
+    state_dict = _read(checkpoint, names, quantized, placement, progress)
+    model.load_state_dict(state_dict, assign=True, strict=True)
+    model.eval().requires_grad_(False)
+    model.language_model.block_cost = block_cost(placement)
+    model.watch_layers()
+    if placement.compile:
+        model.compile_layers()
+    return model
+
+
+def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
+    """Return the model on the meta device, without weights, not pruned.
+
+    :raises CheckpointError: if names or shapes of the checkpoint's tensors are not the model's.
+    """
+    try:
+        with torch.device('meta'):
+            model = OpenVLAModel(config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # timm raises errors of many types
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(
+            f'{checkpoint.directory / "config.json"} does not make a model: {reason}'
+        ) from error
+    state_dict = model.state_dict()
+    checkpoint.check_shapes(
+        {name: tuple(state_dict[key].shape) for name, key in model.stored_names().items()}
+    )
+    return model
+
+
+def _read(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    quantized: Mapping[str, QuantizedLinear],
+    placement: Placement,
+    progress: ProgressCallback | None,
+) -> dict[str, Tensor]:
+    """Fill the quantised layers, and return all other tensors by their name in the model.
+
+    Each weight is quantised as soon as it is read: memory holds the finished part of the model and
+    one weight.
+
+    :param names: name in the checkpoint -> name in the model.
+    """
+    state_dict = {}
+    for done, (name, stored) in enumerate(checkpoint.tensors(set(names)), start=1):
+        key = names[name]
+        module, _, parameter = key.rpartition('.')
+        if parameter == 'weight' and module in quantized:
+            quantized[module].quantize(stored, placement.device, placement.dtype)
+        else:
+            state_dict[key] = stored.to(device=placement.device, dtype=placement.dtype)
+        if state_dict.get(key) is not stored:
+            release_pages(stored)
+        if done % _TENSORS_PER_REPORT and done != len(names):
+            continue
+        if quantized:
+            release_freed()
+        if progress is not None:
+            progress(Progress('reading tensors', done, len(names)))
+    return state_dict
