@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import timm.layers.config
+import timm.models._registry
 import torch
 from PIL import Image, ImageFile
 from tqdm import tqdm
@@ -93,6 +94,7 @@ def library_switches() -> dict[str, Any]:
         'PIL': (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK),
         'tqdm': (tqdm.monitor_interval, tqdm.monitor),
         'timm': (layers.is_scriptable(), layers.is_exportable(), layers.is_no_jit()),
+        'models of timm': dict(timm.models._registry._model_entrypoints),
         'fused attention': layers.use_fused_attn(),
     }
 
@@ -220,6 +222,11 @@ def load(
         progress=progress,
         compile=compile,
     )
+
+
+def test_no_tower_is_registered_with_timm(tiny_checkpoint: Path) -> None:
+    load(tiny_checkpoint)
+    assert not [name for name in timm.list_models() if 'vla' in name]
 
 
 def test_the_observer_sees_a_switch_that_is_changed_for_a_moment(

@@ -1,25 +1,26 @@
-"""The vision backbone: one or two timm towers, patch features of the second-to-last block.
+"""The vision backbone and the projector: images to embeddings of the language model.
 
-And the projector that brings the features to the language model's width. Runs in the policy's
-thread. Knows nothing of checkpoints' files or of text.
+The backbone is one or two timm towers; it gives the patch features of their second-to-last block.
+Runs in the policy's thread. Independent of files and text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vla_ros.openvla import tiny_towers  # noqa: F401  registers the tiny towers with timm
 from vla_ros.openvla.config import TowerConfig
 from vla_ros.openvla.errors import CheckpointError
+from vla_ros.openvla.towers import TOWERS
 
 
 class VisionBackbone(nn.Module):
-    """Pixels to patch features; the names of its parts are those of the checkpoint's keys."""
+    """Images to patch features. Its parts have the names of the checkpoint's keys."""
 
     def __init__(self, towers: tuple[TowerConfig, ...]) -> None:
         super().__init__()
@@ -37,17 +38,19 @@ class VisionBackbone(nn.Module):
         return sum(tower.embed_dim for tower in self._towers)
 
     def prune(self) -> None:
-        """Drop what never runs: each tower's last block, final norm and pooling head."""
+        """Remove what never runs: each tower's last block, final norm and pooling head."""
         for tower in self._towers:
             tower.prune_intermediate_layers([len(tower.blocks) - 2], prune_norm=True)
 
     def blocks(self) -> Iterator[nn.Module]:
+        """Yield the transformer blocks of all towers."""
         for tower in self._towers:
             yield from tower.blocks
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """
-        :param pixel_values: [B, 3 * towers, H, W], three channels per tower, in their order.
+        """Return the patch features, those of the towers side by side.
+
+        :param pixel_values: [B, 3 * towers, H, W], three channels for each tower, in their order.
         :returns: [B, N, embed_dim], N = 256 patches at 224 pixels; no class or register tokens.
         """
         per_tower = pixel_values.split(3, dim=1)  # [B, 3, H, W] each
@@ -61,7 +64,7 @@ class VisionBackbone(nn.Module):
 
 
 class Projector(nn.Module):
-    """Patch features to embeddings of the language model; three layers where towers are fused."""
+    """Patch features to embeddings of the language model; three layers for fused towers."""
 
     def __init__(self, vision_dim: int, llm_dim: int, fused: bool) -> None:
         super().__init__()
@@ -78,12 +81,15 @@ class Projector(nn.Module):
 
 
 def _build_tower(tower: TowerConfig) -> VisionTransformer:
+    """:raises CheckpointError: if nobody knows the tower."""
+    options: dict[str, Any] = {'num_classes': 0, 'img_size': tower.image_size}
+    if tower.act_layer is not None:
+        options['act_layer'] = tower.act_layer
+    if tower.timm_id in TOWERS:
+        return TOWERS[tower.timm_id](**options)
     if not timm.is_model(tower.timm_id):
         raise CheckpointError(
             f'config.json names the vision tower {tower.timm_id!r}, which timm '
             f'{timm.__version__} does not know'
         )
-    overrides = {} if tower.act_layer is None else {'act_layer': tower.act_layer}
-    return timm.create_model(
-        tower.timm_id, pretrained=False, num_classes=0, img_size=tower.image_size, **overrides
-    )
+    return timm.create_model(tower.timm_id, pretrained=False, **options)
