@@ -1,8 +1,8 @@
-"""Makes the data: pictures of the simulated world, and what the expert would do in each.
+"""The training data: images of the simulated world, with the expert's actions as labels.
 
-The expert says what is right in any state, so every picture has a label for every instruction,
-whoever drove the arm there: the expert itself, the expert with a shaky hand, or the policy that is
-being trained (DAgger, Ross et al. 2011, arXiv:1011.0686).
+The expert gives the right action in every state, so every image has a label for every instruction.
+The arm is driven by the expert, by the expert with a shaky hand, or by the policy that is being
+trained (DAgger, Ross et al. 2011, arXiv:1011.0686).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vla_ros.simulation.expert import expert_action
 from vla_ros.simulation.scene import COLOURS, PICTURE_SIZE
 from vla_ros.types import Observation
 
-# An action for what is seen, given the expert's own: float64 [7] each.
+# From an observation and the expert's action, float64 [7], to the action to take, float64 [7].
 Driver = Callable[[Observation, NDArray[np.float64]], NDArray[np.float64]]
 
 _MAX_STEPS = 26  # of an episode; the expert needs 9
@@ -28,10 +28,10 @@ PLACES = 3 * (1 + len(COLOURS)) + 3
 
 
 class Frames:
-    """Pictures and the expert's actions, in a folder; the pictures stay on the disk.
+    """Images and the expert's actions, in a folder. The images stay on the disk.
 
     ``images`` is uint8 [N, 224, 224, 3], ``actions`` float32 [N, instructions, 7] in the order of
-    the world's instructions, ``places`` float32 [N, PLACES] where things are.
+    the world's instructions, ``places`` float32 [N, PLACES]: where tool and blocks are.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,10 +50,12 @@ def collect(
     frames: int,
     driver_of: Callable[[int], Driver],
 ) -> None:
-    """Play episodes until there are so many frames, and write them.
+    """Play episodes until there are enough frames, and write the frames.
 
-    :param starts: the seeds, each one episode; its instruction alternates with the seed.
-    :param driver_of: from a seed to who drives in its episode.
+    :param starts: one seed for each episode; even and odd seeds have different instructions.
+    :param frames: the number of frames.
+    :param driver_of: from a seed to the driver of its episode.
+    :raises ValueError: if the starts are not enough.
     """
     directory.mkdir(parents=True, exist_ok=True)
     shape = (frames, PICTURE_SIZE, PICTURE_SIZE, 3)
@@ -84,8 +86,8 @@ def collect(
 
 
 def _places(state: State) -> NDArray[np.float64]:
-    """float64 [PLACES]: of the tool and each block the position, of the tool also which way over
-    the table the fingers move, and how far they are apart; in units that make all about 1."""
+    """Return float64 [PLACES]: the positions of tool and blocks, the direction in which the fingers
+    move, and their distance, in units in which all values are about 1."""
     poses = [state.tool, *(state.blocks[colour] for colour in COLOURS)]
     positions = np.concatenate([pose.position for pose in poses])
     fingers = state.tool.rotation[:2, 0]
@@ -93,7 +95,8 @@ def _places(state: State) -> NDArray[np.float64]:
 
 
 def shaky_expert(seed: int) -> Driver:
-    """A third of the episodes is clean; the others have noise, pushes, and a fumbling hand."""
+    """Return the expert's actions in a third of the episodes; with noise, pushes and wrong gripper
+    commands in the others."""
     random = np.random.default_rng([seed, 1])
     if seed // 2 % 3 == 0:
         return lambda _, expert: expert

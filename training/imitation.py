@@ -1,8 +1,8 @@
-"""What is minimised: the cross entropy of the expert's action tokens, for every instruction.
+"""The loss: the cross entropy of the expert's action tokens, for every instruction.
 
-The picture comes before the words, so what the language model makes of it is the same for all
-instructions: it goes through the layers once, and the words and actions of each instruction follow
-it, by the very layers and in the very order of an inference whose draft is right.
+The image comes before the words, so the keys and values of its patches are the same for all
+instructions: the image goes through the layers once, and the words and actions of each instruction
+follow. The forward is the one of inference, as for a prompt whose draft is right.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _VOCABULARY = ('language_model.model.embed_tokens.weight', 'language_model.lm_he
 
 
 class Imitator(nn.Module):
-    """The model that learns, and the words of its instructions.
+    """The model in training, and the prompts of its instructions.
 
-    :param directory: a checkpoint in the released layout; its weights don't count.
+    :param directory: a checkpoint in the released layout; its weights are not used.
     """
 
     def __init__(self, directory: Path, instructions: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ class Imitator(nn.Module):
                 nn.init.normal_(parameter, std=_ROW_SIGMA)
         self._complete = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.vision_backbone.prune()
-        # Of the vocabulary the rows that prompts and actions need; all others are zero.
+        # The rows of the vocabulary that prompts and actions need; all others are zero.
         first, end = self.tokenizer.first_id, self.tokenizer.vocab_size
         hidden = config.llama.hidden_size
         self._used = torch.cat([self._prompts.unique(), torch.arange(first, end)])
@@ -68,18 +68,18 @@ class Imitator(nn.Module):
         self.head_rows = nn.Parameter(_ROW_SIGMA * torch.randn(end - first, hidden))
         for name in _VOCABULARY:
             self.model.get_parameter(name).requires_grad_(False)
-        # What the zero rows of the head, whose logits are zero, add to the sum of exponentials.
+        # The share of the head's zero rows, whose logits are zero, in the sum of exponentials.
         self._other_logits = math.log(config.llama.vocab_size - (end - first))
         self.places = _Places(hidden)
 
     def learning(self) -> dict[str, nn.Parameter]:
-        """By name; all but the whole vocabulary, of which only some rows are learned."""
+        """Return the trained parameters by name: all but the vocabulary's unused rows."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of a whole checkpoint; what never runs is as it was at the beginning.
+        """Return all weights of a checkpoint; those that never run have their initial values.
 
-        :param state: what is learning, now or on average.
+        :param state: the trained parameters, current or averaged.
         """
         weights = dict(self._complete)
         prefix = 'model.'
@@ -101,14 +101,15 @@ class Imitator(nn.Module):
         blur: float,
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
-        """
+        """Return the loss of the action tokens, and the loss of the places.
+
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7], the expert's.
         :param places: float32 [B, PLACES].
-        :param blur: bins; how far from the right bin a token is still partly right.
-        :param dtype: what the model computes in, all of it, as the node does; its weights stay.
-        :returns: the mean over all action tokens, in nats over the best that this blur allows; and
-            how far the places are from those that are read off the picture.
+        :param blur: width of the target distribution over the bins [bins].
+        :param dtype: that the whole model computes in, as in the node; its weights keep theirs.
+        :returns: the mean over all action tokens, in nats above the minimum for this blur; and the
+            distance of the places from those that are predicted from the image.
         """
         token_ids, values = tokenize(actions, self.statistics, self.tokenizer)
         parameters = {name: value.to(dtype) for name, value in self.learning().items()}
@@ -124,10 +125,10 @@ class Imitator(nn.Module):
         return loss, F.smooth_l1_loss(seen, torch.from_numpy(places))
 
     def _misspoken(self, token_ids: Tensor) -> Tensor:
-        """What the model hears itself say: near the right tokens, and sometimes anything.
+        """Return the tokens that the model gets as its own: near the right ones, or random ones.
 
-        Otherwise it learns to tell from the exact tokens of a motion, and not from the picture,
-        whether to close the hand; and a neighbouring token, by a rounding, opens it.
+        Otherwise the model learns to close the gripper by the exact tokens of a motion and not by
+        the image, and a neighbouring token, which a rounding may choose, opens it.
         """
         first, last = self.tokenizer.first_id + 1, self.tokenizer.vocab_size - 1
         near = token_ids + (_NEAR_BINS * torch.randn(token_ids.shape)).round().long()
@@ -140,7 +141,8 @@ class Imitator(nn.Module):
     def errors(
         self, images: NDArray[np.uint8], actions: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Mean distance of the likeliest value from the expert's, given those before it.
+        """Return the mean distance of the most likely value from the expert's, given the expert's
+        values before it.
 
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7].
@@ -158,7 +160,7 @@ class Imitator(nn.Module):
         return np.concatenate(far).mean(axis=(0, 1))
 
     def logits(self, pixel_values: Tensor, token_ids: Tensor) -> Tensor:
-        """Of each action token, given the ones before it.
+        """Return the logits of each action token, given the ones before it.
 
         :param pixel_values: float32 [B, 6, 224, 224].
         :param token_ids: int64 [B, I, 7].
@@ -168,7 +170,7 @@ class Imitator(nn.Module):
         return logits
 
     def forward(self, pixel_values: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """:returns: the logits, and what the layers make of the picture: [B, 1 + N, hidden]."""
+        """Return the logits, and the last layer's output for BOS and image: [B, 1 + N, hidden]."""
         language = self.model.language_model
         batch_size, instructions, dim = token_ids.shape
         prompts = self._prompts.expand(batch_size, -1, -1)
@@ -187,7 +189,7 @@ class Imitator(nn.Module):
         return logits.unflatten(0, (batch_size, instructions)), shown
 
     def pixel_values(self, images: NDArray[np.uint8]) -> Tensor:
-        """As the processor makes them of pictures that have the towers' size: linear in the levels.
+        """Return the processor's pixel values for images of the towers' size: linear in the levels.
 
         :param images: uint8 [B, 224, 224, 3].
         :returns: float32 [B, 6, 224, 224].
@@ -197,8 +199,10 @@ class Imitator(nn.Module):
 
 
 class _Places(nn.Module):
-    """Reads off a picture's embeddings where things are: a lesson beside the lesson, which makes
-    the towers look at tool and blocks. Not part of what is learned."""
+    """Predicts from an image's embeddings where tool and blocks are.
+
+    A second task, which makes the towers find them earlier. It is not part of the checkpoint.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -218,10 +222,10 @@ class _Places(nn.Module):
 def tokenize(
     actions: NDArray[np.float32], statistics: ActionStatistics, tokenizer: ActionTokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The inverse of decoding.
+    """Return the tokens of actions, and their normalised values: the inverse of decoding.
 
-    As OpenVLA's ActionTokenizer has it in training, but that the highest of all values does not
-    have a token of its own: it would stand for the same value as the one next to it.
+    Like OpenVLA's ActionTokenizer in training, except for the highest value: there it has its own
+    token, which decodes to the same value as its neighbour.
 
     :param actions: float32 [..., D].
     :returns: token ids int64 [..., D], and normalised values float64 [..., D] in [-1, 1].
@@ -234,11 +238,11 @@ def tokenize(
 
 
 def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> Tensor:
-    """A normal distribution over the bins about the value, as high in all places.
+    """Return a normal distribution over the bins around each value, equally high everywhere.
 
-    At an end of the scale half of it is cut off; there it is twice as wide instead of twice as
-    high. Otherwise an action at the limit would be chosen when it is half as likely as another one.
-    Of the gripper, the last value, it is the bin alone: open or closed.
+    At an end of the scale half of it is cut off: it is twice as wide there, not twice as high.
+    Otherwise an action at the limit is chosen when it is half as likely as another one. For the
+    gripper, the last value, it is a single bin: open or closed.
 
     :param values: float64 [..., D].
     :returns: float32 [..., D, bins], each adding up to 1.

@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 -m training.train FOLDER
 
-One process for each core. First the expert plays, partly with a shaky hand; the model learns from
-that; then it plays itself, and what the expert would have done there joins the data (DAgger).
-FOLDER keeps the frames (3 GB for each 20000), the checkpoint after each stage, and the log. What
-frames are there are not made again: after a change of simulation or model take another folder.
+One process runs on each core. In the first stage the expert drives, partly with a shaky hand, and
+the model learns from that. In the later stages the policy drives too, and the expert labels what it
+meets (DAgger). FOLDER keeps the frames (3 GB for each 20000), the checkpoint after each stage, and
+the log. Existing frames are used again: after a change of simulation or model take a new folder.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from vla_ros.types import Observation
 
 SHAPE = 'blocks'
 _WRITER = 'training/train.py'  # of the checkpoints that may be written anew
-# In turns: a model of this size that never met bfloat16's roundings fails in it.
+# Alternating: a model of this size that was trained in float32 alone fails in bfloat16.
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """
-    :param frames: new ones, played by the expert in the first stage, later by the policy.
-    :param steps: of the optimiser, after them.
+    """One stage of the training.
+
+    :param frames: number of new frames; the expert drives in the first stage, then the policy.
+    :param steps: of the optimiser, with all frames so far.
     """
 
     frames: int
@@ -51,13 +52,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """
-    :param seed: of everything.
-    :param first_start: starts from here on are for training; those of evaluation lie below.
-    :param batch_size: pictures, each with the labels of all instructions.
+    """The settings of a training.
+
+    :param seed: of all random numbers.
+    :param first_start: first start for training; those of evaluation are below.
+    :param batch_size: number of images, each with the labels of all instructions.
     :param blur: bins; of the targets, from the first step to the last.
-    :param policy_share: of the pictures in a batch, those of the policy's episodes.
-    :param expert_share: of the steps that the expert takes in the policy's episodes.
+    :param policy_share: share of a batch's images that are from the policy's episodes.
+    :param expert_share: share of the steps in the policy's episodes that the expert takes.
     """
 
     stages: tuple[Stage, ...] = (
@@ -85,7 +87,7 @@ class Settings:
         return sum(stage.steps for stage in self.stages)
 
     def learning_rate_at(self, step: int) -> float:
-        """A linear beginning, then half a cosine."""
+        """Return the learning rate: a linear rise, times half a cosine."""
         rise = min(1.0, (step + 1) / self.warmup_steps)
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
@@ -95,7 +97,7 @@ class Settings:
 
 
 class Trainer:
-    """One of the processes, ``rank`` of ``size``; all do the same with their share of the data."""
+    """Process ``rank`` of ``size``; each trains with its share of the data."""
 
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._directory, self._settings = directory, settings
@@ -138,7 +140,10 @@ class Trainer:
             dist.barrier()
 
     def _collect(self, name: str, frames: int, policy: Path | None) -> None:
-        """:param policy: whose checkpoint drives; None: the expert."""
+        """Make frames, unless they exist.
+
+        :param policy: the checkpoint of the policy that drives; None: the expert drives.
+        """
         directory = self._directory / f'{name}-{self._rank}'
         starts = range(self._next_start + self._rank, self._next_start + frames, self._size)
         self._next_start += frames
@@ -168,9 +173,10 @@ class Trainer:
         return [Frames(self._directory / f'{name}-{rank}') for rank in range(self._size)]
 
     def _optimize(self, expert: Sequence[Frames], policy: Sequence[Frames], steps: int) -> None:
-        """
+        """Take some steps of the optimiser.
+
         :param expert: frames in which the expert drove.
-        :param policy: frames in which the policy did; none at first.
+        :param policy: frames in which the policy drove; none in the first stage.
         """
         settings = self._settings
         random = np.random.default_rng([settings.seed, self._step])  # the same in all processes
@@ -220,8 +226,7 @@ class Trainer:
             self._average[name].lerp_(value, 1 - share)
 
     def _validate(self) -> Mapping[str, float]:
-        """How far the likeliest values are from the expert's, given those before them; by the
-        weights of now, which the average will follow."""
+        """Return the mean errors of :meth:`Imitator.errors`, with the current weights."""
         frames = self._validation[self._rank]
         errors = torch.from_numpy(self._imitator.errors(frames.images, frames.actions))
         dist.all_reduce(errors)
@@ -231,7 +236,7 @@ class Trainer:
         }
 
     def _save(self, path: Path) -> None:
-        """All that a training which was interrupted goes on from."""
+        """Save what an interrupted training needs to continue."""
         state = {'step': self._step, 'average': self._average}
         state |= {
             'imitator': self._imitator.state_dict(),
@@ -267,7 +272,7 @@ class Trainer:
 def _shuffled(
     data: Sequence[Frames], count: int, random: np.random.Generator
 ) -> Iterator[list[tuple[Frames, int]]]:
-    """So many frames at a time, without end; all of them once before one comes again."""
+    """Yield ``count`` frames at a time, without end; each frame once before any comes again."""
     where = [(frames, index) for frames in data for index in range(len(frames))]
     order: list[int] = []
     while True:
@@ -278,7 +283,7 @@ def _shuffled(
 
 
 def norm_stats() -> dict[str, Any]:
-    """As far as the expert's actions go, both ways; the gripper's number is not scaled."""
+    """Return statistics with the limits of the expert's actions; the gripper is not scaled."""
     most = [STEP_M] * 3 + [TURN_RAD] * 3
     return {
         CONTRACT.unnorm_key: {
@@ -294,7 +299,7 @@ def norm_stats() -> dict[str, Any]:
 
 
 def _decaying(imitator: Imitator, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases, embeddings and the head don't."""
+    """Return the optimiser's groups: matrices decay; norms, biases, embeddings and head do not."""
     learning = imitator.learning()
     matrices = {
         name

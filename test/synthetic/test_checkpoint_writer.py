@@ -298,7 +298,7 @@ def test_a_file_that_is_being_written_by_somebody_else(tmp_path: Path) -> None:
     for name in ('b', 'c.partial'):
         (tmp_path / 'own' / name).write_text('of another')
     for name in ('b', 'c'):
-        with pytest.raises(CheckpointError, match='somebody else meanwhile'):
+        with pytest.raises(CheckpointError, match='written by another process'):
             own.write(name, lambda path: path.write_text('content'))
     assert (tmp_path / 'own' / 'b').read_text() == 'of another'
 

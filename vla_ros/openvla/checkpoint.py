@@ -1,8 +1,8 @@
-"""Finds a checkpoint's files, checks them whole, and hands out tensors by memory map.
+"""A checkpoint's weights: finds the files, checks that they are whole, and memory-maps tensors.
 
-Reads safetensors only: pickle files can run code when loaded. Whoever wrote the files may mean
-harm: what is read is bounded, and lies in the folder or where its links lead. Runs in the thread
-that builds the policy. Knows nothing of models.
+Only safetensors are read, because pickle files can run code when loaded. The files may be hostile:
+the size of what is read is bounded, and files are in the folder or where its links lead. Runs in
+the thread that builds the policy. Independent of models.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself woul
 
 
 class Checkpoint:
-    """The weights in a folder; every shard has been opened once when this exists.
+    """The weights in a folder; the header of every shard is read when this exists.
 
-    ``shapes`` are those of the stored tensors by name, ``dtypes`` what they are stored in.
+    ``shapes`` has the shape of each stored tensor by name, ``dtypes`` all dtypes among them.
 
     :param remember: called with each file just before it is opened.
     :raises CheckpointError: if files are missing, damaged or of another kind.
@@ -50,7 +50,7 @@ class Checkpoint:
             self._read_header(shard)
 
     def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Hold the stored tensors against those a model has.
+        """Compare the stored tensors with those of a model.
 
         :raises CheckpointError: if one is missing, surplus, or of another shape.
         """
@@ -77,7 +77,7 @@ class Checkpoint:
                 )
 
     def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, shard by shard, each a view of the mapped file until it is moved.
+        """Yield the named tensors, shard by shard, each a view of the mapped file.
 
         :raises CheckpointError: if one holds a value that is not finite.
         """
@@ -112,10 +112,10 @@ class Checkpoint:
 
 
 def release_pages(tensor: Tensor) -> None:
-    """Give back the memory of a mapped tensor that is not used any more.
+    """Release the memory of a mapped tensor that is not used any more.
 
-    Otherwise its pages count as this process's until the file is closed. Nothing is lost: where
-    that can't be asked for, they stay.
+    Otherwise its pages count as this process's until the file is closed. Where the system has no
+    such call, they do.
     """
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -124,16 +124,16 @@ def release_pages(tensor: Tensor) -> None:
 
 
 def release_freed() -> None:
-    """Have the C library give back what was freed; glibc keeps holes of some megabytes."""
+    """Make the C library return freed memory to the system; glibc keeps holes of megabytes."""
     if hasattr(_LIBC, 'malloc_trim'):
         _LIBC.malloc_trim(0)
 
 
 def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
-    """Tensor name -> file name.
+    """Return tensor name -> file name.
 
-    The reference takes the single file where an index is beside it, and ignores shards that its
-    index does not name. Nobody can tell which of two is the older one: they are refused.
+    The reference takes the single file where there is an index too, and ignores shards that its
+    index does not name. Here both are errors, because it is unknown which weights are meant.
     """
     stored = _weight_files(directory)
     if INDEX_NAME in stored:
@@ -172,7 +172,7 @@ def _why_no_weights(directory: Path, stored: set[str]) -> str:
 
 
 def _weight_files(directory: Path) -> set[str]:
-    """The names of all safetensors in the folder, and of all indexes."""
+    """Return the names of all safetensors in the folder, and of all indexes."""
     names = {path.name for path in directory.iterdir()}
     return {
         name
@@ -209,7 +209,7 @@ def _read_index(path: Path, remember: Remember) -> dict[str, str]:
 
 
 def _opened(path: Path, remember: Remember) -> safe_open:
-    """Opens no device or named pipe, which could keep us waiting for ever."""
+    """Open a regular file only: a device or a named pipe could block without limit."""
     if not os.path.isfile(path):
         raise CheckpointError(
             f'{path} is no regular file, nor a link to one that can be found',
@@ -238,7 +238,7 @@ def _opened(path: Path, remember: Remember) -> safe_open:
 
 
 def _check_finite(tensor: Tensor, name: str, shard: Path) -> None:
-    """One reading pass at memory bandwidth: the extremes are NaN where any value is."""
+    """Check the extremes, which are NaN where any value is: one pass at memory bandwidth."""
     if all(extreme.isfinite() for extreme in tensor.aminmax()):
         return
     broken = tensor.numel() - int(tensor.isfinite().sum())

@@ -1,4 +1,4 @@
-"""The errors a person can cause; each text says what, which value, what is allowed, what to do."""
+"""Errors that the user can cause; each says what failed, the value, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from vla_ros.types import PolicyError, PolicyInfo
 
 
 class CheckpointError(PolicyError):
-    """The checkpoint can't be found, or is not a whole OpenVLA checkpoint."""
+    """The checkpoint is not found, or is not a whole OpenVLA checkpoint."""
 
 
 class PlacementError(PolicyError):
-    """The device, dtype or quantization asked for is not to be had here."""
+    """The requested device, dtype or quantization is not available here."""
 
 
 class PreprocessingError(PolicyError):
-    """There is no such preprocessing, or its parts do not go together."""
+    """The preprocessing is unknown, or its parts do not go together."""
 
 
 class UnnormKeyError(PolicyError):
-    """The checkpoint has no statistics under the unnorm_key asked for."""
+    """The checkpoint has no statistics under the requested unnorm_key."""
 
 
 def listing(names: Iterable[str], most: int = 8) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     ordered = sorted(names)
     shown = ', '.join(ordered[:most]) or 'none'
     return shown if len(ordered) <= most else f'{shown} and {len(ordered) - most} more'
@@ -50,12 +50,12 @@ def explained(info: PolicyInfo, doing: str) -> Iterator[None]:
 
 
 def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: str) -> str:
-    """The text for what torch raised and a person can mend; empty for all else.
+    """Return the text for a failure of torch that the user can fix; empty for all others.
 
     :param doing: what failed, such as ``an inference``.
     """
     told = str(error).strip().split('\n')[0][:200] or type(error).__name__
-    # On the CPU and on MPS torch raises a mere RuntimeError.
+    # On the CPU and on MPS torch raises a plain RuntimeError.
     if (
         isinstance(error, (MemoryError, torch.OutOfMemoryError))
         or 'out of memory' in told

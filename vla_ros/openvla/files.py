@@ -1,7 +1,7 @@
-"""The files that a checkpoint was read from, and whether they are still the same.
+"""The files that a checkpoint was read from, and whether they have changed since.
 
 On the CPU a parameter is the mapped file itself: a file that is overwritten in place changes the
-policy while it runs. Everything that reads a checkpoint calls :data:`Remember` with each file just
+running policy. Code that reads a checkpoint calls :data:`Remember` with each file immediately
 before it opens it. Used by the policy's thread only.
 """
 
@@ -18,10 +18,12 @@ Remember = Callable[[Path], None]
 
 
 def unwatched(path: Path) -> None:
-    """Do not remember the file: for readers that keep nothing of it mapped."""
+    """Do not remember the file. For readers that keep no part of it mapped."""
 
 
 class _Identity(NamedTuple):
+    """What changes with a file's content."""
+
     device: int
     inode: int
     size: int  # bytes
@@ -30,13 +32,13 @@ class _Identity(NamedTuple):
 
 
 class WatchedFiles:
-    """What each file was when it was opened."""
+    """The identity of each file at the time when it was opened."""
 
     def __init__(self) -> None:
         self._opened: dict[Path, _Identity] = {}
 
     def remember(self, path: Path) -> None:
-        """Call this just before a file is opened. The first call for a file counts.
+        """Remember a file; called immediately before it is opened. The first call counts.
 
         :raises OSError: if there is no such file.
         """
@@ -44,9 +46,9 @@ class WatchedFiles:
             self._opened[path] = _identity(path)
 
     def check(self) -> None:
-        """One ``stat`` for each file, through links.
+        """Compare each file, through links, with what was opened: one ``stat`` for each.
 
-        :raises CheckpointError: if a file is not the one that was opened.
+        :raises CheckpointError: if a file has changed.
         """
         for path, opened in self._opened.items():
             change = _change(path, opened)
@@ -59,7 +61,7 @@ class WatchedFiles:
 
 
 def _change(path: Path, opened: _Identity) -> str:
-    """What happened to the file; empty if nothing did."""
+    """Return what happened to the file; empty if it is the same."""
     try:
         now = _identity(path)
     except FileNotFoundError:

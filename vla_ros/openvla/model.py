@@ -95,16 +95,15 @@ class OpenVLAModel(nn.Module):
         """Return the name in the checkpoint -> the name here, of every tensor."""
         return {stored_key(key): key for key in self.state_dict()}
 
-    def language_linears(self) -> list[str]:
-        """Return the names of the language model's linear layers, except its head."""
+    def language_linears(self) -> dict[str, nn.Linear]:
+        """Return the language model's linear layers by name, except its head."""
         return _linears(self.language_model.model, 'language_model.model')
 
-    def vision_linears(self) -> list[str]:
-        """Return the names of all linear layers that are not the language model's."""
-        return [
-            *_linears(self.vision_backbone, 'vision_backbone'),
-            *_linears(self.projector, 'projector'),
-        ]
+    def vision_linears(self) -> dict[str, nn.Linear]:
+        """Return the linear layers of vision backbone and projector by name."""
+        return _linears(self.vision_backbone, 'vision_backbone') | _linears(
+            self.projector, 'projector'
+        )
 
     def _layers(self) -> Iterator[nn.Module]:
         yield from self.vision_backbone.blocks()
@@ -120,5 +119,7 @@ def stored_key(key: str) -> str:
     return key
 
 
-def _linears(module: nn.Module, prefix: str) -> list[str]:
-    return [name for name, one in module.named_modules(prefix=prefix) if type(one) is nn.Linear]
+def _linears(module: nn.Module, prefix: str) -> dict[str, nn.Linear]:
+    return {
+        name: one for name, one in module.named_modules(prefix=prefix) if type(one) is nn.Linear
+    }

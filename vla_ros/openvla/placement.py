@@ -1,6 +1,6 @@
-"""Chooses the device and the dtype, and refuses what this machine does not have.
+"""The choice of device, dtype and quantization, checked against this machine.
 
-Runs in the thread that builds the policy. Knows nothing of models.
+Runs in the thread that builds the policy. Independent of models.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Placement:
 
 
 def available_devices() -> list[str]:
-    """The devices torch sees, best first."""
+    """Return the devices that torch finds, best first."""
     devices = [f'cuda:{index}' for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append('mps')
@@ -61,7 +61,7 @@ def available_devices() -> list[str]:
 def choose_device(device: str) -> torch.device:
     """Resolve ``auto``, ``cuda``, ``cuda:N``, ``mps`` or ``cpu``.
 
-    :raises PlacementError: if it is no such name, or not on this machine.
+    :raises PlacementError: if the name is unknown, or this machine has no such device.
     """
     available = available_devices()
     if device == 'auto':
@@ -111,7 +111,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def check_quantization(
     quantization: str, device: torch.device, dtype: torch.dtype, compile: bool = False
 ) -> None:
-    """:raises PlacementError: if it is none that there is, or does not go with the others."""
+    """:raises PlacementError: if the quantization is unknown, or does not go with the others."""
     if quantization not in QUANTIZATIONS:
         raise PlacementError(
             f'quantization {quantization!r} is unknown',
@@ -135,7 +135,7 @@ def check_quantization(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until all that was queued on the device is done, so that a clock tells the truth."""
+    """Wait until the device has finished its queue, so that times include it."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
@@ -143,7 +143,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Hand memory that torch keeps in reserve back to the device."""
+    """Give the memory that torch keeps in reserve back to the device."""
     if device.type == 'cuda':
         torch.cuda.empty_cache()
     elif device.type == 'mps':
@@ -151,7 +151,7 @@ def empty_cache(device: torch.device) -> None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether products of bfloat16 are fast there; on a CPU oneDNN makes them."""
+    """Return whether products of bfloat16 are fast on the device; on a CPU oneDNN makes them."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == 'mps':

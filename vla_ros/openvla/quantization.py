@@ -1,12 +1,12 @@
-"""Linear layers whose weights take 8 or 4 bits, through torch's own kernels.
+"""Linear layers with weights of 8 or 4 bits, multiplied by torch's own kernels.
 
-``int8``: all of the language model's layers, the vision towers and the projector. ``int4``: the
-language model's layers, the others in int8. Embedding and head, norms and the patch convolutions
-stay in the dtype: together they are small, and the head decides between neighbouring bins.
+``int8``: the linear layers of language model, vision towers and projector. ``int4``: those of the
+language model in 4 bits, the others in 8. Embedding, head, norms and patch convolutions keep the
+dtype: together they are small, and the head decides between neighbouring bins.
 
-Weights are rounded to the nearest; no data is needed. int8 is symmetric with a scale per output
-row; int4 has a scale and a zero for each group of inputs of a row. Runs in the policy's thread.
-Knows nothing of checkpoints.
+Weights are rounded to the nearest value; no data is needed. int8 is symmetric with a scale per
+output row; int4 has a scale and a zero for each group of inputs of a row. Runs in the policy's
+thread. Independent of checkpoints.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from vla_ros.openvla.model import OpenVLAModel
 
-_GROUPS = (128, 64, 32)  # inputs that share a scale in int4; the first that fits
-_FEW_ROWS = 16  # up to which kernels that unpack in registers are the faster ones
-_KERNEL_INPUTS = 32  # torch's int8 kernel for AVX2 reads beyond rows that are no multiple of this
-_ROWS_AT_ONCE = 1024  # quantised, so that what that takes beside the weights stays small
+_GROUPS = (128, 64, 32)  # inputs with a common scale in int4; the first that fits
+_FEW_ROWS = 16  # up to this number kernels that unpack in registers are faster
+_KERNEL_INPUTS = 32  # torch's int8 kernel for AVX2 reads beyond rows that are not a multiple of it
+_ROWS_AT_ONCE = 1024  # quantised together; limits the memory beside the weights
 
 
 class QuantizedLinear(nn.Module, abc.ABC):
-    """Stands in for an ``nn.Linear`` whose weight is never held: :meth:`quantize` fills it."""
+    """Replaces an ``nn.Linear`` on the meta device; :meth:`quantize` gives it its weight."""
 
-    packed: Tensor  # the weight, in the order that the kernel wants
+    packed: Tensor  # the weight, in the kernel's order
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -41,19 +41,20 @@ class QuantizedLinear(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def weight_bytes(self) -> int:
-        """What the quantised weight takes, scales included."""
+        """Bytes of the quantised weight, scales included."""
 
     @abc.abstractmethod
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-        """
+        """Quantise and keep the weight.
+
         :param weight: [out_features, in_features], in any floating-point dtype, on the CPU.
-        :param device: where it is to be multiplied.
-        :param dtype: of what it is to be multiplied with.
+        :param device: where the layer runs.
+        :param dtype: of the layer's input.
         """
 
     @abc.abstractmethod
     def _product(self, rows: Tensor) -> Tensor:
-        """[M, in_features] to [M, out_features], both in the dtype, the bias added."""
+        """[M, in_features] to [M, out_features], both in the dtype, with the bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
@@ -89,8 +90,10 @@ class _Int4Linear(QuantizedLinear):
 
 
 class DynamicInt8Linear(_Int8Linear):
-    """For x86 with VNNI: the inputs are rounded to 8 bits as well, each row by a scale of its own.
-    Sums are of whole numbers: a row's product does not depend on how many others there are."""
+    """int8 for x86 with VNNI, which rounds inputs to 8 bits too, each row with its own scale.
+
+    Sums are of whole numbers: a row's product does not depend on the number of rows.
+    """
 
     zeros: Tensor  # int32 [out_features]
 
@@ -128,7 +131,7 @@ class DynamicInt8Linear(_Int8Linear):
 
 
 class Int8Linear(_Int8Linear):
-    """For all other devices: the weights are unpacked on the way, the inputs stay as they are."""
+    """Weight-only int8 for CUDA, MPS and CPUs without VNNI. Inputs keep their dtype."""
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales = quantize_rows(weight)
@@ -137,15 +140,15 @@ class Int8Linear(_Int8Linear):
     def _product(self, rows: Tensor) -> Tensor:
         if len(rows) <= _FEW_ROWS and self.in_features % _KERNEL_INPUTS == 0:
             return self._with_bias(torch._weight_int8pack_mm(rows, self.packed, self.scales))
-        # Scaled before the product, which unscaled would be too large for float16.
+        # Scaled before the product, because unscaled products overflow float16.
         weight = self.packed.to(rows.dtype) * self.scales[:, None]
         return F.linear(rows, weight, self.bias)
 
 
 class Int4Linear(_Int4Linear):
-    """For CUDA and MPS, through the kernel that reads weights packed for it."""
+    """int4 for CUDA and MPS."""
 
-    _INNER_K_TILES = 8  # of the layout; the widest
+    _INNER_K_TILES = 8  # of the kernel's layout; the maximum
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales_and_zeros = quantize_groups(weight, self.group, dtype)
@@ -160,11 +163,11 @@ class Int4Linear(_Int4Linear):
 
 
 class CPUInt4Linear(_Int4Linear):
-    """For the CPU, whose kernel is made for single rows: many are multiplied in the dtype, with
-    some columns unpacked at a time."""
+    """int4 for the CPU. Its kernel is fast for few rows only, so many rows are multiplied in the
+    dtype, by some unpacked columns at a time."""
 
-    _BLOCK = 64  # output columns that the kernel's layout for AVX512 keeps together
-    _BLOCKS_AT_ONCE = 8  # unpacked, they stay in the cache
+    _BLOCK = 64  # output columns of one block of the kernel's layout for AVX512
+    _BLOCKS_AT_ONCE = 8  # unpacked together, so that they fit the CPU's cache
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales_and_zeros = quantize_groups(weight, self.group, dtype)
@@ -192,10 +195,10 @@ class CPUInt4Linear(_Int4Linear):
         return self._with_bias(product)
 
     def _unpacked(self, blocks: Tensor, columns: slice) -> Tensor:
-        """Those columns of the transposed weight, [in_features, columns].
+        """Return the columns of the transposed weight, [in_features, columns].
 
         :param blocks: uint8 [N, in_features, 32], their part of ``packed``: each byte has a
-            column's value in its low half, and that of the column 32 further on in its high half.
+            column's value in its low half, and that of the column 32 places later in its high half.
         """
         half = self._BLOCK // 2
         scales, zeros = (
@@ -211,9 +214,10 @@ class CPUInt4Linear(_Int4Linear):
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """
+    """Round a weight to int8, with a scale for each row.
+
     :param weight: [N, K].
-    :returns: int8 [N, K] and float32 [N]: their product is about the weight.
+    :returns: int8 [N, K] and float32 [N]; their product approximates the weight.
     """
     quantized = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight), dtype=torch.float32)
@@ -226,12 +230,13 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """
+    """Round a weight to int4, with a scale and a zero for each group of inputs of a row.
+
     :param weight: [N, K].
-    :param group: inputs that share a scale.
+    :param group: number of inputs of a group.
     :param dtype: of scales and zeros.
-    :returns: uint8 [N, K], 0 to 15, and [K / group, N, 2], scale and zero of each group, such that
-        (value - 8) * scale + zero is about the weight.
+    :returns: uint8 [N, K], 0 to 15, and [K / group, N, 2], scale and zero of each group:
+        (value - 8) * scale + zero approximates the weight.
     """
     rows, inputs = weight.shape
     quantized = torch.empty(rows, inputs, dtype=torch.uint8)
@@ -240,7 +245,7 @@ def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Ten
         chunk = slice(first, first + _ROWS_AT_ONCE)
         groups = weight[chunk].float().unflatten(1, (-1, group))
         low, high = groups.aminmax(dim=2, keepdim=True)
-        # Rounded to the dtype first: what is divided by is what will be multiplied with.
+        # Scales are rounded to the dtype first, because the product will use the rounded ones.
         scales = ((high - low) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
         zeros = (low + 8 * scales.float()).to(dtype)
         values = (groups - zeros.float()).div_(scales.float()).add_(8).round_().clamp_(0, 15)
@@ -250,18 +255,19 @@ def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Ten
 
 
 def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """
+    """Round inputs to 8 bits, with a scale for each row.
+
     :param rows: [M, K].
-    :param zero: which value stands for 0.
+    :param zero: the value that means 0.
     :returns: uint8 [M, K], and [M, 1] in the dtype of the rows, the scale of each.
     """
     limits = torch.finfo(rows.dtype)
     largest = rows.abs().amax(dim=1, keepdim=True).float()
-    # By one rounding more, so that it is not below after it has been rounded to the dtype.
+    # Larger by one rounding, so that it is not too small after it was rounded to the dtype.
     scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
-    # In place, pass by pass: twice as fast here as what does it in one with mixed dtypes.
+    # In place, pass by pass: twice as fast as one pass with mixed dtypes.
     inputs = rows.to(torch.float32, copy=True).mul_(1 / scales.float())
-    return inputs.add_(zero + 0.5).to(torch.uint8), scales  # cut off: half more, to the nearest
+    return inputs.add_(zero + 0.5).to(torch.uint8), scales  # truncates, hence the 0.5
 
 
 def replace_linears(
@@ -276,17 +282,18 @@ def replace_linears(
     """
     if quantization == 'none':
         return {}
-    wanted = dict.fromkeys(model.vision_linears(), 'int8')
-    wanted |= dict.fromkeys(model.language_linears(), quantization)
-    replaced = {}
-    for name, one_quantization in wanted.items():
-        replaced[name] = choose_linear(one_quantization, device, model.get_submodule(name))
-        model.set_submodule(name, replaced[name])
+    vision, language = model.vision_linears(), model.language_linears()
+    replaced = {name: choose_linear('int8', device, linear) for name, linear in vision.items()}
+    replaced |= {
+        name: choose_linear(quantization, device, linear) for name, linear in language.items()
+    }
+    for name, layer in replaced.items():
+        model.set_submodule(name, layer)
     return replaced
 
 
 def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) -> QuantizedLinear:
-    """What stands in for it there, still to be filled; int8 where int4's kernels don't fit."""
+    """Return a layer that replaces ``linear``, to be filled; int8 where no int4 kernel fits."""
     on_cpu = device.type == 'cpu'
     if quantization == 'int4' and _fits_int4(linear, on_cpu):
         return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
@@ -294,14 +301,14 @@ def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) ->
 
 
 def _has_vnni() -> bool:
-    """Without it oneDNN adds pairs of products of u8 and s8 in 16 bits, which do not hold them all
-    (its documentation, "Nuances of int8 computations")."""
+    """Return whether this CPU has VNNI. Without it oneDNN adds pairs of products of u8 and s8 in 16
+    bits, which overflow (its documentation, "Nuances of int8 computations")."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get('avx512_vnni') or capabilities.get('avx_vnni'))
 
 
 def _fits_int4(linear: nn.Linear, on_cpu: bool) -> bool:
-    """Whether the kernels know such a shape."""
+    """Return whether the int4 kernels support the shape."""
     if on_cpu:
         return linear.in_features % _GROUPS[-1] == 0 and linear.out_features % 16 == 0
     return linear.in_features % 128 == 0 and linear.out_features % 8 == 0
@@ -313,7 +320,7 @@ def _group(linear: nn.Linear) -> int:
 
 @functools.cache
 def _unpacks() -> bool:
-    """Whether this CPU's layout of int4 is the one that CPUInt4Linear can unpack."""
+    """Return whether this CPU's layout of int4 is the one that CPUInt4Linear can unpack."""
     half, inputs = CPUInt4Linear._BLOCK // 2, 128
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(16, (2 * half, inputs), dtype=torch.int32, generator=generator)

@@ -1,6 +1,6 @@
-"""Writes checkpoints in the released layout: what stands in their files beside the weights.
+"""Writes checkpoints in the released layout, with weights that the caller gives.
 
-For demonstrations, tests, and what is trained here. The weights come from whoever calls.
+For demonstrations, tests, and the training of models/blocks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 SHAPES = tuple(_SHAPES)
 
 _SHARD_BYTES = 5_000_000_000
-# As wide as bridge_orig's, for actions that mean nothing.
+# As wide as bridge_orig's. The actions have no meaning.
 PLACEHOLDER_NORM_STATS = {
     'random': {
         'action': {
@@ -80,7 +80,7 @@ PLACEHOLDER_NORM_STATS = {
         'num_transitions': 0,
     }
 }
-# Words that become one token each, so that prompts have about the length they have with Llama's.
+# Words of one token each, so that prompts have about the length that they have with Llama's tokens.
 _WORDS = """
 In: What action should the robot take to A chat between curious user and an artificial intelligence
 assistant. The assistant gives helpful, detailed, polite answers user's questions. USER: ASSISTANT:
@@ -96,14 +96,14 @@ def write_checkpoint(
     weights: Callable[[str, torch.Size], Tensor],
     writer: str,
 ) -> Path:
-    """Write it, the index last; replaces what the same writer has written there, nothing else.
+    """Write a checkpoint, its index last; replace only what the same writer has written there.
 
     :param shape: one of ``SHAPES``.
     :param norm_stats: of config.json: ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
-    :param weights: called for every parameter in turn with its name in the model and its shape.
-    :param writer: who it is, for the marker in the folder.
+    :param weights: called for every parameter with its name in the model and its shape.
+    :param writer: its name, for the marker in the folder.
     :returns: ``directory``.
-    :raises CheckpointError: if there is anything in the folder that this writer did not write.
+    :raises CheckpointError: if the folder has anything that this writer did not write.
     """
     folder = OwnFolder(directory, writer)
     config = _config(shape, norm_stats)
@@ -125,21 +125,21 @@ def write_checkpoint(
 
 
 def checkpoint_bytes(shape: str) -> int:
-    """What the weights of one of ``SHAPES`` will take on the disk, in bfloat16."""
+    """Return the bytes on the disk of the weights of one of ``SHAPES``, in bfloat16."""
     with tempfile.TemporaryDirectory() as directory:
         _write_json(Path(directory) / 'config.json', _config(shape, PLACEHOLDER_NORM_STATS))
         return 2 * sum(size.numel() for size in _shapes(Path(directory)).values())
 
 
 def _shapes(directory: Path) -> dict[str, torch.Size]:
-    """Of the model that config.json describes."""
+    """Return the shapes of the model that config.json describes, by name in the model."""
     with torch.device('meta'):
         model = OpenVLAModel(OpenVLAConfig.from_directory(directory))
     return {key: value.shape for key, value in model.state_dict().items()}
 
 
 def _split(shapes: Mapping[str, torch.Size]) -> list[list[str]]:
-    """The keys of each shard, in order, each at most ``_SHARD_BYTES`` of bfloat16."""
+    """Return the keys of each shard, in order, each at most ``_SHARD_BYTES`` of bfloat16."""
     shards: list[list[str]] = [[]]
     size = 0
     for key, shape in shapes.items():
@@ -200,7 +200,7 @@ def _preprocessor_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer() -> Tokenizer:
-    """A byte-fallback BPE with Llama's special ids and its lone space at 29871."""
+    """Return a byte-fallback BPE with Llama's special ids and its single space at 29871."""
     pieces = ['<unk>', '<s>', '</s>', *(f'<0x{byte:02X}>' for byte in range(256))]
     pieces += [chr(code) for code in range(33, 127)]
     merges = []

@@ -1,8 +1,8 @@
-"""A folder in which a writer replaces nothing but what it has written itself.
+"""A folder in which a writer replaces only the files that it has written.
 
-A marker in the folder lists each file that was written, with its size and time. A file that is not
-listed, or is not the listed one any more, is somebody else's: a real checkpoint, perhaps, that was
-copied there. Pure standard library; one process writes into a folder at a time.
+A marker in the folder lists each written file with its size and time. A file that is not listed, or
+has changed, belongs to another writer: it may be a real checkpoint that was copied there. One
+process writes into a folder at a time.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _MAX_MARKER_BYTES = 1_000_000
 
 
 class OwnFolder:
-    """Made when the folder is claimed: it is empty from then on, but for the marker."""
+    """A folder that is empty, except for the marker, when this object exists."""
 
     def __init__(self, directory: Path, writer: str) -> None:
-        """Remove what this writer wrote before, the file that makes it a whole one first.
+        """Remove the files that this writer wrote before, the index first.
 
-        :param writer: whose files may be replaced, such as ``vla_checkpoint``.
-        :raises CheckpointError: if anything in the folder is not this writer's, or it is a link or
-            no folder.
-        :raises OSError: if it can't be read or written.
+        :param writer: the name of the writer whose files may be replaced: ``vla_checkpoint``.
+        :raises CheckpointError: if a file is not this writer's, or ``directory`` is a link or a
+            file.
+        :raises OSError: if the folder is not readable and writable.
         """
         self._directory, self._writer = directory, writer
         if directory.is_symlink():
@@ -53,14 +53,14 @@ class OwnFolder:
         self._remove(names)
 
     def write(self, name: str, save: Callable[[Path], object]) -> None:
-        """Let ``save`` write a file, and give it its name when it is whole.
+        """Let ``save`` write a file, and rename it to ``name`` when it is whole.
 
-        :raises CheckpointError: if there is such a file: another process has written it.
+        :raises CheckpointError: if the file exists, because another process has written it.
         """
         final, partial = self._directory / name, self._directory / (name + _PARTIAL)
         for path in (final, partial):
             if os.path.lexists(path):
-                raise CheckpointError(f'{path} has been written by somebody else meanwhile')
+                raise CheckpointError(f'{path} has been written by another process')
         self._writing = name
         self._write_marker()
         save(partial)
@@ -69,7 +69,8 @@ class OwnFolder:
         partial.rename(final)
 
     def _remove(self, names: set[str]) -> None:
-        """Backwards, and the marker last: what an interruption leaves is known to be our own."""
+        """Remove the newest file first and the marker last, so that the marker lists whatever an
+        interruption leaves."""
         order = [*reversed(self._files), self._writing + _PARTIAL, MARKER + _PARTIAL, MARKER]
         for name in order:
             if name in names:
@@ -95,7 +96,7 @@ class OwnFolder:
             writer, self._writing = marker['writer'], str(marker['writing'])
             self._files = {name: list(identity) for name, identity in marker['files'].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise self._refusal(f'{MARKER} there can not be understood: {error}') from error
+            raise self._refusal(f'{MARKER} in it is not a marker: {error}') from error
         if writer != self._writer:
             raise self._refusal(f'{quoted(writer)} wrote what is there')
 
@@ -119,6 +120,6 @@ def _write_new(path: Path, content: dict[str, Any]) -> None:
 
 
 def _identity(path: Path) -> list[int]:
-    """Size and time of a regular file; empty for all else, links too."""
+    """Return size and time of a regular file; empty for anything else, also for links."""
     status = path.lstat()
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []

@@ -14,14 +14,14 @@ from vla_ros.types import PolicyError
 
 
 def default_cache() -> Path:
-    """$XDG_CACHE_HOME/vla_ros, usually ~/.cache/vla_ros."""
+    """Return $XDG_CACHE_HOME/vla_ros, usually ~/.cache/vla_ros."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vla_ros'
 
 
 def cached_random_checkpoint(shape: str, cache: Path, say: Say) -> Path:
-    """The folder of that name in ``cache``; written if it is not there or not complete.
+    """Return the checkpoint's folder in ``cache``; write it if it does not exist or is not whole.
 
-    :raises PolicyError: if there is no room for it, or it can't be written.
+    :raises PolicyError: if the disk is too full, or the folder is not writable.
     """
     directory = cache / f'random-{shape}'
     if (directory / INDEX_NAME).is_file():  # written last
@@ -39,5 +39,5 @@ def cached_random_checkpoint(shape: str, cache: Path, say: Say) -> Path:
         return write_random_checkpoint(directory, shape)
     except OSError as error:
         raise PolicyError(
-            f'{directory} can not be written ({error}); name another folder with --cache'
+            f'{directory} cannot be written ({error}); name another folder with --cache'
         ) from error
