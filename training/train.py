@@ -57,7 +57,7 @@ class Settings:
     :param seed: of all random numbers.
     :param first_start: first start for training; those of evaluation are below.
     :param batch_size: number of images, each with the labels of all instructions.
-    :param blur: bins; of the targets, from the first step to the last.
+    :param blur: of the targets, from the first step to the last [bins].
     :param policy_share: share of a batch's images that are from the policy's episodes.
     :param expert_share: share of the steps in the policy's episodes that the expert takes.
     """

@@ -325,7 +325,7 @@ FAULTS: dict[str, tuple[Any, ...]] = {
     ),
     'index is a loop': (
         partial(replace, make=lambda path: path.symlink_to(path)),
-        [INDEX, 'can not be read'],
+        [INDEX, 'cannot be read'],
         INDEX,
     ),
     **{

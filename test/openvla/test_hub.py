@@ -189,8 +189,8 @@ def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
         ('openvla', "'openvla' is not a folder"),
         ('a/b/c', "'a/b/c' is not a folder"),
         ('open vla/openvla-7b', 'open vla/openvla-7b'),
-        ('x' * 300, 'can not be looked up'),
-        ('~nosuchuser/openvla', 'can not be looked up'),
+        ('x' * 300, 'cannot be looked up'),
+        ('~nosuchuser/openvla', 'cannot be looked up'),
     ],
 )
 def test_names_that_are_neither_folder_nor_hub_id(model: str, words: str) -> None:

@@ -248,7 +248,7 @@ def test_pickles_alone_are_weights_of_unknown_kind(folder: Path) -> None:
 
 
 def test_a_folder_that_can_not_be_looked_into(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match='can not be looked into'):
+    with pytest.raises(CheckpointError, match='cannot be listed'):
         check_folder(tmp_path / 'nowhere')
 
 

@@ -141,7 +141,7 @@ def test_every_size_is_shown_as_it_was_preprocessed(
     towers = OpenVLAConfig.from_directory(GOLDEN / name).towers
     processor = ImageProcessor.from_directory(GOLDEN / name, towers, how)
     image = noise(height, width)
-    pictures = processor.pictures(image)
+    pictures = processor.model_images(image)
     assert len(pictures) == len(towers)
     for picture in pictures:
         assert np.array_equal(picture, preprocessed(how, image))

@@ -1,4 +1,4 @@
-"""The OpenVLA policy. Knows nothing of ROS."""
+"""The OpenVLA policy, independent of ROS."""
 
 from vla_ros.openvla.errors import (
     CheckpointError,

@@ -1,7 +1,7 @@
-"""Between action tokens and normalised values.
+"""Action tokens to normalised values.
 
-The last ``n_action_bins`` ids of the text vocabulary stand for actions: 256 edges over [-1, 1]
-bound 255 bins, whose centres are the values. Runs in the policy's thread.
+The last ``n_action_bins`` ids of the text vocabulary are action tokens: 256 edges over [-1, 1]
+bound 255 bins, and the values are the bins' centres. Runs in the policy's thread.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ActionTokenizer:
-    """
+    """The table of action tokens.
+
     :param vocab_size: of the text vocabulary without padding rows (32000 for Llama 2).
-    :param n_action_bins: how many of its last ids are action tokens (256).
+    :param n_action_bins: number of its last ids that are action tokens (256).
     """
 
     vocab_size: int = 32000
@@ -25,24 +26,24 @@ class ActionTokenizer:
 
     @property
     def first_id(self) -> int:
-        """The lowest action token; it stands for the highest value."""
+        """The lowest action token, which means the highest value."""
         return self.vocab_size - self.n_action_bins
 
     @cached_property
     def bin_centers(self) -> NDArray[np.float64]:
-        """float64 [n_action_bins - 1], rising."""
+        """The values, float64 [n_action_bins - 1], rising."""
         edges = np.linspace(-1, 1, self.n_action_bins)
         return (edges[:-1] + edges[1:]) / 2.0
 
     def is_action(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """bool, of the shape of ``token_ids``."""
+        """Return which are action tokens: bool, of the shape of ``token_ids``."""
         return (token_ids >= self.first_id) & (token_ids < self.vocab_size)
 
     def decode(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Normalised values, float64 of the shape of ``token_ids``.
+        """Return normalised values, float64 of the shape of ``token_ids``.
 
-        Like the reference, an id outside the action tokens is taken for the nearest end; whoever
-        calls this has to ask :meth:`is_action`.
+        As in the reference, an id outside the action tokens gives the value of the nearest one; the
+        caller must check with :meth:`is_action`.
         """
         bins = np.clip(self.vocab_size - token_ids - 1, 0, self.n_action_bins - 2)
         return self.bin_centers[bins]

@@ -229,7 +229,7 @@ def _opened(path: Path, remember: Remember) -> safe_open:
             )
         return safe_open(path, framework='pt', device='cpu')
     except OSError as error:
-        raise CheckpointError(f'{path} can not be read: {error}') from error
+        raise CheckpointError(f'{path} cannot be read: {error}') from error
     except SafetensorError as error:
         raise CheckpointError(
             f'{path} ({path.stat().st_size} bytes) is truncated or no safetensors file: {error}',

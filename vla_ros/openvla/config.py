@@ -1,7 +1,7 @@
-"""Reads and checks what a checkpoint's JSON files say; builds nothing.
+"""The configuration in a checkpoint's JSON files, read and checked.
 
-Follows the released layout of openvla-7b, its fine-tunes, and openvla-v01-7b. Runs in the thread
-that builds the policy.
+The layout is that of openvla-7b, its fine-tunes, and openvla-v01-7b. Runs in the thread that builds
+the policy.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _TIMM_IDS = {
     ),
 }
 
-# What transformers' LlamaConfig defaulted to when the checkpoints were written: their config.json
-# stores only what differs. Pinned here, since a library's defaults may change.
-# rms_norm_eps: Meta's own is 1e-5, the published OpenVLA port runs with 1e-6.
+# The defaults of transformers' LlamaConfig when the checkpoints were written: their config.json
+# stores only other values. Pinned here, because a library's defaults may change.
+# rms_norm_eps: Meta's is 1e-5, the published OpenVLA port runs with 1e-6.
 _LLAMA_DEFAULTS = {
     'vocab_size': 32000,
     'hidden_size': 4096,
@@ -55,7 +55,7 @@ _LLAMA_SIZES = (
 )
 _LLAMA_TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
-# The one kind of Llama that language.py is.
+# The only kind of Llama that language.py implements.
 _LLAMA_KIND = {
     'model_type': 'llama',
     'hidden_act': 'silu',
@@ -64,7 +64,7 @@ _LLAMA_KIND = {
     'tie_word_embeddings': False,
 }
 
-_MAX_LAYERS = 1000  # each is built before it is held against the weights
+_MAX_LAYERS = 1000  # each is built before it is compared with the weights
 _MAX_TEXT_BYTES = 16_000_000  # the largest, tokenizer.json, has 2 to 4 MB
 
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
@@ -114,7 +114,7 @@ class LlamaConfig:
 
 @dataclass(frozen=True)
 class OpenVLAConfig:
-    """All that is needed to build the model and to speak to it.
+    """Everything that the model and its prompts and actions depend on, except the weights.
 
     :param towers: one, or two whose features are fused.
     :param prompt_template: with ``{instruction}`` in it.
@@ -133,10 +133,10 @@ class OpenVLAConfig:
 
     @classmethod
     def from_directory(cls, directory: Path, remember: Remember = unwatched) -> OpenVLAConfig:
-        """Read config.json and, where it is there, dataset_statistics.json.
+        """Read config.json and, if it exists, dataset_statistics.json.
 
-        :param remember: called with each file just before it is opened.
-        :raises CheckpointError: if a file is missing or is no OpenVLA's.
+        :param remember: called with each file immediately before it is opened.
+        :raises CheckpointError: if a file is missing or is not of OpenVLA.
         """
         path = directory / 'config.json'
         config = read_json(path, remember)
@@ -155,18 +155,21 @@ class OpenVLAConfig:
 
 
 def read_json(path: Path, remember: Remember = unwatched) -> dict[str, Any]:
-    """:raises CheckpointError: if the file is missing, or holds no JSON object."""
+    """Read a JSON object.
+
+    :raises CheckpointError: if the file is missing, or has no JSON object.
+    """
     try:
         content = json.loads(read_text(path, remember), object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path} can not be read as JSON: {error}') from error
+        raise CheckpointError(f'{path} cannot be read as JSON: {error}') from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds {type(content).__name__}', expected='a JSON object')
     return content
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """:raises ValueError: if a key comes twice; JSON's readers silently take the last one."""
+    """:raises ValueError: if a key occurs twice; Python's reader silently takes the last one."""
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -176,9 +179,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_text(path: Path, remember: Remember = unwatched) -> str:
-    """Waits for no named pipe, and reads nothing that is larger than such files are.
+    """Read a text file of a checkpoint, but no named pipe, and no file of an unusual size.
 
-    :raises CheckpointError: if the file is missing, too large or no file.
+    :raises CheckpointError: if the file is missing, too large or not a regular file.
     """
     try:
         remember(path)
@@ -197,15 +200,16 @@ def read_text(path: Path, remember: Remember = unwatched) -> str:
             why = f': it is a link to {os.readlink(path)}, where nothing is'
         raise CheckpointError(f'{path} is missing{why}', 'download or copy it again') from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f'{path} can not be read: {error}') from error
+        raise CheckpointError(f'{path} cannot be read: {error}') from error
     check_no_pointer(text[: len(_LFS_POINTER)].encode(), path)
     return text
 
 
 def check_no_pointer(beginning: bytes, path: Path) -> None:
-    """
+    """Check that a file is not a git-LFS pointer, which git writes if git-lfs is missing.
+
     :param beginning: of the file.
-    :raises CheckpointError: if it is what git leaves in a file's place when git-lfs is missing.
+    :raises CheckpointError: if it is a pointer.
     """
     if beginning.startswith(_LFS_POINTER):
         raise CheckpointError(
@@ -239,7 +243,7 @@ def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ..
 
 
 def _read_llama(config: Mapping[str, Any], path: Path) -> LlamaConfig:
-    """:raises CheckpointError: if it is a language model that language.py can't be."""
+    """:raises CheckpointError: if language.py does not implement the language model."""
     text_config = config.get('text_config', {})
     for name, only in _LLAMA_KIND.items():
         if text_config.get(name, only) != only:
@@ -312,7 +316,7 @@ def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -
 
 
 def _prompt_template(config: Mapping[str, Any]) -> str:
-    # The reference goes by the folder's name; the language model's id says the same reliably.
+    # The reference goes by the folder's name; the language model's id is reliable.
     vicuna = str(config.get('llm_backbone_id', '')).startswith('vicuna')
     return PROMPT_VICUNA if vicuna else PROMPT_LLAMA
 
@@ -320,8 +324,8 @@ def _prompt_template(config: Mapping[str, Any]) -> str:
 def _read_statistics(
     directory: Path, config: Mapping[str, Any], remember: Remember
 ) -> dict[str, ActionStatistics]:
-    # As the reference's scripts do, the file that a fine-tuning wrote wins over config.json. A link
-    # that leads nowhere is no reason to take the older ones.
+    # As in the reference's scripts, the file of a fine-tuning comes before config.json. A broken
+    # link is an error, because config.json has the base model's statistics.
     path = directory / 'dataset_statistics.json'
     if os.path.lexists(path):
         return read_norm_stats(read_json(path, remember), str(path))

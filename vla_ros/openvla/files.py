@@ -67,7 +67,7 @@ def _change(path: Path, opened: _Identity) -> str:
     except FileNotFoundError:
         return 'was deleted'
     except OSError as error:
-        return f'can not be looked at any more ({error})'
+        return f'cannot be checked any more ({error})'
     if now == opened:
         return ''
     if (now.device, now.inode) != (opened.device, opened.inode):

@@ -1,7 +1,7 @@
-"""Turns the ``model`` that a person typed into a folder: a local one, or one from the hub.
+"""The folder of a ``model``: a local one, or one that is downloaded from the hub.
 
-Runs in the thread that builds the policy. Honours the hub's own settings (HF_HOME, HF_TOKEN,
-HF_HUB_OFFLINE, HF_ENDPOINT).
+Runs in the thread that builds the policy. The hub's own settings apply: HF_HOME, HF_TOKEN,
+HF_HUB_OFFLINE, HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _FILES = ['*.json', '*.safetensors']  # never code, never pickles
 def resolve_model(
     model: str, revision: str | None = None, progress: ProgressCallback | None = None
 ) -> Path:
-    """The folder of a checkpoint; downloads it if need be.
+    """Return the folder of a checkpoint; download it if necessary.
 
     :param model: a folder, or a hub id such as ``openvla/openvla-7b``.
     :param revision: branch, tag or commit of a hub id.
-    :raises CheckpointError: if there is no such folder, the hub doesn't give it, or what the hub
-        has is not plain OpenVLA.
+    :raises CheckpointError: if the folder does not exist, the download fails, or the model on the
+        hub is not plain OpenVLA.
     """
     folder = _local_folder(model, revision)
     if folder is not None:
         return folder
     with _explained(model, revision):
-        # A small file first: with it comes the list of all files.
+        # A small file first: the list of all files comes with it.
         bar = _progress_bar(model, None)
         begun = snapshot_download(
             model, revision=revision, allow_patterns=['config.json'], tqdm_class=bar
@@ -59,7 +59,7 @@ def resolve_model(
 
 
 def downloaded_model(model: str, revision: str | None = None) -> Path | None:
-    """The folder of a checkpoint, if it is on this machine: asks nobody, downloads nothing.
+    """Return the folder of a checkpoint if it is on this machine, without network.
 
     :raises CheckpointError: if it is neither a folder nor a hub id, or is not plain OpenVLA.
     """
@@ -80,9 +80,9 @@ def downloaded_model(model: str, revision: str | None = None) -> Path | None:
 
 
 def bytes_to_download(repo_id: str, revision: str | None = None) -> int:
-    """What is not in the cache yet of a model on the hub; asks the hub.
+    """Ask the hub how many bytes of a model are not in the cache.
 
-    :raises CheckpointError: if the hub doesn't give it, or it is not plain OpenVLA.
+    :raises CheckpointError: if the hub does not answer, or the model is not plain OpenVLA.
     """
     bar = _progress_bar(repo_id, None)
     with _explained(repo_id, revision):
@@ -96,9 +96,9 @@ def bytes_to_download(repo_id: str, revision: str | None = None) -> int:
 
 
 def _check_listing(repo_id: str, commit: str) -> None:
-    """Look at the names of all files on the hub, also of those that are never downloaded.
+    """Check the names of all files on the hub, also of those that are never downloaded.
 
-    :raises CheckpointError: if they are not plain OpenVLA's.
+    :raises CheckpointError: if they are not of plain OpenVLA.
     """
     try:
         files = get_cached_repo_tree(repo_id, revision=commit)
@@ -108,7 +108,7 @@ def _check_listing(repo_id: str, commit: str) -> None:
 
 
 def _local_folder(model: str, revision: str | None) -> Path | None:
-    """None for a hub id.
+    """Return the folder that ``model`` names; None if it is a hub id.
 
     :raises CheckpointError: if it is neither.
     """
@@ -121,7 +121,7 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
         folder = Path(model).expanduser()
         is_folder = folder.is_dir()
     except (OSError, RuntimeError) as error:  # no such user, name too long, not permitted
-        raise CheckpointError(f'model {model[:80]!r} can not be looked up: {error}') from error
+        raise CheckpointError(f'model {model[:80]!r} cannot be looked up: {error}') from error
     if is_folder:
         if revision:
             raise CheckpointError(
@@ -140,7 +140,7 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
 
 @contextmanager
 def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's library raises into what a person can mend."""
+    """Raise the errors of the hub's library as errors that the user can fix."""
     try:
         yield
     except (ValueError, HfHubHTTPError, OSError) as error:  # bad names, of the model or its files
@@ -159,7 +159,7 @@ def _reason(error: Exception, revision: str | None) -> str:
         return f'it has no revision {revision!r}'
     if isinstance(error, (LocalEntryNotFoundError, DryRunError)):
         return (
-            'it is not in the local cache, and the hub can not be reached (no network, or '
+            'it is not in the local cache, and the hub cannot be reached (no network, or '
             'HF_HUB_OFFLINE is set); download it where there is network, and set model to the '
             'folder'
         )
@@ -167,7 +167,7 @@ def _reason(error: Exception, revision: str | None) -> str:
 
 
 def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]:
-    """A tqdm that speaks to ``progress`` and not to the terminal."""
+    """Return a tqdm that reports to ``progress`` and not to the terminal."""
 
     class ProgressBar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -186,7 +186,7 @@ def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]
 
 
 class _Discard:
-    """A file that forgets what is written to it."""
+    """A file that discards what is written to it."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -1,6 +1,6 @@
-"""Scales a normalised action to the units of the data set it was learned from.
+"""Scales normalised actions to the units of the data set that they were learned from.
 
-Runs in the policy's thread. Knows nothing of tokens.
+Runs in the policy's thread. Independent of tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ActionStatistics:
 
     :param q01: float64 [D].
     :param q99: float64 [D].
-    :param mask: bool [D]; False where the normalised value is the action already (grippers).
+    :param mask: bool [D]; False where actions are not normalised (grippers).
     """
 
     q01: NDArray[np.float64]
@@ -37,7 +37,7 @@ class ActionStatistics:
         return len(self.q01)
 
     def unnormalize(self, normalized: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From [-1, 1] to the data set's units; the order of operations is the reference's.
+        """Scale from [-1, 1] to the data set's units, in the reference's order of operations.
 
         :param normalized: float64 [D].
         :returns: float64 [D].
@@ -49,7 +49,7 @@ class ActionStatistics:
 def read_norm_stats(norm_stats: Any, source: str) -> dict[str, ActionStatistics]:
     """Read the statistics of every data set of a checkpoint.
 
-    :param norm_stats: what the JSON file holds: ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
+    :param norm_stats: from the JSON file: ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
     :param source: the file, named in errors.
     :raises CheckpointError: if there is none, or an entry is malformed.
     """
@@ -96,7 +96,7 @@ def _read_list(
     expected: str,
     where: str,
 ) -> list[Any]:
-    """:param expected: what each value of the list has to be."""
+    """:param expected: what each value of the list must be."""
     values = action.get(name)
     if not isinstance(values, list) or not values:
         found = f'is {quoted(values)}' if name in action else 'is missing'
@@ -133,9 +133,9 @@ def _check_range(statistics: ActionStatistics, where: str) -> None:
 def select_statistics(
     norm_stats: Mapping[str, ActionStatistics], unnorm_key: str | None
 ) -> tuple[str, ActionStatistics]:
-    """The statistics under a key; without a key, the only ones there are.
+    """Return a key and its statistics; without a key, the only ones of the checkpoint.
 
-    :raises UnnormKeyError: if the key is unknown, or left out where there are several.
+    :raises UnnormKeyError: if the key is unknown, or omitted where there are several.
     """
     if not unnorm_key:
         if len(norm_stats) > 1:

@@ -1,9 +1,9 @@
 """Whether a checkpoint is plain OpenVLA, by the names in its folder and by config.json.
 
-A relative of OpenVLA keeps a part of its policy beside the language model's weights: an action
-head, a projector of the robot's state, an adapter. Its weights alone load as plain OpenVLA, pass
-the self-check, and move the robot wrongly. Whatever is not known to be plain is refused here,
-before anything is loaded. Pure functions but for :func:`check_folder`; no weight is read.
+Policies derived from OpenVLA have parts beside the language model's weights: an action head, a
+projector of the robot's state, an adapter. Their weights alone load as plain OpenVLA, pass the
+self-check, and move the robot wrongly. A checkpoint that is not known to be plain is rejected here,
+before anything is loaded. Pure functions except :func:`check_folder`; no weight is read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vla_ros.text import quoted
 
 PICKLE_SUFFIXES = ('.bin', '.pt', '.pth', '.ckpt')
 _WEIGHT_SUFFIXES = ('.safetensors', *PICKLE_SUFFIXES)
-# Of folders and of files that hold a part of a policy; not of code, logs and images.
+# Suffixes of folders and files that may be a part of a policy; code, logs and images are not.
 _PART_SUFFIXES = ('', '.json', '.yaml', '.yml', '.pkl', '.npz', *_WEIGHT_SUFFIXES)
 
-# Names of what OpenVLA-OFT, and VLA-Adapter after it, keep beside the weights. Their loaders take
-# whatever has such a word and "checkpoint" in its name.
+# Names of the parts that OpenVLA-OFT, and VLA-Adapter after it, store beside the weights. Their
+# loaders take every file with such a word and "checkpoint" in its name.
 _HEADS = (
     '*action_head*',
     '*proprio_projector*',
@@ -32,7 +32,7 @@ _HEADS = (
     'vision_backbone--*',
     '*--*checkpoint*',
 )
-# Names that peft gives, and those of the folders that trainings put them into.
+# Names that peft gives to adapters, and names of the folders that trainings put them into.
 _ADAPTERS = (
     'adapter',
     'adapters',
@@ -43,16 +43,16 @@ _ADAPTERS = (
     '*_lora',
     'peft*',
 )
-# Of a training's state, which is no part of the policy: a word of the name.
+# A word in the names of a training's state, which is not a part of the policy.
 _TRAINING_STATE = re.compile(
     r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)|args|logs?|loss(es)?|'
     r'metrics|history|events|wandb|tensorboard|profile|trace)([^a-z]|$)'
 )
-# The same weights in an older format: the reference takes safetensors where both are there.
+# The same weights in an older format: the reference takes safetensors if there are both.
 _SAME_WEIGHTS = 'pytorch_model*'
 
 _CLASSES = ('OpenVLAForActionPrediction', 'OpenVLAConfig')
-# Keys of config.json that only other policies need; harmless if they are off, or count one.
+# Keys of config.json that only other policies need; harmless if they are off, or the number 1.
 _KEYS_OF_OTHERS = re.compile(
     r'proprio|state_dim|action_(head|expert|model|quer|horizon|window|tokenizer)|actions?_chunk|'
     r'chunk_(len|size$)|diffusion|flow_match|l1_regression|num_images|image_sequence|wrist|'
@@ -67,26 +67,28 @@ _MERGE = (
 
 
 def check_folder(directory: Path) -> None:
-    """
-    :raises CheckpointError: if what lies in the folder says that it is not plain OpenVLA.
+    """Check the names of the folder's files.
+
+    :raises CheckpointError: if a name belongs to another policy than plain OpenVLA.
     """
     try:
         names = [entry.name for entry in os.scandir(directory)]
     except OSError as error:
-        raise CheckpointError(f'{directory} can not be looked into: {error}') from error
+        raise CheckpointError(f'{directory} cannot be listed: {error}') from error
     for name in list(names):
         try:
             names += [f'{name}/{entry.name}' for entry in os.scandir(directory / name)]
-        except OSError:  # a file, or nothing that we may look into
+        except OSError:  # a file, or a folder without permission
             continue
     check_names(names, str(directory))
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """
-    :param names: of the checkpoint's files and folders, relative, with slashes.
+    """Check the names of a checkpoint's files.
+
+    :param names: of files and folders, relative, with slashes.
     :param where: the folder or the hub id, named in errors.
-    :raises CheckpointError: if a name says that it is not plain OpenVLA.
+    :raises CheckpointError: if a name belongs to another policy than plain OpenVLA.
     """
     own = _without_other_checkpoints(names)
     heads = {name for name in own if _matches(name, _HEADS)}
@@ -106,15 +108,15 @@ def check_names(names: Iterable[str], where: str) -> None:
     if unknown and any(_suffix(name) == '.safetensors' and '/' not in name for name in own):
         raise CheckpointError(
             f'{where} has weights that plain OpenVLA does not have: {listing(unknown)}; if they '
-            'are a part of the policy, vla_ros can not run it',
-            'if they are none, move them out of the folder',
+            'are a part of the policy, vla_ros cannot run it',
+            'if not, move them out of the folder',
         )
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """
-    :param config: the content of config.json.
-    :raises CheckpointError: if it is another model's.
+    """Check the content of config.json.
+
+    :raises CheckpointError: if it is of another model.
     """
     if 'vla' in config:
         raise CheckpointError(
@@ -159,8 +161,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def check_tensors(names: Iterable[str], directory: Path) -> None:
-    """
-    :param names: of the stored tensors.
+    """Check the names of the stored tensors.
+
     :raises CheckpointError: if there are adapters among them.
     """
     adapters = [name for name in names if 'lora_' in name]
@@ -173,12 +175,12 @@ def check_tensors(names: Iterable[str], directory: Path) -> None:
 
 
 def is_training_state(name: str) -> bool:
-    """Whether the file is an optimizer's, a scheduler's or a log: no part of the policy."""
+    """Return whether the file is of an optimizer or a scheduler, or a log: not of the policy."""
     return bool(_TRAINING_STATE.search(name.lower()))
 
 
 def _check_classes(config: Mapping[str, Any], path: Path) -> None:
-    """The code is never run, but its classes' names tell what the weights are for."""
+    """Check the classes' names: the code is never run, but the names tell which model it is."""
     classes = list(config.get('architectures') or ())
     auto_map = config.get('auto_map')
     if isinstance(auto_map, Mapping):
@@ -219,9 +221,9 @@ def _is_unknown_pickle(name: str) -> bool:
 
 
 def _without_other_checkpoints(names: Iterable[str]) -> set[str]:
-    """What lies in the folder, and in its folders that are no whole checkpoints by themselves.
+    """Return the names in the folder, and those in its folders that are not whole checkpoints.
 
-    Folders as .git and .cache are nobody's.
+    Hidden folders such as .git and .cache are left out.
     """
     inside: dict[str, set[str]] = {}
     for name in names:

@@ -294,14 +294,14 @@ class OpenVLAPolicy:
         """
         model = self._model
         with stages('preprocess'):
-            pictures = [self._image_processor.pictures(image) for image in images]
-            pixel_values = torch.cat(
-                [self._image_processor.pixel_values(each) for each in pictures]
-            ).to(model.device, model.dtype)
+            processor = self._image_processor
+            model_images = [processor.model_images(image) for image in images]  # for each tower
+            pixel_values = torch.cat([processor.pixel_values(each) for each in model_images])
+            pixel_values = pixel_values.to(model.device, model.dtype)
         with stages('vision'):
             features = model.vision_backbone(pixel_values)
         with stages('projector'):
-            return model.projector(features), [each[0] for each in pictures]
+            return model.projector(features), [each[0] for each in model_images]
 
     def _drafts(
         self, requests: Sequence[Request], steps: NDArray[np.int64], places: int

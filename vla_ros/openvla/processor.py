@@ -1,7 +1,6 @@
-"""A picture to pixel values, an instruction to input ids: exactly as the released processor does.
+"""Images to pixel values and instructions to input ids, exactly as the released processor.
 
-What a picture goes through before that, if anything, its Preprocessing tells. Runs in the policy's
-thread. Knows nothing of the model.
+A :class:`.Preprocessing` may come before it. Runs in the policy's thread. Independent of the model.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.text import is_blank, quoted
 from vla_ros.types import InstructionError, check_instruction
 
-# The lone space that stood between `Out:` and the actions in training.
+# The single space between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
-# Of a preprocessor's config, what its images depend on.
+# The keys of a preprocessor's config that change its images.
 _TVF_KEYS = (
     'tvf_resize_params',
     'tvf_crop_params',
@@ -36,19 +35,19 @@ _TVF_KEYS = (
     'tvf_letterbox_fill',
     'tvf_normalize_params',
 )
-# Prompts are padded to so many tokens, BOS included: few shapes ever reach the model.
+# Prompts are padded to one of these lengths, BOS included, so that the model has few shapes.
 PROMPT_LENGTHS = (24, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class TowerTransform:
-    """How one tower wants its picture.
+    """The geometry and normalisation of one tower's input.
 
-    :param resize: (height, width) exactly, or one number: the shorter side, keeping the ratio.
+    :param resize: (height, width), or one number for the shorter side, which keeps the ratio.
     :param crop: (height, width), from the middle.
-    :param letterbox_fill: colour of the border that makes the picture square; None: no border.
+    :param letterbox_fill: colour of the border that makes the image square; None: no border.
     :param interpolation: PIL's number; 3 is bicubic.
-    :param pixel_table: float32 [3, 256], the normalised value of each channel's each level.
+    :param pixel_table: float32 [3, 256], the normalised value of each level of each channel.
     """
 
     resize: tuple[int, int] | int
@@ -59,38 +58,39 @@ class TowerTransform:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """(height, width), whatever the picture's."""
+        """(height, width) for images of any size."""
         height, width = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
         return min(height, self.crop[0]), min(width, self.crop[1])
 
-    def resized(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """uint8 [crop height, crop width, 3]."""
+    def resized(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return uint8 [crop height, crop width, 3]."""
         if self.letterbox_fill is not None:
-            picture = _letterboxed(picture, self.letterbox_fill)
-        height, width = self._resized_size(picture)
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling(self.interpolation))
+            image = _letterboxed(image, self.letterbox_fill)
+        height, width = self._resized_size(image)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling(self.interpolation))
         crop_height, crop_width = self.crop
         top = round((height - crop_height) / 2.0)
         left = round((width - crop_width) / 2.0)
-        return np.asarray(picture)[top : top + crop_height, left : left + crop_width]
+        return np.asarray(image)[top : top + crop_height, left : left + crop_width]
 
     def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [H, W, 3] to float32 [3, H, W]."""
         return np.stack([self.pixel_table[c][pixels[..., c]] for c in range(3)])
 
-    def _resized_size(self, picture: Image.Image) -> tuple[int, int]:
+    def _resized_size(self, image: Image.Image) -> tuple[int, int]:
         if isinstance(self.resize, tuple):
             return self.resize
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         longer = int(self.resize * long / short)
-        return (longer, self.resize) if picture.height >= picture.width else (self.resize, longer)
+        return (longer, self.resize) if image.height >= image.width else (self.resize, longer)
 
 
 class ImageProcessor:
-    """
-    :param transforms: one per tower, in their order; all make pictures of one size.
-    :param preprocessing: what comes before them.
+    """Images to the towers' input.
+
+    :param transforms: one for each tower, in their order; all give images of one size.
+    :param preprocessing: before the transforms.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class ImageProcessor:
         preprocessing: Preprocessing = RAW,
         remember: Remember = unwatched,
     ) -> ImageProcessor:
-        """:raises CheckpointError: if its file is missing or unfit, or another contradicts it."""
+        """Read the checkpoint's preprocessor config.
+
+        :raises CheckpointError: if the file is missing or malformed, or another contradicts it.
+        """
         config, path = _read_preprocessor(directory, remember)
         try:
             transforms = tuple(_read_transform(config, index) for index in range(len(towers)))
@@ -120,32 +123,32 @@ class ImageProcessor:
         for tower, transform in zip(towers, transforms, strict=True):
             if transform.output_size != (tower.image_size, tower.image_size):
                 raise CheckpointError(
-                    f'{path} makes pictures of {transform.output_size} pixels for '
+                    f'{path} makes images of {transform.output_size} pixels for '
                     f'{tower.timm_id}, which takes {tower.image_size} by config.json'
                 )
         return cls(transforms, preprocessing)
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """:meth:`pictures`, then :meth:`pixel_values`."""
-        return self.pixel_values(self.pictures(image))
+        """Return :meth:`pixel_values` of :meth:`model_images`."""
+        return self.pixel_values(self.model_images(image))
 
-    def pictures(self, image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """What each tower is shown; towers of one geometry share one array.
+    def model_images(self, image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Return the image as each tower gets it; towers of one geometry share one array.
 
         :param image: uint8 [H, W, 3] RGB.
-        :returns: uint8 [224, 224, 3] each, not to be written to.
-        :raises ValueError: if the picture has another shape or dtype, or is too large.
+        :returns: for each tower uint8 [224, 224, 3], read-only.
+        :raises ValueError: if the image has another shape or dtype, or is too large.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
                 f'image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] RGB'
             )
         size = self._transforms[0].output_size
-        picture = self.preprocessing(Image.fromarray(image), size)
-        pictures = []
+        preprocessed = self.preprocessing(Image.fromarray(image), size)
+        model_images = []
         resized: dict[tuple[Any, ...], NDArray[np.uint8]] = {}
         for transform in self._transforms:
-            # Fused towers mostly share one geometry: resize once.
+            # Fused towers usually have one geometry: resize once.
             geometry = (
                 transform.resize,
                 transform.crop,
@@ -153,35 +156,36 @@ class ImageProcessor:
                 transform.interpolation,
             )
             if geometry not in resized:
-                resized[geometry] = transform.resized(picture)
-            pictures.append(resized[geometry])
-        return pictures
+                resized[geometry] = transform.resized(preprocessed)
+            model_images.append(resized[geometry])
+        return model_images
 
-    def pixel_values(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """
-        :param pictures: uint8 [224, 224, 3] each, of :meth:`pictures`.
+    def pixel_values(self, model_images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Normalise the towers' images.
+
+        :param model_images: uint8 [224, 224, 3] each, from :meth:`model_images`.
         :returns: float32 [1, 3 * towers, 224, 224], normalised.
         """
         channels = [
-            transform.normalized(picture)
-            for transform, picture in zip(self._transforms, pictures, strict=True)
+            transform.normalized(image)
+            for transform, image in zip(self._transforms, model_images, strict=True)
         ]
         return torch.from_numpy(np.concatenate(channels)[np.newaxis])
 
 
 class PromptTokenizer:
-    """Instruction to input ids, as many as there are.
+    """Instructions to input ids.
 
-    ``prompt_lengths`` are the lengths to pad them to, those that occur with this template.
+    ``prompt_lengths`` are the lengths of padded prompts that occur with this template.
 
-    Uses the tokenizers library on tokenizer.json itself: transformers 5 rebuilds the pipeline and
-    gives other ids for some texts.
+    It runs the tokenizers library on tokenizer.json, because transformers 5 rebuilds the pipeline
+    and gives other ids for some texts.
     """
 
     def __init__(
         self, directory: Path, config: OpenVLAConfig, remember: Remember = unwatched
     ) -> None:
-        """:raises CheckpointError: if tokenizer.json is missing, unfit, or contradicted."""
+        """:raises CheckpointError: if tokenizer.json is missing, malformed, or contradicted."""
         path = directory / 'tokenizer.json'
         text = read_text(path, remember)
         try:
@@ -210,14 +214,16 @@ class PromptTokenizer:
             )
 
     def prompt(self, instruction: str) -> str:
+        """Return the instruction in the model's template."""
         return self._template.format(instruction=instruction.lower())
 
     def __call__(self, instruction: str) -> Tensor:
-        """
-        :param instruction: what a person said.
+        """Return the input ids of an instruction's prompt.
+
+        :param instruction: without template.
         :returns: int64 [1, T], beginning with BOS and ending with the space token, T at most
             the last of ``prompt_lengths``.
-        :raises InstructionError: if it is empty, too long, or not plain text.
+        :raises InstructionError: if the instruction is empty, too long, or not plain text.
         """
         if is_blank(instruction):
             raise InstructionError('instruction is empty', 'say what to do')
@@ -234,7 +240,7 @@ class PromptTokenizer:
         return torch.tensor([input_ids])
 
     def padded_length(self, tokens: int) -> int:
-        """The smallest of ``prompt_lengths`` that holds a prompt of so many tokens."""
+        """Return the smallest of ``prompt_lengths`` for a prompt of ``tokens`` tokens."""
         return next(length for length in self.prompt_lengths if length >= tokens)
 
     def _encode(self, instruction: str) -> list[int]:
@@ -250,9 +256,10 @@ def load_processors(
     preprocessing: Preprocessing = RAW,
     remember: Remember = unwatched,
 ) -> tuple[ImageProcessor, PromptTokenizer]:
-    """
-    :param remember: called with each file just before it is opened.
-    :raises CheckpointError: if one of their files is missing or unfit.
+    """Read a checkpoint's processors.
+
+    :param remember: called with each file immediately before it is opened.
+    :raises CheckpointError: if one of their files is missing or malformed.
     """
     return (
         ImageProcessor.from_directory(directory, config.towers, preprocessing, remember),
@@ -261,11 +268,11 @@ def load_processors(
 
 
 def _read_preprocessor(directory: Path, remember: Remember) -> tuple[Mapping[str, Any], Path]:
-    """What is to be done to images, and the file that says so.
+    """Return the preprocessor's config, and its file.
 
-    transformers 5 writes it into processor_config.json and prefers it there; transformers 4 wrote
-    preprocessor_config.json, and of the other one only which class processes. Where both say it
-    they must agree.
+    transformers 5 writes and prefers processor_config.json; transformers 4 wrote
+    preprocessor_config.json, and only the processor's class into the other one. If both have the
+    config they must agree.
 
     :raises CheckpointError: if they do not.
     """
@@ -291,7 +298,7 @@ def _read_preprocessor(directory: Path, remember: Remember) -> tuple[Mapping[str
 
 
 def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) -> None:
-    """tokenizer.json is what counts, as in the reference; others must not contradict it.
+    """Check that no other file contradicts tokenizer.json, which alone is used.
 
     :raises CheckpointError: if another file has another id for a token, or other ends of a prompt.
     """
@@ -302,7 +309,7 @@ def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) 
     if not os.path.lexists(path):
         return
     config = read_json(path, remember)
-    # The reference puts these tokens to a prompt whatever tokenizer.json says.
+    # The reference adds these tokens to a prompt even if tokenizer.json does not.
     for key, only in (('add_bos_token', True), ('add_eos_token', False)):
         if config.get(key, only) not in (only, None):
             raise CheckpointError(
@@ -330,8 +337,8 @@ def _check_token_ids(tokenizer: Tokenizer, ids: Mapping[Any, Any], path: Path) -
 
 
 def _read_transform(config: Mapping[str, Any], index: int) -> TowerTransform:
-    # The tvf_* entries are what the released processor goes by; means and stds beside them are
-    # the same numbers before they were rounded to bfloat16, and unused.
+    # The released processor uses the tvf_* entries; the means and stds beside them are the same
+    # numbers before they were rounded to bfloat16.
     resize = config['tvf_resize_params'][index]
     size = resize['size']
     crop_height, crop_width = config['tvf_crop_params'][index]['output_size']
@@ -352,14 +359,14 @@ def _read_transform(config: Mapping[str, Any], index: int) -> TowerTransform:
     )
 
 
-def _letterboxed(picture: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Equal borders left and right, top and bottom; one pixel off square if the gap is odd."""
-    side = max(picture.size)
-    border_x = int((side - picture.width) / 2)
-    border_y = int((side - picture.height) / 2)
+def _letterboxed(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    """Add equal borders left and right, top and bottom; one pixel off square if the gap is odd."""
+    side = max(image.size)
+    border_x = int((side - image.width) / 2)
+    border_y = int((side - image.height) / 2)
     if not border_x and not border_y:
-        return picture
-    size = (picture.width + 2 * border_x, picture.height + 2 * border_y)
+        return image
+    size = (image.width + 2 * border_x, image.height + 2 * border_y)
     canvas = Image.new('RGB', size, fill)
-    canvas.paste(picture, (border_x, border_y))
+    canvas.paste(image, (border_x, border_y))
     return canvas
