@@ -1,7 +1,7 @@
-"""OpenVLA as a policy: one picture and one instruction in, one action out.
+"""OpenVLA as a policy: one image and one instruction in, one action out.
 
-Built, warmed and called by one thread, which is also the only one to touch the model. Knows
-nothing of ROS or of time limits; it stops between layers when told to.
+One thread builds, warms up and calls it. Independent of ROS and of time limits. Checks for
+cancellation between layers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class OpenVLAPolicy:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What a picture goes through before the released processor."""
+        """The preprocessing of images before the released processor."""
         return self._image_processor.preprocessing
 
     @classmethod
@@ -129,9 +129,9 @@ class OpenVLAPolicy:
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
-        """Meet every shape that can occur later, then prove that picture and instruction count.
+        """Run every shape that can occur, then check that image and instruction affect the action.
 
-        :raises ProofError: if a proof fails.
+        :raises ProofError: if a self-check fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started = time.monotonic()
@@ -157,7 +157,7 @@ class OpenVLAPolicy:
         return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
 
     def close(self) -> None:
-        """Give its memory back; nothing else may be asked of it afterwards."""
+        """Free the model. The policy must not be used afterwards."""
         device = self._model.device
         del self._model, self._embeddings
         gc.collect()  # a model has reference cycles
@@ -190,7 +190,7 @@ class OpenVLAPolicy:
         """Predict one action by greedy decoding over the whole vocabulary.
 
         :param image: uint8 [H, W, 3] RGB.
-        :param instruction: what a person said, without a template.
+        :param instruction: without a template.
         :param unnorm_key: whose statistics scale the action; may be left out if there is one.
         :param cancel: looked at before every layer.
         :param return_logits: also keep the action tokens' logits.
