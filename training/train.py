@@ -163,7 +163,7 @@ class Trainer:
                 if random.random() < self._settings.expert_share:
                     return expert
                 prediction = policy.predict_action(observation.image, observation.instruction)
-                return prediction.action if prediction.valid else expert
+                return prediction.action if prediction.invalid is None else expert
 
             return drive
 

@@ -1,12 +1,13 @@
-"""What flows through the package: an Observation goes in, a Prediction comes out of a Policy.
+"""The seam between policies and everything else.
 
-Knows numpy only: nothing of ROS, torch or threads.
+An Observation goes into a Policy and a Prediction comes out. Depends on numpy only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -16,23 +17,24 @@ from vla_ros.errors import VlaError
 from vla_ros.text import is_blank, is_visible, printable
 
 MAX_INSTRUCTION_CHARACTERS = 500
+ONE_CAMERA = 'image'  # name of the camera where there is only one
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
 class PolicyError(VlaError):
-    """The policy can't be built or can't do what was asked."""
+    """A policy that can't be built, or can't do what was asked."""
 
 
 class InstructionError(PolicyError):
-    """The instruction can't be turned into a prompt."""
+    """An instruction that can't be turned into a prompt."""
 
 
-class ProofError(PolicyError):
-    """The policy is warm, and was seen to do something that no sound one does."""
+class SelfCheckError(PolicyError):
+    """A self-check after warm-up failed."""
 
 
 class InferenceCancelled(Exception):
-    """The inference was told to stop and did; there is no prediction."""
+    """An inference that was cancelled, so there is no prediction."""
 
 
 class Cancel(Protocol):
@@ -41,26 +43,207 @@ class Cancel(Protocol):
     def is_set(self) -> bool: ...
 
 
+class ActionSpace(IntEnum):
+    """The meaning of an action's columns; the numbers are part of the messages."""
+
+    UNKNOWN = 0
+    POSE_DELTA = 1
+    JOINT_POSITION = 2
+    JOINT_DELTA = 3
+    JOINT_VELOCITY = 4
+
+
 @dataclass(frozen=True)
 class Observation:
     """What the robot perceives at one moment.
 
-    :param image: uint8 [H, W, 3] RGB; never written to.
-    :param instruction: what a person said, without the prompt's template.
-    :param stamp_ns: when the picture was captured, nanoseconds of the robot's clock.
+    :param images: uint8 [H, W, 3] RGB by camera name; never written to.
+    :param instruction: the user's words, without the prompt's template.
+    :param stamps_ns: capture time of each image by camera name, nanoseconds of the robot's clock.
+    :param state: float64 [S], raw, in the contract's order and units.
     """
 
-    image: NDArray[np.uint8]
+    images: Mapping[str, NDArray[np.uint8]]
     instruction: str
-    stamp_ns: int
+    stamps_ns: Mapping[str, int]
+    state: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of_one(cls, image: NDArray[np.uint8], instruction: str, stamp_ns: int) -> Observation:
+        """Make an observation of a single camera, without a state."""
+        return cls({ONE_CAMERA: image}, instruction, {ONE_CAMERA: stamp_ns})
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The only image.
+
+        :raises ValueError: if there are several.
+        """
+        (image,) = self.images.values()
+        return image
+
+    @property
+    def stamp_ns(self) -> int:
+        """Capture time of the oldest image."""
+        return min(self.stamps_ns.values())
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy needs and gives.
+
+    :param cameras: names in the model's order.
+    :param state_dim: S, values of the state; 0 if the policy takes none.
+    :param action_dim: D, columns of an action.
+    :param horizon: K, rows of a chunk.
+    :param names: of the D columns; ``value_0``, ``value_1`` and so forth where nobody knows.
+    :param period_s: time between two rows; None if the policy doesn't know.
+    :param emits_tokens: whether drafts and token probabilities exist.
+    :param deterministic: whether equal inputs give equal actions.
+    """
+
+    cameras: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    horizon: int
+    action_space: ActionSpace
+    names: tuple[str, ...]
+    period_s: float | None
+    emits_tokens: bool
+    deterministic: bool
+
+    @property
+    def action_shape(self) -> tuple[int, int]:
+        """[K, D]."""
+        return self.horizon, self.action_dim
+
+
+def unknown_names(action_dim: int) -> tuple[str, ...]:
+    """Return names for columns whose meaning is unknown."""
+    return tuple(f'value_{column}' for column in range(action_dim))
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """The tokens of one prediction. N is K x D.
+
+    :param ids: int64 [<=N], exactly as greedy decoding emits them.
+    :param probabilities: float32 [N], of each emitted token among the action tokens.
+    :param logits: float32 [N, bins] of the action tokens, by rising token id.
+    :param drafted: number of draft tokens that were verified.
+    :param accepted: number of these that were right.
+    """
+
+    ids: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32] | None = None
+    drafted: int = 0
+    accepted: int = 0
+
+
+class Invalid(IntEnum):
+    """A kind of defect of a prediction."""
+
+    TOKEN = 1  # a token that stands for no value
+    ENDED_EARLY = 2
+    NOT_FINITE = 3
+    OUT_OF_BOUNDS = 4
+    SHAPE = 5
+    BY_POLICY = 6
+
+
+_SENTENCES = {
+    Invalid.TOKEN: 'token {value} at step {index} is no action token ({expected})',
+    Invalid.ENDED_EARLY: 'the sequence ended after {value} of {expected} action tokens',
+    Invalid.NOT_FINITE: '{expected} {index} is {value}, which is not finite',
+    Invalid.OUT_OF_BOUNDS: 'normalized value {index} is {value}, not within {expected}',
+    Invalid.SHAPE: 'it has {value} values, expected {expected}',
+    Invalid.BY_POLICY: 'the policy calls it invalid',
+}
+
+
+@dataclass(frozen=True)
+class InvalidReason:
+    """Why the actions of a prediction must not move a robot; ``str()`` makes a sentence of it.
+
+    :param index: of the first value or token concerned, counted over all rows; -1 if none is.
+    :param value: that value or token; for SHAPE and ENDED_EARLY a count.
+    :param expected: what is allowed; for NOT_FINITE what has to be finite.
+    """
+
+    kind: Invalid
+    index: int = -1
+    value: float | int | None = None
+    expected: str = ''
+
+    def __str__(self) -> str:
+        return _SENTENCES[self.kind].format(**vars(self))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A chunk of actions, with optional diagnostics.
+
+    :param actions: float64 [K, D], un-normalised, in the units of the data set.
+    :param unnorm_key: whose statistics scaled ``actions``; empty if the policy has none.
+    :param normalized_actions: float64 [K, D], each within [-1, 1].
+    :param invalid: why the actions must not move a robot; None if they may.
+    :param model_images: uint8 [S, S, 3] RGB by camera name, as the model was given them before
+        they were normalised; never written to.
+    :param tokens: None if the policy decodes no tokens.
+    :param timings: seconds per stage of the whole batch.
+    """
+
+    actions: NDArray[np.float64]
+    unnorm_key: str
+    normalized_actions: NDArray[np.float64] | None = None
+    invalid: InvalidReason | None = None
+    model_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    tokens: TokenTrace | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def action(self) -> NDArray[np.float64]:
+        """float64 [D], the first row."""
+        row: NDArray[np.float64] = self.actions[0]
+        return row
+
+
+def invalid_reason(prediction: Prediction, spec: PolicySpec) -> InvalidReason | None:
+    """Return why the actions must not move a robot, or None if they may.
+
+    They may if the policy calls them valid, and they are whole, finite and bounded.
+    """
+    if prediction.invalid is not None:
+        return prediction.invalid
+    actions, normalized = prediction.actions, prediction.normalized_actions
+    checked = [actions] if normalized is None else [actions, normalized]
+    for values in checked:
+        if values.shape != spec.action_shape:
+            rows, columns = spec.action_shape
+            expected = f'{columns}' if rows == 1 else f'{rows} rows of {columns}'
+            return InvalidReason(Invalid.SHAPE, value=values.size, expected=expected)
+    for values, what in zip(checked, ('value', 'normalized value'), strict=False):
+        if not (finite := np.isfinite(values)).all():
+            return _first(Invalid.NOT_FINITE, values, ~finite, what)
+    if normalized is not None and (beyond := np.abs(normalized) > 1).any():
+        return _first(Invalid.OUT_OF_BOUNDS, normalized, beyond, '-1 and 1')
+    return None
+
+
+def _first(
+    kind: Invalid, values: NDArray[np.float64], wrong: NDArray[np.bool_], expected: str
+) -> InvalidReason:
+    index = int(wrong.argmax())
+    return InvalidReason(kind, index, float(values.flat[index]), expected)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture and one instruction for a policy.
+    """One image and one instruction for a policy.
 
     :param image: uint8 [H, W, 3] RGB; never written to.
-    :param instruction: what a person said, without the prompt's template.
+    :param instruction: the user's words, without the prompt's template.
     :param unnorm_key: whose statistics scale the action; may be left out if there is one.
     :param draft: int64 [<=D], a guess at the action's token ids, such as the previous action's.
         Where it is right the action comes sooner; right or wrong, the action is the same.
@@ -70,41 +253,6 @@ class Request:
     instruction: str
     unnorm_key: str | None = None
     draft: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a policy makes of one request.
-
-    D is the action's dimension. Where ``valid`` is False nothing in here may move a robot.
-
-    :param action: float64 [D], un-normalised, in the units of the data set.
-    :param normalized_action: float64 [D], each within [-1, 1].
-    :param token_ids: int64 [<=D], exactly as greedy decoding emits them.
-    :param token_probabilities: float32 [D], of each emitted token within the action tokens.
-    :param unnorm_key: whose statistics scaled ``action``.
-    :param valid: False if a token is no action token, the sequence ended early, or a value is
-        not finite; ``invalid_reason`` tells which.
-    :param timings: seconds per stage, of the whole batch that this was predicted in.
-    :param drafted: tokens of the draft that were looked at.
-    :param accepted: of these, how many were right.
-    :param logits: float32 [D, n_action_bins] of the action tokens, by rising token id.
-    :param picture: uint8 [S, S, 3] RGB, as the first vision tower was shown it, before normalising;
-        of a policy without towers the request's image; never written to.
-    """
-
-    action: NDArray[np.float64]
-    normalized_action: NDArray[np.float64]
-    token_ids: NDArray[np.int64]
-    token_probabilities: NDArray[np.float32]
-    unnorm_key: str
-    valid: bool = True
-    invalid_reason: str = ''
-    timings: Mapping[str, float] = field(default_factory=dict)
-    drafted: int = 0
-    accepted: int = 0
-    logits: NDArray[np.float32] | None = None
-    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +271,7 @@ class PolicyInfo:
 class WarmupTimes:
     """What the warm-up took, and what one action takes from now on.
 
-    :param total_s: the whole warm-up, proofs included.
+    :param total_s: the whole warm-up, self-checks included.
     :param first_inference_s: the first action, with whatever is made only once.
     :param steady_inference_s: the last one, when all was warm.
     """
@@ -151,18 +299,19 @@ class Policy(Protocol):
     @property
     def info(self) -> PolicyInfo: ...
 
-    def action_dim(self, unnorm_key: str | None = None) -> int:
-        """How many values an action has.
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        """Return what the policy needs and gives.
 
+        :param unnorm_key: whose statistics scale the actions; may be left out if there is one.
         :raises PolicyError: if there are no such statistics.
         """
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
-        """Meet every shape that can occur later, then prove that picture and instruction count.
+        """Run every shape that can occur, then check that image and instruction affect the action.
 
-        :raises PolicyError: if a proof fails.
+        :raises SelfCheckError: if a check fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 

@@ -46,7 +46,7 @@ class FakeWorld:
     def look(self) -> Observation:
         self._clock.s += self._looking_s
         image = np.full((2, 2, 3), min(255, round(10 * self.time_s)), np.uint8)
-        return Observation(image, 'go', 0)
+        return Observation.of_one(image, 'go', 0)
 
     def step(self, action: NDArray[np.float64]) -> Observation:
         self.began.append((self.time_s, None))

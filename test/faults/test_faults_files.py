@@ -17,7 +17,7 @@ from support.nodes import started
 from vla_ros.motion.contract import SHIPPED_CONTRACTS
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
-from vla_ros.types import Cancel, Prediction
+from vla_ros.types import Cancel, Invalid, InvalidReason, Prediction
 
 FAULTS = {
     'named pipe': 'is a named pipe; expected a regular file',
@@ -100,7 +100,7 @@ def test_a_policy_that_says_something_harmful(how: str, capfd: pytest.CaptureFix
             return answer
         if how == 'raises':
             raise RuntimeError(HARMFUL)
-        return a_prediction(valid=False, invalid_reason=HARMFUL)
+        return a_prediction(invalid=InvalidReason(Invalid.TOKEN, 2, 5, HARMFUL))
 
     reason = {'invalid': Reason.ACTION_INVALID, 'raises': Reason.POLICY_FAILED}[how]
     with node_with(FakePolicy(act)) as (stack, _):

@@ -57,13 +57,13 @@ def test_each_is_what_it_is_alone(name: str) -> None:
         together = policy(name).predict_actions([requests(name)[index] for index in indices])
         for index, prediction in zip(indices, together, strict=True):
             expected = alone(name)[index]
-            assert prediction.token_ids.tolist() == expected.token_ids.tolist()
+            assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
             np.testing.assert_array_equal(prediction.action, expected.action)
             assert prediction.action.shape == expected.action.shape
-            assert prediction.invalid_reason == expected.invalid_reason
+            assert prediction.invalid == expected.invalid
             assert prediction.unnorm_key == expected.unnorm_key
             np.testing.assert_allclose(
-                prediction.token_probabilities, expected.token_probabilities, atol=1e-5
+                prediction.tokens.probabilities, expected.tokens.probabilities, atol=1e-5
             )
 
 
@@ -76,7 +76,7 @@ def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.Monk
     for indices in batches(25):
         asked = []
         for index in indices:
-            ids = alone(name)[index].token_ids
+            ids = alone(name)[index].tokens.ids
             draft = differing(ids, *random.integers(0, len(ids), random.integers(0, 3)))
             draft = None if random.integers(4) == 0 else draft[: random.integers(1, len(ids) + 1)]
             request = requests(name)[index]
@@ -85,9 +85,9 @@ def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.Monk
             indices, asked, one.predict_actions(asked), strict=True
         ):
             expected = alone(name)[index]
-            assert prediction.token_ids.tolist() == expected.token_ids.tolist()
+            assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
             offered = 0 if request.draft is None else len(request.draft)
-            assert prediction.drafted == min(offered, len(expected.action) - 1)
+            assert prediction.tokens.drafted == min(offered, len(expected.action) - 1)
 
 
 def test_after_the_warmup_no_batch_has_a_new_shape() -> None:
@@ -133,11 +133,14 @@ def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyP
     assert looked == [2]
     again = one.predict_actions([second, first])
     assert looked == [2]
-    assert again[0].token_ids.tolist() == fresh[1].token_ids.tolist()
-    assert again[1].token_ids.tolist() == fresh[0].token_ids.tolist()
-    assert again[0].picture is fresh[1].picture
-    assert again[1].picture is fresh[0].picture is fresh[3].picture
-    assert not np.array_equal(again[0].picture, again[1].picture)
+    assert again[0].tokens.ids.tolist() == fresh[1].tokens.ids.tolist()
+    assert again[1].tokens.ids.tolist() == fresh[0].tokens.ids.tolist()
+    shown, shown_again = (
+        [one.model_images['image'] for one in predictions] for predictions in (fresh, again)
+    )
+    assert shown_again[0] is shown[1]
+    assert shown_again[1] is shown[0] is shown[3]
+    assert not np.array_equal(*shown_again)
     one.predict_actions([third, requests('openvla_tiny')[5]])  # only the last batch is remembered
     assert looked == [2, 1]
     one.predict_actions([first])
@@ -190,7 +193,7 @@ def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
     for fill in (0, 255):
         buffer[:] = fill
         request = Request(buffer, first.instruction, first.unnorm_key)
-        actions.append(one.predict_actions([request])[0].token_ids.tolist())
+        actions.append(one.predict_actions([request])[0].tokens.ids.tolist())
     one.predict_actions([second])
     fresh = Request(np.full_like(buffer, 255), first.instruction, first.unnorm_key)
-    assert actions[1] == one.predict_actions([fresh])[0].token_ids.tolist() != actions[0]
+    assert actions[1] == one.predict_actions([fresh])[0].tokens.ids.tolist() != actions[0]

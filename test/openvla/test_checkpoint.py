@@ -384,8 +384,8 @@ def test_a_config_as_transformers_5_writes_it(tiny_checkpoint: Path, tmp_path: P
     policies = [OpenVLAPolicy.from_pretrained(f, device='cpu') for f in (tiny_checkpoint, folder)]
     image = np.zeros((32, 32, 3), np.uint8)
     first, second = (policy.predict_action(image, 'go', return_logits=True) for policy in policies)
-    assert first.logits is not None and second.logits is not None
-    assert (first.logits == second.logits).all()
+    assert first.tokens.logits is not None and second.tokens.logits is not None
+    assert (first.tokens.logits == second.tokens.logits).all()
 
 
 def test_the_tokenizer_neither_cuts_nor_pads(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -464,9 +464,9 @@ def test_statistics_of_a_fine_tuning_win(tiny_checkpoint: Path, tmp_path: Path) 
     statistics = {'own': {'action': {'q01': [0.0] * 3, 'q99': [2.0] * 3}}}
     (folder / 'dataset_statistics.json').write_text(json.dumps(statistics))
     policy = OpenVLAPolicy.from_pretrained(folder, device='cpu')
-    assert policy.action_dim('') == 3
+    assert policy.spec('').action_dim == 3
     with pytest.raises(UnnormKeyError) as caught:
-        policy.action_dim('random')
+        policy.spec('random')
     assert caught.value.what == "unnorm_key 'random' is not in this checkpoint"
     assert (caught.value.value, caught.value.expected) == ("'random'", 'one of own')
 

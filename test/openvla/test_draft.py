@@ -62,11 +62,11 @@ def test_the_token_ids_are_the_reference_s(key: str, kind: str) -> None:
     draft = DRAFTS[kind](ids)
     one, asked, _ = request(key, draft)
     (prediction,) = one.predict_actions([asked])
-    assert prediction.token_ids.tolist() == ids.tolist()
+    assert prediction.tokens.ids.tolist() == ids.tolist()
     drafted = min(len(draft), len(prediction.action) - 1)
-    assert prediction.drafted == drafted
+    assert prediction.tokens.drafted == drafted
     if len(ids) == len(prediction.action):  # else: what comes behind the end is no one's guess
-        assert prediction.accepted == int((draft[:drafted] == ids[:drafted]).sum())
+        assert prediction.tokens.accepted == int((draft[:drafted] == ids[:drafted]).sum())
 
 
 def test_there_are_200_of_them() -> None:
@@ -105,7 +105,7 @@ def test_it_saves_passes(
     with counted_decodes(monkeypatch) as seen:
         (prediction,) = one.predict_actions([asked])
     assert seen == widths
-    assert prediction.token_ids.tolist() == ids.tolist()
+    assert prediction.tokens.ids.tolist() == ids.tolist()
 
 
 def test_without_a_draft_one_token_is_decoded_after_the_other(
@@ -115,7 +115,7 @@ def test_without_a_draft_one_token_is_decoded_after_the_other(
     with counted_decodes(monkeypatch) as seen:
         (prediction,) = one.predict_actions([asked])
     assert seen == [1] * 6
-    assert (prediction.drafted, prediction.accepted) == (0, 0)
+    assert (prediction.tokens.drafted, prediction.tokens.accepted) == (0, 0)
 
 
 @pytest.mark.parametrize('draft', [[[31900]], [31900] * 8, [-1], [32064]])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from support.golden import CASES, CHECKPOINTS, picture
 from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.types import Invalid, InvalidReason
 
 LOGIT_TOLERANCE = 1e-4  # catches every known way of computing something else
 
@@ -61,22 +62,25 @@ def test_prediction(key: str) -> None:
     prediction = policy(name).predict_action(
         picture(case), case['instruction'], case['unnorm_key'], return_logits=True
     )
-    assert prediction.token_ids.tolist() == case['new_tokens']
+    assert prediction.tokens.ids.tolist() == case['new_tokens']
     towers = len(policy(name).config.towers)  # all are shown the same in these checkpoints
-    shown = [prediction.picture] * towers
+    shown = [prediction.model_images['image']] * towers
     check_pixel_values(policy(name)._image_processor.pixel_values(shown), case)
     expected_logits = arrays(name)[f'{case["name"]}/logits_action']
-    assert prediction.logits is not None
-    np.testing.assert_allclose(prediction.logits, expected_logits, rtol=0, atol=LOGIT_TOLERANCE)
-    assert prediction.valid == (not case['flags'])
-    assert bool(prediction.invalid_reason) == bool(case['flags'])
+    assert prediction.tokens.logits is not None
+    np.testing.assert_allclose(
+        prediction.tokens.logits, expected_logits, rtol=0, atol=LOGIT_TOLERANCE
+    )
+    assert (prediction.invalid is not None) == bool(case['flags'])
+    assert prediction.actions.shape == prediction.normalized_actions.shape
     assert len(prediction.action) == len(case['action'])
     if 'eos_early_stop' in case['flags']:  # the reference takes tokens of the prompt here
         emitted = len(case['new_tokens'])
-        assert np.isnan(prediction.normalized_action[emitted:]).all()
-        assert 'ended after 3 of 7' in prediction.invalid_reason
+        assert np.isnan(prediction.normalized_actions[0][emitted:]).all()
+        assert prediction.invalid == InvalidReason(Invalid.ENDED_EARLY, 3, 3, '7')
+        assert 'ended after 3 of 7' in str(prediction.invalid)
     else:
-        assert prediction.normalized_action.tolist() == case['normalized_action']
+        assert prediction.normalized_actions[0].tolist() == case['normalized_action']
         assert prediction.action.tolist() == case['action']
 
 
@@ -109,7 +113,7 @@ def test_half_precision_agrees_within_near_ties(dtype: str) -> None:
             picture(case), case['instruction'], case['unnorm_key']
         )
         margin = arrays(name)[f'{case["name"]}/margin'][0]
-        equal = prediction.token_ids[0] == case['new_tokens'][0]
+        equal = prediction.tokens.ids[0] == case['new_tokens'][0]
         same += equal
         assert equal or margin < 0.5, (name, case['name'], margin)
     assert same >= 17

@@ -15,7 +15,7 @@ from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy, PlacementError, UnnormKeyError
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.language import KVCache, Llama
-from vla_ros.types import InferenceCancelled, PolicyError
+from vla_ros.types import InferenceCancelled, Invalid, PolicyError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
 
@@ -37,29 +37,29 @@ def test_picture_and_instruction_matter(policy: OpenVLAPolicy) -> None:
 
 def test_the_same_asked_twice_gives_the_same(policy: OpenVLAPolicy) -> None:
     first, second = (policy.predict_action(NOISE, 'go', return_logits=True) for _ in range(2))
-    assert first.valid and second.valid
-    assert first.logits is not None and second.logits is not None
-    assert (first.logits == second.logits).all()
-    assert first.token_ids.tolist() == second.token_ids.tolist()
+    assert first.invalid is None and second.invalid is None
+    assert first.tokens.logits is not None and second.tokens.logits is not None
+    assert (first.tokens.logits == second.tokens.logits).all()
+    assert first.tokens.ids.tolist() == second.tokens.ids.tolist()
 
 
 def test_shapes_and_dtypes(policy: OpenVLAPolicy) -> None:
     prediction = policy.predict_action(NOISE, 'go', return_logits=True)
-    assert prediction.action.dtype == prediction.normalized_action.dtype == np.float64
-    assert prediction.action.shape == prediction.normalized_action.shape == (7,)
-    assert prediction.token_ids.dtype == np.int64
-    assert prediction.token_probabilities.dtype == np.float32
-    assert prediction.logits is not None
-    assert prediction.logits.shape == (7, 256)
-    assert prediction.logits.dtype == np.float32
-    chosen = np.exp(prediction.logits - prediction.logits.max(axis=1, keepdims=True))
+    assert prediction.action.dtype == prediction.normalized_actions[0].dtype == np.float64
+    assert prediction.action.shape == prediction.normalized_actions[0].shape == (7,)
+    assert prediction.tokens.ids.dtype == np.int64
+    assert prediction.tokens.probabilities.dtype == np.float32
+    assert prediction.tokens.logits is not None
+    assert prediction.tokens.logits.shape == (7, 256)
+    assert prediction.tokens.logits.dtype == np.float32
+    chosen = np.exp(prediction.tokens.logits - prediction.tokens.logits.max(axis=1, keepdims=True))
     chosen /= chosen.sum(axis=1, keepdims=True)
-    columns = prediction.token_ids - 31744
+    columns = prediction.tokens.ids - 31744
     np.testing.assert_allclose(
-        prediction.token_probabilities, chosen[np.arange(7), columns], rtol=1e-5
+        prediction.tokens.probabilities, chosen[np.arange(7), columns], rtol=1e-5
     )
     assert prediction.unnorm_key == 'random'
-    assert policy.predict_action(NOISE, 'go').logits is None
+    assert policy.predict_action(NOISE, 'go').tokens.logits is None
 
 
 def test_every_stage_is_timed(policy: OpenVLAPolicy) -> None:
@@ -93,13 +93,13 @@ def test_placement_is_checked_before_the_checkpoint() -> None:
 
 def test_the_right_statistics_are_asked_for() -> None:
     golden = OpenVLAPolicy.from_pretrained(GOLDEN / 'openvla_tiny', device='cpu')
-    assert golden.action_dim('bridge_orig') == 7
-    assert golden.action_dim('toy_nomask') == 5
-    for ask in (golden.action_dim, partial(golden.predict_action, NOISE, 'go')):
+    assert golden.spec('bridge_orig').action_dim == 7
+    assert golden.spec('toy_nomask').action_dim == 5
+    for ask in (golden.spec, partial(golden.predict_action, NOISE, 'go')):
         with pytest.raises(UnnormKeyError, match='bridge_orig, toy_nomask'):
             ask()
     with pytest.raises(UnnormKeyError, match="'kuka' is not in this checkpoint"):
-        golden.action_dim('kuka')
+        golden.spec('kuka')
     assert len(golden.predict_action(NOISE, 'go', 'toy_nomask').action) == 5
 
 
@@ -127,7 +127,7 @@ def test_cancel_is_looked_at_before_every_layer(policy: OpenVLAPolicy) -> None:
         with pytest.raises(InferenceCancelled):
             policy.predict_action(unseen, 'go', cancel=cancel)
         assert cancel.asked == questions + 1
-    assert policy.predict_action(NOISE, 'go').valid
+    assert policy.predict_action(NOISE, 'go').invalid is None
 
 
 def test_a_cancel_of_before_is_forgotten(policy: OpenVLAPolicy) -> None:
@@ -135,7 +135,7 @@ def test_a_cancel_of_before_is_forgotten(policy: OpenVLAPolicy) -> None:
     cancel.set()
     with pytest.raises(InferenceCancelled):
         policy.predict_action(NOISE, 'go', cancel=cancel)
-    assert policy.predict_action(NOISE, 'go').valid
+    assert policy.predict_action(NOISE, 'go').invalid is None
 
 
 def test_logits_that_are_not_finite_make_it_invalid(tiny_checkpoint: Path) -> None:
@@ -143,8 +143,8 @@ def test_logits_that_are_not_finite_make_it_invalid(tiny_checkpoint: Path) -> No
     with torch.no_grad():
         broken._model.projector.fc1.bias.fill_(float('nan'))
     prediction = broken.predict_action(NOISE, 'go')
-    assert not prediction.valid
-    assert prediction.invalid_reason == 'the logits are not finite'
+    assert prediction.invalid.kind is Invalid.NOT_FINITE
+    assert str(prediction.invalid) == 'a logit of step 0 is nan, which is not finite'
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_it_outlives_a_lack_of_memory(
             policy.predict_action(NOISE, 'go')
     assert '\n' not in str(caught.value)
     assert [cache() for cache in caches] == [None] * policy.config.llama.num_hidden_layers
-    assert policy.predict_action(NOISE, 'go').valid
+    assert policy.predict_action(NOISE, 'go').invalid is None
 
 
 def test_a_lack_of_memory_while_loading_is_one_sentence(

@@ -197,10 +197,10 @@ def test_the_policy_sees_and_shows_what_was_preprocessed(tiny_checkpoint: Path) 
         )
         first, again = (one.predict_action(image, 'go', return_logits=True) for _ in range(2))
         expected = Image.fromarray(preprocessed(how, image)).resize(SIZE, Image.Resampling.BICUBIC)
-        assert np.array_equal(first.picture, expected)
-        assert again.picture is first.picture
+        assert np.array_equal(first.model_images['image'], expected)
+        assert again.model_images['image'] is first.model_images['image']
         shown[how] = first
-    logits = {prediction.logits.tobytes() for prediction in shown.values()}
+    logits = {prediction.tokens.logits.tobytes() for prediction in shown.values()}
     assert len(logits) == len(shown)
 
 

@@ -286,8 +286,8 @@ def test_another_default_dtype_changes_no_token(
     prediction = policy.predict_action(
         picture(case), case['instruction'], case['unnorm_key'], return_logits=True
     )
-    assert prediction.token_ids.tolist() == case['new_tokens']
-    assert prediction.logits is not None and prediction.logits.dtype == np.float32
+    assert prediction.tokens.ids.tolist() == case['new_tokens']
+    assert prediction.tokens.logits is not None and prediction.tokens.logits.dtype == np.float32
     assert torch.get_default_dtype() == default
 
 
@@ -307,8 +307,8 @@ def test_another_default_dtype_changes_no_bit(
     under = load(tiny_checkpoint, dtype, quantization)
     under.warmup()
     for prediction in (act(before), act(under)):
-        assert prediction.token_ids.tolist() == expected.token_ids.tolist()
-        np.testing.assert_array_equal(prediction.logits, expected.logits)
+        assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
+        np.testing.assert_array_equal(prediction.tokens.logits, expected.tokens.logits)
         np.testing.assert_array_equal(prediction.action, expected.action)
 
 

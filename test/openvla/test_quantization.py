@@ -266,9 +266,9 @@ def test_a_draft_does_not_change_the_action(key: str, quantization: str) -> None
     arguments = picture(case), case['instruction'], case['unnorm_key']
     plain = one.predict_action(*arguments)
     for kind in ('right', 'first wrong', 'two wrong', 'short'):
-        draft = DRAFTS[kind](plain.token_ids)
+        draft = DRAFTS[kind](plain.tokens.ids)
         with_draft = one.predict_action(*arguments, draft=draft)
-        assert with_draft.token_ids.tolist() == plain.token_ids.tolist()
+        assert with_draft.tokens.ids.tolist() == plain.tokens.ids.tolist()
 
 
 def test_int8_stays_near_the_reference() -> None:
@@ -279,15 +279,15 @@ def test_int8_stays_near_the_reference() -> None:
             picture(case), case['instruction'], case['unnorm_key'], return_logits=True
         )
         theirs = np.array(case['new_tokens'])
-        shared = min(len(theirs), len(ours.token_ids))
-        equal += int((ours.token_ids[:shared] == theirs[:shared]).sum())
+        shared = min(len(theirs), len(ours.tokens.ids))
+        equal += int((ours.tokens.ids[:shared] == theirs[:shared]).sum())
         total += len(theirs)
     print(f'{equal} of {total} token ids are those of the reference')
     assert equal > total / 2
 
 
 @pytest.mark.parametrize('quantization', ['int8', 'int4'])
-def test_it_passes_the_proofs(quantization: str, tiny_checkpoint: Path) -> None:
+def test_it_passes_the_self_checks(quantization: str, tiny_checkpoint: Path) -> None:
     one = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', quantization=quantization)
     one.warmup()
     assert one.info.quantization == quantization

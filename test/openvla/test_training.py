@@ -103,11 +103,11 @@ def test_the_logits_are_those_of_the_policy(
         predictions = [
             policy.predict_action(image, instruction, return_logits=True) for image in images
         ]
-        token_ids = np.stack([prediction.token_ids for prediction in predictions])
+        token_ids = np.stack([prediction.tokens.ids for prediction in predictions])
         both = torch.from_numpy(np.stack([token_ids, token_ids], axis=1))
         with torch.no_grad():
             logits = imitator.logits(imitator.pixel_values(images), both)[:, index]
-        expected = np.stack([prediction.logits for prediction in predictions])
+        expected = np.stack([prediction.tokens.logits for prediction in predictions])
         np.testing.assert_allclose(logits.numpy(), expected, atol=TOLERANCE)
 
 

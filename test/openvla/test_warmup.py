@@ -1,4 +1,4 @@
-"""After the warm-up no shape is new, nothing is compiled, and the policy is proved sound."""
+"""After the warm-up no shape is new, nothing is compiled, and the policy is checked."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from support.places import GOLDEN
 from support.shapes import record_shapes
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.model import OpenVLAModel
-from vla_ros.openvla.proof import plan_trials, prove
+from vla_ros.openvla.self_check import check, plan_trials
 from vla_ros.types import (
     InferenceCancelled,
     InstructionError,
+    Invalid,
+    InvalidReason,
     PolicyError,
     Prediction,
     Progress,
-    ProofError,
+    SelfCheckError,
 )
 
 SHARD = 'model-00001-of-00001.safetensors'
@@ -120,12 +122,14 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> Non
             compiled, expected = (
                 one.predict_action(*arguments, return_logits=True) for one in (policy, eager)
             )
-            assert compiled.token_ids.tolist() == expected.token_ids.tolist()
-            np.testing.assert_allclose(compiled.logits, expected.logits, rtol=0, atol=1e-4)
+            assert compiled.tokens.ids.tolist() == expected.tokens.ids.tolist()
+            np.testing.assert_allclose(
+                compiled.tokens.logits, expected.tokens.logits, rtol=0, atol=1e-4
+            )
     assert counters['stats']['unique_graphs'] == graphs
 
 
-def test_compiled_in_bfloat16_it_passes_the_proofs_and_can_be_cancelled() -> None:
+def test_compiled_in_bfloat16_it_passes_the_self_checks_and_can_be_cancelled() -> None:
     policy = load(GOLDEN / 'openvla_v01_tiny', 'bfloat16', compile=True)
     policy.warmup()
 
@@ -154,7 +158,7 @@ def test_without_a_compiler_it_says_so(
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
-def test_sound_checkpoints_pass_the_proofs(dtype: str, tiny_checkpoint: Path) -> None:
+def test_sound_checkpoints_pass_the_self_checks(dtype: str, tiny_checkpoint: Path) -> None:
     for folder in (tiny_checkpoint, GOLDEN / 'openvla_tiny', GOLDEN / 'openvla_v01_tiny'):
         told: list[Progress] = []
         times = load(folder, dtype).warmup(told.append)
@@ -163,7 +167,7 @@ def test_sound_checkpoints_pass_the_proofs(dtype: str, tiny_checkpoint: Path) ->
         assert [progress.done for progress in told] == list(range(len(told)))
         assert {progress.total for progress in told} == {len(told)}
         assert 'first inference, prompts up to 128 tokens' in [p.text for p in told]
-        assert 'proof: black, white and noise pictures' in [p.text for p in told]
+        assert 'self-check: black, white and noise images' in [p.text for p in told]
 
 
 def damaged(checkpoint: Path, folder: Path, name: str, damage: Callable[[Tensor], object]) -> Path:
@@ -179,17 +183,20 @@ def damaged(checkpoint: Path, folder: Path, name: str, damage: Callable[[Tensor]
 @pytest.mark.parametrize(
     ('name', 'words'),
     [
-        ('projector.fc1.weight', 'proof of the picture failed: black and white .* by 0 of'),
-        ('projector.fc3.weight', 'proof of the picture failed: black and white .* by 0 of'),
-        ('language_model.model.embed_tokens.weight', 'proof of the instruction failed: .* by 0 of'),
-        ('language_model.lm_head.weight', 'proof of a choice failed'),
+        ('projector.fc1.weight', 'self-check of the image failed: black and white .* by 0 of'),
+        ('projector.fc3.weight', 'self-check of the image failed: black and white .* by 0 of'),
+        (
+            'language_model.model.embed_tokens.weight',
+            'self-check of the instruction failed: .* by 0 of',
+        ),
+        ('language_model.lm_head.weight', 'self-check of a choice failed'),
     ],
 )
 def test_zeroed_weights_are_refused(
     name: str, words: str, dtype: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = damaged(tiny_checkpoint, tmp_path / 'zeroed', name, lambda tensor: tensor.zero_())
-    with pytest.raises(ProofError, match=words) as caught:
+    with pytest.raises(SelfCheckError, match=words) as caught:
         load(folder, dtype).warmup()
     assert '\n' not in str(caught.value)
 
@@ -200,7 +207,9 @@ def test_weights_too_large_for_the_dtype_are_refused(tiny_checkpoint: Path, tmp_
         tiny_checkpoint, tmp_path / 'large', name, lambda tensor: tensor[31800, 3].fill_(1e5)
     )
     load(folder, 'float32').warmup()
-    with pytest.raises(ProofError, match=r'proof of finite numbers failed.* try dtype bfloat16'):
+    with pytest.raises(
+        SelfCheckError, match=r'self-check of finite numbers failed.* try dtype bfloat16'
+    ):
         load(folder, 'float16').warmup()
 
 
@@ -209,7 +218,7 @@ def test_weights_that_are_no_numbers_are_refused(name: str, tiny_checkpoint: Pat
     """The checkpoint's reader refuses them first: here they turned so in memory."""
     policy = load(tiny_checkpoint, 'float32')
     policy._model.get_parameter(name)[3] = float('nan')
-    with pytest.raises(ProofError, match='proof of finite numbers failed'):
+    with pytest.raises(SelfCheckError, match='self-check of finite numbers failed'):
         policy.warmup()
 
 
@@ -222,12 +231,12 @@ def test_an_instruction_that_does_not_reach_the_model_is_refused(
         return embed(self, torch.ones_like(input_ids), image_embeds)
 
     monkeypatch.setattr(OpenVLAModel, 'embed', deaf)
-    with pytest.raises(ProofError, match='proof of the instruction failed'):
+    with pytest.raises(SelfCheckError, match='self-check of the instruction failed'):
         load(tiny_checkpoint).warmup()
 
 
 @pytest.fixture(scope='module')
-def proven(tiny_checkpoint: Path) -> dict[str, Prediction]:
+def predictions(tiny_checkpoint: Path) -> dict[str, Prediction]:
     policy = load(tiny_checkpoint)
     trials = plan_trials(policy._prompt_tokenizer, np.zeros(2, np.int64), 1, compiled=False)
     return {
@@ -239,51 +248,55 @@ def proven(tiny_checkpoint: Path) -> dict[str, Prediction]:
 def changed(prediction: Prediction, amount: float, seed: int = 0) -> Prediction:
     """As if every sum had been made in another order."""
     noise = np.random.default_rng(seed).normal(0, amount, (7, 256)).astype(np.float32)
-    assert prediction.logits is not None
-    return dataclasses.replace(prediction, logits=prediction.logits + noise)
+    assert prediction.tokens.logits is not None
+    return with_tokens(prediction, logits=prediction.tokens.logits + noise)
 
 
-def test_two_equal_calls_must_agree(proven: dict[str, Prediction]) -> None:
-    prove(proven)
-    again = proven['noise again']
-    prove(proven | {'noise again': changed(again, 0.01)})  # the logits' deviation is about 1
-    with pytest.raises(ProofError, match=r'proof of repeatability failed.* at most 0.2'):
-        prove(proven | {'noise again': changed(again, 0.3)})
+def with_tokens(prediction: Prediction, **changes: object) -> Prediction:
+    assert prediction.tokens is not None
+    return dataclasses.replace(prediction, tokens=dataclasses.replace(prediction.tokens, **changes))
 
 
-def test_tokens_may_differ_where_logits_tie(proven: dict[str, Prediction]) -> None:
-    again = proven['noise again']
-    assert again.logits is not None
-    token_ids, logits = again.token_ids.copy(), again.logits.copy()
+def test_two_equal_calls_must_agree(predictions: dict[str, Prediction]) -> None:
+    check(predictions)
+    again = predictions['noise again']
+    check(predictions | {'noise again': changed(again, 0.01)})  # the logits' deviation is about 1
+    with pytest.raises(SelfCheckError, match=r'self-check of repeatability failed.* at most 0.2'):
+        check(predictions | {'noise again': changed(again, 0.3)})
+
+
+def test_tokens_may_differ_where_logits_tie(predictions: dict[str, Prediction]) -> None:
+    again = predictions['noise again']
+    assert again.tokens.logits is not None
+    token_ids, logits = again.tokens.ids.copy(), again.tokens.logits.copy()
     token_ids[2:] = 31744
     logits[3:] = -logits[3:]  # another sequence from here on
-    prove(proven | {'noise again': dataclasses.replace(again, token_ids=token_ids, logits=logits)})
+    check(predictions | {'noise again': with_tokens(again, ids=token_ids, logits=logits)})
     logits[2] = -logits[2]
-    with pytest.raises(ProofError, match='at step 2'):
-        prove(
-            proven | {'noise again': dataclasses.replace(again, token_ids=token_ids, logits=logits)}
-        )
+    with pytest.raises(SelfCheckError, match='at step 2'):
+        check(predictions | {'noise again': with_tokens(again, ids=token_ids, logits=logits)})
 
 
 def test_what_changes_no_more_than_roundings_does_not_count(
-    proven: dict[str, Prediction],
+    predictions: dict[str, Prediction],
 ) -> None:
     """On a device that rounds differently each time, an ignored picture changes the logits too."""
-    noisy = {'noise again': changed(proven['noise again'], 0.05)}
+    noisy = {'noise again': changed(predictions['noise again'], 0.05)}
     blind = {
-        'black': changed(proven['noise'], 0.06, seed=1),
-        'white': changed(proven['noise'], 0.06, seed=2),
+        'black': changed(predictions['noise'], 0.06, seed=1),
+        'white': changed(predictions['noise'], 0.06, seed=2),
     }
-    with pytest.raises(ProofError, match='proof of the picture failed'):
-        prove(proven | noisy | blind)
+    with pytest.raises(SelfCheckError, match='self-check of the image failed'):
+        check(predictions | noisy | blind)
 
 
-def test_a_black_picture_may_have_no_valid_action(proven: dict[str, Prediction]) -> None:
-    black = proven['black']
-    action = np.full_like(black.action, np.nan)
-    prove(proven | {'black': dataclasses.replace(black, valid=False, action=action)})
-    with pytest.raises(ProofError, match='proof of finite numbers failed'):
-        prove(proven | {'black': dataclasses.replace(black, action=action)})
+def test_a_black_picture_may_have_no_valid_action(predictions: dict[str, Prediction]) -> None:
+    black = predictions['black']
+    actions = np.full_like(black.actions, np.nan)
+    invalid = InvalidReason(Invalid.BY_POLICY)
+    check(predictions | {'black': dataclasses.replace(black, invalid=invalid, actions=actions)})
+    with pytest.raises(SelfCheckError, match='self-check of finite numbers failed'):
+        check(predictions | {'black': dataclasses.replace(black, actions=actions)})
 
 
 def test_the_warmup_can_be_cancelled_at_every_step(tiny_checkpoint: Path) -> None:

@@ -558,7 +558,7 @@ def test_preprocessing_changes_what_the_policy_sees(tmp_path: Path, run: Run) ->
             rows = rows_of(tmp_path / folder / name)
             for row, case in zip(rows, GOLDEN_CASES[:2], strict=True):
                 asked = (picture(case), case['instruction'], 'bridge_orig')
-                assert row['token_ids'] == policy.predict_action(*asked).token_ids.tolist()
+                assert row['token_ids'] == policy.predict_action(*asked).tokens.ids.tolist()
 
 
 # -- what can't be done ----------------------------------------------------------------------------
@@ -693,7 +693,7 @@ def test_what_the_policy_refuses(tmp_path: Path, refused: Callable[..., str]) ->
     assert "unnorm_key 'moon' is not in" in refused(bag, MODEL, *out, '--unnorm-key', 'moon')
     assert 'is not a folder' in refused(bag, tmp_path / 'no_model', *out)
     assert 'dtype' in refused(bag, MODEL, *out, '--dtype', 'float32,int3')
-    assert 'the proof failed' in refused(bag, 'scripted:unproved@warmup', *out)
+    assert 'the self-check failed' in refused(bag, 'scripted:unproved@warmup', *out)
     assert '2 failed (RuntimeError: failed' in refused(bag, 'scripted:raise', *out)
 
 

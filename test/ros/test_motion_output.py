@@ -115,7 +115,7 @@ class Arm:
         action = np.array([metres, 0, 0, 0, 0, 0, 1])
         now = self.clock.now()
         self.clock.advance(after_s)
-        prediction = a_prediction(action=action, unnorm_key=DATA_SET)
+        prediction = a_prediction(actions=np.array([action]), unnorm_key=DATA_SET)
         self.output.execute(prediction, now, now.node_ns + round(valid_s * NS))
 
     def runs(self, seconds: float) -> None:

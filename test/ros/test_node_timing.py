@@ -20,7 +20,15 @@ from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
 from vla_ros.ros import inputs
 from vla_ros.ros.robot import RobotPort
-from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Prediction, WarmupTimes
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    InstructionError,
+    Invalid,
+    InvalidReason,
+    Prediction,
+    WarmupTimes,
+)
 
 
 def test_every_picture_is_accounted_for() -> None:
@@ -142,7 +150,7 @@ def test_the_same_instruction_again_changes_nothing() -> None:
 
 
 def test_an_invalid_action_holds() -> None:
-    answers = [a_prediction(valid=False, invalid_reason='token 1234 at step 2'), a_prediction()]
+    answers = [a_prediction(invalid=InvalidReason(Invalid.TOKEN, 2, 1234)), a_prediction()]
     with node_with(FakePolicy(lambda cancel: answers.pop(0)), instruction='go') as (stack, _):
         stack.see()
         stack.wait_for_state(VlaStatus.HOLDING, 'token 1234 at step 2')

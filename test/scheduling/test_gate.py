@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from support.fakes import a_prediction
+from support.fakes import BY_POLICY, a_prediction
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import ActionGate, LatencyWindow, ManualClock, Outcome, Percentiles, Result
-from vla_ros.types import Observation, Prediction
+from vla_ros.types import Invalid, InvalidReason, Observation, Prediction
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def a_result(
     prediction: Prediction | None = None,
     error: Exception | None = None,
 ) -> Result:
-    observation = Observation(np.zeros((2, 2, 3), np.uint8), 'go', clock.now_ns())
-    return Result(observation, outcome, prediction, error, inference_s=0.2, action_dim=7)
+    observation = Observation.of_one(np.zeros((2, 2, 3), np.uint8), 'go', clock.now_ns())
+    return Result(observation, outcome, prediction, error, inference_s=0.2)
 
 
 def holds(gate: ActionGate, reason: Reason, part: str) -> bool:
@@ -53,7 +53,8 @@ def test_drafts_of_published_actions_are_counted(gate: ActionGate, clock: Manual
     for accepted in (6, 3):
         prediction = a_prediction(drafted=6, accepted=accepted)
         assert gate.admit(a_result(clock, prediction=prediction))
-    assert not gate.admit(a_result(clock, prediction=a_prediction(np.nan, drafted=6)))
+    invalid = a_prediction(invalid=BY_POLICY, drafted=6)
+    assert not gate.admit(a_result(clock, prediction=invalid))
     assert (gate.drafts.drafted, gate.drafts.accepted) == (12, 9)
     assert gate.drafts.acceptance == 0.75
 
@@ -75,38 +76,16 @@ def test_an_action_from_the_future_is_never_admitted(gate: ActionGate, clock: Ma
     assert gate.counters.overrun == 1
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite(gate: ActionGate, clock: ManualClock, value: float) -> None:
-    assert not gate.admit(a_result(clock, prediction=a_prediction(value)))
+def test_an_invalid_prediction_is_never_admitted(gate: ActionGate, clock: ManualClock) -> None:
+    prediction = a_prediction(invalid=InvalidReason(Invalid.TOKEN, 2, 1234, '31744 to 31999'))
+    assert not gate.admit(a_result(clock, prediction=prediction))
     assert gate.counters.invalid == gate.counters.total == 1
-    assert holds(gate, Reason.ACTION_INVALID, 'not finite')
-
-
-def test_an_action_of_another_dimension(gate: ActionGate, clock: ManualClock) -> None:
-    three = np.zeros(3)
-    prediction = a_prediction(action=three, normalized_action=three)
-    assert not gate.admit(a_result(clock, prediction=prediction))
-    assert gate.counters.invalid == 1
-    assert holds(gate, Reason.ACTION_INVALID, 'has 3 values, expected 7')
-
-
-@pytest.mark.parametrize('value', [1.0001, -7.0])
-def test_an_action_out_of_bounds(gate: ActionGate, clock: ManualClock, value: float) -> None:
-    normalized = np.zeros(7)
-    normalized[3] = value
-    prediction = a_prediction(normalized_action=normalized)
-    assert not gate.admit(a_result(clock, prediction=prediction))
-    assert gate.counters.invalid == 1
-    assert holds(gate, Reason.ACTION_INVALID, 'not within -1 and 1')
-    edge = a_prediction(normalized_action=np.full(7, -1.0))
-    assert gate.admit(a_result(clock, prediction=edge))
-
-
-def test_an_invalid_prediction(gate: ActionGate, clock: ManualClock) -> None:
-    prediction = a_prediction(valid=False, invalid_reason='token 1234 at step 2')
-    assert not gate.admit(a_result(clock, prediction=prediction))
-    assert gate.counters.invalid == 1
     assert holds(gate, Reason.ACTION_INVALID, 'token 1234 at step 2')
+
+
+def test_a_policy_without_tokens_is_admitted(gate: ActionGate, clock: ManualClock) -> None:
+    assert gate.admit(a_result(clock, prediction=a_prediction(tokens=None)))
+    assert (gate.drafts.drafted, gate.drafts.accepted) == (0, 0)
 
 
 @pytest.mark.parametrize(

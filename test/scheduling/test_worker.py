@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from support.fakes import (
+    BY_POLICY,
     IMAGE,
     LIMITS,
     FakePolicy,
@@ -30,6 +31,7 @@ from vla_ros.scheduling import (
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,
+    Invalid,
     Observation,
     Policy,
     PolicyError,
@@ -45,7 +47,7 @@ class Bench(WorkerBench):
 
     def submit(self, instruction: str = 'go', age_s: float = 0.0) -> Observation:
         stamp_ns = self.clock.now_ns() - round(age_s * 1e9)
-        observation = Observation(IMAGE, instruction, stamp_ns)
+        observation = Observation.of_one(IMAGE, instruction, stamp_ns)
         self.worker.submit(observation)
         return observation
 
@@ -68,7 +70,7 @@ def test_the_policy_lives_in_its_own_thread() -> None:
     worker = InferenceWorker(build, LIMITS, ManualClock())
     worker.start()
     wait_until(lambda: worker.status().phase is Phase.READY)
-    worker.submit(Observation(IMAGE, 'go', ManualClock().now_ns()))
+    worker.submit(Observation.of_one(IMAGE, 'go', ManualClock().now_ns()))
     wait_until(lambda: len(policy.calls) == 1)
     assert worker.close(10)
     assert policy.threads == {'vla-inference'} == set(threads)
@@ -115,11 +117,23 @@ def test_the_last_action_is_the_next_one_s_draft_until_a_reset() -> None:
 
 
 def test_an_invalid_action_is_no_draft() -> None:
-    with running(FakePolicy(lambda cancel: a_prediction(valid=False))) as bench:
+    with running(FakePolicy(lambda cancel: a_prediction(invalid=BY_POLICY))) as bench:
         for count in (1, 2):
             bench.submit()
             bench.wait_for_results(count)
     assert bench.policy.drafts == [None, None]
+
+
+def test_a_prediction_that_must_not_move_a_robot_says_why() -> None:
+    answers = [a_prediction(), a_prediction(float('nan')), a_prediction(invalid=BY_POLICY)]
+    with running(FakePolicy(lambda cancel: answers.pop(0))) as bench:
+        for count in (1, 2, 3):
+            bench.submit()
+            bench.wait_for_results(count)
+    assert bench.outcomes() == [Outcome.PREDICTED] * 3
+    reasons = [result.prediction.invalid for result in bench.results]
+    assert reasons[0] is None
+    assert [reason.kind for reason in reasons[1:]] == [Invalid.NOT_FINITE, Invalid.BY_POLICY]
 
 
 def test_an_old_picture_is_not_taken() -> None:
@@ -294,7 +308,7 @@ def test_what_is_no_exception_is_not_lost(where: str) -> None:
     worker.start()
     if where == 'predict':
         wait_until(lambda: worker.status().phase is Phase.READY)
-        worker.submit(Observation(IMAGE, 'go', ManualClock().now_ns()))
+        worker.submit(Observation.of_one(IMAGE, 'go', ManualClock().now_ns()))
         results: list[Result | None] = []
         wait_until(lambda: results.append(worker.next_result()) or results[-1] is not None)
         assert results[-1] is not None

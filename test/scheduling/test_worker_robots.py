@@ -32,7 +32,7 @@ class Bench(WorkerBench):
         """A picture of each of these robots now, whose instruction is the robot's number."""
         stamp_ns = self.clock.now_ns() - round(age_s * 1e9)
         for source in sources:
-            observation = Observation(IMAGE, instruction or str(source), stamp_ns)
+            observation = Observation.of_one(IMAGE, instruction or str(source), stamp_ns)
             self.worker.submit(observation, source)
 
     def results_of(self, count: int) -> dict[int, list[Outcome]]:
@@ -269,9 +269,7 @@ def test_each_robot_has_its_own_draft_until_its_own_reset() -> None:
 
         def predict_actions(self, requests: list, cancel: Cancel | None = None) -> list[Prediction]:
             super().predict_actions(requests, cancel)
-            return [
-                a_prediction(token_ids=np.full(7, int(request.instruction))) for request in requests
-            ]
+            return [a_prediction(ids=np.full(7, int(request.instruction))) for request in requests]
 
     with running(Counting()) as bench:
         for count in range(1, 5):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -20,13 +20,15 @@ from vla_ros.scripted import ScriptedPolicy, is_scripted
 from vla_ros.types import (
     InferenceCancelled,
     InstructionError,
+    Invalid,
+    InvalidReason,
     Observation,
     Policy,
     PolicyError,
     Prediction,
     Progress,
-    ProofError,
     Request,
+    SelfCheckError,
 )
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -116,7 +118,8 @@ def test_it_is_a_policy() -> None:
     policy: Policy = policy_of('')
     assert policy.info.model == 'scripted:'
     assert (policy.info.device, policy.info.dtype) == ('cpu', 'float64')
-    assert policy.action_dim() == policy.action_dim('bridge_orig') == 7
+    assert policy.spec() == policy.spec('bridge_orig')
+    assert policy.spec().action_shape == (1, 7)
     policy.close()
 
 
@@ -125,19 +128,19 @@ def test_an_empty_script_acts_soundly(model: str) -> None:
     policy = ScriptedPolicy.from_script(model, no_progress)
     predictions = [predict(policy) for _ in range(120)]
     for prediction in predictions:
-        assert prediction.valid and not prediction.invalid_reason
-        assert prediction.action.shape == prediction.normalized_action.shape == (7,)
-        assert prediction.action.dtype == prediction.normalized_action.dtype == np.float64
-        assert np.abs(prediction.normalized_action).max() <= 1
+        assert prediction.invalid is None
+        assert prediction.action.shape == prediction.normalized_actions[0].shape == (7,)
+        assert prediction.action.dtype == prediction.normalized_actions[0].dtype == np.float64
+        assert np.abs(prediction.normalized_actions[0]).max() <= 1
         np.testing.assert_array_equal(
-            prediction.action[:-1], 0.01 * prediction.normalized_action[:-1]
+            prediction.action[:-1], 0.01 * prediction.normalized_actions[0][:-1]
         )
-        np.testing.assert_array_equal(prediction.token_probabilities, np.ones(7, np.float32))
-        assert prediction.token_probabilities.dtype == np.float32
+        np.testing.assert_array_equal(prediction.tokens.probabilities, np.ones(7, np.float32))
+        assert prediction.tokens.probabilities.dtype == np.float32
         assert prediction.unnorm_key == 'scripted'
-        assert prediction.picture is IMAGE
+        assert prediction.model_images['image'] is IMAGE
     assert {prediction.action[-1] for prediction in predictions} == {0.0, 1.0}
-    moves = np.array([prediction.normalized_action[:-1] for prediction in predictions])
+    moves = np.array([prediction.normalized_actions[0][:-1] for prediction in predictions])
     steps = np.abs(np.diff(moves, axis=0))
     assert 0 < steps.max() < 0.15  # smooth
     assert len({tuple(column) for column in moves.T}) == 6  # each value has its own phase
@@ -150,10 +153,10 @@ def test_the_token_ids_stand_for_the_values() -> None:
     policy = policy_of('')
     for _ in range(60):
         prediction = predict(policy)
-        assert prediction.token_ids.dtype == np.int64
-        assert tokenizer.is_action(prediction.token_ids).all()
-        decoded = tokenizer.decode(prediction.token_ids)
-        assert np.abs(decoded - prediction.normalized_action).max() <= 1 / 255 + 1e-9
+        assert prediction.tokens.ids.dtype == np.int64
+        assert tokenizer.is_action(prediction.tokens.ids).all()
+        decoded = tokenizer.decode(prediction.tokens.ids)
+        assert np.abs(decoded - prediction.normalized_actions[0]).max() <= 1 / 255 + 1e-9
 
 
 def test_the_unnorm_key_is_handed_back() -> None:
@@ -166,7 +169,7 @@ def test_the_unnorm_key_is_handed_back() -> None:
 @pytest.mark.parametrize('dim', [1, 2, 14])
 def test_another_action_dim(dim: int) -> None:
     policy = policy_of(f'action_dim={dim}')
-    assert policy.action_dim() == dim
+    assert policy.spec().action_dim == dim
     assert predict(policy).action.shape == (dim,)
 
 
@@ -204,9 +207,19 @@ def told(script: str, calls: int = 80) -> list[object]:
         except (RuntimeError, MemoryError) as error:
             answers.append(str(error))
         else:
-            fields = [getattr(prediction, name) for name in get_type_hints(Prediction)]
-            answers.append([x.tobytes() if isinstance(x, np.ndarray) else x for x in fields])
+            answers.append(comparable(prediction))
     return answers
+
+
+def comparable(value: object) -> object:
+    """Return the bytes of arrays and the fields of dataclasses, at any depth."""
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if dataclasses.is_dataclass(value):
+        return [comparable(getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        return {name: comparable(one) for name, one in value.items()}
+    return value
 
 
 @pytest.mark.parametrize(
@@ -290,25 +303,25 @@ def test_faults_that_raise(fault: str, error: type[Exception], text: str) -> Non
     predict(policy)
     with pytest.raises(error, match=text):
         predict(policy)
-    assert predict(policy).valid
+    assert predict(policy).invalid is None
 
 
 @pytest.mark.parametrize(('fault', 'is_it'), [('nan', np.isnan), ('inf', np.isposinf)])
 def test_values_that_are_not_finite(fault: str, is_it: Callable[..., np.ndarray]) -> None:
     prediction = predict(policy_of(fault))
-    assert prediction.valid  # the robot's stack has to see for itself
-    for values in (prediction.action, prediction.normalized_action):
+    assert prediction.invalid is None  # the robot's stack has to see for itself
+    for values in (prediction.action, prediction.normalized_actions[0]):
         assert is_it(values).tolist() == [True] + [False] * 6
-    assert (prediction.token_ids >= 31744).all()
+    assert (prediction.tokens.ids >= 31744).all()
 
 
 @pytest.mark.parametrize('dim', [0, 1, 6, 8])
 def test_an_action_of_another_dimension(dim: int) -> None:
     policy = policy_of(f'dim={dim}')
     prediction = predict(policy)
-    assert prediction.action.shape == prediction.normalized_action.shape == (dim,)
-    assert prediction.token_ids.shape == prediction.token_probabilities.shape == (dim,)
-    assert policy.action_dim() == 7
+    assert prediction.action.shape == prediction.normalized_actions[0].shape == (dim,)
+    assert prediction.tokens.ids.shape == prediction.tokens.probabilities.shape == (dim,)
+    assert policy.spec().action_dim == 7
 
 
 @pytest.mark.parametrize('dim', [1, 7])
@@ -316,18 +329,17 @@ def test_unbounded(dim: int) -> None:
     policy = policy_of(f'unbounded,action_dim={dim}')
     for _ in range(60):
         prediction = predict(policy)
-        assert prediction.valid
-        assert np.abs(prediction.normalized_action).min() > 1
+        assert prediction.invalid is None
+        assert np.abs(prediction.normalized_actions[0]).min() > 1
         np.testing.assert_array_equal(
-            prediction.action[:-1], 0.01 * prediction.normalized_action[:-1]
+            prediction.action[:-1], 0.01 * prediction.normalized_actions[0][:-1]
         )
-        assert ((prediction.token_ids >= 31744) & (prediction.token_ids < 32000)).all()
+        assert ((prediction.tokens.ids >= 31744) & (prediction.tokens.ids < 32000)).all()
 
 
 def test_invalid() -> None:
     prediction = predict(policy_of('invalid'))
-    assert not prediction.valid
-    assert 'scripted' in prediction.invalid_reason
+    assert prediction.invalid == InvalidReason(Invalid.BY_POLICY)
 
 
 def test_changed_lasts() -> None:
@@ -336,14 +348,14 @@ def test_changed_lasts() -> None:
     predict(policy)
     policy.check_files()
     for _ in range(2):
-        assert predict(policy).valid  # nobody but check_files can tell
+        assert predict(policy).invalid is None  # nobody but check_files can tell
         with pytest.raises(PolicyError, match=r'changed@2 at call 2'):
             policy.check_files()
 
 
 def test_several_faults_in_one_call() -> None:
     prediction = predict(policy_of('invalid,nan,dim=3'))
-    assert not prediction.valid
+    assert prediction.invalid is not None
     assert np.isnan(prediction.action).tolist() == [True, False, False]
     with pytest.raises(RuntimeError):
         predict(policy_of('raise,oom'))
@@ -447,12 +459,12 @@ def test_load_and_warmup_that_raise(fault: str, error: type[Exception]) -> None:
     policy = policy_of(f'{fault}@warmup')
     with pytest.raises(error, match=f'{fault}@warmup'):
         policy.warmup()
-    assert predict(policy).valid
+    assert predict(policy).invalid is None
 
 
 def test_unproved() -> None:
     policy = policy_of('unproved@warmup')
-    with pytest.raises(ProofError, match='proof'):
+    with pytest.raises(SelfCheckError, match='self-check'):
         policy.warmup()
 
 
@@ -643,7 +655,7 @@ def test_in_the_worker() -> None:
     wait_until(lambda: worker.status().phase is Phase.READY)
     outcomes = []
     for call in range(1, 5):
-        worker.submit(Observation(IMAGE, 'go', clock.now_ns()))
+        worker.submit(Observation.of_one(IMAGE, 'go', clock.now_ns()))
         if call == 3:
             wait_until(lambda: worker.statistics().taken == 3)
             worker.reset()
@@ -664,7 +676,7 @@ def test_the_worker_can_stop_load_and_warmup(fault: str, when: str) -> None:
 
 @pytest.mark.parametrize(
     ('script', 'text'),
-    [('explode', "'explode'"), ('oom@load', 'memory'), ('unproved@warmup', 'proof')],
+    [('explode', "'explode'"), ('oom@load', 'memory'), ('unproved@warmup', 'self-check')],
 )
 def test_the_worker_tells_why_it_failed(script: str, text: str) -> None:
     worker = worker_of(script, ManualClock())

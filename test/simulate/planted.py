@@ -20,6 +20,7 @@ _SWITCHES = 'vla_ros/ros/switches.py'
 _NODE = 'vla_ros/ros/node.py'
 _CAMERA = 'vla_ros/scheduling/camera.py'
 _CLOCK = 'vla_ros/scheduling/clock.py'
+_TYPES = 'vla_ros/types.py'
 
 
 class Planted(NamedTuple):
@@ -145,10 +146,10 @@ PLANTED = [
         '        if False:\n',
     ),
     Planted(
-        'gate: what is not finite is admitted',
+        'gate: an invalid action is admitted',
         _GATE,
-        '    if not (np.isfinite(action).all() and np.isfinite(normalized).all()):\n',
-        '    if False:\n',
+        '        if prediction.invalid is not None:\n',
+        '        if False:\n',
     ),
     Planted(
         'gate: an invalid action is counted twice',
@@ -161,6 +162,24 @@ PLANTED = [
         _GATE,
         '            self.cause = Cause(Reason.POLICY_FAILED, ',
         '            Cause(Reason.POLICY_FAILED, ',
+    ),
+    Planted(
+        'types: what is not finite is admitted',
+        _TYPES,
+        '        if not (finite := np.isfinite(values)).all():\n',
+        '        if (finite := np.isfinite(values)).all() and False:\n',
+    ),
+    Planted(
+        'types: another number of values is admitted',
+        _TYPES,
+        '        if values.shape != spec.action_shape:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'types: what is out of bounds is admitted',
+        _TYPES,
+        '(beyond := np.abs(normalized) > 1).any():\n',
+        '(beyond := np.abs(normalized) > 2).any():\n',
     ),
     Planted(
         'robot: a hold does not stop the motion',

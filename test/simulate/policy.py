@@ -17,17 +17,24 @@ from numpy.typing import NDArray
 
 from simulate.threads import Process
 from vla_ros.types import (
+    ONE_CAMERA,
+    ActionSpace,
     Cancel,
     InferenceCancelled,
     InstructionError,
+    Invalid,
+    InvalidReason,
     PolicyError,
     PolicyInfo,
+    PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    ProofError,
     Request,
+    SelfCheckError,
+    TokenTrace,
     WarmupTimes,
+    unknown_names,
 )
 
 ACTION_DIM = 7
@@ -129,14 +136,24 @@ class SimulatedPolicy:
         policy._observe_preparation(knobs.load, PolicyError, progress, None)
         return policy
 
-    def action_dim(self, unnorm_key: str | None = None) -> int:
-        return ACTION_DIM
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        return PolicySpec(
+            cameras=(ONE_CAMERA,),
+            state_dim=0,
+            action_dim=ACTION_DIM,
+            horizon=1,
+            action_space=ActionSpace.UNKNOWN,
+            names=unknown_names(ACTION_DIM),
+            period_s=None,
+            emits_tokens=True,
+            deterministic=False,
+        )
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
         fault, progress = self._knobs.warmup, progress or (lambda _: None)
-        self._observe_preparation(fault, ProofError, progress, cancel)
+        self._observe_preparation(fault, SelfCheckError, progress, cancel)
         return WarmupTimes(self._knobs.preparation_s, 0.05, 0.05)
 
     def check_files(self) -> None:
@@ -232,17 +249,19 @@ class SimulatedPolicy:
         elif fault == 'unbounded':
             normalized[random.randrange(ACTION_DIM)] = random.choice((-1, 1)) * 1.01
         drafted = 0 if request.draft is None else ACTION_DIM - 1
-        return Prediction(
-            action=action,
-            normalized_action=normalized,
-            token_ids=np.array([random.randrange(31744, 32000) for _ in range(ACTION_DIM)]),
-            token_probabilities=np.ones(ACTION_DIM, dtype=np.float32),
-            unnorm_key=request.unnorm_key or 'bridge_orig',
-            valid=fault != 'invalid',
-            invalid_reason='a token is no action token' if fault == 'invalid' else '',
+        tokens = TokenTrace(
+            ids=np.array([random.randrange(31744, 32000) for _ in range(ACTION_DIM)]),
+            probabilities=np.ones(ACTION_DIM, dtype=np.float32),
             drafted=drafted,
             accepted=random.randint(0, drafted),
-            picture=request.image,
+        )
+        return Prediction(
+            actions=action[np.newaxis],
+            unnorm_key=request.unnorm_key or 'bridge_orig',
+            normalized_actions=normalized[np.newaxis],
+            invalid=InvalidReason(Invalid.BY_POLICY) if fault == 'invalid' else None,
+            model_images={ONE_CAMERA: request.image},
+            tokens=tokens,
         )
 
 

@@ -774,7 +774,7 @@ def _gave(call: Call, member: int, action: Any) -> bool:
     prediction = call.predictions[member]
     return (
         prediction.action.tolist() == list(action.action)
-        and prediction.normalized_action.tolist() == list(action.normalized_action)
+        and prediction.normalized_actions[0].tolist() == list(action.normalized_action)
         and prediction.unnorm_key == action.unnorm_key
     )
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,27 +14,53 @@ from numpy.typing import NDArray
 
 from vla_ros.scheduling import InferenceWorker, ManualClock, Phase, Result, WorkerLimits
 from vla_ros.types import (
+    ActionSpace,
     Cancel,
     InferenceCancelled,
     InstructionError,
+    Invalid,
+    InvalidReason,
     PolicyInfo,
+    PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
     Request,
+    TokenTrace,
     WarmupTimes,
+    unknown_names,
 )
 
 INFO = PolicyInfo('fake', '', 'cpu', 'float32', 'none')
 
 
+BY_POLICY = InvalidReason(Invalid.BY_POLICY)
+SPEC = PolicySpec(
+    cameras=('image',),
+    state_dim=0,
+    action_dim=7,
+    horizon=1,
+    action_space=ActionSpace.UNKNOWN,
+    names=unknown_names(7),
+    period_s=None,
+    emits_tokens=True,
+    deterministic=True,
+)
+_OF_TOKENS = [field.name for field in fields(TokenTrace)]
+
+
 def a_prediction(value: float = 0.5, **changes: object) -> Prediction:
-    action = np.full(7, value)
+    """Return one of seven equal values.
+
+    :param changes: of the prediction or of its tokens.
+    """
+    tokens = {'ids': np.full(7, 31900), 'probabilities': np.ones(7, dtype=np.float32)}
+    tokens |= {name: changes.pop(name) for name in _OF_TOKENS if name in changes}
+    actions = np.full((1, 7), value)
     arguments = {
-        'action': action,
-        'normalized_action': action,
-        'token_ids': np.full(7, 31900),
-        'token_probabilities': np.ones(7, dtype=np.float32),
+        'actions': actions,
+        'normalized_actions': actions,
+        'tokens': TokenTrace(**tokens),
         'unnorm_key': 'fake',
     }
     return Prediction(**{**arguments, **changes})
@@ -69,8 +95,8 @@ class FakePolicy:
             progress(Progress('warming up', 1, 1))
         return WarmupTimes(0.25, 0.2, 0.05)
 
-    def action_dim(self, unnorm_key: str | None = None) -> int:
-        return 7
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        return SPEC
 
     def close(self) -> None:
         self.closed = True
@@ -92,7 +118,7 @@ class FakePolicy:
         self.drafts += [one.draft for one in requests]
         self.threads.add(threading.current_thread().name)
         prediction = self._act(cancel)
-        return [replace(prediction, picture=one.image) for one in requests]
+        return [replace(prediction, model_images={'image': one.image}) for one in requests]
 
 
 class Gate:

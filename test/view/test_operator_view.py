@@ -52,9 +52,11 @@ def a_view(
 
     :param changes: of the prediction, if it has such a field, otherwise of the view.
     """
-    told = ('picture', 'token_probabilities', 'unnorm_key')
+    told = ('probabilities', 'unnorm_key')
     prediction = {name: changes.pop(name) for name in told if name in changes}
-    prediction = {'action': np.array(action, dtype=np.float64), **prediction}
+    picture = changes.pop('picture', None)
+    prediction['model_images'] = {} if picture is None else {'image': picture}
+    prediction['actions'] = np.array([action], dtype=np.float64)
     values = {
         'state': 'RUNNING',
         'instruction': 'pick up the cup',
@@ -138,7 +140,7 @@ def test_every_value_and_every_probability_is_drawn_in_a_row_of_its_own(dim: int
         action, probabilities = np.full(dim, 0.001), np.full(dim, 0.5, dtype=np.float32)
         if changed < dim:
             (action if what == 'value' else probabilities)[changed] *= 1.5
-        return a_view(action, token_probabilities=probabilities)
+        return a_view(action, probabilities=probabilities)
 
     for what in ('value', 'probability'):
         rows = [changed(view(dim, what), view(index, what)) for index in range(dim)]
@@ -246,7 +248,7 @@ def test_nothing_that_can_be_said_keeps_it_from_being_drawn(seed: int) -> None:
         count = chance.choice([dim, 0, dim + 2])
         view = a_view(
             [chance.choice(VALUES) for _ in range(dim)],
-            token_probabilities=np.array([chance.choice(VALUES) for _ in range(count)]),
+            probabilities=np.array([chance.choice(VALUES) for _ in range(count)]),
             unnorm_key=chance.choice(TEXTS),
             picture=chance.choice(
                 [None, a_picture(chance.randint(1, 500), chance.randint(1, 500))]
@@ -316,7 +318,7 @@ class Source:
         return self.now
 
     def predict(self, published: bool = True) -> None:
-        observation = Observation(PICTURE, 'go', self.clock.now_ns())
+        observation = Observation.of_one(PICTURE, 'go', self.clock.now_ns())
         result = Result(observation, Outcome.PREDICTED, a_prediction())
         self.publisher.keep(result, published)
 
@@ -422,8 +424,7 @@ def test_the_node_shows_what_its_model_saw(tiny_checkpoint: Path) -> None:
         green = ImageColor.getrgb(STATE_COLOURS['RUNNING'][0])
         stack.wait_for(lambda: badge(views[-1]) == green)
         policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
-        picture = policy.predict_action(PICTURE, 'Pick up the red cup').picture
-        assert picture is not None
+        picture = policy.predict_action(PICTURE, 'Pick up the red cup').model_images['image']
         shown, factor = shown_picture(image_to_rgb(views[-1]), *picture.shape[:2])
         np.testing.assert_array_equal(shown[::factor, ::factor], picture)
 

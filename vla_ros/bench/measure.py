@@ -28,7 +28,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import Costs, count_costs
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import PolicyError, Prediction, Request
+from vla_ros.types import PolicyError, Prediction, Request, TokenTrace
 
 Infer = Callable[[], list[Prediction]]
 
@@ -194,7 +194,7 @@ class _Turns:
         known = (combination.policy_key, number)
         if known not in self._token_ids:
             (prediction,) = policy.predict_actions([plain])
-            self._token_ids[known] = prediction.token_ids
+            self._token_ids[known] = _tokens(prediction).ids
         draft = self._token_ids[known]
         if combination.draft == 'wrong':
             tokenizer = policy.config.action_tokenizer
@@ -223,14 +223,21 @@ def _measure_group(
             predictions = infer()
             measurement.latencies_s.append(time.monotonic() - started)
             measurement.timings.append(dict(predictions[0].timings))
-            measurement.token_ids.append([one.token_ids.tolist() for one in predictions])
-            measurement.valid += sum(one.valid for one in predictions)
-            measurement.drafted += sum(one.drafted for one in predictions)
-            measurement.accepted += sum(one.accepted for one in predictions)
+            measurement.valid += sum(one.invalid is None for one in predictions)
+            tokens = [_tokens(one) for one in predictions]
+            measurement.token_ids.append([one.ids.tolist() for one in tokens])
+            measurement.drafted += sum(one.drafted for one in tokens)
+            measurement.accepted += sum(one.accepted for one in tokens)
     if look_closer is not None:
         say(f'a closer look at {measurements[0].combination}')
         look_closer(turns.infer(measurements[0].combination, 0))
     turns.close()
+
+
+def _tokens(prediction: Prediction) -> TokenTrace:
+    if prediction.tokens is None:
+        raise ValueError('the policy decodes no tokens')
+    return prediction.tokens
 
 
 def _load(

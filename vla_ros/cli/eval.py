@@ -213,10 +213,10 @@ class _Evaluation:
         token_ids = np.full((len(self._seen), ACTION_DIM), -1)  # -1: the sequence ended before
         for row, request in zip(token_ids, self._seen, strict=True):
             [prediction] = policy.predict_actions([request])
-            row[: len(prediction.token_ids)] = prediction.token_ids
+            if prediction.tokens is not None:
+                row[: len(prediction.tokens.ids)] = prediction.tokens.ids
         policy.close()
-        if self._reference is None:
-            self._reference = token_ids
+        self._reference = token_ids if self._reference is None else self._reference
         return agreement(self._reference, token_ids)
 
 

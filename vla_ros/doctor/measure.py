@@ -18,7 +18,7 @@ _REPEATS = 3
 
 
 def check_by_measuring(facts: Facts) -> Iterator[Finding]:
-    """Load, warm up with its proofs, and infer about pictures that are new each time.
+    """Load, warm up with self-checks, and infer about pictures that are new each time.
 
     :raises PolicyError: if one of these fails.
     """
@@ -53,5 +53,5 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
     together = f' of {robots} robots together' if robots > 1 else ''
     facts.inference_source = f'measured, the median of {_REPEATS}{together}'
     yield ok(
-        f'loaded in {loaded_s - started_s:.1f} s, warm and proved in {warm_s - loaded_s:.1f} s'
+        f'loaded in {loaded_s - started_s:.1f} s, warm and checked in {warm_s - loaded_s:.1f} s'
     )

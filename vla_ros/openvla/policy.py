@@ -1,12 +1,11 @@
 """OpenVLA as a policy: one image and one instruction in, one action out.
 
-One thread builds, warms up and calls it. Independent of ROS and of time limits. Checks for
-cancellation between layers.
+Built, warmed and called by one thread, the only one that touches the model. Independent of ROS.
+Checks for cancellation between layers.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,15 +31,21 @@ from vla_ros.openvla.placement import Placement, empty_cache, synchronize
 from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
-from vla_ros.openvla.proof import plan_trials, prove
+from vla_ros.openvla.self_check import check, plan_trials
+from vla_ros.openvla.spec import spec_of
 from vla_ros.types import (
+    ONE_CAMERA,
     Cancel,
+    Invalid,
+    InvalidReason,
     PolicyError,
     PolicyInfo,
+    PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
     Request,
+    TokenTrace,
     WarmupTimes,
 )
 
@@ -119,24 +124,29 @@ class OpenVLAPolicy:
         files.check()  # a file that was replaced while it was read gives parts of two files
         return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
 
-    def action_dim(self, unnorm_key: str | None = None) -> int:
-        """How many values an action has; the key may be left out if there is one.
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        """Return what it needs and gives; the key may be left out if there is one.
 
         :raises UnnormKeyError: if there are no such statistics.
         """
-        return select_statistics(self.config.norm_stats, unnorm_key)[1].action_dim
+        return spec_of(self.config, unnorm_key)
+
+    @property
+    def _most_values(self) -> int:
+        """The most values that an action has, whichever statistics scale it."""
+        return self.config.norm_stats[self.config.longest_key].action_dim
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
         """Run every shape that can occur, then check that image and instruction affect the action.
 
-        :raises ProofError: if a self-check fails.
+        :raises SelfCheckError: if a check fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started = time.monotonic()
         longest = self.config.longest_key
-        two_or_all = min(2, self.action_dim(longest))
+        two_or_all = min(2, self._most_values)
         trials = plan_trials(
             self._prompt_tokenizer,
             wrong_draft=np.full(two_or_all, self.config.llama.pad_token_id),
@@ -153,7 +163,7 @@ class OpenVLAPolicy:
                 trial.requests(longest), cancel, return_logits=True, always_block=True
             )[0]
             seconds.append(time.monotonic() - trial_started)
-        prove(predictions)
+        check(predictions)
         return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
 
     def close(self) -> None:
@@ -248,7 +258,7 @@ class OpenVLAPolicy:
         model, llama = self._model, self._model.language_model
         keyed = [select_statistics(self.config.norm_stats, one.unnorm_key) for one in requests]
         steps = np.array([statistics.action_dim for _, statistics in keyed])  # [B]
-        most = self.action_dim(self.config.longest_key)
+        most = self._most_values
         stages = _Stages(model.device)
         with stages('preprocess'):
             prompts = [self._prompt_tokenizer(one.instruction)[0] for one in requests]
@@ -267,20 +277,15 @@ class OpenVLAPolicy:
                 llama, logits, lengths, cache, steps, drafts, always_block
             )
         with stages('postprocess'):
-            drafts = drafts[:, : token_ids.shape[1]]
-            accepted = (drafts == token_ids[:, : drafts.shape[1]]) & (drafts >= 0)
             return [
-                dataclasses.replace(
-                    self._prediction(
-                        token_ids[row, : steps[row]],
-                        logits[row],
-                        *keyed[row],
-                        stages.seconds,
-                        return_logits,
-                    ),
-                    drafted=int((drafts[row] >= 0).sum()),
-                    accepted=int(accepted[row].sum()),
-                    picture=shown[row],
+                self._prediction(
+                    token_ids[row, : steps[row]],
+                    logits[row],
+                    drafts[row],
+                    *keyed[row],
+                    shown[row],
+                    stages.seconds,
+                    return_logits,
                 )
                 for row in range(len(requests))
             ]
@@ -346,18 +351,24 @@ class OpenVLAPolicy:
         self,
         token_ids: NDArray[np.int64],
         logits: Tensor,
+        draft: NDArray[np.int64],
         unnorm_key: str,
         statistics: ActionStatistics,
+        image: NDArray[np.uint8],
         timings: Mapping[str, float],
         return_logits: bool,
     ) -> Prediction:
         """
         :param token_ids: int64 [D]; what comes after an end-of-sequence token is cut off.
         :param logits: float32 [>=D, vocab], on the CPU.
+        :param draft: int64 [<=D], -1 where there is none.
+        :param image: as the first vision tower was given it.
         """
-        tokenizer = self.config.action_tokenizer
+        draft = draft[: len(token_ids)]
+        accepted = int((draft == token_ids[: len(draft)]).sum())
         ends = np.flatnonzero(token_ids == self.config.llama.eos_token_id)
         token_ids = token_ids[: ends[0] + 1 if len(ends) else None]
+        tokenizer = self.config.action_tokenizer
         logits = logits[: len(token_ids), tokenizer.first_id : tokenizer.vocab_size].clone()
         normalized = np.full(statistics.action_dim, np.nan)  # NaN where no token was emitted
         normalized[: len(token_ids)] = tokenizer.decode(token_ids)
@@ -366,17 +377,21 @@ class OpenVLAPolicy:
         steps = np.flatnonzero(is_action)
         chosen = torch.from_numpy(token_ids[steps] - tokenizer.first_id)
         probabilities[steps] = logits.softmax(dim=1)[torch.from_numpy(steps), chosen].numpy()
-        reason = self._invalid_reason(token_ids, is_action, logits, statistics.action_dim)
-        return Prediction(
-            action=statistics.unnormalize(normalized),
-            normalized_action=normalized,
-            token_ids=token_ids,
-            token_probabilities=probabilities,
-            unnorm_key=unnorm_key,
-            valid=not reason,
-            invalid_reason=reason,
-            timings=timings,
+        tokens = TokenTrace(
+            ids=token_ids,
+            probabilities=probabilities,
             logits=logits.numpy() if return_logits else None,
+            drafted=int((draft >= 0).sum()),
+            accepted=accepted,
+        )
+        return Prediction(
+            actions=statistics.unnormalize(normalized)[np.newaxis],
+            unnorm_key=unnorm_key,
+            normalized_actions=normalized[np.newaxis],
+            invalid=self._invalid_reason(token_ids, is_action, logits, statistics.action_dim),
+            model_images={ONE_CAMERA: image},
+            tokens=tokens,
+            timings=timings,
         )
 
     def _invalid_reason(
@@ -385,20 +400,22 @@ class OpenVLAPolicy:
         is_action: NDArray[np.bool_],
         logits: Tensor,
         action_dim: int,
-    ) -> str:
-        """Empty if every token stands for an action."""
-        if not bool(torch.isfinite(logits).all()):
-            return 'the logits are not finite'
+    ) -> InvalidReason | None:
+        """Return None if every token stands for a value of the action."""
+        finite = torch.isfinite(logits)
+        if not bool(finite.all()):
+            step, column = (~finite).nonzero()[0].tolist()
+            value = float(logits[step, column])
+            return InvalidReason(Invalid.NOT_FINITE, step, value, 'a logit of step')
         if token_ids[-1] == self.config.llama.eos_token_id:
-            return f'the sequence ended after {len(token_ids) - 1} of {action_dim} action tokens'
+            step = len(token_ids) - 1
+            return InvalidReason(Invalid.ENDED_EARLY, step, step, str(action_dim))
         if not is_action.all():
-            step = int(np.argmin(is_action))
+            step = int(is_action.argmin())
             tokenizer = self.config.action_tokenizer
-            return (
-                f'token {token_ids[step]} at step {step} is no action token '
-                f'({tokenizer.first_id} to {tokenizer.vocab_size - 1})'
-            )
-        return ''
+            expected = f'{tokenizer.first_id} to {tokenizer.vocab_size - 1}'
+            return InvalidReason(Invalid.TOKEN, step, int(token_ids[step]), expected)
+        return None
 
 
 class _Stages:

@@ -18,9 +18,8 @@ from typing import Any
 from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_text
 from vla_ros.replay.frames import Frame
-from vla_ros.scheduling.gate import invalid_reason
 from vla_ros.text import printable, quoted
-from vla_ros.types import Prediction
+from vla_ros.types import PolicySpec, Prediction, invalid_reason
 
 JSONL_NAME = 'actions.jsonl'
 CSV_NAME = 'actions.csv'
@@ -69,22 +68,25 @@ class ActionRow:
     token_probabilities: tuple[float, ...]
 
 
-def action_row(frame: Frame, prediction: Prediction, action_dim: int) -> ActionRow:
-    """:param action_dim: how many values an action should have."""
-    reason = invalid_reason(prediction, action_dim)
+def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> ActionRow:
+    """Return what the policy answered to a frame."""
+    reason = invalid_reason(prediction, spec)
+    normalized, tokens = prediction.normalized_actions, prediction.tokens
     return ActionRow(
         frame=frame.number,
         bag_time_ns=frame.bag_time_ns,
         stamp_ns=frame.stamp_ns,
         instruction=frame.instruction,
         unnorm_key=prediction.unnorm_key,
-        valid=not reason,
-        invalid_reason=reason,
-        action=tuple(prediction.action.tolist()),
-        normalized_action=tuple(prediction.normalized_action.tolist()),
-        token_ids=tuple(prediction.token_ids.tolist()),
+        valid=reason is None,
+        invalid_reason='' if reason is None else str(reason),
+        action=tuple(prediction.actions[0].tolist()),
+        normalized_action=() if normalized is None else tuple(normalized[0].tolist()),
+        token_ids=() if tokens is None else tuple(tokens.ids.tolist()),
         # As few digits as tell one float32 from the next.
-        token_probabilities=tuple(float(str(one)) for one in prediction.token_probabilities),
+        token_probabilities=()
+        if tokens is None
+        else tuple(float(str(one)) for one in tokens.probabilities),
     )
 
 

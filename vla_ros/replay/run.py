@@ -20,7 +20,7 @@ from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, f
 from vla_ros.replay.plot import plot_actions
 from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
-from vla_ros.types import InstructionError, Policy, PolicyError, Progress, Request
+from vla_ros.types import InstructionError, Policy, PolicyError, PolicySpec, Progress, Request
 
 PLOT_NAME = 'actions.png'
 SUMMARY_NAME = 'summary.json'
@@ -69,12 +69,12 @@ def run(
 
     policy, unnorm_key = load_policy(choice, progress=progress), choice.unnorm_key or None
     try:
-        action_dim = policy.action_dim(unnorm_key)
+        spec = policy.spec(unnorm_key)
         policy.warmup(progress)
         shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
-        with ActionFiles(folder, action_dim) as files:
+        with ActionFiles(folder, spec.action_dim) as files:
             shown = _telling(shown, bag.topics[task.image_topic].count, say)
-            for row in ask(policy, shown, unnorm_key, task.draft, action_dim, skipped):
+            for row in ask(policy, shown, unnorm_key, task.draft, spec, skipped):
                 files.write(row)
                 rows.append(row)
         info = policy.info
@@ -106,7 +106,7 @@ def ask(
     shown: Iterable[Frame],
     unnorm_key: str | None,
     drafts: bool,
-    action_dim: int,
+    spec: PolicySpec,
     skipped: Skipped,
 ) -> Iterator[ActionRow]:
     """One row for each frame that the policy has an answer to; the others are counted.
@@ -131,9 +131,9 @@ def ask(
         except Exception as error:  # as the node: one bad inference does not end it
             skipped.add('failed', f'{type(error).__name__}: {error}', frame.number)
             continue
-        if prediction.valid:
-            draft = prediction.token_ids
-        yield action_row(frame, prediction, action_dim)
+        if prediction.invalid is None and prediction.tokens is not None:
+            draft = prediction.tokens.ids
+        yield action_row(frame, prediction, spec)
 
 
 def _telling(shown: Iterable[Frame], count: int, say: Say) -> Iterator[Frame]:

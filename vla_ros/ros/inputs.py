@@ -299,6 +299,6 @@ class Inputs:
         if verdict.cause:
             self._on_fault(verdict.cause)
         elif self.instruction and self.wanted:
-            self._on_observation(Observation(image, self.instruction, stamp_ns))
+            self._on_observation(Observation.of_one(image, self.instruction, stamp_ns))
         else:
             self.counters.idle += 1

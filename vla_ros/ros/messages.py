@@ -62,6 +62,7 @@ def action_message(
     """:param result: one with a prediction."""
     prediction, observation = result.prediction, result.observation
     assert prediction is not None
+    normalized, tokens = prediction.normalized_actions, prediction.tokens
     message = VlaAction(
         observation_stamp=to_time(observation.stamp_ns),
         valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
@@ -69,8 +70,8 @@ def action_message(
         instruction=observation.instruction,
         unnorm_key=printable(prediction.unnorm_key),  # whatever a policy calls it
         action=prediction.action.tolist(),
-        normalized_action=prediction.normalized_action.tolist(),
-        token_probabilities=prediction.token_probabilities.tolist(),
+        normalized_action=[] if normalized is None else normalized[0].tolist(),
+        token_probabilities=[] if tokens is None else tokens.probabilities.tolist(),
         inference_time=to_duration(result.inference_s),
         latency=to_duration((now_ns - observation.stamp_ns) / 1e9),
     )

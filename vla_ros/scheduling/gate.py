@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.result import Outcome, Result
-from vla_ros.types import Prediction
 
 
 @dataclass
@@ -99,10 +96,9 @@ class ActionGate:
     def _admit_prediction(self, result: Result) -> bool:
         prediction = result.prediction
         assert prediction is not None
-        reason = invalid_reason(prediction, result.action_dim)
-        if reason:
+        if prediction.invalid is not None:
             self.counters.invalid += 1
-            self.cause = Cause(Reason.ACTION_INVALID, f'invalid action: {reason}')
+            self.cause = Cause(Reason.ACTION_INVALID, f'invalid action: {prediction.invalid}')
             return False
         now_ns = self._clock.now_ns()
         action_age_s = age_s(result.observation.stamp_ns, now_ns)
@@ -115,26 +111,10 @@ class ActionGate:
             )
             return False
         self.counters.published += 1
-        self.drafts.drafted += prediction.drafted
-        self.drafts.accepted += prediction.accepted
+        if prediction.tokens is not None:
+            self.drafts.drafted += prediction.tokens.drafted
+            self.drafts.accepted += prediction.tokens.accepted
         self.cause = None
         self.latency.add(action_age_s)
         self.inference.add(result.inference_s)
         return True
-
-
-def invalid_reason(prediction: Prediction, action_dim: int) -> str:
-    """Empty if the action may move a robot: it is one, whole, finite and bounded.
-
-    :param action_dim: how many values it should have.
-    """
-    action, normalized = prediction.action, prediction.normalized_action
-    if not prediction.valid:
-        return prediction.invalid_reason or 'the policy calls it invalid'
-    if not action.shape == normalized.shape == (action_dim,):
-        return f'it has {action.size} values, expected {action_dim}'
-    if not (np.isfinite(action).all() and np.isfinite(normalized).all()):
-        return f'{action.tolist()} is not finite'
-    if np.abs(normalized).max() > 1:
-        return f'{normalized.tolist()} is not within -1 and 1 before un-normalising'
-    return ''

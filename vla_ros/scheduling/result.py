@@ -22,10 +22,10 @@ class Outcome(Enum):
 @dataclass(frozen=True)
 class Result:
     """
-    :param prediction: there if the outcome is PREDICTED.
+    :param prediction: there if the outcome is PREDICTED; its ``invalid`` says whether it may move
+        a robot.
     :param error: there if the outcome is FAILED.
     :param inference_s: the policy's own time, of the whole batch.
-    :param action_dim: how many values an action of this policy has.
     :param source: whose observation it is: which of the worker's robots.
     """
 
@@ -34,7 +34,6 @@ class Result:
     prediction: Prediction | None = None
     error: BaseException | None = None
     inference_s: float = 0.0
-    action_dim: int = 0
     source: int = 0
 
 

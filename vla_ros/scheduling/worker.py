@@ -27,11 +27,13 @@ from vla_ros.types import (
     Observation,
     Policy,
     PolicyInfo,
+    PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
     Request,
     WarmupTimes,
+    invalid_reason,
 )
 
 _IDLE_WAIT_S = 1.0  # bounds every wait of the worker; then it looks at the policy's files
@@ -175,7 +177,7 @@ class InferenceWorker:
         policy = None
         try:
             policy = self._build_policy(self._report)
-            action_dim = policy.action_dim(self._unnorm_key)
+            spec = policy.spec(self._unnorm_key)
             with self._lock:
                 self._info = policy.info
                 self._load_s = self._clock.monotonic_s() - self._phase_since_s
@@ -185,7 +187,7 @@ class InferenceWorker:
                 self._warmup_times = warmup_times
             self._enter(Phase.READY)
             while True:
-                self._serve(policy, action_dim)
+                self._serve(policy, spec)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
         except BaseException as error:  # a panic of a Rust library is no Exception
@@ -196,7 +198,7 @@ class InferenceWorker:
             if policy is not None:
                 policy.close()
 
-    def _serve(self, policy: Policy, action_dim: int) -> None:
+    def _serve(self, policy: Policy, spec: PolicySpec) -> None:
         """Wait for observations, one of each source at most, and make a result of each.
 
         :raises PolicyError: if a file that the policy was loaded from has changed.
@@ -208,7 +210,7 @@ class InferenceWorker:
             for one, fresh in taken
             if not fresh
         )
-        self._infer(policy, [one for one, fresh in taken if fresh], action_dim)
+        self._infer(policy, [one for one, fresh in taken if fresh], spec)
 
     def _is_fresh(self, submission: Submission) -> bool:
         with self._lock:
@@ -216,7 +218,7 @@ class InferenceWorker:
         stamp_ns, now_ns = submission.observation.stamp_ns, self._clock.now_ns()
         return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)
 
-    def _infer(self, policy: Policy, members: Sequence[Submission], action_dim: int) -> None:
+    def _infer(self, policy: Policy, members: Sequence[Submission], spec: PolicySpec) -> None:
         """Predict for all members at once; one whose instruction is not usable fails alone.
 
         Without members only the policy's files are looked at: that, too, may hang.
@@ -232,7 +234,10 @@ class InferenceWorker:
         outcome = Outcome.PREDICTED
         try:
             members = self._without_unusable(policy, inference)
-            predictions = self._predict(policy, members, inference.cancel)
+            predictions = [
+                _judged(prediction, spec)
+                for prediction in self._predict(policy, members, inference.cancel)
+            ]
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
         except BaseException as raised:  # one bad inference must not end the worker
@@ -249,9 +254,7 @@ class InferenceWorker:
             outcome = Outcome.OVERRUN
         if outcome is not Outcome.PREDICTED:
             predictions = [None] * len(members)
-        result = partial(
-            Result, outcome=outcome, error=error, inference_s=inference_s, action_dim=action_dim
-        )
+        result = partial(Result, outcome=outcome, error=error, inference_s=inference_s)
         self._hand_back(
             (one, result(one.observation, source=one.source, prediction=prediction))
             for one, prediction in zip(members, predictions, strict=True)
@@ -288,8 +291,8 @@ class InferenceWorker:
             requests.append(Request(image, instruction, self._unnorm_key, draft))
         predictions = policy.predict_actions(requests, cancel)
         for one, prediction in zip(members, predictions, strict=True):
-            if prediction.valid:
-                self._last_ids[one.source] = prediction.token_ids, one.epoch
+            if prediction.invalid is None and prediction.tokens is not None:
+                self._last_ids[one.source] = prediction.tokens.ids, one.epoch
         return predictions
 
     def _hand_back(self, results: Iterable[tuple[Submission, Result]]) -> None:
@@ -329,6 +332,12 @@ class InferenceWorker:
         inference = self._inference
         if inference is not None and not any(map(self._is_current, inference.members)):
             inference.cancel.set()
+
+
+def _judged(prediction: Prediction, spec: PolicySpec) -> Prediction:
+    """Return the prediction with the reason why it is invalid, if it is."""
+    reason = invalid_reason(prediction, spec)
+    return prediction if reason is None else replace(prediction, invalid=reason)
 
 
 def _changed_files(policy: Policy) -> BaseException | None:

@@ -26,7 +26,7 @@ After the colon stand items, with commas between them and no spaces::
         raise           RuntimeError
         oom             MemoryError
     faults at warmup only
-        unproved        ProofError
+        unproved        SelfCheckError
     faults at calls only
         refuse          InstructionError
         nan, inf        the first value of the action is that, and the prediction says it is valid

@@ -15,18 +15,25 @@ import numpy as np
 from vla_ros.scripted.script import NAME, Fault, read_script
 from vla_ros.text import is_blank
 from vla_ros.types import (
+    ONE_CAMERA,
+    ActionSpace,
     Cancel,
     InferenceCancelled,
     InstructionError,
+    Invalid,
+    InvalidReason,
     PolicyError,
     PolicyInfo,
+    PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    ProofError,
     Request,
+    SelfCheckError,
+    TokenTrace,
     WarmupTimes,
     check_instruction,
+    unknown_names,
 )
 
 _TICK_S = 0.01  # a Cancel can only be asked, not waited for
@@ -38,7 +45,7 @@ _FIRST_ACTION_ID = 31744  # of OpenVLA's action tokens; it stands for the value 
 _ERRORS: dict[str, tuple[type[Exception], str]] = {
     'raise': (RuntimeError, 'failed'),
     'oom': (MemoryError, 'out of memory, tried to allocate 14.00 GiB'),
-    'unproved': (ProofError, 'the proof failed'),
+    'unproved': (SelfCheckError, 'the self-check failed'),
     'refuse': (InstructionError, 'the instruction is refused'),
 }
 
@@ -66,16 +73,26 @@ class ScriptedPolicy:
         policy._prepare('load', None, progress)
         return policy
 
-    def action_dim(self, unnorm_key: str | None = None) -> int:
-        """How many values a sound action has, whatever the key."""
-        return self._action_dim
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        """Return what it needs and gives, whatever the key."""
+        return PolicySpec(
+            cameras=(ONE_CAMERA,),
+            state_dim=0,
+            action_dim=self._action_dim,
+            horizon=1,
+            action_space=ActionSpace.UNKNOWN,
+            names=unknown_names(self._action_dim),
+            period_s=None,
+            emits_tokens=True,
+            deterministic=True,
+        )
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
         """Do what the script says of warming up.
 
-        :raises ProofError: if that is ``unproved``.
+        :raises SelfCheckError: if that is ``unproved``.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started_s = time.monotonic()
@@ -121,7 +138,7 @@ class ScriptedPolicy:
         return [
             dataclasses.replace(
                 _prediction(self._calls, self._action_dim, request.unnorm_key or NAME, due),
-                picture=request.image,
+                model_images={ONE_CAMERA: request.image},
             )
             for request in requests
         ]
@@ -215,11 +232,9 @@ def _prediction(call: int, action_dim: int, unnorm_key: str, due: list[Fault]) -
     action = 0.01 * normalized
     action[-1:] = normalized[-1:]
     return Prediction(
-        action=action,
-        normalized_action=normalized,
-        token_ids=_FIRST_ACTION_ID + bins,
-        token_probabilities=np.ones(dim, np.float32),
+        actions=action[np.newaxis],
         unnorm_key=unnorm_key,
-        valid='invalid' not in kinds,
-        invalid_reason='scripted as invalid' if 'invalid' in kinds else '',
+        normalized_actions=normalized[np.newaxis],
+        invalid=InvalidReason(Invalid.BY_POLICY) if 'invalid' in kinds else None,
+        tokens=TokenTrace(_FIRST_ACTION_ID + bins, np.ones(dim, np.float32)),
     )

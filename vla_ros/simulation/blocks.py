@@ -187,7 +187,7 @@ class BlocksWorld(Closable):
             raise PolicyError('no episode has begun; call reset first')
         self._renderer.update_scene(self._data, camera='front', scene_option=self._options)
         image = np.array(self._renderer.render(), dtype=np.uint8)
-        return Observation(image, self._instruction, stamp_ns=round(self._data.time * 1e9))
+        return Observation.of_one(image, self._instruction, round(self._data.time * 1e9))
 
     @property
     def pose(self) -> Pose:

@@ -157,7 +157,7 @@ class LiberoWorld(Closable):
         assert self._instruction is not None
         image = np.array(seen[_CAMERA], dtype=np.uint8)
         stamp_ns = round(self._steps * self.contract.period_s * 1e9)
-        return Observation(image, self._instruction, stamp_ns)
+        return Observation.of_one(image, self._instruction, stamp_ns)
 
 
 @contextmanager

@@ -126,8 +126,9 @@ def draw_action(
     :param contract: what its values mean, if that is known.
     :param frame: the robot's own name of the frame; may be empty.
     """
-    values = [float(value) for value in prediction.action.ravel()]
-    probabilities = [float(value) for value in prediction.token_probabilities.ravel()]
+    values = prediction.actions[:1].ravel().tolist()
+    tokens = prediction.tokens
+    probabilities = [] if tokens is None else tokens.probabilities.tolist()
     for line in wrap(prediction.unnorm_key, 12, 220, 1):
         write(draw, (LEFT + COLUMN, HEADER + 2), line, MUTED, 12, 'rt')
     if len(values) == ACTION_DIM:

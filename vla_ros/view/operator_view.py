@@ -79,8 +79,9 @@ def render(view: OperatorView) -> NDArray[np.uint8]:
     :returns: uint8 [572, 936, 3] RGB, not to be written to.
     """
     prediction = view.prediction
-    picture = None if prediction is None else prediction.picture
-    dim = None if prediction is None else prediction.action.size
+    images = () if prediction is None else tuple(prediction.model_images.values())
+    picture = images[0] if images else None
+    dim = None if prediction is None else prediction.actions[:1].size
     canvas = _still(dim, view.contract).copy()
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, view)

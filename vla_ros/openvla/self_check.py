@@ -1,8 +1,8 @@
-"""Proves a warm policy: picture and instruction reach the action, and the same gives the same.
+"""Self-checks of a warm policy: image and instruction affect the action, equal inputs give equal.
 
-Users have run policies that ignored the picture: black, white and noise gave one plausible action
-(openvla issue 346). Nothing but the outputs shows that. Runs in the policy's thread. Knows only the
-tokenizer and predictions.
+Users have run policies that ignored the image: black, white and noise gave one plausible action
+(openvla issue 346). Only the outputs show that. Runs in the policy's thread. Depends on the
+tokenizer and on predictions only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import Prediction, ProofError, Request
+from vla_ros.types import Prediction, Request, SelfCheckError, TokenTrace
 
 _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 
@@ -25,7 +25,7 @@ _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 # (compiled against not compiled). Far more is memory that was never set, or a broken kernel.
 _REPEAT_TOLERANCE = 0.2
 # What does not reach the action changes it by nothing, or by roundings, as two equal calls differ.
-# Sound checkpoints were measured at 1.0 and more for pictures, 0.08 and more for words.
+# Sound checkpoints were measured at 1.0 and more for images, 0.08 and more for words.
 _MIN_CHANGE = 0.01
 _MIN_CHANGE_OF_REPEAT = 3
 
@@ -47,7 +47,7 @@ class Trial:
     batch_size: int = 1
 
     def requests(self, unnorm_key: str) -> list[Request]:
-        """Each about a picture of its own, which no smaller batch was asked about."""
+        """Return requests with an image each, which no smaller batch was asked about."""
         first = self.batch_size * (self.batch_size - 1) // 2
         return [
             Request(np.roll(self.image, first + row), self.instruction, unnorm_key, self.draft)
@@ -61,11 +61,11 @@ def plan_trials(
     max_batch_size: int,
     compiled: bool,
 ) -> dict[str, Trial]:
-    """What to infer, in this order, to have met every shape and to have something to prove.
+    """Plan what to infer, in this order, to meet every shape and to have something to check.
 
-    The first takes part in the proofs; the last is the first again, but for the draft: whether
-    there is one must not count. The picture of the last is not that of the one before it, so that
-    nothing remembered makes it quick.
+    The first takes part in the checks. The last is the first again without its draft, because a
+    draft must not matter; its image differs from that of the trial before it, so that no
+    remembered embedding makes it quick.
 
     :param wrong_draft: int64 [<=D], tokens that are never chosen; two meet the shapes of a prefill,
         of a block and of a single token.
@@ -97,75 +97,78 @@ def plan_trials(
         },
         # Of equal length: of unequal ones the positions alone would make a difference, though the
         # words did not count.
-        'other words': Trial('proof: other words', noise, _repeated(tokenizer, tokens)),
-        'black': Trial('proof: black, white and noise pictures', black, _INSTRUCTION),
-        'white': Trial('proof: black, white and noise pictures', ~black, _INSTRUCTION),
-        'noise again': Trial('proof: the same again', noise, _INSTRUCTION),
+        'other words': Trial('self-check: other words', noise, _repeated(tokenizer, tokens)),
+        'black': Trial('self-check: black, white and noise images', black, _INSTRUCTION),
+        'white': Trial('self-check: black, white and noise images', ~black, _INSTRUCTION),
+        'noise again': Trial('self-check: the same again', noise, _INSTRUCTION),
     }
 
 
-def prove(predictions: Mapping[str, Prediction]) -> None:
-    """
+def check(predictions: Mapping[str, Prediction]) -> None:
+    """Check the predictions of all trials.
+
     :param predictions: with logits, of the trials, under their names.
-    :raises ProofError: naming the proof that failed.
+    :raises SelfCheckError: naming the check that failed.
     """
     for name, prediction in predictions.items():
-        _prove_choice(name, prediction)
+        _check_choice(name, prediction)
     noise = predictions['noise']
-    repeat = _prove_repeatable(noise, predictions['noise again'])
+    repeat = _check_repeatable(noise, predictions['noise again'])
     least = max(_MIN_CHANGE, _MIN_CHANGE_OF_REPEAT * repeat)
     spread = float(_logits(noise)[0].std())
     for first, second in (('black', 'white'), ('black', 'noise'), ('white', 'noise')):
         change = _change(predictions[first], predictions[second], spread)
         if not change > least:
-            raise ProofError(
-                f'proof of the picture failed: {first} and {second} pictures change the logits of '
+            raise SelfCheckError(
+                f'self-check of the image failed: {first} and {second} images change the logits of '
                 f'an action by {change:.2g} of their spread, more than {least:.2g} is expected',
                 'the policy does not see: vision or projector weights of this checkpoint are zero '
                 'or damaged, so download or export it again',
             )
     change = _change(noise, predictions['other words'], spread)
     if not change > least:
-        raise ProofError(
-            f'proof of the instruction failed: other words than {_INSTRUCTION!r} change the logits '
-            f'of an action by {change:.2g} of their spread, more than {least:.2g} is expected',
+        raise SelfCheckError(
+            f'self-check of the instruction failed: other words than {_INSTRUCTION!r} change the '
+            f'logits of an action by {change:.2g} of their spread, more than {least:.2g} is expected',
             'the policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
             'download or export it again',
         )
 
 
-def _prove_choice(name: str, prediction: Prediction) -> None:
+def _check_choice(name: str, prediction: Prediction) -> None:
     finite = np.isfinite(_logits(prediction))
-    # An invalid action may have NaN where no token was emitted; black pictures may well cause one.
-    if not finite.all() or (prediction.valid and not np.isfinite(prediction.action).all()):
-        raise ProofError(
-            f'proof of finite numbers failed: in the trial {name!r} {(~finite).sum()} of '
+    # An invalid action may have NaN where no token was emitted; black images may well cause one.
+    valid = prediction.invalid is None
+    if not finite.all() or (valid and not np.isfinite(prediction.action).all()):
+        raise SelfCheckError(
+            f'self-check of finite numbers failed: in the trial {name!r} {(~finite).sum()} of '
             f'{finite.size} logits are not finite, action {prediction.action.tolist()}',
             "the checkpoint's weights have NaN, or values too large for this dtype: try dtype "
             'bfloat16 or float32, or download the checkpoint again',
         )
     if not (_logits(prediction).std(axis=1) > 0).all():
-        raise ProofError(
-            f'proof of a choice failed: in the trial {name!r} all action tokens are equally likely '
-            'at some step',
+        raise SelfCheckError(
+            f'self-check of a choice failed: in the trial {name!r} all action tokens are equally '
+            'likely at some step',
             "the checkpoint's lm_head is zero or damaged: download or export it again",
         )
 
 
-def _prove_repeatable(first: Prediction, again: Prediction) -> float:
+def _check_repeatable(first: Prediction, again: Prediction) -> float:
     """How much two equal calls differ, in standard deviations of the logits.
 
     Tokens may differ only where the logits tie within the tolerance; what follows such a token
     belongs to another sequence and is not compared.
     """
-    shared = min(len(first.token_ids), len(again.token_ids))
-    unequal = np.flatnonzero(first.token_ids[:shared] != again.token_ids[:shared])
+    ids, ids_again = _tokens(first).ids, _tokens(again).ids
+    shared = min(len(ids), len(ids_again))
+    unequal = np.flatnonzero(ids[:shared] != ids_again[:shared])
     steps = unequal[0] + 1 if len(unequal) else shared
     logits, logits_again = _logits(first)[:steps], _logits(again)[:steps]
     changes = np.sqrt(((logits - logits_again) ** 2).mean(axis=1)) / logits.std(axis=1)  # [steps]
     if not changes.max() <= _REPEAT_TOLERANCE:
-        raise ProofError(
-            f'proof of repeatability failed: two equal calls differ by {changes.max():.2g} of '
+        raise SelfCheckError(
+            f'self-check of repeatability failed: two equal calls differ by {changes.max():.2g} of '
             f'the spread of their logits at step {changes.argmax()}, at most {_REPEAT_TOLERANCE} '
             'is allowed',
             'the device computes wrongly: try another version of torch, another dtype, or the cpu',
@@ -179,10 +182,18 @@ def _change(first: Prediction, second: Prediction, spread: float) -> float:
     return float(np.sqrt((difference**2).mean())) / spread
 
 
+def _tokens(prediction: Prediction) -> TokenTrace:
+    if prediction.tokens is None:
+        raise ValueError('the prediction has no tokens')
+    return prediction.tokens
+
+
 def _logits(prediction: Prediction) -> NDArray[np.float64]:
     """[steps, n_action_bins]."""
-    assert prediction.logits is not None
-    return prediction.logits.astype(np.float64)
+    logits = _tokens(prediction).logits
+    if logits is None:
+        raise ValueError('the prediction has no logits')
+    return logits.astype(np.float64)
 
 
 def _repeated(tokenizer: PromptTokenizer, tokens: int) -> str:
