@@ -53,7 +53,7 @@ def load_policy(
     from vla_ros.scripted import ScriptedPolicy, is_scripted
 
     if is_scripted(choice.model):
-        return ScriptedPolicy.from_script(choice.model, progress)
+        return ScriptedPolicy.from_script(choice.model, progress, max_batch_size)
     from vla_ros.openvla import OpenVLAPolicy
 
     return OpenVLAPolicy.from_pretrained(

@@ -239,23 +239,6 @@ def _first(
 
 
 @dataclass(frozen=True)
-class Request:
-    """One image and one instruction for a policy.
-
-    :param image: uint8 [H, W, 3] RGB; never written to.
-    :param instruction: the user's words, without the prompt's template.
-    :param unnorm_key: whose statistics scale the action; may be left out if there is one.
-    :param draft: int64 [<=D], a guess at the action's token ids, such as the previous action's.
-        Where it is right the action comes sooner; right or wrong, the action is the same.
-    """
-
-    image: NDArray[np.uint8]
-    instruction: str
-    unnorm_key: str | None = None
-    draft: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True)
 class PolicyInfo:
     """What was loaded, as chosen: nothing in here says ``auto``."""
 
@@ -293,11 +276,24 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+class Session(Protocol):
+    """What lasts from one prediction for a robot to the next: drafts, a connection."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    def reset(self) -> None:
+        """Forget what was predicted so far: the next observation begins something new."""
+
+
 class Policy(Protocol):
     """A vision-language-action policy; built, warmed and called by one thread."""
 
     @property
     def info(self) -> PolicyInfo: ...
+
+    @property
+    def max_batch_size(self) -> int: ...
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return what the policy needs and gives.
@@ -319,23 +315,42 @@ class Policy(Protocol):
         """Raise PolicyError if a file that the policy was loaded from has changed since."""
 
     def check_instruction(self, instruction: str) -> None:
-        """
-        :raises InstructionError: if the instruction can't be used.
+        """Raise InstructionError if the instruction can't be used."""
+
+    def session(self, unnorm_key: str | None = None) -> Session:
+        """Begin the session of one robot.
+
+        :param unnorm_key: whose statistics scale the actions; may be left out if there is one.
+        :raises PolicyError: if there are no such statistics.
         """
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
-        """Predict one action for each request, all in one pass.
+    def predict(
+        self, batch: Sequence[tuple[Session, Observation]], cancel: Cancel | None = None
+    ) -> list[Prediction | PolicyError]:
+        """Predict the actions for each observation, all in one pass.
 
-        :param requests: 1 to as many as the policy was built for.
-        :returns: in the same order, each as if it had been predicted alone.
-        :raises InstructionError: if one of the instructions can't be used.
+        :param batch: 1 to ``max_batch_size``, each with a session of this policy.
+        :returns: in the same order, each as if it had been predicted alone. An error concerns its
+            observation only; what concerns all is raised. A session changes only if it gets a
+            prediction.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 
     def close(self) -> None:
-        """Give its memory back; nothing else may be asked of it afterwards."""
+        """Free its memory. The policy must not be used afterwards."""
+
+
+def all_predicted(answers: Sequence[Prediction | PolicyError]) -> list[Prediction]:
+    """Return the predictions.
+
+    :raises PolicyError: the first of the errors, if there are any.
+    """
+    predictions = []
+    for answer in answers:
+        if isinstance(answer, PolicyError):
+            raise answer
+        predictions.append(answer)
+    return predictions
 
 
 def check_instruction(instruction: str) -> None:

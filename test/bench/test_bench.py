@@ -22,7 +22,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import count_costs
 from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
 from vla_ros.synthetic.random_model import cached_random_checkpoint
-from vla_ros.types import PolicyError, Prediction, Request, WarmupTimes
+from vla_ros.types import Observation, PolicyError, Prediction, Session, WarmupTimes
 
 STAGES = ['preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess']
 TINY_PARAMETERS_PER_LAYER = 4 * 64 * 64 + 3 * 64 * 172  # of the products
@@ -113,17 +113,18 @@ def test_combinations_take_turns_if_they_fit(
 ) -> None:
     called: list[tuple[str, int]] = []
     pictures: list[int] = []
-    predict_actions = OpenVLAPolicy.predict_actions
+    predict = OpenVLAPolicy.predict
 
     def recorded(
-        self: OpenVLAPolicy, requests: Sequence[Request], *rest: object
-    ) -> list[Prediction]:
+        self: OpenVLAPolicy, batch: Sequence[tuple[Session, Observation]], *rest: object
+    ) -> list[Prediction | PolicyError]:
         called.append((self.info.dtype, torch.get_num_threads()))
-        pictures.extend(int(r.image[0, 0, 0]) + 256 * int(r.image[0, 0, 1]) for r in requests)
-        return predict_actions(self, requests, *rest)
+        images = [observation.image for _, observation in batch]
+        pictures.extend(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]) for image in images)
+        return predict(self, batch, *rest)
 
     monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self: WarmupTimes(2.0, 1.0, 1.0))
-    monkeypatch.setattr(OpenVLAPolicy, 'predict_actions', recorded)
+    monkeypatch.setattr(OpenVLAPolicy, 'predict', recorded)
     if not fit:
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
     threads = [1, torch.get_num_threads()]

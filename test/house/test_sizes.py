@@ -22,7 +22,6 @@ NOT_NONE = {
     *(
         'client/simulated_robot.py',
         'doctor/memory.py',
-        'openvla/proof.py',
         'pipeline/camera.py',
         'ros/loading.py',
     ),

@@ -10,14 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from support.asking import predict
 from support.drafts import differing
 from support.golden import CASES, picture
 from support.places import GOLDEN
 from support.shapes import record_shapes
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.embedding_cache import EmbeddingCache
+from vla_ros.openvla.request import Request
 from vla_ros.openvla.vision import VisionBackbone
-from vla_ros.types import InferenceCancelled, InstructionError, Prediction, Request
+from vla_ros.types import InferenceCancelled, InstructionError, Prediction
 
 NAMES = ('openvla_tiny', 'openvla_v01_tiny')
 MOST = 4
@@ -41,7 +43,7 @@ def requests(name: str) -> list[Request]:
 
 @cache
 def alone(name: str) -> list[Prediction]:
-    return [policy(name).predict_actions([request])[0] for request in requests(name)]
+    return [predict(policy(name), [request])[0] for request in requests(name)]
 
 
 def batches(count: int) -> Iterator[list[int]]:
@@ -54,7 +56,7 @@ def batches(count: int) -> Iterator[list[int]]:
 @pytest.mark.parametrize('name', NAMES)
 def test_each_is_what_it_is_alone(name: str) -> None:
     for indices in batches(25):
-        together = policy(name).predict_actions([requests(name)[index] for index in indices])
+        together = predict(policy(name), [requests(name)[index] for index in indices])
         for index, prediction in zip(indices, together, strict=True):
             expected = alone(name)[index]
             assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
@@ -81,9 +83,7 @@ def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.Monk
             draft = None if random.integers(4) == 0 else draft[: random.integers(1, len(ids) + 1)]
             request = requests(name)[index]
             asked.append(Request(request.image, request.instruction, request.unnorm_key, draft))
-        for index, request, prediction in zip(
-            indices, asked, one.predict_actions(asked), strict=True
-        ):
+        for index, request, prediction in zip(indices, asked, predict(one, asked), strict=True):
             expected = alone(name)[index]
             assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
             offered = 0 if request.draft is None else len(request.draft)
@@ -100,20 +100,23 @@ def test_after_the_warmup_no_batch_has_a_new_shape() -> None:
     prefills = {shapes for shapes in warm if shapes[0] == 'language_model.model.layers.0'}
     assert len(prefills) == 3 * 3 * len(one._prompt_tokenizer.prompt_lengths)
     for indices in batches(20):
-        one.predict_actions([requests('openvla_tiny')[index] for index in indices[:3]])
+        predict(one, [requests('openvla_tiny')[index] for index in indices[:3]])
     assert not seen - warm
 
 
 @pytest.mark.parametrize('count', [0, MOST + 1])
 def test_other_sizes_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f'{count} requests; allowed: 1 to 4'):
-        policy('openvla_tiny').predict_actions(requests('openvla_tiny')[:1] * count)
+    with pytest.raises(ValueError, match=f'{count} observations; allowed: 1 to 4'):
+        predict(policy('openvla_tiny'), requests('openvla_tiny')[:1] * count)
 
 
-def test_one_that_is_not_usable_fails_all() -> None:
+def test_one_that_is_not_usable_fails_alone() -> None:
     good = requests('openvla_tiny')[0]
-    with pytest.raises(InstructionError, match='instruction is empty'):
-        policy('openvla_tiny').predict_actions([good, Request(good.image, ' ', good.unnorm_key)])
+    bad = Request(good.image, ' ', good.unnorm_key)
+    first, second, third = predict(policy('openvla_tiny'), [good, bad, good])
+    assert isinstance(second, InstructionError) and 'instruction is empty' in str(second)
+    expected = alone('openvla_tiny')[0].tokens.ids.tolist()
+    assert first.tokens.ids.tolist() == third.tokens.ids.tolist() == expected
 
 
 def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +130,11 @@ def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(VisionBackbone, 'forward', noted)
     first, second = requests('openvla_tiny')[:2]
     third = Request(second.image.copy(), first.instruction, first.unnorm_key)
-    one.predict_actions([requests('openvla_tiny')[5]])
+    predict(one, [requests('openvla_tiny')[5]])
     looked.clear()
-    fresh = one.predict_actions([first, second, third, first])
+    fresh = predict(one, [first, second, third, first])
     assert looked == [2]
-    again = one.predict_actions([second, first])
+    again = predict(one, [second, first])
     assert looked == [2]
     assert again[0].tokens.ids.tolist() == fresh[1].tokens.ids.tolist()
     assert again[1].tokens.ids.tolist() == fresh[0].tokens.ids.tolist()
@@ -141,9 +144,9 @@ def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyP
     assert shown_again[0] is shown[1]
     assert shown_again[1] is shown[0] is shown[3]
     assert not np.array_equal(*shown_again)
-    one.predict_actions([third, requests('openvla_tiny')[5]])  # only the last batch is remembered
+    predict(one, [third, requests('openvla_tiny')[5]])  # only the last batch is remembered
     assert looked == [2, 1]
-    one.predict_actions([first])
+    predict(one, [first])
     assert looked == [2, 1, 1]
 
 
@@ -193,7 +196,7 @@ def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
     for fill in (0, 255):
         buffer[:] = fill
         request = Request(buffer, first.instruction, first.unnorm_key)
-        actions.append(one.predict_actions([request])[0].tokens.ids.tolist())
-    one.predict_actions([second])
+        actions.append(predict(one, [request])[0].tokens.ids.tolist())
+    predict(one, [second])
     fresh = Request(np.full_like(buffer, 255), first.instruction, first.unnorm_key)
-    assert actions[1] == one.predict_actions([fresh])[0].tokens.ids.tolist() != actions[0]
+    assert actions[1] == predict(one, [fresh])[0].tokens.ids.tolist() != actions[0]

@@ -12,7 +12,7 @@ import pytest
 
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy, policy
 from vla_ros.openvla.files import WatchedFiles
-from vla_ros.types import Progress, Request
+from vla_ros.types import Progress
 
 SHARD = 'model-00001-of-00001.safetensors'
 INDEX = 'model.safetensors.index.json'
@@ -159,7 +159,7 @@ def test_a_policy_of_a_single_file_knows_it(folder: Path) -> None:
 def test_inferences_and_stray_files_are_no_change(folder: Path) -> None:
     policy = OpenVLAPolicy.from_pretrained(folder, device='cpu')
     (folder / 'README.md').write_text('new')
-    policy.predict_actions([Request(np.zeros((8, 8, 3), np.uint8), 'go')])
+    policy.predict_action(np.zeros((8, 8, 3), np.uint8), 'go')
     policy.check_files()
 
 

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from support.asking import predict
 from support.drafts import DRAFTS
 from support.golden import CASES
 from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.language import KVCache, Llama
-from vla_ros.types import Request
+from vla_ros.openvla.request import Request
 
 Ids = NDArray[np.int64]
 
@@ -61,7 +62,7 @@ def test_the_token_ids_are_the_reference_s(key: str, kind: str) -> None:
     ids = request(key, None)[2]
     draft = DRAFTS[kind](ids)
     one, asked, _ = request(key, draft)
-    (prediction,) = one.predict_actions([asked])
+    (prediction,) = predict(one, [asked])
     assert prediction.tokens.ids.tolist() == ids.tolist()
     drafted = min(len(draft), len(prediction.action) - 1)
     assert prediction.tokens.drafted == drafted
@@ -103,7 +104,7 @@ def test_it_saves_passes(
     one, asked, _ = request('openvla_tiny-vga', DRAFTS[kind](ids))
     monkeypatch.setattr(one._model.language_model, 'block_cost', cost)
     with counted_decodes(monkeypatch) as seen:
-        (prediction,) = one.predict_actions([asked])
+        (prediction,) = predict(one, [asked])
     assert seen == widths
     assert prediction.tokens.ids.tolist() == ids.tolist()
 
@@ -113,7 +114,7 @@ def test_without_a_draft_one_token_is_decoded_after_the_other(
 ) -> None:
     one, asked, _ = request('openvla_tiny-vga', None)
     with counted_decodes(monkeypatch) as seen:
-        (prediction,) = one.predict_actions([asked])
+        (prediction,) = predict(one, [asked])
     assert seen == [1] * 6
     assert (prediction.tokens.drafted, prediction.tokens.accepted) == (0, 0)
 
@@ -122,4 +123,4 @@ def test_without_a_draft_one_token_is_decoded_after_the_other(
 def test_what_is_no_draft_is_refused(draft: list[object]) -> None:
     one, asked, _ = request('openvla_tiny-vga', np.array(draft))
     with pytest.raises(ValueError, match='expected at most 7 token ids below 32064'):
-        one.predict_actions([asked])
+        predict(one, [asked])

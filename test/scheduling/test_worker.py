@@ -103,25 +103,37 @@ def test_the_newest_observation_wins() -> None:
         assert (statistics.submitted, statistics.superseded, statistics.taken) == (6, 4, 2)
 
 
-def test_the_last_action_is_the_next_one_s_draft_until_a_reset() -> None:
+def test_a_reset_resets_the_session_before_the_next_prediction() -> None:
     with running(FakePolicy()) as bench:
         for count in (1, 2):
             bench.submit()
             bench.wait_for_results(count)
         bench.worker.reset()
-        bench.submit()
-        bench.wait_for_results(3)
-    first, second, after_reset = bench.policy.drafts
-    assert first is None and after_reset is None
-    assert second is not None and second.tolist() == [31900] * 7
+        bench.worker.reset()
+        assert [session.resets for session in bench.policy.sessions] == [0]
+        for count in (3, 4):
+            bench.submit()
+            bench.wait_for_results(count)
+    assert bench.policy.resets == [0, 0, 1, 1]
 
 
-def test_an_invalid_action_is_no_draft() -> None:
-    with running(FakePolicy(lambda cancel: a_prediction(invalid=BY_POLICY))) as bench:
+def test_a_session_that_can_not_be_reset_fails_the_inference_and_is_reset_later() -> None:
+    with running(FakePolicy()) as bench:
+        [session] = bench.policy.sessions
+        reset, errors = session.reset, [RuntimeError('no connection')]
+
+        def fail_once() -> None:
+            if errors:
+                raise errors.pop()
+            reset()
+
+        session.reset = fail_once
+        bench.worker.reset()
         for count in (1, 2):
             bench.submit()
             bench.wait_for_results(count)
-    assert bench.policy.drafts == [None, None]
+    assert bench.outcomes() == [Outcome.FAILED, Outcome.PREDICTED]
+    assert bench.policy.resets == [1]
 
 
 def test_a_prediction_that_must_not_move_a_robot_says_why() -> None:

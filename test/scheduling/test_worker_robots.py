@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import numpy as np
 import pytest
 
 from support.fakes import IMAGE, FakePolicy, Gate, WorkerBench, a_prediction, started, wait_until
@@ -16,7 +15,14 @@ from vla_ros.scheduling import (
     Outcome,
     SlotStatistics,
 )
-from vla_ros.types import Cancel, InferenceCancelled, InstructionError, Observation, Prediction
+from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
+    InstructionError,
+    Observation,
+    PolicyError,
+    Prediction,
+)
 
 ROBOTS = 3
 PICTURES = 400  # of each robot in a storm
@@ -255,23 +261,44 @@ def test_any_other_error_is_a_failure_of_all_members() -> None:
 
 def test_too_few_predictions_are_a_failure_of_all_members() -> None:
     class Forgetful(FakePolicy):
-        def predict_actions(self, *arguments: object) -> list[Prediction]:
-            return super().predict_actions(*arguments)[1:]
+        def predict(self, *arguments: object) -> list[Prediction | PolicyError]:
+            return super().predict(*arguments)[1:]
 
     with running(Forgetful()) as bench:
         bench.submit(0)
         assert bench.results_of(1) == {0: [Outcome.FAILED]}
 
 
-def test_each_robot_has_its_own_draft_until_its_own_reset() -> None:
-    class Counting(FakePolicy):
-        """Token ids that tell whose they are."""
+@pytest.mark.parametrize('late', [False, True])
+def test_an_error_in_the_answer_is_a_failure_of_one_member(late: bool) -> None:
+    refused = PolicyError('not this one')
 
-        def predict_actions(self, requests: list, cancel: Cancel | None = None) -> list[Prediction]:
-            super().predict_actions(requests, cancel)
-            return [a_prediction(ids=np.full(7, int(request.instruction))) for request in requests]
+    class Choosy(FakePolicy):
+        """Predicts for all but robot 1."""
 
-    with running(Counting()) as bench:
+        def predict(self, batch: list, cancel: Cancel) -> list[Prediction | PolicyError]:
+            answers = super().predict(batch, cancel)
+            if late and len(batch) > 1:
+                bench.clock.advance(1.1)
+            told = [observation.instruction for _, observation in batch]
+            return [refused if one == '1' else a for one, a in zip(told, answers, strict=True)]
+
+    gate = Gate()
+    with running(Choosy(gate)) as bench:
+        bench.submit(2)
+        gate.entered.acquire(timeout=10)
+        bench.submit(0, 1)
+        gate.open()
+        gate.open()
+        outcomes = bench.results_of(3)
+    assert outcomes[0] == [Outcome.OVERRUN if late else Outcome.PREDICTED]
+    assert outcomes[1] == [Outcome.FAILED]
+    [failed] = [result for result in bench.results if result.source == 1]
+    assert failed.error is refused and failed.prediction is None
+
+
+def test_each_robot_has_a_session_until_its_own_reset() -> None:
+    with running(FakePolicy()) as bench:
         for count in range(1, 5):
             bench.submit(count % 2)
             bench.results_of(count)
@@ -280,12 +307,12 @@ def test_each_robot_has_its_own_draft_until_its_own_reset() -> None:
             bench.submit(count % 2)
             bench.results_of(count)
     asked = [call[1] for call in bench.policy.calls]
-    drafts = [None if draft is None else int(draft[0]) for draft in bench.policy.drafts]
-    assert list(zip(asked, drafts, strict=True)) == [
-        *(('1', None), ('0', None)),
-        *(('1', 1), ('0', 0)),
-        *(('1', None), ('0', 0)),  # after the reset of robot 1
+    assert list(zip(asked, bench.policy.resets, strict=True)) == [
+        *(('1', 0), ('0', 0)),
+        *(('1', 0), ('0', 0)),
+        *(('1', 1), ('0', 0)),  # after the reset of robot 1
     ]
+    assert [session.resets for session in bench.policy.sessions] == [0, 1, 0]
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -27,8 +27,8 @@ from vla_ros.types import (
     PolicyError,
     Prediction,
     Progress,
-    Request,
     SelfCheckError,
+    all_predicted,
 )
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -44,8 +44,17 @@ def policy_of(script: str) -> ScriptedPolicy:
 
 
 def predict(policy: Policy, cancel: threading.Event | None = None) -> Prediction:
-    (prediction,) = policy.predict_actions([Request(IMAGE, 'go')], cancel)
+    (prediction,) = answers(policy, 'go', cancel=cancel)
+    assert isinstance(prediction, Prediction)
     return prediction
+
+
+def answers(
+    policy: Policy, *instructions: str, cancel: threading.Event | None = None
+) -> list[Prediction | PolicyError]:
+    """What it says to each instruction, in one call."""
+    batch = [(policy.session(), Observation.of_one(IMAGE, one, 0)) for one in instructions]
+    return policy.predict(batch, cancel)
 
 
 def faulty_calls(script: str, calls: int) -> list[int]:
@@ -89,11 +98,11 @@ def exit_of(script: str) -> int:
     statement = (
         'import sys, numpy as np\n'
         'from vla_ros.scripted import ScriptedPolicy\n'
-        'from vla_ros.types import Request\n'
-        'request = Request(np.zeros((4, 6, 3), np.uint8), "go")\n'
+        'from vla_ros.types import Observation\n'
+        'observation = Observation.of_one(np.zeros((4, 6, 3), np.uint8), "go", 0)\n'
         f'policy = ScriptedPolicy.from_script({script!r}, lambda progress: None)\n'
         'policy.warmup()\n'
-        'for _ in range(2): policy.predict_actions([request])\n'
+        'for _ in range(2): policy.predict([(policy.session(), observation)])\n'
         'sys.exit(42)'
     )
     return subprocess.run([sys.executable, '-c', statement], cwd=ROOT, timeout=60).returncode
@@ -161,8 +170,9 @@ def test_the_token_ids_stand_for_the_values() -> None:
 
 def test_the_unnorm_key_is_handed_back() -> None:
     policy = policy_of('')
-    requests = [Request(IMAGE, 'go', 'bridge_orig'), Request(IMAGE, 'go', '')]
-    keys = [prediction.unnorm_key for prediction in policy.predict_actions(requests)]
+    observation = Observation.of_one(IMAGE, 'go', 0)
+    batch = [(policy.session(key), observation) for key in ('bridge_orig', '')]
+    keys = [prediction.unnorm_key for prediction in all_predicted(policy.predict(batch))]
     assert keys == ['bridge_orig', 'scripted']
 
 
@@ -175,8 +185,11 @@ def test_another_action_dim(dim: int) -> None:
 
 @pytest.mark.parametrize('instruction', ['', '  ', 'a</s>b', 'a\nb', 'x' * 501])
 def test_an_unusable_instruction_is_refused(instruction: str) -> None:
+    policy = policy_of('')
     with pytest.raises(InstructionError):
-        policy_of('').predict_actions([Request(IMAGE, instruction)])
+        policy.check_instruction(instruction)
+    sound, refused = answers(policy, 'go', instruction)
+    assert isinstance(sound, Prediction) and isinstance(refused, InstructionError)
 
 
 def test_warmup_takes_no_time_and_tells_how_little() -> None:
@@ -276,8 +289,8 @@ def test_when_at_random(percent: str, low: int, high: int) -> None:
 
 def test_a_refused_call_counts_and_draws() -> None:
     policy = policy_of('raise@3')
-    with pytest.raises(InstructionError):
-        policy.predict_actions([Request(IMAGE, '')])
+    [refused] = answers(policy, '')
+    assert isinstance(refused, InstructionError)
     predict(policy)
     with pytest.raises(RuntimeError):
         predict(policy)

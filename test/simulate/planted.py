@@ -129,9 +129,8 @@ PLANTED = [
     Planted(
         'worker: predictions are given to the wrong robots',
         _WORKER,
-        '            for one, prediction in zip(members, predictions, strict=True)\n        )\n',
-        '            for one, prediction in zip(members, reversed(predictions), strict=True)\n'
-        '        )\n',
+        '            for one, answer in zip(members, answers or',
+        '            for one, answer in zip(members, answers[::-1] or',
     ),
     Planted(
         'worker: one failed inference ends it',

@@ -1,8 +1,8 @@
 """A policy whose inferences take virtual time, and which fails when it is told to.
 
-It reads in an image's pixels which robot and which frame it shows, and answers every request with
-an action of its own, so that an observer can tell what each action was made from. ``PolicyKnobs``
-belong to the world, which turns them at any moment.
+It reads in an image's pixels which robot and which frame it shows, and gives an action of its
+own for every observation, so that an observer can tell what each action was made from.
+``PolicyKnobs`` belong to the world, which turns them at any moment.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vla_ros.types import (
     InstructionError,
     Invalid,
     InvalidReason,
+    Observation,
     PolicyError,
     PolicyInfo,
     PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    Request,
     SelfCheckError,
     TokenTrace,
     WarmupTimes,
@@ -78,14 +78,14 @@ class PolicyKnobs:
 class Call:
     """One inference, as an observer learns of it.
 
-    :param frames: the robot and the frame that each request shows.
+    :param frames: the robot and the frame that each observation shows.
     :param heard_cancel: it ended early.
     :param predictions: empty unless it came to an answer.
     """
 
     number: int
     frames: list[tuple[int, int]]
-    requests: Sequence[Request]
+    observations: Sequence[Observation]
     fault: str
     began_ns: int
     ended_ns: int = 0
@@ -109,7 +109,20 @@ def frame_of(image: NDArray[np.uint8]) -> tuple[int, int]:
     return head[3], int.from_bytes(bytes(head[:3]), 'big')
 
 
+class SimulatedSession:
+    """Knows whether there is an action that would be a draft."""
+
+    def __init__(self, spec: PolicySpec, unnorm_key: str) -> None:
+        self.spec = spec
+        self.unnorm_key = unnorm_key
+        self.has_draft = False
+
+    def reset(self) -> None:
+        self.has_draft = False
+
+
 class SimulatedPolicy:
+    max_batch_size = 8
     info = PolicyInfo('simulated', '', 'cpu', 'float64', 'none')
 
     def __init__(
@@ -165,15 +178,19 @@ class SimulatedPolicy:
         if instruction.startswith(REFUSED):
             raise InstructionError(f'{FAILURE}: the instruction is refused')
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
+    def session(self, unnorm_key: str | None = None) -> SimulatedSession:
+        return SimulatedSession(self.spec(), unnorm_key or 'bridge_orig')
+
+    def predict(
+        self, batch: Sequence[tuple[SimulatedSession, Observation]], cancel: Cancel | None = None
+    ) -> list[Prediction | PolicyError]:
         knobs, random = self._knobs, self._random
         fault = knobs.fault if random.random() < knobs.share else ''
         self._calls += 1
         scheduler = Process.scheduler
-        frames = [frame_of(request.image) for request in requests]
-        call = Call(self._calls, frames, list(requests), fault, scheduler.now_ns)
+        observations = [observation for _, observation in batch]
+        frames = [frame_of(observation.image) for observation in observations]
+        call = Call(self._calls, frames, observations, fault, scheduler.now_ns)
         self._on_begin(call)
         try:
             duration_s = random.uniform(*knobs.duration_s)
@@ -183,20 +200,22 @@ class SimulatedPolicy:
                 duration_s = knobs.delay_s
             self._spend(duration_s, None if fault in ('deaf', 'hung') else cancel)
             _raise(fault)
-            call.predictions = [self._prediction(request, fault) for request in requests]
+            call.predictions = [self._prediction(*member, fault) for member in batch]
         except InferenceCancelled:
             call.heard_cancel = True
             raise
         finally:
             call.ended_ns = scheduler.now_ns
             self._on_end(call)
-        return call.predictions
+        for (session, _), prediction in zip(batch, call.predictions, strict=True):
+            session.has_draft |= prediction.invalid is None
+        return list(call.predictions)
 
     def close(self) -> None:
         pass
 
     def _observe_preparation(self, fault: str, *options: Any) -> None:
-        """A preparation is a call without requests."""
+        """A preparation is a call without observations."""
         call = Call(0, [], [], fault, Process.scheduler.now_ns)
         self._on_begin(call)
         try:
@@ -234,7 +253,9 @@ class SimulatedPolicy:
             scheduler.sleep(self._random.uniform(0.0, _HEARS_S))
             raise InferenceCancelled
 
-    def _prediction(self, request: Request, fault: str) -> Prediction:
+    def _prediction(
+        self, session: SimulatedSession, observation: Observation, fault: str
+    ) -> Prediction:
         random = self._random
         action = np.array([random.uniform(-0.06, 0.06) for _ in range(3)] + [0.0] * 4)
         action[3:6] = [random.uniform(-0.25, 0.25) for _ in range(3)]
@@ -248,7 +269,7 @@ class SimulatedPolicy:
             action, normalized = action[:3], normalized[:3]
         elif fault == 'unbounded':
             normalized[random.randrange(ACTION_DIM)] = random.choice((-1, 1)) * 1.01
-        drafted = 0 if request.draft is None else ACTION_DIM - 1
+        drafted = ACTION_DIM - 1 if session.has_draft else 0
         tokens = TokenTrace(
             ids=np.array([random.randrange(31744, 32000) for _ in range(ACTION_DIM)]),
             probabilities=np.ones(ACTION_DIM, dtype=np.float32),
@@ -257,10 +278,10 @@ class SimulatedPolicy:
         )
         return Prediction(
             actions=action[np.newaxis],
-            unnorm_key=request.unnorm_key or 'bridge_orig',
+            unnorm_key=session.unnorm_key,
             normalized_actions=normalized[np.newaxis],
             invalid=InvalidReason(Invalid.BY_POLICY) if fault == 'invalid' else None,
-            model_images={ONE_CAMERA: request.image},
+            model_images=observation.images,
             tokens=tokens,
         )
 

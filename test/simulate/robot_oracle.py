@@ -416,14 +416,14 @@ class RobotOracle:
     def begin_call(self, call: Call, member: int) -> None:
         """The policy is asked about one of this robot's images."""
         self._last_call = call
-        frame, request = call.frames[member], call.requests[member]
+        frame, observation = call.frames[member], call.observations[member]
         images = [one for one in self._images if one.frame == frame and one.may_count]
         if not images:
             self._violation(f'the policy is shown frame {frame}, which no sound image showed')
             return
         self._calls.setdefault(frame, []).append((call, member))
-        if not any(request.instruction in one.instructions for one in images):
-            self._violation(f'frame {frame} is shown with instruction {request.instruction!r}')
+        if not any(observation.instruction in one.instructions for one in images):
+            self._violation(f'frame {frame} is shown with instruction {observation.instruction!r}')
         newest = images[-1]
         self._check_wait(newest)
         overtaken = [

@@ -20,12 +20,13 @@ from vla_ros.types import (
     InstructionError,
     Invalid,
     InvalidReason,
+    Observation,
+    PolicyError,
     PolicyInfo,
     PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    Request,
     TokenTrace,
     WarmupTimes,
     unknown_names,
@@ -66,6 +67,19 @@ def a_prediction(value: float = 0.5, **changes: object) -> Prediction:
     return Prediction(**{**arguments, **changes})
 
 
+class FakeSession:
+    """Counts its resets."""
+
+    spec = SPEC
+
+    def __init__(self, unnorm_key: str | None) -> None:
+        self.unnorm_key = unnorm_key
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
 class FakePolicy:
     """Calls ``act`` once for every batch; keeps what it was asked."""
 
@@ -78,10 +92,12 @@ class FakePolicy:
         :param refused: an instruction that is not usable.
         """
         self.info = INFO
+        self.max_batch_size = 8
         self.batches: list[list[str]] = []  # the instructions of each
         self.cancels: list[Cancel] = []  # of each
         self.calls: list[tuple[NDArray[np.uint8], str, str | None]] = []
-        self.drafts: list[NDArray[np.int64] | None] = []
+        self.sessions: list[FakeSession] = []  # in the order they were begun
+        self.resets: list[int] = []  # that the session had had, of each call
         self.threads: set[str] = set()
         self.closed = False
         self.check_files_hook: Callable[[], None] = lambda: None
@@ -108,17 +124,21 @@ class FakePolicy:
         if instruction == self._refused:
             raise InstructionError(f'{instruction!r} is refused')
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
+    def session(self, unnorm_key: str | None = None) -> FakeSession:
+        self.sessions.append(FakeSession(unnorm_key))
+        return self.sessions[-1]
+
+    def predict(
+        self, batch: Sequence[tuple[FakeSession, Observation]], cancel: Cancel | None = None
+    ) -> list[Prediction | PolicyError]:
         assert cancel is not None
         self.cancels.append(cancel)
-        self.batches.append([one.instruction for one in requests])
-        self.calls += [(one.image, one.instruction, one.unnorm_key) for one in requests]
-        self.drafts += [one.draft for one in requests]
+        self.batches.append([one.instruction for _, one in batch])
+        self.calls += [(one.image, one.instruction, own.unnorm_key) for own, one in batch]
+        self.resets += [own.resets for own, _ in batch]
         self.threads.add(threading.current_thread().name)
         prediction = self._act(cancel)
-        return [replace(prediction, model_images={'image': one.image}) for one in requests]
+        return [replace(prediction, model_images=one.images) for _, one in batch]
 
 
 class Gate:

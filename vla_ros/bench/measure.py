@@ -5,7 +5,6 @@ In turns, so that whatever else the machine does meets all alike.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import time
@@ -28,7 +27,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import Costs, count_costs
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import PolicyError, Prediction, Request, TokenTrace
+from vla_ros.types import Observation, PolicyError, Prediction, TokenTrace, all_predicted
 
 Infer = Callable[[], list[Prediction]]
 
@@ -174,33 +173,46 @@ class _Turns:
         policy = self._policies[combination.policy_key]
         torch.set_num_threads(combination.threads)
         first = self._stride * repetition
-        requests = [
-            self._request(policy, combination, first + member)
-            for member in range(combination.batch_size)
+        numbers = range(first, first + combination.batch_size)
+        batch = [
+            (policy.session(policy.config.longest_key), self._observation(number))
+            for number in numbers
         ]
+        drafts = [self._draft(policy, combination, number) for number in numbers]
         policy.reset()  # each picture is new, whoever was asked about it before
-        return lambda: policy.predict_actions(requests)
+
+        def infer() -> list[Prediction]:
+            for (session, _), draft in zip(batch, drafts, strict=True):
+                session.draft = draft
+            return all_predicted(policy.predict(batch))
+
+        return infer
 
     def close(self) -> None:
         """Give the memory back."""
         for policy in self._policies.values():
             policy.close()
 
-    def _request(self, policy: OpenVLAPolicy, combination: Combination, number: int) -> Request:
-        image, key = self._pictures[number], policy.config.longest_key
-        plain = Request(image, self._task.instruction, key)
+    def _observation(self, number: int) -> Observation:
+        return Observation.of_one(self._pictures[number], self._task.instruction, number)
+
+    def _draft(
+        self, policy: OpenVLAPolicy, combination: Combination, number: int
+    ) -> NDArray[np.int64] | None:
+        """Return the draft for an image, which the policy itself gives when first asked for it."""
         if combination.draft == 'none':
-            return plain
+            return None
         known = (combination.policy_key, number)
         if known not in self._token_ids:
-            (prediction,) = policy.predict_actions([plain])
+            plain = (policy.session(policy.config.longest_key), self._observation(number))
+            [prediction] = all_predicted(policy.predict([plain]))
             self._token_ids[known] = _tokens(prediction).ids
         draft = self._token_ids[known]
         if combination.draft == 'wrong':
             tokenizer = policy.config.action_tokenizer
             bins = tokenizer.vocab_size - tokenizer.first_id
             draft = tokenizer.first_id + (draft - tokenizer.first_id + bins // 2) % bins
-        return dataclasses.replace(plain, draft=draft)
+        return draft
 
 
 def _measure_group(

@@ -32,15 +32,14 @@ from vla_ros.evaluation.play import DELTAS, Pace, play
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import CONTROLS, PACES, Condition, Outcome, summarize
-from vla_ros.measure.agreement import agreement
+from vla_ros.measure.agreement import agreement, tokens_of
 from vla_ros.measure.machine import describe_machine
-from vla_ros.motion import ACTION_DIM
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
 from vla_ros.policies import PolicyChoice, load_policy
 from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import WORLDS, make_world
-from vla_ros.types import PolicyError, Request
+from vla_ros.types import Observation, PolicyError
 
 _STDERR = 2  # standard output is for the report
 _OWN_OPTIONS = {
@@ -125,7 +124,7 @@ class _Evaluation:
         self.film = Film(world.contract, _FILMED if options.gif or options.sheet else 0)
         self._stands_on_its_head = world.node_parameters.get('rotate_180') == 'true'
         self._world, self._options = world, options
-        self._seen: list[Request] = []  # what the first policy saw, for the others to see it, too
+        self._seen: list[Observation] = []  # by the first policy, for the others
         self._reference: NDArray[np.int64] | None = None  # its tokens
         self._parameters: dict[str, str] = {
             'unnorm_key': world.contract.unnorm_key,
@@ -200,7 +199,7 @@ class _Evaluation:
             self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
             first = self._reference is None
             if first and action is not None and len(self._seen) < _COMPARED:
-                self._seen.append(Request(image.copy(), said, self._parameters['unnorm_key']))
+                self._seen.append(Observation.of_one(image.copy(), said, 0))
 
         episode = play(robot, self._world, seed, asked, said, pace, watch)
         self.film.end(episode.success)
@@ -210,11 +209,7 @@ class _Evaluation:
         """How often this policy says what the first one says to the same pictures."""
         say(f'asking it about {len(self._seen)} pictures once more, outside ROS')
         policy = load_policy(_choice(parameters))
-        token_ids = np.full((len(self._seen), ACTION_DIM), -1)  # -1: the sequence ended before
-        for row, request in zip(token_ids, self._seen, strict=True):
-            [prediction] = policy.predict_actions([request])
-            if prediction.tokens is not None:
-                row[: len(prediction.tokens.ids)] = prediction.tokens.ids
+        token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'])
         policy.close()
         self._reference = token_ids if self._reference is None else self._reference
         return agreement(self._reference, token_ids)

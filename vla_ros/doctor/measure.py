@@ -11,7 +11,7 @@ from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, warn
 from vla_ros.policies import load_policy
 from vla_ros.scripted.script import is_scripted
-from vla_ros.types import Request
+from vla_ros.types import Observation, all_predicted
 
 _INSTRUCTION = 'pick up the red cup'
 _REPEATS = 3
@@ -40,12 +40,13 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
         seconds = []
         pictures = iter(noise_pictures(_REPEATS * robots))
         for _ in range(_REPEATS):
-            requests = [
-                Request(picture, _INSTRUCTION, facts.unnorm_key or None)
+            observations = [
+                Observation.of_one(picture, _INSTRUCTION, 0)
                 for picture in itertools.islice(pictures, robots)
             ]
+            batch = [(policy.session(facts.unnorm_key or None), one) for one in observations]
             inference_started_s = time.monotonic()
-            policy.predict_actions(requests)
+            all_predicted(policy.predict(batch))
             seconds.append(time.monotonic() - inference_started_s)
     finally:
         policy.close()

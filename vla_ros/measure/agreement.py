@@ -1,14 +1,36 @@
-"""How much alike two policies answer to the same pictures.
+"""How often two policies give the same answers to the same images.
 
-Tokens are compared, as they are what a policy says.
+Tokens are compared: they are what a policy says.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.measure.statistics import Summary, compare_tokens
+from vla_ros.types import Observation, Policy, PolicyError, all_predicted
+
+
+def tokens_of(
+    policy: Policy, observations: Sequence[Observation], unnorm_key: str
+) -> NDArray[np.int64]:
+    """Return int64 [N, K * D], the tokens of each answer; -1 where a sequence ended before.
+
+    :raises PolicyError: if the policy decodes no tokens.
+    """
+    session = policy.session(unnorm_key)
+    token_ids = np.full((len(observations), math.prod(session.spec.action_shape)), -1)
+    for row, observation in zip(token_ids, observations, strict=True):
+        session.reset()  # no draft: each answer depends on its observation only
+        [prediction] = all_predicted(policy.predict([(session, observation)]))
+        if prediction.tokens is None:
+            raise PolicyError(f'{policy.info.model} decodes no tokens that could be compared')
+        row[: len(prediction.tokens.ids)] = prediction.tokens.ids
+    return token_ids
 
 
 def agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> Summary:

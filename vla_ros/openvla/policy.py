@@ -6,6 +6,7 @@ Checks for cancellation between layers.
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,23 +32,28 @@ from vla_ros.openvla.placement import Placement, empty_cache, synchronize
 from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
+from vla_ros.openvla.request import Request
 from vla_ros.openvla.self_check import check, plan_trials
+from vla_ros.openvla.session import OpenVLASession, own
 from vla_ros.openvla.spec import spec_of
 from vla_ros.types import (
     ONE_CAMERA,
     Cancel,
     Invalid,
     InvalidReason,
+    Observation,
     PolicyError,
     PolicyInfo,
     PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    Request,
+    Session,
     TokenTrace,
     WarmupTimes,
 )
+
+_PROMPTS_KEPT = 64  # those of the robots, and of the instructions before
 
 
 class OpenVLAPolicy:
@@ -71,6 +77,10 @@ class OpenVLAPolicy:
         self._prompt_tokenizer = prompt_tokenizer
         self._files = files
         self._embeddings = EmbeddingCache()
+        # An instruction is checked, and then predicted for again and again.
+        self._prompt_ids = functools.lru_cache(_PROMPTS_KEPT)(
+            lambda instruction: prompt_tokenizer(instruction)[0]
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -185,8 +195,16 @@ class OpenVLAPolicy:
         self._files.check()
 
     def check_instruction(self, instruction: str) -> None:
-        """:raises InstructionError: if the instruction can't be used."""
-        self._prompt_tokenizer(instruction)
+        """Raise InstructionError if the instruction can't be used."""
+        self._prompt_ids(instruction)
+
+    def session(self, unnorm_key: str | None = None) -> OpenVLASession:
+        """Begin the session of one robot; the key may be left out if there is one.
+
+        :raises UnnormKeyError: if there are no such statistics.
+        """
+        key, _ = select_statistics(self.config.norm_stats, unnorm_key)
+        return OpenVLASession(self.spec(key), key)
 
     def predict_action(
         self,
@@ -213,20 +231,37 @@ class OpenVLAPolicy:
         request = Request(image, instruction, unnorm_key, draft)
         return self._attempt([request], cancel, return_logits)[0]
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
-        """Predict one action for each request, all in one pass.
+    def predict(
+        self, batch: Sequence[tuple[Session, Observation]], cancel: Cancel | None = None
+    ) -> list[Prediction | PolicyError]:
+        """Predict one action for each observation, all in one pass.
 
         Each is the one that :meth:`predict_action` gives, but for how the dtype rounds: products
-        of more rows may be summed in another order.
+        of more rows may be summed in another order. The last valid action of a session is the
+        draft of its next one.
 
+        :returns: in the same order; an error where an instruction can't be used or an image is
+            missing.
         :raises ValueError: if there are none, or more than ``max_batch_size``; or a draft is none.
-        :raises InstructionError: if one of the instructions can't be used.
-        :raises UnnormKeyError: if there are no such statistics.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
-        return self._attempt(requests, cancel)
+        if not 1 <= len(batch) <= self.max_batch_size:
+            raise ValueError(f'{len(batch)} observations; allowed: 1 to {self.max_batch_size}')
+        sessions = [own(session) for session, _ in batch]
+        requests: dict[int, Request] = {}
+        answers: dict[int, Prediction | PolicyError] = {}
+        for row, (_, observation) in enumerate(batch):
+            try:
+                self.check_instruction(observation.instruction)
+                requests[row] = sessions[row].request(observation)
+            except PolicyError as error:
+                answers[row] = error
+        if requests:
+            predictions = self._attempt(list(requests.values()), cancel)
+            for row, prediction in zip(requests, predictions, strict=True):
+                answers[row] = prediction
+                sessions[row].remember(prediction)
+        return [answers[row] for row in range(len(batch))]
 
     @torch.inference_mode()
     def _attempt(
@@ -237,8 +272,6 @@ class OpenVLAPolicy:
         always_block: bool = False,
     ) -> list[Prediction]:
         """Predict, and outlive a lack of memory."""
-        if not 1 <= len(requests) <= self.max_batch_size:
-            raise ValueError(f'{len(requests)} requests; allowed: 1 to {self.max_batch_size}')
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
@@ -261,7 +294,7 @@ class OpenVLAPolicy:
         most = self._most_values
         stages = _Stages(model.device)
         with stages('preprocess'):
-            prompts = [self._prompt_tokenizer(one.instruction)[0] for one in requests]
+            prompts = [self._prompt_ids(one.instruction) for one in requests]
             drafts = self._drafts(requests, steps, most - 1)
             input_ids, tokens = self._padded(prompts, drafts)
         image_embeds, shown = self._embeddings.get(

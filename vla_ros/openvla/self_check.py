@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.types import Prediction, Request, SelfCheckError, TokenTrace
+from vla_ros.openvla.request import Request
+from vla_ros.types import Prediction, SelfCheckError, TokenTrace
 
 _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 
@@ -129,7 +130,8 @@ def check(predictions: Mapping[str, Prediction]) -> None:
     if not change > least:
         raise SelfCheckError(
             f'self-check of the instruction failed: other words than {_INSTRUCTION!r} change the '
-            f'logits of an action by {change:.2g} of their spread, more than {least:.2g} is expected',
+            f'logits of an action by {change:.2g} of their spread, more than {least:.2g} is '
+            'expected',
             'the policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
             'download or export it again',
         )

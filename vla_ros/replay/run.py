@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vla_ros.errors import VlaError
 from vla_ros.policies import load_policy
 from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
@@ -20,7 +17,15 @@ from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, f
 from vla_ros.replay.plot import plot_actions
 from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
-from vla_ros.types import InstructionError, Policy, PolicyError, PolicySpec, Progress, Request
+from vla_ros.types import (
+    InstructionError,
+    Observation,
+    Policy,
+    PolicyError,
+    Progress,
+    Session,
+    all_predicted,
+)
 
 PLOT_NAME = 'actions.png'
 SUMMARY_NAME = 'summary.json'
@@ -67,14 +72,14 @@ def run(
     def progress(step: Progress) -> None:
         say(f'{choice.name}: {step.text}, {step.done} of {step.total}')
 
-    policy, unnorm_key = load_policy(choice, progress=progress), choice.unnorm_key or None
+    policy = load_policy(choice, progress=progress)
     try:
-        spec = policy.spec(unnorm_key)
+        session = policy.session(choice.unnorm_key or None)
         policy.warmup(progress)
         shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
-        with ActionFiles(folder, spec.action_dim) as files:
+        with ActionFiles(folder, session.spec.action_dim) as files:
             shown = _telling(shown, bag.topics[task.image_topic].count, say)
-            for row in ask(policy, shown, unnorm_key, task.draft, spec, skipped):
+            for row in ask(policy, session, shown, task.draft, skipped):
                 files.write(row)
                 rows.append(row)
         info = policy.info
@@ -103,37 +108,33 @@ def run(
 
 def ask(
     policy: Policy,
+    session: Session,
     shown: Iterable[Frame],
-    unnorm_key: str | None,
     drafts: bool,
-    spec: PolicySpec,
     skipped: Skipped,
 ) -> Iterator[ActionRow]:
-    """One row for each frame that the policy has an answer to; the others are counted.
+    """Yield one row for each frame that the policy has an answer to; the others are counted.
 
-    :param drafts: offer the action before.
+    :param drafts: let the session offer the previous action as a draft.
     :raises PolicyError: if it can't go on: out of memory, no such unnorm_key.
     """
-    draft: NDArray[np.int64] | None = None
     for frame in shown:
         if frame.starts_over or not drafts:
-            draft = None
+            session.reset()
+        observation = Observation.of_one(frame.image, frame.instruction, frame.stamp_ns)
         try:
             policy.check_instruction(frame.instruction)
-            request = Request(frame.image, frame.instruction, unnorm_key, draft)
-            (prediction,) = policy.predict_actions([request])
+            [prediction] = all_predicted(policy.predict([(session, observation)]))
         except InstructionError as error:
             skipped.add('unusable_instruction', str(error), frame.number)
-            draft = None
+            session.reset()
             continue
         except PolicyError:
             raise  # the next picture would fare no better
         except Exception as error:  # as the node: one bad inference does not end it
             skipped.add('failed', f'{type(error).__name__}: {error}', frame.number)
             continue
-        if prediction.invalid is None and prediction.tokens is not None:
-            draft = prediction.tokens.ids
-        yield action_row(frame, prediction, spec)
+        yield action_row(frame, prediction, session.spec)
 
 
 def _telling(shown: Iterable[Frame], count: int, say: Say) -> Iterator[Frame]:

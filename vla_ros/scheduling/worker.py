@@ -11,10 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.clock import Clock, is_fresh
@@ -26,12 +22,13 @@ from vla_ros.types import (
     InferenceCancelled,
     Observation,
     Policy,
+    PolicyError,
     PolicyInfo,
     PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    Request,
+    Session,
     WarmupTimes,
     invalid_reason,
 )
@@ -63,7 +60,7 @@ class InferenceWorker:
     ) -> None:
         """
         :param build_policy: called in the worker's thread; the policy has to take ``sources``
-            requests at once.
+            observations at once.
         :param notify: called in the worker's thread when the phase changed or a result waits;
             must not block.
         :param sources: how many robots there are.
@@ -76,8 +73,9 @@ class InferenceWorker:
         self._slots: LatestSlots[Submission] = LatestSlots(sources)
         self._thread = threading.Thread(target=self._run, name='vla-inference', daemon=True)
         self._closing = threading.Event()
-        # Worker only: of each source's last valid action the token ids, and its epoch.
-        self._last_ids: list[tuple[NDArray[np.int64] | None, int]] = [(None, -1)] * sources
+        # Worker only: each source's session, and the epoch that it belongs to.
+        self._sessions: list[Session] = []
+        self._session_epochs = [0] * sources
 
         self._lock = threading.Lock()  # guards all below
         self._epochs = [0] * sources
@@ -177,7 +175,7 @@ class InferenceWorker:
         policy = None
         try:
             policy = self._build_policy(self._report)
-            spec = policy.spec(self._unnorm_key)
+            self._sessions = [policy.session(self._unnorm_key) for _ in self._session_epochs]
             with self._lock:
                 self._info = policy.info
                 self._load_s = self._clock.monotonic_s() - self._phase_since_s
@@ -187,7 +185,7 @@ class InferenceWorker:
                 self._warmup_times = warmup_times
             self._enter(Phase.READY)
             while True:
-                self._serve(policy, spec)
+                self._serve(policy)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
         except BaseException as error:  # a panic of a Rust library is no Exception
@@ -198,7 +196,7 @@ class InferenceWorker:
             if policy is not None:
                 policy.close()
 
-    def _serve(self, policy: Policy, spec: PolicySpec) -> None:
+    def _serve(self, policy: Policy) -> None:
         """Wait for observations, one of each source at most, and make a result of each.
 
         :raises PolicyError: if a file that the policy was loaded from has changed.
@@ -210,7 +208,7 @@ class InferenceWorker:
             for one, fresh in taken
             if not fresh
         )
-        self._infer(policy, [one for one, fresh in taken if fresh], spec)
+        self._infer(policy, [one for one, fresh in taken if fresh])
 
     def _is_fresh(self, submission: Submission) -> bool:
         with self._lock:
@@ -218,7 +216,7 @@ class InferenceWorker:
         stamp_ns, now_ns = submission.observation.stamp_ns, self._clock.now_ns()
         return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)
 
-    def _infer(self, policy: Policy, members: Sequence[Submission], spec: PolicySpec) -> None:
+    def _infer(self, policy: Policy, members: Sequence[Submission]) -> None:
         """Predict for all members at once; one whose instruction is not usable fails alone.
 
         Without members only the policy's files are looked at: that, too, may hang.
@@ -229,22 +227,19 @@ class InferenceWorker:
         with self._lock:
             self._inference = inference
             self._cancel_if_unneeded()
-        predictions: Sequence[Prediction | None] = []
+        answers: Sequence[Prediction | PolicyError | None] = []
         error: BaseException | None = None
         outcome = Outcome.PREDICTED
         try:
             members = self._without_unusable(policy, inference)
-            predictions = [
-                _judged(prediction, spec)
-                for prediction in self._predict(policy, members, inference.cancel)
-            ]
+            answers = self._predict(policy, members, inference.cancel)
         except InferenceCancelled:
             outcome = Outcome.CANCELLED
         except BaseException as raised:  # one bad inference must not end the worker
             outcome, error = Outcome.FAILED, raised
         changed = _changed_files(policy)
         if changed is not None:  # nobody knows what the prediction was made with
-            outcome, error = Outcome.FAILED, changed
+            answers, outcome, error = [], Outcome.FAILED, changed
         inference_s = self._clock.monotonic_s() - inference.started_s
         with self._lock:
             self._inference = None
@@ -252,12 +247,9 @@ class InferenceWorker:
         late = was_late or inference_s > self._limits.inference_timeout_s
         if late and outcome is not Outcome.FAILED:
             outcome = Outcome.OVERRUN
-        if outcome is not Outcome.PREDICTED:
-            predictions = [None] * len(members)
-        result = partial(Result, outcome=outcome, error=error, inference_s=inference_s)
         self._hand_back(
-            (one, result(one.observation, source=one.source, prediction=prediction))
-            for one, prediction in zip(members, predictions, strict=True)
+            (one, _result(one, answer, outcome, error, inference_s))
+            for one, answer in zip(members, answers or [None] * len(members), strict=True)
         )
         if changed is not None:
             raise changed
@@ -279,21 +271,21 @@ class InferenceWorker:
 
     def _predict(
         self, policy: Policy, members: Sequence[Submission], cancel: threading.Event
-    ) -> Sequence[Prediction]:
+    ) -> Sequence[Prediction | PolicyError]:
+        """Predict for all members; each prediction has the reason why it is invalid, if it is."""
         if not members:
             return []
-        requests = []
+        batch = []
         for one in members:
-            ids, epoch = self._last_ids[one.source]
-            # What was predicted before a reset is no guess at what comes after it.
-            draft = ids if epoch == one.epoch else None
-            image, instruction = one.observation.image, one.observation.instruction
-            requests.append(Request(image, instruction, self._unnorm_key, draft))
-        predictions = policy.predict_actions(requests, cancel)
-        for one, prediction in zip(members, predictions, strict=True):
-            if prediction.invalid is None and prediction.tokens is not None:
-                self._last_ids[one.source] = prediction.tokens.ids, one.epoch
-        return predictions
+            session = self._sessions[one.source]
+            if one.epoch > self._session_epochs[one.source]:
+                session.reset()  # what was predicted before a reset has nothing to do with this
+                self._session_epochs[one.source] = one.epoch
+            batch.append((session, one.observation))
+        return [
+            _judged(answer, session.spec)
+            for (session, _), answer in zip(batch, policy.predict(batch, cancel), strict=True)
+        ]
 
     def _hand_back(self, results: Iterable[tuple[Submission, Result]]) -> None:
         with self._lock:
@@ -334,10 +326,32 @@ class InferenceWorker:
             inference.cancel.set()
 
 
-def _judged(prediction: Prediction, spec: PolicySpec) -> Prediction:
-    """Return the prediction with the reason why it is invalid, if it is."""
-    reason = invalid_reason(prediction, spec)
-    return prediction if reason is None else replace(prediction, invalid=reason)
+def _judged(answer: Prediction | PolicyError, spec: PolicySpec) -> Prediction | PolicyError:
+    """Return the answer; a prediction with the reason why it is invalid, if it is."""
+    if isinstance(answer, PolicyError):
+        return answer
+    reason = invalid_reason(answer, spec)
+    return answer if reason is None else replace(answer, invalid=reason)
+
+
+def _result(
+    member: Submission,
+    answer: Prediction | PolicyError | None,
+    outcome: Outcome,
+    error: BaseException | None,
+    inference_s: float,
+) -> Result:
+    """Return what became of one member.
+
+    :param answer: None if the batch came to none.
+    :param outcome, error: of the batch.
+    """
+    prediction = None
+    if isinstance(answer, PolicyError):  # an error of one's own counts for more than lateness
+        outcome, error = Outcome.FAILED, answer
+    elif outcome is Outcome.PREDICTED:
+        prediction = answer
+    return Result(member.observation, outcome, prediction, error, inference_s, member.source)
 
 
 def _changed_files(policy: Policy) -> BaseException | None:

@@ -12,7 +12,7 @@ itself. The node's parameter ``model`` holds the script::
 After the colon stand items, with commas between them and no spaces::
 
     item = fault[=number][@when]  or  option=number
-    when = load, warmup, or calls of predict_actions, which are counted from 1 after the warm-up:
+    when = load, warmup, or calls of predict, which are counted from 1 after the warm-up:
            N, N-M, N- (N and all later ones) or P% (at random); without @when: every call
 
     faults at any time

@@ -22,14 +22,15 @@ from vla_ros.types import (
     InstructionError,
     Invalid,
     InvalidReason,
+    Observation,
     PolicyError,
     PolicyInfo,
     PolicySpec,
     Prediction,
     Progress,
     ProgressCallback,
-    Request,
     SelfCheckError,
+    Session,
     TokenTrace,
     WarmupTimes,
     check_instruction,
@@ -50,11 +51,25 @@ _ERRORS: dict[str, tuple[type[Exception], str]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class ScriptedSession:
+    """A session of a policy that remembers nothing."""
+
+    spec: PolicySpec
+    unnorm_key: str
+
+    def reset(self) -> None:
+        """Do nothing."""
+
+
 class ScriptedPolicy:
     """Use :meth:`from_script`."""
 
-    def __init__(self, model: str, faults: list[Fault], seed: int, action_dim: int) -> None:
+    def __init__(
+        self, model: str, max_batch_size: int, faults: list[Fault], seed: int, action_dim: int
+    ) -> None:
         self.info = PolicyInfo(model, '', device='cpu', dtype='float64', quantization='none')
+        self.max_batch_size = max_batch_size
         self._faults = faults
         self._random = np.random.default_rng(seed)
         self._action_dim = action_dim
@@ -62,14 +77,17 @@ class ScriptedPolicy:
         self._changed = ''
 
     @classmethod
-    def from_script(cls, model: str, progress: ProgressCallback) -> ScriptedPolicy:
+    def from_script(
+        cls, model: str, progress: ProgressCallback, max_batch_size: int = 1
+    ) -> ScriptedPolicy:
         """Read the script, and do what it says of loading.
 
-        :param model: ``scripted`` or ``scripted:...``; the module tells the rest.
+        :param model: ``scripted`` or ``scripted:...``; the package's docstring has the grammar.
+        :param max_batch_size: of the calls; the script has no limit of its own.
         :raises PolicyError: if the script is malformed.
         """
         faults, options = read_script(model)
-        policy = cls(model, faults, **options)
+        policy = cls(model, max_batch_size, faults, **options)
         policy._prepare('load', None, progress)
         return policy
 
@@ -110,19 +128,23 @@ class ScriptedPolicy:
             raise PolicyError(f'a file of the checkpoint has changed (scripted {self._changed})')
 
     def check_instruction(self, instruction: str) -> None:
-        """:raises InstructionError: if the instruction can't be used."""
+        """Raise InstructionError if the instruction can't be used."""
         if is_blank(instruction):
             raise InstructionError('instruction is empty; there is nothing to do')
         check_instruction(instruction)
 
-    def predict_actions(
-        self, requests: Sequence[Request], cancel: Cancel | None = None
-    ) -> list[Prediction]:
-        """The motion's next action for each, or what the script has instead.
+    def session(self, unnorm_key: str | None = None) -> ScriptedSession:
+        """Begin a session, whatever the key."""
+        return ScriptedSession(self.spec(), unnorm_key or NAME)
+
+    def predict(
+        self, batch: Sequence[tuple[Session, Observation]], cancel: Cancel | None = None
+    ) -> list[Prediction | PolicyError]:
+        """Return the motion's next action for each, or what the script has instead.
 
         A batch is one call.
 
-        :raises InstructionError: if one of the instructions can't be used.
+        :returns: an InstructionError where the instruction can't be used.
         :raises InferenceCancelled: soon after ``cancel`` is set, unless it is ``hung``.
         """
         self._calls += 1
@@ -130,21 +152,24 @@ class ScriptedPolicy:
         for fault in due:
             if fault.kind == 'changed':
                 self._changed = f'{fault.text} at call {self._calls}'
-        for request in requests:
-            self.check_instruction(request.instruction)
         _wait(0.0, cancel)
         for fault in due:
             _act(fault, f'{fault.text} at call {self._calls}', cancel)
-        return [
-            dataclasses.replace(
-                _prediction(self._calls, self._action_dim, request.unnorm_key or NAME, due),
-                model_images={ONE_CAMERA: request.image},
-            )
-            for request in requests
-        ]
+        return [self._answer(session, observation, due) for session, observation in batch]
 
     def close(self) -> None:
         """There is nothing to give back."""
+
+    def _answer(
+        self, session: Session, observation: Observation, due: list[Fault]
+    ) -> Prediction | PolicyError:
+        try:
+            self.check_instruction(observation.instruction)
+        except InstructionError as error:
+            return error
+        unnorm_key = session.unnorm_key if isinstance(session, ScriptedSession) else NAME
+        prediction = _prediction(self._calls, self._action_dim, unnorm_key, due)
+        return dataclasses.replace(prediction, model_images=dict(observation.images))
 
     def _prepare(
         self, phase: str, cancel: Cancel | None, progress: ProgressCallback | None

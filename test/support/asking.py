@@ -1,0 +1,22 @@
+"""Asks a policy in few words: a session for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.request import Request
+from vla_ros.openvla.session import OpenVLASession
+from vla_ros.types import Observation, PolicyError, Prediction
+
+
+def asked(policy: OpenVLAPolicy, request: Request) -> tuple[OpenVLASession, Observation]:
+    """A new session that has the request's draft, and what it is asked about."""
+    session = policy.session(request.unnorm_key)
+    session.draft = request.draft
+    return session, Observation.of_one(request.image, request.instruction, 0)
+
+
+def predict(policy: OpenVLAPolicy, requests: Sequence[Request]) -> list[Prediction | PolicyError]:
+    """All in one batch, each in a session of its own."""
+    return policy.predict([asked(policy, request) for request in requests])
