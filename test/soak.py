@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from lifecycle_msgs.msg import Transition
 
-from support.accounts import unaccounted
 from support.graph import CameraThread, Robot, image_message, robot
 from support.places import ROOT
 from vla_ros.msg import VlaStatus
+from vla_ros.scheduling.accounts import unaccounted
 
 # The camera's pictures are bigger than Fast DDS's usual shared memory; read when a context is made.
 for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
@@ -218,7 +218,7 @@ def faults_found(soak: Soak, stack: Robot, camera: Camera) -> list[str]:
         if not condition:
             found.append(text())
 
-    odd = [unaccounted(status) for status in stack.statuses if unaccounted(status) != (0, 0)]
+    odd = [found for status in stack.statuses if (found := unaccounted(status))]
     must(not odd, lambda: f'{len(odd)} statuses do not balance, the first by {odd[0]}')
     received, published = soak.totals()
     lost = camera.shown - received  # the middleware keeps one, and overwrites it

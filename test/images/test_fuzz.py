@@ -20,7 +20,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from support.accounts import unaccounted
 from support.graph import PICTURE, Running, image_message, running_node
 from vla_ros.images import raw
 from vla_ros.images.compressed import compressed_to_rgb
@@ -35,6 +34,7 @@ from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.scheduling import CommandWatch, ManualClock
+from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import (
     MAX_INSTRUCTION_CHARACTERS,
@@ -397,7 +397,7 @@ def assert_balanced_and_alive(
     known = len(person.statuses)
     person.wait_for(lambda: len(person.statuses) > known + 2)
     print(f'{person.status.received} received, {person.status.rejected} rejected')
-    assert unaccounted(person.status) == (0, 0)
+    assert unaccounted(person.status) == {}
     assert person.status.received > 700
     assert person.status.rejected > 200
     assert person.status.instructions_rejected > 0

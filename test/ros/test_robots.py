@@ -12,7 +12,6 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 
-from support.accounts import unaccounted
 from support.graph import (
     PICTURE,
     CameraThread,
@@ -25,6 +24,7 @@ from support.graph import (
 )
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.scheduling.accounts import unaccounted
 
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
 STILL = ('frozen_image_timeout_s:=0.0', 'image_timeout_s:=3600.0')
@@ -152,7 +152,7 @@ def test_what_one_lacks_or_does_wrong_is_its_own_affair(
     received, superseded = after.received - before.received, after.superseded - before.superseded
     open_before = before.waiting + before.in_flight
     assert after.published - before.published == received - superseded + open_before
-    assert unaccounted(after) == unaccounted(settled(b)) == (0, 0)
+    assert unaccounted(after) == unaccounted(settled(b)) == {}
 
 
 def test_each_status_and_diagnosis_says_whose_it_is() -> None:
@@ -242,7 +242,7 @@ def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
                 each.see(noise(encoding='infrared9'))
         for each in (a, b):
             assert settled(each).received > 0 and each.status.taken > 0
-            assert [s for s in each.statuses if unaccounted(s) != (0, 0)] == []
+            assert [s for s in each.statuses if unaccounted(s)] == []
             instruct(each, 'the last')
             each.recovers()
 

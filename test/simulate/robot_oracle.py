@@ -25,6 +25,7 @@ from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason
+from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
 
@@ -38,32 +39,10 @@ _UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
 
-_EQUATION = (
-    'rejected',
-    'unstamped',
-    'future',
-    'repeated',
-    'backwards',
-    'frozen',
-    'idle',
-    'superseded',
-    'stale',
-    'taken',
-    'waiting',
-)
-_OUTCOMES = ('published', 'overrun', 'invalid', 'cancelled', 'failed', 'in_flight')
-_MONOTONIC = (
-    *(set(_EQUATION) - {'waiting', 'taken'}),
-    *_OUTCOMES[:-1],
-    'received',
-    'taken',
-    'motions',
-    'motions_refused',
-    'clipped_linear',
-    'clipped_angular',
-    'instructions_rejected',
-    'instructions_expired',
-    'instructions_stale',
+_MONOTONIC = tuple(
+    name
+    for name, kind in VlaStatus.get_fields_and_field_types().items()
+    if kind == 'uint64' and name not in GAUGES
 )
 
 
@@ -670,12 +649,9 @@ class RobotOracle:
             )
 
     def _check_counters(self, status: VlaStatus) -> None:
-        received = sum(getattr(status, name) for name in _EQUATION)
-        if status.received != received:
-            self._violation(f'received {status.received} is not the sum, {received}')
-        taken = sum(getattr(status, name) for name in _OUTCOMES)
-        if status.taken != taken:
-            self._violation(f'taken {status.taken} is not the sum, {taken}')
+        equations = {**EQUATIONS, **(TWIST_EQUATIONS if status.motion == 'twist' else {})}
+        for name, difference in unaccounted(status, equations).items():
+            self._violation(f'{name} {getattr(status, name)} is off its sum by {difference}')
         counters = {name: getattr(status, name) for name in _MONOTONIC}
         less = [name for name, value in self._last_counters.items() if counters[name] < value]
         if less:
@@ -690,11 +666,6 @@ class RobotOracle:
         }.items():
             if getattr(status, name) != count:
                 self._violation(f'{name} is {getattr(status, name)}, should be {count}')
-        if status.motion == 'twist' and status.published != status.motions + status.motions_refused:
-            self._violation(
-                f'published {status.published} is not motions {status.motions} + '
-                f'motions_refused {status.motions_refused}'
-            )
         if status.motion == 'twist' and status.motions_refused > self._may_be_none:
             self._violation(
                 f'motions_refused is {status.motions_refused}, at most {self._may_be_none} may be'

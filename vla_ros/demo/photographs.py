@@ -34,6 +34,7 @@ from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.scheduling.accounts import EQUATIONS
 from vla_ros.share import share_file
 from vla_ros.types import PolicyError
 
@@ -171,11 +172,9 @@ def print_summary(operator: Operator) -> None:
         f'{status.device} {status.dtype}; capture to publish: median '
         f'{latencies_ms[len(latencies_ms) // 2]:.0f} ms, most {latencies_ms[-1]:.0f} ms'
     )
-    print(
-        f'pictures: {status.received} received = {status.rejected} rejected + {status.idle} idle '
-        f'+ {status.superseded} superseded + {status.stale} stale + {status.taken} taken '
-        f'+ {status.waiting} waiting'
-    )
+    parts = {name: getattr(status, name) for name in EQUATIONS['received']}
+    told = ' + '.join(f'{count} {name}' for name, count in parts.items() if count)
+    print(f'images: {status.received} received = {told}')
 
 
 def write_contract(folder: Path) -> Path:

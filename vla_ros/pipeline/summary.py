@@ -5,6 +5,7 @@ Knows what was counted and timed in each turn, and nothing of ROS or of how the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,14 +14,19 @@ from numpy.typing import NDArray
 
 from vla_ros.errors import VlaError
 from vla_ros.measure.statistics import Summary, percentiles, table
+from vla_ros.scheduling.accounts import EQUATIONS, GAUGES
 
 POLICY_ALONE = 'policy alone'
 BOTH = 'policy and camera'
 CAMERA_ALONE = 'camera alone'
 KINDS = (POLICY_ALONE, BOTH, CAMERA_ALONE)
 
-# Why a picture became no action.
-_UNUSED = ('superseded', 'stale', 'idle', 'overrun', 'invalid', 'cancelled', 'failed')
+# Why an image became no action.
+_UNUSED = tuple(
+    name
+    for name in itertools.chain(*EQUATIONS.values())
+    if name not in ('taken', 'published', *GAUGES)
+)
 COUNTED = ('taken', 'published', 'drafted', 'accepted', *_UNUSED)  # by VlaStatus
 
 
@@ -150,7 +156,7 @@ def pipeline_tables(summary: Summary) -> str:
             table('actions', list(acting), [_actions(one) for one in acting.values()]),
             _times_table(acting),
             table('frames', list(kinds), [_frames(one) for one in kinds.values()]),
-            table('counted', list(kinds), [_counted(one) for one in kinds.values()]),
+            table('counted', list(kinds), _counted(kinds)),
             *_cpu_table(kinds),
             _verdict(summary),
         ]
@@ -185,8 +191,11 @@ def _frames(one: Summary) -> dict[str, str]:
     return row
 
 
-def _counted(one: Summary) -> dict[str, str]:
-    return {name: f'{one["counters"][name]}' for name in ('taken', 'published', *_UNUSED)}
+def _counted(kinds: Mapping[str, Summary]) -> list[dict[str, str]]:
+    """Return a row for each kind; what none has counted is left out."""
+    counters = [one['counters'] for one in kinds.values()]
+    counted = [name for name in _UNUSED if any(one[name] for one in counters)]
+    return [{name: f'{one[name]}' for name in ('taken', 'published', *counted)} for one in counters]
 
 
 def _cpu_table(kinds: Mapping[str, Summary]) -> list[str]:

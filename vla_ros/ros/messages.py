@@ -23,36 +23,8 @@ _LEVELS = {
     VlaStatus.READY: DiagnosticStatus.OK,
     VlaStatus.ERROR: DiagnosticStatus.ERROR,
 }  # the others: WARN
-_COUNTERS = (
-    'received',
-    'rejected',
-    'unstamped',
-    'future',
-    'repeated',
-    'backwards',
-    'frozen',
-    'idle',
-    'superseded',
-    'stale',
-    'taken',
-    'waiting',
-    'published',
-    'overrun',
-    'invalid',
-    'cancelled',
-    'failed',
-    'in_flight',
-    'motions',
-    'motions_refused',
-    'clipped_linear',
-    'clipped_angular',
-    'instructions_rejected',
-    'instructions_expired',
-    'instructions_stale',
-    'clock_jumps',
-    'requests_accepted',
-    'requests_refused',
-    'messages_refused',
+_COUNTERS = tuple(
+    name for name, kind in VlaStatus.get_fields_and_field_types().items() if kind == 'uint64'
 )
 
 
@@ -132,10 +104,7 @@ def status_message(
         why_no_motion=why_no_motion,
         **dataclasses.asdict(motions),
         **dataclasses.asdict(requests),
-        superseded=slot.superseded,
-        stale=slot.stale,
-        taken=slot.taken,
-        waiting=slot.waiting,
+        **_slot_counters(slot),
         in_flight=slot.taken - gate.counters.total,
         latency_p50_s=latency.p50_s,
         latency_p95_s=latency.p95_s,
@@ -146,6 +115,12 @@ def status_message(
         clock_jumps=clock_jumps,
     )
     return _with_clean_text(status)
+
+
+def _slot_counters(slot: SlotStatistics) -> dict[str, int]:
+    counters = dataclasses.asdict(slot)
+    del counters['submitted']  # it is what was received, less what the inputs count
+    return counters
 
 
 def _with_clean_text(status: VlaStatus) -> VlaStatus:

@@ -6,6 +6,7 @@ clock that is off, a stream that starts over. Knows neither ROS nor torch; of on
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class CameraCounters:
 
     @property
     def total(self) -> int:
-        return self.unstamped + self.future + self.repeated + self.backwards + self.frozen
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Belongs to the thread that publishes. Knows neither ROS nor torch.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from vla_ros.reasons import Cause, Reason
@@ -25,7 +26,7 @@ class OutcomeCounters:
 
     @property
     def total(self) -> int:
-        return self.published + self.overrun + self.invalid + self.cancelled + self.failed
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass

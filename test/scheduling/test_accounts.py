@@ -1,0 +1,69 @@
+"""The counters' equations: the message tells them, and every counter has one owner."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from support.places import ROOT
+from vla_ros.motion import MotionCounters
+from vla_ros.msg import VlaStatus
+from vla_ros.ros.inputs import InputCounters
+from vla_ros.ros.shared import RequestCounters
+from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
+from vla_ros.scheduling.camera import CameraCounters
+from vla_ros.scheduling.gate import DraftCounters, OutcomeCounters
+from vla_ros.scheduling.slot import SlotStatistics
+
+OWNERS = (
+    InputCounters,
+    CameraCounters,
+    OutcomeCounters,
+    DraftCounters,
+    SlotStatistics,
+    MotionCounters,
+    RequestCounters,
+)
+# The status has no `submitted`; the others are no fields of a dataclass.
+WITHOUT_A_FIELD = {'in_flight', 'clock_jumps'}
+
+
+def test_the_message_tells_the_equations() -> None:
+    """A comment may go on in the next line, which then begins with a plus."""
+    text = (ROOT / 'msg' / 'VlaStatus.msg').read_text()
+    comments = re.sub(r'\n#\s+\+', ' +', text)
+    told = {
+        total: tuple(parts.split(' + '))
+        for total, parts in re.findall(r'(\w+) = (\w+(?: \+ \w+)+)$', comments, re.MULTILINE)
+    }
+    del told['requests']  # of service requests, which no field counts
+    assert told == {**EQUATIONS, **TWIST_EQUATIONS}
+
+
+def test_every_counter_of_the_message_has_one_owner() -> None:
+    counters = [
+        name for name, kind in VlaStatus.get_fields_and_field_types().items() if kind == 'uint64'
+    ]
+    owned = [one.name for owner in OWNERS for one in dataclasses.fields(owner)]
+    assert sorted(owned + list(WITHOUT_A_FIELD)) == sorted([*counters, 'submitted'])
+    assert {*GAUGES} <= {*counters}
+
+
+@pytest.mark.parametrize('total', EQUATIONS)
+def test_each_part_counts_once(total: str) -> None:
+    assert unaccounted(VlaStatus()) == {}
+    assert unaccounted(VlaStatus(**{total: 3}))[total] == 3
+    for part in EQUATIONS[total]:
+        assert unaccounted(VlaStatus(**{part: 2}))[total] == -2
+        balanced = unaccounted(VlaStatus(**{total: 2, part: 2}))
+        assert total not in balanced
+
+
+def test_a_twist_is_accounted_for_where_there_are_twists() -> None:
+    status = VlaStatus(published=3, taken=3, received=3, motions=2)
+    assert unaccounted(status) == {}
+    assert unaccounted(status, TWIST_EQUATIONS) == {'published': 1}
+    status.motions_refused = 1
+    assert unaccounted(status, TWIST_EQUATIONS) == {}

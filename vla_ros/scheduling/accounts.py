@@ -1,0 +1,50 @@
+"""The equations between counters: every image and every inference is counted under one name.
+
+Each counter is a field of the dataclass of the object that counts it, and a field of the same name
+in the status message. The equations name these fields, so a new field of CameraCounters or
+OutcomeCounters is in its equation by itself. Pure functions; any thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from vla_ros.scheduling.camera import CameraCounters
+from vla_ros.scheduling.gate import OutcomeCounters
+from vla_ros.scheduling.slot import SlotStatistics
+
+
+def _names(counters: type, *without: str) -> tuple[str, ...]:
+    return tuple(one.name for one in dataclasses.fields(counters) if one.name not in without)
+
+
+# A counter -> those that it is the sum of, at every moment.
+EQUATIONS: Mapping[str, tuple[str, ...]] = {
+    'received': (
+        'rejected',
+        *_names(CameraCounters),
+        'idle',
+        *_names(SlotStatistics, 'submitted'),
+    ),
+    'taken': (*_names(OutcomeCounters), 'in_flight'),
+}
+# Only where published actions become twists.
+TWIST_EQUATIONS: Mapping[str, tuple[str, ...]] = {'published': ('motions', 'motions_refused')}
+
+# What is there now. All other counters only rise.
+GAUGES = ('waiting', 'in_flight')
+
+
+def unaccounted(
+    counters: object, equations: Mapping[str, tuple[str, ...]] = EQUATIONS
+) -> dict[str, int]:
+    """Return by how much each sum differs from its parts; empty if all balance.
+
+    :param counters: a VlaStatus, or another object with the counters as attributes.
+    """
+    differences = {
+        total: getattr(counters, total) - sum(getattr(counters, name) for name in parts)
+        for total, parts in equations.items()
+    }
+    return {total: difference for total, difference in differences.items() if difference}
