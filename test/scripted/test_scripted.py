@@ -29,6 +29,7 @@ from vla_ros.types import (
     Progress,
     SelfCheckError,
     all_predicted,
+    invalid_reason,
 )
 
 IMAGE = np.zeros((4, 6, 3), dtype=np.uint8)
@@ -181,6 +182,86 @@ def test_another_action_dim(dim: int) -> None:
     policy = policy_of(f'action_dim={dim}')
     assert policy.spec().action_dim == dim
     assert predict(policy).action.shape == (dim,)
+
+
+def test_a_chunk_begins_as_the_next_chunks_do() -> None:
+    one, eight = policy_of(''), policy_of('chunk=8')
+    assert eight.spec().action_shape == (8, 7)
+    singles = [predict(one) for _ in range(12)]
+    for call in range(5):
+        chunk = predict(eight)
+        assert invalid_reason(chunk, eight.spec()) is None
+        following = singles[call : call + 8]
+        np.testing.assert_array_equal(chunk.actions, [each.action for each in following])
+        ids = np.concatenate([each.tokens.ids for each in following])
+        np.testing.assert_array_equal(chunk.tokens.ids, ids)
+        assert chunk.tokens.probabilities.shape == ids.shape
+
+
+def test_without_tokens() -> None:
+    policy = policy_of('tokens=0')
+    assert not policy.spec().emits_tokens
+    prediction = predict(policy)
+    assert prediction.tokens is None
+    np.testing.assert_array_equal(prediction.actions, predict(policy_of('')).actions)
+
+
+def test_the_spec_says_what_the_options_do() -> None:
+    spec = policy_of('cameras=2,state=8,chunk=4,period=0.2,action_dim=6').spec()
+    assert spec.cameras == ('camera_1', 'camera_2')
+    assert (spec.state_dim, spec.action_shape, spec.period_s) == (8, (4, 6), 0.2)
+    assert spec.names == tuple(f'value_{column}' for column in range(6))
+    plain = policy_of('').spec()
+    assert (plain.cameras, plain.state_dim, plain.period_s) == (('image',), 0, None)
+    assert plain.emits_tokens and plain.deterministic
+
+
+@pytest.mark.parametrize(
+    ('cameras', 'state', 'lacks'),
+    [
+        (('camera_1',), 3, "'camera_2'"),
+        ((), 3, "'camera_1'"),
+        (('camera_1', 'camera_2'), 2, 'the state has 2 values; 3 are needed'),
+        (('camera_1', 'camera_2'), None, 'the state has 0 values; 3 are needed'),
+        (('camera_1', 'camera_2', 'camera_3'), 3, ''),
+    ],
+)
+def test_it_says_what_an_observation_lacks(
+    cameras: tuple[str, ...], state: int | None, lacks: str
+) -> None:
+    policy = policy_of('cameras=2,state=3')
+    values = None if state is None else np.zeros(state)
+    images, stamps_ns = dict.fromkeys(cameras, IMAGE), dict.fromkeys(cameras, 0)
+    [answer] = policy.predict([(policy.session(), Observation(images, 'go', stamps_ns, values))])
+    if lacks:
+        assert isinstance(answer, PolicyError) and lacks in str(answer)
+    else:
+        assert isinstance(answer, Prediction)
+        assert list(answer.model_images) == list(cameras)
+
+
+@pytest.mark.parametrize(
+    ('fault', 'kind'),
+    [
+        ('nan', Invalid.NOT_FINITE),
+        ('inf', Invalid.NOT_FINITE),
+        ('dim=3', Invalid.SHAPE),
+        ('row=2', Invalid.SHAPE),
+        ('row=0', Invalid.SHAPE),
+        ('row=5', Invalid.SHAPE),
+        ('unbounded', Invalid.OUT_OF_BOUNDS),
+        ('invalid', Invalid.BY_POLICY),
+    ],
+)
+def test_faults_of_a_chunk_are_found(fault: str, kind: Invalid) -> None:
+    policy = policy_of(f'chunk=4,{fault}@2')
+    sound, faulty, again = (predict(policy) for _ in range(3))
+    assert invalid_reason(sound, policy.spec()) is invalid_reason(again, policy.spec()) is None
+    reason = invalid_reason(faulty, policy.spec())
+    assert reason is not None and reason.kind is kind
+    if kind in (Invalid.NOT_FINITE, Invalid.OUT_OF_BOUNDS):
+        assert reason.index == 0
+        assert np.abs(faulty.normalized_actions[1:]).max() <= 1
 
 
 @pytest.mark.parametrize('instruction', ['', '  ', 'a</s>b', 'a\nb', 'x' * 501])
@@ -585,6 +666,19 @@ def test_exit(script: str, code: int) -> None:
         ('seed=1@3', 'seed=1@3', 'whole number from 0 to 4294967295'),
         ('seed@3', 'seed@3', 'options are seed'),
         ('action_dim=0', 'action_dim=0', 'whole number from 1 to 1000'),
+        ('chunk=0', 'chunk=0', 'whole number from 1 to 1000'),
+        ('cameras=0', 'cameras=0', 'whole number from 1 to 16'),
+        ('cameras=17', 'cameras=17', 'whole number from 1 to 16'),
+        ('state=-1', 'state=-1', 'whole number from 0 to 1000'),
+        ('period=0', 'period=0', 'number from 0.001 to 3600'),
+        ('period', 'period', 'number from 0.001 to 3600'),
+        ('tokens=2', 'tokens=2', 'whole number from 0 to 1'),
+        ('chunk=2,chunk=3', 'chunk=3', 'once'),
+        ('chunk=2@3', 'chunk=2@3', 'whole number from 1 to 1000'),
+        ('row', 'row', 'whole number from 0 to 1000'),
+        ('row=1', 'row=1', 'chunk'),
+        ('chunk=3,row=3@4', 'row=3@4', 'chunk'),
+        ('row=3@load', 'row=3@load', 'at calls also'),
         ('seed=1,seed=1', 'seed=1', 'once'),
         ('nan@', 'nan@', 'load, warmup, '),
         ('nan@0', 'nan@0', 'from 1'),
@@ -629,6 +723,7 @@ def test_it_imports_neither_torch_nor_ros() -> None:
     assert not loaded & {'torch', 'transformers', 'timm', 'PIL', 'rclpy'}
     ours = {name for name in loaded if name.startswith('vla_ros.')}
     assert ours == {
+        'vla_ros.errors',
         'vla_ros.scripted',
         'vla_ros.scripted.policy',
         'vla_ros.scripted.script',

@@ -35,6 +35,7 @@ def action_message(
     prediction, observation = result.prediction, result.observation
     assert prediction is not None
     normalized, tokens = prediction.normalized_actions, prediction.tokens
+    columns = len(prediction.action)
     message = VlaAction(
         observation_stamp=to_time(observation.stamp_ns),
         valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
@@ -43,7 +44,7 @@ def action_message(
         unnorm_key=printable(prediction.unnorm_key),  # whatever a policy calls it
         action=prediction.action.tolist(),
         normalized_action=[] if normalized is None else normalized[0].tolist(),
-        token_probabilities=[] if tokens is None else tokens.probabilities.tolist(),
+        token_probabilities=[] if tokens is None else tokens.probabilities[:columns].tolist(),
         inference_time=to_duration(result.inference_s),
         latency=to_duration((now_ns - observation.stamp_ns) / 1e9),
     )

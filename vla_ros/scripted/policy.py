@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_ros.scripted.script import NAME, Fault, read_script
+from vla_ros.scripted.script import NAME, Fault, Options, read_script
 from vla_ros.text import is_blank
 from vla_ros.types import (
     ONE_CAMERA,
@@ -51,6 +51,22 @@ _ERRORS: dict[str, tuple[type[Exception], str]] = {
 }
 
 
+def spec_of(options: Options) -> PolicySpec:
+    """Return what a policy with these options needs and gives."""
+    several = tuple(f'camera_{number}' for number in range(1, 1 + options.cameras))
+    return PolicySpec(
+        cameras=(ONE_CAMERA,) if options.cameras == 1 else several,
+        state_dim=options.state,
+        action_dim=options.action_dim,
+        horizon=options.chunk,
+        action_space=ActionSpace.UNKNOWN,
+        names=unknown_names(options.action_dim),
+        period_s=options.period,
+        emits_tokens=bool(options.tokens),
+        deterministic=True,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ScriptedSession:
     """A session of a policy that remembers nothing."""
@@ -66,13 +82,13 @@ class ScriptedPolicy:
     """Use :meth:`from_script`."""
 
     def __init__(
-        self, model: str, max_batch_size: int, faults: list[Fault], seed: int, action_dim: int
+        self, model: str, max_batch_size: int, faults: list[Fault], options: Options
     ) -> None:
         self.info = PolicyInfo(model, '', device='cpu', dtype='float64', quantization='none')
         self.max_batch_size = max_batch_size
         self._faults = faults
-        self._random = np.random.default_rng(seed)
-        self._action_dim = action_dim
+        self._random = np.random.default_rng(options.seed)
+        self._spec = spec_of(options)
         self._calls = 0
         self._changed = ''
 
@@ -87,23 +103,13 @@ class ScriptedPolicy:
         :raises PolicyError: if the script is malformed.
         """
         faults, options = read_script(model)
-        policy = cls(model, max_batch_size, faults, **options)
+        policy = cls(model, max_batch_size, faults, options)
         policy._prepare('load', None, progress)
         return policy
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return what it needs and gives, whatever the key."""
-        return PolicySpec(
-            cameras=(ONE_CAMERA,),
-            state_dim=0,
-            action_dim=self._action_dim,
-            horizon=1,
-            action_space=ActionSpace.UNKNOWN,
-            names=unknown_names(self._action_dim),
-            period_s=None,
-            emits_tokens=True,
-            deterministic=True,
-        )
+        return self._spec
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
@@ -118,7 +124,7 @@ class ScriptedPolicy:
         seconds = []
         for call in (1, 2):
             call_started_s = time.monotonic()
-            _prediction(call, self._action_dim, NAME, [])
+            _prediction(call, self._spec, NAME, [])
             seconds.append(time.monotonic() - call_started_s)
         return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
 
@@ -144,7 +150,8 @@ class ScriptedPolicy:
 
         A batch is one call.
 
-        :returns: an InstructionError where the instruction can't be used.
+        :returns: a PolicyError where the instruction can't be used, or an image or the state is
+            missing.
         :raises InferenceCancelled: soon after ``cancel`` is set, unless it is ``hung``.
         """
         self._calls += 1
@@ -165,10 +172,11 @@ class ScriptedPolicy:
     ) -> Prediction | PolicyError:
         try:
             self.check_instruction(observation.instruction)
-        except InstructionError as error:
+            _check_parts(observation, self._spec)
+        except PolicyError as error:
             return error
         unnorm_key = session.unnorm_key if isinstance(session, ScriptedSession) else NAME
-        prediction = _prediction(self._calls, self._action_dim, unnorm_key, due)
+        prediction = _prediction(self._calls, self._spec, unnorm_key, due)
         return dataclasses.replace(prediction, model_images=dict(observation.images))
 
     def _prepare(
@@ -237,29 +245,42 @@ def _keep_lock(seconds: float) -> None:
         library.poll(None, 0, -1 if math.isinf(left_s) else math.ceil(1e3 * left_s))
 
 
-def _prediction(call: int, action_dim: int, unnorm_key: str, due: list[Fault]) -> Prediction:
-    """The action of a call, changed by the faults that are due.
+def _check_parts(observation: Observation, spec: PolicySpec) -> None:
+    """Raise PolicyError if the observation lacks a part that the policy needs."""
+    for camera in spec.cameras:
+        if camera not in observation.images:
+            there = ', '.join(sorted(observation.images)) or 'no camera'
+            raise PolicyError(f'there is no image of the camera {camera!r}; there are: {there}')
+    values = 0 if observation.state is None else observation.state.size
+    if values != spec.state_dim:
+        raise PolicyError(f'the state has {values} values; {spec.state_dim} are needed')
 
-    Each value swings in a phase of its own; the last one, the gripper, opens and closes.
+
+def _prediction(call: int, spec: PolicySpec, unnorm_key: str, due: list[Fault]) -> Prediction:
+    """Return the actions of a call, changed by the faults that are due.
+
+    Row k of a call is row 0 of the k-th call after it. Each value swings in a phase of its own; the
+    last one, the gripper, opens and closes.
     """
     kinds = {fault.kind: fault.number for fault in due}
-    dim = int(kinds.get('dim', action_dim))
-    phases = call / _PERIOD + np.arange(dim) / max(dim, 1)
-    normalized = 0.8 * np.sin(2 * np.pi * phases)
-    normalized[-1:] = float(call % _PERIOD < _PERIOD / 2)
+    rows, dim = int(kinds.get('row', spec.horizon)), int(kinds.get('dim', spec.action_dim))
+    calls = call + np.arange(rows)[:, np.newaxis]  # [K, 1]
+    normalized = 0.8 * np.sin(2 * np.pi * (calls / _PERIOD + np.arange(dim) / max(dim, 1)))
+    normalized[:, -1:] = calls % _PERIOD < _PERIOD / 2
     if 'unbounded' in kinds:
-        normalized += np.copysign(1.5, normalized)
+        normalized[:1] += np.copysign(1.5, normalized[:1])
     # As OpenVLA: 256 edges over [-1, 1], and the lowest id for the highest value.
     bins = 255 - np.floor((np.clip(normalized, -1.0, 1.0) + 1.0) * 127.5).astype(np.int64)
+    tokens = TokenTrace(_FIRST_ACTION_ID + bins.ravel(), np.ones(bins.size, np.float32))
     for kind in kinds:
         if kind in ('nan', 'inf'):
-            normalized[:1] = float(kind)
-    action = 0.01 * normalized
-    action[-1:] = normalized[-1:]
+            normalized[:1, :1] = float(kind)
+    actions = 0.01 * normalized
+    actions[:, -1:] = normalized[:, -1:]
     return Prediction(
-        actions=action[np.newaxis],
+        actions=actions,
         unnorm_key=unnorm_key,
-        normalized_actions=normalized[np.newaxis],
+        normalized_actions=normalized,
         invalid=InvalidReason(Invalid.BY_POLICY) if 'invalid' in kinds else None,
-        tokens=TokenTrace(_FIRST_ACTION_ID + bins, np.ones(dim, np.float32)),
+        tokens=tokens if spec.emits_tokens else None,
     )

@@ -1,10 +1,10 @@
-"""Reads a script: which fault happens when. The package's docstring tells the grammar."""
+"""Reads a script: options and faults. The package's docstring has the grammar."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -14,9 +14,8 @@ NAME = 'scripted'
 
 _ANY_TIME = ('slow', 'stuck', 'hung', 'lock', 'exit', 'raise', 'oom')
 _AT_WARMUP = ('unproved',)
-_AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'unbounded', 'invalid', 'changed')
+_AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'row', 'unbounded', 'invalid', 'changed')
 _FAULTS = {'load': _ANY_TIME, 'warmup': _ANY_TIME + _AT_WARMUP, 'call': _ANY_TIME + _AT_CALLS}
-_OPTIONS = {'seed': 0, 'action_dim': 7}
 _KINDS = {'whole number': r'[0-9]+', 'number': r'[0-9]+(\.[0-9]*)?|\.[0-9]+'}
 _NUMBERS = {  # kind, lowest and highest
     'slow': ('number', 0, 86400),
@@ -24,10 +23,41 @@ _NUMBERS = {  # kind, lowest and highest
     'lock': ('number', 0, 86400),
     'exit': ('whole number', 0, 255),
     'dim': ('whole number', 0, 1000),
+    'row': ('whole number', 0, 1000),
     'seed': ('whole number', 0, 2**32 - 1),
     'action_dim': ('whole number', 1, 1000),
+    'chunk': ('whole number', 1, 1000),
+    'cameras': ('whole number', 1, 16),
+    'state': ('whole number', 0, 1000),
+    'period': ('number', 0.001, 3600),
+    'tokens': ('whole number', 0, 1),
 }
 _NUMBER_OPTIONAL = ('hung', 'lock', 'exit')
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a scripted policy needs and gives.
+
+    :param seed: of what is at random.
+    :param action_dim: columns of a sound action.
+    :param chunk: rows of a sound action.
+    :param cameras: number of cameras.
+    :param state: number of values of the state.
+    :param period: time between two rows [s]; None: not told.
+    :param tokens: 1 if it emits tokens, else 0.
+    """
+
+    seed: int = 0
+    action_dim: int = 7
+    chunk: int = 1
+    cameras: int = 1
+    state: int = 0
+    period: float | None = None
+    tokens: int = 1
+
+
+_OPTIONS = tuple(field.name for field in fields(Options))
 
 
 @dataclass(frozen=True)
@@ -60,26 +90,29 @@ def is_scripted(model: str) -> bool:
     return model.partition(':')[0] == NAME
 
 
-def read_script(model: str) -> tuple[list[Fault], dict[str, int]]:
-    """
+def read_script(model: str) -> tuple[list[Fault], Options]:
+    """Read the faults, slow ones first, and the options.
+
     :raises PolicyError: naming the first item that is not allowed, and what is.
     """
     script = model.partition(':')[2]
     faults: list[Fault] = []
-    options: dict[str, int] = {}
+    given: dict[str, float] = {}
     try:
         for text in script.split(',') if script else []:
             name, _, number = text.partition('=')
-            if name in options:
+            if name in given:
                 raise ValueError(f'{text!r}: {name} is allowed once')
             if name in _OPTIONS:
-                options[name] = int(_read_number(text, name, number))
+                value = _read_number(text, name, number)
+                given[name] = int(value) if _NUMBERS[name][0] == 'whole number' else value
             else:
                 faults.append(_read_fault(text))
-        options = _OPTIONS | options
-        for fault in faults:
-            if fault.kind == 'dim' and fault.number == options['action_dim']:
-                raise ValueError(f'{fault.text!r} is no fault: allowed is all but the action_dim')
+        options = Options(**given)  # type: ignore[arg-type]
+        for kind, option in (('dim', 'action_dim'), ('row', 'chunk')):
+            for fault in faults:
+                if fault.kind == kind and fault.number == getattr(options, option):
+                    raise ValueError(f'{fault.text!r} is no fault: allowed is all but the {option}')
     except ValueError as error:
         example = 'scripted:slow=0.3@10-20,nan@5%,seed=1'
         raise PolicyError(f'model {model!r}: {error}', f'for example {example}') from None
