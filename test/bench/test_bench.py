@@ -20,6 +20,7 @@ from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import count_costs
+from vla_ros.policy_request import PolicyRequest
 from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
 from vla_ros.synthetic.random_model import cached_random_checkpoint
 from vla_ros.types import Observation, PolicyError, Prediction, Session, WarmupTimes
@@ -161,7 +162,7 @@ def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.Monkey
 
     def fit(*dtypes: str, compiles: Sequence[bool] = (False,), quantization: str = 'none') -> bool:
         combinations = [
-            Combination('cpu', dtype, quantization, compiled, size, count)
+            Combination(PolicyRequest('', '', 'cpu', dtype, quantization, compiled), size, count)
             for dtype in dtypes
             for compiled in compiles
             for size in (1, 2)

@@ -6,10 +6,11 @@ from vla_ros.bench.combinations import Combination
 from vla_ros.bench.measure import Measurement
 from vla_ros.bench.report import _agreement
 from vla_ros.openvla.costs import Costs
+from vla_ros.policy_request import PolicyRequest
 
 
 def measured(*batches: list[list[int]]) -> Measurement:
-    combination = Combination('cpu', 'float32', 'none', False, 1, 1)
+    combination = Combination(PolicyRequest(device='cpu', dtype='float32'), 1, 1)
     costs = Costs(0, {}, 0, 0)
     return Measurement(combination, costs, range(100, 200), token_ids=list(batches))
 

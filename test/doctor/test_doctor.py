@@ -25,15 +25,18 @@ from vla_ros.cli import doctor
 from vla_ros.doctor import devices, memory
 from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
 from vla_ros.doctor.contract import check_contract
-from vla_ros.doctor.facts import Choice, Facts, Setup
+from vla_ros.doctor.facts import Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, fail, ok, run_checks, warn
 from vla_ros.doctor.measure import check_by_measuring
 from vla_ros.doctor.parameters import check_parameters
 from vla_ros.doctor.rate import check_rate, check_time_limits
 from vla_ros.measure import memory as machine_memory
 from vla_ros.motion.contract import load_contracts
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.kind import OpenVLAInspection
 from vla_ros.parameters.definition import Parameters
 from vla_ros.parameters.overrides import read_parameter_file
+from vla_ros.policy_request import PolicyRequest
 
 INDEX = 'model.safetensors.index.json'
 SHARD = 'model-00001-of-00001.safetensors'
@@ -70,8 +73,8 @@ def placed(facts: Facts) -> Facts:
 # -- parameters --------------------------------------------------------------------------------
 
 
-def test_choices_have_the_defaults_of_the_node() -> None:
-    defaults = dataclasses.asdict(Choice())
+def test_requests_have_the_defaults_of_the_node() -> None:
+    defaults = dataclasses.asdict(PolicyRequest())
     assert defaults == {name: getattr(Parameters(), name) for name in defaults}
 
 
@@ -305,25 +308,31 @@ def test_a_data_set_without_a_contract(tiny_checkpoint: Path, tmp_path: Path) ->
     )
     assert found.advice.startswith('write one (contracts:=FILE)')
     assert 'bridge_orig' in found.advice
-    for needs_it in ({'motion': 'twist'}, {'preprocessing': 'training'}):
-        needing = dataclasses.replace(facts, choice=dataclasses.replace(facts.choice, **needs_it))
+    moving = dataclasses.replace(facts.parameters, motion='twist')
+    training = dataclasses.replace(facts.request, preprocessing='training')
+    for needs_it in ({'parameters': moving}, {'request': training}):
+        needing = dataclasses.replace(facts, **needs_it)
         (found,) = check_contract(needing)
         assert found.level is Level.FAIL
 
 
 def test_preprocessing_as_in_training_needs_the_key_by_name() -> None:
     facts = Facts(
-        Setup(), choice=Choice('model', preprocessing='training'), unnorm_key='bridge_orig'
+        Setup(),
+        request=PolicyRequest('model', preprocessing='training'),
+        unnorm_key='bridge_orig',
     )
     found = [one for one in check_contract(facts) if one.level is Level.FAIL]
     assert [one.advice for one in found] == ['unnorm_key:=bridge_orig']
-    facts.choice = dataclasses.replace(facts.choice, unnorm_key='bridge_orig')
+    facts.request = dataclasses.replace(facts.request, unnorm_key='bridge_orig')
     assert [one.level for one in check_contract(facts)] == [Level.OK]
 
 
 def test_contracts_that_can_not_be_used(tmp_path: Path) -> None:
     facts = Facts(
-        Setup(), choice=Choice(contracts=str(tmp_path / 'none.yaml')), unnorm_key='bridge_orig'
+        Setup(),
+        request=PolicyRequest(contracts=str(tmp_path / 'none.yaml')),
+        unnorm_key='bridge_orig',
     )
     (found,) = check_contract(facts)
     assert found.level is Level.FAIL
@@ -349,7 +358,7 @@ def test_too_little_memory_for_all_but_int8(
     """By the shapes of openvla-7b, of which nothing but config.json has to be there."""
     edit_json(checkpoint / 'config.json', lambda c: c.update(make_large(c)))
     facts = placed(about(checkpoint, device='cpu', dtype='bfloat16'))
-    facts.directory = checkpoint
+    facts.inspection = OpenVLAInspection('', checkpoint, OpenVLAConfig.from_directory(checkpoint))
     monkeypatch.setattr(machine_memory, 'available_bytes', lambda device: 9_500_000_000)
     assert list(memory.check_memory(facts)) == [
         fail(
@@ -378,7 +387,7 @@ def make_large(config: dict[str, Any]) -> dict[str, Any]:
 def timed(inference_s: float | None, **parameters: float) -> Facts:
     return Facts(
         Setup(),
-        choice=Choice('scripted'),
+        request=PolicyRequest('scripted'),
         parameters=dataclasses.replace(Parameters(), **parameters),
         contract=load_contracts()['bridge_orig'],
         inference_s=inference_s,
@@ -397,7 +406,7 @@ def test_a_policy_slower_than_its_data_set() -> None:
     ]
     assert_sound(check_rate(timed(0.15)))
     quantized = timed(1 / 1.2)
-    quantized.choice = Choice('scripted', quantization='int8')
+    quantized.request = PolicyRequest('scripted', quantization='int8')
     (found,) = check_rate(quantized)
     assert found.advice.startswith('take a machine with a GPU, or accept')
 

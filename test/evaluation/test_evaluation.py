@@ -23,9 +23,11 @@ from vla_ros.evaluation.summary import Condition, Outcome, summarize, wilson_int
 from vla_ros.evaluation.window import Window, open_window
 from vla_ros.measure.agreement import agreement
 from vla_ros.motion import load_contracts
+from vla_ros.policy_request import PolicyRequest
 
 RED, BLUE = 'pick up the red block', 'pick up the blue block'
-STEP = Condition('models/blocks', 'cpu', 'float32', 'none')
+BLOCKS = PolicyRequest('models/blocks', device='cpu', dtype='float32')
+STEP = Condition(BLOCKS)
 MACHINE = {
     **{'cpu': 'a CPU', 'cores': 2, 'cpu_flags': ['avx2'], 'memory_gb': 8, 'gpus': []},
     **{'system': 'Linux', 'python': '3.11', 'torch': '2.14'},
@@ -33,9 +35,7 @@ MACHINE = {
 
 
 def free(added_latency_s: float, deltas_from: str = 'now') -> Condition:
-    return Condition(
-        'models/blocks', 'cpu', 'float32', 'none', 'free', added_latency_s, 'none', deltas_from
-    )
+    return Condition(BLOCKS, 'free', added_latency_s, 'none', deltas_from)
 
 
 def episode(
@@ -115,8 +115,18 @@ def test_every_condition_has_a_name_of_its_own() -> None:
     assert str(free(0.2, 'picture')) == (
         'blocks cpu float32, free-running, +200 ms, deltas from the picture'
     )
-    black = Condition('a/b', 'cuda:0', 'bfloat16', 'int8', control='black')
+    policy = PolicyRequest('a/b', '', 'cuda:0', 'bfloat16', 'int8')
+    black = Condition(policy, control='black')
     assert str(black) == 'b cuda:0 bfloat16 int8, in step, black picture'
+
+
+def test_the_json_of_a_condition_is_flat() -> None:
+    condition = free(0.2, 'picture')
+    assert condition.as_json() == {
+        **{'model': 'models/blocks', 'device': 'cpu', 'dtype': 'float32', 'quantization': 'none'},
+        **{'pace': 'free', 'added_latency_s': 0.2, 'control': 'none', 'deltas_from': 'picture'},
+    }
+    assert Condition.from_json({'name': 'more', **condition.as_json()}) == condition
 
 
 # -- agreement -------------------------------------------------------------------------------------

@@ -71,7 +71,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/motion': 23,
     'vla_ros/openvla': 24,
     'vla_ros/pipeline': 19,
-    'vla_ros/policies.py': 4,
     'vla_ros/replay': 40,
     'vla_ros/ros': 46,
     'vla_ros/scheduling': 43,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -26,6 +27,7 @@ FLOORS = (
     {'bench', 'client', 'ros'},
     {'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic', 'view'},
     {'motion', 'openvla', 'scheduling', 'scripted'},
+    {'policy_request'},
     {'drawing', 'images', 'types'},
     {'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
     {'errors'},
@@ -36,7 +38,7 @@ WITHIN: set[tuple[str, str]] = set()
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
     *('bench', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay', 'scheduling'),
-    *('scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog'),
+    *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog'),
 }
 ROS = {
     *('builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
@@ -69,6 +71,9 @@ def imported_modules(tree: ast.Module) -> Iterator[str]:
                 yield from (f'vla_ros.{alias.name}' for alias in node.names)
             else:
                 yield node.module
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # As in the registry of policies: imported when it is asked for.
+            yield from re.findall(r'^(vla_ros(?:\.\w+)+):\w+$', node.value)
 
 
 def arrows() -> dict[tuple[str, str], set[str]]:
@@ -126,6 +131,7 @@ def modules_after(statement: str) -> set[str]:
         (['vla_ros.parameters.overrides', 'vla_ros.parameters.check'], [*HEAVY, 'numpy']),
         (['vla_ros.scheduling', 'vla_ros.motion', 'vla_ros.types'], HEAVY),
         (['vla_ros.view'], [*POLICY, 'rclpy']),
+        (['vla_ros.policy_request', 'vla_ros.policies'], [*HEAVY, 'numpy', 'vla_ros.scripted']),
         (
             ['vla_ros.images.raw', 'vla_ros.images.compressed'],
             [*POLICY, 'cv2', 'cv_bridge', 'rclpy'],

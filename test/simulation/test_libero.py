@@ -20,8 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vla_ros.motion import load_contracts
-from vla_ros.openvla.preprocessing import center_cropped, jpeg_round_trip, lanczos3_resized
-from vla_ros.policies import PolicyChoice
+from vla_ros.openvla.preprocessing import (
+    Preprocessing,
+    center_cropped,
+    jpeg_round_trip,
+    lanczos3_resized,
+)
+from vla_ros.policies import PolicyRequest, center_crop
 from vla_ros.simulation import WORLDS, BlocksWorld, LiberoWorld, SimulationError, make_world
 from vla_ros.simulation.libero import SUITES
 from vla_ros.types import PolicyError
@@ -268,12 +273,14 @@ def test_the_nodes_parameters_make_the_references_picture() -> None:
     assert (picture.dtype, picture.shape) == (np.uint8, (256, 256, 3))
     turned = Image.fromarray(picture[::-1, ::-1])
     expected = center_cropped(lanczos3_resized(jpeg_round_trip(turned), (224, 224)), (224, 224))
-    choice = PolicyChoice(
+    request = PolicyRequest(
         unnorm_key=world.contract.unnorm_key,
         preprocessing=str(preprocessing),
         rotate_180=turn == 'true',
     )
-    shown = choice.picture_preprocessing()(Image.fromarray(picture), (224, 224))
+    crop = center_crop(request)
+    preprocess = Preprocessing(request.preprocessing, crop, request.rotate_180)
+    shown = preprocess(Image.fromarray(picture), (224, 224))
     assert np.array_equal(np.asarray(shown), expected)
 
 

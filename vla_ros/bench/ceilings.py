@@ -59,7 +59,7 @@ def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceil
 
 @torch.inference_mode()
 def _ceilings(combination: Combination) -> Ceilings:
-    device, dtype = torch.device(combination.device), DTYPES[combination.dtype]
+    device, dtype = torch.device(combination.policy.device), DTYPES[combination.policy.dtype]
     layers, weight_bytes = zip(*(_layer(combination) for _ in range(_WEIGHTS)), strict=True)
     x = torch.full((_POSITIONS, _HIDDEN), 0.01, dtype=dtype, device=device)
     streamed = torch.ones(_STREAMED_BYTES // 4, device=device)
@@ -75,12 +75,12 @@ def _ceilings(combination: Combination) -> Ceilings:
 
 def _layer(combination: Combination) -> tuple[nn.Module, int]:
     """One of the language model's, and what its weight takes."""
-    device, dtype = torch.device(combination.device), DTYPES[combination.dtype]
-    if combination.quantization == 'none':
+    device, dtype = torch.device(combination.policy.device), DTYPES[combination.policy.dtype]
+    if combination.policy.quantization == 'none':
         linear = nn.Linear(_HIDDEN, _INTERMEDIATE, bias=False, device=device, dtype=dtype)
         return linear, linear.weight.nbytes
     meta = nn.Linear(_HIDDEN, _INTERMEDIATE, bias=False, device='meta')
-    quantized = choose_linear(combination.quantization, device, meta)
+    quantized = choose_linear(combination.policy.quantization, device, meta)
     quantized.quantize(torch.randn(_INTERMEDIATE, _HIDDEN), device, dtype)
     return quantized, quantized.weight_bytes
 

@@ -5,48 +5,54 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import starmap
+from typing import Any
 
-from vla_ros.openvla.placement import check_quantization, choose_device, choose_dtype
+from vla_ros.policies import resolve
+from vla_ros.policy_request import PolicyRequest, product
 from vla_ros.types import PolicyError
 
 # The action before as a draft: there is none, all of its tokens are right, or none is.
 DRAFTS = ('none', 'right', 'wrong')
 
+_OF_POLICY = ('device', 'dtype', 'quantization', 'compile')
+
 
 @dataclass(frozen=True)
 class Combination:
-    """One way to run the model; nothing in here says ``auto``.
+    """One way to run the model.
 
+    :param policy: resolved. Combinations with an equal one share one loaded policy.
     :param threads: of torch, on the CPU.
     """
 
-    device: str
-    dtype: str
-    quantization: str
-    compile: bool
+    policy: PolicyRequest
     batch_size: int
     threads: int
     draft: str = 'none'
 
     @property
-    def policy_key(self) -> tuple[str, str, str, bool]:
-        """Combinations that agree in this share one loaded policy."""
-        return self.device, self.dtype, self.quantization, self.compile
-
-    @property
     def ceilings_key(self) -> tuple[str, str, str, int]:
         """Combinations that agree in this have the same limits."""
-        return self.device, self.dtype, self.quantization, self.threads
+        policy = self.policy
+        return policy.device, policy.dtype, policy.quantization, self.threads
 
     def __str__(self) -> str:
-        words = [self.device, self.dtype]
-        words += [self.quantization] if self.quantization != 'none' else []
+        policy = self.policy
+        words = [policy.device, policy.dtype]
+        words += [policy.quantization] if policy.quantization != 'none' else []
         words += [f'batch {self.batch_size}'] if self.batch_size > 1 else []
         words += [f'{self.threads} thread{"s" if self.threads > 1 else ""}']
-        words += ['compiled'] if self.compile else []
+        words += ['compiled'] if policy.compile else []
         words += [f'{self.draft} draft'] if self.draft != 'none' else []
         return ' '.join(words)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by name, of the policy those in which combinations differ."""
+        policy = {name: getattr(self.policy, name) for name in _OF_POLICY}
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != 'policy'}
+        return policy | own
 
 
 def combine(
@@ -58,10 +64,11 @@ def combine(
     threads: Sequence[int],
     drafts: Sequence[str] = ('none',),
 ) -> list[Combination]:
-    """All combinations, the first values first. A value that is given twice is measured twice:
-    that shows the noise.
+    """Return all combinations, the first values first.
 
-    :raises PolicyError: if one of the values can't be had here.
+    A value that is given twice is measured twice: that shows the noise.
+
+    :raises PolicyError: if one of the values is not available here.
     """
     for draft in drafts:
         if draft not in DRAFTS:
@@ -70,15 +77,7 @@ def combine(
     for count in threads:
         if not 1 <= count <= cores:
             raise PolicyError(f'threads is {count}; allowed: 1 to {cores}, the cores there are')
-    placements = []
-    for device, dtype_name in itertools.product(map(choose_device, devices), dtypes):
-        dtype = choose_dtype(dtype_name, device)
-        for quantization, compile in itertools.product(quantizations, compiles):
-            check_quantization(quantization, device, dtype, compile)
-        placements.append((str(device), str(dtype).removeprefix('torch.')))
-    return [
-        Combination(*placement, quantization, compile, batch_size, count, draft)
-        for placement, quantization, compile, batch_size, count, draft in itertools.product(
-            placements, quantizations, compiles, batch_sizes, threads, drafts
-        )
-    ]
+    lists = [devices, dtypes, quantizations, compiles]
+    requests = product(PolicyRequest(), **dict(zip(_OF_POLICY, lists, strict=True)))
+    policies = [resolve(request) for request in requests]
+    return list(starmap(Combination, itertools.product(policies, batch_sizes, threads, drafts)))

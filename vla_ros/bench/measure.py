@@ -27,6 +27,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import Costs, count_costs
 from vla_ros.openvla.placement import DTYPES
 from vla_ros.openvla.processor import PromptTokenizer
+from vla_ros.policy_request import PolicyRequest
 from vla_ros.types import Observation, PolicyError, Prediction, TokenTrace, all_predicted
 
 Infer = Callable[[], list[Prediction]]
@@ -107,9 +108,9 @@ def measure(
         measurements = _prepare(task, combinations)
         costs = [one.costs for one in measurements]
         together = loaded_together(combinations, costs, Checkpoint(task.directory))
-        keys = list(dict.fromkeys(combination.policy_key for combination in combinations))
+        keys = list(dict.fromkeys(combination.policy for combination in combinations))
         for group in [keys] if together else [[key] for key in keys]:
-            members = [one for one in measurements if one.combination.policy_key in group]
+            members = [one for one in measurements if one.combination.policy in group]
             _measure_group(task, members, say, look_closer)
             look_closer = None
     finally:
@@ -127,16 +128,12 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
     action_ids = range(action_tokenizer.first_id, action_tokenizer.vocab_size)
 
     @functools.cache  # combinations that differ in threads or drafts only cost the same
-    def costs(dtype: str, batch_size: int, quantization: str, device: str) -> Costs:
+    def costs(policy: PolicyRequest, batch_size: int) -> Costs:
         tokens, rows = prompt_tokens + places, places + 1
-        return count_costs(
-            config, DTYPES[dtype], tokens, batch_size, quantization, device, rows=rows
-        )
+        dtype, quantization, device = DTYPES[policy.dtype], policy.quantization, policy.device
+        return count_costs(config, dtype, tokens, batch_size, quantization, device, rows=rows)
 
-    return [
-        Measurement(one, costs(one.dtype, one.batch_size, one.quantization, one.device), action_ids)
-        for one in combinations
-    ]
+    return [Measurement(one, costs(one.policy, one.batch_size), action_ids) for one in combinations]
 
 
 class _Turns:
@@ -147,7 +144,7 @@ class _Turns:
         self._policies: dict[object, OpenVLAPolicy] = {}
         self._batch_sizes: dict[object, int] = {}
         for one in measurements:
-            key, size = one.combination.policy_key, one.combination.batch_size
+            key, size = one.combination.policy, one.combination.batch_size
             self._batch_sizes[key] = max(size, self._batch_sizes.get(key, 1))
         self._stride = max(self._batch_sizes.values())
         if 0 < len(task.pictures) < self._stride:
@@ -162,7 +159,7 @@ class _Turns:
 
     def load(self, combination: Combination, say: Say) -> Loading | None:
         """Unless its policy is there already."""
-        key = combination.policy_key
+        key = combination.policy
         if key in self._policies:
             return None
         self._policies[key], loading = _load(self._task, combination, self._batch_sizes[key], say)
@@ -170,7 +167,7 @@ class _Turns:
 
     def infer(self, combination: Combination, repetition: int) -> Infer:
         """What predicts a batch; all that is no part of an inference is done before."""
-        policy = self._policies[combination.policy_key]
+        policy = self._policies[combination.policy]
         torch.set_num_threads(combination.threads)
         first = self._stride * repetition
         numbers = range(first, first + combination.batch_size)
@@ -202,7 +199,7 @@ class _Turns:
         """Return the draft for an image, which the policy itself gives when first asked for it."""
         if combination.draft == 'none':
             return None
-        known = (combination.policy_key, number)
+        known = (combination.policy, number)
         if known not in self._token_ids:
             plain = (policy.session(policy.config.longest_key), self._observation(number))
             [prediction] = all_predicted(policy.predict([plain]))
@@ -257,14 +254,14 @@ def _load(
 ) -> tuple[OpenVLAPolicy, Loading]:
     say(f'loading {combination}')
     torch.set_num_threads(combination.threads)
-    peak = PeakMemory(combination.device)
+    peak = PeakMemory(combination.policy.device)
     started = time.monotonic()
     policy = OpenVLAPolicy.from_pretrained(
         task.directory,
-        combination.device,
-        combination.dtype,
-        combination.quantization,
-        compile=combination.compile,
+        combination.policy.device,
+        combination.policy.dtype,
+        combination.policy.quantization,
+        compile=combination.policy.compile,
         max_batch_size=max_batch_size,
     )
     load_s = time.monotonic() - started

@@ -24,10 +24,11 @@ def loaded_together(
     """
     needed: dict[str, dict[object, int]] = {}
     for combination, cost in zip(combinations, costs, strict=True):
-        stored = checkpoint.dtypes == {DTYPES[combination.dtype]}
-        is_mapped = combination.device == 'cpu' and combination.quantization == 'none' and stored
-        key = combination.dtype if is_mapped else combination.policy_key
-        needed.setdefault(combination.device, {})[key] = cost.model_bytes
+        policy = combination.policy
+        stored = checkpoint.dtypes == {DTYPES[policy.dtype]}
+        is_mapped = policy.device == 'cpu' and policy.quantization == 'none' and stored
+        key = policy.dtype if is_mapped else policy
+        needed.setdefault(policy.device, {})[key] = cost.model_bytes
     return all(
         len(weights) == 1 or _BESIDE_WEIGHTS * sum(weights.values()) < available_bytes(device)
         for device, weights in needed.items()

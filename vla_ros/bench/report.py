@@ -35,7 +35,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
     drafted = measurement.drafted
     return {
         'name': str(measurement.combination),
-        **asdict(measurement.combination),
+        **measurement.combination.as_json(),
         'loading': None if measurement.loading is None else asdict(measurement.loading),
         'repeats': len(measurement.latencies_s),
         'latency_s': latency_s,

@@ -32,7 +32,7 @@ from vla_ros.measure.statistics import recipe_text
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.pipeline.summary import PipelineError, pipeline_tables
-from vla_ros.scripted.script import is_scripted
+from vla_ros.policies import PolicyRequest, inspect
 from vla_ros.synthetic.checkpoint_writer import SHAPES
 from vla_ros.synthetic.random_model import cached_random_checkpoint, default_cache
 from vla_ros.types import PolicyError
@@ -118,9 +118,10 @@ def _run_pipeline(
         raise PipelineError(
             f'--pipeline needs ROS 2 and the messages of this package ({error}); source both'
         ) from error
-    if options.model is not None and is_scripted(options.model):
-        model, unnorm_key = options.model, ''
-    else:
+    model, unnorm_key = options.model, ''
+    request = PolicyRequest(model or '', options.revision or '')
+    inspection = inspect(request) if request.model else None
+    if inspection is None or inspection.folder is not None:
         directory = _directory(options)
         model, unnorm_key = str(directory), OpenVLAConfig.from_directory(directory).longest_key
     task = PipelineTask(

@@ -7,7 +7,6 @@ with all that came of it. In step, the world waits for each action; --pace free 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import os
@@ -36,7 +35,7 @@ from vla_ros.measure.agreement import agreement, tokens_of
 from vla_ros.measure.machine import describe_machine
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
-from vla_ros.policies import PolicyChoice, load_policy
+from vla_ros.policies import PolicyRequest, load_policy, product
 from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import WORLDS, make_world
 from vla_ros.types import Observation, PolicyError
@@ -49,6 +48,7 @@ _OWN_OPTIONS = {
     'quantization': '--quantization',
     'use_sim_time': '--sim-time',
 }
+_PLACEMENT = ('device', 'dtype', 'quantization')
 _COMPARED = 300  # pictures, at most
 _FILMED = 6  # episodes, at most
 
@@ -139,13 +139,10 @@ class _Evaluation:
         :raises PolicyError: if one can't be played.
         """
         options = self._options
-        placements = [
-            {'device': device, 'dtype': dtype, 'quantization': quantization}
-            for device, dtype, quantization in itertools.product(
-                options.device, options.dtype, options.quantization
-            )
-        ]
-        for placement in placements:
+        lists = {name: getattr(options, name) for name in _PLACEMENT}
+        placements = product(PolicyRequest(self.model), **lists)
+        for request in placements:
+            placement = {name: getattr(request, name) for name in _PLACEMENT}
             parameters, before = {**self._parameters, **placement}, len(self.outcomes)
             self._play_with_one_node(parameters)
             if len(placements) > 1:
@@ -208,23 +205,28 @@ class _Evaluation:
     def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
         """How often this policy says what the first one says to the same pictures."""
         say(f'asking it about {len(self._seen)} pictures once more, outside ROS')
-        policy = load_policy(_choice(parameters))
+        policy = load_policy(_request(parameters))
         token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'])
         policy.close()
         self._reference = token_ids if self._reference is None else self._reference
         return agreement(self._reference, token_ids)
 
 
-def _choice(parameters: Mapping[str, str]) -> PolicyChoice:
-    """What of the node's parameters chooses the policy."""
-    values = {
-        field.name: parameters[field.name] == 'true'
-        if field.type == 'bool'
-        else parameters[field.name]
-        for field in dataclasses.fields(PolicyChoice)
-        if field.name in parameters
-    }
-    return PolicyChoice(**values)  # type: ignore[arg-type]
+def _request(parameters: Mapping[str, str]) -> PolicyRequest:
+    """Return the policy that these parameters of the node ask for."""
+    get = parameters.get
+    return PolicyRequest(
+        model=parameters['model'],
+        revision=get('revision', ''),
+        device=parameters['device'],
+        dtype=parameters['dtype'],
+        quantization=parameters['quantization'],
+        compile=get('compile') == 'true',
+        unnorm_key=parameters['unnorm_key'],
+        contracts=get('contracts', ''),
+        preprocessing=get('preprocessing', 'raw'),
+        rotate_180=get('rotate_180') == 'true',
+    )
 
 
 def _paces(options: argparse.Namespace) -> list[Pace]:
@@ -244,10 +246,9 @@ def _paces(options: argparse.Namespace) -> list[Pace]:
 
 def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condition:
     return Condition(
-        model=model,
-        device=status.device,
-        dtype=status.dtype,
-        quantization=status.quantization,
+        PolicyRequest(
+            model, device=status.device, dtype=status.dtype, quantization=status.quantization
+        ),
         pace='free' if pace.free else 'step',
         added_latency_s=pace.added_latency_s,
         control=control,

@@ -20,6 +20,7 @@ from typing import Any
 from vla_ros.cli.arguments import count, list_of, positive
 from vla_ros.console import complain, say
 from vla_ros.measure.statistics import table
+from vla_ros.policies import PolicyRequest, product, resolve_all
 from vla_ros.replay.actions import ActionsError, read_actions
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.replay.compare import compare_all, comparison_tables
@@ -29,11 +30,12 @@ from vla_ros.replay.frames import (
     find_image_topic,
     find_instruction_topic,
 )
-from vla_ros.replay.policies import Choice, choose
 from vla_ros.replay.recorded import ACTION
 from vla_ros.replay.run import SUMMARY_NAME, NoAction, Summary, Task, run
 from vla_ros.share import share_file
 from vla_ros.types import PolicyError, check_instruction
+
+_LISTS = ('device', 'dtype', 'quantization', 'preprocessing')
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,26 +54,25 @@ def _run(options: argparse.Namespace) -> None:
     if options.instruction is not None:
         check_instruction(options.instruction)
     rows = {f'{folder}/': read_actions(folder) for folder in options.compare}
-    common = Choice(
+    base = PolicyRequest(
         options.model,
         options.revision,
         unnorm_key=options.unnorm_key or '',
         contracts=options.contracts,
         rotate_180=options.rotate_180,
     )
-    choices = choose(
-        common, options.device, options.dtype, options.quantization, options.preprocessing
-    )
-    several = len(choices) > 1
-    folders = [options.output / one.name if several else options.output for one in choices]
+    lists = {name: getattr(options, name) for name in _LISTS}
+    requests = resolve_all(product(base, **lists))
+    several = len(requests) > 1
+    folders = [options.output / one.label if several else options.output for one in requests]
     definitions = {ACTION: share_file('msg/VlaAction.msg').read_text()}
     runs: list[Summary] = []
     with Bag(options.bag, definitions) as bag:
         task = _task(bag, options)
         for folder in folders:
             _make_folder(folder)
-        for choice, folder in zip(choices, folders, strict=True):
-            summary, rows[choice.name] = run(bag, task, choice, folder, say)
+        for request, folder in zip(requests, folders, strict=True):
+            summary, rows[request.label] = run(bag, task, request, folder, say)
             runs.append(summary)
     _print_report({**task.recipe, 'runs': runs, 'comparisons': compare_all(rows)})
 

@@ -12,7 +12,7 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
     from vla_ros.motion.contract import ContractError, load_contracts
 
     try:
-        contracts = load_contracts(facts.choice.contracts or None)
+        contracts = load_contracts(facts.request.contracts or None)
     except ContractError as error:
         yield refused(error, 'mend the file')
         return
@@ -21,7 +21,7 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
         return  # the key's check has said why
     contract = facts.contract = contracts.get(key)
     if contract is None:
-        needs_it = facts.choice.motion != 'none' or facts.choice.preprocessing == 'training'
+        needs_it = facts.moves or facts.request.preprocessing == 'training'
         yield (fail if needs_it else warn)(
             f'there is no action contract for {key}: its actions are published, and not turned '
             'into motion',
@@ -29,7 +29,7 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
             f'set; there are: {", ".join(sorted(contracts))}',
         )
         return
-    if facts.choice.preprocessing == 'training' and not facts.choice.unnorm_key:
+    if facts.request.preprocessing == 'training' and not facts.request.unnorm_key:
         yield fail(
             'preprocessing is training and unnorm_key is empty: whether training cropped pictures '
             'depends on the data set, and the node asks before it reads the checkpoint',

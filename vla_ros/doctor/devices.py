@@ -32,19 +32,19 @@ def check_devices(facts: Facts) -> Iterator[Finding]:
         choose_dtype,
     )
 
-    choice = facts.choice
+    request = facts.request
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         available = available_devices()
     yield from _driver(caught, available)
-    device = choose_device(choice.device)
-    dtype = choose_dtype(choice.dtype, device)
+    device = choose_device(request.device)
+    dtype = choose_dtype(request.dtype, device)
     facts.device, facts.dtype = device, dtype
-    check_quantization(choice.quantization, device, dtype, choice.compile)
+    check_quantization(request.quantization, device, dtype, request.compile)
     name = str(dtype).removeprefix('torch.')
     if device.type == 'cuda':
         name = f'{name} ({torch.cuda.get_device_name(device)})'
-    yield ok(f'torch sees {", ".join(available)}; {choice.device} takes {device} in {name}')
+    yield ok(f'torch sees {", ".join(available)}; {request.device} takes {device} in {name}')
     yield from _dtype(device, dtype)
     if device.type == 'cpu':
         yield _kernels(torch.cpu.get_capabilities())

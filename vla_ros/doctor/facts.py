@@ -1,4 +1,4 @@
-"""What a person asked for, and what the checks have found out so far."""
+"""What the user asked for, and what the checks have found out so far."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.parameters.definition import Parameters
-from vla_ros.policies import PolicyChoice
+from vla_ros.policy_request import Inspection, PolicyRequest
 
-if TYPE_CHECKING:  # what the doctor shall tell of may not be there
+if TYPE_CHECKING:  # the doctor reports what is not installed
     import torch
 
     from vla_ros.motion.contract import ActionContract
-    from vla_ros.openvla.config import OpenVLAConfig
 
 # As a remapping that follows --ros-args: the node's name.
 NODE_NAME = re.compile(r'(?:vla:)?__(?:node|name):=(.+)')
-
-
-@dataclass(frozen=True)
-class Choice(PolicyChoice):
-    """The parameters that say which policy, and what is made of its actions, as the node's."""
-
-    motion: str = 'none'
 
 
 @dataclass(frozen=True)
@@ -54,9 +46,9 @@ class Facts:
     """None, where it is not known.
 
     :param overrides: parameters as set, by name; of any type, right or wrong.
-    :param choice: of these, those that say which policy, and are of the right type.
+    :param request: of these, those that say which policy, and are of the right type.
     :param parameters: all of the node's, those that were refused by default.
-    :param directory: of a checkpoint that is whole.
+    :param inspection: of a policy that could be loaded.
     :param fits: whether the memory is enough.
     :param unnorm_key: the one in force.
     :param picture_bytes: of the largest picture heard.
@@ -66,12 +58,11 @@ class Facts:
 
     setup: Setup
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    choice: Choice = Choice()
+    request: PolicyRequest = field(default_factory=PolicyRequest)
     parameters: Parameters | None = None
     device: torch.device | None = None
     dtype: torch.dtype | None = None
-    directory: Path | None = None
-    config: OpenVLAConfig | None = None
+    inspection: Inspection | None = None
     fits: bool | None = None
     unnorm_key: str = ''
     contract: ActionContract | None = None
@@ -79,3 +70,8 @@ class Facts:
     picture_age_s: float | None = None
     inference_s: float | None = None
     inference_source: str = ''
+
+    @property
+    def moves(self) -> bool:
+        """Whether the node makes motion of the actions."""
+        return self.parameters is not None and self.parameters.motion != 'none'

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, warn
 from vla_ros.policies import load_policy
-from vla_ros.scripted.script import is_scripted
 from vla_ros.types import Observation, all_predicted
 
 _INSTRUCTION = 'pick up the red cup'
@@ -22,8 +21,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
 
     :raises PolicyError: if one of these fails.
     """
-    choice = facts.choice
-    if not choice.model or (facts.directory is None and not is_scripted(choice.model)):
+    if facts.inspection is None:
         return  # the checkpoint's check has said why
     if facts.fits is False:
         yield warn('not measured, for it does not fit into memory', 'see what memory says')
@@ -32,7 +30,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
 
     started_s = time.monotonic()
     robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
-    policy = load_policy(choice, robots)
+    policy = load_policy(facts.request, robots)
     loaded_s = time.monotonic()
     try:
         policy.warmup()

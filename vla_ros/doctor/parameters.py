@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from vla_ros.doctor.facts import Choice, Facts
+from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, refused
 from vla_ros.parameters.check import (
     ParameterError,
@@ -18,6 +18,7 @@ from vla_ros.parameters.check import (
 )
 from vla_ros.parameters.definition import Parameters
 from vla_ros.parameters.overrides import ParameterFileError, read_parameter_file, read_value
+from vla_ros.policy_request import PolicyRequest
 
 
 def check_parameters(facts: Facts) -> Iterator[Finding]:
@@ -34,8 +35,8 @@ def check_parameters(facts: Facts) -> Iterator[Finding]:
     if setup.model:
         overrides['model'] = setup.model
     facts.overrides = overrides
-    defaults = dataclasses.asdict(Choice())
-    facts.choice = Choice(
+    defaults = dataclasses.asdict(PolicyRequest())
+    facts.request = PolicyRequest(
         **{
             name: overrides[name]
             for name, default in defaults.items()

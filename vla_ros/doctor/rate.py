@@ -14,7 +14,7 @@ _HEADROOM = 0.8  # of a time limit; beyond, a slow moment is late
 def check_rate(facts: Facts) -> Iterator[Finding]:
     """The policy's own rate; a camera may be slower still."""
     if facts.inference_s is None:
-        if facts.choice.model:
+        if facts.request.model:
             yield warn(
                 'what an action takes here is not known',
                 'measure it with --measure, or start the node and ask again',
@@ -39,7 +39,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
 
 def _faster(facts: Facts) -> str:
     """What has not been done yet."""
-    ways = ['set quantization to int8, '] if facts.choice.quantization == 'none' else []
+    ways = ['set quantization to int8, '] if facts.request.quantization == 'none' else []
     on_cpu = facts.device is None or facts.device.type == 'cpu'
     ways += ['take a machine with a GPU, '] if on_cpu else ['take a faster GPU, ']
     return f'{"".join(ways)}or '

@@ -45,10 +45,9 @@ def plot_success(summaries: Sequence[Summary], path: Path) -> None:
 
 def _curves(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     """By name without the added latency; those of several added latencies, by rising latency."""
-    fields = [field.name for field in dataclasses.fields(Condition)]
     groups: dict[str, list[Summary]] = {}
     for summary in summaries:
-        condition = Condition(**{field: summary[field] for field in fields})
+        condition = Condition.from_json(summary)
         name = str(dataclasses.replace(condition, added_latency_s=0.0))
         groups.setdefault(name, []).append(summary)
     return {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePath
 
 from vla_ros.evaluation.episode import Episode
 from vla_ros.measure.statistics import Summary, percentiles
+from vla_ros.policy_request import PolicyRequest
 
 _Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 # By their names; what a report says of them.
 PACES = {'step': 'in step', 'free': 'free-running'}
+_OF_POLICY = ('model', 'device', 'dtype', 'quantization')
 CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black picture'}
 
 
@@ -20,7 +22,7 @@ CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black pictu
 class Condition:
     """One way to run a policy and a world; nothing in here says ``auto``.
 
-    :param model: checkpoint folder or hub id.
+    :param policy: resolved.
     :param pace: ``step`` (the world waits for each action) or ``free`` (it does not).
     :param added_latency_s: that a picture comes to the policy later than it would.
     :param control: what was done to the policy's input, to see that it matters: ``none``,
@@ -29,23 +31,33 @@ class Condition:
         the ``picture``.
     """
 
-    model: str
-    device: str
-    dtype: str
-    quantization: str
+    policy: PolicyRequest
     pace: str = 'step'
     added_latency_s: float = 0.0
     control: str = 'none'
     deltas_from: str = 'now'
 
     def __str__(self) -> str:
-        words = [PurePath(self.model).name, self.device, self.dtype]
-        words += [self.quantization] if self.quantization != 'none' else []
+        policy = self.policy
+        words = [PurePath(policy.model).name, policy.device, policy.dtype]
+        words += [policy.quantization] if policy.quantization != 'none' else []
         parts = [' '.join(words), PACES[self.pace]]
         parts += [f'+{1e3 * self.added_latency_s:.0f} ms'] if self.added_latency_s else []
         parts += ['deltas from the picture'] if self.deltas_from == 'picture' else []
         parts += [CONTROLS[self.control]] if self.control != 'none' else []
         return ', '.join(parts)
+
+    def as_json(self) -> Summary:
+        """Return the fields by name, without those in which policies of a report never differ."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != 'policy'}
+        return {name: getattr(self.policy, name) for name in _OF_POLICY} | own
+
+    @classmethod
+    def from_json(cls, summary: Summary) -> Condition:
+        """Return the condition of what :meth:`as_json` gave."""
+        policy = PolicyRequest(**{name: summary[name] for name in _OF_POLICY})
+        own = {one.name: summary[one.name] for one in fields(cls) if one.name != 'policy'}
+        return cls(policy, **own)
 
 
 @dataclass(frozen=True)
@@ -79,7 +91,7 @@ def _summary(outcome: Outcome) -> Summary:
     latencies_s = [latency_s for episode in episodes for latency_s in episode.latencies_s]
     return {
         'name': str(outcome.condition),
-        **asdict(outcome.condition),
+        **outcome.condition.as_json(),
         'all': _success(episodes),
         'instructions': {
             instruction: _success([one for one in episodes if one.instruction == instruction])

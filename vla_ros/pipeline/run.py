@@ -286,13 +286,13 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
 
 
 def _node_parameters(task: PipelineTask) -> list[str]:
-    combination = task.combination
+    policy = task.combination.policy
     values = {
         'model': task.model,
-        'device': combination.device,
-        'dtype': combination.dtype,
-        'quantization': combination.quantization,
-        'compile': str(combination.compile).lower(),
+        'device': policy.device,
+        'dtype': policy.dtype,
+        'quantization': policy.quantization,
+        'compile': str(policy.compile).lower(),
         'image_reliability': 'reliable',  # at once, and not when it has seen the camera's offer
         'frozen_image_timeout_s': '0.0',
         **dict.fromkeys(_LIMITS, '3600.0'),

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.errors import VlaError
-from vla_ros.policies import load_policy
+from vla_ros.policies import load_policy, recipe
+from vla_ros.policy_request import PolicyRequest
 from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.frames import Frame, Instructions, Sampling, Say, Skipped, frames
 from vla_ros.replay.plot import plot_actions
-from vla_ros.replay.policies import Choice, recipe
 from vla_ros.replay.recorded import read_recorded
 from vla_ros.types import (
     InstructionError,
@@ -55,7 +55,7 @@ class Task:
 
 
 def run(
-    bag: Bag, task: Task, choice: Choice, folder: Path, say: Say
+    bag: Bag, task: Task, request: PolicyRequest, folder: Path, say: Say
 ) -> tuple[Summary, list[ActionRow]]:
     """Load the policy, warm it up, replay, and write all files into the folder, which is there.
 
@@ -70,11 +70,11 @@ def run(
     rows: list[ActionRow] = []
 
     def progress(step: Progress) -> None:
-        say(f'{choice.name}: {step.text}, {step.done} of {step.total}')
+        say(f'{request.label}: {step.text}, {step.done} of {step.total}')
 
-    policy = load_policy(choice, progress=progress)
+    policy = load_policy(request, progress=progress)
     try:
-        session = policy.session(choice.unnorm_key or None)
+        session = policy.session(request.unnorm_key or None)
         policy.warmup(progress)
         shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
         with ActionFiles(folder, session.spec.action_dim) as files:
@@ -91,16 +91,16 @@ def run(
             f'{str(skipped) or "there are none"}'
         )
     summary = {
-        'name': choice.name,
+        'name': request.label,
         **asdict(info),
-        **recipe(choice),
+        **recipe(request),
         'pictures': len(rows) + skipped.counts.total(),
         'used': len(rows),
         'invalid': sum(not row.valid for row in rows),
         'skipped': dict(sorted(skipped.counts.items())),
     }
     plot_actions(
-        folder / PLOT_NAME, f'{bag.path.name}, {choice.name}', rows, read_recorded(bag, say)
+        folder / PLOT_NAME, f'{bag.path.name}, {request.label}', rows, read_recorded(bag, say)
     )
     (folder / SUMMARY_NAME).write_text(f'{json.dumps({**task.recipe, **summary}, indent=2)}\n')
     return summary, rows

@@ -5,12 +5,11 @@ Knows the worker only by its status. ``load_policy`` is the worker's, the rest t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 from vla_ros import policies
 from vla_ros.parameters.definition import Parameters
-from vla_ros.policies import PolicyChoice
+from vla_ros.policy_request import PolicyRequest
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import Phase, WorkerStatus
 from vla_ros.types import Policy, ProgressCallback
@@ -29,9 +28,24 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
 
     :raises PolicyError: if the parameters ask for what can't be.
     """
-    names = (field.name for field in dataclasses.fields(PolicyChoice))
-    choice = PolicyChoice(**{name: getattr(parameters, name) for name in names})
-    return policies.load_policy(choice, len(parameters.robot_names), progress)
+    request = policy_request(parameters)
+    return policies.load_policy(request, len(parameters.robot_names), progress)
+
+
+def policy_request(parameters: Parameters) -> PolicyRequest:
+    """Return the policy that the parameters ask for."""
+    return PolicyRequest(
+        model=parameters.model,
+        revision=parameters.revision,
+        device=parameters.device,
+        dtype=parameters.dtype,
+        quantization=parameters.quantization,
+        compile=parameters.compile,
+        unnorm_key=parameters.unnorm_key,
+        contracts=parameters.contracts,
+        preprocessing=parameters.preprocessing,
+        rotate_180=parameters.rotate_180,
+    )
 
 
 def progress_text(status: WorkerStatus) -> str:

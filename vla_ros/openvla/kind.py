@@ -1,0 +1,149 @@
+"""OpenVLA in the registry: folders and hub ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.costs import model_bytes
+from vla_ros.openvla.hub import downloaded_model
+from vla_ros.openvla.loading import build_model
+from vla_ros.openvla.normalization import select_statistics
+from vla_ros.openvla.placement import DTYPES, check_quantization, choose_device, choose_dtype
+from vla_ros.openvla.plain import check_folder
+from vla_ros.openvla.policy import OpenVLAPolicy
+from vla_ros.openvla.preprocessing import Preprocessing
+from vla_ros.openvla.processor import load_processors
+from vla_ros.openvla.spec import spec_of
+from vla_ros.policy_request import PolicyRequest
+from vla_ros.types import PolicySpec, ProgressCallback
+
+# Peak of loading, warming up and inferring, less the weights: 1.1 GB was measured in bfloat16, 1.2
+# in int8, 1.1 in int4 (docs/benchmarks.md).
+_BESIDE_WEIGHTS_BYTES = 1_200_000_000
+
+
+@dataclass(frozen=True)
+class OpenVLAInspection:
+    """What the files of a checkpoint say without the values of the weights."""
+
+    text: str
+    folder: Path
+    config: OpenVLAConfig
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> OpenVLAInspection:
+        """Do what the loader does before it reads weights.
+
+        :raises CheckpointError: if the loader would not take the folder.
+        """
+        check_folder(folder)
+        config = OpenVLAConfig.from_directory(folder)
+        load_processors(folder, config)
+        checkpoint = Checkpoint(folder)
+        build_model(checkpoint, config)
+        dtypes = ', '.join(sorted(str(one).removeprefix('torch.') for one in checkpoint.dtypes))
+        text = (
+            f'{folder}: {len(checkpoint.shapes)} tensors in {dtypes}, of the names and shapes that '
+            'config.json wants; their values are looked at when it is loaded'
+        )
+        return cls(text, folder, config)
+
+    @property
+    def unnorm_keys(self) -> tuple[str, ...]:
+        """The data sets whose statistics the checkpoint has."""
+        return tuple(self.config.norm_stats)
+
+    def key(self, unnorm_key: str) -> str:
+        """Return the key in force; empty means the only one.
+
+        :raises UnnormKeyError: if there are no such statistics.
+        """
+        return select_statistics(self.config.norm_stats, unnorm_key)[0]
+
+    def spec(self, unnorm_key: str | None = None) -> PolicySpec:
+        """Return what the policy needs and gives.
+
+        :raises UnnormKeyError: if there are no such statistics.
+        """
+        return spec_of(self.config, unnorm_key)
+
+    def needed_bytes(self, request: PolicyRequest) -> int:
+        """Return the memory that loading and running take, from the shapes of the weights.
+
+        :param request: resolved.
+        """
+        dtype, device = DTYPES[request.dtype], request.device
+        weights = model_bytes(self.config, dtype, request.quantization, device)
+        return weights + _BESIDE_WEIGHTS_BYTES
+
+
+class OpenVLA:
+    """Owns every model that no other kind owns."""
+
+    def owns(self, model: str) -> bool:
+        """Return True: the name is a folder or a hub id."""
+        return True
+
+    def resolve(self, request: PolicyRequest) -> PolicyRequest:
+        """Return the request with the device and dtype of this machine.
+
+        :raises PlacementError: if device, dtype or quantization is not available here.
+        :raises PreprocessingError: if there is none of that name.
+        """
+        device = choose_device(request.device)
+        dtype = choose_dtype(request.dtype, device)
+        check_quantization(request.quantization, device, dtype, request.compile)
+        _preprocessing(request, center_crop=False)
+        name = str(dtype).removeprefix('torch.')
+        return replace(request, device=str(device), dtype=name)
+
+    def inspect(self, request: PolicyRequest) -> OpenVLAInspection | None:
+        """Return what the files say; None if they have to be downloaded first.
+
+        :raises CheckpointError: if the loader would not take them.
+        """
+        folder = downloaded_model(request.model, request.revision or None)
+        return None if folder is None else OpenVLAInspection.of_folder(folder)
+
+    def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
+        """Return what the answers of a loaded policy depend on beside the request."""
+        return {
+            'preprocessing': request.preprocessing,
+            'center_crop': center_crop,
+            'rotate_180': request.rotate_180,
+            'torch': torch.__version__,
+            'threads': torch.get_num_threads(),
+        }
+
+    def load(
+        self,
+        request: PolicyRequest,
+        center_crop: bool,
+        max_batch_size: int,
+        progress: ProgressCallback,
+    ) -> OpenVLAPolicy:
+        """Load the checkpoint; download it first if need be.
+
+        :raises PolicyError: if there can be no such policy.
+        """
+        return OpenVLAPolicy.from_pretrained(
+            request.model,
+            device=request.device,
+            dtype=request.dtype,
+            quantization=request.quantization,
+            revision=request.revision or None,
+            compile=request.compile,
+            max_batch_size=max_batch_size,
+            preprocessing=_preprocessing(request, center_crop),
+            progress=progress,
+        )
+
+
+def _preprocessing(request: PolicyRequest, center_crop: bool) -> Preprocessing:
+    return Preprocessing(request.preprocessing, center_crop, request.rotate_180)
