@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from vla_ros.cli.check import CheckFailed
+from vla_ros.clock import ManualClock
 from vla_ros.doctor.findings import fail, refused
-from vla_ros.doctor.overrides import ParameterFileError
 from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_bytes
 from vla_ros.images.compressed import compressed_to_rgb
@@ -24,13 +24,13 @@ from vla_ros.motion import ContractError, load_contracts
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.normalization import read_norm_stats
+from vla_ros.parameters.check import ParameterError
+from vla_ros.parameters.overrides import ParameterFileError
 from vla_ros.pipeline.summary import PipelineError
 from vla_ros.replay.actions import ActionsError
 from vla_ros.replay.bag import BagError, UnreadableMessage
 from vla_ros.replay.run import NoAction
-from vla_ros.ros.parameters import ParameterError
 from vla_ros.scheduling import CameraWatch
-from vla_ros.scheduling.clock import ManualClock
 from vla_ros.text import MAX_MESSAGE_CHARACTERS
 from vla_ros.types import InstructionError, PolicyError
 from vla_ros.yaml_text import YAMLTextError

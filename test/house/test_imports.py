@@ -29,7 +29,7 @@ FLOORS = (
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'policy_request'},
     {'drawing', 'images', 'types'},
-    {'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
+    {'clock', 'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
     {'errors'},
     {'text'},
 )

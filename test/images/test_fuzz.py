@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from support.graph import PICTURE, Running, image_message, running_node
+from vla_ros.clock import ManualClock
 from vla_ros.images import raw
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
@@ -33,7 +34,7 @@ from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
-from vla_ros.scheduling import CommandWatch, ManualClock
+from vla_ros.scheduling import CommandWatch
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import (

@@ -15,12 +15,12 @@ from geometry_msgs.msg import TwistStamped
 from numpy.typing import NDArray
 
 from support.fakes import a_prediction
+from vla_ros.clock import ManualClock
 from vla_ros.motion import load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.log import Log
 from vla_ros.ros.motion_output import MotionOutput, close_motions
 from vla_ros.ros.node_clock import Moment
-from vla_ros.scheduling import ManualClock
 
 PERIOD_S = 0.02
 DATA_SET = 'bridge_orig'  # 5 Hz

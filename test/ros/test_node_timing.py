@@ -189,13 +189,6 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
         assert stack.status.rejected == 1
 
 
-def test_a_camera_that_falls_silent_holds() -> None:
-    with node_with(FakePolicy(), instruction='go', image_timeout_s=0.4) as (stack, _):
-        stack.see()
-        stack.wait_for_state(VlaStatus.RUNNING)
-        stack.wait_for_state(VlaStatus.HOLDING, 'for image_timeout_s, 0.4 s')
-
-
 def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
     proceed = threading.Event()
 

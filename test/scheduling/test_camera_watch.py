@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vla_ros.clock import ManualClock
 from vla_ros.reasons import Reason
-from vla_ros.scheduling import CameraCounters, CameraWatch, ClockWatch, ManualClock
+from vla_ros.scheduling import CameraCounters, CameraWatch, ClockWatch
 
 STILL = np.full((48, 64, 3), 7, dtype=np.uint8)
 

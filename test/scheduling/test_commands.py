@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vla_ros.scheduling import CommandWatch, ManualClock, StallWatch
+from vla_ros.clock import ManualClock
+from vla_ros.scheduling import CommandWatch, StallWatch
 
 MAX_AGE_S = 2.0
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from support.fakes import BY_POLICY, a_prediction
+from vla_ros.clock import ManualClock
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling import ActionGate, LatencyWindow, ManualClock, Outcome, Percentiles, Result
+from vla_ros.scheduling import ActionGate, LatencyWindow, Outcome, Percentiles, Result
 from vla_ros.types import Invalid, InvalidReason, Observation, Prediction
 
 

@@ -18,16 +18,9 @@ from support.fakes import (
     started,
     wait_until,
 )
+from vla_ros.clock import ManualClock
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling import (
-    Deadline,
-    InferenceWorker,
-    ManualClock,
-    Outcome,
-    Phase,
-    Result,
-    SlotClosed,
-)
+from vla_ros.scheduling import Deadline, InferenceWorker, Outcome, Phase, Result, SlotClosed
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,

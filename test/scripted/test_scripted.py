@@ -15,7 +15,8 @@ import pytest
 
 from support.fakes import wait_until
 from support.places import ROOT
-from vla_ros.scheduling import InferenceWorker, ManualClock, Outcome, Phase, Result, WorkerLimits
+from vla_ros.clock import Clock, ManualClock, SystemClock
+from vla_ros.scheduling import InferenceWorker, Outcome, Phase, Result, WorkerLimits
 from vla_ros.scripted import ScriptedPolicy, is_scripted
 from vla_ros.types import (
     InferenceCancelled,
@@ -40,8 +41,8 @@ def no_progress(progress: Progress) -> None:
     pass
 
 
-def policy_of(script: str) -> ScriptedPolicy:
-    return ScriptedPolicy.from_script(f'scripted:{script}', no_progress)
+def policy_of(script: str, clock: Clock = SystemClock()) -> ScriptedPolicy:
+    return ScriptedPolicy.from_script(f'scripted:{script}', no_progress, clock=clock)
 
 
 def predict(policy: Policy, cancel: threading.Event | None = None) -> Prediction:
@@ -458,20 +459,26 @@ def test_several_faults_in_one_call() -> None:
 
 
 def test_slow_comes_first() -> None:
-    policy = policy_of('raise,slow=0.1')
-    started_s = time.monotonic()
+    clock = ManualClock()
+    policy = policy_of('raise,slow=0.1', clock)
     with pytest.raises(RuntimeError):
         predict(policy)
-    assert time.monotonic() - started_s >= 0.1
+    assert clock.monotonic_s() == pytest.approx(0.1)
 
 
 # -- time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('script', 'least_s'), [('slow=0.1', 0.1), ('slow=.1,slow=0.1@1', 0.2)])
-def test_slow_takes_so_much_longer(script: str, least_s: float) -> None:
-    policy = policy_of(script)
-    assert least_s <= seconds_of(lambda: predict(policy)) < least_s + 0.5
+@pytest.mark.parametrize(('script', 'seconds'), [('slow=30', 30.0), ('slow=9.5,slow=9.5@1', 19.0)])
+def test_slow_takes_so_much_longer(script: str, seconds: float) -> None:
+    clock = ManualClock()
+    predict(policy_of(script, clock))
+    assert clock.monotonic_s() == pytest.approx(seconds)
+
+
+def test_the_warm_up_is_timed_by_the_clock() -> None:
+    policy = policy_of('slow=60@warmup', ManualClock())
+    assert policy.warmup().total_s == pytest.approx(60.0)
 
 
 @pytest.mark.parametrize('fault', ['slow=30', 'stuck'])
@@ -564,7 +571,9 @@ def test_unproved() -> None:
 
 def test_slow_tells_its_progress() -> None:
     reports: list[Progress] = []
-    policy = ScriptedPolicy.from_script('scripted:slow=0.5@load,slow=0.3@warmup', reports.append)
+    policy = ScriptedPolicy.from_script(
+        'scripted:slow=0.5@load,slow=0.3@warmup', reports.append, clock=ManualClock()
+    )
     assert [report.done for report in reports[:-1]] == sorted(
         report.done for report in reports[:-1]
     )
@@ -723,6 +732,7 @@ def test_it_imports_neither_torch_nor_ros() -> None:
     assert not loaded & {'torch', 'transformers', 'timm', 'PIL', 'rclpy'}
     ours = {name for name in loaded if name.startswith('vla_ros.')}
     assert ours == {
+        'vla_ros.clock',
         'vla_ros.errors',
         'vla_ros.scripted',
         'vla_ros.scripted.policy',

@@ -28,6 +28,7 @@ from simulate.planted import PLANTED
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
+    'vla_ros/clock.py',
     'vla_ros/ros/inputs.py',
     'vla_ros/ros/robot.py',
     'vla_ros/ros/node.py',

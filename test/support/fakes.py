@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.scheduling import InferenceWorker, ManualClock, Phase, Result, WorkerLimits
+from vla_ros.clock import ManualClock
+from vla_ros.scheduling import InferenceWorker, Phase, Result, WorkerLimits
 from vla_ros.types import (
     ActionSpace,
     Cancel,

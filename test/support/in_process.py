@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from rclpy.parameter import Parameter
 
 from support.fakes import FakePolicy, a_prediction
 from support.graph import Robot, robot, spinning_node
+from vla_ros.clock import ManualClock
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
@@ -20,16 +22,54 @@ from vla_ros.types import Cancel, InferenceCancelled, Prediction
 _namespaces = (f'/in_process_{number}' for number in itertools.count())
 
 
+class NodeTime(ManualClock):
+    """The clock of a node that runs in a thread of this process; the test moves it.
+
+    It moves in steps that are too short to be a stall of the node, and after each the node looks
+    around. So a time-out of minutes takes a moment, and a slow machine changes nothing.
+    """
+
+    _STEP_S = 0.5
+
+    def __init__(self) -> None:
+        super().__init__(time.time_ns())
+        self._looked = threading.Condition()
+        self._looks = 0  # that the node has begun
+
+    def beat(self, limit_s: float, why: str) -> None:
+        """The node begins to look at what has taken too long; its watchdog is told of each look."""
+        with self._looked:
+            self._looks += 1
+            self._looked.notify_all()
+
+    def let_pass(self, seconds: float) -> None:
+        """Return when the node has looked around at the end of that time."""
+        whole, rest_s = divmod(seconds, self._STEP_S)
+        for step_s in [self._STEP_S] * int(whole) + [rest_s]:
+            with self._looked:
+                self.advance(step_s)
+                # The next look begins with the new time, and has ended when another begins.
+                enough = self._looks + 2
+                assert self._looked.wait_for(lambda enough=enough: self._looks >= enough, 30.0)
+
+
 @contextlib.contextmanager
 def unstarted_node(
-    load_policy: LoadPolicy, reliable: bool = True, **parameters: float | str
+    load_policy: LoadPolicy,
+    reliable: bool = True,
+    clock: NodeTime | None = None,
+    **parameters: float | str,
 ) -> Iterator[tuple[Robot, VlaNode]]:
-    """A node that has just been told to start, and the robot that it will listen to."""
+    """A node that has just been told to start, and the robot that it will listen to.
+
+    :param clock: in place of the node's own.
+    """
     namespace = next(_namespaces)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = VlaNode(
         load_policy,
+        **({} if clock is None else {'clock': clock, 'beat': clock.beat}),
         context=context,
         namespace=namespace,
         parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
@@ -43,10 +83,13 @@ def unstarted_node(
 
 @contextlib.contextmanager
 def node_with(
-    policy: FakePolicy, reliable: bool = True, **parameters: float | str
+    policy: FakePolicy,
+    reliable: bool = True,
+    clock: NodeTime | None = None,
+    **parameters: float | str,
 ) -> Iterator[tuple[Robot, VlaNode]]:
     """An active node, and the robot that it listens to."""
-    with unstarted_node(lambda *_: policy, reliable, **parameters) as (stack, node):
+    with unstarted_node(lambda *_: policy, reliable, clock, **parameters) as (stack, node):
         stack.wait_for_state(VlaStatus.HOLDING)
         stack.wait_until_heard()
         yield stack, node

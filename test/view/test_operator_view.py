@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 
 from support.fakes import a_prediction
 from support.graph import PICTURE, Robot, robot, running_node
+from vla_ros.clock import ManualClock
 from vla_ros.drawing import SKY_BLUE, font, full_scale, number, wrap
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
@@ -25,7 +26,7 @@ from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.ros import operator_view
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.situation import Situation
-from vla_ros.scheduling import ManualClock, Outcome, Result
+from vla_ros.scheduling import Outcome, Result
 from vla_ros.types import Observation
 from vla_ros.view import STATE_COLOURS, OperatorView, render
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 from rclpy.duration import Duration
@@ -18,6 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
 from vla_ros.client.heir import NOTHING_LEFT
+from vla_ros.clock import Clock, SystemClock
 from vla_ros.graph.heard import cleaned
 from vla_ros.msg import VlaStatus
 from vla_ros.text import printable
@@ -29,7 +29,8 @@ _REPEAT_S = 0.2
 class Lease:
     """One instruction on the topic ``instruction``, and the node's status. Of the node's thread."""
 
-    def __init__(self, node: Node, instruction: str) -> None:
+    def __init__(self, node: Node, instruction: str, clock: Clock = SystemClock()) -> None:
+        self._clock = clock
         self.status: VlaStatus | None = None  # the last one
         self._instruction = instruction
         self._said = False
@@ -61,9 +62,9 @@ class Lease:
         :returns: whether the instruction is out of force within ``timeout_s``.
         """
         before = self.status  # tells nothing of what comes now
-        ends_s, repeat_s = time.monotonic() + timeout_s, 0.0
+        ends_s, repeat_s = self._clock.monotonic_s() + timeout_s, 0.0
         while self.status is before or self.is_in_force:
-            now_s = time.monotonic()
+            now_s = self._clock.monotonic_s()
             if now_s > ends_s:
                 return False
             if now_s > repeat_s and (self._said or self.is_in_force):
@@ -71,7 +72,7 @@ class Lease:
                 self._instructions.publish(String(data=''))
             spin()
         # That status may be older than an instruction which is still on its way.
-        left_s = max(0.0, ends_s - time.monotonic())
+        left_s = max(0.0, ends_s - self._clock.monotonic_s())
         return bool(self._instructions.wait_for_all_acked(Duration(seconds=left_s)))
 
     def _on_status(self, message: VlaStatus) -> None:

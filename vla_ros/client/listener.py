@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import rclpy
@@ -15,6 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from vla_ros.clock import Clock, SystemClock
 from vla_ros.graph.executor import spinning
 from vla_ros.graph.heard import cleaned
 from vla_ros.msg import VlaAction, VlaStatus
@@ -23,8 +23,11 @@ from vla_ros.msg import VlaAction, VlaStatus
 class Listener(Node):
     """Keeps what it hears. Written by the thread that spins it, read under ``changed``."""
 
-    def __init__(self, context: rclpy.Context, namespace: str) -> None:
+    def __init__(
+        self, context: rclpy.Context, namespace: str, clock: Clock = SystemClock()
+    ) -> None:
         super().__init__('listener', context=context, namespace=namespace)
+        self._clock = clock
         self.changed = threading.Condition()
         self.status = VlaStatus()
         self.actions: list[VlaAction] = []
@@ -50,7 +53,7 @@ class Listener(Node):
 
     def _on_frame(self, message: bytes) -> None:
         with self.changed:
-            self.frames_s.append(time.monotonic())
+            self.frames_s.append(self._clock.monotonic_s())
             self.changed.notify_all()
 
 

@@ -5,7 +5,6 @@ Of the main thread; what was heard is judged by camera.py.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from vla_ros.clock import Clock, age_s
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
@@ -32,7 +32,6 @@ from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import topic_prefix
 from vla_ros.scheduling import CameraWatch
-from vla_ros.scheduling.clock import age_s
 
 _DISCOVERY_S = 3.5  # a process that is there is found within that: it tells so every 3 s
 _SETTLE_S = 0.3  # between the first publisher that is found and the others
@@ -66,15 +65,21 @@ def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Findin
     prefixes = [topic_prefix(name) for name in robots]
     topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
     statuses = _Statuses(node, prefixes[0])
-    cameras = [_Camera(node, topic, parameters) for topic in topics]
+    clock = NodeClock(node)
+    cameras = [_Camera(node, topic, parameters, clock) for topic in topics]
 
-    started_s = time.monotonic()
-    _spin(spin, _DISCOVERY_S, lambda: all(camera.offers() for camera in cameras))
-    _spin(spin, _SETTLE_S)
+    started_s = clock.monotonic_s()
+    _spin(clock, spin, _DISCOVERY_S, lambda: all(camera.offers() for camera in cameras))
+    _spin(clock, spin, _SETTLE_S)
     for camera in cameras:
         camera.listen()
-    _spin(spin, facts.setup.seconds)
-    _spin(spin, started_s + _DISCOVERY_S - time.monotonic(), lambda: statuses.last is not None)
+    _spin(clock, spin, facts.setup.seconds)
+    _spin(
+        clock,
+        spin,
+        started_s + _DISCOVERY_S - clock.monotonic_s(),
+        lambda: statuses.last is not None,
+    )
     if len(topics) != len(robots):
         yield fail(
             f'{len(topics)} camera topics, and {len(robots)} in robots',
@@ -95,23 +100,26 @@ def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Findin
 
 
 def _spin(
-    spin: Callable[[], None], seconds: float, until: Callable[[], bool] = lambda: False
+    clock: Clock,
+    spin: Callable[[], None],
+    seconds: float,
+    until: Callable[[], bool] = lambda: False,
 ) -> None:
-    ends_s = time.monotonic() + seconds
-    while time.monotonic() < ends_s and not until():
+    ends_s = clock.monotonic_s() + seconds
+    while clock.monotonic_s() < ends_s and not until():
         spin()
 
 
 class _Camera:
     """Hears one camera as the node would, and keeps what is to be judged of each picture."""
 
-    def __init__(self, node: Node, topic: str, parameters: Parameters) -> None:
+    def __init__(self, node: Node, topic: str, parameters: Parameters, clock: Clock) -> None:
         self._node = node
         self._parameters = parameters
         self._message_type, suffix, self._to_rgb = TRANSPORTS[parameters.image_transport]
         self._type_name = f'sensor_msgs/msg/{self._message_type.__name__}'
         self._topic = node.resolve_topic_name(f'{topic}{suffix}')
-        self._clock = NodeClock(node)
+        self._clock = clock
         self._watch = CameraWatch(0.0, self._clock)  # still pictures are judged afterwards
         self._before: NDArray[np.uint8] | None = None
         self._subscription: ImageSubscription | None = None
@@ -178,7 +186,7 @@ class _Camera:
             self._before = image
         self.pictures.append(
             Picture(
-                time.monotonic(),
+                self._clock.monotonic_s(),
                 age_s(stamp_ns, self._clock.now_ns()),
                 len(message.data),
                 kind,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vla_ros.clock import Clock, SystemClock
 from vla_ros.errors import VlaError
 from vla_ros.policies import load_policy, recipe
 from vla_ros.policy_request import PolicyRequest
@@ -137,11 +137,13 @@ def ask(
         yield action_row(frame, prediction, session.spec)
 
 
-def _telling(shown: Iterable[Frame], count: int, say: Say) -> Iterator[Frame]:
+def _telling(
+    shown: Iterable[Frame], count: int, say: Say, clock: Clock = SystemClock()
+) -> Iterator[Frame]:
     """Hand the frames on, and tell now and then how far they have come."""
-    said_s = time.monotonic()
+    said_s = clock.monotonic_s()
     for frame in shown:
-        if time.monotonic() - said_s > _SAY_EVERY_S:
-            said_s = time.monotonic()
+        if clock.monotonic_s() - said_s > _SAY_EVERY_S:
+            said_s = clock.monotonic_s()
             say(f'picture {frame.number} of {count}')
         yield frame

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from vla_ros.scheduling import Clock
+from vla_ros.clock import Clock
 from vla_ros.text import printable
 
 _MAX_CHARACTERS = 8000  # a traceback

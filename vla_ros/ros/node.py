@@ -17,11 +17,13 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock as RosClock
+from rclpy.clock import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 
+from vla_ros.clock import Clock
 from vla_ros.images.raw import backend
 from vla_ros.motion import ActionContract, load_contracts
 from vla_ros.msg import VlaStatus
@@ -93,11 +95,13 @@ class VlaNode(LifecycleNode):
         self,
         load_policy: LoadPolicy = loading.load_policy,
         beat: Callable[[float, str], None] = lambda limit_s, why: None,
+        clock: Clock | None = None,
         **options: Any,
     ) -> None:
         """
         :param load_policy: called by the worker; what it raises puts the node into ERROR.
         :param beat: of the watchdog: for how long the executor may be silent now, and why.
+        :param clock: in place of the node's own, for tests.
         :raises ParameterError: if a parameter set at the start is not allowed.
         """
         super().__init__('vla', **options)
@@ -115,7 +119,7 @@ class VlaNode(LifecycleNode):
         self._error: Cause | None = None
 
         robots = read_robot_names(self)
-        self._shared = self._make_shared(robots)
+        self._shared = self._make_shared(robots, clock)
         self._node_clock, self._log = self._shared.clock, self._shared.log
         self.requests = Requests(self._shared, self._before_callback)
         enabled = self.get_parameter('enabled').value
@@ -127,14 +131,14 @@ class VlaNode(LifecycleNode):
         self._offer_switches()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        steady = RosClock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self.create_timer(_WATCH_PERIOD_S, self._watch, clock=steady)
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=steady)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._show_change()
 
-    def _make_shared(self, robots: Collection[str]) -> Shared:
-        clock = NodeClock(self)
+    def _make_shared(self, robots: Collection[str], own_clock: Clock | None) -> Shared:
+        clock = NodeClock(self, own_clock)
         file = self.get_parameter('latch_file').value
         path = (
             Path(file).expanduser()

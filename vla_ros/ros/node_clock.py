@@ -5,11 +5,11 @@ Any thread may ask for the time; the rest belongs to the executor's thread.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from rclpy.node import Node
 
+from vla_ros.clock import Clock, SystemClock
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import ClockWatch
 
@@ -35,28 +35,42 @@ class Moment(NamedTuple):
     monotonic_s: float
 
 
-class NodeClock:
+class _RosClock(SystemClock):
     """Its time is the node's: the system's, or a simulation's where use_sim_time is set."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self.start_over()
 
     def now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds
+
+
+class NodeClock:
+    """The clock of a node, with a look at its faults."""
+
+    def __init__(self, node: Node, clock: Clock | None = None) -> None:
+        """
+        :param clock: in place of the node's own, for tests.
+        """
+        self._node = node
+        self._clock = _RosClock(node) if clock is None else clock
+        self.start_over()
+
+    def now_ns(self) -> int:
+        return self._clock.now_ns()
 
     def now(self) -> Moment:
         """Read both clocks."""
         return Moment(self.now_ns(), self.monotonic_s())
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        return self._clock.monotonic_s()
 
     def system_ns(self) -> int:
-        return time.time_ns()
+        return self._clock.system_ns()
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        self._clock.sleep(seconds)
 
     @property
     def is_simulated(self) -> bool:

@@ -13,10 +13,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
+from vla_ros.clock import Clock, age_s
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract
 from vla_ros.ros.situation import Situation
-from vla_ros.scheduling import Clock, Result, age_s
+from vla_ros.scheduling import Result
 from vla_ros.view import OperatorView, render
 
 _SHORTEST_PERIOD_S = 0.1

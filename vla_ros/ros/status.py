@@ -11,11 +11,11 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 
+from vla_ros.clock import Clock
 from vla_ros.graph.stamps import to_time
 from vla_ros.msg import VlaStatus
 from vla_ros.ros.log import Log
 from vla_ros.ros.situation import Situation
-from vla_ros.scheduling import Clock
 
 _LOG_PERIOD_S = 1.0  # state and reason may change with every picture
 _CHANGE_PERIOD_S = 0.1

@@ -1,7 +1,7 @@
 """When the policy runs, and what becomes of each picture. Knows neither ROS nor torch."""
 
 from vla_ros.scheduling.camera import CameraCounters, CameraWatch
-from vla_ros.scheduling.clock import Clock, ClockWatch, ManualClock, age_s
+from vla_ros.scheduling.clock import ClockWatch
 from vla_ros.scheduling.commands import CommandWatch, StallWatch
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.inference import Deadline, WorkerLimits
@@ -16,14 +16,12 @@ __all__ = [
     'BuildPolicy',
     'CameraCounters',
     'CameraWatch',
-    'Clock',
     'ClockWatch',
     'CommandWatch',
     'Deadline',
     'InferenceWorker',
     'LatencyWindow',
     'LatestSlots',
-    'ManualClock',
     'Outcome',
     'OutcomeCounters',
     'Percentiles',
@@ -34,6 +32,5 @@ __all__ = [
     'StallWatch',
     'WorkerLimits',
     'WorkerStatus',
-    'age_s',
     'failure_text',
 ]

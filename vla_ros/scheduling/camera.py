@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.clock import MAX_CLOCK_SKEW_S, Clock, age_s
 from vla_ros.errors import VlaError
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling.clock import MAX_CLOCK_SKEW_S, Clock, age_s
 from vla_ros.scheduling.novelty import Novelty
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from vla_ros.scheduling.clock import Clock
+from vla_ros.clock import Clock
 
 _GRACE_S = 1.0  # in which what lay in the queues during a stall is delivered
 _MAX_STALL_S = 1.0  # between two looks; they are 0.02 s apart

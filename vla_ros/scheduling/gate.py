@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vla_ros.clock import Clock, age_s, is_fresh
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling.clock import Clock, age_s, is_fresh
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.result import Outcome, Result
 

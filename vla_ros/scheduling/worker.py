@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from vla_ros.clock import Clock, is_fresh
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling.clock import Clock, is_fresh
 from vla_ros.scheduling.inference import Deadline, Inference, Submission, WorkerLimits
 from vla_ros.scheduling.phase import Phase, WorkerStatus
 from vla_ros.scheduling.result import Outcome, Result, failure_text

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vla_ros.clock import Clock, SystemClock
 from vla_ros.scripted.script import NAME, Fault, Options, read_script
 from vla_ros.text import is_blank
 from vla_ros.types import (
@@ -82,11 +83,17 @@ class ScriptedPolicy:
     """Use :meth:`from_script`."""
 
     def __init__(
-        self, model: str, max_batch_size: int, faults: list[Fault], options: Options
+        self,
+        model: str,
+        max_batch_size: int,
+        faults: list[Fault],
+        options: Options,
+        clock: Clock = SystemClock(),
     ) -> None:
         self.info = PolicyInfo(model, '', device='cpu', dtype='float64', quantization='none')
         self.max_batch_size = max_batch_size
         self._faults = faults
+        self._clock = clock
         self._random = np.random.default_rng(options.seed)
         self._spec = spec_of(options)
         self._calls = 0
@@ -94,16 +101,21 @@ class ScriptedPolicy:
 
     @classmethod
     def from_script(
-        cls, model: str, progress: ProgressCallback, max_batch_size: int = 1
+        cls,
+        model: str,
+        progress: ProgressCallback,
+        max_batch_size: int = 1,
+        clock: Clock = SystemClock(),
     ) -> ScriptedPolicy:
         """Read the script, and do what it says of loading.
 
         :param model: ``scripted`` or ``scripted:...``; the package's docstring has the grammar.
         :param max_batch_size: of the calls; the script has no limit of its own.
+        :param clock: of what is slow.
         :raises PolicyError: if the script is malformed.
         """
         faults, options = read_script(model)
-        policy = cls(model, max_batch_size, faults, options)
+        policy = cls(model, max_batch_size, faults, options, clock)
         policy._prepare('load', None, progress)
         return policy
 
@@ -119,14 +131,14 @@ class ScriptedPolicy:
         :raises SelfCheckError: if that is ``unproved``.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
-        started_s = time.monotonic()
+        started_s = self._clock.monotonic_s()
         self._prepare('warmup', cancel, progress)
         seconds = []
         for call in (1, 2):
-            call_started_s = time.monotonic()
+            call_started_s = self._clock.monotonic_s()
             _prediction(call, self._spec, NAME, [])
-            seconds.append(time.monotonic() - call_started_s)
-        return WarmupTimes(time.monotonic() - started_s, seconds[0], seconds[1])
+            seconds.append(self._clock.monotonic_s() - call_started_s)
+        return WarmupTimes(self._clock.monotonic_s() - started_s, seconds[0], seconds[1])
 
     def check_files(self) -> None:
         """:raises PolicyError: once ``changed`` was due."""
@@ -159,9 +171,9 @@ class ScriptedPolicy:
         for fault in due:
             if fault.kind == 'changed':
                 self._changed = f'{fault.text} at call {self._calls}'
-        _wait(0.0, cancel)
+        _wait(self._clock, 0.0, cancel)
         for fault in due:
-            _act(fault, f'{fault.text} at call {self._calls}', cancel)
+            _act(fault, f'{fault.text} at call {self._calls}', self._clock, cancel)
         return [self._answer(session, observation, due) for session, observation in batch]
 
     def close(self) -> None:
@@ -184,22 +196,26 @@ class ScriptedPolicy:
     ) -> None:
         for fault in self._faults:
             if fault.phase == phase:
-                _act(fault, fault.text, cancel, progress)
+                _act(fault, fault.text, self._clock, cancel, progress)
         if progress is not None:
             progress(Progress(NAME, 1, 1))
 
 
 def _act(
-    fault: Fault, what: str, cancel: Cancel | None, progress: ProgressCallback | None = None
+    fault: Fault,
+    what: str,
+    clock: Clock,
+    cancel: Cancel | None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Do what a fault does before there is a prediction; some only change that.
 
     :param what: names the fault in errors and progress.
     """
     if fault.kind in ('slow', 'stuck'):
-        _wait(fault.number, cancel, progress, f'{NAME} {what}')
+        _wait(clock, fault.number, cancel, progress, f'{NAME} {what}')
     if fault.kind == 'hung':
-        _wait(fault.number)
+        _wait(clock, fault.number)
     if fault.kind == 'lock':
         _keep_lock(fault.number)
     if fault.kind == 'exit':
@@ -212,6 +228,7 @@ def _act(
 
 
 def _wait(
+    clock: Clock,
     seconds: float,
     cancel: Cancel | None = None,
     progress: ProgressCallback | None = None,
@@ -222,16 +239,16 @@ def _wait(
     :param seconds: may be infinite.
     """
     reports = math.ceil(seconds / _TICK_S / _TICKS_PER_REPORT) if seconds < math.inf else 1
-    started_s = time.monotonic()
+    started_s = clock.monotonic_s()
     for tick in itertools.count():
         if cancel is not None and cancel.is_set():
             raise InferenceCancelled
-        elapsed_s = time.monotonic() - started_s
+        elapsed_s = clock.monotonic_s() - started_s
         if elapsed_s >= seconds:
             return
         if progress is not None and tick % _TICKS_PER_REPORT == 0:
             progress(Progress(text, int(reports * elapsed_s / seconds), reports))
-        time.sleep(min(_TICK_S, seconds - elapsed_s))
+        clock.sleep(min(_TICK_S, seconds - elapsed_s))
 
 
 def _keep_lock(seconds: float) -> None:
