@@ -30,6 +30,7 @@ from lifecycle_msgs.msg import Transition
 from support.graph import CameraThread, Robot, image_message, robot
 from support.places import ROOT
 from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 from vla_ros.scheduling.accounts import unaccounted
 
 # The camera's pictures are bigger than Fast DDS's usual shared memory; read when a context is made.
@@ -170,12 +171,12 @@ class Soak:
         # Without a camera meanwhile, so that every picture shown has a listener.
         self._camera.behaviour = 'silent'
         time.sleep(0.3)
-        self._transition(Transition.TRANSITION_DEACTIVATE, VlaStatus.READY)
+        self._transition(Transition.TRANSITION_DEACTIVATE, State.READY)
         if kind == 'configure':
-            self._transition(Transition.TRANSITION_CLEANUP, VlaStatus.UNCONFIGURED)
+            self._transition(Transition.TRANSITION_CLEANUP, State.UNCONFIGURED)
             self._finished.append(self._stack.status)
-            self._transition(Transition.TRANSITION_CONFIGURE, VlaStatus.READY)
-        self._transition(Transition.TRANSITION_ACTIVATE, VlaStatus.HOLDING)
+            self._transition(Transition.TRANSITION_CONFIGURE, State.READY)
+        self._transition(Transition.TRANSITION_ACTIVATE, State.HOLDING)
         self._stack.wait_until_heard()
         if not self._stack.status.instruction:
             self._say(next(self._instructions))
@@ -218,7 +219,7 @@ def faults_found(soak: Soak, stack: Robot, camera: Camera) -> list[str]:
         if not condition:
             found.append(text())
 
-    odd = [found for status in stack.statuses if (found := unaccounted(status))]
+    odd = [gaps for status in stack.statuses if (gaps := unaccounted(status.counters))]
     must(not odd, lambda: f'{len(odd)} statuses do not balance, the first by {odd[0]}')
     received, published = soak.totals()
     lost = camera.shown - received  # the middleware keeps one, and overwrites it
@@ -285,7 +286,7 @@ def main() -> int:
         node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         with robot(NAMESPACE) as stack:
-            stack.wait_for_state(VlaStatus.HOLDING, timeout_s=600.0)
+            stack.wait_for_state(State.HOLDING, timeout_s=600.0)
             stack.wait_until_heard()
             with Camera(stack) as camera:
                 soak = Soak(stack, camera, node)

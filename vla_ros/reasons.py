@@ -1,12 +1,25 @@
-"""Why a robot does not act: a number for programs, a message for people.
+"""State of the node for a robot, and why it does not act: numbers for programs, text for people.
 
-Programs decide by the number, never by the message. Standard library only.
+Programs decide by the numbers, never by the text. Standard library only.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import NamedTuple
+
+
+class State(IntEnum):
+    """What the node does for a robot; the numbers are those of VlaStatus.msg."""
+
+    UNKNOWN = 0  # of a status that has not come yet
+    UNCONFIGURED = 1
+    LOADING = 2
+    WARMING_UP = 3
+    READY = 4
+    RUNNING = 5
+    HOLDING = 6
+    ERROR = 7
 
 
 class Reason(IntEnum):
@@ -61,6 +74,13 @@ class Reason(IntEnum):
     EXECUTOR_STALLED = 82
     SECOND_NODE = 83
     SECOND_PUBLISHER = 84
+
+    # The robot acts, but its last action moved nothing. Never a hold.
+    MOTION_NO_CONTRACT = 100
+    MOTION_SHAPE = 101
+    MOTION_NOT_FINITE = 102
+    MOTION_NO_TIME = 103
+    MOTION_NOT_A_DISPLACEMENT = 104
 
 
 class Cause(NamedTuple):

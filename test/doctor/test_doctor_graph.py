@@ -26,6 +26,7 @@ from vla_ros.doctor.graph import check_graph
 from vla_ros.doctor.rate import check_rate
 from vla_ros.msg import VlaAction
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import State
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -233,10 +234,10 @@ def test_the_node_that_runs_is_asked_what_an_action_takes(
     monkeypatch.setattr(doctor_graph, '_DISCOVERY_S', 10.0)  # it is heard before
     with running_node('model:=scripted:slow=0.3') as running:
         stack = running.robot
-        stack.wait_for_state('HOLDING')
+        stack.wait_for_state(State.HOLDING)
         stack.say('go')
         stack.create_timer(0.05, lambda: stack.see(noise()))
-        stack.wait_for(lambda: stack.status.inference_p50_s > 0)
+        stack.wait_for(lambda: stack.status.latencies.inference.p50_s > 0)
         facts = checked(
             Setup(
                 'scripted:slow=0.3',
@@ -252,8 +253,8 @@ def test_the_node_that_runs_is_asked_what_an_action_takes(
     (found,) = check_rate(facts)
     assert found.level is Level.WARN
     assert re.fullmatch(
-        r'3\.\d Hz: an action takes 0\.3\d* s here \(inference_p50_s of the node that runs\) on a '
-        r'policy trained at 5 Hz',
+        r'3\.\d Hz: an action takes 0\.3\d* s here \(latencies\.inference\.p50_s of the node '
+        r'that runs\) on a policy trained at 5 Hz',
         found.text,
     ), found
 

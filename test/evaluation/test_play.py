@@ -71,7 +71,9 @@ class FakeRobot:
         self.clock = SimpleNamespace(s=100.0)
         self.latency_s = latency_s
         self.newest: HeardAction | None = None
-        self.status = SimpleNamespace(steady_inference_s=0.0, state='RUNNING', why='busy')
+        self.status = SimpleNamespace(
+            policy=SimpleNamespace(steady_inference_s=0.0), message='RUNNING: busy'
+        )
         self.shown: list[tuple[float, int]] = []
         self._coming: list[HeardAction] = []
 

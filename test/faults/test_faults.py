@@ -28,8 +28,7 @@ from sensor_msgs.msg import CompressedImage
 from support.graph import PICTURE, CameraThread, Robot, image_message, noise, running_node
 from support.nodes import PATIENT, started
 from support.places import ROOT
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 IMAGE_TIMEOUT_S = 0.8
 FROZEN_TIMEOUT_S = 1.0
@@ -61,13 +60,13 @@ def stack(node: Robot) -> Iterator[Robot]:
 
 
 def counter(stack: Robot, name: str) -> int:
-    return getattr(stack.status, name)
+    return getattr(stack.status.counters, name)
 
 
 def counts(stack: Robot, **expected: int) -> bool:
     """Whether one status has all these counters."""
     status = stack.status
-    return all(getattr(status, name) == value for name, value in expected.items())
+    return all(getattr(status.counters, name) == value for name, value in expected.items())
 
 
 # -- pictures ----------------------------------------------------------------------------------
@@ -196,7 +195,7 @@ def test_no_camera_at_all() -> None:
     with running_node('model:=scripted', 'instruction:=go', *limits) as run:
         stack = run.robot
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
         with stack.expects_hold(Reason.NO_FIRST_IMAGE, 0.5, 'publishers there: 1'):
             assert stack.transition(Transition.TRANSITION_ACTIVATE)
         stack.wait_until_heard()
@@ -214,20 +213,20 @@ def test_an_unusable_compressed_picture(compressed: Robot, kind: str) -> None:
         'bomb': (png_of_size(60_000, 60_000), 'pixels'),
     }[kind]
     compressed.see(CompressedImage(format='jpeg', data=jpeg))
-    compressed.wait_for_state(VlaStatus.RUNNING)
+    compressed.wait_for_state(State.RUNNING)
     before = counter(compressed, 'rejected')
     with compressed.expects_hold(Reason.IMAGE_REJECTED, AT_ONCE_S, message=why):
         compressed.see(CompressedImage(format='jpeg', data=content))
     compressed.wait_for(lambda: counter(compressed, 'rejected') == before + 1)
     compressed.see(CompressedImage(format='jpeg', data=jpeg))
-    compressed.wait_for_state(VlaStatus.RUNNING)
+    compressed.wait_for_state(State.RUNNING)
 
 
 @pytest.fixture(scope='module')
 def compressed() -> Iterator[Robot]:
     parameters = ('model:=scripted', 'instruction:=go', 'image_transport:=compressed')
     with running_node(*parameters, 'image_timeout_s:=60.0') as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.robot.wait_until_heard()
         yield running.robot
     assert running.process.returncode == 0
@@ -312,10 +311,10 @@ def test_an_instruction_that_nobody_repeats() -> None:
             for _ in range(15):  # repeated, it stays in force
                 stack.say('go')
                 time.sleep(0.1)
-            assert stack.status.instructions_expired == 0
+            assert stack.status.counters.instructions_expired == 0
             with stack.expects_hold(Reason.INSTRUCTION_EXPIRED, within_s=1.0):
                 stack.say('go')
-        assert stack.status.instructions_expired == 1
+        assert stack.status.counters.instructions_expired == 1
         started(stack)
 
 
@@ -363,11 +362,16 @@ def test_a_policy_that_fails_at_random() -> None:
     with running_node('model:=scripted:raise@30%,nan@20%,seed=7') as running:
         stack = started(running.robot)
         with CameraThread(stack):
-            stack.wait_for(lambda: min(stack.status.failed, stack.status.invalid) >= 5)
+            stack.wait_for(
+                lambda: min(stack.status.counters.failed, stack.status.counters.invalid) >= 5
+            )
             stack.wait_for(lambda: len(stack.actions) >= 30)
         status = stack.status
-        assert status.taken == (
-            status.published + status.failed + status.invalid + status.in_flight
+        assert status.counters.taken == (
+            status.counters.published
+            + status.counters.failed
+            + status.counters.invalid
+            + status.counters.in_flight
         )
 
 
@@ -412,7 +416,7 @@ def test_deactivation_during_an_inference() -> None:
         stack.see(noise())
         stack.wait_for(lambda: counter(stack, 'in_flight') == 1)
         assert stack.transition(Transition.TRANSITION_DEACTIVATE)
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
         stack.wait_for(lambda: counter(stack, 'cancelled') == 1)
         assert len(stack.actions) == 1
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
@@ -454,7 +458,7 @@ class Simulation:
 def simulated() -> Iterator[tuple[Robot, Simulation]]:
     limits = ('image_timeout_s:=0.8', 'first_image_timeout_s:=60.0')
     with running_node('model:=scripted', 'instruction:=go', 'use_sim_time:=true', *limits) as run:
-        run.robot.wait_for_state(VlaStatus.HOLDING)
+        run.robot.wait_for_state(State.HOLDING)
         run.robot.wait_until_heard()
         yield run.robot, Simulation(run.robot)
     assert run.process.returncode == 0
@@ -462,7 +466,7 @@ def simulated() -> Iterator[tuple[Robot, Simulation]]:
 
 def test_simulated_time_that_nobody_publishes(simulated: tuple[Robot, Simulation]) -> None:
     stack, simulation = simulated
-    stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_SIMULATED_TIME)
+    stack.wait_for_state(State.HOLDING, Reason.NO_SIMULATED_TIME)
     stack.see(noise())
     stack.wait_for(lambda: counter(stack, 'future') == 1)
     assert not stack.actions
@@ -484,7 +488,7 @@ def test_a_second_jump_drops_what_began_after_the_first() -> None:
     arguments = ('model:=scripted:slow=1@4-9', 'instruction:=go', 'use_sim_time:=true', *PATIENT)
     with running_node(*arguments) as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         stack.wait_until_heard()
         simulation = Simulation(stack)
         simulation.runs(acts_by=3)

@@ -11,21 +11,20 @@ from safetensors.torch import load_file, save_file
 
 from support.graph import UNDER_WAY_S, CameraThread, Robot, running_node
 from support.nodes import PATIENT, mended, never_acted, started
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 CHANGED = Reason.CHECKPOINT_CHANGED
 
 
 def ends_for_good(stack: Robot, message: str) -> None:
     """The node says ERROR, and what it has under way or in its slots becomes no action."""
-    stack.wait_for_state(VlaStatus.ERROR, CHANGED, message)
+    stack.wait_for_state(State.ERROR, CHANGED, message)
     time.sleep(UNDER_WAY_S)
     acted = len(stack.actions)
     stack.see()
     time.sleep(UNDER_WAY_S)
     assert len(stack.actions) == acted
-    assert stack.status.state == VlaStatus.ERROR
+    assert stack.status.state == State.ERROR
     assert stack.lifecycle_state() == 'unconfigured'
 
 
@@ -81,12 +80,12 @@ def test_a_folder_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> Non
         stack = running.robot
         failed = Reason.LOADING_FAILED
         stack.wait_for_state(
-            VlaStatus.ERROR, failed, f'{oft} is an OpenVLA-OFT folder: it has {head.name}'
+            State.ERROR, failed, f'{oft} is an OpenVLA-OFT folder: it has {head.name}'
         )
         assert stack.set_parameter_of_node('model', str(adapter)).successful
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
         stack.wait_for_state(
-            VlaStatus.ERROR, failed, f'{adapter} has an adapter beside its weights: lora_adapter'
+            State.ERROR, failed, f'{adapter} has an adapter beside its weights: lora_adapter'
         )
         assert never_acted(stack)
         mended(stack, str(tiny_checkpoint))

@@ -16,7 +16,7 @@ from support.in_process import node_with
 from support.nodes import started
 from vla_ros.motion.contract import SHIPPED_CONTRACTS
 from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 from vla_ros.types import Cancel, Invalid, InvalidReason, Prediction
 
 FAULTS = {
@@ -52,13 +52,17 @@ def test_a_contracts_file_that_can_not_be(kind: str, tmp_path: Path) -> None:
     make(path, kind)
     with running_node('model:=scripted', f'contracts:={path}', 'load_timeout_s:=60.0') as running:
         stack = running.robot
-        status = stack.wait_for_state(VlaStatus.ERROR, Reason.LOADING_FAILED, str(path))
-        assert FAULTS[kind] in status.why and len(status.why) < 1000 and status.why.isprintable()
+        status = stack.wait_for_state(State.ERROR, Reason.LOADING_FAILED, str(path))
+        assert (
+            FAULTS[kind] in status.message
+            and len(status.message) < 1000
+            and status.message.isprintable()
+        )
         assert stack.lifecycle_state() == 'unconfigured'
         path.unlink()
         path.write_bytes(SHIPPED_CONTRACTS.read_bytes())
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
         started(stack)
     assert running.process.returncode == 0
@@ -83,7 +87,7 @@ def test_a_policy_whose_data_set_has_a_harmful_name(
         assert stack.actions[-1].unnorm_key.startswith(SHOWN)
         assert len(stack.actions[-1].unnorm_key) < 1100
         if motion == 'twist':
-            stack.wait_for(lambda: 'a\\x1b[2J' in stack.status.why_no_motion)
+            stack.wait_for(lambda: 'a\\x1b[2J' in stack.status.motion.message)
         assert_harmless(stack.status)
         assert stack.lifecycle_state() == 'active'
     told = capfd.readouterr()
@@ -106,7 +110,7 @@ def test_a_policy_that_says_something_harmful(how: str, capfd: pytest.CaptureFix
     with node_with(FakePolicy(act)) as (stack, _):
         started(stack)
         stack.see(noise())
-        status = stack.wait_for_state(VlaStatus.HOLDING, reason, 'a\\x1b[2J')
+        status = stack.wait_for_state(State.HOLDING, reason, 'a\\x1b[2J')
         assert_harmless(status)
         answers = itertools.repeat(sound)
         stack.recovers()
@@ -115,7 +119,7 @@ def test_a_policy_that_says_something_harmful(how: str, capfd: pytest.CaptureFix
 
 
 def assert_harmless(status: VlaStatus) -> None:
-    for text in (status.why, status.why_no_motion, status.unnorm_key):
+    for text in (status.message, status.motion.message, status.policy.unnorm_key):
         assert len(text) < 1100 and text.isprintable()
 
 

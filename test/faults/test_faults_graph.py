@@ -29,7 +29,7 @@ from support.graph import CameraThread, Robot, robot, running_node, spinning_nod
 from support.in_process import node_with, unstarted_node
 from support.nodes import started
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.robot import RobotPort
 from vla_ros.types import Policy, PolicyError
@@ -62,25 +62,25 @@ def test_a_second_node_of_the_same_name() -> None:
         with CameraThread(stack):
             with another_node('vla', stack.get_namespace()):
                 stack.wait_for_state(
-                    VlaStatus.HOLDING, Reason.SECOND_NODE, message='2 nodes have the name'
+                    State.HOLDING, Reason.SECOND_NODE, message='2 nodes have the name'
                 )
                 time.sleep(0.3)
                 count = len(stack.actions)
                 time.sleep(1.0)
                 assert len(stack.actions) == count
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
 
 
 @pytest.mark.parametrize(('kind', 'topic'), [(VlaAction, 'action'), (TwistStamped, 'twist')])
 def test_a_second_publisher_of_what_moves_the_robot(kind: type, topic: str) -> None:
     with node_with(FakePolicy(), instruction='go', **TWIST) as (stack, _), CameraThread(stack):
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
         with another_node('teleoperation', stack.get_namespace()) as other:
             other.create_publisher(kind, topic, 1)
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.SECOND_PUBLISHER)
-            assert f'{stack.get_namespace()}/teleoperation' in stack.status.why
-            assert f'/{topic} is published' in stack.status.why
-        stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.HOLDING, Reason.SECOND_PUBLISHER)
+            assert f'{stack.get_namespace()}/teleoperation' in stack.status.message
+            assert f'/{topic} is published' in stack.status.message
+        stack.wait_for_state(State.RUNNING)
 
 
 def test_a_node_that_is_started_again_gets_over_its_dead_twin() -> None:
@@ -106,7 +106,7 @@ def change_state(stack: Robot, transition_id: int = 0, label: str = '') -> bool:
 
 
 def refused(stack: Robot) -> int:
-    return stack.status.requests_refused
+    return stack.status.counters.requests_refused
 
 
 def test_transitions_that_are_not_possible_now() -> None:
@@ -140,23 +140,23 @@ def test_a_shutdown_after_an_error_is_told() -> None:
         raise PolicyError('no such model')
 
     with unstarted_node(fail) as (stack, _):
-        stack.wait_for_state(VlaStatus.ERROR, Reason.LOADING_FAILED)
+        stack.wait_for_state(State.ERROR, Reason.LOADING_FAILED)
         assert change_state(stack, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
-        stack.wait_for_state(VlaStatus.UNCONFIGURED, Reason.SHUT_DOWN)
+        stack.wait_for_state(State.UNCONFIGURED, Reason.SHUT_DOWN)
 
 
 def test_a_managers_configure_beside_autostart() -> None:
     with running_node('model:=scripted:slow=1@load') as running:
         stack = running.robot
         assert not change_state(stack, Transition.TRANSITION_CONFIGURE)
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
     assert running.process.returncode == 0
 
 
 def test_a_cleanup_after_an_error() -> None:
     with running_node('model:=/nowhere/openvla') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, Reason.LOADING_FAILED)
+        stack.wait_for_state(State.ERROR, Reason.LOADING_FAILED)
         assert not change_state(stack, Transition.TRANSITION_CLEANUP)
         assert stack.lifecycle_state() == 'unconfigured'
     assert running.process.returncode == 0
@@ -202,7 +202,7 @@ def test_a_simulated_time_that_can_not_be(sec: int, nanosec: int) -> None:
     limits = ('image_timeout_s:=60.0', 'use_sim_time:=true')
     with running_node('model:=scripted', 'instruction:=go', *limits) as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_SIMULATED_TIME)
+        stack.wait_for_state(State.HOLDING, Reason.NO_SIMULATED_TIME)
         stack.wait_until_heard()
         clocks = stack.create_publisher(Clock, '/clock', 10)
         stack.wait_for(lambda: clocks.get_subscription_count() > 0)
@@ -214,7 +214,7 @@ def test_a_simulated_time_that_can_not_be(sec: int, nanosec: int) -> None:
         known = len(stack.statuses)
         stack.wait_for(lambda: len(stack.statuses) > known + 1)  # it lives
         if sec < 0:
-            assert stack.status.messages_refused > 0
+            assert stack.status.counters.messages_refused > 0
 
         def acts() -> bool:
             now = time.monotonic_ns()
@@ -241,10 +241,10 @@ def test_an_error_in_a_transition_is_in_the_log_and_can_be_got_over(
             with monkeypatch.context() as patch:
                 patch.setattr(RobotPort, 'configure', planted)
                 assert not stack.transition(Transition.TRANSITION_CONFIGURE)
-            a.wait_for_state(VlaStatus.ERROR, Reason.TRANSITION_FAILED, message='planted')
+            a.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED, message='planted')
             assert stack.lifecycle_state() == 'unconfigured'
             assert stack.transition(Transition.TRANSITION_CONFIGURE)
-            a.wait_for_state(VlaStatus.READY)
+            a.wait_for_state(State.READY)
     logged = capfd.readouterr().err
     assert 'Traceback' in logged and 'RuntimeError: planted' in logged
 
@@ -267,13 +267,16 @@ def test_an_error_that_can_not_be_got_over_ends_the_process(
 
 def test_every_request_is_counted_once() -> None:
     with node_with(FakePolicy()) as (stack, _):
-        before = stack.status.requests_accepted + stack.status.requests_refused
+        before = stack.status.counters.requests_accepted + stack.status.counters.requests_refused
         for _ in range(5):
             stack.lifecycle_state()
             change_state(stack, 99)
             stack.set_parameter_of_node('instruction', 'go')
         stack.wait_for(
-            lambda: stack.status.requests_accepted + stack.status.requests_refused == before + 15
+            lambda: (
+                stack.status.counters.requests_accepted + stack.status.counters.requests_refused
+                == before + 15
+            )
         )
         assert refused(stack) == 5
 

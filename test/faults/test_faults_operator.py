@@ -23,8 +23,7 @@ from support.graph import CameraThread, Robot, Running, noise, running_node
 from support.in_process import node_with, sleeping
 from support.nodes import started
 from support.places import ROS_HOME
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 STALL_S = 3.0  # longer than max_command_age_s
 
@@ -65,23 +64,23 @@ def test_an_instruction_from_a_stall() -> None:
         stack = started(running.robot)
         with CameraThread(stack):
             stack.say('')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_INSTRUCTION)
+            stack.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION)
             count = len(stack.actions)
             with Stalled(running):
                 stack.say('go')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.INSTRUCTION_STALE)
-            assert stack.status.instructions_stale == 1
+            stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_STALE)
+            assert stack.status.counters.instructions_stale == 1
             time.sleep(1.5)  # longer than commands are refused for after a stall
             assert len(stack.actions) == count
             stack.say('go')
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
 
 
 def test_what_was_in_force_before_a_stall_holds_first() -> None:
     with running_node('model:=scripted') as running:
         stack = started(running.robot)
         with CameraThread(stack):
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
             known = len(stack.statuses)
             with Stalled(running):
                 pass
@@ -90,13 +89,13 @@ def test_what_was_in_force_before_a_stall_holds_first() -> None:
                     status.reason == Reason.EXECUTOR_STALLED for status in stack.statuses[known:]
                 )
             )
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
 
 
 def test_an_enable_from_a_stall() -> None:
     with running_node('model:=scripted', 'enabled:=false', 'instruction:=go') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.DISABLED)
+        stack.wait_for_state(State.HOLDING, Reason.DISABLED)
         stack.wait_until_heard()
         client = stack.create_client(SetBool, 'vla/enable')
         assert client.wait_for_service(10.0)
@@ -106,11 +105,11 @@ def test_an_enable_from_a_stall() -> None:
             stack.wait_for(future.done)
             assert not future.result().success
             assert 'too late' in future.result().message
-            stack.wait_for(lambda: stack.status.requests_refused == 1)
+            stack.wait_for(lambda: stack.status.counters.requests_refused == 1)
             time.sleep(1.5)
             assert not stack.actions
             assert switch(stack, 'enable', True)
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
 
 
 def test_a_stop_from_a_stall_is_obeyed() -> None:
@@ -123,7 +122,7 @@ def test_a_stop_from_a_stall_is_obeyed() -> None:
                 future = client.call_async(Trigger.Request())
             stack.wait_for(future.done)
             assert future.result().success
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.STOPPED)
+            stack.wait_for_state(State.HOLDING, Reason.STOPPED)
 
 
 def test_a_hold_and_a_go_from_a_stall() -> None:
@@ -134,7 +133,7 @@ def test_a_hold_and_a_go_from_a_stall() -> None:
             with Stalled(running):
                 stack.say('')
                 stack.say('go on')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.INSTRUCTION_STALE)
+            stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_STALE)
             count = len(stack.actions)
             time.sleep(1.5)
             assert len(stack.actions) == count
@@ -149,14 +148,14 @@ def test_clocks_that_disagree_do_not_lose_every_instruction() -> None:
                 node.get_clock()
                 hear(String(data=f'go {second}'), {'source_timestamp': sent_ns})
                 if second == 0:
-                    stack.wait_for_state(VlaStatus.HOLDING, Reason.INSTRUCTION_STALE)
-                    assert 'synchronise the clocks' in stack.status.why
+                    stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_STALE)
+                    assert 'synchronise the clocks' in stack.status.message
                 else:
                     instruction = f'go {second}'
                     stack.wait_for(lambda one=instruction: stack.status.instruction == one)
-                    stack.wait_for_state(VlaStatus.RUNNING)
+                    stack.wait_for_state(State.RUNNING)
                 time.sleep(1.1)
-        assert stack.status.instructions_stale == 1
+        assert stack.status.counters.instructions_stale == 1
 
 
 def test_a_latched_instruction_from_before_the_node_came_up() -> None:
@@ -170,7 +169,7 @@ def test_a_latched_instruction_from_before_the_node_came_up() -> None:
         running.start()
         with CameraThread(stack):
             stack.wait_for_state(
-                VlaStatus.HOLDING, Reason.NO_INSTRUCTION, message='before this node came up'
+                State.HOLDING, Reason.NO_INSTRUCTION, message='before this node came up'
             )
             assert not stack.actions
             latched.publish(String(data='go'))
@@ -187,12 +186,14 @@ def test_instructions_that_change_too_often() -> None:
             return stack.status.reason == Reason.INSTRUCTION_CONFLICT
 
         stack.wait_for(conflict)
-        assert 'publishers on' in stack.status.why and 'instruct at a time' in stack.status.why
+        assert (
+            'publishers on' in stack.status.message and 'instruct at a time' in stack.status.message
+        )
         stack.say('go left')
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
         stack.say('go right')
         stack.wait_for(lambda: stack.status.reason == Reason.INSTRUCTION_CHANGED)
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
 
 
 LOOK_EMPTY = '\u200b\ufeff\u2060\u00ad\u2800\u3164\u200e\u202e\U000e0041\u00a0\u3000'
@@ -202,21 +203,21 @@ def test_an_instruction_that_looks_empty() -> None:
     with node_with(FakePolicy()) as (stack, _), CameraThread(stack):
         for character in LOOK_EMPTY:
             stack.say('go')
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
             stack.say(f' {character}{character}')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_INSTRUCTION)
-        assert stack.status.instructions_rejected == 0
+            stack.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION)
+        assert stack.status.counters.instructions_rejected == 0
 
 
 def test_an_instruction_that_can_not_be_seen_whole() -> None:
     with node_with(FakePolicy()) as (stack, _), CameraThread(stack):
         for count, character in enumerate(LOOK_EMPTY + '\ue000\ufe0f\u034f', start=1):
             stack.say('go')
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
             stack.say(f'pick{character}up')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.INSTRUCTION_REJECTED)
-            assert 'character' in stack.status.why and stack.status.why.isprintable()
-            stack.wait_for(lambda count=count: stack.status.instructions_rejected == count)
+            stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_REJECTED)
+            assert 'character' in stack.status.message and stack.status.message.isprintable()
+            stack.wait_for(lambda count=count: stack.status.counters.instructions_rejected == count)
 
 
 # -- what outlives process and configuration ---------------------------------------------------
@@ -234,7 +235,7 @@ def test_a_stop_outlives_the_process(end: signal.Signals) -> None:
     with running_node('model:=scripted', 'instruction:=go') as running:
         stack = started(running.robot)
         assert switch(stack, 'stop')
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.STOPPED)
+        stack.wait_for_state(State.HOLDING, Reason.STOPPED)
         assert latch_of(stack)[''] == {'stopped': True, 'disabled': True, 'held': False}
         count, known = len(stack.actions), len(stack.statuses)
         restarted(running, end)
@@ -247,7 +248,7 @@ def test_a_stop_outlives_the_process(end: signal.Signals) -> None:
             assert len(stack.actions) == count
             assert not switch(stack, 'enable', True)
             assert switch(stack, 'reset')
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.DISABLED)
+            stack.wait_for_state(State.HOLDING, Reason.DISABLED)
             assert switch(stack, 'enable', True)
             stack.wait_for(lambda: len(stack.actions) > count)
 
@@ -257,7 +258,7 @@ def test_a_reset_robot_is_still_disabled_in_the_next_process() -> None:
         stack = started(running.robot)
         assert switch(stack, 'stop') and switch(stack, 'reset')
         restarted(running, signal.SIGTERM)
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.DISABLED)
+        stack.wait_for_state(State.HOLDING, Reason.DISABLED)
 
 
 def an_empty_instruction(stack: Robot) -> None:
@@ -285,21 +286,21 @@ def test_a_hold_outlives_configuration_and_process(
 ) -> None:
     with running_node('model:=scripted', 'instruction:=go') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         stack.wait_until_heard()
         with CameraThread(stack):
-            stack.wait_for_state(VlaStatus.RUNNING)
+            stack.wait_for_state(State.RUNNING)
             hold(stack)
             stack.wait_for(lambda: stack.status.instruction == '')
             for transition, state in (
-                (Transition.TRANSITION_DEACTIVATE, VlaStatus.READY),
-                (Transition.TRANSITION_CLEANUP, VlaStatus.UNCONFIGURED),
-                (Transition.TRANSITION_CONFIGURE, VlaStatus.READY),
-                (Transition.TRANSITION_ACTIVATE, VlaStatus.HOLDING),
+                (Transition.TRANSITION_DEACTIVATE, State.READY),
+                (Transition.TRANSITION_CLEANUP, State.UNCONFIGURED),
+                (Transition.TRANSITION_CONFIGURE, State.READY),
+                (Transition.TRANSITION_ACTIVATE, State.HOLDING),
             ):
                 assert stack.transition(transition)
                 stack.wait_for_state(state)
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_INSTRUCTION, message)
+            stack.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION, message)
             count, known = len(stack.actions), len(stack.statuses)
             restarted(running, signal.SIGTERM)
             stack.wait_for(
@@ -320,7 +321,7 @@ def test_a_latch_file_that_can_not_be_read_means_stopped(tmp_path: Path) -> None
     latch.write_text('{"": {"stopped": fal')
     with running_node('model:=scripted', 'instruction:=go', f'latch_file:={latch}') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.STOPPED, message=f'{latch} is damaged')
+        stack.wait_for_state(State.HOLDING, Reason.STOPPED, message=f'{latch} is damaged')
         assert switch(stack, 'reset') and switch(stack, 'enable', True)
         stack.wait_until_heard()
         stack.recovers()
@@ -332,6 +333,6 @@ def test_a_latch_file_that_can_not_be_written_is_said() -> None:
         stack = started(running.robot)
         answer = stack.ask(Trigger, 'vla/stop', Trigger.Request())
         assert answer.success and 'a stop ends with the process' in answer.message
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.STOPPED)
+        stack.wait_for_state(State.HOLDING, Reason.STOPPED)
         stack.see(noise())
     assert 'latch file /proc/latch.json can not be written' in running.output

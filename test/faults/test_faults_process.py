@@ -19,7 +19,7 @@ from support.graph import MACHINE_SLACK_S, CameraThread, Running, noise, running
 from support.nodes import started
 from support.servo import PATIENT, moving_node, written
 from vla_ros.console import END_SIGNALS
-from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 from vla_ros.ros.node import CLOSE_LIMIT_S
 
 HANG_TIMEOUT_S = 1.0
@@ -112,7 +112,7 @@ class Clinging(policy.ScriptedPolicy):
 sys.exit(main(load_policy=lambda parameters, report: Clinging.from_script('scripted', report)))
 """
     with running_node(program=('-c', script)) as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.process.send_signal(signal.SIGINT)
         sent_s = time.monotonic()
         assert running.ends() == -signal.SIGABRT
@@ -149,7 +149,7 @@ def test_a_watchdog_that_is_killed_is_said_and_replaced() -> None:
 
 def ends_by(sent: signal.Signals) -> Callable[[Running], object]:
     def end(running: Running) -> None:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.process.send_signal(sent)
 
     return end
@@ -189,7 +189,7 @@ def test_a_signal_that_asks_for_the_end_ends_it(sent: signal.Signals) -> None:
         stack = started(running.robot)
         running.process.send_signal(sent)
         assert running.ends() == 0
-        assert stack.status.state == VlaStatus.READY  # its last word
+        assert stack.status.state == State.READY  # its last word
     assert 'Traceback' not in running.output
 
 
@@ -212,7 +212,7 @@ def test_nohup_keeps_it_when_the_terminal_goes_away() -> None:
 @pytest.mark.parametrize('sent', [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
 def test_a_native_crash_prints_every_stack(sent: signal.Signals) -> None:
     with running_node('model:=scripted') as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.process.send_signal(sent)
         assert running.ends() == -sent
     assert 'Fatal Python error' in running.output

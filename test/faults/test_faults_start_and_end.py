@@ -22,8 +22,7 @@ from support.fakes import FakePolicy
 from support.graph import Robot, Running, noise, running_node
 from support.in_process import unstarted_node
 from support.nodes import PATIENT, mended, never_acted, started
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 from vla_ros.types import WarmupTimes
 
 SHORT = ('autostart:=false', 'load_timeout_s:=1.0', 'warmup_timeout_s:=1.0')
@@ -34,10 +33,10 @@ HANGS = ('inference_timeout_s:=0.2', 'hang_timeout_s:=0.4')
 
 def fails_in_time(stack: Robot, reason: Reason, message: str) -> None:
     """Configured now, with the limits of ``SHORT``."""
-    stack.wait_for_state(VlaStatus.UNCONFIGURED)
+    stack.wait_for_state(State.UNCONFIGURED)
     assert stack.transition(Transition.TRANSITION_CONFIGURE)
     began_s = time.monotonic()
-    stack.wait_for_state(VlaStatus.ERROR, reason, message)
+    stack.wait_for_state(State.ERROR, reason, message)
     assert time.monotonic() - began_s < 1.0 + 1.0
 
 
@@ -59,7 +58,7 @@ def fails_in_time(stack: Robot, reason: Reason, message: str) -> None:
 def test_a_policy_that_can_not_be_made_ready(model: str, reason: Reason, message: str) -> None:
     with running_node(f'model:={model}') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, reason, message)
+        stack.wait_for_state(State.ERROR, reason, message)
         assert never_acted(stack)
         mended(stack)
     assert running.process.returncode == 0
@@ -97,7 +96,7 @@ def test_a_preparation_that_hangs_ends_with_70(model: str, reason: Reason, messa
 
 def test_cleanup_of_a_hung_warmup_is_answered_and_ends_with_70() -> None:
     with running_node('model:=scripted:hung@warmup') as running:
-        running.robot.wait_for_state(VlaStatus.WARMING_UP)
+        running.robot.wait_for_state(State.WARMING_UP)
         assert running.robot.transition(Transition.TRANSITION_CLEANUP)
         assert running.ends() == 70
     assert 'Traceback' not in running.output
@@ -114,7 +113,7 @@ def test_activation_before_the_policy_is_ready_is_refused(
             return WarmupTimes(0.0, 0.0, 0.0)
 
     with unstarted_node(lambda *_: Patient()) as (stack, _):
-        stack.wait_for_state(VlaStatus.WARMING_UP)
+        stack.wait_for_state(State.WARMING_UP)
         assert not stack.transition(Transition.TRANSITION_ACTIVATE)
         assert stack.lifecycle_state() == 'inactive'
         ready.set()
@@ -154,7 +153,7 @@ def test_a_checkpoint_that_would_move_the_robot_blindly(
     save_file(weights, shard, metadata={'format': 'pt'})
     with running_node(f'model:={spoiled}', 'device:=cpu') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, reason, message)
+        stack.wait_for_state(State.ERROR, reason, message)
         assert never_acted(stack)
         mended(stack, str(tiny_checkpoint))
     assert running.process.returncode == 0
@@ -170,7 +169,7 @@ def test_a_checkpoint_that_would_move_the_robot_blindly(
 def test_parameters_that_can_not_be(parameters: list[str], why: str) -> None:
     with running_node('model:=scripted', *parameters) as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.ERROR, Reason.INVALID_PARAMETER, why)
+        stack.wait_for_state(State.ERROR, Reason.INVALID_PARAMETER, why)
         name, value = (
             ('max_action_age_s', 1.5) if 'action' in parameters[0] else ('image_transport', 'raw')
         )
@@ -187,11 +186,11 @@ def test_a_hung_inference_ends_with_70_and_the_next_process_acts() -> None:
         with stack.expects_hold(Reason.INFERENCE_OVERRUN, 0.2, 'inference_timeout_s, 0.2 s'):
             stack.see(noise())
         count = len(stack.actions)
-        stack.wait_for_state(VlaStatus.ERROR, Reason.POLICY_HUNG, 'hang_timeout_s, 0.4 s')
+        stack.wait_for_state(State.ERROR, Reason.POLICY_HUNG, 'hang_timeout_s, 0.4 s')
         assert running.ends() == 70
         assert len(stack.actions) == count
         running.start()
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_IMAGE_YET)
+        stack.wait_for_state(State.HOLDING, Reason.NO_IMAGE_YET)
         stack.wait_until_heard()
         stack.recovers()
     assert 'Traceback' not in running.output
@@ -221,17 +220,17 @@ def test_kill_9_and_the_next_process_acts() -> None:
 
 
 def is_loading(running: Running) -> None:
-    running.robot.wait_for_state(VlaStatus.LOADING)
+    running.robot.wait_for_state(State.LOADING)
 
 
 def is_warming_up(running: Running) -> None:
-    running.robot.wait_for_state(VlaStatus.WARMING_UP)
+    running.robot.wait_for_state(State.WARMING_UP)
 
 
 def is_inferring(running: Running) -> None:
     started(running.robot)
     running.robot.see(noise())
-    running.robot.wait_for(lambda: running.robot.status.in_flight == 1)
+    running.robot.wait_for(lambda: running.robot.status.counters.in_flight == 1)
 
 
 def is_late(running: Running) -> None:
@@ -287,10 +286,10 @@ def test_fifty_configurations_with_changing_models_leave_nothing_behind(
         for turn in range(50):
             assert stack.transition(Transition.TRANSITION_DEACTIVATE)
             assert stack.transition(Transition.TRANSITION_CLEANUP)
-            stack.wait_for_state(VlaStatus.UNCONFIGURED)
+            stack.wait_for_state(State.UNCONFIGURED)
             assert stack.set_parameter_of_node('model', models[turn % 2]).successful
             assert stack.transition(Transition.TRANSITION_CONFIGURE)
-            stack.wait_for_state(VlaStatus.READY)
+            stack.wait_for_state(State.READY)
             assert stack.transition(Transition.TRANSITION_ACTIVATE)
             started(stack)
             measured.append(threads_and_memory(running))

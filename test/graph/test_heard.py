@@ -20,28 +20,50 @@ from vla_ros.demo.photographs import NAMESPACE, Operator
 from vla_ros.doctor.findings import Level, fail, ok, warn
 from vla_ros.doctor.graph import _Statuses
 from vla_ros.graph.heard import cleaned
-from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.msg import VlaAction, VlaMotion, VlaPolicyInfo, VlaStatus
 
 EVIL = 'one\x1b[2J\x1b]0;two\x07\rthree\nfour\u202efive' + 'x' * 5000
 
 
 def texts(message: Any) -> list[str]:
-    kinds = message.get_fields_and_field_types()
-    return [getattr(message, name) for name, kind in kinds.items() if kind == 'string']
+    """All texts of the message, and of messages in it."""
+    found: list[str] = []
+    for name, kind in message.get_fields_and_field_types().items():
+        value = getattr(message, name)
+        if kind == 'string':
+            found.append(value)
+        elif kind == 'sequence<string>':
+            found += value
+        elif hasattr(value, 'get_fields_and_field_types'):
+            found += texts(value)
+    return found
+
+
+def evil_status() -> VlaStatus:
+    """A status whose every text is evil."""
+    policy = VlaPolicyInfo(
+        **dict.fromkeys(texts_of(VlaPolicyInfo), EVIL), cameras=[EVIL], steady_inference_s=0.25
+    )
+    motion = VlaMotion(mode=EVIL, message=EVIL)
+    status = VlaStatus(**dict.fromkeys(texts_of(VlaStatus), EVIL), policy=policy, motion=motion)
+    status.counters.published = 7
+    return status
+
+
+def texts_of(kind: Any) -> list[str]:
+    return [name for name, of in kind.get_fields_and_field_types().items() if of == 'string']
 
 
 def test_a_message_s_texts_are_cleaned_and_nothing_else() -> None:
-    names = [
-        name for name, kind in VlaStatus.get_fields_and_field_types().items() if kind == 'string'
-    ]
-    status = VlaStatus(**dict.fromkeys(names, EVIL), published=7, inference_p50_s=0.25)
+    status = evil_status()
     assert cleaned(status) is status
     for text in texts(status):
         assert text.startswith('one\\x1b[2J\\x1b]0;two\\x07\\x0dthree\\x0afour\\u202efive')
         assert text.isprintable() and len(text) < 1100
-    assert (status.published, status.inference_p50_s) == (7, 0.25)
-    sound = VlaStatus(why='no instruction on /instruction', state='HOLDING')
-    assert texts(cleaned(sound)) == texts(VlaStatus(why=sound.why, state='HOLDING'))
+    assert len(texts(status)) == 14
+    assert (status.counters.published, status.policy.steady_inference_s) == (7, 0.25)
+    sound = VlaStatus(message='HOLDING: no instruction on /instruction', robot='a')
+    assert texts(cleaned(sound))[:2] == ['a', sound.message]
 
 
 @pytest.mark.parametrize(('make', 'level'), [(warn, Level.WARN), (fail, Level.FAIL)])
@@ -89,8 +111,8 @@ def evil() -> Iterator[None]:
     with robot(NAMESPACE) as stack:
         statuses = stack.create_publisher(VlaStatus, 'status', latched)
         actions = stack.create_publisher(VlaAction, 'action', 1)
-        status = VlaStatus(state=EVIL, why=EVIL, unnorm_key=EVIL, instruction=EVIL, device=EVIL)
-        action = VlaAction(instruction=EVIL, unnorm_key=EVIL)
+        status = evil_status()
+        action = VlaAction(instruction=EVIL, unnorm_key=EVIL, names=[EVIL])
         stack.create_timer(0.05, lambda: statuses.publish(status))
         stack.create_timer(0.05, lambda: actions.publish(action))
         yield
@@ -105,7 +127,7 @@ def test_every_command_that_listens_cleans_what_it_hears(
     try:
         node = make()
         ends_s = time.monotonic() + 20.0
-        while not (len(heard(node)) == count and heard(node)[0] and heard(node)[0].why):
+        while not (len(heard(node)) == count and heard(node)[0] and heard(node)[0].message):
             assert time.monotonic() < ends_s
             if isinstance(node, SimulatedRobot):  # it has an executor of its own
                 node.spin_until(time.monotonic() + 0.05)

@@ -7,18 +7,21 @@ import json
 import re
 import subprocess
 import sys
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from support.places import ROOT
-from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.msg import VlaAction, VlaCounters, VlaStatus
+from vla_ros.reasons import Reason, State
+from vla_ros.types import ActionSpace
 
 
 def test_the_newest_change_is_this_version() -> None:
@@ -66,6 +69,14 @@ def leaves(layout: Any) -> list[str]:
     return leaves(layout['first']) + leaves(layout['second'])
 
 
+def type_of(message: Any, path: str) -> str:
+    """The type of a field of the message, or of messages in it."""
+    *parents, field = path.split('.')
+    for parent in parents:
+        message = type(getattr(message(), parent))
+    return message.get_fields_and_field_types()[field]
+
+
 def test_the_foxglove_layout_shows_topics_and_fields_that_there_are() -> None:
     layout = json.loads((ROOT / 'config' / 'foxglove_layout.json').read_text())
     panels = layout['configById']
@@ -73,9 +84,8 @@ def test_the_foxglove_layout_shows_topics_and_fields_that_there_are() -> None:
     topics = published_topics()
     paths = [path['value'] for panel in panels.values() for path in panel.get('paths', [])]
     for path in paths:
-        topic, field, index = re.fullmatch(r'(/\w+)\.(\w+)(\[\d\])?', path).groups()
-        kind = topics[topic].get_fields_and_field_types()[field]
-        assert kind.startswith('sequence') == bool(index), path
+        topic, fields, index = re.fullmatch(r'(/\w+)\.([\w.]+?)(\[\d\])?', path).groups()
+        assert type_of(topics[topic], fields).startswith('sequence') == bool(index), path
     assert {f'/action.action[{index}]' for index in range(7)} < set(paths)
     assert panels['Image!view']['imageMode']['imageTopic'] == '/debug_image'
     assert panels['RawMessages!status']['topicPath'] == '/status'
@@ -122,6 +132,21 @@ def test_a_reason_has_the_same_number_everywhere() -> None:
     assert told == {reason.name: reason.value for reason in Reason}
 
 
+@pytest.mark.parametrize(
+    ('message', 'prefix', 'numbers'),
+    [(VlaStatus, 'STATE_', State), (VlaAction, 'ACTION_SPACE_', ActionSpace)],
+)
+def test_a_number_is_the_same_in_messages_and_code(
+    message: Any, prefix: str, numbers: type[IntEnum]
+) -> None:
+    told = {
+        name.removeprefix(prefix): getattr(message, name)
+        for name in vars(type(message))
+        if name.startswith(prefix)
+    }
+    assert told == {one.name: one.value for one in numbers}
+
+
 # Numbers that were ever given out. Add to them; change none.
 REASONS = {
     **dict(NONE=0, INVALID_PARAMETER=1, LOADING_FAILED=2, WARMUP_FAILED=3, LOAD_TIMEOUT=4),
@@ -132,7 +157,9 @@ REASONS = {
     **dict(IMAGE_REJECTED=43, IMAGE_UNSTAMPED=44, IMAGE_FUTURE=45, IMAGE_BACKWARDS=46),
     **dict(IMAGE_FROZEN=47, IMAGE_STALE=48, INFERENCE_OVERRUN=60, ACTION_TOO_OLD=61),
     **dict(POLICY_FAILED=62, ACTION_INVALID=63, CLOCK_JUMP=80, NO_SIMULATED_TIME=81),
-    **dict(EXECUTOR_STALLED=82, SECOND_NODE=83, SECOND_PUBLISHER=84),
+    **dict(EXECUTOR_STALLED=82, SECOND_NODE=83, SECOND_PUBLISHER=84, MOTION_NO_CONTRACT=100),
+    **dict(MOTION_SHAPE=101, MOTION_NOT_FINITE=102, MOTION_NO_TIME=103),
+    **dict(MOTION_NOT_A_DISPLACEMENT=104),
 }
 
 
@@ -148,4 +175,4 @@ def test_the_table_of_faults_names_reasons_and_counters_that_there_are() -> None
         for name in filter(None, reasons.split(', ')):
             assert name in Reason.__members__, name
         for name in filter(None, counters.split(', ')):
-            assert hasattr(VlaStatus, name), name
+            assert hasattr(VlaCounters, name), name

@@ -25,9 +25,8 @@ from vla_ros.clock import ManualClock
 from vla_ros.images import raw
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
-from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Cause
+from vla_ros.reasons import Cause, State
 from vla_ros.ros.inputs import Inputs
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
@@ -347,7 +346,7 @@ def test_the_node_outlives_1500_messages(
     limits = ['inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0']
     with running_node(*parameters, *limits) as running:
         person = running.robot
-        person.wait_for_state(VlaStatus.HOLDING)
+        person.wait_for_state(State.HOLDING)
         person.wait_until_heard()
         for number in range(1500):
             message = sound_picture(random, transport)
@@ -390,15 +389,15 @@ def assert_balanced_and_alive(
     def acts() -> bool:
         person.see(picture())
         time.sleep(0.05)
-        return len(person.actions) > count and person.status.state == VlaStatus.RUNNING
+        return len(person.actions) > count and person.status.state == State.RUNNING
 
     person.wait_for(acts)
     person.say('')
-    person.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+    person.wait_for_state(State.HOLDING, 'no instruction')
     known = len(person.statuses)
     person.wait_for(lambda: len(person.statuses) > known + 2)
-    print(f'{person.status.received} received, {person.status.rejected} rejected')
-    assert unaccounted(person.status) == {}
-    assert person.status.received > 700
-    assert person.status.rejected > 200
-    assert person.status.instructions_rejected > 0
+    print(f'{person.status.counters.received} received, {person.status.counters.rejected} rejected')
+    assert not unaccounted(person.status.counters)
+    assert person.status.counters.received > 700
+    assert person.status.counters.rejected > 200
+    assert person.status.counters.instructions_rejected > 0

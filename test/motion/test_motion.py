@@ -14,6 +14,7 @@ from vla_ros.motion import ActionContract, Motion, MotionLimits, load_contracts
 from vla_ros.motion.displacement import action_twist, rotation_vector
 from vla_ros.parameters.check import ParameterError, check_all, motion_limits
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Reason
 
 LIMITS = MotionLimits(0.25, 1.0, 100.0, 400.0)
 WIDE = MotionLimits(10.0, 50.0, 4000.0, 20000.0)
@@ -312,18 +313,19 @@ def test_what_is_not_finite_stops_the_robot(place: int, value: float) -> None:
     values = action(0.02)
     values[place] = value
     assert not one.execute(values, 'bridge', 0.1, FOREVER_S)
-    assert 'not finite' in one.why_none
+    assert one.cause is not None and one.cause.reason is Reason.MOTION_NOT_FINITE
+    assert 'not finite' in one.cause.message
     assert one.is_over(0.1)
     assert (one.counters.motions, one.counters.motions_refused) == (1, 1)
     assert one.execute(action(0.02), 'bridge', 0.2, FOREVER_S)
-    assert one.why_none == ''
+    assert one.cause is None
 
 
 def test_without_a_contract_there_is_no_motion() -> None:
     one = Motion({'bridge': CONTRACT}, LIMITS, 'kitchen')
-    assert 'no action contract' in one.why_none
-    assert "'kitchen'" in one.why_none
-    assert 'bridge' in one.why_none
+    assert one.cause is not None and one.cause.reason is Reason.MOTION_NO_CONTRACT
+    assert "'kitchen'" in one.cause.message
+    assert 'bridge' in one.cause.message
     assert not one.execute(action(0.02), 'kitchen', 0.0, FOREVER_S)
     assert not sampled(one, 1.0).any()
     assert one.counters.motions_refused == 1
@@ -343,7 +345,7 @@ def test_another_data_set_than_before_has_its_own_contract() -> None:
 def test_an_action_of_another_size_is_no_motion() -> None:
     one = motion()
     assert not one.execute(np.zeros(14), 'bridge', 0.0, FOREVER_S)
-    assert one.why_none == 'the action has 14 values; a motion needs 7'
+    assert one.cause == (Reason.MOTION_SHAPE, 'the action has 14 values; a motion needs 7')
 
 
 # -- gripper --------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from support.graph import CameraThread, Robot, noise, running_node
-from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import State
 
 REQUESTS = 200
 ACTS_WITHIN_S = 5.0
@@ -161,7 +161,7 @@ class Storm:
         }
         self.set_parameters({**defaults, 'model': 'scripted'})
         transition(Transition.TRANSITION_CONFIGURE)
-        self._stack.wait_for_state(VlaStatus.READY)
+        self._stack.wait_for_state(State.READY)
         transition(Transition.TRANSITION_ACTIVATE)
         self._stack.wait_until_heard()
         assert self.ask(Trigger, 'reset', Trigger.Request()).success
@@ -175,14 +175,17 @@ class Storm:
 
     @property
     def counted(self) -> int:
-        return self._stack.status.requests_accepted + self._stack.status.requests_refused
+        return (
+            self._stack.status.counters.requests_accepted
+            + self._stack.status.counters.requests_refused
+        )
 
 
 @pytest.mark.parametrize('seed', seeds())
 def test_nothing_that_is_asked_or_said_ends_the_node(seed: int) -> None:
     with running_node('model:=scripted') as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         storm = Storm(stack, seed)
         storm.blows(REQUESTS)
         assert running.process.poll() is None
@@ -192,9 +195,10 @@ def test_nothing_that_is_asked_or_said_ends_the_node(seed: int) -> None:
             stack.say('go')
             stack.wait_for(lambda: len(stack.actions) > count, timeout_s=ACTS_WITHIN_S)
         stack.wait_for(lambda: storm.counted == storm.sent)
+        counters = stack.status.counters
         print(
-            f'seed {seed}: {storm.sent} requests, {stack.status.requests_refused} refused, '
-            f'{stack.status.messages_refused} messages refused'
+            f'seed {seed}: {storm.sent} requests, {counters.requests_refused} refused, '
+            f'{counters.messages_refused} messages refused'
         )
-        assert stack.status.requests_refused > REQUESTS / 20
+        assert stack.status.counters.requests_refused > REQUESTS / 20
     assert running.process.returncode == 0

@@ -34,8 +34,8 @@ from support.servo import (
     written,
 )
 from vla_ros.console import END_SIGNALS
-from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.msg import VlaAction
+from vla_ros.reasons import Reason, State
 
 # The system's clock, which stamps, is slewed against the monotonic one, which ends the motion.
 CLOCKS_S = 2e-3
@@ -109,7 +109,7 @@ def test_an_inference_that_stalls_ends_the_motion_in_time(contracts: Path) -> No
             stack.say('go')
             stack.wait_for(lambda: len(stack.actions) == 3 and servo.moves)
             time.sleep(HORIZON_S + MACHINE_SLACK_S)  # the inference is under way all the time
-            assert stack.status.state == VlaStatus.RUNNING
+            assert stack.status.state == State.RUNNING
             assert is_over(servo, stack.actions[-1])
             assert silent(servo)
     assert len(stack.actions) == 3
@@ -164,7 +164,7 @@ def moving(node: tuple[Running, Servo]) -> Iterator[tuple[Robot, Servo]]:
     stack = running.robot
     with CameraThread(stack):
         stack.say('go')
-        stack.wait_for(lambda: stack.status.state == VlaStatus.RUNNING and servo.moves)
+        stack.wait_for(lambda: stack.status.state == State.RUNNING and servo.moves)
         yield stack, servo
         assert switch(stack, 'reset')
         assert switch(stack, 'enable', True)
@@ -172,7 +172,7 @@ def moving(node: tuple[Running, Servo]) -> Iterator[tuple[Robot, Servo]]:
         acted = len(stack.actions)
         stack.wait_for(lambda: len(stack.actions) > acted)
         stack.say('')
-        stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+        stack.wait_for_state(State.HOLDING, 'no instruction')
 
 
 def switch(stack: Robot, name: str, on: bool | None = None) -> bool:
@@ -218,7 +218,7 @@ def test_deactivation_is_zero_at_once(moving: tuple[Robot, Servo]) -> None:
     stack, servo = moving
     deactivate(stack)
     stack.wait_for(lambda: not servo.moves, timeout_s=MACHINE_SLACK_S)
-    stack.wait_for_state(VlaStatus.READY)
+    stack.wait_for_state(State.READY)
     time.sleep(0.3)
     assert silent(servo)
     activate(stack)
@@ -228,32 +228,32 @@ def test_deactivation_is_zero_at_once(moving: tuple[Robot, Servo]) -> None:
 def test_a_stop_stays_until_it_is_reset_and_then_enabled(moving: tuple[Robot, Servo]) -> None:
     stack, _ = moving
     assert switch(stack, 'stop')
-    stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    stack.wait_for_state(State.HOLDING, 'stopped by ~/stop')
     assert not switch(stack, 'enable', True)
     stack.say('another instruction')
     deactivate(stack)
-    stack.wait_for_state(VlaStatus.READY)
+    stack.wait_for_state(State.READY)
     activate(stack)
-    idle = stack.status.idle
-    stack.wait_for(lambda: stack.status.idle > idle + 3)
-    status = stack.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/stop')
+    idle = stack.status.counters.idle
+    stack.wait_for(lambda: stack.status.counters.idle > idle + 3)
+    status = stack.wait_for_state(State.HOLDING, 'stopped by ~/stop')
     acted = len(stack.actions)
     assert switch(stack, 'reset')
-    stack.wait_for_state(VlaStatus.HOLDING, 'disabled; ~/enable ends that')
+    stack.wait_for_state(State.HOLDING, 'disabled; ~/enable ends that')
     time.sleep(0.3)
     assert len(stack.actions) == acted
-    assert stack.status.published == status.published
+    assert stack.status.counters.published == status.counters.published
     assert switch(stack, 'enable', True)
     stack.wait_for(lambda: len(stack.actions) > acted)
 
 
 def test_to_enable_what_is_enabled_disturbs_nothing(moving: tuple[Robot, Servo]) -> None:
     stack, servo = moving
-    cancelled, heard = stack.status.cancelled, len(servo.heard)
+    cancelled, heard = stack.status.counters.cancelled, len(servo.heard)
     for _ in range(5):
         assert switch(stack, 'enable', True)
     stack.wait_for(lambda: len(servo.heard) > heard + 10)
-    assert stack.status.cancelled == cancelled
+    assert stack.status.counters.cancelled == cancelled
     assert all(twist.any() for _, twist in servo.heard[heard:])
 
 
@@ -262,8 +262,8 @@ def test_a_node_that_starts_disabled_waits_for_a_person(contracts: Path) -> None
     with moving_node(contracts, *started) as (running, servo):
         stack = running.robot
         with CameraThread(stack):
-            stack.wait_for_state(VlaStatus.HOLDING, 'disabled')
-            stack.wait_for(lambda: stack.status.idle > 5)
+            stack.wait_for_state(State.HOLDING, 'disabled')
+            stack.wait_for(lambda: stack.status.counters.idle > 5)
             assert not stack.actions
             assert switch(stack, 'enable', True)
             stack.wait_for(lambda: servo.moves)
@@ -292,53 +292,58 @@ def test_a_clock_that_stands_still_stands_the_robot_still(lasting: Path) -> None
             stack.see(stamp_ns=round(now_s * 1e9) - 10_000_000)
             return servo.moves
 
-        stack.wait_for(lambda: advance() or stack.status.state == VlaStatus.HOLDING)
+        stack.wait_for(lambda: advance() or stack.status.state == State.HOLDING)
         stack.wait_until_heard()
         stack.say('go')
         stack.wait_for(moves)
         stack.wait_for(lambda: not servo.moves, timeout_s=0.3 + MACHINE_SLACK_S)
         time.sleep(0.3)
         assert silent(servo)
-        assert stack.status.state == VlaStatus.RUNNING
+        assert stack.status.state == State.RUNNING
         stack.wait_for(moves)
 
 
 def test_a_reset_drops_what_is_under_way_and_goes_on(moving: tuple[Robot, Servo]) -> None:
     stack, _ = moving
-    cancelled, acted = stack.status.cancelled, len(stack.actions)
+    cancelled, acted = stack.status.counters.cancelled, len(stack.actions)
     assert switch(stack, 'reset')
-    stack.wait_for(lambda: stack.status.cancelled > cancelled)
+    stack.wait_for(lambda: stack.status.counters.cancelled > cancelled)
     stack.wait_for(lambda: len(stack.actions) > acted)
-    assert stack.status.state == VlaStatus.RUNNING
+    assert stack.status.state == State.RUNNING
 
 
 def test_what_moved_is_counted(moving: tuple[Robot, Servo]) -> None:
     stack, _ = moving
     stack.say('')
-    status = stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+    status = stack.wait_for_state(State.HOLDING, 'no instruction')
     assert status.motion == 'twist'
-    assert status.why_no_motion == ''
-    assert status.motions == status.published > 0
-    assert status.motions_refused == status.clipped_linear == status.clipped_angular == 0
+    assert status.motion.message == ''
+    assert status.counters.motions == status.counters.published > 0
+    assert (
+        status.counters.motions_refused
+        == status.counters.clipped_linear
+        == status.counters.clipped_angular
+        == 0
+    )
 
 
 def test_without_a_contract_there_are_actions_and_no_motion() -> None:
     parameters = ('motion:=twist', 'frame_id:=arm_base', 'model:=scripted:slow=0.1')
     with running_node(*parameters, 'unnorm_key:=nowhere') as running:
         stack, servo = running.robot, Servo(running.robot)
-        status = stack.wait_for_state(VlaStatus.HOLDING)
-        assert "no action contract for unnorm_key 'nowhere'" in status.why_no_motion
+        status = stack.wait_for_state(State.HOLDING)
+        assert "no action contract for unnorm_key 'nowhere'" in status.motion.message
         stack.wait_until_heard()
         with CameraThread(stack):
             stack.say('go')
             stack.wait_for(lambda: len(stack.actions) > 3)
             stack.say('')
-            stack.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+            stack.wait_for_state(State.HOLDING, 'no instruction')
         time.sleep(0.3)
         assert servo.heard == [] and servo.grippers == []
         status = stack.status
-        assert status.motions == 0
-        assert status.motions_refused == status.published > 0
+        assert status.counters.motions == 0
+        assert status.counters.motions_refused == status.counters.published > 0
 
 
 @pytest.mark.parametrize(
@@ -351,7 +356,7 @@ def test_without_a_contract_there_are_actions_and_no_motion() -> None:
 )
 def test_a_motion_that_can_not_be_is_an_error(parameters: list[str], why: str) -> None:
     with running_node('model:=scripted', *parameters) as running:
-        running.robot.wait_for_state(VlaStatus.ERROR, why)
+        running.robot.wait_for_state(State.ERROR, why)
 
 
 def test_robots_are_stopped_one_by_one_or_all_at_once(lasting: Path) -> None:
@@ -362,7 +367,7 @@ def test_robots_are_stopped_one_by_one_or_all_at_once(lasting: Path) -> None:
         with robot(f'{namespace}/a') as a, robot(f'{namespace}/b') as b:
             servos = [Servo(a), Servo(b)]
             for each in (a, b):
-                each.wait_for_state(VlaStatus.HOLDING)
+                each.wait_for_state(State.HOLDING)
                 each.wait_until_heard()
             with CameraThread(a), CameraThread(b):
                 a.say('go')
@@ -370,11 +375,11 @@ def test_robots_are_stopped_one_by_one_or_all_at_once(lasting: Path) -> None:
                 running.robot.wait_for(lambda: all(servo.moves for servo in servos))
                 assert [servo.frames for servo in servos] == [{'a_base'}, {'b_base'}]
                 assert switch(running.robot, 'a/stop')
-                a.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/a/stop')
+                a.wait_for_state(State.HOLDING, 'stopped by ~/a/stop')
                 running.robot.wait_for(lambda: not servos[0].moves and servos[1].moves)
                 assert not switch(running.robot, 'enable', True)
                 assert switch(running.robot, 'stop')
-                b.wait_for_state(VlaStatus.HOLDING, 'stopped by ~/b/stop')
+                b.wait_for_state(State.HOLDING, 'stopped by ~/b/stop')
                 running.robot.wait_for(lambda: not servos[1].moves)
                 assert switch(running.robot, 'reset')
                 assert switch(running.robot, 'enable', True)

@@ -18,6 +18,7 @@ from support.fakes import a_prediction
 from vla_ros.clock import ManualClock
 from vla_ros.motion import load_contracts
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Reason
 from vla_ros.ros.log import Log
 from vla_ros.ros.motion_output import MotionOutput, close_motions
 from vla_ros.ros.node_clock import Moment
@@ -201,7 +202,9 @@ def test_an_action_that_is_valid_for_less_than_its_ramps_is_no_motion() -> None:
     arm.runs(0.5)
     assert not len(arm.twists)
     assert arm.output.motion.counters.motions_refused == 1
-    assert 'valid for 0.200 s more' in arm.output.motion.why_none
+    cause = arm.output.motion.cause
+    assert cause is not None and cause.reason is Reason.MOTION_NO_TIME
+    assert 'valid for 0.200 s more' in cause.message
 
 
 def test_a_twist_that_was_right_before_a_suspension_is_not_sent_after_it() -> None:

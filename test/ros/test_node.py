@@ -15,8 +15,8 @@ from PIL import Image as PilImage
 from sensor_msgs.msg import CompressedImage
 
 from support.graph import PICTURE, Robot, Running, image_message, running_node
-from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.reasons import State
 
 GENEROUS = (
     'inference_timeout_s:=20.0',
@@ -31,7 +31,7 @@ def running(tiny_checkpoint: Path) -> Iterator[Running]:
     """One node for the tests that leave it as it was: active, without an instruction."""
     parameters = [f'model:={tiny_checkpoint}', 'device:=cpu', 'dtype:=float32', *GENEROUS]
     with running_node(*parameters, 'image_timeout_s:=3600.0', 'frame_id:=gripper') as running:
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.robot.wait_until_heard()
         yield running
     assert running.process.returncode == 0
@@ -44,15 +44,15 @@ def stack(running: Running) -> Iterator[Robot]:
     yield running.robot
     assert running.process.poll() is None
     running.robot.say('')
-    running.robot.wait_for_state(VlaStatus.HOLDING, 'no instruction')
+    running.robot.wait_for_state(State.HOLDING, 'no instruction')
 
 
 def test_an_action_is_what_the_policy_says(stack: Robot, tiny_checkpoint: Path) -> None:
     stack.say('Pick up the red cup')
-    stack.wait_for_state(VlaStatus.HOLDING, '/image')
+    stack.wait_for_state(State.HOLDING, '/image')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
-    status = stack.wait_for_state(VlaStatus.RUNNING)
+    status = stack.wait_for_state(State.RUNNING)
     [action] = stack.actions
     policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
     expected = policy.predict_action(PICTURE, 'Pick up the red cup')
@@ -63,8 +63,12 @@ def test_an_action_is_what_the_policy_says(stack: Robot, tiny_checkpoint: Path) 
     assert action.instruction == 'Pick up the red cup'
     assert action.header.frame_id == 'gripper'
     assert (action.observation_stamp.sec, action.observation_stamp.nanosec) in stack.stamps
-    assert (status.device, status.dtype, status.quantization) == ('cpu', 'float32', 'none')
-    assert status.model == str(tiny_checkpoint)
+    assert (status.policy.device, status.policy.dtype, status.policy.quantization) == (
+        'cpu',
+        'float32',
+        'none',
+    )
+    assert status.policy.model == str(tiny_checkpoint)
 
 
 def test_the_action_before_is_the_draft_of_the_next(stack: Robot) -> None:
@@ -77,12 +81,15 @@ def test_the_action_before_is_the_draft_of_the_next(stack: Robot) -> None:
 
     stack.wait_for(acted)
     assert len({tuple(action.action) for action in stack.actions}) == 1
-    stack.wait_for(lambda: stack.statuses[-1].published >= before.published + 3)
+    stack.wait_for(lambda: stack.statuses[-1].counters.published >= before.counters.published + 3)
     status = stack.statuses[-1]
     # The first action after a new instruction has no draft.
-    drafted = 6 * (status.published - before.published - 1)
-    assert status.drafted - before.drafted == status.accepted - before.accepted == drafted
-    assert status.draft_acceptance == status.accepted / status.drafted
+    drafted = 6 * (status.counters.published - before.counters.published - 1)
+    assert (
+        status.counters.drafted - before.counters.drafted
+        == status.counters.accepted - before.counters.accepted
+        == drafted
+    )
 
 
 def test_the_times_of_an_action_fit_together(stack: Robot) -> None:
@@ -114,10 +121,10 @@ def test_an_empty_instruction_holds(stack: Robot) -> None:
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     stack.say('')
-    stack.wait_for_state(VlaStatus.HOLDING, 'no instruction on')
-    idle = stack.status.idle
+    stack.wait_for_state(State.HOLDING, 'no instruction on')
+    idle = stack.status.counters.idle
     stack.see()
-    stack.wait_for(lambda: stack.status.idle == idle + 1)
+    stack.wait_for(lambda: stack.status.counters.idle == idle + 1)
     assert len(stack.actions) == 1
 
 
@@ -134,14 +141,14 @@ def test_a_bad_instruction_holds_and_is_counted(stack: Robot, instruction: str, 
     stack.say('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
-    rejected = stack.status.instructions_rejected
+    rejected = stack.status.counters.instructions_rejected
     stack.say(instruction)
     if 'tokens' in why:  # only the policy's tokenizer can tell
         stack.wait_for(lambda: stack.status.instruction == instruction)
         stack.see()
-    stack.wait_for_state(VlaStatus.HOLDING, why)
+    stack.wait_for_state(State.HOLDING, why)
     assert stack.status.instruction == ''
-    stack.wait_for(lambda: stack.status.instructions_rejected == rejected + 1)
+    stack.wait_for(lambda: stack.status.counters.instructions_rejected == rejected + 1)
     stack.see()
     time.sleep(0.3)
     assert len(stack.actions) == 1
@@ -165,13 +172,13 @@ def test_a_bad_picture_holds_and_is_counted(stack: Robot, fault: str) -> None:
     stack.say('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
-    rejected = stack.status.rejected
+    rejected = stack.status.counters.rejected
     stack.see(message)
-    stack.wait_for_state(VlaStatus.HOLDING, why)
-    stack.wait_for(lambda: stack.status.rejected == rejected + 1)
+    stack.wait_for_state(State.HOLDING, why)
+    stack.wait_for(lambda: stack.status.counters.rejected == rejected + 1)
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 2)
-    stack.wait_for_state(VlaStatus.RUNNING)
+    stack.wait_for_state(State.RUNNING)
 
 
 def test_the_instruction_parameter_takes_effect_at_once(stack: Robot) -> None:
@@ -201,17 +208,17 @@ def test_lifecycle(stack: Robot) -> None:
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     assert stack.transition(Transition.TRANSITION_DEACTIVATE)
-    stack.wait_for_state(VlaStatus.READY)
+    stack.wait_for_state(State.READY)
     stack.wait_for(lambda: stack.images.get_subscription_count() == 0)
     assert stack.transition(Transition.TRANSITION_CLEANUP)
-    stack.wait_for_state(VlaStatus.UNCONFIGURED)
+    stack.wait_for_state(State.UNCONFIGURED)
     assert stack.status.instruction == ''
     assert stack.set_parameter_of_node('dtype', 'bfloat16').successful
     assert stack.transition(Transition.TRANSITION_CONFIGURE)
     assert not stack.transition(Transition.TRANSITION_ACTIVATE)  # loading: refused, not awaited
-    stack.wait_for_state(VlaStatus.READY)
+    stack.wait_for_state(State.READY)
     assert stack.transition(Transition.TRANSITION_ACTIVATE)
-    assert stack.status.dtype == 'bfloat16'
+    assert stack.status.policy.dtype == 'bfloat16'
     stack.wait_until_heard()
     stack.say('open the drawer')
     stack.see()
@@ -223,7 +230,7 @@ def test_compressed_pictures(tiny_checkpoint: Path) -> None:
     parameters = [f'model:={tiny_checkpoint}', 'image_transport:=compressed', *GENEROUS]
     with running_node(*parameters, 'instruction:=open the drawer') as running:
         person = running.robot
-        person.wait_for_state(VlaStatus.HOLDING, '/image/compressed')
+        person.wait_for_state(State.HOLDING, '/image/compressed')
         person.wait_until_heard()
         for kind in ('jpeg', 'png'):
             buffer = io.BytesIO()
@@ -231,8 +238,8 @@ def test_compressed_pictures(tiny_checkpoint: Path) -> None:
             person.see(CompressedImage(format=kind, data=buffer.getvalue()))
             person.wait_for(lambda kind=kind: len(person.actions) == (1 if kind == 'jpeg' else 2))
         person.see(CompressedImage(format='jpeg', data=b'\xff\xd8 no picture'))
-        person.wait_for_state(VlaStatus.HOLDING, 'picture rejected')
-        person.wait_for(lambda: person.status.rejected == 1)
+        person.wait_for_state(State.HOLDING, 'picture rejected')
+        person.wait_for(lambda: person.status.counters.rejected == 1)
     assert running.process.returncode == 0
 
 
@@ -257,8 +264,8 @@ def test_what_can_not_be_configured_ends_in_error(
     model = f'model:={tiny_checkpoint}'
     with running_node(model, *parameters) as running:
         person = running.robot
-        status = person.wait_for_state(VlaStatus.ERROR)
-        assert not [word for word in words if word not in status.why], status.why
+        status = person.wait_for_state(State.ERROR)
+        assert not [word for word in words if word not in status.message], status.message
         assert person.lifecycle_state() == 'unconfigured'
     assert running.process.returncode == 0
     assert 'Traceback' not in running.output
@@ -268,10 +275,10 @@ def test_what_can_not_be_configured_ends_in_error(
 def test_an_error_can_be_mended(tiny_checkpoint: Path) -> None:
     with running_node('model:=/nowhere/openvla') as running:
         person = running.robot
-        person.wait_for_state(VlaStatus.ERROR)
+        person.wait_for_state(State.ERROR)
         assert person.set_parameter_of_node('model', str(tiny_checkpoint)).successful
         assert person.transition(Transition.TRANSITION_CONFIGURE)
-        person.wait_for_state(VlaStatus.READY)
+        person.wait_for_state(State.READY)
     assert running.process.returncode == 0
 
 
@@ -301,8 +308,8 @@ def test_output_is_not_buffered_and_the_node_answers_while_it_loads(tiny_checkpo
         started_s = time.monotonic()
         assert person.lifecycle_state() in ('unconfigured', 'configuring', 'inactive')
         answered_s = time.monotonic() - started_s
-        person.wait_for_state(VlaStatus.HOLDING)
-        assert {VlaStatus.LOADING, VlaStatus.WARMING_UP} <= {s.state for s in person.statuses}
+        person.wait_for_state(State.HOLDING)
+        assert {State.LOADING, State.WARMING_UP} <= {s.state for s in person.statuses}
         assert answered_s < 10.0  # it could not have answered later than it was ready
     assert running.process.returncode == 0
 
@@ -310,12 +317,15 @@ def test_output_is_not_buffered_and_the_node_answers_while_it_loads(tiny_checkpo
 def test_progress_is_told_in_status_and_log() -> None:
     with running_node('model:=scripted:slow=8@warmup') as running:
         person = running.robot
-        person.wait_for_state(VlaStatus.HOLDING)
-        told = [s for s in person.statuses if s.state == VlaStatus.WARMING_UP]
-        assert len({status.why for status in told}) >= 3
+        person.wait_for_state(State.HOLDING)
+        told = [s for s in person.statuses if s.state == State.WARMING_UP]
+        assert len({status.message for status in told}) >= 3
         assert max(status.elapsed_s for status in told) >= 4.0
-        assert person.status.warmup_s >= 8.0
-        assert person.status.first_inference_s > 0 and person.status.steady_inference_s > 0
+        assert person.status.policy.warmup_s >= 8.0
+        assert (
+            person.status.policy.first_inference_s > 0
+            and person.status.policy.steady_inference_s > 0
+        )
     assert re.search(
         r'WARMING_UP: scripted slow=8@warmup: \d+ of 80, [5-8] s so far', running.output
     )

@@ -20,7 +20,7 @@ def acts(stack: Robot, clock: NodeTime) -> None:
     known = len(stack.actions)
     stack.see(noise(), stamp_ns=clock.now_ns())
     stack.wait_for(lambda: len(stack.actions) > known)
-    stack.wait_for_state(VlaStatus.RUNNING)
+    stack.wait_for_state(State.RUNNING)
 
 
 def passes(
@@ -35,7 +35,7 @@ def passes(
 
 
 def is_running(status: VlaStatus) -> bool:
-    return status.state == VlaStatus.RUNNING
+    return status.state == State.RUNNING
 
 
 def test_a_camera_that_falls_silent_holds() -> None:
@@ -43,7 +43,7 @@ def test_a_camera_that_falls_silent_holds() -> None:
     with node_with(FakePolicy(), clock=clock, instruction='go', image_timeout_s=3.0) as (stack, _):
         acts(stack, clock)
         passes(stack, clock, 3.0, is_running)
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.IMAGE_TIMEOUT, 'for image_timeout_s, 3 s')
+        stack.wait_for_state(State.HOLDING, Reason.IMAGE_TIMEOUT, 'for image_timeout_s, 3 s')
         acts(stack, clock)
 
 
@@ -54,7 +54,7 @@ def test_a_camera_that_never_shows_anything_is_named() -> None:
         _,
     ):
         passes(stack, clock, 4.0, lambda status: status.reason == Reason.NO_IMAGE_YET)
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.NO_FIRST_IMAGE)
+        stack.wait_for_state(State.HOLDING, Reason.NO_FIRST_IMAGE)
         acts(stack, clock)
 
 
@@ -64,7 +64,7 @@ def test_an_instruction_that_is_not_repeated_expires() -> None:
     with node_with(FakePolicy(), clock=clock, instruction='go', **limits) as (stack, _):
         acts(stack, clock)
         passes(stack, clock, 5.0, is_running)
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.INSTRUCTION_EXPIRED)
+        stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_EXPIRED)
         assert stack.status.instructions_expired == 1
 
 
@@ -75,7 +75,7 @@ def test_a_late_inference_holds_at_its_limit() -> None:
         stack.see(noise(), stamp_ns=clock.now_ns())
         assert gate.entered.acquire(timeout=30)
         passes(stack, clock, 2.0, lambda status: status.reason == Reason.NO_IMAGE_YET)
-        stack.wait_for_state(VlaStatus.HOLDING, Reason.INFERENCE_OVERRUN)
+        stack.wait_for_state(State.HOLDING, Reason.INFERENCE_OVERRUN)
         stack.wait_for(lambda: stack.status.overrun == 1)
         assert not stack.actions
 
@@ -88,9 +88,9 @@ def test_a_policy_that_does_not_load_in_time_is_an_error() -> None:
         return FakePolicy()
 
     with unstarted_node(load, clock=clock, load_timeout_s=6.0) as (stack, _):
-        stack.wait_for_state(VlaStatus.LOADING)
-        passes(stack, clock, 6.0, lambda status: status.state == VlaStatus.LOADING)
-        stack.wait_for_state(VlaStatus.ERROR, Reason.LOAD_TIMEOUT)
+        stack.wait_for_state(State.LOADING)
+        passes(stack, clock, 6.0, lambda status: status.state == State.LOADING)
+        stack.wait_for_state(State.ERROR, Reason.LOAD_TIMEOUT)
         proceed.set()
 
 
@@ -100,6 +100,6 @@ def test_a_jump_of_the_clock_holds_until_an_image_of_the_new_time() -> None:
         for jump_s in (3.0, -5.0):
             acts(stack, clock)
             clock.jump(jump_s)
-            stack.wait_for_state(VlaStatus.HOLDING, Reason.CLOCK_JUMP)
+            stack.wait_for_state(State.HOLDING, Reason.CLOCK_JUMP)
         acts(stack, clock)
         assert stack.status.clock_jumps == 2

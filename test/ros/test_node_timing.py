@@ -15,8 +15,7 @@ from rclpy.qos import ReliabilityPolicy
 from support.fakes import FakePolicy, Gate, a_prediction
 from support.graph import CameraThread
 from support.in_process import node_with, sleeping, unstarted_node
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 from vla_ros.ros import inputs
 from vla_ros.ros.robot import RobotPort
 from vla_ros.scheduling.accounts import unaccounted
@@ -37,21 +36,25 @@ def test_every_picture_is_accounted_for() -> None:
         with CameraThread(stack) as camera:
             stack.wait_for(lambda: len(stack.actions) >= 20)
             stack.say('')
-            stack.wait_for(lambda: stack.status.idle >= 5)
+            stack.wait_for(lambda: stack.status.counters.idle >= 5)
             stack.say('go on')
             stack.wait_for(lambda: len(stack.actions) >= 25)
         # At every moment in between, and at the end.
-        assert [found for status in stack.statuses if (found := unaccounted(status))] == []
-        stack.wait_for(lambda: stack.status.received == camera.shown)
-        stack.wait_for(lambda: stack.status.in_flight == stack.status.waiting == 0)
+        assert not [status for status in stack.statuses if unaccounted(status.counters)]
+        stack.wait_for(lambda: stack.status.counters.received == camera.shown)
+        stack.wait_for(
+            lambda: stack.status.counters.in_flight == stack.status.counters.waiting == 0
+        )
         status = stack.status
-        assert unaccounted(status) == {}
-        assert status.taken == len(policy.calls)
-        assert status.published == len(stack.actions)
-        assert status.superseded > 2 * status.taken
-        assert status.idle >= 5
-        assert status.latency_p95_s >= status.latency_p50_s >= 0.15
-        assert status.inference_p50_s >= 0.15
+        assert not unaccounted(status.counters)
+        assert status.counters.taken == len(policy.calls)
+        assert status.counters.published == len(stack.actions)
+        assert status.counters.superseded > 2 * status.counters.taken
+        assert status.counters.idle >= 5
+        assert (
+            status.latencies.image_to_action.p95_s >= status.latencies.image_to_action.p50_s >= 0.15
+        )
+        assert status.latencies.inference.p50_s >= 0.15
 
 
 def test_an_error_in_a_transition_gives_back_what_there_is(
@@ -67,11 +70,11 @@ def test_an_error_in_a_transition_gives_back_what_there_is(
         with monkeypatch.context() as patch:
             patch.setattr(RobotPort, 'activate', planted)
             assert not stack.transition(Transition.TRANSITION_ACTIVATE)
-        stack.wait_for_state(VlaStatus.ERROR, Reason.TRANSITION_FAILED)
+        stack.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED)
         assert policy.closed
         assert stack.lifecycle_state() == 'unconfigured'
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
         stack.wait_until_heard()
         stack.recovers()
@@ -85,7 +88,7 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
             stack.see()
             stack.wait_for(lambda count=received: node._robots[0].inputs.counters.received == count)
             assert received > 1 or gate.entered.acquire(timeout=10)
-        stack.wait_for(lambda: stack.status.superseded == 2)
+        stack.wait_for(lambda: stack.status.counters.superseded == 2)
         newest = max(stack.stamps)
         gate.open()
         gate.open()
@@ -99,25 +102,25 @@ def test_an_overrun_holds_at_once_and_recovers() -> None:
     with node_with(FakePolicy(gate), instruction='go', inference_timeout_s=0.3) as (stack, _):
         stack.see()
         gate.open()
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
         assert gate.entered.acquire(timeout=10)
         stack.see()
         assert gate.entered.acquire(timeout=10)
-        stack.wait_for_state(VlaStatus.HOLDING, 'overrun')
-        stack.wait_for(lambda: stack.status.overrun == 1)
+        stack.wait_for_state(State.HOLDING, 'overrun')
+        stack.wait_for(lambda: stack.status.counters.overrun == 1)
         assert len(stack.actions) == 1
         stack.see()
         gate.open()
         stack.wait_for(lambda: len(stack.actions) == 2)
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
 
 
 def test_an_action_that_is_too_old_is_not_published() -> None:
     limits = {'max_image_age_s': 5.0, 'max_action_age_s': 1.0, 'inference_timeout_s': 0.9}
     with node_with(FakePolicy(), instruction='go', **limits) as (stack, _):
         stack.see(age_s=2.0)
-        stack.wait_for_state(VlaStatus.HOLDING, 'max_action_age_s is 1')
-        stack.wait_for(lambda: stack.status.overrun == 1)
+        stack.wait_for_state(State.HOLDING, 'max_action_age_s is 1')
+        stack.wait_for(lambda: stack.status.counters.overrun == 1)
         assert not stack.actions
 
 
@@ -128,7 +131,7 @@ def test_a_new_instruction_drops_the_action_under_way() -> None:
         stack.see()
         assert gate.entered.acquire(timeout=10)
         stack.say('go right')
-        stack.wait_for(lambda: stack.status.cancelled == 1)
+        stack.wait_for(lambda: stack.status.counters.cancelled == 1)
         stack.see()
         gate.open()
         stack.wait_for(lambda: len(stack.actions) == 1)
@@ -144,19 +147,19 @@ def test_the_same_instruction_again_changes_nothing() -> None:
         time.sleep(0.2)
         gate.open()
         stack.wait_for(lambda: len(stack.actions) == 1)
-        stack.wait_for_state(VlaStatus.RUNNING)
-        assert stack.status.cancelled == 0
+        stack.wait_for_state(State.RUNNING)
+        assert stack.status.counters.cancelled == 0
 
 
 def test_an_invalid_action_holds() -> None:
     answers = [a_prediction(invalid=InvalidReason(Invalid.TOKEN, 2, 1234)), a_prediction()]
     with node_with(FakePolicy(lambda cancel: answers.pop(0)), instruction='go') as (stack, _):
         stack.see()
-        stack.wait_for_state(VlaStatus.HOLDING, 'token 1234 at step 2')
+        stack.wait_for_state(State.HOLDING, 'token 1234 at step 2')
         assert not stack.actions
         stack.see()
-        stack.wait_for_state(VlaStatus.RUNNING)
-        assert (stack.status.invalid, stack.status.published) == (1, 1)
+        stack.wait_for_state(State.RUNNING)
+        assert (stack.status.counters.invalid, stack.status.counters.published) == (1, 1)
 
 
 def test_a_policy_that_raises_holds() -> None:
@@ -169,10 +172,10 @@ def test_a_policy_that_raises_holds() -> None:
 
     with node_with(FakePolicy(act), instruction='go') as (stack, _):
         stack.see()
-        stack.wait_for_state(VlaStatus.HOLDING, 'out of memory')
-        assert stack.status.failed == 1
+        stack.wait_for_state(State.HOLDING, 'out of memory')
+        assert stack.status.counters.failed == 1
         stack.see()
-        stack.wait_for_state(VlaStatus.RUNNING)
+        stack.wait_for_state(State.RUNNING)
 
 
 def test_a_picture_that_does_not_fit_into_memory_is_rejected(
@@ -185,8 +188,8 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
     monkeypatch.setitem(inputs.TRANSPORTS, 'raw', raw)
     with node_with(FakePolicy(), instruction='go') as (stack, _):
         stack.see()
-        stack.wait_for_state(VlaStatus.HOLDING, 'picture rejected: no room for 200 MB')
-        assert stack.status.rejected == 1
+        stack.wait_for_state(State.HOLDING, 'picture rejected: no room for 200 MB')
+        assert stack.status.counters.rejected == 1
 
 
 def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
@@ -200,16 +203,16 @@ def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
             return WarmupTimes(0.0, 0.0, 0.0)
 
     with unstarted_node(lambda *_: Patient(), instruction='go') as (stack, node):
-        stack.wait_for_state(VlaStatus.WARMING_UP)
+        stack.wait_for_state(State.WARMING_UP)
         assert stack.transition(Transition.TRANSITION_CLEANUP)
-        stack.wait_for_state(VlaStatus.UNCONFIGURED)
+        stack.wait_for_state(State.UNCONFIGURED)
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
         proceed.set()
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
         time.sleep(0.2)
         assert stack.lifecycle_state() == 'inactive'
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         assert not node.ended.done()
 
 
@@ -230,7 +233,7 @@ def test_an_error_about_the_last_instruction_does_not_end_the_new_one() -> None:
         stack.say('second')
         stack.wait_for(lambda: stack.status.instruction == 'second')
         gate.open()
-        stack.wait_for(lambda: stack.status.cancelled == 1)
+        stack.wait_for(lambda: stack.status.counters.cancelled == 1)
         stack.see()
         stack.wait_for(lambda: len(stack.actions) == 1)
         assert stack.status.instruction == 'second'
@@ -240,12 +243,12 @@ def test_an_error_about_the_last_instruction_does_not_end_the_new_one() -> None:
 def test_two_bad_parameters_can_be_mended_one_by_one() -> None:
     bad = {'image_transport': 'smoke', 'image_reliability': 'perhaps'}
     with unstarted_node(lambda *_: FakePolicy(), **bad) as (stack, _):
-        stack.wait_for_state(VlaStatus.ERROR, "'smoke'")
+        stack.wait_for_state(State.ERROR, "'smoke'")
         assert stack.set_parameter_of_node('image_transport', 'raw').successful
         assert not stack.set_parameter_of_node('image_reliability', 'maybe').successful
         assert stack.set_parameter_of_node('image_reliability', 'auto').successful
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
-        stack.wait_for_state(VlaStatus.READY)
+        stack.wait_for_state(State.READY)
 
 
 @pytest.mark.parametrize('reliable', [True, False])

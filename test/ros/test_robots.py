@@ -24,6 +24,7 @@ from support.graph import (
 )
 from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.reasons import State
 from vla_ros.scheduling.accounts import unaccounted
 
 GENEROUS = ('inference_timeout_s:=20.0', 'max_action_age_s:=20.0', 'max_image_age_s:=5.0')
@@ -38,7 +39,7 @@ def two_robots(*parameters: str) -> Iterator[tuple[Running, Robot, Robot]]:
         namespace = running.robot.get_namespace()
         with robot(f'{namespace}/a') as a, robot(f'{namespace}/b') as b:
             for each in (a, b):
-                each.wait_for_state(VlaStatus.HOLDING)
+                each.wait_for_state(State.HOLDING)
                 each.wait_until_heard()
             yield running, a, b
     assert running.process.returncode == 0
@@ -54,10 +55,10 @@ def held_in_one_batch(a: Robot, b: Robot) -> None:
     for each in (a, b):
         instruct(each, 'go')
     a.see(noise())
-    a.wait_for(lambda: a.status.taken == 1)
+    a.wait_for(lambda: a.status.counters.taken == 1)
     a.see(noise())
     b.see(noise())
-    b.wait_for(lambda: b.status.waiting == 1)
+    b.wait_for(lambda: b.status.counters.waiting == 1)
 
 
 def settled(stack: Robot) -> VlaStatus:
@@ -66,7 +67,7 @@ def settled(stack: Robot) -> VlaStatus:
 
     def is_over() -> bool:
         new = stack.status is not status
-        return new and stack.status.waiting == stack.status.in_flight == 0
+        return new and stack.status.counters.waiting == stack.status.counters.in_flight == 0
 
     stack.wait_for(is_over)
     return stack.status
@@ -96,18 +97,22 @@ def test_each_robot_has_the_actions_of_its_own_pictures_and_instruction(
             stamps = {(act.observation_stamp.sec, act.observation_stamp.nanosec) for act in actions}
             assert stamps == stacks[name].stamps
             status = settled(stacks[name])
-            assert (status.robot, status.state) == (name, VlaStatus.RUNNING)
-            assert status.received == status.taken == status.published == 3
-            assert status.drafted == status.accepted == 12  # each its own action before
+            assert (status.robot, status.state) == (name, State.RUNNING)
+            assert (
+                status.counters.received == status.counters.taken == status.counters.published == 3
+            )
+            assert (
+                status.counters.drafted == status.counters.accepted == 12
+            )  # each its own action before
 
         # Only the policy's tokenizer can tell: b's instruction is none, and a has its action.
         b.say('漢字' * 200)
         b.wait_for(lambda: b.status.instruction != 'open the drawer')
         for each in (a, b):
             each.see()
-        b.wait_for_state(VlaStatus.HOLDING, 'tokens, at most 112 are allowed')
+        b.wait_for_state(State.HOLDING, 'tokens, at most 112 are allowed')
         a.wait_for(lambda: len(a.actions) == 4)
-        assert a.wait_for_state(VlaStatus.RUNNING).failed == 0
+        assert a.wait_for_state(State.RUNNING).counters.failed == 0
         assert len(b.actions) == 3
     assert expected.action.tolist() != policy.predict_action(*shown['a']).action.tolist()
 
@@ -139,20 +144,26 @@ def test_what_one_lacks_or_does_wrong_is_its_own_affair(
         each.recovers()
     befall, why = FAULTS_OF_B[fault]
     with CameraThread(a):
-        a.wait_for_state(VlaStatus.RUNNING)
+        a.wait_for_state(State.RUNNING)
         before, known, acted = a.status, len(a.statuses), len(a.actions)
         befall(b)
-        b.wait_for_state(VlaStatus.HOLDING, why)
+        b.wait_for_state(State.HOLDING, why)
         acted_b = len(b.actions)
         a.wait_for(lambda: len(a.actions) >= acted + 60)
-        assert b.status.state == VlaStatus.HOLDING and len(b.actions) == acted_b
-        assert {status.state for status in a.statuses[known:]} <= {VlaStatus.RUNNING}
+        assert b.status.state == State.HOLDING and len(b.actions) == acted_b
+        assert {status.state for status in a.statuses[known:]} <= {State.RUNNING}
     after = settled(a)
     # At its full rate: every picture of a became an action, but for those that newer ones replaced.
-    received, superseded = after.received - before.received, after.superseded - before.superseded
-    open_before = before.waiting + before.in_flight
-    assert after.published - before.published == received - superseded + open_before
-    assert unaccounted(after) == unaccounted(settled(b)) == {}
+    received, superseded = (
+        after.counters.received - before.counters.received,
+        after.counters.superseded - before.counters.superseded,
+    )
+    open_before = before.counters.waiting + before.counters.in_flight
+    assert (
+        after.counters.published - before.counters.published == received - superseded + open_before
+    )
+    assert not unaccounted(after.counters)
+    assert not unaccounted(settled(b).counters)
 
 
 def test_each_status_and_diagnosis_says_whose_it_is() -> None:
@@ -178,10 +189,10 @@ def test_each_status_and_diagnosis_says_whose_it_is() -> None:
             each.wait_for(lambda each=each: each.status.instruction == 'open the drawer')
         assert node.transition(Transition.TRANSITION_DEACTIVATE)
         for each in (a, b):
-            each.wait_for_state(VlaStatus.READY)
+            each.wait_for_state(State.READY)
         assert node.transition(Transition.TRANSITION_CLEANUP)
         for each in (a, b):
-            each.wait_for_state(VlaStatus.UNCONFIGURED)
+            each.wait_for_state(State.UNCONFIGURED)
             assert each.status.instruction == ''
         assert not node.statuses  # there is no status without a robot's name
     assert 'a: HOLDING: ' in running.output and 'b: HOLDING: ' in running.output
@@ -190,12 +201,12 @@ def test_each_status_and_diagnosis_says_whose_it_is() -> None:
 def test_a_new_instruction_of_one_leaves_the_others_inference_alone() -> None:
     with two_robots('model:=scripted:slow=3@1-2', *GENEROUS, 'image_timeout_s:=60.0') as (_, a, b):
         held_in_one_batch(a, b)
-        b.wait_for(lambda: b.status.taken == 1)
+        b.wait_for(lambda: b.status.counters.taken == 1)
         instruct(b, 'something else')
         a.wait_for(lambda: len(a.actions) == 2)
-        assert settled(a).cancelled == 0
+        assert settled(a).counters.cancelled == 0
         status = settled(b)
-        assert (status.cancelled, status.published, len(b.actions)) == (1, 0, 0)
+        assert (status.counters.cancelled, status.counters.published, len(b.actions)) == (1, 0, 0)
         b.recovers()
 
 
@@ -205,8 +216,8 @@ def test_a_late_inference_is_an_overrun_of_each_member() -> None:
     with two_robots(f'model:={script}', *limits, 'image_timeout_s:=60.0') as (_, a, b):
         held_in_one_batch(a, b)
         for each in (a, b):
-            each.wait_for_state(VlaStatus.HOLDING, 'overrun')
-            assert settled(each).overrun == 1
+            each.wait_for_state(State.HOLDING, 'overrun')
+            assert settled(each).counters.overrun == 1
         assert (len(a.actions), len(b.actions)) == (1, 0)
         for each in (a, b):
             each.recovers()
@@ -218,13 +229,13 @@ def test_who_waits_behind_a_late_inference_says_so_and_acts_then() -> None:
         for each in (a, b):
             instruct(each, 'go')
         a.see(noise())
-        a.wait_for_state(VlaStatus.HOLDING, 'overrun')
+        a.wait_for_state(State.HOLDING, 'overrun')
         b.see(noise())
-        b.wait_for_state(VlaStatus.HOLDING, 'overrun')
+        b.wait_for_state(State.HOLDING, 'overrun')
         b.wait_for(lambda: len(b.actions) == 1)
-        b.wait_for_state(VlaStatus.RUNNING)
-        assert settled(b).overrun == 0
-        assert settled(a).overrun == 1
+        b.wait_for_state(State.RUNNING)
+        assert settled(b).counters.overrun == 0
+        assert settled(a).counters.overrun == 1
 
 
 def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
@@ -241,8 +252,8 @@ def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
                 each.say(chosen.choice(['go on', 'come back', '', 'a </s> b']))
                 each.see(noise(encoding='infrared9'))
         for each in (a, b):
-            assert settled(each).received > 0 and each.status.taken > 0
-            assert [s for s in each.statuses if unaccounted(s)] == []
+            assert settled(each).counters.received > 0 and each.status.counters.taken > 0
+            assert not [s for s in each.statuses if unaccounted(s.counters)]
             instruct(each, 'the last')
             each.recovers()
 

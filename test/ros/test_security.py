@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from support.graph import Robot, running_node
 from support.places import ROOT
-from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 
 Rights = dict[str, set[str]]
 
@@ -81,7 +81,7 @@ def test_the_policy_is_what_the_node_does() -> None:
     for parameters, unsent, unheard in STARTS:
         with running_node('model:=scripted', *parameters) as running:
             robot = running.robot
-            robot.wait_for_state(VlaStatus.HOLDING)
+            robot.wait_for_state(State.HOLDING)
             robot.wait_until_heard()
             robot.wait_for(partial(graph_tells, robot, expected['publish'] - unsent, 'publish'))
             robot.wait_for(

@@ -9,7 +9,7 @@ import pytest
 
 from support.places import ROOT
 from vla_ros.motion import MotionCounters
-from vla_ros.msg import VlaStatus
+from vla_ros.msg import VlaCounters
 from vla_ros.ros.inputs import InputCounters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
@@ -26,13 +26,13 @@ OWNERS = (
     MotionCounters,
     RequestCounters,
 )
-# The status has no `submitted`; the others are no fields of a dataclass.
+# No fields of a dataclass.
 WITHOUT_A_FIELD = {'in_flight', 'clock_jumps'}
 
 
 def test_the_message_tells_the_equations() -> None:
     """A comment may go on in the next line, which then begins with a plus."""
-    text = (ROOT / 'msg' / 'VlaStatus.msg').read_text()
+    text = (ROOT / 'msg' / 'VlaCounters.msg').read_text()
     comments = re.sub(r'\n#\s+\+', ' +', text)
     told = {
         total: tuple(parts.split(' + '))
@@ -43,27 +43,25 @@ def test_the_message_tells_the_equations() -> None:
 
 
 def test_every_counter_of_the_message_has_one_owner() -> None:
-    counters = [
-        name for name, kind in VlaStatus.get_fields_and_field_types().items() if kind == 'uint64'
-    ]
+    counters = VlaCounters.get_fields_and_field_types()
     owned = [one.name for owner in OWNERS for one in dataclasses.fields(owner)]
-    assert sorted(owned + list(WITHOUT_A_FIELD)) == sorted([*counters, 'submitted'])
+    assert sorted(owned + list(WITHOUT_A_FIELD)) == sorted(counters)
     assert {*GAUGES} <= {*counters}
 
 
 @pytest.mark.parametrize('total', EQUATIONS)
 def test_each_part_counts_once(total: str) -> None:
-    assert unaccounted(VlaStatus()) == {}
-    assert unaccounted(VlaStatus(**{total: 3}))[total] == 3
+    assert unaccounted(VlaCounters()) == {}
+    assert unaccounted(VlaCounters(**{total: 3}))[total] == 3
     for part in EQUATIONS[total]:
-        assert unaccounted(VlaStatus(**{part: 2}))[total] == -2
-        balanced = unaccounted(VlaStatus(**{total: 2, part: 2}))
+        assert unaccounted(VlaCounters(**{part: 2}))[total] == -2
+        balanced = unaccounted(VlaCounters(**{total: 2, part: 2}))
         assert total not in balanced
 
 
 def test_a_twist_is_accounted_for_where_there_are_twists() -> None:
-    status = VlaStatus(published=3, taken=3, received=3, motions=2)
-    assert unaccounted(status) == {}
-    assert unaccounted(status, TWIST_EQUATIONS) == {'published': 1}
-    status.motions_refused = 1
-    assert unaccounted(status, TWIST_EQUATIONS) == {}
+    counters = VlaCounters(published=3, taken=3, observations=3, received=3, motions=2)
+    assert unaccounted(counters) == {}
+    assert unaccounted(counters, TWIST_EQUATIONS) == {'published': 1}
+    counters.motions_refused = 1
+    assert unaccounted(counters, TWIST_EQUATIONS) == {}

@@ -13,16 +13,16 @@ def test_the_newest_wins() -> None:
     slot: LatestSlots[int] = LatestSlots()
     for item in (1, 2, 3):
         slot.put(item)
-    assert slot.statistics() == SlotStatistics(submitted=3, superseded=2, waiting=1)
+    assert slot.statistics() == SlotStatistics(observations=3, superseded=2, waiting=1)
     assert slot.take(lambda item: True, timeout_s=0) == [(3, True)]
-    assert slot.statistics() == SlotStatistics(submitted=3, superseded=2, taken=1)
+    assert slot.statistics() == SlotStatistics(observations=3, superseded=2, taken=1)
 
 
 def test_what_is_not_fresh_is_stale() -> None:
     slot: LatestSlots[int] = LatestSlots()
     slot.put(1)
     assert slot.take(lambda item: False, timeout_s=0) == [(1, False)]
-    assert slot.statistics() == SlotStatistics(submitted=1, stale=1)
+    assert slot.statistics() == SlotStatistics(observations=1, stale=1)
 
 
 def test_an_empty_slot_gives_nothing_in_time() -> None:
@@ -49,7 +49,7 @@ def test_close_wakes_who_waits_and_counts_what_is_left() -> None:
     other: LatestSlots[int] = LatestSlots()
     other.put(1)
     other.close()
-    assert other.statistics() == SlotStatistics(submitted=1, stale=1)
+    assert other.statistics() == SlotStatistics(observations=1, stale=1)
 
 
 def test_nothing_is_lost_between_many_threads() -> None:
@@ -64,7 +64,7 @@ def test_nothing_is_lost_between_many_threads() -> None:
         while got := slot.take(lambda item: item % 3 != 0, timeout_s=0.2):
             taken.extend(got)
             s = slot.statistics()
-            balanced.append(s.submitted == s.superseded + s.stale + s.taken + s.waiting)
+            balanced.append(s.observations == s.superseded + s.stale + s.taken + s.waiting)
 
     threads = [threading.Thread(target=put, args=(n * per_thread,)) for n in range(3)]
     threads += [threading.Thread(target=take) for _ in range(2)]
@@ -74,7 +74,7 @@ def test_nothing_is_lost_between_many_threads() -> None:
         thread.join(30)
     statistics = slot.statistics()
     assert balanced and all(balanced)
-    assert statistics.submitted == 3 * per_thread
+    assert statistics.observations == 3 * per_thread
     assert statistics.taken == sum(fresh for _, fresh in taken)
     assert statistics.stale == sum(not fresh for _, fresh in taken)
     assert statistics.superseded == 3 * per_thread - len(taken)

@@ -93,7 +93,7 @@ def test_the_newest_observation_wins() -> None:
         bench.wait_for_results(2)
         assert [call[1] for call in bench.policy.calls] == ['first', 'waiting 4']
         statistics = bench.worker.statistics()
-        assert (statistics.submitted, statistics.superseded, statistics.taken) == (6, 4, 2)
+        assert (statistics.observations, statistics.superseded, statistics.taken) == (6, 4, 2)
 
 
 def test_a_reset_resets_the_session_before_the_next_prediction() -> None:

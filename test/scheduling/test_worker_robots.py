@@ -92,8 +92,8 @@ def test_the_newest_of_each_robot_wins() -> None:
         assert bench.policy.batches == [['0'], ['waiting 3', 'the last']]
         of_each = [bench.worker.statistics(source) for source in range(ROBOTS)]
         assert of_each == [
-            SlotStatistics(submitted=5, superseded=3, taken=2),
-            SlotStatistics(submitted=5, superseded=4, taken=1),
+            SlotStatistics(observations=5, superseded=3, taken=2),
+            SlotStatistics(observations=5, superseded=4, taken=1),
             SlotStatistics(),
         ]
 
@@ -341,7 +341,7 @@ def test_every_picture_is_accounted_for_in_a_storm(seed: int) -> None:
 
     def check_slot(source: int) -> SlotStatistics:
         s = bench.worker.statistics(source)
-        balanced.append(s.submitted == s.superseded + s.stale + s.taken + s.waiting)
+        balanced.append(s.observations == s.superseded + s.stale + s.taken + s.waiting)
         return s
 
     def settle() -> None:
@@ -377,7 +377,7 @@ def test_every_picture_is_accounted_for_in_a_storm(seed: int) -> None:
 
         wait_until(all_is_over)
     assert all(balanced)
-    assert [bench.worker.statistics(source).submitted for source in range(ROBOTS)] == [
+    assert [bench.worker.statistics(source).observations for source in range(ROBOTS)] == [
         PICTURES
     ] * ROBOTS
     for source in range(ROBOTS):

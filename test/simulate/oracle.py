@@ -26,9 +26,8 @@ from simulate.world import MAX_SKEW_S, World
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import UnusableImage, image_to_rgb
 from vla_ros.motion import load_contracts
-from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 WATCHDOG = 'watchdog'  # may end the process
 
@@ -338,19 +337,19 @@ class Oracle:
                 robot.act(message)
 
     def _check_requests(self, status: Any) -> None:
-        count = status.requests_accepted + status.requests_refused
+        count = status.counters.requests_accepted + status.counters.requests_refused
         if count != self._answers:
             self._violation(f'requests add up to {count}, answered are {self._answers}')
 
     def _check_error(self, status: Any) -> None:
-        if status.state != VlaStatus.ERROR or status.reason in self._excused:
+        if status.state != State.ERROR or status.reason in self._excused:
             return
         if status.reason == Reason.POLICY_HUNG and self._calls:
             return
         slow = [call for call in self._calls if not call.frames]
         if status.reason in (Reason.LOAD_TIMEOUT, Reason.WARMUP_TIMEOUT) and slow:
             return
-        self._violation(f'ERROR {status.reason} without a cause: {status.why}')
+        self._violation(f'ERROR {status.reason} without a cause: {status.message}')
 
     def _check_jumps(self, status: Any) -> None:
         """Those of a moment ago, and those near to each other, may not have been noticed yet."""
@@ -363,8 +362,12 @@ class Oracle:
         if self._jumps and self._age_s(self._jumps[-1]) < NOTICE_S:
             noticed -= 1
         most = len(self._jumps) + self._perhaps_jumps
-        if status.clock_jumps > most or (is_sure and status.clock_jumps < noticed):
-            self._violation(f'clock_jumps is {status.clock_jumps}, should be {noticed} to {most}')
+        if status.counters.clock_jumps > most or (
+            is_sure and status.counters.clock_jumps < noticed
+        ):
+            self._violation(
+                f'clock_jumps is {status.counters.clock_jumps}, should be {noticed} to {most}'
+            )
 
     def logged(self, severity: int, text: str) -> None:
         is_error = severity >= _ERROR and 'Traceback' in text and FAILURE not in text

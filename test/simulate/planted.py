@@ -80,7 +80,7 @@ PLANTED = [
         '            if slot.item is not None:\n                slot.superseded += 1\n'
         '            slot.item = item\n',
         '            if slot.item is not None:\n                slot.superseded += 1\n'
-        '                slot.submitted += 1\n                return\n'
+        '                slot.observations += 1\n                return\n'
         '            slot.item = item\n',
     ),
     Planted(
@@ -99,8 +99,8 @@ PLANTED = [
     Planted(
         'slot: nobody is woken',
         _SLOT,
-        '            slot.submitted += 1\n            self._changed.notify()\n',
-        '            slot.submitted += 1\n',
+        '            slot.observations += 1\n            self._changed.notify()\n',
+        '            slot.observations += 1\n',
     ),
     Planted(
         'worker: a result from before a reset counts',

@@ -23,8 +23,8 @@ from simulate.policy import REFUSED, Call, is_sound
 from simulate.scheduler import NS
 from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract
-from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.msg import VlaCounters, VlaStatus
+from vla_ros.reasons import Reason, State
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
@@ -39,11 +39,7 @@ _UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
 
-_MONOTONIC = tuple(
-    name
-    for name, kind in VlaStatus.get_fields_and_field_types().items()
-    if kind == 'uint64' and name not in GAUGES
-)
+_MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
 
 @dataclass
@@ -206,7 +202,7 @@ class RobotOracle:
         self.must_hold = True
         self._zeros = 0
         self._owes_zero = bool(self._last_twist.any())
-        self._owes_status = self.status is not None and self.status.state == VlaStatus.RUNNING
+        self._owes_status = self.status is not None and self.status.state == State.RUNNING
         self._acted = None
 
     def expect_hold(self, call: Call, member: int) -> None:
@@ -581,15 +577,17 @@ class RobotOracle:
             self._check_image_timeout(now_ns)
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
-        if status.state == VlaStatus.HOLDING and status.reason == Reason.NONE:
+        if status.state == State.HOLDING and status.reason == Reason.NONE:
             self._violation('HOLDING without a reason')
-        if status.state == VlaStatus.RUNNING and (status.reason != Reason.NONE or status.why):
-            self._violation(f'RUNNING with reason {status.reason}, {status.why!r}')
-        if status.state == VlaStatus.RUNNING and self.must_hold:
+        if (status.state == State.RUNNING) != (status.message == 'RUNNING'):
+            self._violation(f'state {status.state} with the message {status.message!r}')
+        if status.state == State.RUNNING and status.reason != Reason.NONE:
+            self._violation(f'RUNNING with reason {status.reason}')
+        if status.state == State.RUNNING and self.must_hold:
             self._violation('RUNNING, and there was no action since it had to hold')
         self._learn_switches(status)
         self._learn_instruction(status)
-        self._check_counters(status)
+        self._check_counters(status.counters, status.motion.mode == 'twist')
 
     def _check_image_timeout(self, now_ns: int) -> None:
         """It may tell a moment later of a silence that has just ended."""
@@ -600,7 +598,7 @@ class RobotOracle:
             self._violation(f'it holds for want of an image; the last came {silent_s:.3f} s ago')
 
     def _learn_switches(self, status: VlaStatus) -> None:
-        if status.state not in (VlaStatus.HOLDING, VlaStatus.RUNNING):
+        if status.state not in (State.HOLDING, State.RUNNING):
             return
         if status.reason == Reason.STOPPED:
             self._learn('stopped', True)
@@ -648,32 +646,41 @@ class RobotOracle:
                 f'its status says {status.instruction!r} is in force, not {set(self.instructions)}'
             )
 
-    def _check_counters(self, status: VlaStatus) -> None:
-        equations = {**EQUATIONS, **(TWIST_EQUATIONS if status.motion == 'twist' else {})}
-        for name, difference in unaccounted(status, equations).items():
-            self._violation(f'{name} {getattr(status, name)} is off its sum by {difference}')
-        counters = {name: getattr(status, name) for name in _MONOTONIC}
-        less = [name for name, value in self._last_counters.items() if counters[name] < value]
+    def _check_counters(self, counters: VlaCounters, moves: bool) -> None:
+        """
+        :param moves: whether actions become motions.
+        """
+        equations = {**EQUATIONS, **(TWIST_EQUATIONS if moves else {})}
+        for name, difference in unaccounted(counters, equations).items():
+            self._violation(f'{name} {getattr(counters, name)} is off its sum by {difference}')
+        values = {name: getattr(counters, name) for name in _MONOTONIC}
+        less = [name for name, value in self._last_counters.items() if values[name] < value]
         if less:
             self._violation(f'{", ".join(sorted(less))} went down')
-        self._last_counters = counters
-        if status.waiting > 1 or status.in_flight > self.most_in_flight():
-            self._violation(f'waiting {status.waiting}, in flight {status.in_flight}')
+        self._last_counters = values
+        if counters.waiting > 1 or counters.in_flight > self.most_in_flight():
+            self._violation(f'waiting {counters.waiting}, in flight {counters.in_flight}')
         for name, count in {
             'received': self.received,
             'published': self.sequence,
             **self._counts,
         }.items():
-            if getattr(status, name) != count:
-                self._violation(f'{name} is {getattr(status, name)}, should be {count}')
-        if status.motion == 'twist' and status.motions_refused > self._may_be_none:
+            if getattr(counters, name) != count:
+                self._violation(f'{name} is {getattr(counters, name)}, should be {count}')
+        if moves:
+            self._check_motions(counters)
+
+    def _check_motions(self, counters: VlaCounters) -> None:
+        if counters.motions_refused > self._may_be_none:
             self._violation(
-                f'motions_refused is {status.motions_refused}, at most {self._may_be_none} may be'
+                f'motions_refused is {counters.motions_refused}, at most {self._may_be_none} may be'
             )
         # The gripper is told with each motion, but for the first ones, where it is not sure.
-        is_silent = self._grippers < status.motions / 2 - _UNSURE_GRIPPERS
-        if status.motion == 'twist' and (is_silent or self._grippers > status.motions):
-            self._violation(f'motions {status.motions}, and the gripper was told {self._grippers}')
+        is_silent = self._grippers < counters.motions / 2 - _UNSURE_GRIPPERS
+        if is_silent or self._grippers > counters.motions:
+            self._violation(
+                f'motions {counters.motions}, and the gripper was told {self._grippers}'
+            )
 
     # -- regularly ---------------------------------------------------------------------------------
 
@@ -698,7 +705,7 @@ class RobotOracle:
         if is_late:
             self.disturb()
         is_told = (now_ns - self.status_ns) / NS > NOTICE_S and not self._owes_status
-        if status.state == VlaStatus.RUNNING and is_told:
+        if status.state == State.RUNNING and is_told:
             for is_so, why in (
                 (not self.may_act, self._why_not() if not self.may_act else ''),
                 (no_image, f'no image for {silent_s:.3f} s'),
@@ -721,8 +728,7 @@ class RobotOracle:
             self.disturb()
             assert self.status is not None
             self._violation(
-                f'no action for {calm_s:.1f} s, though nothing is wrong: {self.status.state}, '
-                f'{self.status.why}'
+                f'no action for {calm_s:.1f} s, though nothing is wrong: {self.status.message}'
             )
 
     def _violation(self, text: str) -> None:
@@ -744,8 +750,9 @@ def _gave(call: Call, member: int, action: Any) -> bool:
         return False
     prediction = call.predictions[member]
     return (
-        prediction.action.tolist() == list(action.action)
-        and prediction.normalized_actions[0].tolist() == list(action.normalized_action)
+        prediction.actions.ravel().tolist() == list(action.actions)
+        and prediction.action.tolist() == list(action.action)
+        and len(prediction.actions) == action.horizon
         and prediction.unnorm_key == action.unnorm_key
     )
 

@@ -264,7 +264,7 @@ class Simulation:
             for robot, count in zip(self.oracle.robots, acted, strict=True):
                 if count < _ENOUGH:
                     status = robot.status
-                    why = f'{status.state}, {status.why}' if status else 'no status'
+                    why = status.message if status else 'no status'
                     self.oracle.violations.append(
                         Violation(
                             self.scheduler.elapsed_s,
@@ -338,8 +338,11 @@ def _brief(message: Any) -> str:
         linear, angular = message.twist.linear, message.twist.angular
         return f'{linear.x} {linear.y} {linear.z} {angular.x} {angular.y} {angular.z}'
     if kind == 'VlaStatus':
-        names = ('state', 'reason', 'why', 'instruction', 'received', 'taken', 'published')
-        return ' '.join(str(getattr(message, name)) for name in names)
+        counters = message.counters
+        return (
+            f'{message.reason} {message.message} {message.instruction!r} {counters.received} '
+            f'{counters.taken} {counters.published}'
+        )
     if kind == 'VlaAction':
         stamp = message.observation_stamp
         return (

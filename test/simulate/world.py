@@ -29,7 +29,7 @@ from simulate.policy import SIDE, PolicyKnobs, pixels
 from simulate.scheduler import NS, Scheduler
 from simulate.threads import Process
 from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 _LATENCY_S = (0.005, 0.03)  # from capture to publishing
 _TRANSPORT_S = (0.0002, 0.004)
@@ -214,14 +214,14 @@ class Operator:
         if status is None or not world.process_is_up:
             return
         prefix = world.prefix(robot)
-        if status.state in (VlaStatus.UNCONFIGURED, VlaStatus.ERROR):
+        if status.state in (State.UNCONFIGURED, State.ERROR):
             if status.reason == Reason.SHUT_DOWN:
                 world.signal_process()  # nothing else ends that
             else:
                 world.change_state(Transition.TRANSITION_CONFIGURE)
-        elif status.state == VlaStatus.READY:
+        elif status.state == State.READY:
             world.change_state(Transition.TRANSITION_ACTIVATE)
-        elif status.state in (VlaStatus.HOLDING, VlaStatus.RUNNING):
+        elif status.state in (State.HOLDING, State.RUNNING):
             if status.reason == Reason.STOPPED:
                 world.ask(f'/vla/{prefix}reset', Trigger.Request())
             elif status.reason == Reason.DISABLED:

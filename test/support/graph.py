@@ -28,7 +28,7 @@ from std_msgs.msg import String
 from support.places import ROOT
 from vla_ros.graph.executor import spinning
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 from vla_ros.ros.executor import GuardedExecutor
 from vla_ros.ros.node import VlaNode
 
@@ -141,7 +141,7 @@ class Robot(Node):
             told[:] = [
                 index
                 for index, status in enumerate(self.statuses[known:], known)
-                if status.state == VlaStatus.HOLDING and tells(status, why, message)
+                if status.state == State.HOLDING and tells(status, why, message)
             ]
             return bool(told)
 
@@ -159,7 +159,7 @@ class Robot(Node):
         count = len(self.actions)
 
         def acts() -> bool:
-            return self.status.state == VlaStatus.RUNNING and len(self.actions) > count
+            return self.status.state == State.RUNNING and len(self.actions) > count
 
         for _ in range(30):
             self.see(noise())
@@ -221,8 +221,8 @@ class Robot(Node):
 def tells(status: VlaStatus, why: Reason | str, message: str = '') -> bool:
     """Whether the status has this reason, or a message with this part."""
     if isinstance(why, Reason):
-        return status.reason == why and message in status.why
-    return why in status.why
+        return status.reason == why and message in status.message
+    return why in status.message
 
 
 @contextlib.contextmanager

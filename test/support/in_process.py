@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 from support.fakes import FakePolicy, a_prediction
 from support.graph import Robot, robot, spinning_node
 from vla_ros.clock import ManualClock
-from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 from vla_ros.ros.loading import LoadPolicy
 from vla_ros.ros.node import VlaNode
 from vla_ros.types import Cancel, InferenceCancelled, Prediction
@@ -90,7 +90,7 @@ def node_with(
 ) -> Iterator[tuple[Robot, VlaNode]]:
     """An active node, and the robot that it listens to."""
     with unstarted_node(lambda *_: policy, reliable, clock, **parameters) as (stack, node):
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         stack.wait_until_heard()
         yield stack, node
 

@@ -16,7 +16,7 @@ from std_msgs.msg import Float64
 
 from support import nodes
 from support.graph import Running, running_node
-from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 
 PERIOD_S = 0.5
 RAMPS_S = 0.2  # both, by the default limits
@@ -90,7 +90,7 @@ def moving_node(contracts: Path, *parameters: str) -> Iterator[tuple[Running, Se
         *parameters,
     ) as running:
         servo = Servo(running.robot)
-        running.robot.wait_for_state(VlaStatus.HOLDING)
+        running.robot.wait_for_state(State.HOLDING)
         running.robot.wait_until_heard()
         yield running, servo
     assert 'Traceback' not in running.output

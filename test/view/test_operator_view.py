@@ -21,8 +21,8 @@ from vla_ros.clock import ManualClock
 from vla_ros.drawing import SKY_BLUE, font, full_scale, number, wrap
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
-from vla_ros.msg import VlaStatus
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.reasons import State
 from vla_ros.ros import operator_view
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.situation import Situation
@@ -33,12 +33,6 @@ from vla_ros.view import STATE_COLOURS, OperatorView, render
 SIZE = (572, 936, 3)
 CONTRACTS = load_contracts()
 BRIDGE = CONTRACTS['bridge_orig']
-STATES = [
-    getattr(VlaStatus, name)
-    for name in vars(type(VlaStatus))
-    if name.isupper() and not name.startswith(('_', 'REASON_'))
-]
-
 _random = np.random.default_rng(2)
 
 
@@ -59,7 +53,7 @@ def a_view(
     prediction['model_images'] = {} if picture is None else {'image': picture}
     prediction['actions'] = np.array([action], dtype=np.float64)
     values = {
-        'state': 'RUNNING',
+        'state': State.RUNNING,
         'instruction': 'pick up the cup',
         'prediction': a_prediction(**prediction),
         'published': True,
@@ -124,15 +118,23 @@ def luminance(colour: str) -> float:
 
 
 def test_every_state_has_its_word_and_a_colour_that_it_can_be_read_on() -> None:
-    assert sorted(STATE_COLOURS) == sorted(STATES)
+    assert sorted(STATE_COLOURS) == sorted(State)
     for state, (colour, ink) in STATE_COLOURS.items():
         pixels = render(a_view(state=state))
         assert tuple(pixels[14, 18]) == ImageColor.getrgb(colour)
         dark, light = sorted((luminance(colour), luminance(ink)))
         assert (light + 0.05) / (dark + 0.05) >= 4.5, state
-    for one, other in itertools.combinations(STATES, 2):
+    for one, other in itertools.combinations(list(State)[1:], 2):
         changed(a_view(state=one), a_view(state=other))
-    assert len({STATE_COLOURS[state] for state in ('RUNNING', 'HOLDING', 'ERROR', 'READY')}) == 4
+    assert (
+        len(
+            {
+                STATE_COLOURS[state]
+                for state in (State.RUNNING, State.HOLDING, State.ERROR, State.READY)
+            }
+        )
+        == 4
+    )
 
 
 @pytest.mark.parametrize('dim', [1, 2, 7, 14])
@@ -171,16 +173,16 @@ def test_the_arrow_points_along_the_frames_axes() -> None:
 
 def test_an_action_that_is_not_in_force_has_no_colour() -> None:
     assert has_colour(render(a_view()), SKY_BLUE)
-    for changes in ({'state': 'HOLDING'}, {'published': False}):
+    for changes in ({'state': State.HOLDING}, {'published': False}):
         assert not has_colour(render(a_view(**changes)), SKY_BLUE)
-    changed(a_view(state='HOLDING'), a_view(state='HOLDING', published=False))
+    changed(a_view(state=State.HOLDING), a_view(state=State.HOLDING, published=False))
 
 
 @pytest.mark.parametrize(
     'changes',
     [
         {'robot': 'left'},
-        {'why': 'no instruction on /instruction'},
+        {'message': 'no instruction on /instruction'},
         {'instruction': ''},
         {'age_s': 3.5},
         {'frame': 'gripper'},
@@ -214,7 +216,7 @@ def test_what_the_numbers_mean_is_the_contracts_affair() -> None:
 
 
 def test_a_view_leaves_nothing_behind_for_the_next() -> None:
-    views = [a_view(picture=a_picture()), a_view([0.1] * 3, why='x' * 300), OperatorView()]
+    views = [a_view(picture=a_picture()), a_view([0.1] * 3, message='x' * 300), OperatorView()]
     first = [render(view) for view in views]
     for view, pixels in zip(reversed(views), reversed(first), strict=True):
         np.testing.assert_array_equal(render(view), pixels)
@@ -255,8 +257,8 @@ def test_nothing_that_can_be_said_keeps_it_from_being_drawn(seed: int) -> None:
                 [None, a_picture(chance.randint(1, 500), chance.randint(1, 500))]
             ),
             robot=chance.choice(TEXTS),
-            state=chance.choice([*STATES, *TEXTS]),
-            why=chance.choice(TEXTS),
+            state=chance.choice([*State]),
+            message=chance.choice(TEXTS),
             instruction=chance.choice(TEXTS),
             frame=chance.choice(TEXTS),
             contract=chance.choice([None, *CONTRACTS.values()]),
@@ -301,7 +303,7 @@ class Source:
     """Tells a publisher what there is to show; counts how often it is asked, and what is drawn."""
 
     def __init__(self, stack: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.asked = Situation('HOLDING', message='no picture'), 0
+        self.now, self.asked = Situation(State.HOLDING, message='no picture'), 0
         self.drawn: list[OperatorView] = []
         self.clock = ManualClock()
         self.publisher = OperatorViewPublisher(
@@ -368,7 +370,7 @@ def test_what_changes_is_drawn_at_most_ten_times_a_second(
 
     stack.wait_for(is_drawn)
     for index in range(100):  # for a second, a hundred changes
-        source.now = Situation('HOLDING', message=f'why {index}')
+        source.now = Situation(State.HOLDING, message=f'why {index}')
         source.clock.advance(0.01)
         source.publisher.show_if_due()
     assert 10 <= len(source.drawn) <= 11
@@ -409,20 +411,20 @@ def test_the_node_shows_what_its_model_saw(tiny_checkpoint: Path) -> None:
     model = (f'model:={tiny_checkpoint}', 'device:=cpu', 'dtype:=float32')
     with running_node(*model, *limits, *still) as running:
         stack = running.robot
-        stack.wait_for_state(VlaStatus.HOLDING)
+        stack.wait_for_state(State.HOLDING)
         stack.wait_until_heard()
         views: list[Image] = []
         stack.create_subscription(Image, 'debug_image', views.append, 1)
-        orange = ImageColor.getrgb(STATE_COLOURS['HOLDING'][0])
+        orange = ImageColor.getrgb(STATE_COLOURS[State.HOLDING][0])
         stack.wait_for(lambda: bool(views) and badge(views[-1]) == orange)
         assert (views[-1].height, views[-1].width, 3) == SIZE
         assert (views[-1].encoding, views[-1].header.frame_id) == ('rgb8', '')
 
         stack.say('Pick up the red cup')
-        stack.wait_for_state(VlaStatus.HOLDING, '/image')
+        stack.wait_for_state(State.HOLDING, '/image')
         stack.see()
-        stack.wait_for_state(VlaStatus.RUNNING)
-        green = ImageColor.getrgb(STATE_COLOURS['RUNNING'][0])
+        stack.wait_for_state(State.RUNNING)
+        green = ImageColor.getrgb(STATE_COLOURS[State.RUNNING][0])
         stack.wait_for(lambda: badge(views[-1]) == green)
         policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
         picture = policy.predict_action(PICTURE, 'Pick up the red cup').model_images['image']

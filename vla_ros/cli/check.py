@@ -32,6 +32,7 @@ from vla_ros.graph.image_messages import compressed_message, image_message
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import State
 
 EXIT_INTERRUPTED = 130  # as of a shell: 128 + SIGINT
 EXIT_UNHEARD = 141  # 128 + SIGPIPE
@@ -39,7 +40,7 @@ EXIT_UNHEARD = 141  # 128 + SIGPIPE
 _SEND_PERIOD_S = 1.0  # the picture is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
 _HEARD_WITHIN_S = 10.0  # discovery takes seconds
-_LISTENING = (VlaStatus.RUNNING, VlaStatus.HOLDING)
+_LISTENING = (State.RUNNING, State.HOLDING)
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that is gone
 
 
@@ -123,7 +124,7 @@ def wait_for_action(
     while node.action is None and not interrupted.is_set():
         rclpy.spin_once(node, timeout_sec=0.05)
         now_s = time.monotonic()
-        text = 'waiting for the node' if node.status is None else _describe(node.status)
+        text = 'waiting for the node' if node.status is None else node.status.message
         state = text.split(':')[0]
         if state != shown or now_s - shown_at_s > _SHOW_PERIOD_S:
             print(f'{now_s - started_s:7.1f} s  {text}')
@@ -132,8 +133,8 @@ def wait_for_action(
             raise CheckFailed(f'no action within {timeout_s:g} s; {_last_word(node)}')
         if node.status is None:
             continue
-        if node.status.state == VlaStatus.ERROR:
-            raise CheckFailed(f'the node is in ERROR: {node.status.why}')
+        if node.status.state == State.ERROR:
+            raise CheckFailed(f'the node is in {node.status.message}')
         if node.status.state not in _LISTENING or node.heard_on:
             unheard_since_s = now_s
         if node.status.state in _LISTENING and node.heard_on:
@@ -146,10 +147,6 @@ def wait_for_action(
     return node.action
 
 
-def _describe(status: VlaStatus) -> str:
-    return f'{status.state}: {status.why}' if status.why else status.state
-
-
 def _last_word(node: CheckNode) -> str:
     """What is known of the node, and what to do about it."""
     if node.status is None:
@@ -158,8 +155,8 @@ def _last_word(node: CheckNode) -> str:
             f'nothing was heard on {topic}: is the node running, in this namespace '
             '(--ros-args -r __ns:=/NAMESPACE) and ROS_DOMAIN_ID?'
         )
-    last = f'the last status was {_describe(node.status)}'
-    if node.status.state in (VlaStatus.READY, VlaStatus.UNCONFIGURED):
+    last = f'the last status was {node.status.message}'
+    if node.status.state in (State.READY, State.UNCONFIGURED):
         return f'{last}; the node has to be configured and activated (ros2 lifecycle set)'
     return last
 
@@ -174,7 +171,7 @@ def _print_action(action: VlaAction) -> None:
     inference_ms = 1e3 * from_duration(action.inference_time)
     latency_ms = 1e3 * from_duration(action.latency)
     print(f'action             {np.round(action.action, 5).tolist()}')
-    print(f'normalized_action  {np.round(action.normalized_action, 4).tolist()}')
+    print(f'names              {", ".join(action.names)}')
     print(f'token probability  {np.round(np.float64(action.token_probabilities), 3).tolist()}')
     print(f'unnorm_key         {action.unnorm_key}')
     print(f'inference          {inference_ms:.1f} ms; capture to publish {latency_ms:.1f} ms')

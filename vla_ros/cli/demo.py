@@ -118,9 +118,10 @@ def _pick_up_blocks(world: BlocksWorld, options: argparse.Namespace) -> int:
         window.close()
     film.write_gif(options.gif)
     film.write_contact_sheet(options.sheet)
+    policy, counters = status.policy, status.counters
     print(
-        f'\n{successes} of {options.episodes} episodes succeeded, {status.device} {status.dtype}; '
-        f'{status.draft_acceptance:.0%} of the drafted tokens were right'
+        f'\n{successes} of {options.episodes} episodes succeeded, {policy.device} {policy.dtype}; '
+        f'{counters.accepted / max(1, counters.drafted):.0%} of the drafted tokens were right'
         f'\n{options.gif}: the film\n{options.sheet}: its pictures'
     )
     return 0 if successes else 1

@@ -160,10 +160,10 @@ class _Evaluation:
             for control, pace in itertools.product(options.control, _paces(options)):
                 condition = _condition(self.model, robot.status, control, pace)
                 say(str(condition))
-                before = robot.settled_status()
+                before = robot.settled_status().counters
                 robot.black = control == 'black'
                 episodes = self._episodes(robot, control, pace)
-                after = robot.settled_status()
+                after = robot.settled_status().counters
                 drafted, accepted = after.drafted - before.drafted, after.accepted - before.accepted
                 self.outcomes.append(Outcome(condition, episodes, drafted, accepted))
 
@@ -245,9 +245,13 @@ def _paces(options: argparse.Namespace) -> list[Pace]:
 
 
 def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condition:
+    policy = status.policy
     return Condition(
         PolicyRequest(
-            model, device=status.device, dtype=status.dtype, quantization=status.quantization
+            model,
+            device=policy.device,
+            dtype=policy.dtype,
+            quantization=policy.quantization,
         ),
         pace='free' if pace.free else 'step',
         added_latency_s=pace.added_latency_s,

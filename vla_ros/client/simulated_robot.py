@@ -19,6 +19,7 @@ from vla_ros.graph.heard import cleaned
 from vla_ros.graph.image_messages import image_message
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import State
 from vla_ros.text import printable
 from vla_ros.types import PolicyError
 
@@ -116,8 +117,8 @@ class SimulatedRobot(Node):
         deadline_s = self.monotonic_s() + timeout_s
         while not condition():
             self.check()
-            if self.status.state == VlaStatus.ERROR:
-                raise EvaluationError(f'the node is in ERROR: {self.status.why}')
+            if self.status.state == State.ERROR:
+                raise EvaluationError(f'the node is in {self.status.message}')
             left_s = deadline_s - self.monotonic_s()
             if left_s <= 0:
                 return False
@@ -162,10 +163,10 @@ class SimulatedRobot(Node):
 
         def ready() -> bool:
             nonlocal said
-            if (state := f'{self.status.state} {self.status.why}'.strip()) != said:
+            if (state := self.status.message) != said:
                 said = state
                 say(state)
-            return self.status.state in (VlaStatus.HOLDING, VlaStatus.RUNNING)
+            return self.status.state in (State.HOLDING, State.RUNNING)
 
         self._until(ready, 'the policy is warm', timeout_s)
 
@@ -186,7 +187,7 @@ class SimulatedRobot(Node):
                 status = self.status
                 raise EvaluationError(
                     f'it took more than {timeout_s:g} s until {what}; the last status was '
-                    f'{status.state or "none"}: {status.why}'
+                    f'{status.message or "none"}'
                 )
             before = self.status
             self.let_time_pass(_CHECK_S)

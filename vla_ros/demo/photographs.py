@@ -34,6 +34,7 @@ from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
 from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import State
 from vla_ros.scheduling.accounts import EQUATIONS
 from vla_ros.share import share_file
 from vla_ros.types import PolicyError
@@ -81,7 +82,7 @@ class Operator(Node):
         self.status = cleaned(message)
         if message.state != self._shown_state and not self.heard:
             self._shown_state = message.state
-            print(f'{message.state:12s} {message.why}')
+            print(message.message)
 
     def _on_view(self, message: Image) -> None:
         self.view = message
@@ -148,15 +149,15 @@ def watch(
             raise KeyboardInterrupt
         rclpy.spin_once(operator, timeout_sec=0.1)
         status = operator.status
-        if status.state == VlaStatus.ERROR:
-            raise DemoFailed(f'the node is in ERROR: {status.why}')
+        if status.state == State.ERROR:
+            raise DemoFailed(f'the node is in {status.message}')
         for process in processes:
             if process.poll() is not None:
                 raise DemoFailed(f'{process.args!r} ended with code {process.returncode}')
         if time.monotonic() > deadline_s:
             raise DemoFailed(
                 f'{len(operator.heard)} actions within {timeout_s:g} s; '
-                f'the last status was {status.state}: {status.why}'
+                f'the last status was {status.message}'
             )
 
 
@@ -169,12 +170,13 @@ def print_summary(operator: Operator) -> None:
     different = len({tuple(message.action) for message in operator.heard})
     print(
         f'\n{len(operator.heard)} actions ({different} different) at {rate_hz:.1f} Hz, '
-        f'{status.device} {status.dtype}; capture to publish: median '
+        f'{status.policy.device} {status.policy.dtype}; capture to publish: median '
         f'{latencies_ms[len(latencies_ms) // 2]:.0f} ms, most {latencies_ms[-1]:.0f} ms'
     )
-    parts = {name: getattr(status, name) for name in EQUATIONS['received']}
+    counters = status.counters
+    parts = {name: getattr(counters, name) for name in EQUATIONS['received']}
     told = ' + '.join(f'{count} {name}' for name, count in parts.items() if count)
-    print(f'images: {status.received} received = {told}')
+    print(f'images: {counters.received} received = {told}')
 
 
 def write_contract(folder: Path) -> Path:

@@ -28,6 +28,7 @@ from vla_ros.graph.stamps import from_time
 from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import State
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import topic_prefix
@@ -212,12 +213,16 @@ class _Statuses:
         status = self.last
         if status is None:
             return
-        for name in ('inference_p50_s', 'steady_inference_s'):
-            if getattr(status, name) > 0 and facts.inference_s is None:
-                facts.inference_s = getattr(status, name)
+        durations_s = {
+            'latencies.inference.p50_s': status.latencies.inference.p50_s,
+            'policy.steady_inference_s': status.policy.steady_inference_s,
+        }
+        for name, duration_s in durations_s.items():
+            if duration_s > 0 and facts.inference_s is None:
+                facts.inference_s = duration_s
                 facts.inference_source = f'{name} of the node that runs'
-        found = f'the node runs: {status.state}{": " if status.why else ""}{status.why}'
-        if status.state == VlaStatus.ERROR:
+        found = f'the node runs: {status.message}'
+        if status.state == State.ERROR:
             yield fail(found, 'mend that, then configure it again (ros2 lifecycle set)')
         else:
             yield ok(found)

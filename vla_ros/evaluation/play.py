@@ -134,7 +134,7 @@ class _StepRun(_Run):
     def go_on(self, watch: Watch) -> None:
         """One action, or none if there is none to be had."""
         robot, period_s = self._robot, self._world.contract.period_s
-        patience_s = _ANSWER_S + 3 * robot.status.steady_inference_s
+        patience_s = _ANSWER_S + 3 * robot.status.policy.steady_inference_s
         for _ in range(_ASKED_AT_MOST):
             stamp_ns, shown_s = robot.now_ns(), robot.monotonic_s()
             shown = robot.show(self.image, stamp_ns)
@@ -149,7 +149,7 @@ class _StepRun(_Run):
             self.unanswered += 1
         self.failure = (
             f'no action came to one picture, shown {_ASKED_AT_MOST} times; the last status was '
-            f'{robot.status.state}: {robot.status.why}'
+            f'{robot.status.message}'
         )
 
 

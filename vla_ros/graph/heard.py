@@ -10,12 +10,17 @@ Message = TypeVar('Message')
 
 
 def cleaned(message: Message) -> Message:
-    """Make the message's own texts printable and bounded, whoever published it.
+    """Make the texts of the message, and of messages in it, printable and bounded.
 
     :returns: the message itself.
     """
     fields = message.get_fields_and_field_types()  # type: ignore[attr-defined]
     for name, kind in fields.items():
+        value = getattr(message, name)
         if kind == 'string':
-            setattr(message, name, printable(getattr(message, name)))
+            setattr(message, name, printable(value))
+        elif kind == 'sequence<string>':
+            setattr(message, name, [printable(text) for text in value])
+        elif hasattr(value, 'get_fields_and_field_types'):
+            cleaned(value)
     return message

@@ -4,6 +4,7 @@ NumPy and YAML: nothing of ROS, torch or threads.
 """
 
 from vla_ros.motion.contract import ActionContract, ContractError, load_contracts, was_cropped
+from vla_ros.motion.description import ActionDescription, describe
 from vla_ros.motion.displacement import ACTION_DIM
 from vla_ros.motion.motion import Motion, MotionCounters
 from vla_ros.motion.profile import MotionLimits, Twist
@@ -11,11 +12,13 @@ from vla_ros.motion.profile import MotionLimits, Twist
 __all__ = [
     'ACTION_DIM',
     'ActionContract',
+    'ActionDescription',
     'ContractError',
     'Motion',
     'MotionCounters',
     'MotionLimits',
     'Twist',
+    'describe',
     'load_contracts',
     'was_cropped',
 ]

@@ -16,6 +16,7 @@ from vla_ros.motion.contract import ActionContract
 from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
+from vla_ros.reasons import Cause, Reason
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Motion:
         :param unnorm_key: of the actions to come; empty: the first action tells it.
         """
         self.counters = MotionCounters()
-        self.why_none = ''  # why the last action was no motion, or the next will be none
+        self.cause: Cause | None = None  # why the last action moved nothing, or the next will not
         self._contracts = contracts
         self._limits = limits
         self._gripper = GripperSwitch()
@@ -75,7 +76,7 @@ class Motion:
 
         It takes a period of the data set and the ramps; where the action's validity ends sooner,
         it is cut short, and the robot stands still by then. What can't be made is counted, stops
-        the robot, and ``why_none`` tells the reason.
+        the robot, and is the ``cause``.
 
         :param action: float64 [D], un-normalised.
         :param valid_until_s: when the robot has to stand still.
@@ -84,10 +85,10 @@ class Motion:
             self._choose(unnorm_key)
         if self._contract is not None:
             self._try(action, self._contract, now_s, valid_until_s)
-        if self.why_none:
+        if self.cause:
             self.stop()
             self.counters.motions_refused += 1
-        return not self.why_none
+        return not self.cause
 
     def stop(self) -> None:
         """Stand still from now on. The gripper stays as it is."""
@@ -109,13 +110,14 @@ class Motion:
         contract = self._contract = self._contracts.get(unnorm_key)
         limits = self._limits
         if contract is None:
-            self.why_none = (
+            self.cause = Cause(
+                Reason.MOTION_NO_CONTRACT,
                 f'no action contract for unnorm_key {unnorm_key!r}, so what its numbers mean is '
                 f'not known; there are: {", ".join(sorted(self._contracts))}; add one of your own '
-                'to a YAML file and name that in the parameter contracts (docs/contracts.md)'
+                'to a YAML file and name that in the parameter contracts (docs/contracts.md)',
             )
             return
-        self.why_none = ''
+        self.cause = None
         self._profile = TwistProfile(
             replace(
                 limits,
@@ -132,14 +134,18 @@ class Motion:
         valid_until_s: float,
     ) -> None:
         if action.shape != (ACTION_DIM,):
-            self.why_none = f'the action has {action.size} values; a motion needs {ACTION_DIM}'
+            self.cause = Cause(
+                Reason.MOTION_SHAPE,
+                f'the action has {action.size} values; a motion needs {ACTION_DIM}',
+            )
             return
         ramps_s = 2 * self._profile.limits.ramp_s
         end_s = min(now_s + contract.period_s, valid_until_s - ramps_s)
         if end_s <= now_s:
-            self.why_none = (
+            self.cause = Cause(
+                Reason.MOTION_NO_TIME,
                 f'the action is valid for {valid_until_s - now_s:.3f} s more, and its motion needs '
-                f'{ramps_s:.3f} s to ramp up and down; raise max_action_age_s'
+                f'{ramps_s:.3f} s to ramp up and down; raise max_action_age_s',
             )
             return
         try:
@@ -149,9 +155,11 @@ class Motion:
             clipped = self._profile.command(twist, now_s, end_s)
             self._gripper.turn(opening)
         except ValueError as error:
-            self.why_none = f'the action {action.tolist()} is no motion: {error}'
+            self.cause = Cause(
+                Reason.MOTION_NOT_FINITE, f'the action {action.tolist()} is not a motion: {error}'
+            )
             return
-        self.why_none = ''
+        self.cause = None
         self.counters.motions += 1
         self.counters.clipped_linear += clipped.linear
         self.counters.clipped_angular += clipped.angular

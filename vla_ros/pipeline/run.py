@@ -47,6 +47,7 @@ from vla_ros.pipeline.summary import (
     Turn,
     summarize_turns,
 )
+from vla_ros.reasons import State
 from vla_ros.text import printable
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
@@ -64,7 +65,7 @@ _LIMITS = (  # none of the node's own shall end a slow inference; the turns have
     'warmup_timeout_s',
 )
 
-_NODE_FIELDS = (
+_POLICY_FIELDS = (
     'device',
     'dtype',
     'quantization',
@@ -119,11 +120,11 @@ class Pipeline:
     def wait_until_ready(self) -> VlaStatus:
         """Until the policy is warm, and the node and the listener hear the camera."""
         listener = self._listener
-        while not self._wait_for(lambda: listener.status.state == VlaStatus.HOLDING, 60.0):
+        while not self._wait_for(lambda: listener.status.state == State.HOLDING, 60.0):
             pass  # the node's own limits end it
-        self._patience_s += 5 * _LEAST_ACTIONS * listener.status.steady_inference_s
+        self._patience_s += 5 * _LEAST_ACTIONS * listener.status.policy.steady_inference_s
         self._until(
-            lambda: bool(listener.frames_s and listener.status.received),
+            lambda: bool(listener.frames_s and listener.status.counters.received),
             'the node and the listener hear the camera',
             lambda: self._camera.tell('once'),
         )
@@ -138,7 +139,7 @@ class Pipeline:
         """
         listener, acts = self._listener, kind != CAMERA_ALONE
         with listener.changed:
-            before = listener.status
+            before = listener.status.counters
             listener.actions.clear()
             listener.frames_s.clear()
         if acts:
@@ -156,7 +157,7 @@ class Pipeline:
         self._instruct('')
         self._settle(before.received + shown['published'], shown['published'])
         with listener.changed:
-            after, frames_s = listener.status, list(listener.frames_s)
+            after, frames_s = listener.status.counters, list(listener.frames_s)
         return Turn(
             kind,
             published_s=[from_time(action.header.stamp) / 1e9 for action in actions],
@@ -190,11 +191,13 @@ class Pipeline:
         """Until nothing is under way, and all frames have come that will."""
         listener = self._listener
         self._until(
-            lambda: not (listener.status.in_flight or listener.status.waiting),
+            lambda: not (listener.status.counters.in_flight or listener.status.counters.waiting),
             'the inference ends',
         )
         self._wait_for(
-            lambda: listener.status.received >= received and len(listener.frames_s) >= heard,
+            lambda: (
+                listener.status.counters.received >= received and len(listener.frames_s) >= heard
+            ),
             _SETTLE_S,
         )
 
@@ -214,7 +217,7 @@ class Pipeline:
                 status = self._listener.status
                 raise PipelineError(
                     f'it took more than {self._patience_s:.0f} s until {what}; the last status was '
-                    f'{status.state}: {status.why}'
+                    f'{status.message}'
                 )
 
     def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -234,8 +237,8 @@ class Pipeline:
 
     def _check_processes(self) -> None:
         status = self._listener.status
-        if status.state == VlaStatus.ERROR:
-            raise PipelineError(f'the node is in ERROR: {status.why}')
+        if status.state == State.ERROR:
+            raise PipelineError(f'the node is in {status.message}')
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise PipelineError(f'the {name} ended with code {process.returncode}')
@@ -276,7 +279,7 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
                 say(f'repetition {number} of {task.repeats}: {kind}')
                 turns.append(pipeline.turn(kind))
     return {
-        'node': {name: getattr(status, name) for name in _NODE_FIELDS},
+        'node': {name: getattr(status.policy, name) for name in _POLICY_FIELDS},
         'threads': task.threads,
         'camera': {'rate_hz': task.rate_hz, 'encoding': 'rgb8', 'reliability': 'reliable'},
         'repeats': task.repeats,

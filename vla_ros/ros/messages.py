@@ -4,49 +4,67 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import to_duration, to_time
-from vla_ros.motion import MotionCounters
-from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.motion import ActionDescription
+from vla_ros.msg import (
+    VlaAction,
+    VlaCounters,
+    VlaLatencies,
+    VlaMotion,
+    VlaPercentiles,
+    VlaPolicyInfo,
+    VlaStatus,
+)
 from vla_ros.parameters.definition import Parameters
-from vla_ros.ros.inputs import Inputs
-from vla_ros.ros.shared import RequestCounters
+from vla_ros.reasons import Cause, State
 from vla_ros.ros.situation import Situation
-from vla_ros.scheduling import ActionGate, Result, SlotStatistics, WorkerStatus
+from vla_ros.scheduling import ActionGate, LatencyWindow, Result, WorkerStatus
 from vla_ros.text import printable
-from vla_ros.types import PolicyInfo, WarmupTimes
+from vla_ros.types import PolicyInfo, PolicySpec, WarmupTimes
 
 _LEVELS = {
-    VlaStatus.RUNNING: DiagnosticStatus.OK,
-    VlaStatus.READY: DiagnosticStatus.OK,
-    VlaStatus.ERROR: DiagnosticStatus.ERROR,
+    State.RUNNING: DiagnosticStatus.OK,
+    State.READY: DiagnosticStatus.OK,
+    State.ERROR: DiagnosticStatus.ERROR,
 }  # the others: WARN
-_COUNTERS = tuple(
-    name for name, kind in VlaStatus.get_fields_and_field_types().items() if kind == 'uint64'
-)
 
 
 def action_message(
-    result: Result, now_ns: int, max_action_age_s: float, frame_id: str, sequence: int
+    result: Result,
+    description: ActionDescription,
+    now_ns: int,
+    max_action_age_s: float,
+    frame_id: str,
+    sequence: int,
 ) -> VlaAction:
-    """:param result: one with a prediction."""
-    prediction, observation = result.prediction, result.observation
-    assert prediction is not None
-    normalized, tokens = prediction.normalized_actions, prediction.tokens
-    columns = len(prediction.action)
+    """Return the message of an admitted prediction.
+
+    :param description: of its actions.
+    """
+    prediction, observation = result.predicted(), result.observation
+    tokens = prediction.tokens
     message = VlaAction(
         observation_stamp=to_time(observation.stamp_ns),
         valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
+        due=to_time(now_ns),
         sequence=sequence,
         instruction=observation.instruction,
-        unnorm_key=printable(prediction.unnorm_key),  # whatever a policy calls it
+        unnorm_key=printable(prediction.unnorm_key),  # a policy may call it anything
+        action_space=description.action_space,
+        names=[printable(name) for name in description.names],
         action=prediction.action.tolist(),
-        normalized_action=[] if normalized is None else normalized[0].tolist(),
-        token_probabilities=[] if tokens is None else tokens.probabilities[:columns].tolist(),
+        horizon=len(prediction.actions),
+        actions=prediction.actions.ravel().tolist(),
+        period=to_duration(description.period_s or 0.0),
+        token_probabilities=[] if tokens is None else tokens.probabilities.tolist(),
         inference_time=to_duration(result.inference_s),
         latency=to_duration((now_ns - observation.stamp_ns) / 1e9),
+        **dataclasses.asdict(description.gripper),
     )
     message.header.stamp = to_time(now_ns)
     message.header.frame_id = frame_id
@@ -56,22 +74,35 @@ def action_message(
 def status_message(
     robot: str,
     situation: Situation,
-    parameters: Parameters,
-    inputs: Inputs,
-    gate: ActionGate,
-    motions: MotionCounters,
-    why_no_motion: str,
-    worker: WorkerStatus | None,
-    slot: SlotStatistics,
-    requests: RequestCounters,
-    clock_jumps: int,
+    instruction: str,
+    policy: VlaPolicyInfo,
+    counters: VlaCounters,
+    latencies: VlaLatencies,
+    motion: VlaMotion,
 ) -> VlaStatus:
-    """All but the stamp and ``elapsed_s``.
+    """Return the status without stamp and ``elapsed_s``.
 
     :param robot: its name; empty if it needs none.
-    :param why_no_motion: why the last action moved nothing; empty if it did, or should not.
-    :param worker: None while the node is unconfigured. Until a policy is loaded, what was asked
-        for is shown.
+    :param instruction: the current one.
+    """
+    status = VlaStatus(
+        robot=robot,
+        state=situation.state,
+        reason=situation.reason,
+        message=situation.text,
+        instruction=instruction,
+        policy=policy,
+        counters=counters,
+        latencies=latencies,
+        motion=motion,
+    )
+    return cleaned(status)  # parameters, files and libraries may have put anything into it
+
+
+def policy_message(parameters: Parameters, worker: WorkerStatus | None) -> VlaPolicyInfo:
+    """Return what was loaded, or what was asked for until then.
+
+    :param worker: None while the node is unconfigured.
     """
     chosen = (worker and worker.info) or PolicyInfo(
         parameters.model,
@@ -82,61 +113,72 @@ def status_message(
         parameters.compile,
     )
     times = (worker and worker.warmup_times) or WarmupTimes(0.0, 0.0, 0.0)
-    latency, inference = gate.latency.percentiles(), gate.inference.percentiles()
-    status = VlaStatus(
-        robot=robot,
-        state=situation.state,
-        reason=situation.reason,
-        why=situation.message,
+    return VlaPolicyInfo(
+        **dataclasses.asdict(chosen),
         preprocessing=parameters.preprocessing,
         unnorm_key=parameters.unnorm_key,
-        instruction=inputs.instruction,
-        **dataclasses.asdict(chosen),
+        **_spec_fields(worker.spec if worker else None),
         load_s=worker.load_s if worker else 0.0,
         warmup_s=times.total_s,
         first_inference_s=times.first_inference_s,
         steady_inference_s=times.steady_inference_s,
-        **dataclasses.asdict(inputs.counters),
-        **dataclasses.asdict(inputs.camera.counters),
-        **dataclasses.asdict(gate.counters),
-        **dataclasses.asdict(gate.drafts),
-        draft_acceptance=gate.drafts.acceptance,
-        motion=parameters.motion,
-        why_no_motion=why_no_motion,
-        **dataclasses.asdict(motions),
-        **dataclasses.asdict(requests),
-        **_slot_counters(slot),
-        in_flight=slot.taken - gate.counters.total,
-        latency_p50_s=latency.p50_s,
-        latency_p95_s=latency.p95_s,
-        latency_p99_s=latency.p99_s,
-        inference_p50_s=inference.p50_s,
-        inference_p95_s=inference.p95_s,
-        inference_p99_s=inference.p99_s,
-        clock_jumps=clock_jumps,
     )
-    return _with_clean_text(status)
 
 
-def _slot_counters(slot: SlotStatistics) -> dict[str, int]:
-    counters = dataclasses.asdict(slot)
-    del counters['submitted']  # it is what was received, less what the inputs count
-    return counters
+def _spec_fields(spec: PolicySpec | None) -> dict[str, Any]:
+    if spec is None:
+        return {}
+    return {
+        'cameras': list(spec.cameras),
+        'state_dim': spec.state_dim,
+        'action_dim': spec.action_dim,
+        'horizon': spec.horizon,
+        'action_space': spec.action_space,
+        'emits_tokens': spec.emits_tokens,
+        'deterministic': spec.deterministic,
+    }
 
 
-def _with_clean_text(status: VlaStatus) -> VlaStatus:
-    """Whatever a parameter, a file or a library put into it: bounded and visible."""
-    for name, kind in status.get_fields_and_field_types().items():
-        if kind == 'string':
-            setattr(status, name, printable(getattr(status, name)))
-    return status
+def counters_message(*groups: Any, **counts: int) -> VlaCounters:
+    """Return the counters by name: the fields of VlaCounters are those of the groups.
+
+    :param groups: dataclasses.
+    :param counts: counters that no group has.
+    """
+    message = VlaCounters(**counts)
+    for group in groups:
+        for field in dataclasses.fields(group):
+            setattr(message, field.name, getattr(group, field.name))
+    return message
+
+
+def latencies_message(gate: ActionGate) -> VlaLatencies:
+    """Return the latencies of the published actions."""
+    return VlaLatencies(
+        image_to_action=_percentiles(gate.latency), inference=_percentiles(gate.inference)
+    )
+
+
+def _percentiles(window: LatencyWindow) -> VlaPercentiles:
+    return VlaPercentiles(**dataclasses.asdict(window.percentiles()))
+
+
+def motion_message(mode: str, cause: Cause | None) -> VlaMotion:
+    """Return the motion.
+
+    :param mode: the parameter ``motion``.
+    :param cause: why the last action moved nothing; None if it did, or should not.
+    """
+    if cause is None:
+        return VlaMotion(mode=mode)
+    return VlaMotion(mode=mode, reason=cause.reason, message=cause.message)
 
 
 def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticArray:
-    """The statuses once more, in the form that rqt and robot monitors read.
+    """Return the statuses in the form that rqt and robot monitors read.
 
-    :param statuses: one of each robot.
-    :param name: the node's.
+    :param statuses: one for each robot.
+    :param name: of the node.
     """
     message = DiagnosticArray(status=[_diagnostic(status, name) for status in statuses])
     message.header.stamp = statuses[0].header.stamp
@@ -144,19 +186,20 @@ def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticA
 
 
 def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
-    values = [KeyValue(key=key, value=str(getattr(status, key))) for key in _COUNTERS]
-    values.append(KeyValue(key='draft_acceptance', value=f'{status.draft_acceptance:.3f}'))
-    values.append(KeyValue(key='latency_p95_s', value=f'{status.latency_p95_s:.4f}'))
-    values.append(KeyValue(key='inference_p95_s', value=f'{status.inference_p95_s:.4f}'))
-    values.append(KeyValue(key='why_no_motion', value=status.why_no_motion))
-    level = _LEVELS.get(status.state, DiagnosticStatus.WARN)
-    if status.why_no_motion and level == DiagnosticStatus.OK:
+    counters, latencies = status.counters, status.latencies
+    values = {key: str(getattr(counters, key)) for key in counters.get_fields_and_field_types()}
+    values['draft_acceptance'] = f'{counters.accepted / max(1, counters.drafted):.3f}'
+    values['image_to_action_p95_s'] = f'{latencies.image_to_action.p95_s:.4f}'
+    values['inference_p95_s'] = f'{latencies.inference.p95_s:.4f}'
+    values['motion'] = status.motion.message
+    level = _LEVELS.get(State(status.state), DiagnosticStatus.WARN)
+    if status.motion.message and level == DiagnosticStatus.OK:
         level = DiagnosticStatus.WARN
-    why = status.why or status.why_no_motion
+    message = f'{status.message}; no motion: {status.motion.message}'
     return DiagnosticStatus(
         level=level,
         name=f'{name}: {status.robot}' if status.robot else name,
-        message=f'{status.state}: {why}' if why else status.state,
-        hardware_id=status.device,
-        values=values,
+        message=message if status.motion.message else status.message,
+        hardware_id=status.policy.device,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )

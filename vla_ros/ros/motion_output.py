@@ -133,8 +133,8 @@ class MotionOutput:
 
     def _say_what_it_means(self, log: Log) -> None:
         contract = self.motion.contract
-        if self.motion.why_none:
-            log.warning(f'no motion: {self.motion.why_none}')
+        if self.motion.cause:
+            log.warning(f'no motion: {self.motion.cause.message}')
         elif contract is not None:
             log.info(
                 f'motion by {contract.unnorm_key}: {self._frame_id} is to be the {contract.frame} '

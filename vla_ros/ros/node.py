@@ -26,10 +26,9 @@ from rclpy.task import Future
 from vla_ros.clock import Clock
 from vla_ros.images.raw import backend
 from vla_ros.motion import ActionContract, load_contracts
-from vla_ros.msg import VlaStatus
 from vla_ros.parameters.check import ParameterError, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
-from vla_ros.reasons import Cause, Reason
+from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
 from vla_ros.ros.latch import Latches, latch_path
 from vla_ros.ros.loading import (
@@ -338,11 +337,11 @@ class VlaNode(LifecycleNode):
 
     def _prepare(self, status: WorkerStatus) -> None:
         """Once the policy is warm: robots can be moved from now on."""
-        if self._warm:
+        if self._warm or status.spec is None:
             return
         self._warm = True
         for robot in self._robots:
-            robot.prepare(self._contracts)
+            robot.prepare(status.spec, self._contracts)
         self._log.info(warmup_text(status))
         if why := why_too_slow(status, self._params):
             self._log.warning(why)
@@ -374,19 +373,19 @@ class VlaNode(LifecycleNode):
         """The node's; RUNNING if it is active, for each robot then has its own."""
         if self._shut_down:
             shut_down = Cause(Reason.SHUT_DOWN, 'shut down for good')
-            return Situation.of(VlaStatus.UNCONFIGURED, shut_down)
+            return Situation.of(State.UNCONFIGURED, shut_down)
         if self._error:
-            return Situation.of(VlaStatus.ERROR, self._error)
+            return Situation.of(State.ERROR, self._error)
         if self._worker is None:
-            return Situation(VlaStatus.UNCONFIGURED)
+            return Situation(State.UNCONFIGURED)
         status = self._worker.status()
         if status.phase is Phase.LOADING:
-            return Situation(VlaStatus.LOADING, message=progress_text(status))
+            return Situation(State.LOADING, message=progress_text(status))
         if status.phase is Phase.WARMING_UP:
-            return Situation(VlaStatus.WARMING_UP, message=progress_text(status))
+            return Situation(State.WARMING_UP, message=progress_text(status))
         if status.phase is Phase.FAILED:
-            return Situation.of(VlaStatus.ERROR, status.failure)
-        return Situation(VlaStatus.RUNNING if self._active else VlaStatus.READY)
+            return Situation.of(State.ERROR, status.failure)
+        return Situation(State.RUNNING if self._active else State.READY)
 
     def _show_change(self) -> None:
         for robot in self._robots:

@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 from vla_ros.clock import Clock, age_s
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract
+from vla_ros.reasons import State
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import Result
 from vla_ros.view import OperatorView, render
@@ -47,7 +48,7 @@ class OperatorViewPublisher:
         self._situation = situation
         self._instruction = instruction
         self._images = node.create_publisher(Image, f'{prefix}debug_image', QoSProfile(depth=1))
-        self._shown = Situation('')
+        self._shown = Situation(State.UNKNOWN)
         self._shown_s = -_LONGEST_PERIOD_S
         self.configure('', {})
 
@@ -90,12 +91,16 @@ class OperatorViewPublisher:
         self._images.publish(message)
 
     def _view(self, now_ns: int) -> OperatorView:
-        state, _, message = self._shown
-        view = OperatorView(self._robot, state, message, self._instruction(), frame=self._frame_id)
+        view = OperatorView(
+            self._robot,
+            self._shown.state,
+            self._shown.message,
+            self._instruction(),
+            frame=self._frame_id,
+        )
         if self._result is None:
             return view
-        prediction = self._result.prediction
-        assert prediction is not None  # kept
+        prediction = self._result.predicted()
         return dataclasses.replace(
             view,
             prediction=prediction,

@@ -12,12 +12,19 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
 from vla_ros.graph.stamps import from_time
-from vla_ros.motion import ActionContract, MotionCounters
+from vla_ros.motion import ActionContract, MotionCounters, describe
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Cause, Reason
+from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros.inputs import Inputs
-from vla_ros.ros.messages import action_message, status_message
+from vla_ros.ros.messages import (
+    action_message,
+    counters_message,
+    latencies_message,
+    motion_message,
+    policy_message,
+    status_message,
+)
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.parameters import topic_prefix
@@ -32,7 +39,7 @@ from vla_ros.scheduling import (
     SlotStatistics,
     failure_text,
 )
-from vla_ros.types import InstructionError, Observation
+from vla_ros.types import InstructionError, Observation, PolicySpec
 
 
 class RobotPort:
@@ -105,8 +112,9 @@ class RobotPort:
         self.inputs.configure(parameters)
         self.inputs.begin_with(parameters.instruction)
 
-    def prepare(self, contracts: Mapping[str, ActionContract]) -> None:
-        """The policy is loaded, and what its actions mean is known."""
+    def prepare(self, spec: PolicySpec, contracts: Mapping[str, ActionContract]) -> None:
+        """Make the outputs: the policy is loaded, and what its actions mean is known."""
+        self._spec, self._contracts = spec, contracts
         self.view.configure(self._frame_id, contracts)
         if self._params.motion == 'twist':
             self.motion = MotionOutput(
@@ -171,9 +179,10 @@ class RobotPort:
 
     def _publish(self, result: Result) -> None:
         self.inputs.has_acted()
-        now = self._clock.now()
+        now, prediction = self._clock.now(), result.predicted()
         message = action_message(
             result,
+            describe(self._spec, self._contracts.get(prediction.unnorm_key)),
             now.node_ns,
             self._params.max_action_age_s,
             self._frame_id,
@@ -181,8 +190,7 @@ class RobotPort:
         )
         self._actions.publish(message)
         if self.motion is not None:
-            assert result.prediction is not None  # admitted
-            self.motion.execute(result.prediction, now, from_time(message.valid_until))
+            self.motion.execute(prediction, now, from_time(message.valid_until))
 
     def _full_names(self, *topics: str) -> list[str]:
         return [self._node.resolve_topic_name(f'{self.prefix}{topic}') for topic in topics]
@@ -226,7 +234,7 @@ class RobotPort:
 
     def show_change(self) -> None:
         """Publish and log the state if it has changed; stand still in all but one of them."""
-        if self.motion is not None and self._situation().state != VlaStatus.RUNNING:
+        if self.motion is not None and self._situation().state != State.RUNNING:
             self.motion.stop()
         self._reporter.show_change()
 
@@ -244,11 +252,11 @@ class RobotPort:
 
     def _situation(self) -> Situation:
         node = self._node_situation()
-        if node.state != VlaStatus.RUNNING:
+        if node.state != State.RUNNING:
             off = self.switch.cause
             return node if node.message or not off else Situation.of(node.state, off)
         cause = self._why_off() or self.inputs.why_no_instruction() or self._gate.cause
-        return Situation.of(VlaStatus.HOLDING if cause else VlaStatus.RUNNING, cause)
+        return Situation.of(State.HOLDING if cause else State.RUNNING, cause)
 
     def _status(self) -> VlaStatus:
         worker, slot = None, self._slot_statistics
@@ -257,13 +265,19 @@ class RobotPort:
         return status_message(
             self._name,
             self._situation(),
-            self._params,
-            self.inputs,
-            self._gate,
-            self._motions,
-            '' if self.motion is None else self.motion.motion.why_none,
-            worker,
-            slot,
-            self._shared.requests,
-            self._clock.jumps,
+            self.inputs.instruction,
+            policy_message(self._params, worker),
+            counters_message(
+                self.inputs.counters,
+                self.inputs.camera.counters,
+                slot,
+                self._gate.counters,
+                self._gate.drafts,
+                self._motions,
+                self._shared.requests,
+                in_flight=slot.taken - self._gate.counters.total,
+                clock_jumps=self._clock.jumps,
+            ),
+            latencies_message(self._gate),
+            motion_message(self._params.motion, self.motion.motion.cause if self.motion else None),
         )

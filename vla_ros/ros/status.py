@@ -1,4 +1,4 @@
-"""Tells what the node is doing for one robot: status and log on every change, status regularly.
+"""Reports the state of the node for one robot: in its status and in the log.
 
 Used by the executor's thread.
 """
@@ -14,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile
 from vla_ros.clock import Clock
 from vla_ros.graph.stamps import to_time
 from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 from vla_ros.ros.log import Log
 from vla_ros.ros.situation import Situation
 
@@ -21,8 +22,8 @@ _LOG_PERIOD_S = 1.0  # state and reason may change with every picture
 _CHANGE_PERIOD_S = 0.1
 _PROGRESS_PERIOD_S = 5.0
 _LEASE_S = 3.0  # without a status for so long the node is dead or stuck
-_IN_PROGRESS = (VlaStatus.LOADING, VlaStatus.WARMING_UP)
-_MAY_FLAP = (VlaStatus.RUNNING, VlaStatus.HOLDING)
+_IN_PROGRESS = (State.LOADING, State.WARMING_UP)
+_MAY_FLAP = (State.RUNNING, State.HOLDING)
 
 
 class StatusReporter:
@@ -53,9 +54,9 @@ class StatusReporter:
         self._robot = robot
         self._situation = situation
         self._describe = describe
-        self._shown = Situation('')  # as published
+        self._shown = Situation(State.UNKNOWN)  # as published
         self._shown_s = 0.0
-        self._logged = Situation('')
+        self._logged = Situation(State.UNKNOWN)
         self._logged_s = 0.0
         self._since_s = clock.monotonic_s()
         quality = QoSProfile(
@@ -91,7 +92,7 @@ class StatusReporter:
         if status.state in _IN_PROGRESS and self._elapsed_s() > _PROGRESS_PERIOD_S:
             # All robots are in it then, and one line is enough.
             self._log.info(
-                f'{status.state}: {status.why}, {self._elapsed_s():.0f} s so far',
+                f'{status.message}, {self._elapsed_s():.0f} s so far',
                 every_s=_PROGRESS_PERIOD_S,
             )
         self._publish(status)
@@ -119,9 +120,8 @@ class StatusReporter:
         if shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):
             return
         self._logged, self._logged_s = shown, now_s
-        text = f'{self._robot}: {shown.state}' if self._robot else shown.state
-        text = f'{text}: {shown.message}' if shown.message else text
-        if shown.state == VlaStatus.ERROR:
+        text = f'{self._robot}: {shown.text}' if self._robot else shown.text
+        if shown.state is State.ERROR:
             self._log.error(text)
         else:
             self._log.info(text)

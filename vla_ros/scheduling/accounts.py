@@ -1,7 +1,7 @@
 """The equations between counters: every image and every inference is counted under one name.
 
 Each counter is a field of the dataclass of the object that counts it, and a field of the same name
-in the status message. The equations name these fields, so a new field of CameraCounters or
+in VlaCounters. The equations name these fields, so a new field of CameraCounters or
 OutcomeCounters is in its equation by itself. Pure functions; any thread.
 """
 
@@ -25,8 +25,9 @@ EQUATIONS: Mapping[str, tuple[str, ...]] = {
         'rejected',
         *_names(CameraCounters),
         'idle',
-        *_names(SlotStatistics, 'submitted'),
+        'observations',
     ),
+    'observations': _names(SlotStatistics, 'observations'),
     'taken': (*_names(OutcomeCounters), 'in_flight'),
 }
 # Only where published actions become twists.
@@ -41,7 +42,7 @@ def unaccounted(
 ) -> dict[str, int]:
     """Return by how much each sum differs from its parts; empty if all balance.
 
-    :param counters: a VlaStatus, or another object with the counters as attributes.
+    :param counters: a VlaCounters, or another object with the counters as attributes.
     """
     differences = {
         total: getattr(counters, total) - sum(getattr(counters, name) for name in parts)

@@ -40,11 +40,6 @@ class DraftCounters:
     drafted: int = 0
     accepted: int = 0
 
-    @property
-    def acceptance(self) -> float:
-        """0 to 1; 0 while there was no draft."""
-        return self.accepted / self.drafted if self.drafted else 0.0
-
 
 class ActionGate:
     """Keeps the cause why no action is published (``cause``) until one is."""
@@ -95,8 +90,7 @@ class ActionGate:
         )
 
     def _admit_prediction(self, result: Result) -> bool:
-        prediction = result.prediction
-        assert prediction is not None
+        prediction = result.predicted()
         if prediction.invalid is not None:
             self.counters.invalid += 1
             self.cause = Cause(Reason.ACTION_INVALID, f'invalid action: {prediction.invalid}')

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vla_ros.reasons import Cause
-from vla_ros.types import PolicyInfo, Progress, WarmupTimes
+from vla_ros.types import PolicyInfo, PolicySpec, Progress, WarmupTimes
 
 
 class Phase(Enum):
@@ -25,6 +25,7 @@ class WorkerStatus:
     :param elapsed_s: time in this phase.
     :param progress: of loading and warming up.
     :param info: of the policy, once it is loaded.
+    :param spec: of the policy, once it is loaded.
     :param load_s: what loading took, once it is over.
     :param warmup_times: what the warm-up took, once it is over.
     :param failure: the cause, if the phase is FAILED.
@@ -34,6 +35,7 @@ class WorkerStatus:
     elapsed_s: float
     progress: Progress | None
     info: PolicyInfo | None
+    spec: PolicySpec | None
     load_s: float
     warmup_times: WarmupTimes | None
     failure: Cause | None

@@ -36,6 +36,15 @@ class Result:
     inference_s: float = 0.0
     source: int = 0
 
+    def predicted(self) -> Prediction:
+        """Return the prediction.
+
+        :raises ValueError: if there is none.
+        """
+        if self.prediction is None:
+            raise ValueError(f'an inference that is {self.outcome.value} has no prediction')
+        return self.prediction
+
 
 def failure_text(error: BaseException) -> str:
     """A sentence for an error that was foreseen, all there is for another.

@@ -20,16 +20,16 @@ class SlotClosed(Exception):
 
 @dataclass(frozen=True)
 class SlotStatistics:
-    """Of one source. At every moment, submitted = superseded + stale + taken + waiting.
+    """Of one source. At every moment, observations = superseded + stale + taken + waiting.
 
-    :param submitted: items put in.
+    :param observations: items put in.
     :param superseded: overwritten by a newer one.
     :param stale: found not fresh when their turn came, or left over at the end.
     :param taken: given out fresh.
     :param waiting: in the slot now, 0 or 1.
     """
 
-    submitted: int = 0
+    observations: int = 0
     superseded: int = 0
     stale: int = 0
     taken: int = 0
@@ -41,7 +41,7 @@ class _Slot(Generic[T]):
 
     def __init__(self) -> None:
         self.item: T | None = None
-        self.submitted = 0
+        self.observations = 0
         self.superseded = 0
         self.stale = 0
         self.taken = 0
@@ -70,7 +70,7 @@ class LatestSlots(Generic[T]):
             if slot.item is not None:
                 slot.superseded += 1
             slot.item = item
-            slot.submitted += 1
+            slot.observations += 1
             self._changed.notify()
 
     def take(self, is_fresh: Callable[[T], bool], timeout_s: float) -> list[tuple[T, bool]]:
@@ -113,7 +113,9 @@ class LatestSlots(Generic[T]):
         with self._changed:
             slot = self._slots[source]
             waiting = int(slot.item is not None)
-            return SlotStatistics(slot.submitted, slot.superseded, slot.stale, slot.taken, waiting)
+            return SlotStatistics(
+                slot.observations, slot.superseded, slot.stale, slot.taken, waiting
+            )
 
     def waiting(self) -> set[int]:
         """The sources of which an item waits."""

@@ -85,6 +85,7 @@ class InferenceWorker:
         self._phase_since_s = clock.monotonic_s()
         self._progress: Progress | None = None
         self._info: PolicyInfo | None = None
+        self._spec: PolicySpec | None = None
         self._load_s = 0.0
         self._warmup_times: WarmupTimes | None = None
         self._failure: Cause | None = None
@@ -149,6 +150,7 @@ class InferenceWorker:
                 self._clock.monotonic_s() - self._phase_since_s,
                 self._progress,
                 self._info,
+                self._spec,
                 self._load_s,
                 self._warmup_times,
                 self._failure,
@@ -177,7 +179,7 @@ class InferenceWorker:
             policy = self._build_policy(self._report)
             self._sessions = [policy.session(self._unnorm_key) for _ in self._session_epochs]
             with self._lock:
-                self._info = policy.info
+                self._info, self._spec = policy.info, self._sessions[0].spec
                 self._load_s = self._clock.monotonic_s() - self._phase_since_s
             self._enter(Phase.WARMING_UP)
             warmup_times = policy.warmup(self._report, self._closing)

@@ -30,21 +30,22 @@ from vla_ros.drawing import (
     write,
 )
 from vla_ros.motion import ActionContract
+from vla_ros.reasons import State
 from vla_ros.types import Prediction
 from vla_ros.view.action import draw_action, draw_action_frame
 from vla_ros.view.layout import HEADER, LEFT, MARGIN, SIDE, SIZE
 
 # The word is always there, too: background, and what is written on it.
 STATE_COLOURS = {
-    'UNCONFIGURED': (GRAY, 'black'),
-    'LOADING': (SKY_BLUE, 'black'),
-    'WARMING_UP': (SKY_BLUE, 'black'),
-    'READY': (BLUE, 'white'),
-    'RUNNING': (GREEN, 'black'),
-    'HOLDING': (ORANGE, 'black'),
-    'ERROR': (VERMILLION, 'black'),
+    State.UNKNOWN: (GRAY, 'black'),
+    State.UNCONFIGURED: (GRAY, 'black'),
+    State.LOADING: (SKY_BLUE, 'black'),
+    State.WARMING_UP: (SKY_BLUE, 'black'),
+    State.READY: (BLUE, 'white'),
+    State.RUNNING: (GREEN, 'black'),
+    State.HOLDING: (ORANGE, 'black'),
+    State.ERROR: (VERMILLION, 'black'),
 }
-_UNKNOWN_STATE = (GRAY, 'black')
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class OperatorView:
     """What there is to see of one robot.
 
     :param robot: its name; may be empty.
-    :param state: a word, as in VlaStatus.
-    :param why: a sentence; may be empty.
+    :param message: a sentence; may be empty.
     :param instruction: the one in force; empty: none.
     :param prediction: the last one, with the picture that the model saw. Seven values are taken
         for a translation, a rotation and the gripper; any other number has no names.
@@ -64,8 +64,8 @@ class OperatorView:
     """
 
     robot: str = ''
-    state: str = ''
-    why: str = ''
+    state: State = State.UNKNOWN
+    message: str = ''
     instruction: str = ''
     prediction: Prediction | None = None
     contract: ActionContract | None = None
@@ -91,7 +91,7 @@ def render(view: OperatorView) -> NDArray[np.uint8]:
     else:
         _place_picture(canvas, picture)
     if prediction is not None:
-        in_force = view.published and view.state == 'RUNNING'
+        in_force = view.published and view.state is State.RUNNING
         heading, ink = ('action', TEXT) if in_force else ('last action', MUTED)
         if not view.published:
             heading, ink = 'action, not published', ORANGE
@@ -128,16 +128,16 @@ def _still(dim: int | None, contract: ActionContract | None) -> Image.Image:
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, view: OperatorView) -> None:
-    """State and why, whose and how old, the instruction."""
-    colour, ink = STATE_COLOURS.get(view.state, _UNKNOWN_STATE)
-    [word] = wrap(view.state, 16, 200, 1) or ('?',)
+    """Draw state and message, robot and age, the instruction."""
+    colour, ink = STATE_COLOURS[view.state]
+    word = view.state.name
     badge = MARGIN + 28 + round(font(16).getlength(word))
     draw.rectangle((MARGIN, 12, badge, 46), colour)
     write(draw, ((MARGIN + badge) / 2, 29), word, ink, 16, 'mm')
     end = SIZE[0] - MARGIN
-    why = wrap(view.why, 14, end - 190 - badge - 14, 2)
-    for row, line in enumerate(why):
-        y = 29 + 19 * (row - (len(why) - 1) / 2)
+    lines = wrap(view.message, 14, end - 190 - badge - 14, 2)
+    for row, line in enumerate(lines):
+        y = 29 + 19 * (row - (len(lines) - 1) / 2)
         write(draw, (badge + 14, y), line, TEXT, 14, 'lm')
     for line in wrap(view.robot, 15, 180, 1):
         write(draw, (end, 20), line, TEXT, 15, 'rm')
