@@ -386,7 +386,7 @@ def test_the_definition_in_the_bag_comes_before_the_package_s(tmp_path: Path) ->
     types = new_types(older)
     with recording(tmp_path / 'bag', types=types) as recorder:
         recorder.action('/action', 1.0, [1.0, 2.0])
-    with Bag(tmp_path / 'bag', {ACTION: text}) as bag:
+    with Bag(tmp_path / 'bag', {ACTION: [text]}) as bag:
         (action,) = read_recorded(bag, pytest.fail)
     assert action.values == [[1.0, 2.0]]
 

@@ -10,7 +10,7 @@ from support.graph import Robot, noise
 from support.in_process import NodeTime, node_with, unstarted_node
 from vla_ros.graph.stamps import from_time
 from vla_ros.msg import VlaStatus
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Reason, State
 
 BEFORE_S, BEYOND_S = 0.1, 0.2
 
@@ -65,7 +65,7 @@ def test_an_instruction_that_is_not_repeated_expires() -> None:
         acts(stack, clock)
         passes(stack, clock, 5.0, is_running)
         stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_EXPIRED)
-        assert stack.status.instructions_expired == 1
+        assert stack.status.counters.instructions_expired == 1
 
 
 def test_a_late_inference_holds_at_its_limit() -> None:
@@ -76,7 +76,7 @@ def test_a_late_inference_holds_at_its_limit() -> None:
         assert gate.entered.acquire(timeout=30)
         passes(stack, clock, 2.0, lambda status: status.reason == Reason.NO_IMAGE_YET)
         stack.wait_for_state(State.HOLDING, Reason.INFERENCE_OVERRUN)
-        stack.wait_for(lambda: stack.status.overrun == 1)
+        stack.wait_for(lambda: stack.status.counters.overrun == 1)
         assert not stack.actions
 
 
@@ -102,4 +102,4 @@ def test_a_jump_of_the_clock_holds_until_an_image_of_the_new_time() -> None:
             clock.jump(jump_s)
             stack.wait_for_state(State.HOLDING, Reason.CLOCK_JUMP)
         acts(stack, clock)
-        assert stack.status.clock_jumps == 2
+        assert stack.status.counters.clock_jumps == 2

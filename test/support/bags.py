@@ -115,23 +115,34 @@ class Recorder:
             self.raw(topic, 'geometry_msgs/msg/Twist', bag_time_s, data)
 
     def action(self, topic: str, bag_time_s: float, values: Sequence[float]) -> None:
+        """Write an action with what its definition has, of whatever version."""
         time = self._time(at(bag_time_s))
         zero = self._message('builtin_interfaces/msg/Duration', sec=0, nanosec=0)
+        numbers = np.array(values, np.float64)
+        fields = {
+            'header': self._header(at(bag_time_s)),
+            'observation_stamp': time,
+            'valid_until': time,
+            'due': time,
+            'sequence': 1,
+            'instruction': '',
+            'unnorm_key': '',
+            'action_space': 0,
+            'names': [f'value_{column}' for column in range(len(values))],
+            'action': numbers,
+            'horizon': 1,
+            'actions': numbers,
+            'normalized_action': np.zeros(len(values), np.float64),
+            'period': zero,
+            'gripper_column': -1,
+            'gripper_closed': 0.0,
+            'gripper_open': 0.0,
+            'token_probabilities': np.zeros(len(values), np.float32),
+            'inference_time': zero,
+            'latency': zero,
+        }
         self.write(
-            topic,
-            ACTION,
-            bag_time_s,
-            header=self._header(at(bag_time_s)),
-            observation_stamp=time,
-            valid_until=time,
-            **({'sequence': 1} if 'sequence' in _fields(self._types) else {}),
-            instruction='',
-            unnorm_key='',
-            action=np.array(values, np.float64),
-            normalized_action=np.zeros(len(values), np.float64),
-            token_probabilities=np.zeros(len(values), np.float32),
-            inference_time=zero,
-            latency=zero,
+            topic, ACTION, bag_time_s, **{name: fields[name] for name in _fields(self._types)}
         )
 
     def _message(self, kind: str, **fields: Any) -> Any:

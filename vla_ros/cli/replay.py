@@ -30,9 +30,8 @@ from vla_ros.replay.frames import (
     find_image_topic,
     find_instruction_topic,
 )
-from vla_ros.replay.recorded import ACTION
+from vla_ros.replay.recorded import ACTION, action_definitions
 from vla_ros.replay.run import SUMMARY_NAME, NoAction, Summary, Task, run
-from vla_ros.share import share_file
 from vla_ros.types import PolicyError, check_instruction
 
 _LISTS = ('device', 'dtype', 'quantization', 'preprocessing')
@@ -65,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     requests = resolve_all(product(base, **lists))
     several = len(requests) > 1
     folders = [options.output / one.label if several else options.output for one in requests]
-    definitions = {ACTION: share_file('msg/VlaAction.msg').read_text()}
+    definitions = {ACTION: action_definitions()}
     runs: list[Summary] = []
     with Bag(options.bag, definitions) as bag:
         task = _task(bag, options)

@@ -6,7 +6,7 @@ means harm: whatever goes wrong while it is read becomes one error that names it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from vla_ros.errors import VlaError
 
@@ -60,15 +61,16 @@ class Bag:
     :raises BagError: on entering, if there is no such recording, or it can't be read.
     """
 
-    def __init__(self, path: Path, definitions: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: Path, definitions: Mapping[str, Sequence[str]] | None = None) -> None:
         """
         :param path: a folder with metadata.yaml, or a single .mcap or .db3 file.
-        :param definitions: by message type the text of a .msg file, for what is neither among
-            ROS's common types nor defined in the recording.
+        :param definitions: by message type the texts of .msg files, the newest first, for types
+            that are neither among ROS's common ones nor defined in the recording.
         """
         self.path = path
         self._definitions = dict(definitions or {})
-        self._types = get_typestore(Stores.LATEST)
+        self._common = get_typestore(Stores.LATEST)
+        self._types: dict[str, list[Typestore]] = {}  # by message type, in the order of trial
 
     def __enter__(self) -> Bag:
         if not self.path.exists():
@@ -120,34 +122,47 @@ class Bag:
             yield RawMessage(connection.topic, connection.msgtype, bag_time_ns, data)
 
     def decode(self, message: RawMessage) -> Any:
-        """The message with ROS's names of its fields; arrays of numbers are NumPy's.
+        """Return the message with ROS's names of its fields; arrays of numbers are NumPy's.
 
-        :raises UnreadableMessage: if it is not what its type says, or that type is unknown.
+        :raises UnreadableMessage: if the message is not of its type, or that type is unknown.
         """
+        failure: Exception = ValueError('the recording does not define it')
         try:
-            self._learn(message.message_type)
-            return self._types.deserialize_cdr(message.data, message.message_type)
-        except Exception as error:  # too short, too long, no text, a malformed definition ...
-            raise UnreadableMessage(
-                f'a message on {message.topic} is no {message.message_type} ({_text(error)})'
-            ) from error
+            stores = self._stores(message.message_type)
+        except Exception as error:  # a malformed definition
+            stores, failure = [], error
+        for types in stores:
+            try:
+                return types.deserialize_cdr(message.data, message.message_type)
+            except Exception as error:  # too short, too long, no text: perhaps an older version
+                failure = error
+        raise UnreadableMessage(
+            f'a message on {message.topic} is no {message.message_type} ({_text(failure)})'
+        ) from failure
 
-    def _learn(self, message_type: str) -> None:
-        """Unless it is known: from the recording, or else from ``definitions``."""
-        if message_type in self._types.fielddefs:
-            return
-        definition = self._definitions.get(message_type, '')
-        for connection in self._reader.connections:
-            recorded = connection.msgdef
-            if (
-                connection.msgtype == message_type
-                and recorded.format is MessageDefinitionFormat.MSG
-            ):
-                definition = recorded.data
-        if not definition:
-            raise ValueError('the recording does not define it')
-        new = get_types_from_msg(definition, message_type)
-        self._types.register({k: v for k, v in new.items() if k not in self._types.fielddefs})
+    def _stores(self, message_type: str) -> list[Typestore]:
+        """The type as the recording defines it, or else by each of ``definitions``."""
+        if message_type in self._common.fielddefs:
+            return [self._common]
+        if message_type not in self._types:
+            recorded = [
+                one.msgdef.data
+                for one in self._reader.connections
+                if one.msgtype == message_type
+                and one.msgdef.format is MessageDefinitionFormat.MSG
+                and one.msgdef.data
+            ]
+            texts = recorded[-1:] or self._definitions.get(message_type, ())
+            self._types[message_type] = [_with_type(message_type, text) for text in texts]
+        return self._types[message_type]
+
+
+def _with_type(message_type: str, definition: str) -> Typestore:
+    """Return ROS's common types and one more."""
+    types = get_typestore(Stores.LATEST)
+    new = get_types_from_msg(definition, message_type)
+    types.register({k: v for k, v in new.items() if k not in types.fielddefs})
+    return types
 
 
 def nanoseconds(time: Any) -> int:

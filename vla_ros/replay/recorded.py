@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vla_ros.replay.bag import Bag, UnreadableMessage
 from vla_ros.replay.frames import Say
+from vla_ros.share import share_file
 
 ACTION = 'vla_ros/msg/VlaAction'
+_OLD_ACTIONS = ('VlaAction_0.1.msg',)  # the newest first
+
+
+def action_definitions() -> list[str]:
+    """Return the definitions that VlaAction ever had, the newest first.
+
+    Recordings in sqlite3 do not contain the definitions of their messages.
+    """
+    folder = Path(__file__).with_name('old_messages')
+    files = [share_file('msg/VlaAction.msg'), *(folder / name for name in _OLD_ACTIONS)]
+    return [file.read_text() for file in files]
 
 
 @dataclass(frozen=True)
