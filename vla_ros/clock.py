@@ -15,7 +15,7 @@ class Clock(Protocol):
     """Any thread may ask."""
 
     def now_ns(self) -> int:
-        """The robot's time, nanoseconds; the clock that stamps pictures. It may jump."""
+        """The robot's time, nanoseconds; the clock that stamps images. It may jump."""
 
     def monotonic_s(self) -> float:
         """Seconds since some moment; never goes back. Durations and deadlines go by it."""

@@ -36,7 +36,7 @@ Summary = dict[str, Any]
 
 
 class NoAction(VlaError):
-    """Not one picture gave an action; the text says what became of them."""
+    """No image of the recording gave an action."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Task:
     """What every policy is asked.
 
     :param draft: whether the action before is offered as a draft, as the node does.
-    :param recipe: what a person asked for, as it is written beside the answers.
+    :param recipe: the command, as it is written beside the answers.
     """
 
     image_topic: str
@@ -59,7 +59,7 @@ def run(
 ) -> tuple[Summary, list[ActionRow]]:
     """Load the policy, warm it up, replay, and write all files into the folder, which is there.
 
-    :returns: what became of the pictures, and one row for each that gave an answer:
+    :returns: the counts of the images, and one row for each image that gave an answer:
         pictures = used + all that are in ``skipped``; of the used, ``invalid`` are no actions.
     :raises PolicyError: if the policy can't be loaded, is not sound, or can't go on.
     :raises NoAction: if there is not one row.
