@@ -12,7 +12,7 @@ from vla_ros.parameters.definition import Parameters
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import Phase, WorkerStatus
-from vla_ros.types import Policy, ProgressCallback
+from vla_ros.types import Policy, ProgressCallback, WarmupTimes
 
 LoadPolicy = Callable[[Parameters, ProgressCallback], Policy]
 
@@ -83,12 +83,10 @@ def silence_limit(status: WorkerStatus | None, parameters: Parameters) -> tuple[
     return left_s + _SILENCE_MARGIN_S, f'{limit} is {limit_s:g} s'
 
 
-def warmup_text(status: WorkerStatus) -> str:
-    """:param status: of a warm policy."""
-    times = status.warmup_times
-    assert times is not None
+def warmup_text(load_s: float, times: WarmupTimes) -> str:
+    """Return what loading and warming up took, for the log."""
     return (
-        f'loaded in {status.load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
+        f'loaded in {load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
         f'action took {times.first_inference_s:.2f} s, one takes {times.steady_inference_s:.2f} s '
         'now'
     )

@@ -337,12 +337,12 @@ class VlaNode(LifecycleNode):
 
     def _prepare(self, status: WorkerStatus) -> None:
         """Once the policy is warm: robots can be moved from now on."""
-        if self._warm or status.spec is None:
+        if self._warm or status.spec is None or status.warmup_times is None:
             return
         self._warm = True
         for robot in self._robots:
             robot.prepare(status.spec, self._contracts)
-        self._log.info(warmup_text(status))
+        self._log.info(warmup_text(status.load_s, status.warmup_times))
         if why := why_too_slow(status, self._params):
             self._log.warning(why)
 

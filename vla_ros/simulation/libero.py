@@ -113,7 +113,7 @@ class LiberoWorld(Closable):
         for _ in range(WAITING_STEPS):
             seen, *_ = self._env.step(list(_DO_NOTHING))
         self._instruction, self._steps, self._success = instruction, 0, False
-        return self._observation(seen)
+        return self._observation(seen, instruction)
 
     def step(self, action: NDArray[np.float64]) -> Observation:
         """Do one action, which takes a period of the contract, and look.
@@ -131,7 +131,7 @@ class LiberoWorld(Closable):
         seen, _, done, _ = self._env.step([*action[:6].tolist(), float(gripper)])
         self._steps += 1
         self._success = self._success or bool(done)
-        return self._observation(seen)
+        return self._observation(seen, self._instruction)
 
     @property
     def success(self) -> bool:
@@ -153,11 +153,10 @@ class LiberoWorld(Closable):
         atexit.register(self.close)  # at the latest, and before robosuite misses its OpenGL
         return starts
 
-    def _observation(self, seen: Mapping[str, Any]) -> Observation:
-        assert self._instruction is not None
+    def _observation(self, seen: Mapping[str, Any], instruction: str) -> Observation:
         image = np.array(seen[_CAMERA], dtype=np.uint8)
         stamp_ns = round(self._steps * self.contract.period_s * 1e9)
-        return Observation.of_one(image, self._instruction, stamp_ns)
+        return Observation.of_one(image, instruction, stamp_ns)
 
 
 @contextmanager
