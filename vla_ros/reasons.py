@@ -61,6 +61,10 @@ class Reason(IntEnum):
     IMAGE_BACKWARDS = 46
     IMAGE_FROZEN = 47
     IMAGE_STALE = 48
+    IMAGES_APART = 49
+    STATE_MISSING = 50
+    STATE_STALE = 51
+    STATE_REJECTED = 52
 
     # The policy
     INFERENCE_OVERRUN = 60

@@ -5,6 +5,7 @@ The seed is printed; put it into SEED to see a failure again.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import time
@@ -38,6 +39,7 @@ from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import (
     MAX_INSTRUCTION_CHARACTERS,
+    NO_POLICY,
     InstructionError,
     Observation,
     check_instruction,
@@ -179,6 +181,12 @@ class StandIn:
     def create_subscription(self, *_: object) -> SimpleNamespace:
         return SimpleNamespace(topic_name='instruction')
 
+    def resolve_topic_name(self, topic: str) -> str:
+        return f'/{topic}'
+
+    def get_publishers_info_by_topic(self, _: str) -> list[Any]:
+        return []
+
     def count_publishers(self, _: str) -> int:
         return 1
 
@@ -215,6 +223,8 @@ class Account:
             on_new_instruction=lambda _: None,
         )
         self.inputs.configure(Parameters(frozen_image_timeout_s=0.0))  # few raw, again and again
+        self.inputs.listen(dataclasses.replace(NO_POLICY, cameras=('image',)))
+        self.camera = self.inputs.cameras.camera('image')
         self.inputs.instruct('go')
 
     def shows(
@@ -226,7 +236,7 @@ class Account:
         self.clock.advance(1 / 30)
         stamp = message.header.stamp
         stamp.sec, stamp.nanosec = divmod(self.clock.now_ns(), 10**9)
-        self.inputs._on_image(message, to_rgb)
+        self.camera.hear(message, to_rgb)
         assert len(self.observations) + len(self.faults) == 1
         assert not self.faults or len(self.faults[0].message) < LONGEST_ERROR, self.faults
         return self.observations[0] if self.observations else None
@@ -287,11 +297,12 @@ def test_10_000_stamps(random: Generator, tmp_path: Path) -> None:
         near = now_s + int(random.integers(-3, 3))
         message.header.stamp.sec = min(int(chosen(random, [*extremes, near, near])), INT32_MAX)
         message.header.stamp.nanosec = int(chosen(random, [0, 999_999_999, UINT32_MAX]))
-        account.inputs._on_image(message, image_to_rgb)
+        account.camera.hear(message, image_to_rgb)
         handed_on += len(account.observations)
         account.clock.advance(float(random.integers(3)))
     inputs = account.inputs
-    assert inputs.counters.received == handed_on + inputs.camera.counters.total == 10_000
+    received, refused = inputs.cameras.counters.received, inputs.cameras.watch_counters.total
+    assert received == handed_on + refused == 10_000
     assert 0 < handed_on < 10_000
 
 

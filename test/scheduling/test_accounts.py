@@ -10,14 +10,18 @@ import pytest
 from support.places import ROOT
 from vla_ros.motion import MotionCounters
 from vla_ros.msg import VlaCounters
+from vla_ros.ros.cameras import ImageCounters
 from vla_ros.ros.inputs import InputCounters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
+from vla_ros.scheduling.assembly import AssemblyCounters
 from vla_ros.scheduling.camera import CameraCounters
 from vla_ros.scheduling.gate import DraftCounters, OutcomeCounters
 from vla_ros.scheduling.slot import SlotStatistics
 
 OWNERS = (
+    AssemblyCounters,
+    ImageCounters,
     InputCounters,
     CameraCounters,
     OutcomeCounters,
@@ -60,7 +64,7 @@ def test_each_part_counts_once(total: str) -> None:
 
 
 def test_a_twist_is_accounted_for_where_there_are_twists() -> None:
-    counters = VlaCounters(published=3, taken=3, observations=3, received=3, motions=2)
+    counters = VlaCounters(published=3, taken=3, observations=3, joined=3, received=3, motions=2)
     assert unaccounted(counters) == {}
     assert unaccounted(counters, TWIST_EQUATIONS) == {'published': 1}
     counters.motions_refused = 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 _INPUTS = 'vla_ros/ros/inputs.py'
+_CAMERAS = 'vla_ros/ros/cameras.py'
 _SLOT = 'vla_ros/scheduling/slot.py'
 _WORKER = 'vla_ros/scheduling/worker.py'
 _GATE = 'vla_ros/scheduling/gate.py'
@@ -39,22 +40,22 @@ PLANTED = [
     ),
     Planted(
         'inputs: a repeated image counts as a sign of life',
-        _INPUTS,
-        '        verdict = self.camera.judge(image, stamp_ns)\n',
-        '        verdict = self.camera.judge(image, stamp_ns)\n'
-        '        self._last_image_s = self._clock.monotonic_s()\n',
+        _CAMERAS,
+        '        verdict = self.watch.judge(image, stamp_ns)\n',
+        '        verdict = self.watch.judge(image, stamp_ns)\n'
+        '        self.last_image_s = self._clock.monotonic_s()\n',
     ),
     Planted(
         'inputs: a rejected image is no fault',
-        _INPUTS,
+        _CAMERAS,
         "            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))\n",
         '',
     ),
     Planted(
         'inputs: images are submitted to a robot that is switched off',
         _INPUTS,
-        '        elif self.instruction and self.wanted:\n',
-        '        elif self.instruction:\n',
+        '        if self.instruction and self.wanted:\n',
+        '        if self.instruction:\n',
     ),
     Planted(
         'inputs: a late instruction is obeyed',
@@ -69,10 +70,10 @@ PLANTED = [
         '            self.counters.instructions_rejected += 1\n            return\n',
     ),
     Planted(
-        'inputs: the time of the first image counts from the last configuration',
-        _INPUTS,
-        '        self._last_image_s = None\n        self.camera.start_over()\n',
-        '        self.camera.start_over()\n',
+        'inputs: the cameras of the last activation still count',
+        _CAMERAS,
+        '        self._cameras, self._subscriptions = [], []\n',
+        '        self._subscriptions = []\n',
     ),
     Planted(
         'slot: the oldest wins',

@@ -247,6 +247,20 @@ class Parameters:
         unit='s',
         bounds=(0.01, 3600.0),
     )
+    sync_tolerance_s: float = parameter(
+        0.05,
+        'Maximum time between the captures of the images and the state of one observation.',
+        group='Images',
+        unit='s',
+        bounds=(0.0, 60.0),
+    )
+    state_timeout_s: float = parameter(
+        2.0,
+        'Maximum time in which no state fits the images; then the robot holds.',
+        group='Images',
+        unit='s',
+        bounds=(0.01, 3600.0),
+    )
     frozen_image_timeout_s: float = parameter(
         5.0,
         'Maximum time in which every image repeats an earlier one; then the robot holds; 0: still '

@@ -1,4 +1,4 @@
-"""What one robot's camera and operator say: images and instructions, joined, all counted.
+"""What one robot's cameras, its state and its operator say: joined to observations, all counted.
 
 Used by the executor's thread.
 """
@@ -13,37 +13,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import DurabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from vla_ros.graph.stamps import from_time
-from vla_ros.images.raw import UnusableImage
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
-from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
+from vla_ros.ros.cameras import Cameras
 from vla_ros.ros.shared import Shared
-from vla_ros.scheduling import CameraWatch, failure_text
+from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
 from vla_ros.text import is_blank
-from vla_ros.types import InstructionError, Observation, check_instruction
+from vla_ros.types import NO_POLICY, InstructionError, Observation, PolicySpec, check_instruction
 
 _MOST_WAITING = 100  # instructions; each takes effect, in order: one of them may be a hold
 _MANY_CHANGES = 4  # of the instruction, without an action between them
 _CHANGES_WITHIN_S = 5.0
+_STATES_WAITING = 50
 
 
 @dataclass
 class InputCounters:
     """
-    :param received: images heard.
-    :param rejected: of these, not usable as images.
-    :param idle: of these, came while there was no instruction, or the robot was switched off.
+    :param idle: usable images that came without an instruction, or for a robot that is off.
     :param instructions_rejected: instructions that were not usable.
     :param instructions_expired: instructions that were not repeated in time.
     :param instructions_stale: instructions that came too late to be obeyed.
     """
 
-    received: int = 0
-    rejected: int = 0
     idle: int = 0
     instructions_rejected: int = 0
     instructions_expired: int = 0
@@ -51,7 +49,7 @@ class InputCounters:
 
 
 class Inputs:
-    """Hears instructions always, images between :meth:`listen` and :meth:`stop_listening`."""
+    """Hears instructions always, images and states between listen and stop_listening."""
 
     def __init__(
         self,
@@ -80,53 +78,61 @@ class Inputs:
         self._on_fault = on_fault
         self._on_new_instruction = on_new_instruction
         self._cause: Cause | None = None  # why the last instruction is not in force
-        self._images: ImageSubscription | None = None
+        self._states: Subscription | None = None
         self._listening_since_s = 0.0
         self._said_s = 0.0  # when the operator last gave the instruction in force
         self._uninstructed_since_s = self._clock.monotonic_s()
-        self._last_image_s: float | None = None  # since listening
         self._changes_s: deque[float] = deque(maxlen=_MANY_CHANGES)  # since the last action
         self._operator_spoke = False  # since the node came up
         self._latched_publisher = False  # of instructions
         self._instructions = node.create_subscription(
             String, f'{prefix}instruction', self._hear, _MOST_WAITING
         )
+        self.cameras = Cameras(node, self._clock, self._log, prefix, self._on_image, on_fault)
         self.configure(Parameters())
 
     @property
     def image_topic(self) -> str:
-        """Empty while not listening."""
-        return '' if self._images is None else self._images.topic
+        """The topics of all cameras; empty while not listening."""
+        return self.cameras.topics
 
     def configure(self, parameters: Parameters) -> None:
         """Count from zero, by these parameters. The instruction stays."""
         self._params = parameters
         self.counters = InputCounters()
-        self.camera = CameraWatch(parameters.frozen_image_timeout_s, self._clock)
+        self.cameras.configure(parameters)
+        self.assembler = self._assembler_for(NO_POLICY, AssemblyCounters())
 
-    def listen(self) -> None:
-        """Hear images from now on."""
-        self._listening_since_s = self._clock.monotonic_s()
-        self._last_image_s = None
-        self.camera.start_over()
-        message_type, suffix, to_rgb = TRANSPORTS[self._params.image_transport]
-        self._images = ImageSubscription(
-            self._node,
-            message_type,
-            f'{self._prefix}image{suffix}',
-            lambda message: self._on_image(message, to_rgb),
-            self._params.image_reliability,
+    def _assembler_for(self, spec: PolicySpec, counters: AssemblyCounters) -> Assembler:
+        limits = AssemblyLimits(
+            self._params.sync_tolerance_s,
+            self._params.image_timeout_s,
+            self._params.state_timeout_s,
         )
+        return Assembler(spec, limits, self._clock, counters)
+
+    def listen(self, spec: PolicySpec) -> None:
+        """Hear the images and the state that the policy needs, from now on."""
+        self._listening_since_s = self._clock.monotonic_s()
+        self.assembler = self._assembler_for(spec, self.assembler.counters)
+        self.cameras.listen(spec.cameras)
+        if spec.state_dim:
+            quality = QoSProfile(depth=_STATES_WAITING, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._states = self._node.create_subscription(
+                JointState, f'{self._prefix}state', self._on_state, quality
+            )
 
     def stop_listening(self) -> None:
-        if self._images is not None:
-            self._images.destroy()
-            self._images = None
+        """End the subscriptions of images and states."""
+        self.cameras.stop_listening()
+        self.assembler.drop()
+        if self._states is not None:
+            self._node.destroy_subscription(self._states)
+            self._states = None
 
     def follow_publishers(self) -> None:
         """Adapt to the publishers there are now. Call it about once a second."""
-        if self._images is not None:
-            self._images.follow_publishers()
+        self.cameras.follow_publishers()
         topic = self._instructions.topic_name
         self._latched_publisher = any(
             publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
@@ -141,26 +147,9 @@ class Inputs:
             return self._cause
         return Cause(Reason.NO_INSTRUCTION, self._no_instruction_message())
 
-    def why_no_image(self) -> Cause | None:
-        """Return why there are no images; None while they come, or may still come in time."""
-        now_s = self._clock.monotonic_s()
-        if self._last_image_s is None:
-            limit_s = self._params.first_image_timeout_s
-            if now_s - self._listening_since_s <= limit_s:
-                return None
-            publishers = self._node.count_publishers(self.image_topic)
-            return Cause(
-                Reason.NO_FIRST_IMAGE,
-                f'no first picture on {self.image_topic} within first_image_timeout_s, '
-                f'{limit_s:g} s; publishers there: {publishers}',
-            )
-        limit_s = self._params.image_timeout_s
-        if now_s - self._last_image_s <= limit_s:
-            return None
-        return Cause(
-            Reason.IMAGE_TIMEOUT,
-            f'no new picture on {self.image_topic} for image_timeout_s, {limit_s:g} s',
-        )
+    def why_no_observation(self) -> Cause | None:
+        """Return why there are no observations; None while they come, or may still in time."""
+        return self.cameras.why_silent() or self.assembler.cause()
 
     def expire_instruction(self) -> None:
         """Take back an instruction that nobody has repeated in time."""
@@ -182,7 +171,7 @@ class Inputs:
         message = f'no instruction on {topic}'
         limit_s = self._params.no_instruction_timeout_s
         since_s = max(self._uninstructed_since_s, self._listening_since_s)
-        images_come = self._last_image_s is not None and not self.why_no_image()
+        images_come = self.cameras.all_came and not self.cameras.why_silent()
         if images_come and self._clock.monotonic_s() - since_s > limit_s:
             message += (
                 f' for no_instruction_timeout_s, {limit_s:g} s, while pictures come on '
@@ -278,27 +267,22 @@ class Inputs:
             f'{self._node.count_publishers(topic)}; have one of them instruct at a time',
         )
 
-    # -- images ----------------------------------------------------------------------------------
+    # -- images and states -----------------------------------------------------------------------
 
-    def _on_image(self, message: Any, to_rgb: Callable[[Any], NDArray[np.uint8]]) -> None:
-        self.counters.received += 1
-        try:
-            image = to_rgb(message)
-        except Exception as error:
-            if not isinstance(error, (UnusableImage, MemoryError)):
-                self._log.error(f'{self.image_topic}: {failure_text(error)}', every_s=1.0)
-            self.counters.rejected += 1
-            self._last_image_s = self._clock.monotonic_s()
-            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))
-            return
-        stamp_ns = from_time(message.header.stamp)
-        verdict = self.camera.judge(image, stamp_ns)
-        if not verdict.usable and not verdict.cause:
-            return  # nothing new: the camera may be silent
-        self._last_image_s = self._clock.monotonic_s()
-        if verdict.cause:
-            self._on_fault(verdict.cause)
-        elif self.instruction and self.wanted:
-            self._on_observation(Observation.of_one(image, self.instruction, stamp_ns))
+    def _on_image(self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int) -> None:
+        if self.instruction and self.wanted:
+            self._submit(self.assembler.add_image(camera, pixels, stamp_ns, self.instruction))
         else:
             self.counters.idle += 1
+
+    def _on_state(self, message: JointState) -> None:
+        values, stamp_ns = np.array(message.position), from_time(message.header.stamp)
+        wanted = self.instruction if self.wanted else ''
+        try:
+            self._submit(self.assembler.add_state(values, stamp_ns, wanted))
+        except ValueError as error:
+            self._on_fault(Cause(Reason.STATE_REJECTED, f'state rejected: {error}'))
+
+    def _submit(self, observation: Observation | None) -> None:
+        if observation is not None:
+            self._on_observation(observation)

@@ -130,7 +130,7 @@ class RobotPort:
             self.output_topics = self._full_names('action', 'twist')
 
     def activate(self) -> None:
-        self.inputs.listen()
+        self.inputs.listen(self._spec)
         self._start_afresh()
 
     def release(self) -> None:
@@ -145,6 +145,7 @@ class RobotPort:
 
     def start_over(self, cause: Cause) -> None:
         """Drop what is under way; hold until the first action of what comes now."""
+        self.inputs.assembler.drop()
         if self._worker is not None:
             self._worker.reset(self._source)
         self.hold(cause)
@@ -156,9 +157,9 @@ class RobotPort:
     def watch(self, clock_fault: Cause | None, clock_jumped: bool) -> None:
         """Drop what is under way when clock, camera or instruction no longer bear it out."""
         if clock_jumped:
-            self.inputs.camera.forget_stamp()
+            self.inputs.cameras.forget_stamps()
         self.inputs.expire_instruction()
-        cause = clock_fault or self.inputs.why_no_image()
+        cause = clock_fault or self.inputs.why_no_observation()
         # The gate still has the last fault's cause if no action has come since. An inference may
         # have begun after that fault, and a new one of the same text has to drop it.
         is_new = clock_jumped or cause != self._watched_cause
@@ -269,7 +270,9 @@ class RobotPort:
             policy_message(self._params, worker),
             counters_message(
                 self.inputs.counters,
-                self.inputs.camera.counters,
+                self.inputs.cameras.counters,
+                self.inputs.cameras.watch_counters,
+                self.inputs.assembler.counters,
                 slot,
                 self._gate.counters,
                 self._gate.drafts,

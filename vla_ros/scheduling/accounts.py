@@ -25,7 +25,9 @@ EQUATIONS: Mapping[str, tuple[str, ...]] = {
         'rejected',
         *_names(CameraCounters),
         'idle',
-        'observations',
+        'replaced',
+        'pending',
+        'joined',
     ),
     'observations': _names(SlotStatistics, 'observations'),
     'taken': (*_names(OutcomeCounters), 'in_flight'),
@@ -34,7 +36,7 @@ EQUATIONS: Mapping[str, tuple[str, ...]] = {
 TWIST_EQUATIONS: Mapping[str, tuple[str, ...]] = {'published': ('motions', 'motions_refused')}
 
 # What is there now. All other counters only rise.
-GAUGES = ('waiting', 'in_flight')
+GAUGES = ('pending', 'waiting', 'in_flight')
 
 
 def unaccounted(

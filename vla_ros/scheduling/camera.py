@@ -59,13 +59,19 @@ class Verdict:
 class CameraWatch:
     """Judges every image of one camera, in the order in which they come."""
 
-    def __init__(self, frozen_image_timeout_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        frozen_image_timeout_s: float,
+        clock: Clock,
+        counters: CameraCounters | None = None,
+    ) -> None:
         """
         :param frozen_image_timeout_s: how long old images may be repeated [s]; 0: for ever.
+        :param counters: counted on; those of several cameras may be the same.
         """
         self._frozen_image_timeout_s = frozen_image_timeout_s
         self._clock = clock
-        self.counters = CameraCounters()
+        self.counters = counters or CameraCounters()
         self.start_over()
 
     def start_over(self) -> None:

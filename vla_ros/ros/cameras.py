@@ -1,0 +1,198 @@
+"""The cameras of one robot: a subscription, a watch and time-outs for each.
+
+Used by the executor's thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+
+from vla_ros.clock import Clock
+from vla_ros.graph.stamps import from_time
+from vla_ros.images.raw import UnusableImage
+from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
+from vla_ros.ros.log import Log
+from vla_ros.scheduling import CameraCounters, CameraWatch, failure_text
+
+OnImage = Callable[[str, NDArray[np.uint8], int], None]  # camera, pixels, stamp [ns]
+OnFault = Callable[[Cause], None]
+
+
+@dataclass
+class ImageCounters:
+    """
+    :param received: images heard.
+    :param rejected: of these, not usable as images.
+    """
+
+    received: int = 0
+    rejected: int = 0
+
+
+class CameraInput:
+    """One camera: judges its images, and notices when it is silent."""
+
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        log: Log,
+        watch: CameraWatch,
+        counters: ImageCounters,
+        on_image: OnImage,
+        on_fault: OnFault,
+    ) -> None:
+        """
+        :param on_image: told of each usable image.
+        :param on_fault: told why an image could not be used.
+        """
+        self.watch = watch
+        self._name = name
+        self._clock, self._log = clock, log
+        self._counters = counters
+        self._on_image, self._on_fault = on_image, on_fault
+        self._listening_since_s = clock.monotonic_s()
+        self.last_image_s: float | None = None
+        self.topic = ''
+
+    def hear(self, message: Any, to_rgb: Callable[[Any], NDArray[np.uint8]]) -> None:
+        """Take an image message.
+
+        :param to_rgb: converts it; raises UnusableImage, MemoryError.
+        """
+        self._counters.received += 1
+        try:
+            image = to_rgb(message)
+        except Exception as error:
+            if not isinstance(error, (UnusableImage, MemoryError)):
+                self._log.error(f'{self.topic}: {failure_text(error)}', every_s=1.0)
+            self._counters.rejected += 1
+            self.last_image_s = self._clock.monotonic_s()
+            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))
+            return
+        stamp_ns = from_time(message.header.stamp)
+        verdict = self.watch.judge(image, stamp_ns)
+        if not verdict.usable and not verdict.cause:
+            return  # nothing new: the camera may be silent
+        self.last_image_s = self._clock.monotonic_s()
+        if verdict.cause:
+            self._on_fault(verdict.cause)
+        else:
+            self._on_image(self._name, image, stamp_ns)
+
+    def why_silent(
+        self, parameters: Parameters, count_publishers: Callable[[str], int]
+    ) -> Cause | None:
+        """Return why there are no images; None while they come, or may still come in time."""
+        now_s = self._clock.monotonic_s()
+        if self.last_image_s is None:
+            limit_s = parameters.first_image_timeout_s
+            if now_s - self._listening_since_s <= limit_s:
+                return None
+            return Cause(
+                Reason.NO_FIRST_IMAGE,
+                f'no first picture on {self.topic} within first_image_timeout_s, '
+                f'{limit_s:g} s; publishers there: {count_publishers(self.topic)}',
+            )
+        limit_s = parameters.image_timeout_s
+        if now_s - self.last_image_s <= limit_s:
+            return None
+        return Cause(
+            Reason.IMAGE_TIMEOUT,
+            f'no new picture on {self.topic} for image_timeout_s, {limit_s:g} s',
+        )
+
+
+class Cameras:
+    """All cameras of one robot, heard between :meth:`listen` and :meth:`stop_listening`."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        clock: Clock,
+        log: Log,
+        prefix: str,
+        on_image: OnImage,
+        on_fault: OnFault,
+    ) -> None:
+        """
+        :param prefix: what the topics' names begin with.
+        """
+        self._node = node
+        self._clock, self._log = clock, log
+        self._prefix = prefix
+        self._on_image, self._on_fault = on_image, on_fault
+        self._cameras: list[CameraInput] = []
+        self._subscriptions: list[ImageSubscription] = []
+        self.configure(Parameters())
+
+    def configure(self, parameters: Parameters) -> None:
+        """Count from zero, by these parameters."""
+        self._params = parameters
+        self.counters = ImageCounters()
+        self.watch_counters = CameraCounters()
+
+    @property
+    def topics(self) -> str:
+        """The full names, with commas between them; empty while not listening."""
+        return ', '.join(subscription.topic for subscription in self._subscriptions)
+
+    def camera(self, name: str) -> CameraInput:
+        """Make the input of a camera, without a subscription."""
+        watch = CameraWatch(self._params.frozen_image_timeout_s, self._clock, self.watch_counters)
+        return CameraInput(
+            name, self._clock, self._log, watch, self.counters, self._on_image, self._on_fault
+        )
+
+    def listen(self, names: Sequence[str]) -> None:
+        """Hear images from now on: on ``image``, or for each of several cameras on NAME/image."""
+        message_type, suffix, to_rgb = TRANSPORTS[self._params.image_transport]
+        for name in names:
+            camera = self.camera(name)
+            topic = 'image' if len(names) == 1 else f'{name}/image'
+            subscription = ImageSubscription(
+                self._node,
+                message_type,
+                f'{self._prefix}{topic}{suffix}',
+                functools.partial(camera.hear, to_rgb=to_rgb),
+                self._params.image_reliability,
+            )
+            camera.topic = subscription.topic
+            self._cameras.append(camera)
+            self._subscriptions.append(subscription)
+
+    def stop_listening(self) -> None:
+        """End the subscriptions."""
+        for subscription in self._subscriptions:
+            subscription.destroy()
+        self._cameras, self._subscriptions = [], []
+
+    def follow_publishers(self) -> None:
+        """Adapt to the publishers' quality of service. Call it about once a second."""
+        for subscription in self._subscriptions:
+            subscription.follow_publishers()
+
+    def forget_stamps(self) -> None:
+        """Forget the stamps of the last images: the clock has jumped."""
+        for camera in self._cameras:
+            camera.watch.forget_stamp()
+
+    @property
+    def all_came(self) -> bool:
+        """Whether every camera has sent an image."""
+        return bool(self._cameras) and all(one.last_image_s is not None for one in self._cameras)
+
+    def why_silent(self) -> Cause | None:
+        """Return why a camera sends no images; None while all do, or may still do so in time."""
+        count = self._node.count_publishers
+        causes = (camera.why_silent(self._params, count) for camera in self._cameras)
+        return next((cause for cause in causes if cause), None)
