@@ -658,6 +658,8 @@ class RobotOracle:
         if less:
             self._violation(f'{", ".join(sorted(less))} went down')
         self._last_counters = values
+        if counters.joined != counters.observations:  # there is one camera
+            self._violation(f'joined {counters.joined}, observations {counters.observations}')
         if counters.waiting > 1 or counters.in_flight > self.most_in_flight():
             self._violation(f'waiting {counters.waiting}, in flight {counters.in_flight}')
         for name, count in {
