@@ -53,16 +53,18 @@ class Inspection(Protocol):
     """What is known of a policy before its weights are loaded."""
 
     @property
-    def text(self) -> str:
-        """What was found, for the user."""
-
-    @property
     def folder(self) -> Path | None:
         """The checkpoint; None if the policy has none."""
 
     @property
     def unnorm_keys(self) -> Collection[str]:
         """The data sets whose statistics it has; none if any key will do."""
+
+    def check(self) -> str:
+        """Check all but the values of the weights, and return what was found, for the user.
+
+        :raises PolicyError: if the policy could not be loaded.
+        """
 
     def key(self, unnorm_key: str) -> str:
         """Return the key in force; empty means the only one.
@@ -98,7 +100,7 @@ class Kind(Protocol):
     def inspect(self, request: PolicyRequest) -> Inspection | None:
         """Return what is known without the weights; None if it has to be downloaded first.
 
-        :raises PolicyError: if the policy could not be loaded.
+        :raises PolicyError: if not even its description can be read.
         """
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:

@@ -32,8 +32,6 @@ from vla_ros.doctor.parameters import check_parameters
 from vla_ros.doctor.rate import check_rate, check_time_limits
 from vla_ros.measure import memory as machine_memory
 from vla_ros.motion.contract import load_contracts
-from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.kind import OpenVLAInspection
 from vla_ros.parameters.definition import Parameters
 from vla_ros.parameters.overrides import read_parameter_file
 from vla_ros.policy_request import PolicyRequest
@@ -358,7 +356,7 @@ def test_too_little_memory_for_all_but_int8(
     """By the shapes of openvla-7b, of which nothing but config.json has to be there."""
     edit_json(checkpoint / 'config.json', lambda c: c.update(make_large(c)))
     facts = placed(about(checkpoint, device='cpu', dtype='bfloat16'))
-    facts.inspection = OpenVLAInspection('', checkpoint, OpenVLAConfig.from_directory(checkpoint))
+    facts.is_whole = True
     monkeypatch.setattr(machine_memory, 'available_bytes', lambda device: 9_500_000_000)
     assert list(memory.check_memory(facts)) == [
         fail(

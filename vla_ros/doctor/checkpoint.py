@@ -23,7 +23,8 @@ def check_checkpoint(facts: Facts) -> Iterator[Finding]:
         if facts.inspection is None:
             yield from _not_downloaded(model, revision)
         else:
-            yield ok(facts.inspection.text)
+            yield ok(facts.inspection.check())
+            facts.is_whole = True
     except PolicyError as error:
         yield refused(error, 'download or copy the checkpoint again, or name another')
 

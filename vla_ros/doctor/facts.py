@@ -48,7 +48,7 @@ class Facts:
     :param overrides: parameters as set, by name; of any type, right or wrong.
     :param request: of these, those that say which policy, and are of the right type.
     :param parameters: all of the node's, those that were refused by default.
-    :param inspection: of a policy that could be loaded.
+    :param inspection: of the policy; ``is_whole`` if it could be loaded, as far as files tell.
     :param fits: whether the memory is enough.
     :param unnorm_key: the one in force.
     :param picture_bytes: of the largest picture heard.
@@ -63,6 +63,7 @@ class Facts:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     inspection: Inspection | None = None
+    is_whole: bool = False
     fits: bool | None = None
     unnorm_key: str = ''
     contract: ActionContract | None = None

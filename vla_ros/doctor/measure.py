@@ -21,7 +21,7 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
 
     :raises PolicyError: if one of these fails.
     """
-    if facts.inspection is None:
+    if not facts.is_whole:
         return  # the checkpoint's check has said why
     if facts.fits is False:
         yield warn('not measured, for it does not fit into memory', 'see what memory says')

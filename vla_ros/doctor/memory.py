@@ -14,13 +14,14 @@ from vla_ros.types import PolicyError
 
 def check_memory(facts: Facts) -> Iterator[Finding]:
     """Compare what loading and running take with what is free."""
-    if facts.inspection is None or facts.device is None or facts.dtype is None:
+    inspection = facts.inspection if facts.is_whole else None
+    if inspection is None or facts.device is None or facts.dtype is None:
         return
     from vla_ros.measure.memory import available_bytes
 
     device, dtype = str(facts.device), str(facts.dtype).removeprefix('torch.')
     request = replace(facts.request, device=device, dtype=dtype)
-    needed, free = facts.inspection.needed_bytes(request), available_bytes(device)
+    needed, free = inspection.needed_bytes(request), available_bytes(device)
     if needed is None:
         return
     chosen = request.quantization
@@ -30,7 +31,7 @@ def check_memory(facts: Facts) -> Iterator[Finding]:
         f'{device}'
     )
     facts.fits = needed <= free
-    yield ok(found) if facts.fits else fail(found, _advice(facts.inspection, request, free))
+    yield ok(found) if facts.fits else fail(found, _advice(inspection, request, free))
 
 
 def _advice(inspection: Inspection, request: PolicyRequest, free: int) -> str:

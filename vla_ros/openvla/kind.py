@@ -32,27 +32,22 @@ _BESIDE_WEIGHTS_BYTES = 1_200_000_000
 class OpenVLAInspection:
     """What the files of a checkpoint say without the values of the weights."""
 
-    text: str
     folder: Path
     config: OpenVLAConfig
 
-    @classmethod
-    def of_folder(cls, folder: Path) -> OpenVLAInspection:
-        """Do what the loader does before it reads weights.
+    def check(self) -> str:
+        """Do what the loader does before it reads weights, and return what was found.
 
         :raises CheckpointError: if the loader would not take the folder.
         """
-        check_folder(folder)
-        config = OpenVLAConfig.from_directory(folder)
-        load_processors(folder, config)
-        checkpoint = Checkpoint(folder)
-        build_model(checkpoint, config)
+        load_processors(self.folder, self.config)
+        checkpoint = Checkpoint(self.folder)
+        build_model(checkpoint, self.config)
         dtypes = ', '.join(sorted(str(one).removeprefix('torch.') for one in checkpoint.dtypes))
-        text = (
-            f'{folder}: {len(checkpoint.shapes)} tensors in {dtypes}, of the names and shapes that '
-            'config.json wants; their values are looked at when it is loaded'
+        return (
+            f'{self.folder}: {len(checkpoint.shapes)} tensors in {dtypes}, of the names and shapes '
+            'that config.json wants; their values are looked at when it is loaded'
         )
-        return cls(text, folder, config)
 
     @property
     def unnorm_keys(self) -> tuple[str, ...]:
@@ -106,10 +101,13 @@ class OpenVLA:
     def inspect(self, request: PolicyRequest) -> OpenVLAInspection | None:
         """Return what the files say; None if they have to be downloaded first.
 
-        :raises CheckpointError: if the loader would not take them.
+        :raises CheckpointError: if the loader would not take the folder or its config.json.
         """
         folder = downloaded_model(request.model, request.revision or None)
-        return None if folder is None else OpenVLAInspection.of_folder(folder)
+        if folder is None:
+            return None
+        check_folder(folder)
+        return OpenVLAInspection(folder, OpenVLAConfig.from_directory(folder))
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
         """Return what the answers of a loaded policy depend on beside the request."""

@@ -50,7 +50,7 @@ def resolve_all(requests: Iterable[PolicyRequest]) -> list[PolicyRequest]:
 def inspect(request: PolicyRequest) -> Inspection | None:
     """Return what is known without the weights; None if it has to be downloaded first.
 
-    :raises PolicyError: if the policy could not be loaded.
+    :raises PolicyError: if not even its description can be read.
     """
     return kind_of(request.model).inspect(request)
 

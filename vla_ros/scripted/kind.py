@@ -17,10 +17,14 @@ _PLAIN = ('auto', 'auto', 'none', 'raw', False)
 class ScriptedInspection:
     """What a script says."""
 
-    text: str
+    model: str
     all_keys: PolicySpec
     folder: None = None
     unnorm_keys: tuple[str, ...] = ()
+
+    def check(self) -> str:
+        """Return that there is nothing to check: the script has been read."""
+        return f'{self.model}: a policy without a checkpoint'
 
     def key(self, unnorm_key: str) -> str:
         """Return the key as it is: any will do."""
@@ -60,8 +64,7 @@ class Scripted:
         :raises PolicyError: if it is malformed.
         """
         _, options = read_script(request.model)
-        text = f'{request.model}: a policy without a checkpoint'
-        return ScriptedInspection(text, spec_of(options))
+        return ScriptedInspection(request.model, spec_of(options))
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
         """Return nothing: the script says all."""
