@@ -144,7 +144,8 @@ def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
         with _opened(directory / SINGLE_NAME, remember) as file:
             weight_map = dict.fromkeys(file.keys(), SINGLE_NAME)
     else:
-        raise CheckpointError(f'{directory} has no weights: {_why_no_weights(directory, stored)}')
+        reason, advice = _why_no_weights(directory, stored)
+        raise CheckpointError(f'{directory} has no weights: {reason}', advice)
     others = stored - {source, *weight_map.values()}
     if others:
         raise CheckpointError(
@@ -155,20 +156,21 @@ def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
     return weight_map
 
 
-def _why_no_weights(directory: Path, stored: set[str]) -> str:
+def _why_no_weights(directory: Path, stored: set[str]) -> tuple[str, str]:
+    """Return the reason, and what to do."""
     neither = f'neither {INDEX_NAME} nor {SINGLE_NAME} is there'
     if stored:
         return (
-            f'{neither} to say what {listing(stored)} is; was writing, downloading or copying it '
-            'interrupted? Then do it again, into a new folder'
+            f'{neither} to say what {listing(stored)} is',
+            'write, download or copy it again, into a new folder: it may have been interrupted',
         )
     pickles = {path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES}
     if pickles:
         return (
-            f'they are pickle files ({listing(pickles)}), which can run code when loaded; convert '
-            'them to safetensors (save_pretrained writes these)'
+            f'they are pickle files ({listing(pickles)}), which can run code when loaded',
+            'convert them to safetensors (save_pretrained writes these)',
         )
-    return neither
+    return neither, 'download or copy the checkpoint again, or name another'
 
 
 def _weight_files(directory: Path) -> set[str]:

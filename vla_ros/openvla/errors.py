@@ -38,19 +38,21 @@ def explained(info: PolicyInfo, doing: str) -> Iterator[None]:
     """Raise a failure of torch that the user can fix as a PolicyError that says how.
 
     :param doing: what fails, such as ``loading``.
-    :raises PolicyError: with the text of :func:`known_failure`.
+    :raises PolicyError: that of :func:`known_failure`.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = known_failure(error, info, doing)
-        if not text:
+        failure = known_failure(error, info, doing)
+        if failure is None:
             raise
-        raise PolicyError(text) from error
+        raise failure from error
 
 
-def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: str) -> str:
-    """Return the text for a failure of torch that the user can fix; empty for all others.
+def known_failure(
+    error: MemoryError | RuntimeError, info: PolicyInfo, doing: str
+) -> PolicyError | None:
+    """Return the error for a failure of torch that the user can fix; None for all others.
 
     :param doing: what failed, such as ``an inference``.
     """
@@ -61,13 +63,13 @@ def known_failure(error: MemoryError | RuntimeError, info: PolicyInfo, doing: st
         or 'out of memory' in told
         or "can't allocate memory" in told
     ):
-        return (
-            f'out of memory on {info.device} during {doing} ({told}); end what else uses its '
-            'memory, or load the policy in a smaller dtype or quantization'
+        return PolicyError(
+            f'out of memory on {info.device} during {doing} ({told})',
+            'end what else uses its memory, or load the policy in a smaller dtype or quantization',
         )
     if info.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return (
-            f'torch.compile does not work on {info.device} here ({told}); install what it lacks, '
-            'or load the policy without compile'
+        return PolicyError(
+            f'torch.compile does not work on {info.device} here ({told})',
+            'install what it lacks, or load the policy without compile',
         )
-    return ''
+    return None

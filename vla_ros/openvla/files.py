@@ -55,8 +55,8 @@ class WatchedFiles:
             if change:
                 raise CheckpointError(
                     f'{path} {change} since it was loaded: the model is not the one that was '
-                    'checked. Put a checkpoint into a new folder, set model to it, and configure '
-                    'again'
+                    'checked',
+                    'put a checkpoint into a new folder, set model to it, and configure again',
                 )
 
 

@@ -144,26 +144,27 @@ def _explained(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except (ValueError, HfHubHTTPError, OSError) as error:  # bad names, of the model or its files
-        reason = _reason(error, revision)
-        raise CheckpointError(f'model {repo_id!r}: {reason}') from error
+        reason, advice = _reason(error, revision)
+        raise CheckpointError(f'model {repo_id!r}: {reason}', advice) from error
 
 
-def _reason(error: Exception, revision: str | None) -> str:
+def _reason(error: Exception, revision: str | None) -> tuple[str, str]:
+    """Return what failed and what to do, or the library's own text."""
     if isinstance(error, DryRunError) and isinstance(error.__cause__, RepositoryNotFoundError):
         error = error.__cause__
     if isinstance(error, GatedRepoError):
-        return 'access to it has to be granted: log in with `hf auth login` or set HF_TOKEN'
+        return 'access to it must be granted', 'log in with `hf auth login` or set HF_TOKEN'
     if isinstance(error, RepositoryNotFoundError):
-        return 'the hub has no such model (or it is private: set HF_TOKEN)'
+        return 'the hub has no such model', 'correct its name, or set HF_TOKEN if it is private'
     if isinstance(error, RevisionNotFoundError):
-        return f'it has no revision {revision!r}'
+        return f'it has no revision {revision!r}', 'name a branch, tag or commit of it'
     if isinstance(error, (LocalEntryNotFoundError, DryRunError)):
         return (
             'it is not in the local cache, and the hub cannot be reached (no network, or '
-            'HF_HUB_OFFLINE is set); download it where there is network, and set model to the '
-            'folder'
+            'HF_HUB_OFFLINE is set)',
+            'download it where there is network, and set model to the folder',
         )
-    return str(error)
+    return str(error), ''
 
 
 def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]:

@@ -278,12 +278,12 @@ class OpenVLAPolicy:
             with self._model.compiling():
                 return self._predict(requests, return_logits, always_block)
         except (MemoryError, RuntimeError) as error:
-            reason = known_failure(error, self.info, 'an inference')
-            if not reason:
+            failure = known_failure(error, self.info, 'an inference')
+            if failure is None:
                 raise
         # Only now that the traceback is gone is the kv-cache gone too.
         empty_cache(self._model.device)
-        raise PolicyError(reason)
+        raise failure
 
     def _predict(
         self, requests: Sequence[Request], return_logits: bool, always_block: bool

@@ -90,6 +90,8 @@ def _build_tower(tower: TowerConfig) -> VisionTransformer:
     if not timm.is_model(tower.timm_id):
         raise CheckpointError(
             f'config.json names the vision tower {tower.timm_id!r}, which timm '
-            f'{timm.__version__} does not know'
+            f'{timm.__version__} does not know',
+            'install a version of timm that has it',
+            value=tower.timm_id,
         )
     return timm.create_model(tower.timm_id, pretrained=False, **options)
