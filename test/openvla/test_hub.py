@@ -12,10 +12,11 @@ from huggingface_hub import _tree_cache, constants, snapshot_download
 from support.hub import COMMITS, REPO, Hub
 from support.places import HUB_HOME
 from vla_ros.doctor.checkpoint import check_checkpoint
-from vla_ros.doctor.facts import Choice, Facts, Setup
+from vla_ros.doctor.facts import Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, fail, warn
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy
 from vla_ros.openvla.hub import bytes_to_download, downloaded_model, resolve_model
+from vla_ros.policy_request import PolicyRequest
 from vla_ros.types import Progress
 
 
@@ -72,7 +73,7 @@ def test_another_model_is_refused_before_its_weights_are_downloaded() -> None:
 @pytest.mark.usefixtures('oft_hub')
 def test_another_model_that_is_cached_is_refused_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot_download(REPO, allow_patterns=['*.json', '*.safetensors'])  # by whatever tool
-    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    (found,) = check_checkpoint(Facts(Setup(), request=PolicyRequest(REPO)))
     assert found.level is Level.FAIL and re.search(IS_OFT, found.text)
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     with pytest.raises(CheckpointError, match=IS_OFT):
@@ -87,14 +88,14 @@ def test_another_model_whose_list_of_files_is_not_cached_is_told_by_its_folder(
     shutil.rmtree(snapshot.parents[1] / 'trees')
     _tree_cache._IN_MEMORY_TREE_CACHE.clear()
     assert downloaded_model(REPO) == snapshot
-    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    (found,) = check_checkpoint(Facts(Setup(), request=PolicyRequest(REPO)))
     assert found.level is Level.FAIL and 'adapter_config.json' in found.text
     with pytest.raises(CheckpointError, match=r'adapter_config\.json'):
         OpenVLAPolicy.from_pretrained(str(snapshot), device='cpu')
 
 
 def test_the_doctor_refuses_another_model_before_the_download(oft_hub: Hub) -> None:
-    (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+    (found,) = check_checkpoint(Facts(Setup(), request=PolicyRequest(REPO)))
     assert found.level is Level.FAIL and re.search(IS_OFT, found.text)
     assert not [path for path in oft_hub.asked if path.endswith('.safetensors?')]
 
@@ -136,7 +137,7 @@ def test_what_a_download_takes_is_not_known_without_network() -> None:
 
 def test_the_doctor_says_what_a_download_takes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def say() -> Finding:
-        (found,) = check_checkpoint(Facts(Setup(), choice=Choice(REPO)))
+        (found,) = check_checkpoint(Facts(Setup(), request=PolicyRequest(REPO)))
         return found
 
     gigabytes = f'{bytes_to_download(REPO) / 1e9:.1f} GB'

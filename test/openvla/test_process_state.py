@@ -30,7 +30,7 @@ from PIL import Image, ImageFile
 from tqdm import tqdm
 
 from support.golden import CASES, picture
-from support.hub import REPO, Hub, empty_cache, hub  # noqa: F401  fixtures
+from support.hub import REPO, Hub
 from support.places import GOLDEN
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.hub import resolve_model
@@ -199,7 +199,7 @@ def test_no_switch_of_the_process_is_changed(
     assert {'load', 'language_model.lm_head', 'projector'} < set(observer.places)
 
 
-def test_a_download_changes_no_switch_of_the_process(hub: Hub) -> None:  # noqa: F811
+def test_a_download_changes_no_switch_of_the_process(hub: Hub) -> None:
     resolve_model(REPO, 'v1')  # what the library does when it is first used
     with observed() as observer:
         resolve_model(REPO, progress=lambda _: observer.look('download'))
