@@ -69,7 +69,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/images': 36,
     'vla_ros/measure': 6,
     'vla_ros/motion': 23,
-    'vla_ros/openvla': 24,
     'vla_ros/pipeline': 19,
     'vla_ros/replay': 40,
     'vla_ros/ros': 46,

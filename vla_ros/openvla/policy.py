@@ -271,7 +271,7 @@ class OpenVLAPolicy:
         return_logits: bool = False,
         always_block: bool = False,
     ) -> list[Prediction]:
-        """Predict, and outlive a lack of memory."""
+        """Predict; after a lack of memory the policy stays usable."""
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
@@ -281,7 +281,7 @@ class OpenVLAPolicy:
             failure = known_failure(error, self.info, 'an inference')
             if failure is None:
                 raise
-        # Only now that the traceback is gone is the kv-cache gone too.
+        # The traceback kept the kv-cache until here.
         empty_cache(self._model.device)
         raise failure
 
@@ -344,9 +344,10 @@ class OpenVLAPolicy:
     def _drafts(
         self, requests: Sequence[Request], steps: NDArray[np.int64], places: int
     ) -> NDArray[np.int64]:
-        """What of the drafts can save time: all but the last token, which nothing follows.
+        """Return the tokens of the drafts that can save time: all but the last one.
 
-        :returns: int64 [B, places], -1 from where there is none.
+        :returns: int64 [B, places], -1 after the end of each.
+        :raises ValueError: if a draft has another shape, or ids that do not exist.
         """
         drafts = np.full((len(requests), places), -1)
         vocabulary = self.config.llama.vocab_size
@@ -365,11 +366,11 @@ class OpenVLAPolicy:
     def _padded(
         self, prompts: Sequence[Tensor], drafts: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """Pad while it is on the CPU still: the device sees few shapes.
+        """Return prompts and drafts, padded on the CPU so that the device has few shapes.
 
         :param prompts: int64 [T] each.
-        :param drafts: int64 [B, places], go behind the prompts; always so many places, whether
-            there is a draft or not.
+        :param drafts: int64 [B, places], which follow the prompts; there are as many places without
+            a draft.
         :returns: on the device, int64 [B, padded T + places], and int64 [B]: T.
         """
         tokens = torch.tensor([len(prompt) for prompt in prompts])
@@ -391,8 +392,9 @@ class OpenVLAPolicy:
         timings: Mapping[str, float],
         return_logits: bool,
     ) -> Prediction:
-        """
-        :param token_ids: int64 [D]; what comes after an end-of-sequence token is cut off.
+        """Return the prediction of one request.
+
+        :param token_ids: int64 [D]; the ones after an end-of-sequence token are cut off.
         :param logits: float32 [>=D, vocab], on the CPU.
         :param draft: int64 [<=D], -1 where there is none.
         :param image: as the first vision tower was given it.

@@ -21,12 +21,12 @@ _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 
 # All in standard deviations of the first step's action logits.
 #
-# Two equal calls give equal logits on a CPU, and mostly on a GPU. Where sums are made in varying
-# order they differ by roundings: in bfloat16 by 0.03 to 0.06 with every sum in another order
-# (compiled against not compiled). Far more is memory that was never set, or a broken kernel.
+# Two equal calls give equal logits on a CPU, and usually on a GPU. Where the order of sums varies
+# they differ by roundings: in bfloat16 by 0.03 to 0.06 with every sum in another order (compiled
+# and not compiled). A much larger difference is uninitialised memory, or a broken kernel.
 _REPEAT_TOLERANCE = 0.2
-# What does not reach the action changes it by nothing, or by roundings, as two equal calls differ.
-# Sound checkpoints were measured at 1.0 and more for images, 0.08 and more for words.
+# An input that does not affect the action changes it by nothing, or by roundings, like two equal
+# calls. Sound checkpoints were measured at 1.0 and more for images, 0.08 and more for words.
 _MIN_CHANGE = 0.01
 _MIN_CHANGE_OF_REPEAT = 3
 
@@ -35,10 +35,10 @@ _MIN_CHANGE_OF_REPEAT = 3
 class Trial:
     """One inference of the warm-up.
 
-    :param text: what is going on, for a person.
+    :param text: the progress that the user reads.
     :param image: uint8 [H, W, 3].
     :param draft: int64 [<=D].
-    :param batch_size: so many requests at once.
+    :param batch_size: number of requests.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Trial:
     batch_size: int = 1
 
     def requests(self, unnorm_key: str) -> list[Request]:
-        """Return requests with an image each, which no smaller batch was asked about."""
+        """Return requests with different images, which no smaller batch has had."""
         first = self.batch_size * (self.batch_size - 1) // 2
         return [
             Request(np.roll(self.image, first + row), self.instruction, unnorm_key, self.draft)
@@ -62,15 +62,15 @@ def plan_trials(
     max_batch_size: int,
     compiled: bool,
 ) -> dict[str, Trial]:
-    """Plan what to infer, in this order, to meet every shape and to have something to check.
+    """Return the inferences, in order, that run every shape and give predictions to check.
 
-    The first takes part in the checks. The last is the first again without its draft, because a
-    draft must not matter; its image differs from that of the trial before it, so that no
-    remembered embedding makes it quick.
+    The first is checked, too. The last is the first again without its draft, because a draft must
+    not matter; its image differs from that of the trial before it, so that no cached embedding
+    makes it fast.
 
-    :param wrong_draft: int64 [<=D], tokens that are never chosen; two meet the shapes of a prefill,
-        of a block and of a single token.
-    :param compiled: say so in the texts.
+    :param wrong_draft: int64 [<=D], tokens that are never chosen; with two of them a trial has the
+        shapes of a prefill, of a block and of a single token.
+    :param compiled: whether the texts mention compilation.
     """
     black = np.zeros((224, 224, 3), np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, black.shape, np.uint8)
@@ -80,7 +80,7 @@ def plan_trials(
     compiling = ' (compiling)' if compiled else ''
 
     def first_inference(length: int, instruction: str, batch_size: int) -> Trial:
-        together = f', {batch_size} at once' if batch_size > 1 else ''
+        together = f', batch of {batch_size}' if batch_size > 1 else ''
         text = f'first inference, prompts up to {length} tokens{together}{compiling}'
         return Trial(text, noise, instruction, wrong_draft, batch_size)
 
@@ -96,8 +96,7 @@ def plan_trials(
             f'{size} of {length} tokens': first_inference(length, instructions[length], size)
             for length, size in shapes
         },
-        # Of equal length: of unequal ones the positions alone would make a difference, though the
-        # words did not count.
+        # Of equal length, because other positions alone would change the action.
         'other words': Trial('self-check: other words', noise, _repeated(tokenizer, tokens)),
         'black': Trial('self-check: black, white and noise images', black, _INSTRUCTION),
         'white': Trial('self-check: black, white and noise images', ~black, _INSTRUCTION),
@@ -139,7 +138,7 @@ def check(predictions: Mapping[str, Prediction]) -> None:
 
 def _check_choice(name: str, prediction: Prediction) -> None:
     finite = np.isfinite(_logits(prediction))
-    # An invalid action may have NaN where no token was emitted; black images may well cause one.
+    # An invalid action has NaN where no token was emitted; black images may cause one.
     valid = prediction.invalid is None
     if not finite.all() or (valid and not np.isfinite(prediction.action).all()):
         raise SelfCheckError(
@@ -157,10 +156,10 @@ def _check_choice(name: str, prediction: Prediction) -> None:
 
 
 def _check_repeatable(first: Prediction, again: Prediction) -> float:
-    """How much two equal calls differ, in standard deviations of the logits.
+    """Return the difference of two equal calls, in standard deviations of the logits.
 
-    Tokens may differ only where the logits tie within the tolerance; what follows such a token
-    belongs to another sequence and is not compared.
+    Tokens may differ only where the logits tie within the tolerance; the tokens after such a place
+    belong to different sequences and are not compared.
     """
     ids, ids_again = _tokens(first).ids, _tokens(again).ids
     shared = min(len(ids), len(ids_again))
@@ -179,7 +178,7 @@ def _check_repeatable(first: Prediction, again: Prediction) -> float:
 
 
 def _change(first: Prediction, second: Prediction, spread: float) -> float:
-    """Root mean square of what the first step's action logits differ by, over ``spread``."""
+    """Return the root mean square difference of the first step's action logits, over ``spread``."""
     difference = _logits(first)[0] - _logits(second)[0]
     return float(np.sqrt((difference**2).mean())) / spread
 
@@ -191,7 +190,7 @@ def _tokens(prediction: Prediction) -> TokenTrace:
 
 
 def _logits(prediction: Prediction) -> NDArray[np.float64]:
-    """[steps, n_action_bins]."""
+    """Return the action logits, [steps, n_action_bins]."""
     logits = _tokens(prediction).logits
     if logits is None:
         raise ValueError('the prediction has no logits')
@@ -199,7 +198,8 @@ def _logits(prediction: Prediction) -> NDArray[np.float64]:
 
 
 def _repeated(tokenizer: PromptTokenizer, tokens: int) -> str:
-    """The shortest instruction of one repeated word whose prompt has at least so many tokens."""
+    """Return the shortest instruction of one repeated word whose prompt has at least ``tokens``
+    tokens."""
     instruction = 'a'
     while tokenizer(instruction).shape[1] < tokens:
         instruction += ' a'
