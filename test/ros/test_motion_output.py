@@ -5,7 +5,8 @@ Around a stand-in for the node: time is the test's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,17 +15,19 @@ import pytest
 from geometry_msgs.msg import TwistStamped
 from numpy.typing import NDArray
 
-from support.fakes import a_prediction
+from support.fakes import SPEC, a_prediction
 from vla_ros.clock import ManualClock
-from vla_ros.motion import load_contracts
+from vla_ros.motion import describe, load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason
 from vla_ros.ros.log import Log
 from vla_ros.ros.motion_output import MotionOutput, close_motions
 from vla_ros.ros.node_clock import Moment
+from vla_ros.types import ActionSpace
 
 PERIOD_S = 0.02
 DATA_SET = 'bridge_orig'  # 5 Hz
+CONTRACT = load_contracts()[DATA_SET]
 NS = 10**9
 
 
@@ -109,15 +112,39 @@ class Arm:
     def speeds(self) -> NDArray[np.float64]:
         return np.array([one.twist.linear.x for one in self.twists])
 
+    @property
+    def grippers(self) -> list[float]:
+        return [one.data for one in self.node.publishers['gripper'].sent]
+
     def acts(self, metres: float = 0.01, valid_s: float = 1.0, after_s: float = 0.0) -> None:
         """
         :param after_s: between its publication and its motion.
         """
-        action = np.array([metres, 0, 0, 0, 0, 0, 1])
+        self.acts_by([(metres, 1)], valid_s, after_s)
+
+    def acts_by(
+        self,
+        rows: Sequence[tuple[float, float]],
+        valid_s: float = 1.0,
+        after_s: float = 0.0,
+        period_s: float | None = None,
+        space: ActionSpace = ActionSpace.UNKNOWN,
+    ) -> None:
+        """
+        :param rows: metres along x, and the gripper, of each.
+        :param period_s: of the policy; None: the contract's.
+        :param space: of the policy.
+        """
         now = self.clock.now()
         self.clock.advance(after_s)
-        prediction = a_prediction(actions=np.array([action]), unnorm_key=DATA_SET)
-        self.output.execute(prediction, now, now.node_ns + round(valid_s * NS))
+        actions = np.array([[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows])
+        spec = replace(SPEC, horizon=len(rows), period_s=period_s, action_space=space)
+        self.output.execute(
+            a_prediction(actions=actions, unnorm_key=DATA_SET),
+            describe(spec, CONTRACT),
+            now,
+            now.node_ns + round(valid_s * NS),
+        )
 
     def runs(self, seconds: float) -> None:
         for _ in range(round(seconds / PERIOD_S)):

@@ -1,11 +1,22 @@
-"""Whether a gripper shall be open. Knows nothing of ROS."""
+"""Whether a gripper must be open, row by row of a chunk. Independent of ROS."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 _CLOSE_BELOW = 0.4
 _OPEN_ABOVE = 0.6
+
+
+class _Row(NamedTuple):
+    """A row that has not begun."""
+
+    opening: float
+    due_s: float
+    valid_until_s: float
 
 
 class GripperSwitch:
@@ -13,14 +24,45 @@ class GripperSwitch:
 
     def __init__(self) -> None:
         self.opening: float | None = None  # 0 closed, 1 open; None: not told yet
+        self._rows: deque[_Row] = deque()
 
-    def turn(self, opening: float) -> None:
+    def follow(
+        self, openings: Sequence[float], start_s: float, period_s: float, valid_until_s: float
+    ) -> None:
+        """Plan row 0 for ``start_s``, and each further row one period later.
+
+        They replace the rows that have not begun.
+
+        :param openings: of each row: 0 closed, 1 open; may lie beyond.
+        :param valid_until_s: row k must not begin k periods after that, or later.
+        :raises ValueError: if an opening is not finite; nothing has changed then.
         """
-        :param opening: 0 closed, 1 open; may lie beyond.
-        :raises ValueError: if it is not finite; nothing has changed then.
+        for opening in openings:
+            if not math.isfinite(opening):
+                raise ValueError(f'gripper opening {opening} is not finite')
+        self._rows = deque(
+            _Row(opening, start_s + row * period_s, valid_until_s + row * period_s)
+            for row, opening in enumerate(openings)
+        )
+
+    def begin_rows(self, now_s: float) -> bool:
+        """Begin the rows that are due, and return whether there were any.
+
+        A row that is no longer valid is discarded.
         """
-        if not math.isfinite(opening):
-            raise ValueError(f'gripper opening {opening} is not finite')
+        begun = False
+        while self._rows and self._rows[0].due_s <= now_s:
+            row = self._rows.popleft()
+            if now_s < row.valid_until_s:
+                self._turn(row.opening)
+                begun = True
+        return begun
+
+    def stop(self) -> None:
+        """Discard the rows that have not begun. The gripper stays as it is."""
+        self._rows.clear()
+
+    def _turn(self, opening: float) -> None:
         if opening > _OPEN_ABOVE:
             self.opening = 1.0
         elif opening < _CLOSE_BELOW:

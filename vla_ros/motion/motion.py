@@ -1,7 +1,7 @@
-"""What one robot shall do now, by the actions that were published for it.
+"""What one robot must do now, by the chunks of actions that were published for it.
 
-Knows nothing of ROS and of threads. It is told of actions and of the time, and needs no more:
-whatever the policy does meanwhile, a motion ends when it has to.
+Independent of ROS and of threads. It is told of chunks and of the time, and needs no more: whatever
+the policy does, a motion ends when it has to.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
 from vla_ros.reasons import Cause, Reason
+from vla_ros.types import ActionSpace
 
 
 @dataclass
 class MotionCounters:
     """
-    :param motions: published actions that became a motion.
+    :param motions: published actions that became a motion; a chunk is one, whatever its rows.
     :param motions_refused: that did not: no contract tells their meaning, or they are no motion.
     :param clipped_linear: of the motions, made shorter: too fast, m/s.
     :param clipped_angular: of the motions, made shorter: too fast, rad/s.
@@ -67,43 +68,64 @@ class Motion:
 
     def execute(
         self,
-        action: NDArray[np.float64],
+        actions: NDArray[np.float64],
         unnorm_key: str,
         now_s: float,
         valid_until_s: float,
+        space: ActionSpace = ActionSpace.UNKNOWN,
+        period_s: float | None = None,
     ) -> bool:
-        """Begin to make the action's displacement, in place of what is left of the one before.
+        """Begin a chunk, in place of the rest of the one before; return whether it is a motion.
 
-        It takes a period of the data set and the ramps; where the action's validity ends sooner,
-        it is cut short, and the robot stands still by then. What can't be made is counted, stops
-        the robot, and is the ``cause``.
+        Row k begins k periods from now. It makes its displacement in one period and the ramps;
+        where its validity ends sooner, it is cut short. A chunk that is no motion is counted,
+        stops the robot, and is the ``cause``.
 
-        :param action: float64 [D], un-normalised.
-        :param valid_until_s: when the robot has to stand still.
+        :param actions: float64 [K, D], un-normalised; [D] is a chunk of one row.
+        :param valid_until_s: when the motion of row 0 must have ended; that of row k may end k
+            periods later.
+        :param space: of the actions; UNKNOWN: the contract's, displacements.
+        :param period_s: time between two rows; None: the contract's.
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
-        if self._contract is not None:
-            self._try(action, self._contract, now_s, valid_until_s)
+        if space not in (ActionSpace.POSE_DELTA, ActionSpace.UNKNOWN):
+            self.cause = Cause(
+                Reason.MOTION_NOT_A_DISPLACEMENT,
+                f'the action space is {space.name}, and a motion needs POSE_DELTA; set '
+                'the parameter motion to none, and take the topic action',
+            )
+        elif self._contract is not None:
+            period_s = period_s or self._contract.period_s
+            contract = replace(self._contract, period_s=period_s)
+            self._try(np.atleast_2d(actions), contract, now_s, valid_until_s)
         if self.cause:
             self.stop()
             self.counters.motions_refused += 1
         return not self.cause
 
     def stop(self) -> None:
-        """Stand still from now on. The gripper stays as it is."""
+        """Stop immediately, and discard the rows to come. The gripper stays as it is."""
         self._profile.stop()
+        self._gripper.stop()
 
     def forget_gripper(self) -> None:
-        """Know nothing of the gripper any more: a person may have moved it."""
+        """Forget the state of the gripper: the operator may have moved it."""
         self._gripper = GripperSwitch()
+
+    def begin_rows(self, now_s: float) -> bool:
+        """Begin the rows that are due; return whether there were any, so that the gripper is told.
+
+        :meth:`execute` begins row 0.
+        """
+        return self._gripper.begin_rows(now_s)
 
     def twist(self, now_s: float) -> Twist:
         """float64 [6], m/s and rad/s, along the axes of the contract's frame."""
         return self._profile.twist(now_s)
 
     def is_over(self, now_s: float) -> bool:
-        """Whether the robot stands still until the next action."""
+        """Whether the twist stays zero until the next chunk."""
         return self._profile.is_over(now_s)
 
     def _choose(self, unnorm_key: str) -> None:
@@ -128,15 +150,15 @@ class Motion:
 
     def _try(
         self,
-        action: NDArray[np.float64],
+        actions: NDArray[np.float64],
         contract: ActionContract,
         now_s: float,
         valid_until_s: float,
     ) -> None:
-        if action.shape != (ACTION_DIM,):
+        if actions.shape[1] != ACTION_DIM:
             self.cause = Cause(
                 Reason.MOTION_SHAPE,
-                f'the action has {action.size} values; a motion needs {ACTION_DIM}',
+                f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}',
             )
             return
         ramps_s = 2 * self._profile.limits.ramp_s
@@ -148,17 +170,21 @@ class Motion:
                 f'{ramps_s:.3f} s to ramp up and down; raise max_action_age_s',
             )
             return
-        try:
-            with np.errstate(over='ignore', invalid='ignore'):
-                twist = action_twist(action, contract)
-                opening = contract.opening(float(action[6]))
-            clipped = self._profile.command(twist, now_s, end_s)
-            self._gripper.turn(opening)
-        except ValueError as error:
+        with np.errstate(over='ignore', invalid='ignore'):
+            twists = np.array([action_twist(row, contract) for row in actions])
+        openings = [contract.opening(float(row[6])) for row in actions]
+        finite = np.isfinite(twists).all(axis=1) & np.isfinite(openings)
+        if not finite.all():
+            row = actions[int(finite.argmin())]
             self.cause = Cause(
-                Reason.MOTION_NOT_FINITE, f'the action {action.tolist()} is not a motion: {error}'
+                Reason.MOTION_NOT_FINITE,
+                f'the action {row.tolist()} is not a motion: its displacement or its gripper is '
+                'not finite',
             )
             return
+        clipped = self._profile.follow(twists, now_s, contract.period_s, end_s)
+        self._gripper.follow(openings, now_s, contract.period_s, valid_until_s)
+        self._gripper.begin_rows(now_s)
         self.cause = None
         self.counters.motions += 1
         self.counters.clipped_linear += clipped.linear

@@ -2,9 +2,10 @@
 
 Knows neither contracts nor ROS.
 
-A commanded twist holds from its start to its end, or until the next one starts. What is sent is
-its average over the last two ``ramp_s``, weighted by a triangle. An average is never faster than
-what it averages; the triangle's area is one, so the displacement stays what was commanded; and its
+A commanded twist holds from its start to its end, or until the next one starts. The rows of a chunk
+are commanded together, one after the other. What is sent is the average over the last two
+``ramp_s``, weighted by a triangle. An average is never faster than what it averages; the triangle's
+area is one, so the displacement stays what was commanded; and its
 second derivative is bounded by ``4 * speed / ramp_s**2``, which is where ``ramp_s`` comes from. All
 of it is a formula in time: a late tick sends what is right then, and repeats nothing.
 """
@@ -46,7 +47,7 @@ class MotionLimits:
 
 @dataclass(frozen=True)
 class Clipped:
-    """Which part of a twist was above its limit, and was shortened to it."""
+    """Which part of a twist, or of any row of a chunk, was shortened to its limit."""
 
     linear: bool
     angular: bool
@@ -67,26 +68,44 @@ class TwistProfile:
     limits: MotionLimits
     _commands: list[_Command] = field(default_factory=list)
 
-    def command(self, twist: Twist, start_s: float, end_s: float) -> Clipped:
-        """Move so from ``start_s`` on, in place of what was commanded for then.
+    def follow(
+        self, twists: NDArray[np.float64], start_s: float, period_s: float, ends_s: float
+    ) -> Clipped:
+        """Command row 0 from ``start_s`` on, and each further row one period later.
 
-        :param twist: float64 [6]; too long a part is shortened, its direction stays.
+        They replace what was commanded for then.
+
+        :param twists: float64 [K, 6]; too long a part is shortened, its direction stays.
+        :param ends_s: when row 0 ends; row k ends k periods later, or when the next row starts.
         :raises ValueError: if a value is not finite; nothing has changed then.
         """
-        if not (np.isfinite(twist).all() and math.isfinite(start_s) and math.isfinite(end_s)):
-            raise ValueError(f'twist {twist.tolist()} from {start_s} to {end_s} s is not finite')
-        linear, linear_clipped = _shortened(twist[:3], self.limits.linear_m_s)
-        angular, angular_clipped = _shortened(twist[3:], self.limits.angular_rad_s)
+        if not (np.isfinite(twists).all() and np.isfinite([start_s, period_s, ends_s]).all()):
+            raise ValueError(
+                f'twists {twists.tolist()} from {start_s} to {ends_s} s, {period_s} s each: '
+                'not finite'
+            )
+        self._end_all(start_s)
+        starts_s = [start_s + row * period_s for row in range(len(twists) + 1)]
+        bounded = [self._bounded(twist) for twist in twists]
+        for row, (twist, _) in enumerate(bounded):
+            # The very number at which the next row starts: rows that overlap are too fast.
+            end_s = min(ends_s + row * period_s, starts_s[row + 1])
+            if starts_s[row] < end_s:
+                self._commands.append(_Command(twist, starts_s[row], end_s))
+        return Clipped(
+            any(clipped.linear for _, clipped in bounded),
+            any(clipped.angular for _, clipped in bounded),
+        )
+
+    def _end_all(self, end_s: float) -> None:
+        """End all commands by then, and forget those that no longer count."""
         for command in self._commands:
-            command.end_s = min(command.end_s, start_s)
+            command.end_s = min(command.end_s, end_s)
         self._commands = [
             command
             for command in self._commands
-            if command.start_s < command.end_s and start_s < self._over_s(command)
+            if command.start_s < command.end_s and end_s < self._over_s(command)
         ]
-        if start_s < end_s:
-            self._commands.append(_Command(np.concatenate([linear, angular]), start_s, end_s))
-        return Clipped(linear_clipped, angular_clipped)
 
     def stop(self) -> None:
         """Zero from now on, without a ramp."""
@@ -100,12 +119,17 @@ class TwistProfile:
         """float64 [6], within the limits."""
         total = np.zeros(6)
         for command in self._commands:
+            if not command.start_s < now_s < self._over_s(command):
+                continue  # of a chunk only a few rows count at any time
             weight = self._share(now_s - command.start_s) - self._share(now_s - command.end_s)
             total += weight * command.twist
         # The weights add up to one at most, but for the rounding.
-        total[:3], _ = _shortened(total[:3], self.limits.linear_m_s)
-        total[3:], _ = _shortened(total[3:], self.limits.angular_rad_s)
-        return total
+        return self._bounded(total)[0]
+
+    def _bounded(self, twist: Twist) -> tuple[Twist, Clipped]:
+        linear, linear_clipped = _shortened(twist[:3], self.limits.linear_m_s)
+        angular, angular_clipped = _shortened(twist[3:], self.limits.angular_rad_s)
+        return np.concatenate([linear, angular]), Clipped(linear_clipped, angular_clipped)
 
     def _over_s(self, command: _Command) -> float:
         return command.end_s + 2 * self.limits.ramp_s

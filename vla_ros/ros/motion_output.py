@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import ActionContract, Motion, Twist
+from vla_ros.motion import ActionContract, ActionDescription, Motion, Twist
 from vla_ros.parameters.check import motion_limits
 from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.log import Log
@@ -75,24 +75,36 @@ class MotionOutput:
         )
         self._say_what_it_means(log)
 
-    def execute(self, prediction: Prediction, published: Moment, valid_until_ns: int) -> None:
-        """Begin the motion of a published action.
+    def execute(
+        self,
+        prediction: Prediction,
+        description: ActionDescription,
+        published: Moment,
+        valid_until_ns: int,
+    ) -> None:
+        """Begin the motion of a published chunk.
 
-        :param published: when the action was published; the motion begins at this moment.
-        :param valid_until_ns: of the node's clock; the robot stands still from then at the latest.
+        :param description: of its actions.
+        :param published: when the chunk was published; row 0 begins at this moment.
+        :param valid_until_ns: by the node's clock, when the motion of row 0 must have ended; that
+            of row k may end k periods later.
         """
         self._follow_clock()
         start_s = self._motion_s(published)
         remaining_s = (valid_until_ns - published.node_ns) / 1e9
         moves = self.motion.execute(
-            prediction.action, prediction.unnorm_key, start_s, start_s + remaining_s
+            prediction.actions,
+            prediction.unnorm_key,
+            start_s,
+            start_s + remaining_s,
+            description.action_space,
+            description.period_s,
         )
         if not moves:
             self.stop()
             return
         self._zeros_left = self._most_zeros
-        if self.motion.gripper is not None:
-            self._grippers.publish(Float64(data=self.motion.gripper))
+        self._tell_gripper()
 
     def stop(self) -> None:
         """Send zero, now and for a while, if the robot may be moving."""
@@ -161,8 +173,14 @@ class MotionOutput:
         if self._clock.monotonic_s() - now.monotonic_s > _MAX_DELAY_S:
             return  # it was right a while ago; the timer sends what is right by now
         self._twists.publish(message)
+        if self.motion.begin_rows(now_s):
+            self._tell_gripper()
         self._sent_s = now.monotonic_s
         self._zeros_left -= self.motion.is_over(now_s)
+
+    def _tell_gripper(self) -> None:
+        if self.motion.gripper is not None:
+            self._grippers.publish(Float64(data=self.motion.gripper))
 
     def _motion_s(self, moment: Moment) -> float:
         """That moment by the clock that the motion runs by."""

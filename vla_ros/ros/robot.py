@@ -181,9 +181,10 @@ class RobotPort:
     def _publish(self, result: Result) -> None:
         self.inputs.has_acted()
         now, prediction = self._clock.now(), result.predicted()
+        description = describe(self._spec, self._contracts.get(prediction.unnorm_key))
         message = action_message(
             result,
-            describe(self._spec, self._contracts.get(prediction.unnorm_key)),
+            description,
             now.node_ns,
             self._params.max_action_age_s,
             self._frame_id,
@@ -191,7 +192,7 @@ class RobotPort:
         )
         self._actions.publish(message)
         if self.motion is not None:
-            self.motion.execute(prediction, now, from_time(message.valid_until))
+            self.motion.execute(prediction, description, now, from_time(message.valid_until))
 
     def _full_names(self, *topics: str) -> list[str]:
         return [self._node.resolve_topic_name(f'{self.prefix}{topic}') for topic in topics]
