@@ -48,7 +48,6 @@ ALLOWED: dict[str, int] = {
     'config': 5,
     'docs/benchmarks.md': 23,
     'docs/contracts.md': 2,
-    'docs/design.md': 53,
     'docs/doctor.md': 7,
     'docs/evaluation.md': 21,
     'docs/faults.md': 63,
