@@ -74,7 +74,7 @@ def counts(stack: Robot, **expected: int) -> bool:
 
 BAD_PICTURES = {
     'unknown encoding': ({'encoding': 'infrared9'}, "'infrared9' is not supported"),
-    'depth picture': ({'encoding': '16UC1'}, 'looks like a depth picture'),
+    'depth image': ({'encoding': '16UC1'}, 'looks like a depth picture'),
     'no pixels': ({'height': 0, 'width': 0, 'step': 0, 'data': b''}, '0 x 0'),
     'cut short': ({'data': bytes(100)}, 'data has 100 bytes'),
     'rows too short': ({'step': 10}, 'step is 10 bytes'),

@@ -52,7 +52,7 @@ def fails_in_time(stack: Robot, reason: Reason, message: str) -> None:
         ('scripted:oom@load', Reason.LOADING_FAILED, 'memory'),
         ('scripted:raise@warmup', Reason.WARMUP_FAILED, 'scripted'),
         ('scripted:oom@warmup', Reason.WARMUP_FAILED, 'memory'),
-        ('scripted:unproved@warmup', Reason.WARMUP_FAILED, 'self-check'),
+        ('scripted:self_check@warmup', Reason.WARMUP_FAILED, 'self-check'),
     ],
 )
 def test_a_policy_that_can_not_be_made_ready(model: str, reason: Reason, message: str) -> None:

@@ -50,7 +50,6 @@ ALLOWED: dict[str, int] = {
     'docs/contracts.md': 2,
     'docs/doctor.md': 7,
     'docs/evaluation.md': 21,
-    'docs/faults.md': 63,
     'docs/replay.md': 16,
     'docs/security.md': 12,
     'models': 9,

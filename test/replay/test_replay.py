@@ -693,7 +693,7 @@ def test_what_the_policy_refuses(tmp_path: Path, refused: Callable[..., str]) ->
     assert "unnorm_key 'moon' is not in" in refused(bag, MODEL, *out, '--unnorm-key', 'moon')
     assert 'is not a folder' in refused(bag, tmp_path / 'no_model', *out)
     assert 'dtype' in refused(bag, MODEL, *out, '--dtype', 'float32,int3')
-    assert 'the self-check failed' in refused(bag, 'scripted:unproved@warmup', *out)
+    assert 'the self-check failed' in refused(bag, 'scripted:self_check@warmup', *out)
     assert '2 failed (RuntimeError: failed' in refused(bag, 'scripted:raise', *out)
 
 

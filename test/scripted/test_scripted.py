@@ -563,8 +563,8 @@ def test_load_and_warmup_that_raise(fault: str, error: type[Exception]) -> None:
     assert predict(policy).invalid is None
 
 
-def test_unproved() -> None:
-    policy = policy_of('unproved@warmup')
+def test_self_check() -> None:
+    policy = policy_of('self_check@warmup')
     with pytest.raises(SelfCheckError, match='self-check'):
         policy.warmup()
 
@@ -641,11 +641,11 @@ def test_exit(script: str, code: int) -> None:
         ('@3', '@3', 'slow'),
         ('nan@load', 'nan@load', 'slow, stuck, hung, lock, exit, raise, oom'),
         ('changed@load', 'changed@load', 'at calls also'),
-        ('refuse@warmup', 'refuse@warmup', 'unproved'),
+        ('refuse@warmup', 'refuse@warmup', 'self_check'),
         ('dim=3@warmup', 'dim=3@warmup', 'at calls also'),
-        ('unproved', 'unproved', 'at warmup also unproved'),
-        ('unproved@load', 'unproved@load', 'at warmup also unproved'),
-        ('unproved@3', 'unproved@3', 'at warmup also unproved'),
+        ('self_check', 'self_check', 'at warmup also self_check'),
+        ('self_check@load', 'self_check@load', 'at warmup also self_check'),
+        ('self_check@3', 'self_check@3', 'at warmup also self_check'),
         ('slow', 'slow', 'from 0 to 86400'),
         ('slow=', 'slow=', 'from 0 to 86400'),
         ('slow=-1', 'slow=-1', 'from 0 to 86400'),
@@ -794,7 +794,7 @@ def test_the_worker_can_stop_load_and_warmup(fault: str, when: str) -> None:
 
 @pytest.mark.parametrize(
     ('script', 'text'),
-    [('explode', "'explode'"), ('oom@load', 'memory'), ('unproved@warmup', 'self-check')],
+    [('explode', "'explode'"), ('oom@load', 'memory'), ('self_check@warmup', 'self-check')],
 )
 def test_the_worker_tells_why_it_failed(script: str, text: str) -> None:
     worker = worker_of(script, ManualClock())

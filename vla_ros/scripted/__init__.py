@@ -27,7 +27,7 @@ After the colon stand items, with commas between them and no spaces::
         raise           RuntimeError
         oom             MemoryError
     faults at warmup only
-        unproved        SelfCheckError
+        self_check      SelfCheckError
     faults at calls only
         refuse          InstructionError
         nan, inf        the first value of the first action is that, and the prediction says it is

@@ -47,7 +47,7 @@ _FIRST_ACTION_ID = 31744  # of OpenVLA's action tokens; it stands for the value 
 _ERRORS: dict[str, tuple[type[Exception], str]] = {
     'raise': (RuntimeError, 'failed'),
     'oom': (MemoryError, 'out of memory, tried to allocate 14.00 GiB'),
-    'unproved': (SelfCheckError, 'the self-check failed'),
+    'self_check': (SelfCheckError, 'the self-check failed'),
     'refuse': (InstructionError, 'the instruction is refused'),
 }
 
@@ -128,7 +128,7 @@ class ScriptedPolicy:
     ) -> WarmupTimes:
         """Do what the script says of warming up.
 
-        :raises SelfCheckError: if that is ``unproved``.
+        :raises SelfCheckError: if that is ``self_check``.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started_s = self._clock.monotonic_s()

@@ -13,7 +13,7 @@ from vla_ros.types import PolicyError
 NAME = 'scripted'
 
 _ANY_TIME = ('slow', 'stuck', 'hung', 'lock', 'exit', 'raise', 'oom')
-_AT_WARMUP = ('unproved',)
+_AT_WARMUP = ('self_check',)
 _AT_CALLS = ('refuse', 'nan', 'inf', 'dim', 'row', 'unbounded', 'invalid', 'changed')
 _FAULTS = {'load': _ANY_TIME, 'warmup': _ANY_TIME + _AT_WARMUP, 'call': _ANY_TIME + _AT_CALLS}
 _KINDS = {'whole number': r'[0-9]+', 'number': r'[0-9]+(\.[0-9]*)?|\.[0-9]+'}
