@@ -1,6 +1,6 @@
-"""Colours, fonts, and text that fits: what the operator's view is drawn with.
+"""Colours, fonts, fitted text and arrows, for the operator's view and films.
 
-Takes any text and any number, and never raises for one.
+Takes any text and any number without raising.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GREEN = '#009E73'
 BLUE = '#0072B2'
 VERMILLION = '#D55E00'
 
-_LONGEST = 800  # characters that are looked at: an instruction has 500 at most
+_LONGEST = 800  # characters that are drawn: an instruction has 500 at most
 _SUPERSAMPLING = 4  # Pillow's own lines and polygons have jagged edges
 
 Point = tuple[float, float]
@@ -34,16 +34,16 @@ Point = tuple[float, float]
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own, which is on every machine. What it can not write becomes an empty box."""
+    """Return Pillow's own font, which every machine has. It draws unknown characters as boxes."""
     return ImageFont.load_default(size)
 
 
 def write(
     draw: ImageDraw.ImageDraw, point: Point, text: str, ink: str, size: int, anchor: str
 ) -> None:
-    """One line.
+    """Write one line of text.
 
-    :param anchor: which point of the line it is, as Pillow names them.
+    :param anchor: the point of the line that is placed at ``point``, by Pillow's names.
     """
     mask, left, top = _written(text, size, anchor)
     draw.bitmap((round(point[0]) + left, round(point[1]) + top), mask, ink)
@@ -51,9 +51,9 @@ def write(
 
 @functools.lru_cache(maxsize=512)
 def _written(text: str, size: int, anchor: str) -> tuple[Image.Image, int, int]:
-    """From one view to the next most texts stay, and there are few numbers that an action can be.
+    """Return a rendered line, cached: most texts stay from one view to the next.
 
-    :returns: the line's mask, and where its left and top edges are, seen from the anchor.
+    :returns: the line's mask, and its left and top edges relative to the anchor.
     """
     left, top, right, bottom = (round(edge) for edge in font(size).getbbox(text, anchor=anchor))
     mask = Image.new('L', (max(right - left, 1), max(bottom - top, 1)))
@@ -84,7 +84,7 @@ def wrap(text: str, size: int, width: int, max_lines: int) -> tuple[str, ...]:
 
 
 def _fitting(text: str, size: int, width: int) -> int:
-    """How many of the first characters fit, at least 1: otherwise no line would ever end."""
+    """Return how many of the first characters fit; at least 1, so that wrapping ends."""
     few, many = 1, len(text)
     while few < many:
         middle = (few + many + 1) // 2
@@ -96,14 +96,14 @@ def _fitting(text: str, size: int, width: int) -> int:
 
 
 def number(value: float) -> str:
-    """With a sign, short whatever it is."""
+    """Return a short text of any number, with its sign."""
     if not math.isfinite(value):
         return 'not a number' if math.isnan(value) else f'{value:+}'
     return f'{value:+.4f}' if abs(value) < 1000 else f'{value:+.1e}'
 
 
 def full_scale(values: list[float], smallest: float) -> float:
-    """A round number, 1, 2 or 5 times a power of ten, that no finite value exceeds."""
+    """Return a number that no finite value exceeds: 1, 2 or 5 times a power of ten."""
     most = max([abs(value) for value in values if math.isfinite(value)], default=0.0)
     if most <= smallest:
         return smallest
@@ -112,13 +112,16 @@ def full_scale(values: list[float], smallest: float) -> float:
 
 
 def share(value: float, most: float) -> float:
-    """Of the full scale: -1 to 1 whatever the value is, or NaN."""
+    """Return the value's share of the full scale, clipped to -1 to 1; or NaN."""
     part = value / most
     return part if math.isnan(part) else min(max(part, -1.0), 1.0)
 
 
 def draw_arrow(canvas: Image.Image, centre: Point, vector: Point, colour: str) -> None:
-    """An arrow from the centre, by so many pixels; a dot if it is too short for one."""
+    """Draw an arrow from the centre, or a dot if it is too short for an arrow.
+
+    :param vector: from the centre to the tip, pixels.
+    """
     length = math.hypot(*vector)
     with _smoothly(canvas, centre, math.ceil(length) + 12, colour) as (draw, middle):
         dot = 4 * _SUPERSAMPLING
@@ -149,7 +152,7 @@ def draw_arrow(canvas: Image.Image, centre: Point, vector: Point, colour: str) -
 
 
 def draw_rings(canvas: Image.Image, centre: Point, radii: list[int], colour: str) -> None:
-    """Circles, one pixel wide."""
+    """Draw circles with lines one pixel wide."""
     with _smoothly(canvas, centre, max(radii) + 2, colour) as (draw, middle):
         for radius in radii:
             r = radius * _SUPERSAMPLING
@@ -161,10 +164,10 @@ def draw_rings(canvas: Image.Image, centre: Point, radii: list[int], colour: str
 def _smoothly(
     canvas: Image.Image, centre: Point, reach: int, colour: str
 ) -> Iterator[tuple[ImageDraw.ImageDraw, int]]:
-    """What is drawn inside, at _SUPERSAMPLING times the size, comes onto the canvas.
+    """Put what is drawn inside, at _SUPERSAMPLING times the size, onto the canvas.
 
     :param reach: pixels around the centre.
-    :returns: what to draw on with 255, and where the centre is there, both in x and in y.
+    :returns: a mask to draw on with 255, and the centre's coordinate on it, for both x and y.
     """
     mask = Image.new('L', (2 * reach * _SUPERSAMPLING, 2 * reach * _SUPERSAMPLING))
     yield ImageDraw.Draw(mask), reach * _SUPERSAMPLING

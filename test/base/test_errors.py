@@ -159,11 +159,11 @@ FIELDS = (
         (
             a_large_picture,
             'image is 8001 x 8000 (width x height), at most 64000000 pixels are allowed',
-            'have the camera send a smaller picture',
+            'have the camera send a smaller image',
         ),
         (
             a_depth_picture,
-            "compressed image of format '16UC1; compressedDepth png' is a depth picture",
+            "compressed image of format '16UC1; compressedDepth png' is a depth image",
             "send the camera's colour topic (.../compressed) instead",
         ),
         (

@@ -93,7 +93,7 @@ def test_a_picture_file_of_more_pixels_than_a_topic_may_have(tmp_path: Path) -> 
         data = b'\x89PNG\r\n\x1a\n\0\0\0\r' + header + struct.pack('>I', zlib.crc32(header)) + end
         file = tmp_path / 'large.png'
         file.write_bytes(data)
-        with pytest.raises(UnreadablePicture, match=f'{file} can not be read as a picture: '):
+        with pytest.raises(UnreadablePicture, match=f'{file} cannot be read as an image: '):
             read_picture(file)
 
 

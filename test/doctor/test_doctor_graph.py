@@ -94,8 +94,8 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
     'depth': (
         Level.FAIL,
         r"/doctor/depth: (\d+) of \1 pictures are not usable: image encoding '16UC1' looks like a "
-        r'depth picture .*',
-        r"remap the image topic to the camera's colour picture",
+        r'depth image .*',
+        r"remap the image topic to the camera's colour image",
     ),
     'compressed': (
         Level.FAIL,

@@ -74,7 +74,7 @@ def counts(stack: Robot, **expected: int) -> bool:
 
 BAD_PICTURES = {
     'unknown encoding': ({'encoding': 'infrared9'}, "'infrared9' is not supported"),
-    'depth image': ({'encoding': '16UC1'}, 'looks like a depth picture'),
+    'depth image': ({'encoding': '16UC1'}, 'looks like a depth image'),
     'no pixels': ({'height': 0, 'width': 0, 'step': 0, 'data': b''}, '0 x 0'),
     'cut short': ({'data': bytes(100)}, 'data has 100 bytes'),
     'rows too short': ({'step': 10}, 'step is 10 bytes'),
@@ -206,8 +206,8 @@ def test_no_camera_at_all() -> None:
 def test_an_unusable_compressed_picture(compressed: Robot, kind: str) -> None:
     jpeg = jpeg_of(np.asarray(noise().data, dtype=np.uint8).reshape(PICTURE.shape))
     content, why = {
-        'damaged': (b'\xff\xd8 no picture', 'no whole JPEG or PNG'),
-        'cut': (jpeg[: len(jpeg) // 2], 'no whole JPEG or PNG'),
+        'damaged': (b'\xff\xd8 no picture', 'not a complete JPEG or PNG'),
+        'cut': (jpeg[: len(jpeg) // 2], 'not a complete JPEG or PNG'),
         'cut, with an end mark': (jpeg[: len(jpeg) // 2] + b'\xff\xd9', 'Corrupt JPEG data'),
         'a gap': (jpeg[: len(jpeg) // 2] + jpeg[len(jpeg) // 2 + 500 :], 'Corrupt JPEG data'),
         'bomb': (png_of_size(60_000, 60_000), 'pixels'),

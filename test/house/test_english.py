@@ -60,11 +60,9 @@ ALLOWED: dict[str, int] = {
     'vla_ros/console.py': 3,
     'vla_ros/demo': 6,
     'vla_ros/doctor': 45,
-    'vla_ros/drawing.py': 1,
     'vla_ros/evaluation': 44,
     'vla_ros/files.py': 2,
     'vla_ros/graph': 4,
-    'vla_ros/images': 36,
     'vla_ros/measure': 6,
     'vla_ros/motion': 23,
     'vla_ros/pipeline': 19,
@@ -76,7 +74,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/simulation': 17,
     'vla_ros/text.py': 1,
     'vla_ros/types.py': 10,
-    'vla_ros/view': 11,
     'vla_ros/watchdog': 3,
 }
 

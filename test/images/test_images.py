@@ -270,12 +270,12 @@ def png_header(width: int, height: int) -> bytes:
             ['32000001 bytes', 'at most 32000000'],
         ),
         (CompressedImage(format='h264', data=b'\0\0\0\1gB'), ["'h264'", '6 bytes', 'JPEG or PNG']),
-        (CompressedImage(format='jpeg', data=b'\xff\xd8\xff'), ['3 bytes', 'no whole JPEG']),
-        (encoded('bmp', scene_bgr()), ["'bmp'", 'no whole JPEG or PNG']),
+        (CompressedImage(format='jpeg', data=b'\xff\xd8\xff'), ['3 bytes', 'not a complete JPEG']),
+        (encoded('bmp', scene_bgr()), ["'bmp'", 'not a complete JPEG or PNG']),
         (encoded('png', scene((8, 9, 1), 65536).astype(np.uint16)), ['depth', 'colour topic']),
         (
             CompressedImage(format='16UC1; compressedDepth png', data=b'\0' * 20),
-            ["'16UC1; compressedDepth png'", 'depth picture', 'colour topic'],
+            ["'16UC1; compressedDepth png'", 'depth image', 'colour topic'],
         ),
         (saved(PIL.Image.new('CMYK', (8, 8)), 'JPEG'), ['kind CMYK', 'allowed are RGB']),
         (saved(PIL.Image.new('P', (8, 8)), 'PNG'), ['kind P', 'allowed are RGB']),
@@ -284,7 +284,7 @@ def png_header(width: int, height: int) -> bytes:
             ['8001 x 8000', 'at most 64000000'],
         ),
         (CompressedImage(format='png', data=png_header(10000, 9001)), ['pixels']),
-        (CompressedImage(format='png', data=png_header(2**31 - 1, 2**31 - 1)), ['no whole']),
+        (CompressedImage(format='png', data=png_header(2**31 - 1, 2**31 - 1)), ['not a complete']),
     ],
 )
 def test_unusable_compressed_image(message: CompressedImage, parts: list[str]) -> None:
@@ -449,11 +449,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
             (b'acTL', struct.pack('>II', 2, 0)),
             (b'fcTL', struct.pack('>IIIIIHHBB', 0, 8000, 8000, 0, 0, 1, 1, 0, 0)),
         ),
-        'no whole JPEG or PNG',
+        'not a complete JPEG or PNG',
     ),
     '16 bits a channel': (lambda: png(8, 6, depth=16), '8 x 6'),
     'JPEG of 4 gigapixels': (lambda: with_size(jpeg(), 65_500, 65_500), 'decompression bomb'),
-    'JPEG without a height': (lambda: with_size(jpeg(), 64, 0), 'no whole JPEG or PNG'),
+    'JPEG without a height': (lambda: with_size(jpeg(), 64, 0), 'not a complete JPEG or PNG'),
     'JPEG of 1000 scans': (lambda: with_scans(1000), 'at most 32'),
     'progressive JPEG': (lambda: jpeg(progressive=True), '64 x 48'),
     'several pictures': (

@@ -298,7 +298,7 @@ def test_every_picture_is_counted(
     assert len(rows[2]['action']) == 3 and '3 values, expected 7' in rows[2]['invalid_reason']
     call(*arguments, '--output', tmp_path / 'again')
     told = capsys.readouterr().err
-    assert "unusable_picture: image encoding '16UC1' looks like a depth picture" in told
+    assert "unusable_picture: image encoding '16UC1' looks like a depth image" in told
     assert told.count('unusable_picture') == 1
 
 

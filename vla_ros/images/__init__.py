@@ -1,4 +1,5 @@
-"""From camera messages to RGB, by one code for the node and for recordings.
+"""Conversion of camera messages to RGB, shared by the node and the readers of recordings.
 
-Reads the messages' fields, whoever made the message: rclpy, or a reader of bags. Imports no ROS.
+Reads only the messages' fields, so messages of rclpy and of a bag reader work alike. Independent of
+ROS.
 """

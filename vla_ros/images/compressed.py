@@ -1,9 +1,9 @@
-"""Compressed images to RGB: JPEG and PNG to uint8 [H, W, 3], or one clear error.
+"""Conversion of compressed images to RGB: JPEG and PNG to uint8 [H, W, 3], or one clear error.
 
 Pillow reads the size before anything is decoded, and decodes PNG, whose parts have checksums. A
-JPEG has none: libjpeg fills what is missing with gray and only warns. simplejpeg, a binding of
-libjpeg-turbo, turns its warnings into errors; its values are those of Pillow and OpenCV. Neither
-applies EXIF orientation, which cv_bridge does or not by its version. Any thread.
+JPEG has no checksums: libjpeg fills missing parts with gray and only warns. simplejpeg, a binding
+of libjpeg-turbo, turns these warnings into errors; its values equal those of Pillow and OpenCV.
+Neither applies EXIF orientation; whether cv_bridge does depends on its version. Any thread.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _FIRST_SCAN = b'\xff\xda'
 _NO_MARKER = (b'\x00', b'\xff', b'')
 _NO_LENGTH = tuple(bytes([marker]) for marker in (0x01, *range(0xD0, 0xDA)))
 
-# What Pillow documents or was seen to raise for bytes that are no whole picture; its warnings are
-# exceptions only where the process makes them so.
+# The errors that Pillow documents, or raised in our tests, for bytes that are not a whole image.
+# Its warnings are exceptions only where the process turns them into exceptions.
 _UNDECODABLE = (
     OSError,
     SyntaxError,
@@ -49,7 +49,7 @@ _UNDECODABLE = (
 
 
 class CompressedImageMessage(Protocol):
-    """sensor_msgs/CompressedImage, whoever read it.
+    """A sensor_msgs/CompressedImage, made by rclpy or by a bag reader.
 
     :param data: a buffer of bytes.
     """
@@ -59,16 +59,18 @@ class CompressedImageMessage(Protocol):
 
 
 def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
-    """
-    :param message: a JPEG or PNG, which is told by its bytes and not by ``message.format``. Its
-        EXIF orientation is not applied.
-    :returns: uint8 [H, W, 3] RGB, not to be written to. Gray is repeated, alpha left out.
-    :raises UnusableImage: if it can't be decoded whole or is no colour or 8-bit gray picture.
+    """Return the RGB image of a compressed message.
+
+    :param message: a JPEG or PNG, recognised by its bytes and not by ``message.format``. Its EXIF
+        orientation is not applied.
+    :returns: uint8 [H, W, 3] RGB, read-only. Gray is repeated, alpha is discarded.
+    :raises UnusableImage: if it can't be decoded completely, or is not a colour or 8-bit gray
+        image.
     """
     what = f'compressed image of format {message.format[:MOST_SHOWN]!r}'
     if 'compressedDepth' in message.format:
         raise UnusableImage(
-            f'{what} is a depth picture', "send the camera's colour topic (.../compressed) instead"
+            f'{what} is a depth image', "send the camera's colour topic (.../compressed) instead"
         )
     if not len(message.data):  # an array has no truth of its own
         raise UnusableImage(f'{what} has no data', 'check its publisher', expected='a JPEG or PNG')
@@ -76,18 +78,18 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
         raise UnusableImage(
             f'{what} has {len(message.data)} bytes of data, at most {MAX_COMPRESSED_BYTES} are '
             'allowed',
-            'have the camera send a smaller picture',
+            'have the camera send a smaller image',
             value=len(message.data),
             expected=f'at most {MAX_COMPRESSED_BYTES}',
         )
     data = bytes(message.data)
     _check_parts(data, what)
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as picture:
-            check_size(picture.width, picture.height)
-            _check_mode(picture.mode, what)
-            if picture.format == 'PNG':
-                return np.asarray(picture.convert('RGB'))
+        with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
+            check_size(image.width, image.height)
+            _check_mode(image.mode, what)
+            if image.format == 'PNG':
+                return np.asarray(image.convert('RGB'))
             _check_scans(data, what)
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, 'RGB', strict=True)
             return pixels
@@ -95,15 +97,20 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
         raise
     except _UNDECODABLE as error:
         # Pillow's text for an unknown kind of file is the address of our buffer.
-        why = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
+        detail = '' if isinstance(error, PIL.UnidentifiedImageError) else f' ({error})'
         raise UnusableImage(
-            f'{what} with {len(data)} bytes of data is no whole JPEG or PNG{why}',
+            f'{what} with {len(data)} bytes of data is not a complete JPEG or PNG{detail}',
             'check its publisher and the connection',
         ) from error
 
 
 def _check_parts(data: bytes, what: str) -> None:
-    """Pillow reads them one by one, in Python; whether they are sound it says itself."""
+    """Check the number of parts, since Pillow reads them one by one in Python.
+
+    Pillow itself checks whether the parts are valid.
+
+    :raises UnusableImage: if there are more than MAX_PARTS.
+    """
     steps = _png_steps(data) if data.startswith(_PNG) else _jpeg_steps(data)
     if sum(1 for _ in itertools.islice(steps, MAX_PARTS + 1)) > MAX_PARTS:
         raise UnusableImage(
@@ -113,7 +120,7 @@ def _check_parts(data: bytes, what: str) -> None:
 
 
 def _png_steps(data: bytes) -> Iterator[None]:
-    """One for each chunk."""
+    """Yield once for each chunk of a PNG."""
     position = len(_PNG)
     while position < len(data):
         yield
@@ -121,7 +128,7 @@ def _png_steps(data: bytes) -> Iterator[None]:
 
 
 def _jpeg_steps(data: bytes) -> Iterator[None]:
-    """One for each segment, fill byte and stray byte before the first scan; none of other kinds."""
+    """Yield once for each segment, fill byte and stray byte before a JPEG's first scan."""
     position = 2 if data.startswith(_JPEG) else len(data)
     while position < len(data) and not data.startswith(_FIRST_SCAN, position):
         yield
@@ -134,12 +141,16 @@ def _jpeg_steps(data: bytes) -> Iterator[None]:
 
 
 def _check_mode(mode: str, what: str) -> None:
-    """:param mode: Pillow's name of the decoded layout."""
+    """Check that the pixels are colour or 8-bit gray.
+
+    :param mode: Pillow's name of the decoded layout.
+    :raises UnusableImage: otherwise.
+    """
     if mode.startswith(('I', 'F')):
         raise UnusableImage(
-            f'{what} holds 16 or 32 bits a pixel and looks like a depth picture, a colour topic is '
+            f'{what} holds 16 or 32 bits a pixel and looks like a depth image, a colour topic is '
             'needed',
-            "send the camera's colour picture",
+            "send the camera's colour image",
         )
     if mode not in ('RGB', 'RGBA', 'L', 'LA'):
         raise UnusableImage(
@@ -151,8 +162,11 @@ def _check_mode(mode: str, what: str) -> None:
 
 
 def _check_scans(data: bytes, what: str) -> None:
-    """Each scan, be it of a few bytes, makes the decoder go through the whole picture."""
-    scans = data.count(b'\xff\xda')  # pixels never look like this mark
+    """Check the number of scans, since the decoder passes over the whole image for each.
+
+    :raises UnusableImage: if there are more than MAX_SCANS.
+    """
+    scans = data.count(b'\xff\xda')  # compressed pixels never contain this marker
     if scans > MAX_SCANS:
         raise UnusableImage(
             f'{what} is a JPEG of {scans} scans, at most {MAX_SCANS} are allowed',

@@ -1,4 +1,4 @@
-"""Reads picture files. Needs no ROS."""
+"""Reader of image files, independent of ROS."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_bytes
 
 _MAX_BYTES = 200_000_000
-_MAX_PIXELS = 64_000_000  # as of a topic's picture
+_MAX_PIXELS = 64_000_000  # as for an image of a topic
 
 
 class UnreadablePicture(VlaError):
-    """A file is missing or holds no picture."""
+    """A file that is missing or is not an image."""
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """
+    """Return the image of a file.
+
     :returns: uint8 [H, W, 3] RGB.
-    :raises UnreadablePicture: if the file is missing, holds no picture, or one that is too large.
+    :raises UnreadablePicture: if the file is missing, is not an image, or its image is too large.
     """
     try:
         data = read_bytes(path, _MAX_BYTES)
     except FileError as error:
-        raise UnreadablePicture(f'picture {error}') from error
+        raise UnreadablePicture(f'image {error}') from error
     try:
         return _decoded(data)
     except Exception as error:  # Pillow's formats raise what they like
-        raise UnreadablePicture(f'{path} can not be read as a picture: {error}') from error
+        raise UnreadablePicture(f'{path} cannot be read as an image: {error}') from error
 
 
 def _decoded(data: bytes) -> NDArray[np.uint8]:
-    with PIL.Image.open(io.BytesIO(data)) as picture:
-        if picture.width * picture.height > _MAX_PIXELS:
-            size = f'{picture.width} x {picture.height}'
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > _MAX_PIXELS:
+            size = f'{image.width} x {image.height}'
             raise ValueError(f'it is {size}; at most {_MAX_PIXELS} pixels are allowed')
-        return np.asarray(picture.convert('RGB'))
+        return np.asarray(image.convert('RGB'))

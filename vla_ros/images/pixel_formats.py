@@ -1,7 +1,7 @@
-"""What a camera's pixel formats mean in RGB: channel orders, Bayer mosaics, YUV 4:2:2, 16 bits.
+"""Conversion of pixel formats to RGB: channel orders, Bayer mosaics, YUV 4:2:2, 16 bits.
 
-NumPy only: knows nothing of ROS messages, their checks, cv_bridge or OpenCV. Every result is bit
-for bit what OpenCV 4 gives (test_images.py compares them). Pure functions, any thread.
+NumPy only; independent of ROS messages, cv_bridge and OpenCV. Every result equals that of OpenCV 4
+bit for bit (test_images.py compares them). Pure functions, any thread.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _YUV_HALF = 1 << (_YUV_SHIFT - 1)
 _LUMA = 1220542
 _V_TO_R, _V_TO_G, _U_TO_G, _U_TO_B = 1673527, -852492, -409993, 2116026
 
-# OpenCV leaves smaller mosaics black: nothing in them has all its neighbours.
+# OpenCV leaves smaller mosaics black: no pixel in them has all its neighbours.
 SMALLEST_MOSAIC = 3
 
 
 def pick_channels(pixels: NDArray[np.uint8], order: Sequence[int]) -> NDArray[np.uint8]:
-    """Red, green and blue are channels ``order`` of ``pixels``.
+    """Copy the channels ``order`` of ``pixels`` into red, green and blue.
 
-    One copy, plane by plane: at 640x480 four times quicker than np.ascontiguousarray of a reversed
-    or four-channel view, which PIL.Image.fromarray would otherwise have to make later.
+    The copy goes plane by plane: at 640x480 it is four times as fast as np.ascontiguousarray of a
+    reversed or four-channel view, which PIL.Image.fromarray would otherwise have to make later.
 
     :param pixels: uint8 [H, W, C].
     :returns: uint8 [H, W, 3].
@@ -39,7 +39,9 @@ def pick_channels(pixels: NDArray[np.uint8], order: Sequence[int]) -> NDArray[np
 
 
 def to_8_bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """x * 255 / 65535 rounded, as cv_bridge scales; in integers (x * 255 + 32895) >> 16, exactly.
+    """Scale 16-bit values to 8 bits as cv_bridge does: x * 255 / 65535, rounded.
+
+    In integers this is exactly (x * 255 + 32895) >> 16.
 
     :returns: uint8, same shape.
     """
@@ -47,7 +49,7 @@ def to_8_bit(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def demosaic(mosaic: NDArray[Any], pattern: str) -> NDArray[Any]:
-    """Bilinear demosaicing: OpenCV's COLOR_Bayer??2RGB.
+    """Demosaic bilinearly, as OpenCV's COLOR_Bayer??2RGB does.
 
     A missing colour is the rounded mean of the two or four nearest pixels that have it; the
     outermost rows and columns repeat their inner neighbours.
@@ -75,7 +77,7 @@ def demosaic(mosaic: NDArray[Any], pattern: str) -> NDArray[Any]:
     inner = rgb[1:-1, 1:-1]
     for row in (0, 1):
         for column in (0, 1):
-            # The inner picture begins one pixel down and right in the pattern.
+            # The inner image begins one pixel down and right in the pattern.
             colours = pattern[2:] if row == 0 else pattern[:2]
             green = red_row if 'r' in colours else blue_row
             site = np.s_[row::2, column::2]
@@ -87,7 +89,7 @@ def demosaic(mosaic: NDArray[Any], pattern: str) -> NDArray[Any]:
 
 
 def bayer_to_rgb(pixels: NDArray[Any], pattern: str) -> NDArray[np.uint8]:
-    """Demosaic at the depth the camera gave, then to 8 bits: cv_bridge's order.
+    """Demosaic at the camera's depth, then scale to 8 bits, in cv_bridge's order.
 
     :param pixels: uint8 or uint16 of any byte order [H, W, 1].
     :param pattern: as for :func:`demosaic`.
@@ -99,10 +101,12 @@ def bayer_to_rgb(pixels: NDArray[Any], pattern: str) -> NDArray[np.uint8]:
 
 
 def yuv422_to_rgb(pixels: NDArray[np.uint8], luma: int) -> NDArray[np.uint8]:
-    """Two neighbours share one U and one V: OpenCV's COLOR_YUV2RGB_UYVY and _YUY2.
+    """Convert YUV 4:2:2, where two neighbours share one U and one V, to RGB.
+
+    Equals OpenCV's COLOR_YUV2RGB_UYVY and COLOR_YUV2RGB_YUY2.
 
     :param pixels: uint8 [H, W, 2], W even; U and V alternate in one of the two channels.
-    :param luma: which channel is Y: 1 for UYVY, 0 for YUYV.
+    :param luma: index of the Y channel: 1 for UYVY, 0 for YUYV.
     :returns: uint8 [H, W, 3].
     """
     u = pixels[:, 0::2, 1 - luma].astype(np.int32) - 128  # [H, W/2]

@@ -1,11 +1,10 @@
-"""ROS pictures to RGB: Image messages to uint8 [H, W, 3], or one clear error.
+"""Conversion of Image messages to RGB: uint8 [H, W, 3], or one clear error.
 
-Knows the message's fields and NumPy; refuses to know nodes, topics' QoS and the model. Importing
-it imports neither ROS nor cv_bridge nor OpenCV nor torch. Any thread; the only state is the verdict
-on cv_bridge, reached once and kept.
+Independent of nodes, QoS and the model. Importing it imports neither ROS nor cv_bridge nor OpenCV
+nor torch. Any thread; the only state is the verdict on cv_bridge, which is reached once and kept.
 
-cv_bridge converts the encodings for which it was seen to give the right values; NumPy converts the
-others, and all of them where there is no working cv_bridge. rgb8 needs no conversion.
+cv_bridge converts the encodings for which it gave the right values in a trial; NumPy converts the
+others, and all encodings where there is no working cv_bridge. rgb8 needs no conversion.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from vla_ros.images.pixel_formats import (
 )
 
 MAX_PIXELS = 64_000_000
-MAX_SIDE = 8192  # pixels; a thin picture may have to be made square
-_MAX_PADDING = 2  # bytes of data over bytes of pixels, beside:
-_MAX_SURPLUS_BYTES = 65_536  # whole pages, for small pictures
+MAX_SIDE = 8192  # pixels; preprocessing may pad a thin image to a square
+_MAX_PADDING = 2  # bytes of data over bytes of pixels, plus:
+_MAX_SURPLUS_BYTES = 65_536  # whole pages, for small images
 _PROBE_TIMEOUT_S = 60.0
-MOST_SHOWN = 80  # characters of what the publisher wrote
+MOST_SHOWN = 80  # characters of the publisher's text in an error
 
 _DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
 
 
 class UnusableImage(VlaError, ValueError):
-    """A message holds no usable colour picture."""
+    """A message that holds no usable colour image."""
 
 
 class ImageMessage(Protocol):
-    """sensor_msgs/Image, whoever read it.
+    """A sensor_msgs/Image, made by rclpy or by a bag reader.
 
     :param step: bytes from one row to the next.
     :param data: a buffer of bytes.
@@ -65,13 +64,13 @@ class ImageMessage(Protocol):
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How one encoding lies in memory and becomes RGB.
+    """The layout of one encoding in memory, and its conversion to RGB.
 
     :param channels: values per pixel.
-    :param to_rgb: from a view [H, W, channels] to uint8 [H, W, 3].
+    :param to_rgb: converts a view [H, W, channels] to uint8 [H, W, 3].
     :param value_bytes: 1 or 2.
-    :param width_multiple: of what the width must be a multiple.
-    :param smallest: what width and height must at least be, pixels.
+    :param width_multiple: number that must divide the width.
+    :param smallest: minimum of width and height, pixels.
     """
 
     channels: int
@@ -105,15 +104,16 @@ _ENCODINGS = {
 
 
 def image_to_rgb(message: ImageMessage) -> NDArray[np.uint8]:
-    """
-    :param message: a picture in one of the encodings above, its rows padded or not.
-    :returns: uint8 [H, W, 3] RGB, not to be written to: for rgb8 a view of ``message.data``.
-    :raises UnusableImage: if the fields contradict each other or the picture is no colour picture.
+    """Return the RGB image of an Image message.
+
+    :param message: an image in one of the encodings above, its rows padded or not.
+    :returns: uint8 [H, W, 3] RGB, read-only: for rgb8 a view of ``message.data``.
+    :raises UnusableImage: if the fields contradict each other, or it is not a colour image.
     """
     encoding = _checked_encoding(message)
     pixel_bytes = encoding.channels * encoding.value_bytes
     packed = message.step == message.width * pixel_bytes
-    # Of cv_bridge's versions some ignore `step`, and some fail on big-endian data with NumPy 2.
+    # Some versions of cv_bridge ignore `step`, and some fail on big-endian data with NumPy 2.
     if encoding.to_rgb is not _unchanged and packed and not message.is_bigendian:
         convert = _cv_bridge().converters.get(message.encoding)
         if convert is not None:
@@ -129,28 +129,30 @@ def image_to_rgb(message: ImageMessage) -> NDArray[np.uint8]:
 
 
 def backend() -> str:
-    """What converts Image messages here, for diagnostics: ``direct``, perhaps with the reason, or
-    ``cv_bridge (<encodings>)``. The first call may take seconds; make it before pictures arrive.
+    """Return the name of the converter of Image messages, for diagnostics.
+
+    It is ``cv_bridge (<encodings>)`` or ``direct``, followed by the cause if cv_bridge does not
+    work. The first call may take seconds; make it before images arrive.
     """
     verdict = _cv_bridge()
     if verdict.converters:
         return f'cv_bridge ({", ".join(verdict.converters)})'
-    return f'direct ({verdict.why_not})' if verdict.why_not else 'direct'
+    return f'direct ({verdict.defect})' if verdict.defect else 'direct'
 
 
 def _checked_encoding(message: ImageMessage) -> _Encoding:
-    """
-    :returns: the message's encoding; its fields and data then agree with it.
-    :raises UnusableImage: if not.
+    """Return the message's encoding, after checking the message's fields and data against it.
+
+    :raises UnusableImage: if they contradict each other, or the encoding is not supported.
     """
     name, width, height = message.encoding, message.width, message.height
     if _DEPTH.fullmatch(name):
         raise UnusableImage(
-            f'image encoding {name!r} looks like a depth picture (or 16-bit gray), a colour topic '
+            f'image encoding {name!r} looks like a depth image (or 16-bit gray), a colour topic '
             'is needed',
-            "remap the image topic to the camera's colour picture",
+            "remap the image topic to the camera's colour image",
             value=name,
-            expected='a colour picture',
+            expected='a colour image',
         )
     encoding = _ENCODINGS.get(name)
     if encoding is None:
@@ -175,10 +177,10 @@ def _checked_encoding(message: ImageMessage) -> _Encoding:
 
 
 def _check_data(message: ImageMessage, row_bytes: int) -> None:
-    """Check that the message has as many bytes as its fields say.
+    """Check the message's number of bytes against its fields.
 
-    :param row_bytes: of a row without padding.
-    :raises UnusableImage: if not.
+    :param row_bytes: bytes of a row without padding.
+    :raises UnusableImage: if there are too few or far too many.
     """
     name, width, height = message.encoding, message.width, message.height
     if message.step < row_bytes:
@@ -209,8 +211,9 @@ def _check_data(message: ImageMessage, row_bytes: int) -> None:
 
 
 def check_size(width: int, height: int, smallest: int = 1) -> None:
-    """
-    :raises UnusableImage: if a side is shorter or longer than allowed, or the picture too large.
+    """Check the size of an image in pixels.
+
+    :raises UnusableImage: if a side is too short or too long, or the image has too many pixels.
     """
     what = f'image is {width} x {height} (width x height)'
     if min(width, height) < smallest:
@@ -220,7 +223,7 @@ def check_size(width: int, height: int, smallest: int = 1) -> None:
             value=min(width, height),
             expected=f'at least {smallest}',
         )
-    smaller = 'have the camera send a smaller picture'
+    smaller = 'have the camera send a smaller image'
     if width * height > MAX_PIXELS:
         raise UnusableImage(
             f'{what}, at most {MAX_PIXELS} pixels are allowed',
@@ -242,18 +245,22 @@ _Imgmsg2Cv2 = Callable[[ImageMessage, str], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class _CvBridge:
-    """The verdict: cv_bridge's converter by encoding, of those that may use it; or why none may."""
+    """The verdict on cv_bridge.
+
+    :param converters: cv_bridge's converter, by each encoding that it converts correctly.
+    :param defect: why it converts none; empty if it is not installed.
+    """
 
     converters: Mapping[str, _Imgmsg2Cv2] = field(default_factory=dict)
-    why_not: str = ''
+    defect: str = ''
 
 
 @functools.cache
 def _cv_bridge() -> _CvBridge:
-    """Try cv_bridge out, in a process of its own.
+    """Try cv_bridge in a separate process.
 
-    Built for NumPy 1 and run with NumPy 2 (vision_opencv#535) it may print, raise or, as its source
-    reads, use a null pointer; no except clause catches the last.
+    A cv_bridge that was built for NumPy 1 and runs with NumPy 2 (vision_opencv#535) may print,
+    raise or, according to its source, use a null pointer, which no except clause catches.
     """
     if importlib.util.find_spec('cv_bridge') is None:
         return _CvBridge()
@@ -268,19 +275,19 @@ def _cv_bridge() -> _CvBridge:
         )
         encodings = json.loads(probe.stdout.strip().rpartition('\n')[2])
         if not encodings:
-            return _CvBridge(why_not='cv_bridge gives wrong values')
+            return _CvBridge(defect='cv_bridge gives wrong values')
         from cv_bridge import CvBridge
 
         return _CvBridge(dict.fromkeys(encodings, CvBridge().imgmsg_to_cv2))
     except subprocess.CalledProcessError as error:
         complaint = (error.stderr.strip().splitlines() or [f'exit status {error.returncode}'])[-1]
-        return _CvBridge(why_not=f'cv_bridge does not work: {complaint}')
+        return _CvBridge(defect=f'cv_bridge does not work: {complaint}')
     except (OSError, ImportError, ValueError, subprocess.TimeoutExpired) as error:
-        return _CvBridge(why_not=f'cv_bridge does not work: {error}')
+        return _CvBridge(defect=f'cv_bridge does not work: {error}')
 
 
 def _agreeing_encodings() -> list[str]:
-    """In the process that tries cv_bridge out: the encodings it converts as we do."""
+    """Return the encodings that cv_bridge converts as we do; for the separate process."""
     from cv_bridge import CvBridge
 
     convert = CvBridge().imgmsg_to_cv2
@@ -301,7 +308,7 @@ def _agrees(convert: _Imgmsg2Cv2, name: str, encoding: _Encoding) -> bool:
     pixels = noise.view(f'<u{encoding.value_bytes}').reshape(height, width, encoding.channels)
     try:
         theirs = convert(message, 'rgb8')
-    except Exception:  # by its version CvBridgeError, KeyError, cv2.error, RuntimeError, ...
+    except Exception:  # its version decides: CvBridgeError, KeyError, cv2.error, RuntimeError, ...
         return False
     ours = encoding.to_rgb(pixels)
     return bool(getattr(theirs, 'dtype', None) == np.uint8 and np.array_equal(theirs, ours))

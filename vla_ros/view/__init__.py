@@ -1,6 +1,6 @@
-"""The operator's view: one picture of what a robot's policy saw, was told and answered.
+"""The operator's view: one image of a policy's input, instruction and answer.
 
-Knows numpy and Pillow; refuses to know ROS, torch and threads.
+NumPy and Pillow only; independent of ROS, torch and threads.
 """
 
 from vla_ros.view.operator_view import STATE_COLOURS, OperatorView, render

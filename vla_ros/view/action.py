@@ -1,7 +1,7 @@
-"""Draws an action: the end effector's motion if it has seven values, plain bars otherwise.
+"""Drawing of an action: the end effector's motion if it has seven values, otherwise plain bars.
 
-Metres, radians and the gripper's opening are what the data set's contract makes of the values.
-Without a contract they are shown as they are, and have no unit.
+The data set's contract converts the values to metres, radians and the gripper's opening. Without a
+contract the values are shown unchanged and have no unit.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from vla_ros.motion import ACTION_DIM, ActionContract
 from vla_ros.types import Prediction
 from vla_ros.view.layout import COLUMN, HEADER, LEFT, SIDE
 
-_RADIUS = 104  # of the translation's full scale
+_RADIUS = 104  # radius of the translation's full scale
 _BAR = 12  # a bar's thickness
 _MOST_ROWS = 18
 
-# Of the action's column, from its left edge.
+# Horizontal positions, from the left edge of the action's column.
 _CENTRE = _RADIUS + 4
 _UPRIGHT = 236  # the bar of z
-_NEAR_LABEL = 276  # of x, y and z
-_TRACK = (64, 262)  # of the bars that lie
+_NEAR_LABEL = 276  # labels of x, y and z
+_TRACK = (64, 262)  # horizontal bars
 _NUMBER_END = 372
 _PROBABILITY = (386, COLUMN)
 
-# From the header's lower edge.
+# Vertical positions, from the header's lower edge.
 _PLOT_CENTRE = 42 + _RADIUS
 _NEAR_ROWS = (78, 138, 198)
 _ROTATION_ROWS = (300, 328, 356)
 _GRIPPER_ROW = 408
 _FIRST_ROW = 48
 
-# Full scales are no smaller: a motion too small to matter shall not look large.
+# Minimum full scales: a motion too small to matter must not look large.
 _SMALLEST_TRANSLATION = 0.01
 _SMALLEST_ROTATION = 0.05
 
@@ -58,10 +58,10 @@ _FRAMES = {'base': "the base's frame", 'end_effector': "the end effector's frame
 def draw_action_frame(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, dim: int, contract: ActionContract | None
 ) -> None:
-    """What is the same for all actions: labels, rings, the bars' tracks.
+    """Draw the parts that all actions share: labels, rings, the bars' tracks.
 
-    :param dim: how many values the action has.
-    :param contract: what they mean, if that is known.
+    :param dim: number of values of the action.
+    :param contract: meaning of the values, if it is known.
     """
     right = LEFT + COLUMN
     write(draw, (right, HEADER + 26), 'probability', MUTED, 12, 'rt')
@@ -90,7 +90,7 @@ def _draw_tracks(draw: ImageDraw.ImageDraw, rows: list[tuple[str, int]]) -> None
 
 
 def _draw_axes(canvas: Image.Image, draw: ImageDraw.ImageDraw) -> None:
-    """x up and y to the left, as seen from above by one who looks along x; z beside them."""
+    """Draw the axes as seen from above: x points up and y to the left; z is beside them."""
     x, y = LEFT + _CENTRE, HEADER + _PLOT_CENTRE
     disc = (x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS)
     draw.ellipse(disc, PANEL)
@@ -108,7 +108,7 @@ def _draw_axes(canvas: Image.Image, draw: ImageDraw.ImageDraw) -> None:
 
 
 def _row_top(row: int, dim: int) -> int:
-    """From the header's lower edge."""
+    """Return the top of a row, from the header's lower edge."""
     pitch = min(28, (SIDE - _FIRST_ROW) // min(dim, _MOST_ROWS))
     return _FIRST_ROW + row * pitch
 
@@ -121,10 +121,10 @@ def draw_action(
     frame: str,
     colour: str,
 ) -> None:
-    """Its values, and of each how probable its token was, over :func:`draw_action_frame`.
+    """Draw the values and the probabilities of their tokens over :func:`draw_action_frame`.
 
-    :param contract: what its values mean, if that is known.
-    :param frame: the robot's own name of the frame; may be empty.
+    :param contract: meaning of the values, if it is known.
+    :param frame: the robot's own name of the coordinate frame; may be empty.
     """
     values = prediction.actions[:1].ravel().tolist()
     tokens = prediction.tokens
@@ -153,9 +153,9 @@ def _draw_motion(
     frame: str,
     colour: str,
 ) -> list[int]:
-    """Seven values: a translation, a rotation and the gripper.
+    """Draw seven values as a translation, a rotation and the gripper.
 
-    :returns: each value's row, from the header's lower edge.
+    :returns: top of each value's row, from the header's lower edge.
     """
     translation, rotation, opening = values[:3], values[3:6], values[6]
     metres = radians = ''
@@ -187,9 +187,9 @@ def _draw_motion(
 def _draw_translation(
     canvas: Image.Image, draw: ImageDraw.ImageDraw, shares: list[float], colour: str
 ) -> None:
-    """An arrow for x and y, a bar for z.
+    """Draw an arrow for x and y, and a bar for z.
 
-    :param shares: of the full scale, -1 to 1; nothing is drawn to a NaN.
+    :param shares: shares of the full scale, -1 to 1; a NaN is not drawn.
     """
     ahead, aside, up = (_RADIUS * part for part in shares)
     if not math.isnan(ahead + aside):
@@ -206,7 +206,10 @@ def _draw_caption(draw: ImageDraw.ImageDraw, top: int, text: str) -> None:
 
 
 def _draw_bar(draw: ImageDraw.ImageDraw, top: int, span: tuple[float, float], colour: str) -> None:
-    """:param span: zero and the value, as shares of the track; nothing is drawn to a NaN."""
+    """Draw a horizontal bar from zero to a value.
+
+    :param span: zero and the value, as shares of the track; a NaN is not drawn.
+    """
     y = HEADER + top
     zero, tip = (LEFT + _TRACK[0] + part * (_TRACK[1] - _TRACK[0]) for part in span)
     if not math.isnan(tip):
@@ -220,7 +223,7 @@ def _draw_number(draw: ImageDraw.ImageDraw, top: int, text: str) -> None:
 
 
 def _draw_probability(draw: ImageDraw.ImageDraw, top: int, value: float) -> None:
-    """A number, and a bar below it from 0 to 1."""
+    """Draw a number, and a bar below it from 0 to 1."""
     first, last = LEFT + _PROBABILITY[0], LEFT + _PROBABILITY[1]
     y = HEADER + top
     text = f'{value:.3f}' if 0 <= value <= 1 else '?'

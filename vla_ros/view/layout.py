@@ -1,9 +1,9 @@
-"""Where things stand in the operator's view, in pixels from its upper left corner."""
+"""The layout of the operator's view, in pixels from its upper left corner."""
 
-# The picture stands on the left, below the header; the action on its right.
+# The image is on the left, below the header; the action is to the right of it.
 MARGIN = 16
 HEADER = 108
-SIDE = 448  # of the square for the picture: OpenVLA's 224, twice
-LEFT = 2 * MARGIN + SIDE  # of the action
-COLUMN = 440  # the action's width
+SIDE = 448  # side of the image's square: OpenVLA's 224, twice
+LEFT = 2 * MARGIN + SIDE  # left edge of the action
+COLUMN = 440  # width of the action
 SIZE = (LEFT + COLUMN + MARGIN, HEADER + SIDE + MARGIN)

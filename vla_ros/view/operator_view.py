@@ -1,7 +1,8 @@
-"""Draws the operator's view. Pure: the same view gives the same pixels; any one thread at a time.
+"""Drawing of the operator's view.
 
-Nothing is projected into the camera's picture: where the camera stands is not known here. The
-picture itself is only enlarged, each pixel to a square, so that what is seen is what was seen.
+Pure: the same view gives the same pixels. One thread at a time. Nothing is projected into the
+camera's image, since the camera's pose is unknown here. The image is only enlarged, each pixel to a
+square, so the operator sees exactly what the model saw.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from vla_ros.types import Prediction
 from vla_ros.view.action import draw_action, draw_action_frame
 from vla_ros.view.layout import HEADER, LEFT, MARGIN, SIDE, SIZE
 
-# The word is always there, too: background, and what is written on it.
+# Colours of the background and of the state's name on it. The name is always shown, too.
 STATE_COLOURS = {
     State.UNKNOWN: (GRAY, 'black'),
     State.UNCONFIGURED: (GRAY, 'black'),
@@ -50,17 +51,17 @@ STATE_COLOURS = {
 
 @dataclass(frozen=True)
 class OperatorView:
-    """What there is to see of one robot.
+    """The content of the view of one robot.
 
     :param robot: its name; may be empty.
     :param message: a sentence; may be empty.
-    :param instruction: the one in force; empty: none.
-    :param prediction: the last one, with the picture that the model saw. Seven values are taken
-        for a translation, a rotation and the gripper; any other number has no names.
-    :param contract: what these seven mean; None if that is not known: they have no units then.
-    :param published: whether its action was published.
-    :param age_s: how old the prediction's observation is now, seconds; None without one.
-    :param frame: the robot's own name of the frame that the action is given in; may be empty.
+    :param instruction: the current one; empty if there is none.
+    :param prediction: the last one, with the image that the model saw. Seven values are drawn as a
+        translation, a rotation and the gripper; any other number of values has no names.
+    :param contract: meaning of these seven values; None if it is unknown: they have no units then.
+    :param published: whether the prediction's action was published.
+    :param age_s: current age of the prediction's observation, seconds; None without one.
+    :param frame: the robot's own name of the action's coordinate frame; may be empty.
     """
 
     robot: str = ''
@@ -75,47 +76,48 @@ class OperatorView:
 
 
 def render(view: OperatorView) -> NDArray[np.uint8]:
-    """
-    :returns: uint8 [572, 936, 3] RGB, not to be written to.
+    """Draw the view of one robot.
+
+    :returns: uint8 [572, 936, 3] RGB, read-only.
     """
     prediction = view.prediction
     images = () if prediction is None else tuple(prediction.model_images.values())
-    picture = images[0] if images else None
+    image = images[0] if images else None
     dim = None if prediction is None else prediction.actions[:1].size
     canvas = _still(dim, view.contract).copy()
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, view)
-    if picture is None:
-        text = 'no picture yet' if prediction is None else 'the policy hands out no picture'
+    if image is None:
+        text = 'no image yet' if prediction is None else 'the policy gives no image'
         write(draw, (MARGIN + SIDE / 2, HEADER + SIDE / 2), text, MUTED, 18, 'mm')
     else:
-        _place_picture(canvas, picture)
+        _place_image(canvas, image)
     if prediction is not None:
-        in_force = view.published and view.state is State.RUNNING
-        heading, ink = ('action', TEXT) if in_force else ('last action', MUTED)
+        executed = view.published and view.state is State.RUNNING
+        heading, ink = ('action', TEXT) if executed else ('last action', MUTED)
         if not view.published:
             heading, ink = 'action, not published', ORANGE
         write(draw, (LEFT, HEADER), heading, ink, 16, 'lt')
-        colour = SKY_BLUE if in_force else GRAY
+        colour = SKY_BLUE if executed else GRAY
         draw_action(canvas, draw, prediction, view.contract, view.frame, colour)
     return np.asarray(canvas)
 
 
-def _place_picture(canvas: Image.Image, picture: NDArray[np.uint8]) -> None:
-    """Each pixel becomes a square. Of a picture that is too large only every n-th is shown."""
-    step = math.ceil(max(picture.shape) / SIDE)
-    shown = Image.fromarray(np.ascontiguousarray(picture[::step, ::step]))
-    factor = SIDE // max(shown.size)
-    size = (factor * shown.width, factor * shown.height)
+def _place_image(canvas: Image.Image, image: NDArray[np.uint8]) -> None:
+    """Draw each pixel as a square; of an image that is too large, only every n-th pixel."""
+    step = math.ceil(max(image.shape) / SIDE)
+    sampled = Image.fromarray(np.ascontiguousarray(image[::step, ::step]))
+    factor = SIDE // max(sampled.size)
+    size = (factor * sampled.width, factor * sampled.height)
     corner = (MARGIN + (SIDE - size[0]) // 2, HEADER + (SIDE - size[1]) // 2)
-    canvas.paste(shown.resize(size, Image.Resampling.NEAREST), corner)
+    canvas.paste(sampled.resize(size, Image.Resampling.NEAREST), corner)
 
 
 @functools.lru_cache(maxsize=8)
 def _still(dim: int | None, contract: ActionContract | None) -> Image.Image:
-    """What never changes, drawn once. Not to be drawn on: copy it.
+    """Draw the unchanging parts, once. Callers must copy the result before they draw on it.
 
-    :param dim: how many values the action has; None without an action.
+    :param dim: number of values of the action; None without an action.
     """
     canvas = Image.new('RGB', SIZE, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
@@ -128,7 +130,7 @@ def _still(dim: int | None, contract: ActionContract | None) -> Image.Image:
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, view: OperatorView) -> None:
-    """Draw state and message, robot and age, the instruction."""
+    """Draw the state, message, robot, age and instruction."""
     colour, ink = STATE_COLOURS[view.state]
     word = view.state.name
     badge = MARGIN + 28 + round(font(16).getlength(word))
