@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vla_ros.simulation import INSTRUCTIONS, BlocksWorld, State
 from vla_ros.simulation.expert import expert_action
-from vla_ros.simulation.scene import COLOURS, PICTURE_SIZE
+from vla_ros.simulation.scene import COLOURS, IMAGE_SIZE
 from vla_ros.types import Observation
 
 # From an observation and the expert's action, float64 [7], to the action to take, float64 [7].
@@ -58,7 +58,7 @@ def collect(
     :raises ValueError: if the starts are not enough.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shape = (frames, PICTURE_SIZE, PICTURE_SIZE, 3)
+    shape = (frames, IMAGE_SIZE, IMAGE_SIZE, 3)
     images = np.lib.format.open_memmap(directory / _IMAGES, 'w+', np.uint8, shape)
     actions = np.zeros((frames, len(INSTRUCTIONS), 7), np.float32)
     places = np.zeros((frames, PLACES), np.float32)

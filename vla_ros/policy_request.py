@@ -1,4 +1,4 @@
-"""The policy that is asked for, and what each kind of policy does with such a request.
+"""The request for a policy, and the interface of each kind of policy.
 
 Importing this loads neither numpy nor a policy.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the doctor reports what is not installed
 
 @dataclass(frozen=True)
 class PolicyRequest:
-    """The policy that is asked for. Names, defaults and meanings are those of the parameters."""
+    """A request for a policy. Names, defaults and meanings are those of the parameters."""
 
     model: str = ''
     revision: str = ''
@@ -32,7 +32,7 @@ class PolicyRequest:
 
     @property
     def label(self) -> str:
-        """How it is computed, in a word that is fit for a folder's name."""
+        """Device, dtype, quantization and preprocessing, in a word that suits a folder's name."""
         words = [self.device.replace(':', ''), self.dtype, self.quantization]
         return '-'.join(words if self.preprocessing == 'raw' else [*words, self.preprocessing])
 
@@ -40,7 +40,7 @@ class PolicyRequest:
 def product(base: PolicyRequest, **lists: Sequence[Any]) -> list[PolicyRequest]:
     """Return every combination of the values, the first values first.
 
-    :param base: what all have in common.
+    :param base: request with the values that all combinations share.
     :param lists: the values by field.
     """
     return [
@@ -50,7 +50,7 @@ def product(base: PolicyRequest, **lists: Sequence[Any]) -> list[PolicyRequest]:
 
 
 class Inspection(Protocol):
-    """What is known of a policy before its weights are loaded."""
+    """The properties of a policy that are known before its weights are loaded."""
 
     @property
     def folder(self) -> Path | None:
@@ -58,7 +58,7 @@ class Inspection(Protocol):
 
     @property
     def unnorm_keys(self) -> Collection[str]:
-        """The data sets whose statistics it has; none if any key will do."""
+        """The data sets whose statistics it has; empty if it takes any key."""
 
     def check(self) -> str:
         """Check all but the values of the weights, and return what was found, for the user.
@@ -67,26 +67,26 @@ class Inspection(Protocol):
         """
 
     def key(self, unnorm_key: str) -> str:
-        """Return the key in force; empty means the only one.
+        """Return the key to use; an empty one selects the only one.
 
         :raises PolicyError: if there are no such statistics.
         """
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what the policy needs and gives.
+        """Return the policy's spec.
 
         :raises PolicyError: if there are no such statistics.
         """
 
     def needed_bytes(self, request: PolicyRequest) -> int | None:
-        """Return the memory that loading and running take; None if that is not worth asking.
+        """Return the memory that loading and running take; None if it is negligible.
 
         :param request: resolved.
         """
 
 
 class Kind(Protocol):
-    """A kind of policy: one room."""
+    """A kind of policy, implemented by one room."""
 
     def owns(self, model: str) -> bool:
         """Return whether a model of this name is of this kind."""
@@ -98,13 +98,13 @@ class Kind(Protocol):
         """
 
     def inspect(self, request: PolicyRequest) -> Inspection | None:
-        """Return what is known without the weights; None if it has to be downloaded first.
+        """Return the policy's properties; None if its files must be downloaded first.
 
         :raises PolicyError: if not even its description can be read.
         """
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
-        """Return what the answers of a loaded policy depend on beside the request."""
+        """Return the facts beyond the request that a loaded policy's answers depend on."""
 
     def load(
         self,
@@ -117,5 +117,5 @@ class Kind(Protocol):
 
         :param center_crop: whether images are cropped, as they were in training.
         :param max_batch_size: number of observations that may be predicted at a time.
-        :raises PolicyError: if there can be no such policy.
+        :raises PolicyError: if the policy can't be loaded.
         """

@@ -99,7 +99,7 @@ def write_marker(content: str) -> Callable[[Path], str]:
 def train_there(folder: Path) -> str:
     shutil.rmtree(folder)
     write_with('training/train.py', folder)
-    return "'training/train.py' wrote what is there"
+    return "'training/train.py' wrote its files"
 
 
 def write_with(writer: str, folder: Path, *names: str) -> OwnFolder:
@@ -175,7 +175,7 @@ def test_what_is_no_folder(
 ) -> None:
     make(tmp_path / 'file')
     assert cli.main([str(tmp_path / 'file')]) == 1
-    assert 'is no folder' in capsys.readouterr().err
+    assert 'is not a folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['openvla/openvla-7b', 'a//b/', 'a/./b', 'x/../a/b', 'runs/new'])

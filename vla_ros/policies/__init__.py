@@ -1,4 +1,4 @@
-"""The registry of policies, for the node, the doctor, the replay and the commands alike."""
+"""The registry of policies, for the node, the doctor, the replay and the commands."""
 
 from vla_ros.policies.registry import (
     KINDS,

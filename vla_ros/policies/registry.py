@@ -1,4 +1,4 @@
-"""The kinds of policies that there are, and the way from a request to a policy."""
+"""The list of all kinds of policies, and the functions that select and load a policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vla_ros.policy_request import Inspection, Kind, PolicyRequest
 if TYPE_CHECKING:  # the doctor reports what is not installed
     from vla_ros.types import Policy, ProgressCallback
 
-# A line for each, imported when its turn comes. The last owns all that is left: folders, hub ids.
+# One line for each kind, imported when needed. The last one owns all other names: folders, hub ids.
 KINDS = (
     'vla_ros.scripted.kind:Scripted',
     'vla_ros.openvla.kind:OpenVLA',
@@ -19,7 +19,7 @@ KINDS = (
 
 
 def kind_of(model: str) -> Kind:
-    """Return the kind that a model is of."""
+    """Return the kind of a model."""
     for name in KINDS:
         module, _, attribute = name.partition(':')
         kind: Kind = getattr(import_module(module), attribute)()
@@ -29,10 +29,10 @@ def kind_of(model: str) -> Kind:
 
 
 def resolve(request: PolicyRequest) -> PolicyRequest:
-    """Return the request without ``auto``, and checked as far as that goes without loading.
+    """Return the request without ``auto``, checked as far as is possible without loading.
 
     :raises PolicyError: if it asks for what the kind or the machine does not have.
-    :raises ContractError: if nobody knows whether images are to be cropped.
+    :raises ContractError: if it is unknown whether images must be cropped.
     """
     resolved = kind_of(request.model).resolve(request)
     center_crop(resolved)
@@ -40,7 +40,7 @@ def resolve(request: PolicyRequest) -> PolicyRequest:
 
 
 def resolve_all(requests: Iterable[PolicyRequest]) -> list[PolicyRequest]:
-    """Resolve them, and return each of the results once.
+    """Resolve the requests, and return each result once.
 
     :raises PolicyError: as :func:`resolve`.
     """
@@ -48,7 +48,7 @@ def resolve_all(requests: Iterable[PolicyRequest]) -> list[PolicyRequest]:
 
 
 def inspect(request: PolicyRequest) -> Inspection | None:
-    """Return what is known without the weights; None if it has to be downloaded first.
+    """Return the policy's properties; None if its files must be downloaded first.
 
     :raises PolicyError: if not even its description can be read.
     """
@@ -56,7 +56,7 @@ def inspect(request: PolicyRequest) -> Inspection | None:
 
 
 def recipe(request: PolicyRequest) -> dict[str, Any]:
-    """Return what the answers of a loaded policy depend on beside the request."""
+    """Return the facts beyond the request that a loaded policy's answers depend on."""
     return kind_of(request.model).recipe(request, center_crop(request))
 
 
@@ -68,16 +68,16 @@ def load_policy(
     """Load the policy. Importing torch, where the policy needs it, takes seconds.
 
     :param max_batch_size: number of observations that may be predicted at a time.
-    :raises PolicyError: if there can be no such policy.
+    :raises PolicyError: if the policy can't be loaded.
     """
     kind = kind_of(request.model)
     return kind.load(request, center_crop(request), max_batch_size, progress)
 
 
 def center_crop(request: PolicyRequest) -> bool:
-    """Return whether images are cropped: if they were in the training that is imitated.
+    """Return whether images are cropped: if they were in the training that is reproduced.
 
-    :raises ContractError: if nobody knows whether they were.
+    :raises ContractError: if it is unknown whether they were.
     """
     from vla_ros.motion import was_cropped
 

@@ -1,4 +1,4 @@
-"""The scripted policy in the registry."""
+"""The registry's kind for scripted policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLAIN = ('auto', 'auto', 'none', 'raw', False)
 
 @dataclass(frozen=True)
 class ScriptedInspection:
-    """What a script says."""
+    """The properties of a scripted policy, read from its script."""
 
     model: str
     all_keys: PolicySpec
@@ -27,26 +27,26 @@ class ScriptedInspection:
         return f'{self.model}: a policy without a checkpoint'
 
     def key(self, unnorm_key: str) -> str:
-        """Return the key as it is: any will do."""
+        """Return the key unchanged, since a scripted policy takes any."""
         return unnorm_key
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what the policy needs and gives, whatever the key."""
+        """Return the policy's spec, which is the same for every key."""
         return self.all_keys
 
     def needed_bytes(self, request: PolicyRequest) -> None:
-        """Return None: it is next to nothing."""
+        """Return None, since it needs hardly any memory."""
 
 
 class Scripted:
-    """Owns ``scripted`` and ``scripted:...``; ignores what only concerns models."""
+    """The kind of ``scripted`` and ``scripted:...``."""
 
     def owns(self, model: str) -> bool:
         """Return whether the model is a script."""
         return is_scripted(model)
 
     def resolve(self, request: PolicyRequest) -> PolicyRequest:
-        """Return the request with the device and dtype that it has.
+        """Return the request with the device and dtype of all scripted policies.
 
         :raises PolicyError: if it asks for a device, dtype, quantization or preprocessing.
         """
@@ -59,15 +59,15 @@ class Scripted:
         return replace(request, device='cpu', dtype='float64')
 
     def inspect(self, request: PolicyRequest) -> ScriptedInspection:
-        """Return what the script says.
+        """Return the properties that the script gives.
 
-        :raises PolicyError: if it is malformed.
+        :raises PolicyError: if the script is malformed.
         """
         _, options = read_script(request.model)
         return ScriptedInspection(request.model, spec_of(options))
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
-        """Return nothing: the script says all."""
+        """Return an empty recipe, since the script determines the answers."""
         return {}
 
     def load(
@@ -77,7 +77,7 @@ class Scripted:
         max_batch_size: int,
         progress: ProgressCallback,
     ) -> ScriptedPolicy:
-        """Make the policy, and do what the script says of loading.
+        """Make the policy, and run the script's faults of loading.
 
         :raises PolicyError: if the script is malformed.
         """

@@ -1,4 +1,4 @@
-"""The policy that does what a script says. Runs in the policy's thread."""
+"""The policy that follows a script. Runs in the policy's thread."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from vla_ros.types import (
 _TICK_S = 0.01  # a Cancel can only be asked, not waited for
 _TICKS_PER_REPORT = 10
 _PERIOD = 50  # calls after which the motion repeats
-_FIRST_ACTION_ID = 31744  # of OpenVLA's action tokens; it stands for the value 1
+_FIRST_ACTION_ID = 31744  # the first of OpenVLA's action tokens; it means the value 1
 
-# The text that goes with a fault which is an error.
+# The exception and text of each fault that raises.
 _ERRORS: dict[str, tuple[type[Exception], str]] = {
     'raise': (RuntimeError, 'failed'),
     'oom': (MemoryError, 'out of memory, tried to allocate 14.00 GiB'),
@@ -53,7 +53,7 @@ _ERRORS: dict[str, tuple[type[Exception], str]] = {
 
 
 def spec_of(options: Options) -> PolicySpec:
-    """Return what a policy with these options needs and gives."""
+    """Return the spec of a policy with these options."""
     several = tuple(f'camera_{number}' for number in range(1, 1 + options.cameras))
     return PolicySpec(
         cameras=(ONE_CAMERA,) if options.cameras == 1 else several,
@@ -70,7 +70,7 @@ def spec_of(options: Options) -> PolicySpec:
 
 @dataclasses.dataclass(frozen=True)
 class ScriptedSession:
-    """A session of a policy that remembers nothing."""
+    """A session without memory."""
 
     spec: PolicySpec
     unnorm_key: str
@@ -80,7 +80,7 @@ class ScriptedSession:
 
 
 class ScriptedPolicy:
-    """Use :meth:`from_script`."""
+    """A policy that follows a script. Make it with :meth:`from_script`."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class ScriptedPolicy:
         max_batch_size: int = 1,
         clock: Clock = SystemClock(),
     ) -> ScriptedPolicy:
-        """Read the script, and do what it says of loading.
+        """Read the script, and run its faults of loading.
 
         :param model: ``scripted`` or ``scripted:...``; the package's docstring has the grammar.
-        :param max_batch_size: of the calls; the script has no limit of its own.
-        :param clock: of what is slow.
+        :param max_batch_size: maximum observations of a call; the script itself sets no limit.
+        :param clock: clock that slow faults wait by.
         :raises PolicyError: if the script is malformed.
         """
         faults, options = read_script(model)
@@ -120,15 +120,15 @@ class ScriptedPolicy:
         return policy
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what it needs and gives, whatever the key."""
+        """Return the policy's spec, which is the same for every key."""
         return self._spec
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
-        """Do what the script says of warming up.
+        """Run the script's faults of the warm-up.
 
-        :raises SelfCheckError: if that is ``self_check``.
+        :raises SelfCheckError: if the fault ``self_check`` is among them.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
         started_s = self._clock.monotonic_s()
@@ -141,30 +141,30 @@ class ScriptedPolicy:
         return WarmupTimes(self._clock.monotonic_s() - started_s, seconds[0], seconds[1])
 
     def check_files(self) -> None:
-        """:raises PolicyError: once ``changed`` was due."""
+        """Raise PolicyError from the first call on at which ``changed`` was due."""
         if self._changed:
             raise PolicyError(f'a file of the checkpoint has changed (scripted {self._changed})')
 
     def check_instruction(self, instruction: str) -> None:
         """Raise InstructionError if the instruction can't be used."""
         if is_blank(instruction):
-            raise InstructionError('instruction is empty; there is nothing to do')
+            raise InstructionError('instruction is empty', 'there is nothing to do')
         check_instruction(instruction)
 
     def session(self, unnorm_key: str | None = None) -> ScriptedSession:
-        """Begin a session, whatever the key."""
+        """Begin a session; any key is allowed."""
         return ScriptedSession(self.spec(), unnorm_key or NAME)
 
     def predict(
         self, batch: Sequence[tuple[Session, Observation]], cancel: Cancel | None = None
     ) -> list[Prediction | PolicyError]:
-        """Return the motion's next action for each, or what the script has instead.
+        """Return the next action for each observation, changed by the faults that are due.
 
         A batch is one call.
 
         :returns: a PolicyError where the instruction can't be used, or an image or the state is
             missing.
-        :raises InferenceCancelled: soon after ``cancel`` is set, unless it is ``hung``.
+        :raises InferenceCancelled: soon after ``cancel`` is set, except during ``hung``.
         """
         self._calls += 1
         due = [fault for fault in self._faults if fault.is_due(self._calls, self._random)]
@@ -177,7 +177,7 @@ class ScriptedPolicy:
         return [self._answer(session, observation, due) for session, observation in batch]
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing, since there is nothing to free."""
 
     def _answer(
         self, session: Session, observation: Observation, due: list[Fault]
@@ -208,9 +208,9 @@ def _act(
     cancel: Cancel | None,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Do what a fault does before there is a prediction; some only change that.
+    """Run a fault that acts before the prediction; the other faults change the prediction.
 
-    :param what: names the fault in errors and progress.
+    :param what: name of the fault in errors and progress.
     """
     if fault.kind in ('slow', 'stuck'):
         _wait(clock, fault.number, cancel, progress, f'{NAME} {what}')
@@ -234,9 +234,10 @@ def _wait(
     progress: ProgressCallback | None = None,
     text: str = '',
 ) -> None:
-    """Wait, and hear ``cancel`` meanwhile; ``progress`` may raise InferenceCancelled, too.
+    """Wait, and check ``cancel`` while waiting.
 
     :param seconds: may be infinite.
+    :raises InferenceCancelled: soon after ``cancel`` is set; ``progress`` may raise it, too.
     """
     reports = math.ceil(seconds / _TICK_S / _TICKS_PER_REPORT) if seconds < math.inf else 1
     started_s = clock.monotonic_s()
@@ -267,17 +268,17 @@ def _check_parts(observation: Observation, spec: PolicySpec) -> None:
     for camera in spec.cameras:
         if camera not in observation.images:
             there = ', '.join(sorted(observation.images)) or 'no camera'
-            raise PolicyError(f'there is no image of the camera {camera!r}; there are: {there}')
+            raise PolicyError(f'there is no image of the camera {camera!r}', f'there are: {there}')
     values = 0 if observation.state is None else observation.state.size
     if values != spec.state_dim:
-        raise PolicyError(f'the state has {values} values; {spec.state_dim} are needed')
+        raise PolicyError(f'the state has {values} values', f'{spec.state_dim} are needed')
 
 
 def _prediction(call: int, spec: PolicySpec, unnorm_key: str, due: list[Fault]) -> Prediction:
     """Return the actions of a call, changed by the faults that are due.
 
-    Row k of a call is row 0 of the k-th call after it. Each value swings in a phase of its own; the
-    last one, the gripper, opens and closes.
+    Row k of a call is row 0 of the k-th call after it. Each value oscillates with its own phase;
+    the last one, the gripper, opens and closes.
     """
     kinds = {fault.kind: fault.number for fault in due}
     rows, dim = int(kinds.get('row', spec.horizon)), int(kinds.get('dim', spec.action_dim))
@@ -286,7 +287,7 @@ def _prediction(call: int, spec: PolicySpec, unnorm_key: str, due: list[Fault]) 
     normalized[:, -1:] = calls % _PERIOD < _PERIOD / 2
     if 'unbounded' in kinds:
         normalized[:1] += np.copysign(1.5, normalized[:1])
-    # As OpenVLA: 256 edges over [-1, 1], and the lowest id for the highest value.
+    # As in OpenVLA: 256 edges over [-1, 1], and the lowest id for the highest value.
     bins = 255 - np.floor((np.clip(normalized, -1.0, 1.0) + 1.0) * 127.5).astype(np.int64)
     tokens = TokenTrace(_FIRST_ACTION_ID + bins.ravel(), np.ones(bins.size, np.float32))
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Reads a script: options and faults. The package's docstring has the grammar."""
+"""Reader of scripts: options and faults. The package's docstring has the grammar."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _NUMBER_OPTIONAL = ('hung', 'lock', 'exit')
 
 @dataclass(frozen=True)
 class Options:
-    """What a scripted policy needs and gives.
+    """The options of a scripted policy.
 
-    :param seed: of what is at random.
-    :param action_dim: columns of a sound action.
-    :param chunk: rows of a sound action.
+    :param seed: seed of random faults.
+    :param action_dim: columns of a valid action.
+    :param chunk: rows of a valid action.
     :param cameras: number of cameras.
     :param state: number of values of the state.
-    :param period: time between two rows [s]; None: not told.
+    :param period: time between two rows [s]; None if unknown.
     :param tokens: 1 if it emits tokens, else 0.
     """
 
@@ -62,10 +62,10 @@ _OPTIONS = tuple(field.name for field in fields(Options))
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault; at the calls ``first`` to ``last`` if there is no probability.
+    """One fault, at the calls ``first`` to ``last`` if there is no probability.
 
-    :param text: as written.
-    :param number: infinite if there is none.
+    :param text: the fault as written in the script.
+    :param number: the number after ``=``; infinite if there is none.
     :param phase: ``load``, ``warmup`` or ``call``.
     """
 
@@ -78,22 +78,22 @@ class Fault:
     probability: float | None = None
 
     def is_due(self, call: int, random: np.random.Generator) -> bool:
-        """Whether it happens at this call; draws once if it is at random."""
+        """Return whether the fault occurs at this call; a random fault draws one number."""
         if self.probability is not None:
             return random.random() < self.probability
         return self.phase == 'call' and self.first <= call <= self.last
 
 
 def is_scripted(model: str) -> bool:
-    """Whether the parameter ``model`` asks for this policy."""
-    # The bare word too: YAML, and so the command line, takes 'scripted:' for a mapping.
+    """Return whether the parameter ``model`` names a scripted policy."""
+    # The bare word too: YAML, and so the command line, reads 'scripted:' as a mapping.
     return model.partition(':')[0] == NAME
 
 
 def read_script(model: str) -> tuple[list[Fault], Options]:
     """Read the faults, slow ones first, and the options.
 
-    :raises PolicyError: naming the first item that is not allowed, and what is.
+    :raises PolicyError: if an item is not allowed; it names the first one, and what is allowed.
     """
     script = model.partition(':')[2]
     faults: list[Fault] = []
@@ -112,7 +112,7 @@ def read_script(model: str) -> tuple[list[Fault], Options]:
         for kind, option in (('dim', 'action_dim'), ('row', 'chunk')):
             for fault in faults:
                 if fault.kind == kind and fault.number == getattr(options, option):
-                    raise ValueError(f'{fault.text!r} is no fault: allowed is all but the {option}')
+                    raise ValueError(f'{fault.text!r} is not a fault: it equals the {option}')
     except ValueError as error:
         example = 'scripted:slow=0.3@10-20,nan@5%,seed=1'
         raise PolicyError(f'model {model!r}: {error}', f'for example {example}') from None

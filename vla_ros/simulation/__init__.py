@@ -1,7 +1,7 @@
-"""A simulated robot at a table: what a policy sees, what its actions do, and an expert.
+"""A simulated robot at a table, with a camera and a scripted expert.
 
-For training and judging a policy where there is no robot. Needs requirements/simulation.txt, or
-LIBERO, when a world is made, and not before; knows neither torch nor ROS.
+For training and judging a policy without a robot. Only making a world needs
+requirements/simulation.txt, or LIBERO. Independent of torch and ROS.
 """
 
 from vla_ros.simulation.blocks import (

@@ -1,8 +1,8 @@
-"""Moves the simulated arm by a displacement of its tool, exactly and within a period.
+"""A simulated arm that is moved by displacements of its tool, exactly and within a period.
 
 Inverse kinematics finds the joints of the displaced pose, the joints go there on a minimum-jerk
-path, and computed torque keeps them on it. The arm rests at both ends of the path: one picture
-shows its whole state, there is no speed that it would not show.
+path, and computed torque keeps them on it. The arm rests at both ends of the path, so a single
+image shows its whole state.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from vla_ros.simulation.scene import FINGER_TRAVEL_M, JOINTS, TIMESTEP_S, TOOL
 
 HOME = np.array([0.0, math.pi / 16, 0.0, -5 * math.pi / 6, 0.0, math.pi - 0.2, math.pi / 4])
 _STIFFNESS, _DAMPING = 3600.0, 120.0  # 1/s² and 1/s: critically damped, 1/60 s
-_PATH_SHARE = 0.85  # of the period; in the rest of it the arm settles
+_PATH_SHARE = 0.85  # share of the period spent on the path; the arm settles in the rest
 _IK_STEPS, _IK_TOLERANCE, _IK_MARGIN = 50, 1e-5, 1e-4
-_POSTURE_GAIN = 0.05  # of the pull towards HOME, in what does not move the tool
+_POSTURE_GAIN = 0.05  # gain of the pull towards HOME, in the null space of the tool's motion
 
 
 @dataclass
 class _Path:
-    """Of the joints, minimum jerk.
+    """A minimum-jerk path of the joints.
 
     :param start: float64 [7], radians.
-    :param way: float64 [7], radians from there to the end.
+    :param way: float64 [7], radians from ``start`` to the end.
     """
 
     start: NDArray[np.float64]
@@ -38,7 +38,7 @@ class _Path:
 
 
 class Arm:
-    """Its state is MuJoCo's, but for the path that it follows."""
+    """The arm. Its state is MuJoCo's, except for the path that it follows."""
 
     def __init__(self, mujoco: Any, model: Any, data: Any) -> None:
         self._mujoco, self._model, self._data = mujoco, model, data
@@ -56,22 +56,22 @@ class Arm:
 
     @property
     def position(self) -> NDArray[np.float64]:
-        """Of the tool: float64 [3], metres, in the base's frame."""
+        """Position of the tool in the base's frame: float64 [3], metres."""
         return np.array(self._data.site_xpos[self._site])
 
     @property
     def rotation(self) -> NDArray[np.float64]:
-        """Of the tool: float64 [3, 3], from its frame to the base's."""
+        """Rotation from the tool's frame to the base's: float64 [3, 3]."""
         return np.array(self._data.site_xmat[self._site]).reshape(3, 3)
 
     @property
     def opening(self) -> float:
-        """How far the fingers are apart: 0 closed, 1 open."""
+        """Opening of the fingers: 0 closed, 1 open."""
         first, second = (float(self._data.qpos[address]) for address in self._finger_qpos)
         return (first - second) / (2 * FINGER_TRAVEL_M)
 
     def place(self, position: NDArray[np.float64], rotation: NDArray[np.float64]) -> None:
-        """Put the tool there at once, with open fingers."""
+        """Put the tool at a pose immediately, with open fingers."""
         joints = self._solve(HOME, position, rotation)
         self._path = _Path(joints, np.zeros(7), 1.0)
         self._data.qpos[self._qpos] = joints
@@ -85,7 +85,7 @@ class Arm:
         gripper_open: bool,
         period_s: float,
     ) -> None:
-        """Set out to move the tool by so much, within a period.
+        """Start moving the tool by a displacement, within a period.
 
         :param translation: float64 [3], metres along the base's axes.
         :param turn: float64 [3], radians, axis times angle along the base's axes.
@@ -97,13 +97,13 @@ class Arm:
         self._data.ctrl[self._finger_motors] = travel, -travel
 
     def advance(self, ticks: int) -> None:
-        """Let so many time steps pass, under way or at rest."""
+        """Simulate a number of time steps, whether the arm moves or rests."""
         for _ in range(ticks):
             self._path.elapsed_s += TIMESTEP_S
             self._track(self._path)
 
     def _track(self, path: _Path) -> None:
-        """One tick of computed torque towards the place on the path."""
+        """Simulate one tick of computed torque towards the current place on the path."""
         mujoco, data = self._mujoco, self._data
         s = min(path.elapsed_s / path.duration_s, 1.0)
         place = path.start + path.way * s**3 * (10 - 15 * s + 6 * s**2)
@@ -124,8 +124,12 @@ class Arm:
         position: NDArray[np.float64],
         rotation: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Inverse kinematics by damped least squares; ends at the nearest it can where the pose is
-        out of reach."""
+        """Return the joints of a pose, by damped least squares.
+
+        For a pose that is out of reach, return the joints that come nearest to it.
+
+        :param joints: where to start, float64 [7], radians.
+        """
         mujoco, model, scratch = self._mujoco, self._model, self._scratch
         joints = joints.copy()
         jacobian = np.zeros((6, model.nv))
@@ -148,7 +152,7 @@ class Arm:
 
 
 def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Axis times angle of a rotation: float64 [3], radians; short of half a turn."""
+    """Return the axis times the angle of a rotation below half a turn: float64 [3], radians."""
     doubled = np.array(
         [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
     )
@@ -158,7 +162,7 @@ def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation about a vector by its length, by Rodrigues' formula: float64 [3, 3]."""
+    """Return the rotation about a vector by its length, by Rodrigues' formula: float64 [3, 3]."""
     angle = float(np.linalg.norm(turn))
     if angle < 1e-12:
         return np.eye(3)

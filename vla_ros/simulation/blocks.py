@@ -1,10 +1,10 @@
-"""A Franka Panda at a table with a red and a blue block, to pick up the one that is asked for.
+"""A world with a Franka Panda at a table, where the task is to pick up the red or the blue block.
 
-An episode begins with a reset; one step is one action and a fifth of a second. The same seed is the
-same start, whatever the instruction, to the last pixel.
+An episode begins with a reset; one step is one action and a fifth of a second. The same seed gives
+the same start, to the last pixel, for every instruction.
 
-Knows neither torch nor ROS. MuJoCo is imported when a world is made. One thread, the one that made
-it: an OpenGL context belongs to a thread.
+Independent of torch and ROS. MuJoCo is imported when a world is made. A world must be used by the
+thread that made it: an OpenGL context belongs to a thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vla_ros.simulation.arm import Arm, rotation, rotation_vector
 from vla_ros.simulation.scene import (
     BLOCK_HALF_SIZE,
     COLOURS,
-    PICTURE_SIZE,
+    IMAGE_SIZE,
     TIMESTEP_S,
     SimulationError,
     build_model,
@@ -36,17 +36,17 @@ from vla_ros.simulation.world import Closable, check_instruction, checked_action
 from vla_ros.types import Observation, PolicyError
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
-MAX_STEPS = 40  # of an episode; the expert needs 10
-LIFTED_M = 0.05  # how high over the table all of a block has to be
-HELD_M = 0.04  # how near to its centre the tool has to be: half a block's diagonal
+MAX_STEPS = 40  # actions of an episode; the expert needs 10
+LIFTED_M = 0.05  # minimum height of a lifted block's lowest corner over the table
+HELD_M = 0.04  # maximum distance of the tool from a held block's centre: half its diagonal
 
 # The arm makes the displacement within the period: an action's numbers are metres and radians.
 CONTRACT = load_contracts()['vla_ros_blocks']
 MAX_TRANSLATION_M = CONTRACT.max_linear_m_s * CONTRACT.period_s  # 0.05
 MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
 
-# Where an episode begins: uniform in between. The blocks have a half of the table each, in
-# random order: which is left and which is right only the picture tells.
+# Bounds of the uniform starts of episodes. Each block gets one half of the table, in random order:
+# only the image tells which block is on the left.
 _TOOL_LOW, _TOOL_HIGH = (0.40, -0.08, 0.17), (0.50, 0.08, 0.25)
 _TOOL_YAW_RAD = 0.2
 _BLOCK_LOW, _BLOCK_HIGH = (0.43, 0.06), (0.55, 0.14)
@@ -55,10 +55,10 @@ _DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # finger
 
 @dataclass(frozen=True)
 class Pose:
-    """Where something is, in the base's frame.
+    """The pose of an object in the base's frame.
 
     :param position: float64 [3], metres.
-    :param rotation: float64 [3, 3], from its own frame to the base's.
+    :param rotation: float64 [3, 3], from the object's frame to the base's.
     """
 
     position: NDArray[np.float64]
@@ -67,12 +67,12 @@ class Pose:
 
 @dataclass(frozen=True)
 class State:
-    """What no picture tells exactly: for the expert, and for measurements.
+    """The exact state of the world, for the expert and for measurements.
 
-    :param tool: between the fingertips; the fingers move along its x, and its z points out of the
-        hand.
-    :param opening: how far the fingers are apart: 0 closed, 1 open.
-    :param blocks: by colour; of their centres.
+    :param tool: pose between the fingertips; the fingers move along its x, and its z points out of
+        the hand.
+    :param opening: opening of the fingers: 0 closed, 1 open.
+    :param blocks: poses of the blocks' centres, by colour.
     """
 
     tool: Pose
@@ -81,7 +81,9 @@ class State:
 
 
 class BlocksWorld(Closable):
-    """Close it, or use it as a context manager: it holds an OpenGL context.
+    """The world of the two blocks.
+
+    It holds an OpenGL context: close it, or use it as a context manager.
 
     :raises SimulationError: if MuJoCo, robosuite or OpenGL is missing; says what to install.
     """
@@ -89,7 +91,7 @@ class BlocksWorld(Closable):
     instructions = tuple(INSTRUCTIONS)
     contract = CONTRACT
     max_steps = MAX_STEPS
-    node_parameters: Mapping[str, str] = MappingProxyType({})  # its pictures go as they are
+    node_parameters: Mapping[str, str] = MappingProxyType({})  # images need no change
 
     def __init__(self) -> None:
         self._mujoco = import_mujoco()
@@ -98,28 +100,28 @@ class BlocksWorld(Closable):
         self._options = scene_options(self._mujoco)
         self._arm = Arm(self._mujoco, self._model, self._data)
         self._instruction: str | None = None
-        self._owed_s = 0.0  # of the time that has passed
+        self._owed_s = 0.0  # time that has passed but is not simulated yet
         self._renderer = self._make_renderer()
         # At the latest when the process ends, and before MuJoCo ends OpenGL.
         atexit.register(self._renderer.close)
 
     def _make_renderer(self) -> Any:
         try:
-            return self._mujoco.Renderer(self._model, PICTURE_SIZE, PICTURE_SIZE)
+            return self._mujoco.Renderer(self._model, IMAGE_SIZE, IMAGE_SIZE)
         except Exception as error:  # of PyOpenGL, of MuJoCo, or an AttributeError of either
             raise SimulationError(no_opengl(error)) from error
 
     def close(self) -> None:
-        """Give the OpenGL context back."""
+        """Free the OpenGL context."""
         atexit.unregister(self._renderer.close)
         self._renderer.close()
 
     def reset(self, seed: int, instruction: str) -> Observation:
         """Begin an episode.
 
-        :param seed: not negative; of the start, which does not depend on the instruction.
+        :param seed: seed of the start, not negative. The start is the same for all instructions.
         :param instruction: one of :attr:`instructions`.
-        :returns: what the camera sees, uint8 [224, 224, 3].
+        :returns: the camera's image, uint8 [224, 224, 3].
         :raises PolicyError: if there is no such instruction.
         """
         check_instruction(instruction, INSTRUCTIONS)
@@ -136,13 +138,13 @@ class BlocksWorld(Closable):
         return self.look()
 
     def step(self, action: NDArray[np.float64]) -> Observation:
-        """Do one action, which takes a period of the contract, and look.
+        """Execute one action for a period of the contract, and return the next observation.
 
-        What is longer than the contract's limits is shortened in its direction.
+        A displacement beyond the contract's limits is shortened and keeps its direction.
 
         :param action: float64 [7]: metres and axis-angle radians along the base's axes, and the
             gripper, which opens above 0.5 and closes otherwise.
-        :returns: what the camera sees afterwards, uint8 [224, 224, 3].
+        :returns: the camera's image afterwards, uint8 [224, 224, 3].
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         self.begin(action)
@@ -150,9 +152,9 @@ class BlocksWorld(Closable):
         return self.look()
 
     def begin(self, action: NDArray[np.float64], start: Pose | None = None) -> None:
-        """Begin one action; :meth:`advance` does it.
+        """Begin one action; :meth:`advance` executes it.
 
-        :param start: where the displacement starts from; None: where the tool is now.
+        :param start: pose that the displacement starts from; None: the tool's current pose.
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         if self._instruction is None:
@@ -170,8 +172,10 @@ class BlocksWorld(Closable):
         )
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass; less than a tick is kept for the next time. An arm that has done
-        its action stands still."""
+        """Simulate a duration; a remainder below one tick is kept for the next call.
+
+        An arm that has completed its action rests.
+        """
         self._owed_s += seconds
         ticks = round(self._owed_s / TIMESTEP_S)
         self._owed_s -= ticks * TIMESTEP_S
@@ -179,7 +183,7 @@ class BlocksWorld(Closable):
         self._mujoco.mj_forward(self._model, self._data)
 
     def look(self) -> Observation:
-        """What the camera sees now: uint8 [224, 224, 3].
+        """Return the camera's current image: uint8 [224, 224, 3].
 
         :raises PolicyError: if no episode has begun.
         """
@@ -191,12 +195,12 @@ class BlocksWorld(Closable):
 
     @property
     def pose(self) -> Pose:
-        """Of the tool, now; a copy."""
+        """The tool's current pose, a copy."""
         return Pose(self._arm.position, self._arm.rotation)
 
     @property
     def state(self) -> State:
-        """A copy, of now."""
+        """The current state, a copy."""
         bodies = {colour: self._data.body(colour) for colour in COLOURS}
         return State(
             tool=self.pose,
@@ -209,8 +213,7 @@ class BlocksWorld(Closable):
 
     @property
     def success(self) -> bool:
-        """Whether the block that was asked for is in the air and in the hand now, and the other one
-        is not in the air."""
+        """Whether the requested block, and only this one, is lifted, and the hand holds it now."""
         if self._instruction is None:
             return False
         asked, state = INSTRUCTIONS[self._instruction], self.state
@@ -222,12 +225,12 @@ class BlocksWorld(Closable):
 
 
 def lowest_point_m(block: Pose) -> float:
-    """Height of a block's lowest corner over the table."""
+    """Return the height of a block's lowest corner over the table."""
     return float(block.position[2] - np.abs(block.rotation[2]) @ BLOCK_HALF_SIZE)
 
 
 def shorten(vector: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
-    """The vector, or one of its direction that is no longer than that."""
+    """Return the vector, shortened to a length of at most ``longest``."""
     length = float(np.linalg.norm(vector))
     return vector * (longest / length) if length > longest else vector
 

@@ -1,10 +1,10 @@
-"""What to do in a state of the world: a scripted expert, to be imitated.
+"""A scripted expert that gives the right action for any state of the world of blocks.
 
-It has no memory. Whatever led to a state, a policy's error or a push, the expert says what is right
-there: for labels in any state, and for recoveries. So what it does next depends only on what a
-picture may show: where the tool and the blocks are, and how far the fingers are apart.
+It has no memory: after a policy's error or a push it gives the action for the state as it is. So it
+can label any state and show recoveries. Its actions depend only on what an image can show: the
+poses of the tool and the blocks, and the opening of the fingers.
 
-Numpy only.
+NumPy only.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from vla_ros.simulation.arm import rotation_vector
 from vla_ros.simulation.blocks import INSTRUCTIONS, Pose, State, shorten
 from vla_ros.simulation.scene import BLOCK_HALF_SIZE
 
-STEP_M = 0.04  # no action is longer: 0.2 m/s
+STEP_M = 0.04  # maximum translation of an action: 0.2 m/s
 TURN_RAD = 0.15
-TRAVEL_HEIGHT_M = 0.12  # of the tool: the fingertips, 12 mm below it, pass over a block
+TRAVEL_HEIGHT_M = 0.12  # height of the tool: the fingertips, 12 mm below it, pass over a block
 LIFT_HEIGHT_M = 0.16
 
 _GRASP_HEIGHT_M = 0.025
-_ALIGNED_M, _ALIGNED_RAD = 0.014, 0.15  # within them the tool goes straight down
-_FUNNEL_SLOPE, _FUNNEL_SLOPE_M_RAD = 4.0, 0.2  # beyond them it stays higher by so much of the rest
-_GRASPABLE_M, _GRASPABLE_RAD = 0.018, 0.3  # beside or over the place, turned away: still closes
+_ALIGNED_M, _ALIGNED_RAD = 0.014, 0.15  # within these errors the tool goes straight down
+_FUNNEL_SLOPE, _FUNNEL_SLOPE_M_RAD = 4.0, 0.2  # extra height per error beyond them
+_GRASPABLE_M, _GRASPABLE_RAD = 0.018, 0.3  # within these errors the fingers close
 _HELD_M = 0.025  # a block no farther from the tool is between the fingers
 _HELD_OPENING = (0.35, 0.85)  # a block's 4 or 6 cm of 8, on the way to it
 _OPEN = 0.9
 
 
 def expert_action(state: State, instruction: str) -> NDArray[np.float64]:
-    """The action that leads from here to what the instruction asks for.
+    """Return the next action towards the goal of the instruction.
 
     :param instruction: one of the world's.
     :returns: float64 [7]: metres and axis-angle radians along the base's axes, at most
@@ -56,7 +56,7 @@ def expert_action(state: State, instruction: str) -> NDArray[np.float64]:
     if max(aside, over) < _GRASPABLE_M and askew < _GRASPABLE_RAD:
         return _action(np.zeros(3), np.zeros(3), gripper=0.0)
 
-    # A funnel over the block: high where the tool is far aside or askew, at the block inside.
+    # A funnel over the block: the tool stays high while it is far aside or askew.
     funnel = _FUNNEL_SLOPE * max(0.0, aside - _ALIGNED_M)
     funnel += _FUNNEL_SLOPE_M_RAD * max(0.0, askew - _ALIGNED_RAD)
     height = min(TRAVEL_HEIGHT_M, grasp_height + funnel)
@@ -72,7 +72,7 @@ def _action(
 
 
 def _turn_to_grasp(tool: NDArray[np.float64], block: Pose) -> NDArray[np.float64]:
-    """The shortest turn that points the tool straight down and the fingers at a block's sides.
+    """Return the shortest turn that points the tool down and the fingers at a block's sides.
 
     :returns: float64 [3], axis times angle, radians.
     """
@@ -80,7 +80,7 @@ def _turn_to_grasp(tool: NDArray[np.float64], block: Pose) -> NDArray[np.float64
     lies = abs(axes[2, 2]) < math.sqrt(0.5)
     along = axes[:2, 2] if lies else axes[:2, int(abs(axes[2, 0]) > abs(axes[2, 1]))]
     sides = math.pi if lies else math.pi / 2  # a turn after which it looks the same
-    # The tool's y, across the fingers' way, shall lie along the block: along x at yaw 0.
+    # The tool's y, across the fingers' way, must lie along the block: along x at yaw 0.
     yaw = math.atan2(along[1], along[0])
     now = math.atan2(tool[1, 1], tool[0, 1])
     yaw = now + (yaw - now + sides / 2) % sides - sides / 2

@@ -1,12 +1,13 @@
-"""The tasks of LIBERO, in which OpenVLA's fine-tunes for it were judged.
+"""The tasks of LIBERO, which OpenVLA's fine-tunes for LIBERO are judged by.
 
-As in experiments/robot/libero of openvla/openvla, so that success rates compare: the same starts,
-camera, waiting steps, number of actions and gripper. One thing differs: cabinets and stoves, whose
-places are not part of a start, stand a centimetre or two elsewhere in each episode; there by how
-many went before it, here by its seed. Seed 0 is the same in both, to the last pixel.
+The starts, camera, waiting steps, number of actions and gripper are those of
+experiments/robot/libero of openvla/openvla, so that success rates compare. One thing differs:
+cabinets and stoves, whose places are not part of a start, are moved by a centimetre or two in each
+episode; there by the number of earlier episodes, here by the seed. Seed 0 is the same in both, to
+the last pixel.
 
-Knows neither torch nor ROS. LIBERO, which brings both torch and robosuite, is imported when a world
-is made. One thread, the one that made it: an OpenGL context belongs to a thread.
+Independent of torch and ROS. LIBERO, which brings torch and robosuite, is imported when a world is
+made. A world must be used by the thread that made it: an OpenGL context belongs to a thread.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from vla_ros.simulation.scene import SimulationError
 from vla_ros.simulation.world import Closable, check_instruction, checked_action
 from vla_ros.types import Observation, PolicyError
 
-MAX_STEPS = {  # of an episode, after waiting; the longest demonstrations: 193, 254, 270, 505, 373
+# Actions of an episode after waiting. The longest demonstrations take 193, 254, 270, 505 and 373.
+MAX_STEPS = {
     'libero_spatial': 220,
     'libero_object': 280,
     'libero_goal': 300,
@@ -37,8 +39,8 @@ MAX_STEPS = {  # of an episode, after waiting; the longest demonstrations: 193, 
     'libero_90': 400,
 }
 SUITES = tuple(MAX_STEPS)
-PICTURE_SIZE = 256  # pixels, both ways, as of the training data
-WAITING_STEPS = 10  # while what was put over the table falls onto it
+IMAGE_SIZE = 256  # width and height in pixels, as in the training data
+WAITING_STEPS = 10  # while objects placed above the table fall onto it
 
 _CAMERA = 'agentview_image'
 _DO_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # with an open gripper
@@ -46,12 +48,12 @@ _UNPICKLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
 
 class LiberoWorld(Closable):
-    """The tasks of a suite. Close it, or use it as a context manager: it holds an OpenGL context.
+    """The tasks of a suite.
 
-    Pictures are LIBERO's own, which stand on their head; the policy's were turned by 180 degrees in
-    training. The node does that, with :attr:`node_parameters`.
-
-    LIBERO draws random numbers from numpy's global generator, which every reset seeds.
+    It holds an OpenGL context: close it, or use it as a context manager. LIBERO's images are upside
+    down, and were turned by 180 degrees in the policy's training; the node turns them, with
+    :attr:`node_parameters`. LIBERO draws random numbers from NumPy's global generator, which every
+    reset seeds.
 
     :param suite: one of :data:`SUITES`.
     :raises PolicyError: if there is no such suite.
@@ -74,13 +76,13 @@ class LiberoWorld(Closable):
         self._tasks: dict[str, list[int]] = {}
         for task in range(self._suite.n_tasks):
             self._tasks.setdefault(self._suite.get_task(task).language, []).append(task)
-        self._env: Any = None  # of the episode
+        self._env: Any = None  # the episode's
         self._instruction: str | None = None
         self._steps = 0
         self._success = False
 
     def close(self) -> None:
-        """Give the OpenGL context back."""
+        """Free the OpenGL context."""
         atexit.unregister(self.close)
         if self._env is not None:
             self._env.close()
@@ -88,18 +90,21 @@ class LiberoWorld(Closable):
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """In the suite's order. In libero_90, twelve of 74 belong to two or three tasks each."""
+        """The instructions in the suite's order.
+
+        In libero_90, twelve of 74 belong to two or three tasks each.
+        """
         return tuple(self._tasks)
 
     def reset(self, seed: int, instruction: str) -> Observation:
-        """Begin an episode, and wait until everything lies still.
+        """Begin an episode, and wait until all objects rest.
 
-        Each task has 50 starts, which follow one another by the seed; tasks with one and the same
-        instruction take turns.
+        The seed selects one of the task's 50 starts in turn; tasks with the same instruction take
+        turns, too.
 
         :param seed: not negative.
         :param instruction: one of :attr:`instructions`.
-        :returns: what the camera sees, uint8 [256, 256, 3].
+        :returns: the camera's image, uint8 [256, 256, 3].
         :raises PolicyError: if there is no such instruction.
         :raises SimulationError: if LIBERO can't make the task.
         """
@@ -111,16 +116,16 @@ class LiberoWorld(Closable):
         self._env.reset()
         self._env.set_init_state(starts[seed // len(tasks) % len(starts)])
         for _ in range(WAITING_STEPS):
-            seen, *_ = self._env.step(list(_DO_NOTHING))
+            sensors, *_ = self._env.step(list(_DO_NOTHING))
         self._instruction, self._steps, self._success = instruction, 0, False
-        return self._observation(seen, instruction)
+        return self._observation(instruction, sensors)
 
     def step(self, action: NDArray[np.float64]) -> Observation:
-        """Do one action, which takes a period of the contract, and look.
+        """Execute one action for a period of the contract, and return the next observation.
 
-        :param action: float64 [7], of the data set: not metres and radians, but what LIBERO's own
-            controller takes, and the gripper.
-        :returns: what the camera sees afterwards, uint8 [256, 256, 3].
+        :param action: float64 [7], in the data set's units: not metres and radians, but the inputs
+            of LIBERO's own controller, and the gripper.
+        :returns: the camera's image afterwards, uint8 [256, 256, 3].
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         if self._instruction is None:
@@ -128,10 +133,10 @@ class LiberoWorld(Closable):
         action = checked_action(action)
         opening = self.contract.opening(float(action[6]))
         gripper = -np.sign(2 * opening - 1)  # -1 opens, 1 closes, 0 leaves it
-        seen, _, done, _ = self._env.step([*action[:6].tolist(), float(gripper)])
+        sensors, _, done, _ = self._env.step([*action[:6].tolist(), float(gripper)])
         self._steps += 1
         self._success = self._success or bool(done)
-        return self._observation(seen, self._instruction)
+        return self._observation(self._instruction, sensors)
 
     @property
     def success(self) -> bool:
@@ -139,7 +144,10 @@ class LiberoWorld(Closable):
         return self._success
 
     def _open(self, task: int) -> Any:
-        """Make an environment. One that is used again draws more random numbers at every reset.
+        """Make the environment of a task.
+
+        Each episode gets a new one: an environment that is used again draws more random numbers at
+        every reset.
 
         :returns: the starts of the task: float64 [50, D], states of MuJoCo.
         """
@@ -147,26 +155,27 @@ class LiberoWorld(Closable):
             starts = _load_starts(self._suite, task)
             self._env = self._make_env(
                 bddl_file_name=self._suite.get_task_bddl_file_path(task),
-                camera_heights=PICTURE_SIZE,
-                camera_widths=PICTURE_SIZE,
+                camera_heights=IMAGE_SIZE,
+                camera_widths=IMAGE_SIZE,
             )
         atexit.register(self.close)  # at the latest, and before robosuite misses its OpenGL
         return starts
 
-    def _observation(self, seen: Mapping[str, Any], instruction: str) -> Observation:
-        image = np.array(seen[_CAMERA], dtype=np.uint8)
+    def _observation(self, instruction: str, sensors: Mapping[str, Any]) -> Observation:
+        image = np.array(sensors[_CAMERA], dtype=np.uint8)
         stamp_ns = round(self._steps * self.contract.period_s * 1e9)
         return Observation.of_one(image, instruction, stamp_ns)
 
 
 @contextmanager
 def _libero(failure: str) -> Iterator[None]:
-    """Where LIBERO asks and prints.
+    """Answer LIBERO's questions, move its output to stderr, and convert its errors.
 
-    It asks where to keep data sets when it is first imported: nowhere, none are needed. It prints
-    that they are missing, and more.
+    At its first import LIBERO asks where to keep data sets, and prints that they are missing. None
+    are needed.
 
-    :raises SimulationError: if anything in it fails.
+    :param failure: follows the word "LIBERO" in the error.
+    :raises SimulationError: if anything inside fails.
     """
     stdin, sys.stdin = sys.stdin, io.StringIO('n\n')
     try:
@@ -174,19 +183,18 @@ def _libero(failure: str) -> Iterator[None]:
             yield
     except Exception as error:  # of MuJoCo, PyOpenGL, robosuite, torch or LIBERO
         raise SimulationError(
-            f'LIBERO {failure} ({type(error).__name__}: {" ".join(str(error).split())}); it takes '
-            'LIBERO from its repository and robosuite 1.4.1, and docs/evaluation.md says how to '
-            'install them'
+            f'LIBERO {failure} ({type(error).__name__}: {" ".join(str(error).split())})',
+            'install LIBERO from its repository, and robosuite 1.4.1, as docs/evaluation.md says',
         ) from error
     finally:
         sys.stdin = stdin
 
 
 def _load_starts(suite: Any, task: int) -> Any:
-    """The starts of a task: float64 [50, D].
+    """Return the starts of a task: float64 [50, D].
 
-    They are pickles, which torch has refused since 2.6 unless told to read them. They come with
-    LIBERO's code, and are as trustworthy.
+    They are pickles, which torch rejects since 2.6 unless told to read them. They come with
+    LIBERO's code, and are as trustworthy as the code.
     """
     before = os.environ.get(_UNPICKLE)
     os.environ[_UNPICKLE] = '1'

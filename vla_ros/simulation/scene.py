@@ -1,4 +1,4 @@
-"""The scene: a Franka Panda at a table, two blocks, a light and a camera, as a MuJoCo model.
+"""The scene as a MuJoCo model: a Franka Panda at a table, two blocks, a light and a camera.
 
 The robot's model comes from robosuite's files; robosuite itself is not imported, as it would bring
 a compiler, a solver and a second OpenCV. The base's frame is the world's: x forward over the table,
@@ -18,33 +18,33 @@ import numpy as np
 
 from vla_ros.types import PolicyError
 
-PICTURE_SIZE = 224  # pixels, both ways: what OpenVLA's towers see
+IMAGE_SIZE = 224  # width and height in pixels, as of OpenVLA's towers
 TIMESTEP_S = 0.004
 JOINTS = tuple(f'joint{number}' for number in range(1, 8))
 TOOL = 'gripper_grip_site'  # between the fingertips
 BLOCK_HALF_SIZE = (0.02, 0.02, 0.03)  # metres
-FINGER_TRAVEL_M = 0.04  # of each of the two
+FINGER_TRAVEL_M = 0.04  # travel of each of the two fingers
 
 # Saturated and far apart, also for a policy that sees patches of 14 pixels.
 COLOURS = {'red': (0.9, 0.05, 0.05, 1.0), 'blue': (0.05, 0.15, 0.95, 1.0)}
 
 _ARM_COLOUR = (0.9, 0.92, 0.93, 1.0)
-_FINGER_COLOUR = (0.1, 0.8, 0.2, 1.0)  # unlike all that may be behind them
-_PICTURE_GROUP = 1  # robosuite's visual geometry, and ours
+_FINGER_COLOUR = (0.1, 0.8, 0.2, 1.0)  # unlike every colour behind them
+_VISUAL_GROUP = 1  # robosuite's visual geometry, and ours
 _CAMERA_POSITION = (1.05, 0.0, 0.62)  # opposite the robot, looking back at it and down
 _CAMERA_TARGET = (0.46, 0.0, 0.12)
 _CAMERA_FOVY_DEG = 33.0
 
 
 class SimulationError(PolicyError):
-    """The simulation can't be made here; the text says what to install."""
+    """A simulation that can't be made here; the text says what to install."""
 
 
 def import_mujoco() -> Any:
-    """MuJoCo, told to draw without a screen.
+    """Import MuJoCo, set up to draw without a screen.
 
-    ``MUJOCO_GL`` may choose ``egl`` or ``osmesa``; on Linux EGL is taken when it is not set, unless
-    something else has imported MuJoCo before.
+    ``MUJOCO_GL`` may select ``egl`` or ``osmesa``. Where it is not set, Linux uses EGL, unless
+    MuJoCo was imported before.
 
     :raises SimulationError: if it is not installed, or its OpenGL is not.
     """
@@ -59,7 +59,7 @@ def import_mujoco() -> Any:
 
 
 def no_opengl(error: Exception) -> str:
-    """What to tell a person whose machine can't draw."""
+    """Return the error text for a user whose machine can't draw."""
     return (
         f'MuJoCo cannot draw here with MUJOCO_GL={os.environ.get("MUJOCO_GL", "")!r} '
         f'({type(error).__name__}: {" ".join(str(error).split()) or "no text"}); for egl: '
@@ -83,7 +83,7 @@ def _robosuite_assets() -> Path:
 
 
 def build_model() -> Any:
-    """Robot, table and blocks, compiled: an ``mujoco.MjModel``.
+    """Return the compiled ``mujoco.MjModel`` of the robot, the table and the blocks.
 
     :raises SimulationError: if MuJoCo or robosuite is missing.
     """
@@ -98,7 +98,7 @@ def build_model() -> Any:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 20.0  # a held block does not slide out
-    spec.visual.global_.offwidth = spec.visual.global_.offheight = PICTURE_SIZE
+    spec.visual.global_.offwidth = spec.visual.global_.offheight = IMAGE_SIZE
     spec.visual.quality.shadowsize = 512
     spec.visual.quality.offsamples = 2
     spec.stat.extent = 0.5  # metres around the camera's target: the shadows' grain goes by it
@@ -113,30 +113,33 @@ def build_model() -> Any:
 
 
 def scene_options(mujoco: Any) -> Any:
-    """Draw what looks like the robot, not what collides like it."""
+    """Return options that draw the visual geometry and not the collision geometry."""
     options = mujoco.MjvOption()
     options.geomgroup[:] = 0
-    options.geomgroup[_PICTURE_GROUP] = 1
+    options.geomgroup[_VISUAL_GROUP] = 1
     options.sitegroup[:] = 0
     return options
 
 
 def _simplify_arm(spec: Any) -> None:
-    """Draw the links' collision meshes: triangles take the time, and these have a sixth of them."""
+    """Draw the links by their collision meshes, which have a sixth of the triangles."""
     for number in range(8):  # the hand stays as it is
         for geom in list(spec.body(f'link{number}').geoms):
-            if geom.group == _PICTURE_GROUP:
+            if geom.group == _VISUAL_GROUP:
                 spec.delete(geom)
             else:
-                geom.group, geom.rgba = _PICTURE_GROUP, _ARM_COLOUR
+                geom.group, geom.rgba = _VISUAL_GROUP, _ARM_COLOUR
     for number in (1, 2):
         spec.geom(f'gripper_finger{number}_visual').rgba = _FINGER_COLOUR
 
 
 def _add_surroundings(mujoco: Any, spec: Any) -> None:
-    """Table, a light straight above, whose shadows show where over the table things are; camera."""
+    """Add the table, the light and the camera.
+
+    The light is straight above, so that shadows show where objects are over the table.
+    """
     box = mujoco.mjtGeom.mjGEOM_BOX
-    table = spec.worldbody.add_geom(name='table', type=box, group=_PICTURE_GROUP)
+    table = spec.worldbody.add_geom(name='table', type=box, group=_VISUAL_GROUP)
     table.size, table.pos = (1.5, 1.5, 0.02), (0.0, 0.0, -0.02)
     table.rgba = (0.78, 0.76, 0.7, 1.0)
     table.friction = (1.0, 0.005, 0.0001)
@@ -157,6 +160,6 @@ def _add_surroundings(mujoco: Any, spec: Any) -> None:
 def _add_block(mujoco: Any, spec: Any, colour: str, rgba: tuple[float, ...]) -> None:
     body = spec.worldbody.add_body(name=colour, pos=(0.5, 0.0, BLOCK_HALF_SIZE[2]))
     body.add_freejoint(name=colour)
-    geom = body.add_geom(name=colour, type=mujoco.mjtGeom.mjGEOM_BOX, group=_PICTURE_GROUP)
+    geom = body.add_geom(name=colour, type=mujoco.mjtGeom.mjGEOM_BOX, group=_VISUAL_GROUP)
     geom.size, geom.rgba, geom.mass = BLOCK_HALF_SIZE, rgba, 0.08
     geom.friction, geom.condim = (1.5, 0.01, 0.0001), 4

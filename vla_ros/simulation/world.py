@@ -1,4 +1,4 @@
-"""What every simulated world can do, whichever simulator makes it."""
+"""The interface of all simulated worlds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vla_ros.types import Observation, PolicyError
 
 
 class World(Protocol):
-    """A robot, its camera, and what it may be told. One thread, the one that made it.
+    """A robot, its camera and its instructions. Must be used by the thread that made it.
 
-    ``instructions`` are those that can be judged, ``contract`` tells what an action's numbers mean
-    and how long one takes, an episode has failed after ``max_steps`` of them, and the node needs
-    ``node_parameters`` for this world's pictures.
+    ``instructions`` are those whose success can be judged. ``contract`` gives the meaning of an
+    action's numbers and its period. An episode has failed after ``max_steps`` actions. The node
+    needs ``node_parameters`` for this world's images.
     """
 
     max_steps: int
@@ -37,52 +37,52 @@ class World(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def reset(self, seed: int, instruction: str) -> Observation:
-        """Begin an episode; the same seed is the same start.
+        """Begin an episode; the same seed gives the same start.
 
         :raises PolicyError: if there is no such instruction.
         """
 
     def step(self, action: NDArray[np.float64]) -> Observation:
-        """Do one action.
+        """Execute one action.
 
-        :param action: float64 [7], of the data set's contract.
+        :param action: float64 [7], by the data set's contract.
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
 
     @property
     def success(self) -> bool:
-        """Whether what was asked for is done."""
+        """Whether the task of the instruction is done."""
 
     def close(self) -> None: ...
 
 
 @runtime_checkable
 class FreeWorld(World, Protocol):
-    """One that can go on by itself, with pictures in mid-action."""
+    """A world that can run continuously, with images during an action."""
 
     @property
     def pose(self) -> Any:
-        """Of the tool, now."""
+        """The tool's current pose."""
 
     def look(self) -> Observation:
-        """What the camera sees now."""
+        """Return the camera's current image."""
 
     def begin(self, action: NDArray[np.float64], start: Any = None) -> None:
-        """Begin one action; it takes a period.
+        """Begin one action, which takes a period.
 
-        :param start: a ``pose`` that the displacement starts from; None: where the tool is now.
+        :param start: pose that the displacement starts from; None: the tool's current pose.
         :raises PolicyError: as :meth:`step`.
         """
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass. An arm that has done its action stands still."""
+        """Simulate a duration. An arm that has completed its action rests."""
 
 
 Closed = TypeVar('Closed', bound='Closable')
 
 
 class Closable(ABC):
-    """Closed at the end of a with block."""
+    """An object that is closed at the end of a with block."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -95,17 +95,17 @@ class Closable(ABC):
 
 
 def check_instruction(instruction: str, instructions: Collection[str]) -> None:
-    """:raises PolicyError: if it is not one of these."""
+    """Raise PolicyError if the instruction is not one of ``instructions``."""
     if instruction not in instructions:
         raise PolicyError(
-            f'there is no instruction {instruction!r} in this world; there are: '
-            f'{", ".join(instructions)}'
+            f'there is no instruction {instruction!r} in this world',
+            f'there are: {", ".join(instructions)}',
         )
 
 
 def checked_action(action: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    :returns: float64 [7].
+    """Return an action as float64 [7].
+
     :raises PolicyError: if it is not seven finite numbers.
     """
     action = np.asarray(action, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""All worlds, by name."""
+"""The simulated worlds by name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ WORLDS: Mapping[str, Callable[[], World]] = {
 
 
 def make_world(name: str) -> World:
-    """
+    """Make a world.
+
     :param name: one of :data:`WORLDS`.
     :raises PolicyError: if there is no such world.
     :raises SimulationError: if it can't be made here; says what to install.
     """
     if name not in WORLDS:
-        raise PolicyError(f'there is no world {name!r}; there are: {", ".join(WORLDS)}')
+        raise PolicyError(f'there is no world {name!r}', f'there are: {", ".join(WORLDS)}')
     return WORLDS[name]()

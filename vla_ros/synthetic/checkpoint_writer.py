@@ -1,4 +1,4 @@
-"""Writes checkpoints in the released layout, with weights that the caller gives.
+"""Writer of checkpoints in the released layout, with weights that the caller gives.
 
 For demonstrations, tests, and the training of models/blocks.
 """
@@ -68,7 +68,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
 SHAPES = tuple(_SHAPES)
 
 _SHARD_BYTES = 5_000_000_000
-# As wide as bridge_orig's. The actions have no meaning.
+# Ranges as wide as bridge_orig's. The actions have no meaning.
 PLACEHOLDER_NORM_STATS = {
     'random': {
         'action': {
@@ -80,7 +80,7 @@ PLACEHOLDER_NORM_STATS = {
         'num_transitions': 0,
     }
 }
-# Words of one token each, so that prompts have about the length that they have with Llama's tokens.
+# Words of one token each, so that prompts are about as long as with Llama's tokenizer.
 _WORDS = """
 In: What action should the robot take to A chat between curious user and an artificial intelligence
 assistant. The assistant gives helpful, detailed, polite answers user's questions. USER: ASSISTANT:
@@ -99,11 +99,12 @@ def write_checkpoint(
     """Write a checkpoint, its index last; replace only what the same writer has written there.
 
     :param shape: one of ``SHAPES``.
-    :param norm_stats: of config.json: ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
+    :param norm_stats: statistics for config.json:
+        ``{unnorm_key: {'action': {'q01': [...], ...}}}``.
     :param weights: called for every parameter with its name in the model and its shape.
-    :param writer: its name, for the marker in the folder.
+    :param writer: name of the writer, for the marker in the folder.
     :returns: ``directory``.
-    :raises CheckpointError: if the folder has anything that this writer did not write.
+    :raises CheckpointError: if the folder has a file that this writer did not write.
     """
     folder = OwnFolder(directory, writer)
     config = _config(shape, norm_stats)

@@ -18,7 +18,7 @@ from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.text import quoted
 
 MARKER = 'vla_checkpoint.json'
-_PARTIAL = '.partial'  # of a file that is being written
+_PARTIAL = '.partial'  # suffix of a file that is being written
 _MAX_MARKER_BYTES = 1_000_000
 
 
@@ -40,7 +40,7 @@ class OwnFolder:
                 'links: name the folder itself, or a new one'
             )
         if os.path.lexists(directory) and not directory.is_dir():
-            raise CheckpointError(f'{directory} is no folder; name a new one')
+            raise CheckpointError(f'{directory} is not a folder', 'name a new one')
         directory.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, list[int]] = {}
         self._writing = ''
@@ -53,7 +53,7 @@ class OwnFolder:
         self._remove(names)
 
     def write(self, name: str, save: Callable[[Path], object]) -> None:
-        """Let ``save`` write a file, and rename it to ``name`` when it is whole.
+        """Let ``save`` write a file, and rename it to ``name`` when it is complete.
 
         :raises CheckpointError: if the file exists, because another process has written it.
         """
@@ -69,8 +69,10 @@ class OwnFolder:
         partial.rename(final)
 
     def _remove(self, names: set[str]) -> None:
-        """Remove the newest file first and the marker last, so that the marker lists whatever an
-        interruption leaves."""
+        """Remove the newest file first and the marker last.
+
+        So the marker lists every file that an interruption leaves.
+        """
         order = [*reversed(self._files), self._writing + _PARTIAL, MARKER + _PARTIAL, MARKER]
         for name in order:
             if name in names:
@@ -91,14 +93,14 @@ class OwnFolder:
             raise self._refusal(f'it did not write {listing(names)}')
         try:
             if not _identity(path) or path.stat().st_size > _MAX_MARKER_BYTES:
-                raise ValueError('it is no marker')
+                raise ValueError("it is not a regular file of a marker's size")
             marker = json.loads(path.read_text(encoding='utf-8'))
             writer, self._writing = marker['writer'], str(marker['writing'])
             self._files = {name: list(identity) for name, identity in marker['files'].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._refusal(f'{MARKER} in it is not a marker: {error}') from error
         if writer != self._writer:
-            raise self._refusal(f'{quoted(writer)} wrote what is there')
+            raise self._refusal(f'{quoted(writer)} wrote its files')
 
     def _write_marker(self) -> None:
         marker = {'writer': self._writer, 'writing': self._writing, 'files': self._files}
@@ -107,10 +109,11 @@ class OwnFolder:
         _write_new(partial, marker)
         partial.replace(self._directory / MARKER)
 
-    def _refusal(self, why: str) -> CheckpointError:
+    def _refusal(self, cause: str) -> CheckpointError:
         return CheckpointError(
             f'{self._directory} is not written: {self._writer} replaces only its own files, and '
-            f'{why}; name a new folder'
+            f'{cause}',
+            'name a new folder',
         )
 
 
@@ -120,6 +123,6 @@ def _write_new(path: Path, content: dict[str, Any]) -> None:
 
 
 def _identity(path: Path) -> list[int]:
-    """Return size and time of a regular file; empty for anything else, also for links."""
+    """Return the size and time of a regular file; empty for anything else, also for links."""
     status = path.lstat()
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []

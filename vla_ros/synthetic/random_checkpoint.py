@@ -1,6 +1,6 @@
-"""Writes a checkpoint in the released layout with random weights, for demonstrations and tests.
+"""Writer of checkpoints in the released layout with random weights, for demonstrations and tests.
 
-Its actions have no meaning, but are always valid tokens and depend on image and instruction. The
+The actions have no meaning, but are always valid tokens and depend on image and instruction. The
 same shape and seed give the same files on one version of torch.
 """
 
@@ -22,7 +22,7 @@ def write_random_checkpoint(directory: Path, shape: str = 'tiny', seed: int = 0)
 
     :param shape: one of checkpoint_writer's ``SHAPES``.
     :returns: ``directory``.
-    :raises CheckpointError: if the folder has anything else.
+    :raises CheckpointError: if the folder has other files.
     """
     generator = torch.Generator().manual_seed(seed)
     return write_checkpoint(

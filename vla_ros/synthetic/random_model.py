@@ -19,7 +19,7 @@ def default_cache() -> Path:
 
 
 def cached_random_checkpoint(shape: str, cache: Path, say: Say) -> Path:
-    """Return the checkpoint's folder in ``cache``; write it if it does not exist or is not whole.
+    """Return the checkpoint's folder in ``cache``; write it if it is missing or incomplete.
 
     :raises PolicyError: if the disk is too full, or the folder is not writable.
     """
@@ -32,12 +32,12 @@ def cached_random_checkpoint(shape: str, cache: Path, say: Say) -> Path:
         free = shutil.disk_usage(directory).free
         if free < size:
             raise PolicyError(
-                f'{directory} would take {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free; '
-                'make room, or name another folder with --cache'
+                f'{directory} would take {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free',
+                'make room, or name another folder with --cache',
             )
         say(f'writing {directory}: {size / 1e9:.2f} GB of random weights, kept for the next run')
         return write_random_checkpoint(directory, shape)
     except OSError as error:
         raise PolicyError(
-            f'{directory} cannot be written ({error}); name another folder with --cache'
+            f'{directory} cannot be written ({error})', 'name another folder with --cache'
         ) from error
