@@ -1,6 +1,6 @@
-"""The clocks of everything: the robot's time, this machine's system time, and a monotonic one.
+"""The clocks: the robot's time, this machine's system time, and a monotonic clock.
 
-What waits or measures takes a Clock, so that a test decides what time it is. Standard library only.
+Code that waits or measures takes a Clock, so that tests control the time. Standard library only.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-MAX_CLOCK_SKEW_S = 0.1  # what a stamp may lie in the future; beyond, its age is unknown
+MAX_CLOCK_SKEW_S = 0.1  # how far a stamp may be in the future; beyond it, its age is unknown
 
 
 class Clock(Protocol):
-    """Any thread may ask."""
+    """The times that code may ask for. Any thread."""
 
     def now_ns(self) -> int:
-        """The robot's time, nanoseconds; the clock that stamps images. It may jump."""
+        """Return the robot's time, nanoseconds. Images are stamped with it; it may jump."""
 
     def monotonic_s(self) -> float:
-        """Seconds since some moment; never goes back. Durations and deadlines go by it."""
+        """Return the seconds since an arbitrary moment, for durations. They never decrease."""
 
     def system_ns(self) -> int:
-        """This machine's system time, nanoseconds; the middleware stamps messages with it."""
+        """Return this machine's system time, nanoseconds, the stamp of the middleware."""
 
     def sleep(self, seconds: float) -> None:
         """Block the calling thread."""
@@ -44,7 +44,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock for tests: it moves when told to, all faces together or one alone."""
+    """A clock for tests, which moves only when told to."""
 
     def __init__(self, now_ns: int = 1_000_000_000_000) -> None:
         self._now_ns = now_ns
@@ -64,20 +64,21 @@ class ManualClock:
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
+        """Move all three times."""
         self.jump(seconds)
         self._monotonic_s += seconds
         self._system_ns += round(seconds * 1e9)
 
     def jump(self, seconds: float) -> None:
-        """The robot's time alone."""
+        """Move only the robot's time."""
         self._now_ns += round(seconds * 1e9)
 
 
 def is_fresh(stamp_ns: int, now_ns: int, max_age_s: float) -> bool:
-    """Whether the age is known and within bounds."""
+    """Return whether the age of a stamp is known and at most ``max_age_s``."""
     return -MAX_CLOCK_SKEW_S <= age_s(stamp_ns, now_ns) <= max_age_s
 
 
 def age_s(stamp_ns: int, now_ns: int) -> float:
-    """How long ago the stamp was, seconds; negative if it lies in the future."""
+    """Return the age of a stamp, seconds; negative if the stamp is in the future."""
     return (now_ns - stamp_ns) / 1e9

@@ -1,4 +1,6 @@
-"""The base of every error that a user reads: what failed, the value, what is allowed, what to do.
+"""The base class of every error that a user reads.
+
+An error says what failed, the value, what is allowed and what to do.
 
 Standard library only; any thread.
 """
@@ -9,14 +11,14 @@ from vla_ros.text import printable, quoted
 
 
 class VlaError(Exception):
-    """An error for users. Its parts are bounded, visible and each on one line.
+    """An error for users, whose parts are bounded, visible and each on one line.
 
-    ``str()`` is ``what; advice``. Programs read the parts and never that text.
+    ``str()`` is ``what; advice``. Programs read the parts and never this text.
 
-    :param what: what failed, and which value, as one clause.
-    :param advice: what to do; by default that what is expected is expected.
+    :param what: what failed, with the value, as one clause.
+    :param advice: what to do; by default the word "expected" and ``expected``.
     :param value: the value that is not allowed; kept as its ``repr``, and '' for None.
-    :param expected: what is allowed, to follow the word "expected".
+    :param expected: what is allowed, as it follows the word "expected".
     """
 
     def __init__(

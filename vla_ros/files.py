@@ -1,4 +1,4 @@
-"""Reads whole files that a user named: regular, bounded, and never waited for.
+"""Reader of files that a user named: regular files only, with a limit, without blocking.
 
 Standard library only; any thread.
 """
@@ -22,22 +22,22 @@ _KINDS = {
 
 
 class FileError(VlaError):
-    """The file can't be read; the text begins with its path."""
+    """A file that can't be read; the text begins with its path."""
 
 
 class MissingFileError(FileError):
-    """Nothing has that path."""
+    """A path at which there is no file."""
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file, or of one that the path links to.
+    """Return the content of a regular file, or of a regular file that the path links to.
 
-    :raises MissingFileError: if there is nothing, not even a link to nowhere.
-    :raises FileError: if it is no regular file, too large, or can't be read.
+    :raises MissingFileError: if the path does not exist; a broken link does exist.
+    :raises FileError: if it is not a regular file, is too large, or can't be read.
     """
     shown = printable(str(path), 300)
     try:
-        _check_regular(os.stat(path), shown)  # opening a device may already do something
+        _check_regular(os.stat(path), shown)  # opening a device may already have an effect
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, 'rb') as file:
             _check_regular(os.fstat(descriptor), shown)  # it may have been replaced
@@ -48,9 +48,9 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
             raise FileError(f'{shown} is a link to {target}, which does not exist') from error
         raise MissingFileError(f'{shown} does not exist') from error
     except OSError as error:
-        raise FileError(f'{shown} can not be read ({error.strerror})') from error
-    except ValueError as error:  # no path can have such characters
-        raise FileError(f'{shown} can not be the path of a file ({error})') from error
+        raise FileError(f'{shown} cannot be read ({error.strerror})') from error
+    except ValueError as error:  # the path has a null byte
+        raise FileError(f'{shown} cannot be the path of a file ({error})') from error
     if len(content) > max_bytes:
         raise FileError(f'{shown} is too large', expected=f'at most {max_bytes} bytes')
     return content
@@ -59,8 +59,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 def read_text(path: Path, max_bytes: int) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.
 
-    :raises MissingFileError: as of :func:`read_bytes`.
-    :raises FileError: as of :func:`read_bytes`, or if it is no UTF-8.
+    :raises MissingFileError: as :func:`read_bytes`.
+    :raises FileError: as :func:`read_bytes`, or if it is not UTF-8.
     """
     try:
         return read_bytes(path, max_bytes).decode('utf-8-sig')

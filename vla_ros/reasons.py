@@ -1,6 +1,7 @@
-"""State of the node for a robot, and why it does not act: numbers for programs, text for people.
+"""States of the node for a robot, and reasons why it does not act.
 
-Programs decide by the numbers, never by the text. Standard library only.
+The numbers are for programs and the messages for people; programs must not parse messages. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 
 class State(IntEnum):
-    """What the node does for a robot; the numbers are those of VlaStatus.msg."""
+    """A state of the node for a robot; the numbers are those of VlaStatus.msg."""
 
-    UNKNOWN = 0  # of a status that has not come yet
+    UNKNOWN = 0  # before the first status
     UNCONFIGURED = 1
     LOADING = 2
     WARMING_UP = 3
@@ -23,9 +24,9 @@ class State(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why the node is in ERROR, or a robot in HOLDING; the numbers are those of VlaStatus.msg.
+    """The reason of an ERROR of the node or a hold; the numbers are those of VlaStatus.msg.
 
-    A number is never reused, and none is ever given to another reason.
+    The number of a reason never changes, and is never reused for another one.
     """
 
     NONE = 0
@@ -79,7 +80,7 @@ class Reason(IntEnum):
     SECOND_NODE = 83
     SECOND_PUBLISHER = 84
 
-    # The robot acts, but its last action moved nothing. Never a hold.
+    # The robot is RUNNING, but the node could not turn its last action into motion.
     MOTION_NO_CONTRACT = 100
     MOTION_SHAPE = 101
     MOTION_NOT_FINITE = 102
@@ -88,7 +89,8 @@ class Reason(IntEnum):
 
 
 class Cause(NamedTuple):
-    """
+    """A reason with its message.
+
     :param message: one sentence: what is missing or wrong, the value, what is allowed, what to do.
     """
 

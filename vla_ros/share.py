@@ -1,4 +1,4 @@
-"""Where the package's own data files lie: in the source tree, or installed."""
+"""The paths of the package's own data files, in the source tree or installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 
 def share_file(name: str) -> Path:
-    """A file of the package. Needs no ament index: without a sourced ROS 2 there is none.
+    """Return the path of a data file of the package.
+
+    It needs no ament index, which exists only where ROS 2 is sourced.
 
     :param name: such as ``config/vla.yaml``.
     :raises FileNotFoundError: if it is not installed.

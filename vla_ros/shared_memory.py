@@ -1,9 +1,8 @@
-"""Removes what crashed processes left in shared memory. Linux only; needs no ROS.
+"""Removal of shared memory that crashed processes left behind. Linux only; independent of ROS.
 
-Fast DDS gives every process a segment, with config/fastdds.xml of 32 MB. Only a process that ends
-in good order removes its own, so a node that crashes again and again fills the memory. The owner
-holds a lock on the file beside its segment for as long as it lives: the kernel releases the lock of
-a process that died, however it died.
+Fast DDS gives every process a segment, with config/fastdds.xml of 32 MB. A process removes its
+segment only at a regular end, so a node that crashes repeatedly fills the memory. The owner holds a
+lock on the file beside its segment while it lives; when it dies, the kernel releases the lock.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from typing import NamedTuple
 SHARED_MEMORY = Path('/dev/shm')
 
 _LOCK_FILE = re.compile(r'(fast(?:rtps|dds)_[0-9a-f]{16})_el')  # exclusive lock
-_YOUNG_S = 2.0  # a segment that is just being made may not be locked yet
+_YOUNG_S = 2.0  # a new segment may not be locked yet
 
 
 class Removed(NamedTuple):
-    """
-    :param byte_count: of all segments.
+    """The number of removed segments.
+
+    :param byte_count: total size of the segments.
     """
 
     segments: int = 0
@@ -46,22 +46,23 @@ def remove_dead_segments(folder: Path = SHARED_MEMORY) -> Removed:
 
 
 def _remove_all(folder: Path) -> Iterator[int]:
-    """Yield the size of each segment that was removed."""
+    """Remove all dead segments, and yield the size of each in bytes."""
     try:
         names = os.listdir(folder)
     except OSError:  # not Linux
         return
     for name in names:
         if match := _LOCK_FILE.fullmatch(name):
-            # The owner, another user or another process that cleans up may be faster.
+            # The owner, or another process that cleans up, may be faster.
             with contextlib.suppress(OSError):
                 yield _remove(folder / name, folder / match[1])
 
 
 def _remove(lock_file: Path, segment: Path) -> int:
-    """
-    :returns: bytes of the segment.
-    :raises OSError: if it is in use, is being made or belongs to another user.
+    """Remove a segment and its lock file.
+
+    :returns: size of the segment in bytes.
+    :raises OSError: if it is in use, is new, or belongs to another user.
     """
     descriptor = os.open(lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
@@ -74,15 +75,15 @@ def _remove(lock_file: Path, segment: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             status = os.lstat(segment)
             _check_is_ours(status)
-            size = status.st_blocks * 512  # of which some pages may never have been used
+            size = status.st_blocks * 512  # pages that were never used have no blocks
             segment.unlink()
-        lock_file.unlink()  # last: without it nobody could tell whether the segment is in use
+        lock_file.unlink()  # last: without it one could not tell whether the segment is in use
         return size
     finally:
         os.close(descriptor)
 
 
 def _check_is_ours(status: os.stat_result) -> None:
-    """:raises PermissionError: unless it is a file of this user."""
+    """Raise PermissionError unless it is a regular file of this user."""
     if not (stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()):
         raise PermissionError

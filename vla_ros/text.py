@@ -1,4 +1,4 @@
-"""Text for people: bounded and visible, wherever it came from.
+"""Functions that make text from any source bounded and visible.
 
 Text from a file, a message or another library is cleaned here, and only here, before it reaches a
 log, a terminal or a topic. Standard library only; pure functions, any thread.
@@ -41,7 +41,7 @@ _UNSEEN_CATEGORIES = ('Cc', 'Cf', 'Cs', 'Co', 'Cn', 'Zl', 'Zp', 'Zs')
 
 
 def is_visible(character: str) -> bool:
-    """Return whether a reader sees the character for what it is: a mark, or the plain space."""
+    """Return whether a reader can see and recognise the character; the plain space counts."""
     if character == ' ':
         return True
     code = ord(character)
@@ -67,9 +67,9 @@ def printable(
 ) -> str:
     r"""Return the text with invisible characters escaped (``\x1b``), and cut to a length.
 
-    :param max_characters: of ``text``; what is cut off is marked by ``...``.
-    :param keep_lines: keep line feeds, for tracebacks; what follows one is indented, so that it can
-        not pass for a line of the log.
+    :param max_characters: maximum length of ``text``; a cut is marked by ``...``.
+    :param keep_lines: keep line feeds, for tracebacks. Each further line is indented, so that it
+        cannot look like a line of the log.
     """
     if len(text) <= max_characters and text.isascii() and text.isprintable():
         return text  # mostly: fifty times as fast

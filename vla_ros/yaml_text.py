@@ -1,7 +1,7 @@
-"""Parses YAML that a user wrote. It is bounded, and whatever is wrong in it becomes one error.
+"""Bounded parser of YAML from users, which turns every mistake into one error.
 
-PyYAML raises its own errors only for what is no YAML: an impossible date is a ValueError, deep
-nesting a RecursionError. A few aliases of aliases can mean more values than memory holds.
+PyYAML raises its own errors only for invalid syntax: an impossible date is a ValueError, deep
+nesting a RecursionError. A few aliases of aliases can stand for more values than memory holds.
 Any thread.
 """
 
@@ -15,23 +15,23 @@ from vla_ros.errors import VlaError
 from vla_ros.text import printable, quoted
 
 _MAX_DEPTH = 20
-_MAX_VALUES = 30_000  # aliases count as what they stand for
+_MAX_VALUES = 30_000  # an alias counts as all values that it stands for
 _TOO_MANY = f'more than {_MAX_VALUES} values, aliases written out'
 _MAX_SCALAR_CHARACTERS = 10_000
 _MAX_BITS = 1024
 
 
 class YAMLTextError(VlaError):
-    """The text begins with the line and column where these are known."""
+    """Text that is not usable YAML; the error begins with the line and column if they are known."""
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """``yaml.SafeLoader`` for text of unknown origin; for :func:`parse_yaml`."""
+    """A ``yaml.SafeLoader`` for untrusted text, used by :func:`parse_yaml`."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._sizes: dict[yaml.Node, int] = {}  # of those that are complete
+        self._sizes: dict[yaml.Node, int] = {}  # of complete nodes
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -57,13 +57,13 @@ class BoundedLoader(yaml.SafeLoader):
             raise
         except Exception as error:  # of int(), date(), a look-up ...
             kind = node.tag.rpartition(':')[2]
-            raise _error(f'{quoted(node.value)} is no {kind}', node.start_mark) from error
+            raise _error(f'{quoted(node.value)} is not a valid {kind}', node.start_mark) from error
         if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # not even repr takes it
             raise _error(f'a number of more than {_MAX_BITS} bits', node.start_mark)
         return value
 
     def _size(self, node: yaml.Node) -> int:
-        """How many values it means, aliases written out."""
+        """Return the number of values that the node stands for, with aliases written out."""
         if isinstance(node, yaml.ScalarNode):
             if len(node.value) > _MAX_SCALAR_CHARACTERS:
                 raise _error(
@@ -82,15 +82,15 @@ class BoundedLoader(yaml.SafeLoader):
 
 
 class UniqueKeysLoader(BoundedLoader):
-    """Refuses a key that stands there twice: PyYAML takes the last one."""
+    """A loader that rejects a repeated key, of which PyYAML would take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        # PyYAML hands over what only its tag says to be a mapping, and refuses it then.
+        # PyYAML passes on any node with the tag of a mapping, and rejects other kinds afterwards.
         for key, _ in node.value if node.id == 'mapping' else ():
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise _error(f'{quoted(key.value)} stands there twice', key.start_mark)
+                    raise _error(f'{quoted(key.value)} is there twice', key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -98,7 +98,7 @@ class UniqueKeysLoader(BoundedLoader):
 def parse_yaml(text: str, loader: type[BoundedLoader] = BoundedLoader) -> Any:
     """Return the only document of the text; None if it is empty.
 
-    :raises YAMLTextError: if it is no YAML, too large, or a value can't be.
+    :raises YAMLTextError: if it is not YAML, is too large, or has an impossible value.
     """
     reader = None
     try:

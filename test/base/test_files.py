@@ -42,14 +42,14 @@ def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path) -> None:
             ('link', 'is a named pipe; expected a regular file'),
             ('socket', 'is a socket; expected a regular file'),
             ('nowhere', 'is a link to moved away, which does not exist'),
-            ('loop', 'can not be read (Too many levels of symbolic links)'),
-            ('pipe/x', 'can not be read (Not a directory)'),
+            ('loop', 'cannot be read (Too many levels of symbolic links)'),
+            ('pipe/x', 'cannot be read (Not a directory)'),
         ):
             path = tmp_path / name
             assert refusal(path) == f'{path} {kind}'
-    assert 'can not be read (File name too long)' in refusal(tmp_path / ('x' * 300))
+    assert 'cannot be read (File name too long)' in refusal(tmp_path / ('x' * 300))
     assert refusal(Path('/dev/zero')) == '/dev/zero is a device; expected a regular file'
-    assert refusal(Path('/proc/self/mem')) == '/proc/self/mem can not be read (Input/output error)'
+    assert refusal(Path('/proc/self/mem')) == '/proc/self/mem cannot be read (Input/output error)'
 
 
 def test_what_is_missing_is_told_apart(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_is_missing_is_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', ['a\0b', 'a\ud800b'])
 def test_a_path_that_can_not_be(name: str) -> None:
     shown = refusal(Path(name))
-    assert 'can not be the path of a file' in shown and shown.isprintable()
+    assert 'cannot be the path of a file' in shown and shown.isprintable()
 
 
 def test_the_path_is_shown_and_can_harm_nobody(tmp_path: Path) -> None:

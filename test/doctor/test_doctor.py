@@ -138,7 +138,7 @@ def test_parameters_are_checked_without_ros(monkeypatch: pytest.MonkeyPatch) -> 
         ('/vla_node:\n  ros__parameters: {model: scripted}', 'sets nothing for /left/vla: it has'),
         ('/**:\n  model: scripted', 'sets nothing for /left/vla: it has no ros__parameters'),
         ('/**: [', 'is no YAML: '),
-        ('/**: 2024-02-31', "is no YAML: line 1, column 6: '2024-02-31' is no timestamp"),
+        ('/**: 2024-02-31', "is no YAML: line 1, column 6: '2024-02-31' is not a valid timestamp"),
         ('/**: ' + '[' * 2000, 'is no YAML: line 1, column '),
         ('/**: &a [*a]', 'is no YAML: line 1, column '),
         ('? 0x' + 'f' * 6000 + '\n: {}', 'is no YAML: line 1, column 3: '),

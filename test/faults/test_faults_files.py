@@ -22,7 +22,7 @@ from vla_ros.types import Cancel, Invalid, InvalidReason, Prediction
 FAULTS = {
     'named pipe': 'is a named pipe; expected a regular file',
     'link to nowhere': 'is a link to ',
-    'impossible date': "line 2, column 11: '2024-02-31' is no timestamp",
+    'impossible date': "line 2, column 11: '2024-02-31' is not a valid timestamp",
     'nesting': 'nested more than 20 levels deep',
     'aliases': 'more than 30000 values',
     'forged name': "unnorm_key is 'a\\x1b[31m\\nERROR: forged'",
