@@ -1,4 +1,4 @@
-"""The seam between policies and everything else.
+"""The interface between policies and all other code.
 
 An Observation goes into a Policy and a Prediction comes out. Depends on numpy only.
 """
@@ -17,12 +17,12 @@ from vla_ros.errors import VlaError
 from vla_ros.text import is_blank, is_visible, printable
 
 MAX_INSTRUCTION_CHARACTERS = 500
-ONE_CAMERA = 'image'  # name of the camera where there is only one
+ONE_CAMERA = 'image'  # name of a single camera
 _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
 class PolicyError(VlaError):
-    """A policy that can't be built, or can't do what was asked."""
+    """A policy that can't be built, or can't answer."""
 
 
 class InstructionError(PolicyError):
@@ -34,11 +34,11 @@ class SelfCheckError(PolicyError):
 
 
 class InferenceCancelled(Exception):
-    """An inference that was cancelled, so there is no prediction."""
+    """An inference that was cancelled and has no prediction."""
 
 
 class Cancel(Protocol):
-    """Tells a running inference to stop; a threading.Event is one."""
+    """A flag that stops a running inference, such as a threading.Event."""
 
     def is_set(self) -> bool: ...
 
@@ -55,7 +55,7 @@ class ActionSpace(IntEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What the robot perceives at one moment.
+    """The input of a policy at one moment.
 
     :param images: uint8 [H, W, 3] RGB by camera name; never written to.
     :param instruction: the user's words, without the prompt's template.
@@ -90,14 +90,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What a policy needs and gives.
+    """The inputs that a policy needs, and the actions that it gives.
 
     :param cameras: names in the model's order.
     :param state_dim: S, values of the state; 0 if the policy takes none.
     :param action_dim: D, columns of an action.
     :param horizon: K, rows of a chunk.
-    :param names: of the D columns; ``value_0``, ``value_1`` and so forth where nobody knows.
-    :param period_s: time between two rows; None if the policy doesn't know.
+    :param names: names of the D columns; ``value_0``, ``value_1``, ... where they are unknown.
+    :param period_s: time between two rows; None if unknown.
     :param emits_tokens: whether drafts and token probabilities exist.
     :param deterministic: whether equal inputs give equal actions.
     """
@@ -114,7 +114,7 @@ class PolicySpec:
 
     @property
     def action_shape(self) -> tuple[int, int]:
-        """[K, D]."""
+        """Shape of the actions, [K, D]."""
         return self.horizon, self.action_dim
 
 
@@ -128,10 +128,10 @@ def unknown_names(action_dim: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TokenTrace:
-    """The tokens of one prediction. N is K x D.
+    """The tokens of one prediction, where N is K x D.
 
     :param ids: int64 [<=N], exactly as greedy decoding emits them.
-    :param probabilities: float32 [N], of each emitted token among the action tokens.
+    :param probabilities: float32 [N], probability of each token among the action tokens.
     :param logits: float32 [N, bins] of the action tokens, by rising token id.
     :param drafted: number of draft tokens that were verified.
     :param accepted: number of these that were right.
@@ -147,7 +147,7 @@ class TokenTrace:
 class Invalid(IntEnum):
     """A kind of defect of a prediction."""
 
-    TOKEN = 1  # a token that stands for no value
+    TOKEN = 1  # a token without a value
     ENDED_EARLY = 2
     NOT_FINITE = 3
     OUT_OF_BOUNDS = 4
@@ -156,22 +156,22 @@ class Invalid(IntEnum):
 
 
 _SENTENCES = {
-    Invalid.TOKEN: 'token {value} at step {index} is no action token ({expected})',
+    Invalid.TOKEN: 'token {value} at step {index} is not an action token ({expected})',
     Invalid.ENDED_EARLY: 'the sequence ended after {value} of {expected} action tokens',
     Invalid.NOT_FINITE: '{expected} {index} is {value}, which is not finite',
     Invalid.OUT_OF_BOUNDS: 'normalized value {index} is {value}, not within {expected}',
     Invalid.SHAPE: 'it has {value} values, expected {expected}',
-    Invalid.BY_POLICY: 'the policy calls it invalid',
+    Invalid.BY_POLICY: 'the policy marked it as invalid',
 }
 
 
 @dataclass(frozen=True)
 class InvalidReason:
-    """Why the actions of a prediction must not move a robot; ``str()`` makes a sentence of it.
+    """The reason why a prediction's actions must not move a robot; ``str()`` gives a sentence.
 
-    :param index: of the first value or token concerned, counted over all rows; -1 if none is.
-    :param value: that value or token; for SHAPE and ENDED_EARLY a count.
-    :param expected: what is allowed; for NOT_FINITE what has to be finite.
+    :param index: index of the first affected value or token over all rows; -1 if there is none.
+    :param value: this value or token; for SHAPE and ENDED_EARLY a count.
+    :param expected: what is allowed; for NOT_FINITE the name of the value.
     """
 
     kind: Invalid
@@ -188,13 +188,13 @@ class Prediction:
     """A chunk of actions, with optional diagnostics.
 
     :param actions: float64 [K, D], un-normalised, in the units of the data set.
-    :param unnorm_key: whose statistics scaled ``actions``; empty if the policy has none.
+    :param unnorm_key: data set whose statistics scaled ``actions``; empty if the policy has none.
     :param normalized_actions: float64 [K, D], each within [-1, 1].
     :param invalid: why the actions must not move a robot; None if they may.
-    :param model_images: uint8 [S, S, 3] RGB by camera name, as the model was given them before
-        they were normalised; never written to.
+    :param model_images: uint8 [S, S, 3] RGB by camera name: the model's inputs before they were
+        normalised; never written to.
     :param tokens: None if the policy decodes no tokens.
-    :param timings: seconds per stage of the whole batch.
+    :param timings: seconds for each stage of the whole batch.
     """
 
     actions: NDArray[np.float64]
@@ -207,7 +207,7 @@ class Prediction:
 
     @property
     def action(self) -> NDArray[np.float64]:
-        """float64 [D], the first row."""
+        """The first row, float64 [D]."""
         row: NDArray[np.float64] = self.actions[0]
         return row
 
@@ -215,7 +215,7 @@ class Prediction:
 def invalid_reason(prediction: Prediction, spec: PolicySpec) -> InvalidReason | None:
     """Return why the actions must not move a robot, or None if they may.
 
-    They may if the policy calls them valid, and they are whole, finite and bounded.
+    They may if the policy says they are valid, and they are complete, finite and within bounds.
     """
     if prediction.invalid is not None:
         return prediction.invalid
@@ -243,7 +243,7 @@ def _first(
 
 @dataclass(frozen=True)
 class PolicyInfo:
-    """What was loaded, as chosen: nothing in here says ``auto``."""
+    """The loaded policy. No field is ``auto``."""
 
     model: str
     revision: str
@@ -255,11 +255,11 @@ class PolicyInfo:
 
 @dataclass(frozen=True)
 class WarmupTimes:
-    """What the warm-up took, and what one action takes from now on.
+    """The durations of the warm-up, and of an inference after it.
 
-    :param total_s: the whole warm-up, self-checks included.
-    :param first_inference_s: the first action, with whatever is made only once.
-    :param steady_inference_s: the last one, when all was warm.
+    :param total_s: duration of the whole warm-up, with the self-checks.
+    :param first_inference_s: duration of the first inference, which prepares kernels and caches.
+    :param steady_inference_s: duration of the last inference of the warm-up.
     """
 
     total_s: float
@@ -269,7 +269,7 @@ class WarmupTimes:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far loading or warming up has come: step ``done`` of ``total`` is what ``text`` says."""
+    """The progress of loading or warming up: ``text`` names step ``done`` of ``total``."""
 
     text: str
     done: int
@@ -280,17 +280,17 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Session(Protocol):
-    """What lasts from one prediction for a robot to the next: drafts, a connection."""
+    """The memory of a policy for one robot between predictions: drafts, a connection."""
 
     @property
     def spec(self) -> PolicySpec: ...
 
     def reset(self) -> None:
-        """Forget what was predicted so far: the next observation begins something new."""
+        """Forget all earlier predictions."""
 
 
 class Policy(Protocol):
-    """A vision-language-action policy; built, warmed and called by one thread."""
+    """A vision-language-action policy. One thread builds it, warms it up and calls it."""
 
     @property
     def info(self) -> PolicyInfo: ...
@@ -299,16 +299,16 @@ class Policy(Protocol):
     def max_batch_size(self) -> int: ...
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what the policy needs and gives.
+        """Return the inputs that the policy needs, and the actions that it gives.
 
-        :param unnorm_key: whose statistics scale the actions; may be left out if there is one.
+        :param unnorm_key: data set whose statistics scale the actions; optional if there is one.
         :raises PolicyError: if there are no such statistics.
         """
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
     ) -> WarmupTimes:
-        """Run every shape that can occur, then check that image and instruction affect the action.
+        """Run every shape that can occur, then check that inputs affect the action.
 
         :raises SelfCheckError: if a check fails.
         :raises InferenceCancelled: soon after ``cancel`` is set.
@@ -323,7 +323,7 @@ class Policy(Protocol):
     def session(self, unnorm_key: str | None = None) -> Session:
         """Begin the session of one robot.
 
-        :param unnorm_key: whose statistics scale the actions; may be left out if there is one.
+        :param unnorm_key: data set whose statistics scale the actions; optional if there is one.
         :raises PolicyError: if there are no such statistics.
         """
 
@@ -332,15 +332,15 @@ class Policy(Protocol):
     ) -> list[Prediction | PolicyError]:
         """Predict the actions for each observation, all in one pass.
 
-        :param batch: 1 to ``max_batch_size``, each with a session of this policy.
-        :returns: in the same order, each as if it had been predicted alone. An error concerns its
-            observation only; what concerns all is raised. A session changes only if it gets a
-            prediction.
+        :param batch: 1 to ``max_batch_size`` observations, each with a session of this policy.
+        :returns: answers in the same order, each as if predicted alone. An error in the list
+            concerns only its observation; an error of the whole batch is raised. A session changes
+            only if it gets a prediction.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
 
     def close(self) -> None:
-        """Free its memory. The policy must not be used afterwards."""
+        """Free the policy's memory. The policy must not be used afterwards."""
 
 
 def all_predicted(answers: Sequence[Prediction | PolicyError]) -> list[Prediction]:
@@ -357,10 +357,12 @@ def all_predicted(answers: Sequence[Prediction | PolicyError]) -> list[Predictio
 
 
 def check_instruction(instruction: str) -> None:
-    """Refuse what would not reach the policy as a person's words. One that looks empty means hold.
+    """Check that an instruction would reach the policy as the user's words.
 
-    :raises InstructionError: too long, characters that can't be seen, or the text of a special
-        token (the tokenizer would read ``</s>`` as the end of the sequence).
+    An instruction that looks empty is allowed; it means hold.
+
+    :raises InstructionError: if it is too long, has invisible characters, or has the text of a
+        special token (the tokenizer would read ``</s>`` as the end of the sequence).
     """
     if is_blank(instruction):
         return
@@ -374,13 +376,13 @@ def check_instruction(instruction: str) -> None:
         if not is_visible(character):
             kind = 'control' if ord(character) < 0x20 else 'invisible or misleading'
             raise InstructionError(
-                f"instruction '{shown}' has the {kind} character '{printable(character)}'; "
-                'send one line of plain text'
+                f"instruction '{shown}' has the {kind} character '{printable(character)}'",
+                'send one line of plain text',
             )
     lowered = instruction.lower()
     for token in _SPECIAL_TOKENS:
         if token in lowered:
             raise InstructionError(
-                f'instruction {shown!r} has the special token {token!r}; '
-                'leave it out, the tokenizer would not read it as text'
+                f'instruction {shown!r} has the special token {token!r}',
+                'leave it out, since the tokenizer would not read it as text',
             )

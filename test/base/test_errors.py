@@ -168,8 +168,8 @@ FIELDS = (
         ),
         (
             a_picture_of_yesterday,
-            "backwards: the picture's stamp is 1.000 s before the last one's",
-            'is there more than one publisher, or did a recording start over?',
+            "backwards: the image's stamp is 1.000 s before the last one's",
+            'check whether there is more than one publisher, or a recording started over',
         ),
     ],
 )

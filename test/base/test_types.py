@@ -35,7 +35,7 @@ def test_a_policy_need_not_tell_normalized_actions() -> None:
 def test_the_policy_s_own_reason_comes_first() -> None:
     prediction = a_prediction(np.nan, invalid=BY_POLICY)
     assert invalid_reason(prediction, SPEC) is BY_POLICY
-    assert str(BY_POLICY) == 'the policy calls it invalid'
+    assert str(BY_POLICY) == 'the policy marked it as invalid'
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -77,7 +77,7 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
     ),
     'future': (
         Level.FAIL,
-        r"/doctor/future: \d+ of \d+ pictures are not usable: future: the picture's stamp is "
+        r"/doctor/future: \d+ of \d+ pictures are not usable: future: the image's stamp is "
         r"[45]\.\d\d s ahead of this machine's clock, 0\.1 s are allowed",
         r"synchronise the camera's clock",
     ),

@@ -83,7 +83,7 @@ def test_a_stream_that_starts_over_costs_one_picture(camera: Camera) -> None:
     assert camera.shows()
     assert not camera.shows(aside_s=-0.4)
     assert camera.cause.reason is Reason.IMAGE_BACKWARDS
-    assert "the picture's stamp is 0.400 s before" in camera.cause.message
+    assert "the image's stamp is 0.400 s before" in camera.cause.message
     assert camera.shows(aside_s=-0.37)
     assert camera.counted() == {'backwards': 1}
 

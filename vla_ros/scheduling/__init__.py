@@ -1,4 +1,7 @@
-"""When the policy runs, and what becomes of each picture. Knows neither ROS nor torch."""
+"""Scheduling of inferences: which observation runs when, and the outcome of each.
+
+Independent of ROS and torch.
+"""
 
 from vla_ros.scheduling.camera import CameraCounters, CameraWatch
 from vla_ros.scheduling.clock import ClockWatch

@@ -1,8 +1,8 @@
 """The equations between counters: every image and every inference is counted under one name.
 
 Each counter is a field of the dataclass of the object that counts it, and a field of the same name
-in VlaCounters. The equations name these fields, so a new field of CameraCounters or
-OutcomeCounters is in its equation by itself. Pure functions; any thread.
+in VlaCounters. The equations take the names from the dataclasses, so a new field of CameraCounters
+or OutcomeCounters joins its equation automatically. Pure functions; any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _names(counters: type, *without: str) -> tuple[str, ...]:
     return tuple(one.name for one in dataclasses.fields(counters) if one.name not in without)
 
 
-# A counter -> those that it is the sum of, at every moment.
+# A counter -> the counters whose sum it is, at every moment.
 EQUATIONS: Mapping[str, tuple[str, ...]] = {
     'received': (
         'rejected',
@@ -35,14 +35,14 @@ EQUATIONS: Mapping[str, tuple[str, ...]] = {
 # Only where published actions become twists.
 TWIST_EQUATIONS: Mapping[str, tuple[str, ...]] = {'published': ('motions', 'motions_refused')}
 
-# What is there now. All other counters only rise.
+# Current numbers. All other counters only rise.
 GAUGES = ('pending', 'waiting', 'in_flight')
 
 
 def unaccounted(
     counters: object, equations: Mapping[str, tuple[str, ...]] = EQUATIONS
 ) -> dict[str, int]:
-    """Return by how much each sum differs from its parts; empty if all balance.
+    """Return the difference between each sum and its parts; empty if all balance.
 
     :param counters: a VlaCounters, or another object with the counters as attributes.
     """

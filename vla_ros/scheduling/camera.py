@@ -1,7 +1,7 @@
-"""Tells a picture that shows the robot's surroundings now from one that only seems to.
+"""Checks whether an image shows the robot's current surroundings.
 
-A camera goes blind in ways that still deliver pictures: a driver that repeats its last one, a
-clock that is off, a stream that starts over. Knows neither ROS nor torch; of one thread.
+A faulty camera may still deliver images: a driver repeats its last image, a clock is wrong, a
+recording starts over. Independent of ROS and torch; one thread.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from vla_ros.scheduling.novelty import Novelty
 
 @dataclass
 class CameraCounters:
-    """Pictures that were not used, by what was wrong with them.
+    """The numbers of images that were not used, by their fault.
 
-    :param unstamped: the stamp is zero.
-    :param future: the stamp lies in the future.
-    :param repeated: the stamp of the picture before.
-    :param backwards: an earlier stamp than that of the picture before.
-    :param frozen: no new image came for too long, but old ones again.
+    :param unstamped: images whose stamp is zero.
+    :param future: images whose stamp is in the future.
+    :param repeated: images with the stamp of the image before.
+    :param backwards: images with an earlier stamp than the image before.
+    :param frozen: images that had come before, while no new one came for too long.
     """
 
     unstamped: int = 0
@@ -42,9 +42,10 @@ class CameraCounters:
 
 @dataclass(frozen=True)
 class Verdict:
-    """
-    :param refusal: why the image may not reach the policy; None if it may.
-    :param cause: why to hold; None where an unusable image is no cause by itself.
+    """The judgement of one image.
+
+    :param refusal: why the image must not reach the policy; None if it may.
+    :param cause: why to hold; None where an unusable image alone is not a cause.
     """
 
     refusal: VlaError | None = None
@@ -57,7 +58,7 @@ class Verdict:
 
 
 class CameraWatch:
-    """Judges every image of one camera, in the order in which they come."""
+    """A judge of all images of one camera, in their order of arrival."""
 
     def __init__(
         self,
@@ -65,9 +66,11 @@ class CameraWatch:
         clock: Clock,
         counters: CameraCounters | None = None,
     ) -> None:
-        """
-        :param frozen_image_timeout_s: how long old images may be repeated [s]; 0: for ever.
-        :param counters: counted on; those of several cameras may be the same.
+        """Start without images.
+
+        :param frozen_image_timeout_s: duration in which old images may be repeated [s]; 0 sets no
+            limit.
+        :param counters: counted on; several cameras may share them.
         """
         self._frozen_image_timeout_s = frozen_image_timeout_s
         self._clock = clock
@@ -75,25 +78,26 @@ class CameraWatch:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget all images: the camera is another one now."""
+        """Forget all images, for another camera."""
         self.forget_stamp()
         self._novelty = Novelty()
-        self._new_image_s = 0.0  # when the last new one came, monotonic
+        self._new_image_s = 0.0  # monotonic time of the last new image
         self._judged_s: float | None = None
 
     def forget_stamp(self) -> None:
-        """The clock is another one now; what is seen is the same."""
+        """Forget the last stamp, for another clock; the images stay known."""
         self._stamp_ns: int | None = None
 
     def judge(self, image: NDArray[np.uint8], stamp_ns: int) -> Verdict:
-        """
+        """Judge one image, and count it if it is unusable.
+
         :param image: uint8 [H, W, 3].
         """
         if stamp_ns == 0:
             self.counters.unstamped += 1
             return _unusable(
                 Reason.IMAGE_UNSTAMPED,
-                'unstamped: the picture has no time',
+                'unstamped: the image has no stamp',
                 'have the camera driver set header.stamp',
             )
         ahead_s = -age_s(stamp_ns, self._clock.now_ns())
@@ -101,7 +105,7 @@ class CameraWatch:
             self.counters.future += 1
             return _unusable(
                 Reason.IMAGE_FUTURE,
-                f"future: the picture's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
+                f"future: the image's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
                 f'{MAX_CLOCK_SKEW_S:g} s are allowed',
                 "synchronise the camera's clock",
             )
@@ -112,20 +116,21 @@ class CameraWatch:
         if before_ns is None or stamp_ns > before_ns:
             return None
         if stamp_ns == before_ns:
-            # Delivered twice, perhaps. Where nothing else comes, the camera counts as silent.
+            # The message may have been delivered twice. If no other image comes, the camera counts
+            # as silent.
             self.counters.repeated += 1
             return Verdict(
                 VlaError(
-                    'repeated: it has the stamp of the one before',
+                    'repeated: it has the stamp of the image before',
                     'have the driver stamp each image',
                 )
             )
         self.counters.backwards += 1
         return _unusable(
             Reason.IMAGE_BACKWARDS,
-            f"backwards: the picture's stamp is {(before_ns - stamp_ns) / 1e9:.3f} s before the "
+            f"backwards: the image's stamp is {(before_ns - stamp_ns) / 1e9:.3f} s before the "
             "last one's",
-            'is there more than one publisher, or did a recording start over?',
+            'check whether there is more than one publisher, or a recording started over',
         )
 
     def _judge_pixels(self, image: NDArray[np.uint8]) -> Verdict | None:
@@ -134,7 +139,7 @@ class CameraWatch:
             return None
         now_s = self._clock.monotonic_s()
         before_s, self._judged_s = self._judged_s, now_s
-        # What was between two images with a long silence between them, nobody knows.
+        # After a long silence an equal image is not a sign of a frozen camera.
         was_silent = before_s is None or now_s - before_s > limit_s
         if self._novelty.is_new(image) or was_silent:
             self._new_image_s = now_s
@@ -143,9 +148,9 @@ class CameraWatch:
         self.counters.frozen += 1
         return _unusable(
             Reason.IMAGE_FROZEN,
-            f'frozen: for frozen_image_timeout_s, {limit_s:g} s, all pictures were ones that had '
-            'come before',
-            'a camera has noise (0 allows still pictures)',
+            f'frozen: for frozen_image_timeout_s, {limit_s:g} s, all images were repetitions of '
+            'earlier ones',
+            'check the camera, whose noise should make all images differ; 0 allows equal images',
         )
 
 

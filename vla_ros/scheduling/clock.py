@@ -1,14 +1,14 @@
-"""Notices when the robot's clock jumps."""
+"""Detection of jumps of the robot's clock."""
 
 from __future__ import annotations
 
 from vla_ros.clock import MAX_CLOCK_SKEW_S, Clock
 
-_MAX_SIMULATED_STEP_S = 10.0  # forward, between two looks: simulations may run much faster
+_MAX_SIMULATED_STEP_S = 10.0  # forward, between two calls: simulations may run much faster
 
 
 class ClockWatch:
-    """Notices when the robot's clock jumps: ages across a jump mean nothing. Of one thread."""
+    """A detector of jumps of the robot's clock, across which ages mean nothing. One thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -17,10 +17,10 @@ class ClockWatch:
         self.jumps = 0
 
     def jump_s(self, simulated: bool) -> float:
-        """Look at the clock; how far it has jumped since the last look, seconds, mostly 0.
+        """Return how far the clock jumped since the last call, seconds; mostly 0.
 
-        :param simulated: the robot's time is a simulation's: it may run faster or slower, or
-            stand still; only a step back, or a very long one, is a jump.
+        :param simulated: whether the robot's time is a simulation's. It may run faster or slower,
+            or pause; only a step back, or a very long one, is a jump.
         """
         before_ns, self._now_ns = self._now_ns, self._clock.now_ns()
         before_s, self._monotonic_s = self._monotonic_s, self._clock.monotonic_s()

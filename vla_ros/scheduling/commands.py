@@ -1,7 +1,7 @@
-"""Tells a command that somebody waits for from one that was given long ago.
+"""Checks whether a command came in time.
 
-A command that sets a robot going may be late: the process was suspended, the executor stalled, the
-link was lost. Nobody expects it to be obeyed then. Used by one thread.
+A command that starts a robot may be late: the process was suspended, the executor stalled, the link
+was lost. Its sender no longer expects the robot to start then. Used by one thread.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from vla_ros.clock import Clock
 
-_GRACE_S = 1.0  # in which what lay in the queues during a stall is delivered
-_MAX_STALL_S = 1.0  # between two looks; they are 0.02 s apart
-_APART_S = 1.0  # between two commands that tell another clock from a delay
-_JITTER_S = 0.5  # by which their distances may differ on both clocks
+_GRACE_S = 1.0  # after a stall, while messages that waited in the queues are delivered
+_MAX_STALL_S = 1.0  # between two calls, which are 0.02 s apart
+_APART_S = 1.0  # between two commands that distinguish a wrong clock from a delay
+_JITTER_S = 0.5  # allowed difference between the distances sent and heard
 _MOST_CLOCKS = 8
 
 
 class StallWatch:
-    """Notices that the thread which looks did not run for a while."""
+    """A detector of stalls of the calling thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -27,7 +27,7 @@ class StallWatch:
         self._stalled_s = float('-inf')  # when the last stall was noticed
 
     def look(self, counts: bool = True) -> float:
-        """Return how long the thread stalled since the last look [s], mostly 0.
+        """Return how long the thread stalled since the last call [s]; mostly 0.
 
         :param counts: False where the thread was kept busy on purpose.
         """
@@ -40,37 +40,39 @@ class StallWatch:
 
     @property
     def is_recent(self) -> bool:
-        """Whether what is delivered now may have lain in a queue during a stall."""
+        """Whether a message delivered now may have waited in a queue during a stall."""
         return self._clock.monotonic_s() - self._stalled_s <= _GRACE_S
 
 
 @dataclass(frozen=True)
 class _Sent:
+    """A command, when it was sent and heard, and its apparent age."""
+
     sent_ns: int
     heard_s: float
     age_s: float
 
 
 class CommandWatch:
-    """Judges by age the commands that set a robot going.
+    """A judge of the age of commands that start a robot.
 
     The age is this machine's system time minus the sender's time stamp, which the middleware takes
-    from the sender's system clock. Where the two clocks disagree by more than the bound, every
-    command seems too late, and equally so. Therefore the first is rejected; a second one that was
-    sent at least a second later, and heard as much later, is obeyed: that sender's clock is off,
-    and ages count from there.
+    from the sender's system clock. If the two clocks differ by more than the limit, every command
+    seems too late by the same time. Therefore the first is rejected. A second command that was sent
+    at least a second later, and heard later by the same time, is accepted: that sender's clock is
+    wrong, and its offset is subtracted from then on.
     """
 
     def __init__(self, max_age_s: float, clock: Clock) -> None:
         self._max_age_s = max_age_s
         self._clock = clock
-        # How far senders' clocks are behind this machine's, as learned; the last ones.
+        # The last learned offsets, by which senders' clocks are behind this machine's.
         self._offsets_s: deque[float] = deque(maxlen=_MOST_CLOCKS)
-        self._rejected: _Sent | None = None  # the last one
+        self._rejected: _Sent | None = None  # the last rejected command
         self.stall = StallWatch(clock)
 
     def why_not(self, sent_ns: int) -> str:
-        """Return why the command is too late to be obeyed, or an empty text.
+        """Return why the command is too late to be accepted, or an empty text.
 
         :param sent_ns: the sender's system time, nanoseconds; 0 if the middleware has none.
         """

@@ -1,6 +1,7 @@
-"""Decides whether a result may move the robot, counts what became of each, and keeps why not.
+"""The gate that decides whether a result may move the robot.
 
-Belongs to the thread that publishes. Knows neither ROS nor torch.
+It counts each outcome, and keeps the cause of a hold. Belongs to the thread that publishes.
+Independent of ROS and torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vla_ros.scheduling.result import Outcome, Result
 
 @dataclass
 class OutcomeCounters:
-    """What became of the pictures that were taken: each of these adds up to those that are over."""
+    """Outcomes of the observations that were taken. The five sum to the finished inferences."""
 
     published: int = 0
     overrun: int = 0
@@ -31,10 +32,10 @@ class OutcomeCounters:
 
 @dataclass
 class DraftCounters:
-    """Of the published actions.
+    """Counters of the drafts of all published actions.
 
-    :param drafted: tokens that the action before had offered.
-    :param accepted: of these, how many were right.
+    :param drafted: number of draft tokens that were verified.
+    :param accepted: number of these that were right.
     """
 
     drafted: int = 0
@@ -42,11 +43,12 @@ class DraftCounters:
 
 
 class ActionGate:
-    """Keeps the cause why no action is published (``cause``) until one is."""
+    """The gate of one robot, which keeps the ``cause`` of a hold until an action is admitted."""
 
     def __init__(self, max_action_age_s: float, clock: Clock) -> None:
-        """
-        :param max_action_age_s: an action whose picture is older is not published.
+        """Start without a cause.
+
+        :param max_action_age_s: maximum age of an action's image when it is published [s].
         """
         self._max_action_age_s = max_action_age_s
         self._clock = clock
@@ -57,9 +59,9 @@ class ActionGate:
         self.inference = LatencyWindow()
 
     def admit(self, result: Result) -> bool:
-        """Whether the result's action is to be published, now.
+        """Count the result, and return whether its action must be published now.
 
-        A result is asked about once: this counts it, and keeps the reason if the answer is no.
+        Call it once for each result. If the answer is no, ``cause`` says why.
         """
         if result.outcome is Outcome.PREDICTED:
             return self._admit_prediction(result)
@@ -74,19 +76,19 @@ class ActionGate:
             self.counters.overrun += 1
             self.cause = Cause(
                 Reason.INFERENCE_OVERRUN,
-                f'overrun: the inference was late ({result.inference_s:.2f} s); if that is its '
-                'usual time here, raise inference_timeout_s and max_action_age_s',
+                f'overrun: the inference was late ({result.inference_s:.2f} s); if this is its '
+                'usual duration here, raise inference_timeout_s and max_action_age_s',
             )
         return False
 
     def _refuse_stale(self, result: Result) -> None:
-        # Not one of the counters here: it was never taken, the slot counts it.
+        # Not counted here: it was never taken, so the slot counts it.
         image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
         when = f'{image_age_s:.2f} s old' if image_age_s >= 0 else f'{-image_age_s:.2f} s early'
         self.cause = Cause(
             Reason.IMAGE_STALE,
-            f'stale: the picture was {when} when its turn came; max_image_age_s bounds that, and '
-            "the camera's clock has to be this machine's",
+            f'stale: the image was {when} when its inference was due; max_image_age_s is the '
+            "limit, and the camera's clock must agree with this machine's",
         )
 
     def _admit_prediction(self, result: Result) -> bool:
@@ -101,7 +103,7 @@ class ActionGate:
             self.counters.overrun += 1
             self.cause = Cause(
                 Reason.ACTION_TOO_OLD,
-                f'overrun: the picture was {action_age_s:.2f} s old when its action was ready, '
+                f'overrun: the image was {action_age_s:.2f} s old when its action was ready, '
                 f'max_action_age_s is {self._max_action_age_s:g}',
             )
             return False

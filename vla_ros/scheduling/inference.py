@@ -1,6 +1,6 @@
-"""The inference under way: whose observations it is for, and how it stands to its deadlines.
+"""The running inference: its batch and its deadlines.
 
-Knows neither ROS nor torch. Guarded by the worker's lock, but for the event.
+Independent of ROS and torch. Guarded by the worker's lock, except for the event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vla_ros.types import Observation
 
 
 class Deadline(Enum):
-    """How the inference under way stands to its deadlines."""
+    """Whether the running inference has missed its deadlines."""
 
     MET = 'met'
     MISSED = 'missed'
@@ -23,10 +23,11 @@ class Deadline(Enum):
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """
-    :param max_image_age_s: an older picture is not taken.
-    :param inference_timeout_s: an inference that takes longer is cancelled.
-    :param hang_timeout_s: how long it may then take to come back.
+    """The limits of a worker.
+
+    :param max_image_age_s: maximum age of an image when inference starts [s].
+    :param inference_timeout_s: time after which an inference is cancelled [s].
+    :param hang_timeout_s: time that a cancelled inference may take to return [s].
     """
 
     max_image_age_s: float
@@ -36,9 +37,10 @@ class WorkerLimits:
 
 @dataclass(frozen=True)
 class Submission:
-    """
-    :param source: whose observation it is.
-    :param epoch: of the source when it was submitted; a reset starts a new one.
+    """An observation that was submitted to the worker.
+
+    :param source: number of the robot.
+    :param epoch: epoch of the source at submission; a reset starts a new one.
     """
 
     observation: Observation
@@ -48,21 +50,23 @@ class Submission:
 
 @dataclass
 class Inference:
-    """
-    :param members: what is predicted at once, at most one of each source.
+    """A running inference.
+
+    :param members: the batch, at most one submission for each source.
     """
 
     started_s: float
     members: Sequence[Submission]
     cancel: threading.Event = field(default_factory=threading.Event)
-    late_since_s: float | None = None  # when it was noticed, and cancelled
+    late_since_s: float | None = None  # when its lateness was noticed, and it was cancelled
 
     def deadline(self, now_s: float, limits: WorkerLimits) -> Deadline:
+        """Return whether it has missed its deadlines; cancel it when it misses the first."""
         if self.late_since_s is None and now_s - self.started_s > limits.inference_timeout_s:
             self.late_since_s = now_s
             self.cancel.set()
         if self.late_since_s is None:
             return Deadline.MET
-        # Counted from the cancel: whoever looks may have been late, too.
+        # Counted from the cancellation, since this call may have come late, too.
         hung = now_s - self.late_since_s > limits.hang_timeout_s
         return Deadline.HUNG if hung else Deadline.MISSED

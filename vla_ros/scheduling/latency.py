@@ -1,4 +1,4 @@
-"""Percentiles of the last durations."""
+"""Percentiles of recent durations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Seconds; zero while there is nothing to count."""
+    """Percentiles in seconds; zero if there are no durations."""
 
     p50_s: float = 0.0
     p95_s: float = 0.0
@@ -16,7 +16,7 @@ class Percentiles:
 
 
 class LatencyWindow:
-    """Keeps the last ``size`` durations. Of one thread."""
+    """The last ``size`` durations. One thread."""
 
     def __init__(self, size: int = 512) -> None:
         self._durations_s: deque[float] = deque(maxlen=size)
@@ -25,7 +25,7 @@ class LatencyWindow:
         self._durations_s.append(duration_s)
 
     def percentiles(self) -> Percentiles:
-        """By nearest rank: each is a duration that occurred."""
+        """Return the percentiles by nearest rank, so that each is a duration that occurred."""
         ordered = sorted(self._durations_s)
         if not ordered:
             return Percentiles()

@@ -1,7 +1,7 @@
-"""Tells a new image from one that was seen before, however long ago within some minutes.
+"""Detection of images that repeat an image of the last minutes.
 
-A driver that is stuck repeats one buffer, or several in turn. A sound camera has noise: no two of
-its images are equal. Used by one thread.
+A stuck driver repeats one buffer, or several in turn. A working camera has noise: no two of its
+images are equal. Used by one thread.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-_SAMPLE = np.s_[::16, ::16]  # of the pixels: enough to tell most images apart
+_SAMPLE = np.s_[::16, ::16]  # every 16th pixel distinguishes most images
 _MEMORY = 4096  # images; at 30 Hz more than two minutes
 
 V = TypeVar('V')
 
 
 class Novelty:
-    """Remembers images by digests: 0.2 MB in all, and some microseconds for a new image."""
+    """A memory of images by digests, of 0.2 MB. A new image takes some microseconds."""
 
     def __init__(self) -> None:
-        # Digest of a sample, and whether the whole image has a digest in _images. The whole is
-        # digested only where the sample was seen before: that takes a hundred times as long.
+        # Digest of a sample -> whether the whole image has a digest in _images. The whole image is
+        # digested only if its sample came before, since that takes a hundred times as long.
         self._samples: OrderedDict[bytes, bool] = OrderedDict()
         self._images: OrderedDict[bytes, None] = OrderedDict()
 
     def is_new(self, image: NDArray[np.uint8]) -> bool:
-        """Return whether no such image came before, and remember it.
+        """Return whether no equal image came before, and remember it.
 
-        Where the sample was seen once before and nothing is known of the rest, the image counts as
-        seen: the next one under that sample is told apart by all of its pixels.
+        If the sample came once before and the rest of that image is unknown, the image counts as a
+        repetition. Later images with this sample are compared by all of their pixels.
 
         :param image: uint8 [H, W, 3].
         """
@@ -54,7 +54,7 @@ def _digest(pixels: NDArray[np.uint8], salt: bytes) -> bytes:
 
 
 def _remember(memory: OrderedDict[bytes, V], key: bytes, value: V) -> V | None:
-    """Put the key last, and forget the first if there are too many; the key's value before."""
+    """Put a key last, forget the first key if there are too many, and return the old value."""
     before = memory.pop(key, None)
     memory[key] = value
     if len(memory) > _MEMORY:

@@ -1,4 +1,4 @@
-"""What the worker's thread is at, for whoever asks. Knows neither ROS nor torch."""
+"""The phase and status of the worker's thread. Independent of ROS and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vla_ros.types import PolicyInfo, PolicySpec, Progress, WarmupTimes
 
 
 class Phase(Enum):
-    """What the worker's thread is at."""
+    """A phase of the worker's thread."""
 
     LOADING = 'loading'
     WARMING_UP = 'warming up'
@@ -21,13 +21,14 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """
+    """The status of a worker.
+
     :param elapsed_s: time in this phase.
-    :param progress: of loading and warming up.
-    :param info: of the policy, once it is loaded.
-    :param spec: of the policy, once it is loaded.
-    :param load_s: what loading took, once it is over.
-    :param warmup_times: what the warm-up took, once it is over.
+    :param progress: progress of loading and warming up.
+    :param info: the policy's info, once it is loaded.
+    :param spec: the policy's spec, once it is loaded.
+    :param load_s: duration of loading, once it is complete.
+    :param warmup_times: durations of the warm-up, once it is complete.
     :param failure: the cause, if the phase is FAILED.
     """
 

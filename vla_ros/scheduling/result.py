@@ -1,4 +1,4 @@
-"""What becomes of an observation that came out of the slot. Knows neither ROS nor torch."""
+"""The result of an observation that came out of its slot. Independent of ROS and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vla_ros.types import Observation, PolicyError, Prediction
 
 
 class Outcome(Enum):
-    """What became of one observation that came out of the slot."""
+    """The outcome of one observation that came out of its slot."""
 
     PREDICTED = 'predicted'
     STALE = 'stale'  # not taken: too old, or from the future
@@ -21,12 +21,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """
-    :param prediction: there if the outcome is PREDICTED; its ``invalid`` says whether it may move
-        a robot.
-    :param error: there if the outcome is FAILED.
-    :param inference_s: the policy's own time, of the whole batch.
-    :param source: whose observation it is: which of the worker's robots.
+    """The result of one observation.
+
+    :param prediction: given if the outcome is PREDICTED; its ``invalid`` says whether it may move a
+        robot.
+    :param error: given if the outcome is FAILED.
+    :param inference_s: the policy's own time, for the whole batch.
+    :param source: number of the robot.
     """
 
     observation: Observation
@@ -47,9 +48,9 @@ class Result:
 
 
 def failure_text(error: BaseException) -> str:
-    """A sentence for an error that was foreseen, all there is for another.
+    """Return an error as text: a sentence for an expected one, a traceback for any other.
 
-    Not the error itself: its traceback would keep the policy in memory.
+    Keep the text and not the error, whose traceback would keep the policy in memory.
     """
     if isinstance(error, PolicyError):
         return str(error)

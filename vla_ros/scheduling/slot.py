@@ -1,7 +1,7 @@
-"""Places for one item of each source between two threads; in each the newest wins.
+"""Slots between two threads, one for each source, that keep the newest item.
 
-Every item that goes in is counted once on its way out: superseded, stale or taken. Who takes gets
-all that wait, one of each source at most: no source waits for another to have something.
+Every item that is put in is counted once when it leaves: as superseded, stale or taken. A take
+returns all waiting items, at most one for each source: no source waits for another one's item.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ T = TypeVar('T')
 
 
 class SlotClosed(Exception):
-    """The slots take and give nothing any more."""
+    """Slots that are closed: no item can be put or taken any more."""
 
 
 @dataclass(frozen=True)
 class SlotStatistics:
-    """Of one source. At every moment, observations = superseded + stale + taken + waiting.
+    """Counters of one source: observations = superseded + stale + taken + waiting, always.
 
-    :param observations: items put in.
-    :param superseded: overwritten by a newer one.
-    :param stale: found not fresh when their turn came, or left over at the end.
-    :param taken: given out fresh.
-    :param waiting: in the slot now, 0 or 1.
+    :param observations: items that were put in.
+    :param superseded: items that a newer one replaced.
+    :param stale: items that were not fresh when taken, or were left at the end.
+    :param taken: items that were taken fresh.
+    :param waiting: items in the slot now, 0 or 1.
     """
 
     observations: int = 0
@@ -37,7 +37,7 @@ class SlotStatistics:
 
 
 class _Slot(Generic[T]):
-    """What one source has put in, and what became of it."""
+    """The item of one source, with its counters."""
 
     def __init__(self) -> None:
         self.item: T | None = None
@@ -48,18 +48,19 @@ class _Slot(Generic[T]):
 
 
 class LatestSlots(Generic[T]):
-    """Holds one item of each source. Any thread may put, any may take; one lock guards all."""
+    """Slots for the newest item of each source. Any thread may put and take, under one lock."""
 
     def __init__(self, sources: int = 1) -> None:
-        """
-        :param sources: how many there are; each is a number from 0 on.
+        """Make empty slots.
+
+        :param sources: number of sources, which are numbered from 0.
         """
         self._changed = threading.Condition()
         self._slots: list[_Slot[T]] = [_Slot() for _ in range(sources)]
         self._closed = False
 
     def put(self, item: T, source: int = 0) -> None:
-        """Put an item in; one of this source that is there already is superseded.
+        """Put an item in; it supersedes an item of the same source that still waits.
 
         :raises SlotClosed: after :meth:`close`.
         """
@@ -74,10 +75,10 @@ class LatestSlots(Generic[T]):
             self._changed.notify()
 
     def take(self, is_fresh: Callable[[T], bool], timeout_s: float) -> list[tuple[T, bool]]:
-        """Wait until there is an item of any source, and take out all there are.
+        """Wait until there is an item of any source, and take all items.
 
-        :param is_fresh: asked, under the lock, once per item.
-        :param timeout_s: how long to wait, seconds.
+        :param is_fresh: called under the lock, once for each item.
+        :param timeout_s: maximum wait, seconds.
         :returns: the items by source, each with whether it is fresh (then it counts as taken,
             otherwise as stale); empty if none came in time.
         :raises SlotClosed: after :meth:`close`.
@@ -100,7 +101,7 @@ class LatestSlots(Generic[T]):
             return taken
 
     def close(self) -> None:
-        """Wake whoever waits; what is left counts as stale."""
+        """Wake all waiting threads; items that are left count as stale."""
         with self._changed:
             self._closed = True
             for slot in self._slots:
@@ -118,7 +119,7 @@ class LatestSlots(Generic[T]):
             )
 
     def waiting(self) -> set[int]:
-        """The sources of which an item waits."""
+        """Return the sources whose items wait."""
         with self._changed:
             return {source for source, slot in enumerate(self._slots) if slot.item is not None}
 

@@ -1,9 +1,9 @@
-"""The one thread that owns the policy, and what others may ask of it.
+"""The thread that owns the policy, and its interface for other threads.
 
-The policy is built, warmed and called in the thread ``vla-inference`` and nowhere else. It serves
-one robot or several: each is a source, a number from 0 on. Pictures reach it through slots, one
-for each source, in which the newest wins; all that wait are predicted at once. Results wait in a
-list until their reader, told by ``notify``, takes them. Knows neither ROS nor torch.
+The policy is built, warmed and called only in the thread ``vla-inference``. The thread serves one
+or several robots; each is a source with a number from 0. Observations reach it through slots, one
+for each source, that keep the newest; all waiting observations form one batch. Results wait in a
+list until their reader, called by ``notify``, takes them. Independent of ROS and torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vla_ros.types import (
     invalid_reason,
 )
 
-_IDLE_WAIT_S = 1.0  # bounds every wait of the worker; then it looks at the policy's files
+_IDLE_WAIT_S = 1.0  # limit of every wait of the worker; then it checks the policy's files
 _FAILED_IN = {
     Phase.LOADING: Reason.LOADING_FAILED,
     Phase.WARMING_UP: Reason.WARMUP_FAILED,
@@ -44,9 +44,10 @@ BuildPolicy = Callable[[ProgressCallback], Policy]
 
 
 class InferenceWorker:
-    """Start it once, submit observations, take results, close it. A new policy is a new worker.
+    """A worker for one policy: start it once, submit observations, take results, close it.
 
-    Lock order: the slots' lock may be held while this object's is taken, never the other way.
+    Another policy needs another worker. Lock order: the slots' lock may be held while this object's
+    lock is taken, never the other way.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class InferenceWorker:
         notify: Callable[[], None] = lambda: None,
         sources: int = 1,
     ) -> None:
-        """
-        :param build_policy: called in the worker's thread; the policy has to take ``sources``
-            observations at once.
+        """Prepare the worker without starting its thread.
+
+        :param build_policy: called in the worker's thread; the policy must take batches of
+            ``sources`` observations.
         :param notify: called in the worker's thread when the phase changed or a result waits;
             must not block.
-        :param sources: how many robots there are.
+        :param sources: number of robots.
         """
         self._build_policy = build_policy
         self._limits = limits
@@ -73,7 +75,7 @@ class InferenceWorker:
         self._slots: LatestSlots[Submission] = LatestSlots(sources)
         self._thread = threading.Thread(target=self._run, name='vla-inference', daemon=True)
         self._closing = threading.Event()
-        # Worker only: each source's session, and the epoch that it belongs to.
+        # Worker only: each source's session, and the session's epoch.
         self._sessions: list[Session] = []
         self._session_epochs = [0] * sources
 
@@ -96,7 +98,7 @@ class InferenceWorker:
         self._thread.start()
 
     def submit(self, observation: Observation, source: int = 0) -> None:
-        """Hand over a source's newest observation; one that still waits is superseded.
+        """Submit a source's newest observation; it supersedes one that still waits.
 
         :raises SlotClosed: after :meth:`close`.
         """
@@ -105,11 +107,11 @@ class InferenceWorker:
         self._slots.put(Submission(observation, source, epoch), source)
 
     def reset(self, source: int | None = None) -> None:
-        """Let nothing that was submitted so far become an action.
+        """Cancel all observations that were submitted so far.
 
-        An inference for other sources goes on; one that nobody needs any more is cancelled.
+        The running inference continues if another source needs it; otherwise it is cancelled.
 
-        :param source: whose; None: everybody's.
+        :param source: number of the robot; None: all robots.
         """
         with self._lock:
             for each in range(len(self._epochs)) if source is None else (source,):
@@ -117,26 +119,26 @@ class InferenceWorker:
             self._cancel_if_unneeded()
 
     def next_result(self) -> Result | None:
-        """Take out what has come, one by one; what is from before a reset is CANCELLED."""
+        """Return the next result, or None; a result from before a reset becomes CANCELLED."""
         with self._lock:
             while self._results:
                 submission, result = self._results.pop(0)
                 if self._is_current(submission):
                     return result
-                if result.outcome is not Outcome.STALE:  # that one was never taken
+                if result.outcome is not Outcome.STALE:  # a stale one was never taken
                     cancelled = Outcome.CANCELLED
                     return replace(result, outcome=cancelled, prediction=None, error=None)
             return None
 
     def enforce_deadline(self) -> Deadline:
-        """Look at the inference under way; cancel it if it is late. Call this regularly."""
+        """Check the running inference, and cancel it if it is late. Call this regularly."""
         with self._lock:
             if self._inference is None:
                 return Deadline.MET
             return self._inference.deadline(self._clock.monotonic_s(), self._limits)
 
     def overdue(self) -> set[int]:
-        """The sources that wait for an inference which is late: its members, and who is next."""
+        """Return the sources that wait for a late inference: its members, and those after it."""
         with self._lock:
             if self._inference is None or self._inference.late_since_s is None:
                 return set()
@@ -160,7 +162,7 @@ class InferenceWorker:
         return self._slots.statistics(source)
 
     def close(self, timeout_s: float) -> bool:
-        """Stop what is under way and end the thread.
+        """Cancel the running inference, and end the thread.
 
         :returns: whether it ended within ``timeout_s``.
         """
@@ -190,7 +192,7 @@ class InferenceWorker:
                 self._serve(policy)
         except (SlotClosed, InferenceCancelled):
             self._enter(Phase.CLOSED)
-        except BaseException as error:  # a panic of a Rust library is no Exception
+        except BaseException as error:  # a panic of a Rust library is not an Exception
             with self._lock:
                 self._failure = Cause(_FAILED_IN[self._phase], failure_text(error))
             self._enter(Phase.FAILED)
@@ -199,12 +201,12 @@ class InferenceWorker:
                 policy.close()
 
     def _serve(self, policy: Policy) -> None:
-        """Wait for observations, one of each source at most, and make a result of each.
+        """Wait for observations, at most one for each source, and make a result for each.
 
         :raises PolicyError: if a file that the policy was loaded from has changed.
         """
         taken = self._slots.take(self._is_fresh, _IDLE_WAIT_S)
-        # What can be told at once does not wait for the others' inference.
+        # Results that need no inference do not wait for the others' inference.
         self._hand_back(
             (one, Result(one.observation, Outcome.STALE, source=one.source))
             for one, fresh in taken
@@ -219,11 +221,11 @@ class InferenceWorker:
         return current and is_fresh(stamp_ns, now_ns, self._limits.max_image_age_s)
 
     def _infer(self, policy: Policy, members: Sequence[Submission]) -> None:
-        """Predict for all members at once; one whose instruction is not usable fails alone.
+        """Predict for all members in one batch; a member with an unusable instruction fails alone.
 
-        Without members only the policy's files are looked at: that, too, may hang.
+        Without members only the policy's files are checked, which may hang, too.
 
-        :raises PolicyError: if one of them has changed.
+        :raises PolicyError: if a file has changed.
         """
         inference = Inference(self._clock.monotonic_s(), members)
         with self._lock:
@@ -240,7 +242,7 @@ class InferenceWorker:
         except BaseException as raised:  # one bad inference must not end the worker
             outcome, error = Outcome.FAILED, raised
         changed = _changed_files(policy)
-        if changed is not None:  # nobody knows what the prediction was made with
+        if changed is not None:  # it is unknown which weights made the prediction
             answers, outcome, error = [], Outcome.FAILED, changed
         inference_s = self._clock.monotonic_s() - inference.started_s
         with self._lock:
@@ -257,7 +259,7 @@ class InferenceWorker:
             raise changed
 
     def _without_unusable(self, policy: Policy, inference: Inference) -> Sequence[Submission]:
-        """The members whose instruction the policy can use; the others get their results now."""
+        """Return the members with usable instructions; the others get their results now."""
         usable = []
         for one in inference.members:
             try:
@@ -274,14 +276,14 @@ class InferenceWorker:
     def _predict(
         self, policy: Policy, members: Sequence[Submission], cancel: threading.Event
     ) -> Sequence[Prediction | PolicyError]:
-        """Predict for all members; each prediction has the reason why it is invalid, if it is."""
+        """Predict for all members, and set the reason of each prediction that is invalid."""
         if not members:
             return []
         batch = []
         for one in members:
             session = self._sessions[one.source]
             if one.epoch > self._session_epochs[one.source]:
-                session.reset()  # what was predicted before a reset has nothing to do with this
+                session.reset()  # its drafts are from before the robot's reset
                 self._session_epochs[one.source] = one.epoch
             batch.append((session, one.observation))
         return [
@@ -291,7 +293,7 @@ class InferenceWorker:
 
     def _hand_back(self, results: Iterable[tuple[Submission, Result]]) -> None:
         with self._lock:
-            # What was dropped by a reset, not by its age, has nothing to tell.
+            # A stale observation from before a reset has no result for its reader.
             told = [
                 (submission, result)
                 for submission, result in results
@@ -309,7 +311,12 @@ class InferenceWorker:
         self._notify()
 
     def _report(self, progress: Progress) -> None:
-        """Called by the policy while it loads and warms up; also the place where it can stop."""
+        """Keep the policy's progress while it loads and warms up.
+
+        The policy calls this.
+
+        :raises InferenceCancelled: if the worker is being closed.
+        """
         if self._closing.is_set():
             raise InferenceCancelled
         with self._lock:
@@ -319,7 +326,7 @@ class InferenceWorker:
     # -- with the lock ---------------------------------------------------------------------------
 
     def _is_current(self, submission: Submission) -> bool:
-        """Whether there was no reset since."""
+        """Return whether there was no reset since the submission."""
         return submission.epoch == self._epochs[submission.source]
 
     def _cancel_if_unneeded(self) -> None:
@@ -329,7 +336,7 @@ class InferenceWorker:
 
 
 def _judged(answer: Prediction | PolicyError, spec: PolicySpec) -> Prediction | PolicyError:
-    """Return the answer; a prediction with the reason why it is invalid, if it is."""
+    """Return the answer, with the reason set if it is an invalid prediction."""
     if isinstance(answer, PolicyError):
         return answer
     reason = invalid_reason(answer, spec)
@@ -343,13 +350,13 @@ def _result(
     error: BaseException | None,
     inference_s: float,
 ) -> Result:
-    """Return what became of one member.
+    """Return the result of one member.
 
-    :param answer: None if the batch came to none.
-    :param outcome, error: of the batch.
+    :param answer: None if the batch has no answers.
+    :param outcome, error: outcome and error of the batch.
     """
     prediction = None
-    if isinstance(answer, PolicyError):  # an error of one's own counts for more than lateness
+    if isinstance(answer, PolicyError):  # a member's own error takes precedence over lateness
         outcome, error = Outcome.FAILED, answer
     elif outcome is Outcome.PREDICTED:
         prediction = answer
