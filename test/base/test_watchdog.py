@@ -185,7 +185,7 @@ def test_a_watchdog_that_dies_is_said_once_and_replaced_a_few_times(
     wait_until(lambda: not is_there(watchdog.pid or 0))
     for _ in range(3):
         watchdog.beat(1000.0, 'a test')
-    assert said[1:] == ['the watchdog has died 4 times; from now on a stuck process stays']
+    assert said[1:] == ['the watchdog has died 4 times; from now on a stuck process is not ended']
     assert watchdog.pid is None
 
 

@@ -284,7 +284,7 @@ def test_pictures_of_ones_own(
     _, report = run(capsys, *arguments, '--images', *pictures)
     assert report['combinations'][0]['acceptance'] == 1
     few = (tiny_checkpoint, '--device', 'cpu', '--batch-size', '1,3', '--images', *pictures)
-    assert '2 pictures for batches of 3' in refused(capsys, *few)
+    assert '2 images for batches of 3' in refused(capsys, *few)
 
 
 def test_profile_and_plot(

@@ -147,7 +147,7 @@ def test_agreement_by_dimension() -> None:
         ],
     }
     assert agreement(first, first)['equal_bins'] == 1
-    with pytest.raises(ValueError, match=r'\(4, 3\) are beside tokens of \(3, 3\)'):
+    with pytest.raises(ValueError, match=r'shapes \(4, 3\) and \(3, 3\)'):
         agreement(first, second[:3])
 
 

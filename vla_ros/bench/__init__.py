@@ -1,5 +1,5 @@
-"""Measures a policy: where an inference spends its time, and how near the machine's limits it is.
+"""Benchmark of a policy: durations of an inference's stages, against the machine's limits.
 
-In the order of use: combinations (what is compared), memory (what fits in together), measure,
-profile, ceilings (the machine's limits), report, plot. Independent of ROS.
+In the order of use: combinations, memory, measure, profile, ceilings (the machine's limits), report
+and plot. Independent of ROS.
 """

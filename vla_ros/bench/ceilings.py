@@ -1,4 +1,4 @@
-"""The most a machine can do: products of matrices, and reading weights."""
+"""The machine's limits: its speed of matrix products and of reading weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MIN_SECONDS, _MIN_RUNS = 1.0, 3
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The fastest of some runs.
+    """The machine's limits, each from the fastest of several runs.
 
-    :param gemm_gflop_per_s: of a product [288, 4096] x [4096, 11008] in the dtype, or by the
-        layer that stands in for it where weights are quantised.
-    :param row_gb_per_s: bytes of weights read by products of one row with such matrices.
-    :param stream_gb_per_s: bytes read by a sum over a large tensor.
+    :param gemm_gflop_per_s: speed of a product [288, 4096] x [4096, 11008] in the dtype, or of the
+        quantised layer that replaces it.
+    :param row_gb_per_s: speed of reading weights in products of one row with such matrices.
+    :param stream_gb_per_s: speed of reading a large tensor in a sum.
     """
 
     gemm_gflop_per_s: float
@@ -37,10 +37,10 @@ class Ceilings:
 
 
 def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
-    """One for each combination; those of the same device, dtype, quantization and threads
-    share it.
+    """Return the limits for each combination.
 
-    torch's number of threads is as before at the end.
+    Combinations with the same device, dtype, quantization and threads share them. torch's number of
+    threads is restored at the end.
     """
     threads = torch.get_num_threads()
     known: dict[tuple[str, str, str, int], Ceilings] = {}
@@ -48,8 +48,8 @@ def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceil
         for combination in combinations:
             key = combination.ceilings_key
             if key not in known:
-                *what, count = key
-                say(f'measuring the ceilings of {" ".join(what)}, threads {count}')
+                *words, count = key
+                say(f'measuring the ceilings of {" ".join(words)}, threads {count}')
                 torch.set_num_threads(combination.threads)
                 known[key] = _ceilings(combination)
     finally:
@@ -74,7 +74,7 @@ def _ceilings(combination: Combination) -> Ceilings:
 
 
 def _layer(combination: Combination) -> tuple[nn.Module, int]:
-    """One of the language model's, and what its weight takes."""
+    """Return a layer like the language model's, and the bytes of its weight."""
     device, dtype = torch.device(combination.policy.device), DTYPES[combination.policy.dtype]
     if combination.policy.quantization == 'none':
         linear = nn.Linear(_HIDDEN, _INTERMEDIATE, bias=False, device=device, dtype=dtype)
@@ -86,7 +86,10 @@ def _layer(combination: Combination) -> tuple[nn.Module, int]:
 
 
 def _fastest_s(run: Callable[[], object], device: torch.device) -> float:
-    """Of at least ``_MIN_RUNS`` runs and ``_MIN_SECONDS``, after one that is not counted."""
+    """Return the shortest duration of at least ``_MIN_RUNS`` runs and ``_MIN_SECONDS``.
+
+    A first run is not counted.
+    """
     seconds: list[float] = []
     run()
     synchronize(device)

@@ -1,4 +1,4 @@
-"""What is compared: every combination of the values asked for, checked before anything loads."""
+"""The combinations of device, dtype and other values to compare, checked before a policy loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vla_ros.policies import resolve
 from vla_ros.policy_request import PolicyRequest, product
 from vla_ros.types import PolicyError
 
-# The action before as a draft: there is none, all of its tokens are right, or none is.
+# Drafts: none, one whose tokens are all right, or one whose tokens are all wrong.
 DRAFTS = ('none', 'right', 'wrong')
 
 _OF_POLICY = ('device', 'dtype', 'quantization', 'compile')
@@ -23,8 +23,8 @@ _OF_POLICY = ('device', 'dtype', 'quantization', 'compile')
 class Combination:
     """One way to run the model.
 
-    :param policy: resolved. Combinations with an equal one share one loaded policy.
-    :param threads: of torch, on the CPU.
+    :param policy: resolved request. Combinations with equal requests share one loaded policy.
+    :param threads: number of torch's threads on the CPU.
     """
 
     policy: PolicyRequest
@@ -34,7 +34,7 @@ class Combination:
 
     @property
     def ceilings_key(self) -> tuple[str, str, str, int]:
-        """Combinations that agree in this have the same limits."""
+        """Key that is equal for combinations with the same limits."""
         policy = self.policy
         return policy.device, policy.dtype, policy.quantization, self.threads
 
@@ -49,7 +49,7 @@ class Combination:
         return ' '.join(words)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields by name, of the policy those in which combinations differ."""
+        """Return the fields by name, with those of the policy that may differ."""
         policy = {name: getattr(self.policy, name) for name in _OF_POLICY}
         own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != 'policy'}
         return policy | own
@@ -66,17 +66,17 @@ def combine(
 ) -> list[Combination]:
     """Return all combinations, the first values first.
 
-    A value that is given twice is measured twice: that shows the noise.
+    A value that is given twice is measured twice, which shows the noise.
 
     :raises PolicyError: if one of the values is not available here.
     """
     for draft in drafts:
         if draft not in DRAFTS:
-            raise PolicyError(f'draft {draft!r} is unknown; allowed: {", ".join(DRAFTS)}')
+            raise PolicyError(f'draft {draft!r} is unknown', f'allowed: {", ".join(DRAFTS)}')
     cores = os.cpu_count() or 1
     for count in threads:
         if not 1 <= count <= cores:
-            raise PolicyError(f'threads is {count}; allowed: 1 to {cores}, the cores there are')
+            raise PolicyError(f'threads is {count}', f'allowed: 1 to {cores}, the number of cores')
     lists = [devices, dtypes, quantizations, compiles]
     requests = product(PolicyRequest(), **dict(zip(_OF_POLICY, lists, strict=True)))
     policies = [resolve(request) for request in requests]

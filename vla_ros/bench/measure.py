@@ -1,6 +1,6 @@
-"""Runs the inferences: loads and warms each policy, then lets the combinations take turns.
+"""Measurement of inferences, in which the combinations take turns.
 
-In turns, so that whatever else the machine does meets all alike.
+Other load of the machine then affects all combinations equally.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Infer = Callable[[], list[Prediction]]
 
 @dataclass(frozen=True)
 class Loading:
-    """What it took to have a policy ready, once.
+    """The time and memory to load and warm up a policy.
 
-    :param first_s: the warm-up's first inference.
-    :param peak_resident_bytes: most that the process had meanwhile, mapped files included.
-    :param added_resident_bytes: the same, less what it had before.
-    :param added_device_bytes: most that was added on the device; None on the CPU.
+    :param first_s: duration of the warm-up's first inference.
+    :param peak_resident_bytes: the process's peak memory during this time, with mapped files.
+    :param added_resident_bytes: the peak minus the memory before.
+    :param added_device_bytes: peak minus the memory before on the device; None on the CPU.
     """
 
     load_s: float
@@ -53,15 +53,15 @@ class Loading:
 
 @dataclass
 class Measurement:
-    """Of one combination.
+    """The measurement of one combination.
 
-    :param action_ids: the token ids that stand for bins.
+    :param action_ids: the token ids of bins.
     :param loading: None if it uses the policy of an earlier combination.
-    :param latencies_s: of each repetition, that is of ``batch_size`` actions at once.
-    :param timings: seconds per stage, of each repetition.
-    :param token_ids: of each repetition's actions.
-    :param drafted: tokens of drafts that were looked at, over all repetitions.
-    :param accepted: of these, those that were right.
+    :param latencies_s: duration of each repetition, which is one batch.
+    :param timings: seconds for each stage, for each repetition.
+    :param token_ids: token ids of each repetition's actions.
+    :param drafted: number of draft tokens that were verified, over all repetitions.
+    :param accepted: number of these that were right.
     """
 
     combination: Combination
@@ -79,15 +79,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Task:
-    """
+    """The inputs of all inferences.
+
+    :param directory: checkpoint.
     :param repeats: steady repetitions of each combination.
-    :param pictures: uint8 [H, W, 3] each, shown in turn; none: noise, another each time.
+    :param images: uint8 [H, W, 3] each, used in turn; empty: new noise each time.
     """
 
     directory: Path
     instruction: str
     repeats: int
-    pictures: Sequence[NDArray[np.uint8]] = ()
+    images: Sequence[NDArray[np.uint8]] = ()
 
 
 def measure(
@@ -96,12 +98,13 @@ def measure(
     say: Say,
     look_closer: Callable[[Infer], None] | None = None,
 ) -> tuple[list[Measurement], bool]:
-    """Measure all; torch's number of threads is as before at the end.
+    """Measure all combinations; torch's number of threads is restored at the end.
 
-    :param look_closer: gets what makes one more inference of the first combination.
-    :returns: one for each combination, in order; and whether all took turns. If their policies do
-        not fit into memory together, only those that share a policy do.
-    :raises PolicyError: if a policy can't be loaded or does not do what was asked.
+    :param look_closer: called with a function that runs one more inference of the first
+        combination.
+    :returns: one measurement for each combination, in order; and whether all took turns. If the
+        policies do not fit into memory together, only combinations that share a policy take turns.
+    :raises PolicyError: if a policy can't be loaded or can't predict.
     """
     threads = torch.get_num_threads()
     try:
@@ -119,7 +122,7 @@ def measure(
 
 
 def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measurement]:
-    """All that is known before a policy is loaded."""
+    """Return measurements with the values that are known before a policy is loaded."""
     config = OpenVLAConfig.from_directory(task.directory)
     tokenizer = PromptTokenizer(task.directory, config)
     prompt_tokens = tokenizer.padded_length(tokenizer(task.instruction).shape[1])
@@ -127,7 +130,7 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
     action_tokenizer = config.action_tokenizer
     action_ids = range(action_tokenizer.first_id, action_tokenizer.vocab_size)
 
-    @functools.cache  # combinations that differ in threads or drafts only cost the same
+    @functools.cache  # threads and drafts do not change the costs
     def costs(policy: PolicyRequest, batch_size: int) -> Costs:
         tokens, rows = prompt_tokens + places, places + 1
         dtype, quantization, device = DTYPES[policy.dtype], policy.quantization, policy.device
@@ -137,7 +140,7 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> list[Measuremen
 
 
 class _Turns:
-    """Lets combinations infer, about the same pictures in every repetition."""
+    """The inferences of the combinations, with the same images in every repetition."""
 
     def __init__(self, task: Task, measurements: Sequence[Measurement]) -> None:
         self._task = task
@@ -147,18 +150,19 @@ class _Turns:
             key, size = one.combination.policy, one.combination.batch_size
             self._batch_sizes[key] = max(size, self._batch_sizes.get(key, 1))
         self._stride = max(self._batch_sizes.values())
-        if 0 < len(task.pictures) < self._stride:
+        if 0 < len(task.images) < self._stride:
             raise PolicyError(
-                f'{len(task.pictures)} pictures for batches of {self._stride}; name as many as the '
-                'largest batch, for of a picture that is there twice the features are made once'
+                f'{len(task.images)} images for batches of {self._stride}',
+                'name at least as many as the largest batch, since repeated images come from the '
+                'cache and would look free',
             )
         needed = self._stride * (1 + task.repeats)
-        cycle = itertools.cycle(task.pictures or noise_pictures(needed))
-        self._pictures = list(itertools.islice(cycle, needed))
-        self._token_ids: dict[object, NDArray[np.int64]] = {}  # by policy and picture
+        cycle = itertools.cycle(task.images or noise_pictures(needed))
+        self._images = list(itertools.islice(cycle, needed))
+        self._token_ids: dict[object, NDArray[np.int64]] = {}  # by policy and image
 
     def load(self, combination: Combination, say: Say) -> Loading | None:
-        """Unless its policy is there already."""
+        """Load the policy of a combination; return None if it is loaded already."""
         key = combination.policy
         if key in self._policies:
             return None
@@ -166,7 +170,7 @@ class _Turns:
         return loading
 
     def infer(self, combination: Combination, repetition: int) -> Infer:
-        """What predicts a batch; all that is no part of an inference is done before."""
+        """Return a function that runs one batch, after everything else is prepared."""
         policy = self._policies[combination.policy]
         torch.set_num_threads(combination.threads)
         first = self._stride * repetition
@@ -176,7 +180,7 @@ class _Turns:
             for number in numbers
         ]
         drafts = [self._draft(policy, combination, number) for number in numbers]
-        policy.reset()  # each picture is new, whoever was asked about it before
+        policy.reset()  # no image may come from the cache
 
         def infer() -> list[Prediction]:
             for (session, _), draft in zip(batch, drafts, strict=True):
@@ -186,17 +190,17 @@ class _Turns:
         return infer
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the policies."""
         for policy in self._policies.values():
             policy.close()
 
     def _observation(self, number: int) -> Observation:
-        return Observation.of_one(self._pictures[number], self._task.instruction, number)
+        return Observation.of_one(self._images[number], self._task.instruction, number)
 
     def _draft(
         self, policy: OpenVLAPolicy, combination: Combination, number: int
     ) -> NDArray[np.int64] | None:
-        """Return the draft for an image, which the policy itself gives when first asked for it."""
+        """Return the draft for an image, made of the policy's own first answer to it."""
         if combination.draft == 'none':
             return None
         known = (combination.policy, number)
@@ -218,11 +222,11 @@ def _measure_group(
     say: Say,
     look_closer: Callable[[Infer], None] | None,
 ) -> None:
-    """Load what they need, let them take turns, and give the memory back."""
+    """Load the policies, let the combinations take turns, and free the policies."""
     turns = _Turns(task, measurements)
     for measurement in measurements:
         measurement.loading = turns.load(measurement.combination, say)
-        # Not counted: the first with this combination's threads.
+        # The first inference with this combination's threads is not counted.
         measurement.action_dim = len(turns.infer(measurement.combination, 0)()[0].action)
     for repetition in range(1, 1 + task.repeats):
         say(f'repetition {repetition} of {task.repeats}')

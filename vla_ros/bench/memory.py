@@ -1,4 +1,4 @@
-"""Whether all policies of a bench fit into the memory at once."""
+"""Check whether all policies of a benchmark fit into memory together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.costs import Costs
 from vla_ros.openvla.placement import DTYPES
 
-_BESIDE_WEIGHTS = 1.1  # activations, key-value cache, what torch itself needs
+_BESIDE_WEIGHTS = 1.1  # factor for activations, key-value cache and torch itself
 
 
 def loaded_together(
     combinations: Sequence[Combination], costs: Sequence[Costs], checkpoint: Checkpoint
 ) -> bool:
-    """Whether all policies that the combinations need fit into the free memory at once.
+    """Return whether all policies of the combinations fit into the free memory together.
 
-    On the CPU in the stored dtype the weights are the mapped file: policies share them.
+    On the CPU in the stored dtype the weights are the mapped file, which policies share.
 
-    :param costs: of each combination.
+    :param costs: costs of each combination.
     """
     needed: dict[str, dict[object, int]] = {}
     for combination, cost in zip(combinations, costs, strict=True):

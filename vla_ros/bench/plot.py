@@ -1,4 +1,4 @@
-"""Draws the stages of each combination as one stacked bar. With Pillow, which is here anyway."""
+"""Plot of the stages of each combination as one stacked bar, with Pillow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vla_ros.measure.statistics import Summary
 _COLOURS = ('#999999', '#0072B2', '#56B4E9', '#E69F00', '#D55E00', '#009E73')
 _FONT_SIZE = 16
 _LINE, _BAR, _GAP, _MARGIN = 24, 28, 14, 20  # pixels
-_BAR_LENGTH = 640  # of the slowest
+_BAR_LENGTH = 640  # of the slowest combination
 
 
 def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
-    """Write a PNG: medians of each stage, so a bar is about as long as the median latency.
+    """Write a PNG with the median of each stage; a bar is about as long as the median latency.
 
     :raises OSError: if it can't be written.
     """
@@ -28,8 +28,8 @@ def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
     left = _MARGIN + _GAP + max(round(font.getlength(label)) for label in labels)
     top = _MARGIN + 2 * _LINE
     width = left + _BAR_LENGTH + 120 + _MARGIN
-    picture = Image.new('RGB', (width, top + len(labels) * (_BAR + _GAP) + _MARGIN), 'white')
-    draw = ImageDraw.Draw(picture)
+    image = Image.new('RGB', (width, top + len(labels) * (_BAR + _GAP) + _MARGIN), 'white')
+    draw = ImageDraw.Draw(image)
     draw.text((_MARGIN, _MARGIN - 6), 'milliseconds of one action, median', 'black', font)
     _draw_legend(draw, font, stages, left)
     pixels_per_s = _BAR_LENGTH / max(sums_s)
@@ -48,7 +48,7 @@ def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
             'black',
             font,
         )
-    picture.save(path, 'PNG')
+    image.save(path, 'PNG')
 
 
 def _draw_legend(

@@ -1,4 +1,4 @@
-"""One inference under torch's profiler: the operators that take longest, and a trace."""
+"""Profile of one inference by torch's profiler: the slowest operators, and a trace."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _MOST_OPERATORS = 15
 
 @dataclass(frozen=True)
 class Operator:
-    """
-    :param self_s: in it, not in the operators that it calls; of the GPU where there is one.
-        Of a stage, which stands among them under its name: what is in no operator.
-    :param share: of the sum of all.
+    """The time of one operator, or of the parts of a stage that are in no operator.
+
+    :param self_s: seconds in the operator itself, without the operators that it calls; the GPU's
+        time where there is a GPU.
+    :param share: share of the total.
     """
 
     name: str
@@ -28,10 +29,11 @@ class Operator:
 
 
 def profile_inference(infer: Infer, trace: Path) -> list[Operator]:
-    """
-    :param trace: written; Perfetto (ui.perfetto.dev) and chrome://tracing open it. The stages are
-        there under their names.
-    :returns: the operators that take longest.
+    """Profile one inference, and write its trace.
+
+    :param trace: file to write, for Perfetto (ui.perfetto.dev) or chrome://tracing. It has the
+        stages under their names.
+    :returns: the slowest operators.
     :raises OSError: if the trace can't be written.
     """
     activities = [ProfilerActivity.CPU]

@@ -1,4 +1,4 @@
-"""What was measured, as one JSON object and as tables: the tables show what the object holds."""
+"""Report of a benchmark, as one JSON object and as tables of its content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vla_ros.openvla.costs import Costs
 
 
 def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
-    """One object for each combination, held against the first."""
+    """Return one object for each combination, with a comparison with the first one."""
     first = measurements[0]
     return [
         _summary(measurement, limits, first)
@@ -61,7 +61,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
 
 
 def _agreement(measurement: Measurement, first: Measurement) -> Summary:
-    """How near the actions are to each other; where both were asked about the same picture."""
+    """Compare the actions with the first combination's, for images that both had."""
     actions = [
         (own, other)
         for batch, first_batch in zip(measurement.token_ids, first.token_ids, strict=True)
@@ -85,7 +85,7 @@ def _reached(
     stages_s: Mapping[str, Mapping[str, float]],
     decode_step_s: float | None,
 ) -> Summary:
-    """The median's rates, and the fractions of the ceilings that they are."""
+    """Return the rates of the medians, and their fractions of the ceilings."""
     rates = {
         stage: costs.flops[stage] / stages_s[stage]['p50'] / 1e9
         for stage in ('vision', 'projector', 'prefill')
@@ -103,7 +103,7 @@ def _reached(
 
 
 def tables(summaries: Sequence[Summary]) -> str:
-    """For a person; medians where nothing else is said."""
+    """Return tables for the user; columns without another name are medians."""
     names = [summary['name'] for summary in summaries]
     return '\n\n'.join(
         [

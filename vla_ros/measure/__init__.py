@@ -1,1 +1,1 @@
-"""What bench, doctor, replay and evaluation measure with. Independent of ROS."""
+"""Measurements shared by bench, doctor, replay and evaluation. Independent of ROS."""

@@ -1,7 +1,4 @@
-"""How often two policies give the same answers to the same images.
-
-Tokens are compared: they are what a policy says.
-"""
+"""Agreement of two policies on the same images, measured by their tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vla_ros.types import Observation, Policy, PolicyError, all_predicted
 def tokens_of(
     policy: Policy, observations: Sequence[Observation], unnorm_key: str
 ) -> NDArray[np.int64]:
-    """Return int64 [N, K * D], the tokens of each answer; -1 where a sequence ended before.
+    """Return int64 [N, K * D], the tokens of each answer; -1 after the end of a sequence.
 
     :raises PolicyError: if the policy decodes no tokens.
     """
@@ -28,21 +25,24 @@ def tokens_of(
         session.reset()  # no draft: each answer depends on its observation only
         [prediction] = all_predicted(policy.predict([(session, observation)]))
         if prediction.tokens is None:
-            raise PolicyError(f'{policy.info.model} decodes no tokens that could be compared')
+            raise PolicyError(f'{policy.info.model} decodes no tokens to compare')
         row[: len(prediction.tokens.ids)] = prediction.tokens.ids
     return token_ids
 
 
 def agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> Summary:
-    """
+    """Compare the tokens of two policies.
+
     :param first: int64 [N, D], action tokens; N and D at least 1.
-    :param second: int64 [N, D], of the same N pictures.
-    :returns: ``pictures``, ``equal_actions`` (all tokens equal), ``equal_bins`` (0 to 1),
-        ``largest_bin_distance``, and ``dimensions``, the last two of each.
+    :param second: int64 [N, D], for the same N images.
+    :returns: N, ``equal_actions`` (all tokens equal), ``equal_bins`` (0 to 1),
+        ``largest_bin_distance``, and ``dimensions``: the last two for each dimension.
     :raises ValueError: if they are not of the same shape.
     """
     if first.shape != second.shape:
-        raise ValueError(f'tokens of shape {first.shape} are beside tokens of {second.shape}')
+        raise ValueError(
+            f'tokens have shapes {first.shape} and {second.shape}; expected equal ones'
+        )
     compared = compare_tokens(first.tolist(), second.tolist())
     return {
         'pictures': len(first),

@@ -1,19 +1,19 @@
-"""How much of the cores each process had, by what its threads are for."""
+"""CPU time of processes, by the purpose of their threads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-_MIDDLEWARE = 'dds.'  # what Fast DDS calls its threads begins so
+_MIDDLEWARE = 'dds.'  # prefix of the names of Fast DDS's threads
 
 
 def cpu_seconds(processes: Mapping[str, int]) -> dict[str, float]:
-    """What they have used since they started; two of these make a difference.
+    """Return the CPU seconds of processes since their start; subtract two calls for an interval.
 
     :param processes: process ids by name.
-    :returns: of each, under ``NAME main``, ``NAME middleware`` and ``NAME others``, the sum of such
-        threads that are still there. Empty where there is no Linux.
+    :returns: for each process ``NAME main``, ``NAME middleware`` and ``NAME others``, the sums over
+        its living threads. Empty where there is no Linux.
     """
     seconds: dict[str, float] = {}
     for name, pid in processes.items():

@@ -1,4 +1,4 @@
-"""The machine a figure was measured on: CPU, GPUs, memory and versions."""
+"""Description of the machine that a figure was measured on: CPU, GPUs, memory and versions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from vla_ros.measure.memory import machine_bytes
 from vla_ros.openvla.placement import available_devices
 
-# What decides how fast a CPU multiplies in small dtypes.
+# The instructions that determine a CPU's speed in small dtypes.
 _X86_FLAGS = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'avx_vnni', 'amx_bf16', 'amx_int8')
 _ARM_FLAGS = ('asimd', 'bf16', 'i8mm', 'sve')
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a figure needs beside it to mean something."""
+    """Return the facts about this machine that a figure depends on."""
     cuda = range(torch.cuda.device_count())
     flags = _cpuinfo('flags', 'Features').split()
     return {
@@ -44,7 +44,7 @@ def _cpu_name() -> str:
 
 
 def _cpuinfo(*names: str) -> str:
-    """The first line of /proc/cpuinfo that has one of the names; empty where there is none."""
+    """Return the first value in /proc/cpuinfo under one of the names; empty if there is none."""
     path = Path('/proc/cpuinfo')
     for line in path.read_text().splitlines() if path.exists() else ():
         name, _, value = line.partition(':')

@@ -15,7 +15,7 @@ _RESET_PEAK = (Path('/proc/self/clear_refs'), '5')  # man 5 proc_pid_clear_refs
 
 
 class PeakMemory:
-    """The most that was used since this was made.
+    """The peak memory since this object was made.
 
     :param device: ``cpu``, ``mps`` or ``cuda:N``.
     """
@@ -25,7 +25,7 @@ class PeakMemory:
         path, command = _RESET_PEAK
         try:
             path.write_text(command)
-        except OSError:  # no Linux, or not permitted: then it is the peak of the process's life
+        except OSError:  # no Linux, or not permitted: then it is the peak since the process began
             self._resident_before = 0
         else:
             self._resident_before = _kilobytes(_STATUS, 'VmRSS') * 1024
@@ -34,18 +34,21 @@ class PeakMemory:
         self._device_before = self._on_device()
 
     def resident_bytes(self) -> int:
-        """Of the process, mapped files included."""
+        """Return the process's peak memory, with mapped files."""
         if _STATUS.exists():
             return _kilobytes(_STATUS, 'VmHWM') * 1024
         unit = 1 if sys.platform == 'darwin' else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def added_resident_bytes(self) -> int:
-        """Less what it had when this was made."""
+        """Return the process's peak memory minus its memory when this object was made."""
         return self.resident_bytes() - self._resident_before
 
     def added_device_bytes(self) -> int | None:
-        """None on the CPU. MPS keeps no peak: there it is what torch holds of the device now."""
+        """Return the device's peak memory minus its memory before; None on the CPU.
+
+        MPS records no peak: there it is the memory that torch holds now.
+        """
         return None if self._device.type == 'cpu' else self._on_device() - self._device_before
 
     def _on_device(self) -> int:
@@ -55,7 +58,7 @@ class PeakMemory:
 
 
 def available_bytes(device: str) -> int:
-    """What can still be allocated there."""
+    """Return the memory that can still be allocated on a device."""
     if device.startswith('cuda'):
         return torch.cuda.mem_get_info(device)[0]
     if device == 'mps':
@@ -66,11 +69,11 @@ def available_bytes(device: str) -> int:
 
 
 def machine_bytes() -> int:
-    """What the machine has."""
+    """Return the machine's total memory."""
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def _kilobytes(path: Path, name: str) -> int:
-    """Of a line such as ``VmHWM:   123456 kB``."""
+    """Return the number of a line such as ``VmHWM:   123456 kB``."""
     line = next(line for line in path.read_text().splitlines() if line.startswith(f'{name}:'))
     return int(line.split()[1])

@@ -1,4 +1,4 @@
-"""What the policy is shown."""
+"""Images of noise for measurements."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ PICTURE_SHAPE = (480, 640, 3)
 
 
 def noise_pictures(count: int) -> list[NDArray[np.uint8]]:
-    """Noise, each picture another: whatever is kept of one is of no use for the next."""
+    """Return different images of noise, so that no cache helps."""
     random = np.random.default_rng(0)
     return [random.integers(0, 256, PICTURE_SHAPE, np.uint8) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What the reports have in common: percentiles, how much tokens are alike, recipes and tables."""
+"""Parts shared by the reports: percentiles, agreement of tokens, recipes and tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ Summary = dict[str, Any]
 
 
 def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """Return the percentiles 50, 95 and 99, interpolated."""
     return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
 
 
@@ -21,15 +22,15 @@ def compare_tokens(
     second: Sequence[Sequence[int]],
     are_bins: Sequence[bool] | None = None,
 ) -> Summary:
-    """Hold answers to the same pictures against each other.
+    """Compare two lists of answers to the same images.
 
-    Neighbouring tokens stand for neighbouring bins, so the distance of two tokens is one in bins.
+    Neighbouring tokens mean neighbouring bins, so the distance of two tokens is a distance in bins.
 
-    :param are_bins: of each pair of answers, whether all its tokens are action tokens; only these
-        have a distance. None: all are.
+    :param are_bins: for each pair of answers, whether all its tokens are action tokens; only such
+        pairs have a distance. None: all are.
     :returns: ``equal_actions`` (all tokens equal), ``equal_tokens`` (0 to 1; None without tokens),
-        ``largest_bin_distance``, and ``dimensions``: ``tokens``, of these ``equal``, and
-        ``largest_bin_distance``.
+        ``largest_bin_distance``, and ``dimensions`` with ``tokens``, ``equal`` (number of equal
+        tokens) and ``largest_bin_distance`` each.
     """
     answers = [[*itertools.zip_longest(a, b)] for a, b in zip(first, second, strict=True)]
     bins = [True] * len(answers) if are_bins is None else are_bins
@@ -58,7 +59,7 @@ def compare_tokens(
 
 
 def recipe_text(report: Summary) -> str:
-    """How a report was made: its ``command``, ``date`` and ``machine``."""
+    """Return a text with the ``command``, ``date`` and ``machine`` of a report."""
     machine = report['machine']
     return (
         f'{report["command"]}\n{report["date"]}, {machine["cpu"]}, {machine["cores"]} cores '
@@ -69,7 +70,7 @@ def recipe_text(report: Summary) -> str:
 
 
 def table(title: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
-    """Names to the left, numbers to the right; every row has the same columns."""
+    """Return a table with names on the left; every row must have the same columns."""
     width = max(len(text) for text in (title, *names))
     lines = [f'{title:{width}}', *(f'{name:{width}}' for name in names)]
     for column in rows[0]:

@@ -1,4 +1,4 @@
-"""The node's parameters: their one definition, the checks, and the files generated from it.
+"""The node's parameters: their definition, the checks, and the files generated from it.
 
 Independent of ROS; ``ros/parameters.py`` declares and reads them.
 """

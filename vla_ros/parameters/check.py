@@ -26,7 +26,7 @@ _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
 class ParameterError(VlaError, ValueError):
-    """A parameter is unknown, or its value is not allowed."""
+    """A parameter that is unknown, or has a value that is not allowed."""
 
 
 def is_ours(name: str) -> bool:
@@ -69,10 +69,10 @@ def wrong_type(name: str, found: str) -> ParameterError:
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise ParameterError if the value is not allowed, whatever the other parameters are.
+    """Raise ParameterError if the value is not allowed by itself.
 
-    :param name: of a field of Parameters.
-    :param value: of that field's type.
+    :param name: name of a field of Parameters.
+    :param value: value of this field's type.
     """
     definition = DEFINITIONS[name]
     bounds, choices = definition.bounds, definition.choices
@@ -156,7 +156,7 @@ def _check_frames(parameters: Parameters) -> None:
 
 
 def _check_ramp(parameters: Parameters) -> None:
-    """A long ramp makes the robot move by an old image."""
+    """Raise ParameterError if the ramp is long, since the robot then moves by an old image."""
     ramp_s = motion_limits(parameters).ramp_s
     if ramp_s > _MAX_RAMP_S:
         raise ParameterError(

@@ -1,4 +1,4 @@
-"""``make generate``: write config/vla.yaml and docs/parameters.md from the definition.
+"""Generator of config/vla.yaml and docs/parameters.md, for ``make generate``.
 
 Runs in the source tree, in any Python: standard library only.
 """
@@ -94,7 +94,7 @@ def _row(one: Definition) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """JSON of such values is YAML."""
+    """Return a value as JSON, which is YAML for these types."""
     return json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""What a ROS parameter file sets for one node: read by the rules of ROS, without a node."""
+"""Reader of the values that a ROS parameter file sets for one node, by the rules of ROS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WILDCARDS = {'*': '/[^/]+', '**': '(/[^/]+)*'}
 
 
 class ParameterFileError(VlaError):
-    """The file can't be read, or sets nothing for the node."""
+    """A parameter file that can't be read, or sets nothing for the node."""
 
 
 class _Loader(BoundedLoader):
@@ -38,11 +38,11 @@ def read_value(text: str) -> Any:
     try:
         return parse_yaml(text, _Loader)
     except YAMLTextError as error:
-        raise ParameterFileError(f'value {quoted(text)} is no YAML: {error}') from error
+        raise ParameterFileError(f'value {quoted(text)} is not YAML: {error}') from error
 
 
 def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
-    """Return what is set for the node, under its name or one with ``*`` or ``**``; the last wins.
+    """Return the values for the node, under its name or one with ``*`` or ``**``; the last wins.
 
     :param node: full name, such as ``/left/vla``.
     :raises ParameterFileError: if there is no such file, or it has nothing for the node.
@@ -54,7 +54,7 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
             str(error), 'name the parameter file that the node is started with'
         ) from error
     except YAMLTextError as error:
-        raise ParameterFileError(f'{path} is no YAML: {error}', 'fix that line') from error
+        raise ParameterFileError(f'{path} is not YAML: {error}', 'fix that line') from error
     sections = list(_sections(content, ''))
     fitting = [values for name, values in sections if _pattern(name).fullmatch(node)]
     if not fitting:
@@ -67,7 +67,7 @@ def read_parameter_file(path: Path, node: str) -> dict[str, Any]:
 
 
 def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield the full name of each node, and what is set for it."""
+    """Yield the full name of each node, and the values for it."""
     if not isinstance(content, Mapping):
         return
     for name, below in content.items():
@@ -78,7 +78,7 @@ def _sections(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _pattern(name: str) -> re.Pattern[str]:
-    """Return the pattern of the full names that a section is for."""
+    """Return the pattern of the full names of a section's nodes."""
     words = name.strip('/').split('/')
     return re.compile(''.join(_WILDCARDS.get(word, '/' + re.escape(word)) for word in words))
 

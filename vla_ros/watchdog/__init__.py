@@ -1,8 +1,8 @@
-"""Ends a process that is stuck, even if a thread of it keeps the interpreter's lock.
+"""Watchdog that ends a stuck process, even if one of its threads keeps the interpreter's lock.
 
-The node beats: its executor writes into a pipe, for how long it may now be silent. A small process
-of its own reads the beats; when none came in time, it has the node print every thread's stack and
-abort. Standard library only; independent of ROS.
+The node's executor writes beats into a pipe, each with the time until the next one. A small
+separate process reads the beats; if one does not come in time, it makes the node print every
+thread's stack and abort. Standard library only; independent of ROS.
 """
 
 from vla_ros.watchdog.watchdog import Watchdog

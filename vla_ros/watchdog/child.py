@@ -1,12 +1,12 @@
-"""The process that watches: it ends its parent when no beat came in time.
+"""The watching process, which ends its parent when a beat does not come in time.
 
-It reads beats from standard input, one a line: for how many seconds the parent may be silent from
-now on, and a text that says why. It ends when the parent has ended. Started by its path and
-without site-packages, it imports little of the standard library, and so takes little memory.
+It reads beats from standard input, one a line: the seconds that the parent may be silent from now
+on, and the name of this limit. It ends when the parent has ended. It is started by its path and
+without site-packages, and imports little of the standard library, so it takes little memory.
 
-A parent that was suspended (by SIGSTOP, Ctrl-Z or a debugger) is not stuck: the count starts anew
-when it goes on. So it is when this process was suspended as well, as in a container that was
-paused: only time in which this process ran is counted.
+A parent that was suspended (by SIGSTOP, Ctrl-Z or a debugger) is not stuck: the count restarts when
+it continues. The same holds if this process was suspended, too, as in a paused container: only time
+in which this process ran is counted.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ import sys
 import time
 from collections.abc import Callable
 
-TICK_S = 0.1  # by so much the end of the parent, or of its time, may be noticed late
-KILL_AFTER_S = 2.0  # that SIGABRT may take, with the stacks
+TICK_S = 0.1  # maximum delay in noticing the end of the parent or of its time
+KILL_AFTER_S = 2.0  # maximum duration of SIGABRT with the stacks
 
-_MOST_PER_TICK_S = 2 * TICK_S  # beyond, this process did not run
+_MOST_PER_TICK_S = 2 * TICK_S  # in any longer time this process did not run
 _STDIN, _STDERR = 0, 2
 _PIPE_BYTES = 1 << 16
 _NOT_OURS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Silence:
-    """How long the parent has been silent, and how long it may be."""
+    """The duration of the parent's silence, and its limit."""
 
     def __init__(self) -> None:
         self.limit_s = float('inf')  # until the first beat
         self.seconds = 0.0
-        self.why = ''
+        self.limit_name = ''
 
     @property
     def is_over(self) -> bool:
+        """Whether the silence exceeds its limit."""
         return self.seconds > self.limit_s
 
-    def break_off(self, beat: str) -> None:
-        """A beat came."""
-        limit, _, self.why = beat.partition(' ')
+    def restart(self, beat: str) -> None:
+        """Start a new silence after a beat."""
+        limit, _, self.limit_name = beat.partition(' ')
         self.limit_s = float(limit)
         self.seconds = 0.0
 
-    def go_on(self, elapsed_s: float, suspended: bool) -> None:
-        """No beat came, while so much time went by."""
+    def add(self, elapsed_s: float, suspended: bool) -> None:
+        """Add time without a beat; restart the count if the parent is suspended."""
         self.seconds = 0.0 if suspended else self.seconds + min(elapsed_s, _MOST_PER_TICK_S)
 
 
@@ -56,7 +57,7 @@ class Parent:
         self._pid = pid
 
     def has_ended(self) -> bool:
-        """Also where a process that it forked keeps the pipe open."""
+        """Return whether it has ended, even if a process that it forked keeps the pipe open."""
         return os.getppid() != self._pid
 
     def is_suspended(self) -> bool:
@@ -68,7 +69,7 @@ class Parent:
             return self._is_suspended_by_ps()
 
     def _is_suspended_by_ps(self) -> bool:
-        import subprocess  # as seldom as a parent is silent where there is no /proc
+        import subprocess  # only needed where there is no /proc
 
         command = ['ps', '-o', 'state=', '-p', str(self._pid)]
         try:
@@ -78,7 +79,7 @@ class Parent:
         return state.startswith(b'T') or b'X' in state
 
     def beats(self) -> list[str] | None:
-        """Return those that have come since; None when there will be no more."""
+        """Return the beats since the last call; None when there will be no more."""
         try:
             read = os.read(_STDIN, _PIPE_BYTES)
         except BlockingIOError:
@@ -86,7 +87,10 @@ class Parent:
         return read.decode().splitlines() if read else None
 
     def send(self, number: signal.Signals) -> None:
-        """Unless it has ended; as long as it is the parent, no other process has its number."""
+        """Send a signal, unless the parent has ended.
+
+        While it is the parent, no other process has its number.
+        """
         if not self.has_ended():
             os.kill(self._pid, number)
 
@@ -96,24 +100,24 @@ def wait_until_stuck(
     sleep: Callable[[float], None] = time.sleep,
     monotonic_s: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Return what to say about a parent that is stuck; nothing, if it has ended."""
+    """Return the message about a stuck parent; empty if the parent has ended."""
     silence = Silence()
-    looked_s = monotonic_s()
+    checked_s = monotonic_s()
     while not silence.is_over:
         sleep(TICK_S)
-        elapsed_s = monotonic_s() - looked_s
-        looked_s += elapsed_s
+        elapsed_s = monotonic_s() - checked_s
+        checked_s += elapsed_s
         beats = parent.beats()
         if beats is None or parent.has_ended():
             return ''
         if beats:
-            silence.break_off(beats[-1])
+            silence.restart(beats[-1])
         else:
-            silence.go_on(elapsed_s, parent.is_suspended())
+            silence.add(elapsed_s, parent.is_suspended())
     return (
-        f'the process is stuck: no sign of life for {silence.seconds:.1f} s, {silence.why}; it is '
-        'ended by SIGABRT. The line to blame is the first of one of the threads below; the one '
-        'called current only heard the signal.'
+        f'the process is stuck: no sign of life for {silence.seconds:.1f} s, {silence.limit_name}; '
+        'it is ended by SIGABRT. One of the threads below is stuck in its first line; the thread '
+        'called current only received the signal.'
     )
 
 
@@ -122,7 +126,10 @@ def end(
     sleep: Callable[[float], None] = time.sleep,
     monotonic_s: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Have it print its stacks and abort (faulthandler does that without the lock), or kill it."""
+    """Make the parent print its stacks and abort, or kill it if it does not.
+
+    faulthandler prints the stacks without the interpreter's lock.
+    """
     parent.send(signal.SIGABRT)
     ends_s = monotonic_s() + KILL_AFTER_S
     while not parent.has_ended() and monotonic_s() < ends_s:
@@ -131,8 +138,10 @@ def end(
 
 
 def main(name: str, pid: str) -> None:
-    """
-    :param name: of the parent's program, for the message.
+    """Watch the parent until it ends or is stuck.
+
+    :param name: name of the parent's program, for the message.
+    :param pid: the parent's process id.
     """
     for number in _NOT_OURS:  # a service manager sends them to all processes of a service
         signal.signal(number, signal.SIG_IGN)
@@ -142,7 +151,7 @@ def main(name: str, pid: str) -> None:
         try:  # noqa: SIM105 - contextlib is not loaded
             os.write(_STDERR, f'{name}: {stuck}\n'.encode())
         except OSError:
-            pass  # the terminal is gone; the parent has to end all the same
+            pass  # the terminal is gone; the parent must end nevertheless
         end(parent)
 
 

@@ -16,15 +16,16 @@ _MOST_STARTS = 4
 
 
 class Watchdog:
-    """Start it early, beat often, and let it live until the process has ended.
+    """A watchdog for this process: start it early, beat often, and keep it until the process ends.
 
-    A child that dies is said and replaced, a few times.
+    A child that dies is reported and replaced, a few times.
     """
 
     def __init__(self, name: str, warn: Callable[[str], None] | None = None) -> None:
-        """
-        :param name: of this program, for messages.
-        :param warn: hears what is wrong with the watchdog itself; None: standard error does.
+        """Make a watchdog that is not started yet.
+
+        :param name: name of this program, for messages.
+        :param warn: called with each fault of the watchdog itself; None: print it to stderr.
         """
         self.warn = warn or self._print
         self._name = name
@@ -36,37 +37,37 @@ class Watchdog:
 
     @property
     def pid(self) -> int | None:
-        """Of the child; None if there is none."""
+        """Process id of the child; None if there is none."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Have a child that counts from the first beat on."""
+        """Start the child, which counts from the first beat on."""
         if os.getpid() == 1:
             self.warn(
-                'a stuck process 1 of a container can not be ended from within; start the '
+                'a stuck process 1 of a container cannot be ended from within; start the '
                 'container with an init (docker run --init)'
             )
         with self._lock:
             self._start_child()
 
     def beat(self, limit_s: float, why: str) -> None:
-        """Live. Does not block.
+        """Report that the process is alive. Does not block.
 
-        :param limit_s: the process may be silent for so long from now on.
-        :param why: which limit that is, on one line.
+        :param limit_s: maximum time until the next beat [s].
+        :param why: name of this limit, on one line.
         """
         with self._lock:
             if not self._is_last:
                 self._write(limit_s, why)
 
     def end(self, limit_s: float, why: str) -> None:
-        """Beat for the last time: the process has to end within ``limit_s``."""
+        """Beat for the last time: the process must end within ``limit_s``."""
         with self._lock:
             self._write(limit_s, why)
             self._is_last = True
 
     def close(self) -> None:
-        """Watch no longer, in a process that goes on."""
+        """Stop watching a process that continues."""
         with self._lock:
             self._is_last = True
             self._end_child()
@@ -80,7 +81,7 @@ class Watchdog:
         try:
             os.write(self._pipe, beat)
         except BlockingIOError:
-            pass  # the child is suspended, and the pipe full of beats
+            pass  # the child is suspended, and the pipe is full of beats
         except OSError:
             self._end_child()
             self._start_child()
@@ -92,7 +93,8 @@ class Watchdog:
         self._starts += 1
         if self._starts > _MOST_STARTS:
             self.warn(
-                f'the watchdog has died {_MOST_STARTS} times; from now on a stuck process stays'
+                f'the watchdog has died {_MOST_STARTS} times; from now on a stuck process is not '
+                'ended'
             )
             return
         if self._starts == 2:
@@ -101,15 +103,15 @@ class Watchdog:
         os.set_blocking(self._pipe, False)
         try:
             self._process = subprocess.Popen(
-                # Isolated (-I) and without site-packages (-S): small, and nothing of ours in it.
+                # Isolated (-I) and without site-packages (-S), so that it is small.
                 [sys.executable, '-I', '-S', _CHILD, self._name, str(os.getpid())],
                 stdin=reads,
                 stdout=subprocess.DEVNULL,
                 cwd='/',
-                start_new_session=True,  # the terminal's Ctrl-C and Ctrl-Z are not for it
+                start_new_session=True,  # it must not get the terminal's Ctrl-C and Ctrl-Z
             )
         except OSError as error:
-            self.warn(f'no watchdog: {error}; a stuck process stays')
+            self.warn(f'no watchdog: {error}; a stuck process is not ended')
             os.close(self._pipe)
         finally:
             os.close(reads)
