@@ -494,7 +494,7 @@ def test_rows_that_no_replay_writes(
     first, second = file.read_text().splitlines()
     file.write_text(f'{first}\n{damage(second)}')
     with pytest.raises(
-        ActionsError, match=f'{file} is not what vla_replay writes .line 2: '
+        ActionsError, match=f'{file} was not written by vla_replay, or is damaged .line 2: '
     ) as told:
         read_actions(tmp_path / 'out')
     assert words in str(told.value) and str(told.value).isprintable()
@@ -509,7 +509,7 @@ def test_a_recording_or_replay_that_is_a_pipe_is_not_waited_for(
     (tmp_path / 'bag' / 'metadata.yaml').write_text('')
     os.mkfifo(tmp_path / 'bag' / 'bag_0.db3')
     for bag in (tmp_path / 'pipe.mcap', tmp_path / 'bag'):
-        assert 'is no regular file' in refused(bag, 'scripted', '--output', tmp_path / 'out')
+        assert 'is not a regular file' in refused(bag, 'scripted', '--output', tmp_path / 'out')
     os.mkfifo(tmp_path / JSONL_NAME)
     with pytest.raises(ActionsError, match='is a named pipe'):
         read_actions(tmp_path)
@@ -570,7 +570,7 @@ def test_there_is_no_such_bag(tmp_path: Path, refused: Callable[..., str]) -> No
     (tmp_path / 'empty').mkdir()
     assert 'has no metadata.yaml' in refused(tmp_path / 'empty', *out)
     (tmp_path / 'text.txt').write_text('no bag')
-    assert 'can not be read' in refused(tmp_path / 'text.txt', *out)
+    assert 'cannot be read' in refused(tmp_path / 'text.txt', *out)
     assert not (tmp_path / 'out').exists()
 
 
@@ -604,7 +604,7 @@ def test_a_damaged_bag(
     file.write_bytes(data[: int(kept * len(data))])
     told = refused(bag, 'scripted', '--output', tmp_path / 'out')
     assert f'bag {bag} ' in told
-    assert 'can not be read' in told or 'is damaged' in told
+    assert 'cannot be read' in told or 'is damaged' in told
 
 
 def test_a_damaged_metadata_file(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -612,7 +612,7 @@ def test_a_damaged_metadata_file(tmp_path: Path, refused: Callable[..., str]) ->
     for content in ('{', 'rosbag2_bagfile_information: {}', '', '[]'):
         (bag / 'metadata.yaml').write_text(content)
         told = refused(bag, 'scripted', '--output', tmp_path / 'out')
-        assert f'bag {bag} can not be read' in told
+        assert f'bag {bag} cannot be read' in told
 
 
 def test_a_bag_without_messages(tmp_path: Path, refused: Callable[..., str]) -> None:
@@ -620,7 +620,7 @@ def test_a_bag_without_messages(tmp_path: Path, refused: Callable[..., str]) -> 
         with recording(tmp_path / storage, storage):
             pass
         told = refused(tmp_path / storage, 'scripted', '--output', tmp_path / 'out')
-        assert 'has 0 topics of pictures (none)' in told or 'can not be read' in told
+        assert 'has 0 topics of images (none)' in told or 'cannot be read' in told
 
 
 def with_two_cameras(recorder: Recorder) -> None:
@@ -657,13 +657,13 @@ def with_late_words(recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ('content', 'options', 'told'),
     [
-        (with_two_cameras, (), '2 topics of pictures (/left/image, /right/image); name one with'),
-        (with_two_cameras, ('--image', '/image'), '/image is no topic of pictures'),
-        (with_two_cameras, ('--image', '/instruction'), '/instruction is no topic of pictures'),
-        (with_words_only, (), '0 topics of pictures (none)'),
+        (with_two_cameras, (), '2 topics of images (/left/image, /right/image); name one with'),
+        (with_two_cameras, ('--image', '/image'), '/image is not a topic of images'),
+        (with_two_cameras, ('--image', '/instruction'), '/instruction is not a topic of images'),
+        (with_words_only, (), '0 topics of images (none)'),
         (with_two_instructions, (), '2 topics of instructions (/left/instruction, /right/instr'),
         (with_pictures_only, (), '0 topics of instructions (none); name one with'),
-        (with_pictures_only, ('--instruction-topic', '/x'), 'such topics there: /chatter'),
+        (with_pictures_only, ('--instruction-topic', '/x'), 'its topics of instructions: /chatter'),
         (with_pictures_only, ('--instruction', ' '), 'no_instruction'),
         (with_pictures_only, ('--instruction', 'a\nb'), 'has the control character'),
         (
@@ -672,7 +672,7 @@ def with_late_words(recorder: Recorder) -> None:
             'has no device, dtype, ',
         ),
         (with_depth_only, (), "1 unusable_picture (image encoding '16UC1' looks like a depth"),
-        (with_late_words, (), 'no picture on /camera/image of bag'),
+        (with_late_words, (), 'no image on /camera/image of bag'),
     ],
 )
 def test_what_the_bag_lacks(
@@ -708,7 +708,7 @@ def test_outputs_are_not_mixed_up(tmp_path: Path, run: Run, refused: Callable[..
     assert 'name the --output folder of' in refused(bag, 'scripted', *other, tmp_path)
     shutil.copytree(tmp_path / 'out', tmp_path / 'broken')
     (tmp_path / 'broken' / JSONL_NAME).write_text('{"frame": 1}\n')
-    assert 'is not what vla_replay writes' in refused(bag, 'scripted', *other, tmp_path / 'broken')
+    assert 'was not written by vla_replay' in refused(bag, 'scripted', *other, tmp_path / 'broken')
 
 
 @pytest.mark.parametrize(

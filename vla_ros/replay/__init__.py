@@ -1,9 +1,9 @@
-"""Shows a policy the pictures of a recording (a rosbag2) and writes down what it would have done.
+"""Replay of a recording (a rosbag2): a policy's answers to the recorded images.
 
-Deterministic: every picture in its turn, however long an inference takes; the same bag, policy and
-settings give the same bytes. Imports no ROS.
+Deterministic: every image is used in turn, however long an inference takes; the same bag, policy
+and settings give the same bytes. Independent of ROS.
 
-In the order of use: bag (what is recorded), policies (which are asked), frames (what they are
-shown), actions (what they answer, as files), run (all of that), recorded and plot (what was done
-then, beside it), compare (where two answers differ).
+In the order of use: bag (the recording), frames (the policy's inputs), actions (its answers, as
+files), run (the whole replay), recorded (the actions and velocities in the recording), plot, and
+compare (the differences of two replays).
 """

@@ -1,7 +1,7 @@
-"""What a policy answered, picture by picture, as files: actions.csv and actions.jsonl.
+"""Files of a policy's answers to each image: actions.csv and actions.jsonl.
 
-Both hold the same; jsonl is what is read back. Numbers are written with as many digits as it takes
-to read the very same ones back, so equal answers are equal bytes.
+Both have the same content; only actions.jsonl is read back. Numbers have enough digits to be read
+back exactly, so equal answers give equal bytes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ JSONL_NAME = 'actions.jsonl'
 CSV_NAME = 'actions.csv'
 
 _LISTS = ('action', 'normalized_action', 'token_ids', 'token_probabilities')
-_COLUMNS = ('action', 'normalized_action', 'token_id', 'token_probability')  # of CSV, one by one
+_COLUMNS = ('action', 'normalized_action', 'token_id', 'token_probability')  # in the CSV, numbered
 
 
-_MAX_BYTES = 1_000_000_000  # a day of pictures at 10 Hz
+_MAX_BYTES = 1_000_000_000  # a day of images at 10 Hz
 _WHOLE: tuple[tuple[type, ...], str] = ((int,), 'whole numbers')
 _NUMBER: tuple[tuple[type, ...], str] = ((int, float), 'numbers')
 _TEXT: tuple[tuple[type, ...], str] = ((str,), 'text')
@@ -41,18 +41,19 @@ _TYPES = {
 
 
 class ActionsError(VlaError):
-    """A folder does not hold what a replay wrote; the text is made for a person."""
+    """A folder that does not hold the files of a replay."""
 
 
 @dataclass(frozen=True)
 class ActionRow:
-    """
-    :param frame: the picture's number in its topic, from 0.
-    :param valid: whether the node would publish the action, were it in time.
-    :param action: D values, un-normalised; a value that is not finite is None in jsonl.
+    """The answer to one image.
+
+    :param frame: the image's number in its topic, from 0.
+    :param valid: whether the node would publish the action if it were in time.
+    :param action: D values, un-normalised; a value that is not finite is null in actions.jsonl.
     :param normalized_action: D values before un-normalising.
-    :param token_ids: at most D.
-    :param token_probabilities: D, of each token among the action tokens.
+    :param token_ids: at most D tokens.
+    :param token_probabilities: D, probability of each token among the action tokens.
     """
 
     frame: int
@@ -69,7 +70,7 @@ class ActionRow:
 
 
 def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> ActionRow:
-    """Return what the policy answered to a frame."""
+    """Return the row of the answer to a frame."""
     reason = invalid_reason(prediction, spec)
     normalized, tokens = prediction.normalized_actions, prediction.tokens
     return ActionRow(
@@ -83,7 +84,7 @@ def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> Action
         action=tuple(prediction.actions[0].tolist()),
         normalized_action=() if normalized is None else tuple(normalized[0].tolist()),
         token_ids=() if tokens is None else tuple(tokens.ids.tolist()),
-        # As few digits as tell one float32 from the next.
+        # The fewest digits that identify a float32.
         token_probabilities=()
         if tokens is None
         else tuple(float(str(one)) for one in tokens.probabilities),
@@ -91,13 +92,16 @@ def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> Action
 
 
 class ActionFiles:
-    """Writes rows as they come; open while it is in a ``with`` statement.
+    """The files of a running replay, open within a ``with`` statement.
 
     :raises OSError: if the files can't be written.
     """
 
     def __init__(self, folder: Path, action_dim: int) -> None:
-        """:param action_dim: so many columns of each kind has the CSV."""
+        """Prepare files in a folder, without opening them.
+
+        :param action_dim: number of columns of each list in the CSV.
+        """
         self._folder = folder
         self._action_dim = action_dim
 
@@ -115,6 +119,7 @@ class ActionFiles:
         self._csv.close()
 
     def write(self, row: ActionRow) -> None:
+        """Write one row to both files."""
         values = dataclasses.asdict(row)
         lists = [values.pop(name) for name in _LISTS]
         self._rows.writerow(
@@ -126,13 +131,14 @@ class ActionFiles:
         self._jsonl.write(f'{line}\n')
 
     def _cells(self, values: Sequence[float]) -> list[str]:
-        """One for each column; empty where there is no value."""
+        """Return one cell for each column; empty where there is no value."""
         cells = [repr(value) for value in values[: self._action_dim]]
         return cells + [''] * (self._action_dim - len(cells))
 
 
 def read_actions(folder: Path) -> list[ActionRow]:
-    """
+    """Return the rows of an earlier replay.
+
     :raises ActionsError: if the folder holds no actions.jsonl of a replay.
     """
     path = folder / JSONL_NAME
@@ -140,8 +146,8 @@ def read_actions(folder: Path) -> list[ActionRow]:
         lines = read_text(path, _MAX_BYTES).removesuffix('\n').split('\n')
     except FileError as error:
         raise ActionsError(
-            f'{folder} can not be compared with ({error}); name the --output folder of an earlier '
-            f'replay, which holds {JSONL_NAME}'
+            f'{folder} is not the folder of a replay ({error})',
+            f'name the --output folder of an earlier replay, which holds {JSONL_NAME}',
         ) from error
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -150,7 +156,8 @@ def read_actions(folder: Path) -> list[ActionRow]:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             problem = f'line {number}: {printable(repr(error), 200)}'
             raise ActionsError(
-                f'{path} is not what vla_replay writes ({problem}); replay the recording anew'
+                f'{path} was not written by vla_replay, or is damaged ({problem})',
+                'replay the recording again',
             ) from error
     return rows
 

@@ -1,7 +1,7 @@
-"""A recording: its topics, and their messages as they were recorded. Knows the library `rosbags`.
+"""Reader of recordings with the library `rosbags`: topics, and messages as they were recorded.
 
-Refuses to know what the messages are for. A recording may be damaged, or written by somebody who
-means harm: whatever goes wrong while it is read becomes one error that names it.
+Independent of the meaning of messages. A recording may be damaged or malicious: every error while
+it is read becomes one error that names the recording.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from vla_ros.errors import VlaError
 
 _NS_PER_S = 10**9
 _SUFFIXES = ('.mcap', '.db3', '.zstd', '.yaml')
-_MEND = 'record it anew, or try `ros2 bag reindex` on it'
+_REPAIR = 'record it again, or try `ros2 bag reindex` on it'
 
 
 class BagError(VlaError):
-    """The recording, or what is asked of it, can't be had; the text is made for a person."""
+    """A recording that can't be read, or lacks a requested topic."""
 
 
 class UnreadableMessage(VlaError, ValueError):
-    """A message is not what its type says."""
+    """A message that can't be decoded as its type."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """
+    """A recorded topic.
+
     :param message_type: such as ``sensor_msgs/msg/Image``.
-    :param count: how many messages there are, by the recording's own account.
+    :param count: number of messages, according to the recording's metadata.
     """
 
     message_type: str
@@ -44,7 +45,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class RawMessage:
-    """A message, not decoded.
+    """A message that is not decoded.
 
     :param bag_time_ns: when it was recorded, nanoseconds of the recorder's clock.
     """
@@ -56,16 +57,17 @@ class RawMessage:
 
 
 class Bag:
-    """Is open while it is in a ``with`` statement.
+    """A recording, open within a ``with`` statement.
 
     :raises BagError: on entering, if there is no such recording, or it can't be read.
     """
 
     def __init__(self, path: Path, definitions: Mapping[str, Sequence[str]] | None = None) -> None:
-        """
+        """Prepare a recording, without opening it.
+
         :param path: a folder with metadata.yaml, or a single .mcap or .db3 file.
-        :param definitions: by message type the texts of .msg files, the newest first, for types
-            that are neither among ROS's common ones nor defined in the recording.
+        :param definitions: texts of .msg files by message type, the newest first, for types that
+            are neither among ROS's common ones nor defined in the recording.
         """
         self.path = path
         self._definitions = dict(definitions or {})
@@ -74,20 +76,20 @@ class Bag:
 
     def __enter__(self) -> Bag:
         if not self.path.exists():
-            raise BagError(f'bag {self.path} does not exist; name a folder that ros2 bag wrote')
+            raise BagError(f'bag {self.path} does not exist', 'name a folder that ros2 bag wrote')
         if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
             raise BagError(
-                f'bag {self.path} has no metadata.yaml; name the folder that ros2 bag wrote, or '
-                'make the file with `ros2 bag reindex`'
+                f'bag {self.path} has no metadata.yaml',
+                'name the folder that ros2 bag wrote, or make the file with `ros2 bag reindex`',
             )
         for file in self.path.iterdir() if self.path.is_dir() else [self.path]:
             if file.suffix in _SUFFIXES and not file.is_file():  # a pipe would be waited for
-                raise BagError(f'{file} is no regular file; name a folder that ros2 bag wrote')
+                raise BagError(f'{file} is not a regular file', 'name a folder that ros2 bag wrote')
         try:
             self._reader = Reader(self.path)
             self._reader.open()
-        except Exception as error:  # by what is damaged: of sqlite3, struct, YAML, an assertion ...
-            raise BagError(f'bag {self.path} can not be read ({_text(error)}); {_MEND}') from error
+        except Exception as error:  # of sqlite3, struct, YAML, an assertion ...
+            raise BagError(f'bag {self.path} cannot be read ({_text(error)})', _REPAIR) from error
         self.topics = {
             connection.topic: Topic(connection.msgtype, connection.msgcount)
             for connection in self._reader.connections
@@ -98,11 +100,11 @@ class Bag:
         self._reader.close()
 
     def topics_of(self, *message_types: str) -> list[str]:
-        """The topics of such messages, sorted."""
+        """Return the topics of these message types, sorted."""
         return sorted(n for n, topic in self.topics.items() if topic.message_type in message_types)
 
     def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
-        """What was recorded on these topics, in the order of the recorder's clock.
+        """Yield the messages on these topics, in the order of the recorder's clock.
 
         :raises BagError: where the recording is damaged.
         """
@@ -117,7 +119,7 @@ class Bag:
                 return
             except Exception as error:
                 raise BagError(
-                    f'bag {self.path} is damaged within its messages ({_text(error)}); {_MEND}'
+                    f'bag {self.path} is damaged within its messages ({_text(error)})', _REPAIR
                 ) from error
             yield RawMessage(connection.topic, connection.msgtype, bag_time_ns, data)
 
@@ -134,14 +136,14 @@ class Bag:
         for types in stores:
             try:
                 return types.deserialize_cdr(message.data, message.message_type)
-            except Exception as error:  # too short, too long, no text: perhaps an older version
+            except Exception as error:  # too short, too long or not text: perhaps another version
                 failure = error
         raise UnreadableMessage(
-            f'a message on {message.topic} is no {message.message_type} ({_text(failure)})'
+            f'a message on {message.topic} is not a {message.message_type} ({_text(failure)})'
         ) from failure
 
     def _stores(self, message_type: str) -> list[Typestore]:
-        """The type as the recording defines it, or else by each of ``definitions``."""
+        """Return the type as the recording defines it, or else by each of ``definitions``."""
         if message_type in self._common.fielddefs:
             return [self._common]
         if message_type not in self._types:
@@ -166,11 +168,11 @@ def _with_type(message_type: str, definition: str) -> Typestore:
 
 
 def nanoseconds(time: Any) -> int:
-    """:param time: builtin_interfaces/Time."""
+    """Return the nanoseconds of a builtin_interfaces/Time."""
     return int(time.sec) * _NS_PER_S + int(time.nanosec)
 
 
 def _text(error: Exception) -> str:
-    """Some of the library's errors have no text, some have many lines."""
+    """Return the error's type and first line; some of the library's errors have no text."""
     lines = str(error).strip().splitlines()
     return f'{type(error).__name__}: {lines[0][:200]}' if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""Where two replays of the same pictures differ, as one JSON object for each pair and as tables.
+"""Comparison of replays of the same images, as one JSON object for each pair and as tables.
 
-Tokens are compared, as they are what the policy says; neighbouring tokens stand for neighbouring
-bins, so the distance of two tokens is one in bins.
+It compares tokens, the policy's own output. Neighbouring tokens mean neighbouring bins, so the
+distance of two tokens is a distance in bins.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from vla_ros.replay.actions import ActionRow
 
 
 def compare_all(runs: Mapping[str, Sequence[ActionRow]]) -> list[Summary]:
-    """One for each pair, in the order in which they are given.
+    """Return the comparison of each pair of runs, in order.
 
-    :param runs: by name.
+    :param runs: rows by the name of the run.
     """
     return [
         {'first': first, 'second': second, **compare(runs[first], runs[second])}
@@ -25,13 +25,14 @@ def compare_all(runs: Mapping[str, Sequence[ActionRow]]) -> list[Summary]:
 
 
 def compare(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> Summary:
-    """
-    :returns: ``frames`` that both have, and over these: ``equal_actions`` (all tokens equal),
-        ``equal_tokens`` (0 to 1; None without tokens), ``largest_bin_distance`` (of valid actions),
-        ``first_difference`` (None, or frame, bag time and dimension), ``dimensions`` (the same for
-        each, and the largest difference of the un-normalised values), ``asked_otherwise`` (another
-        instruction or unnorm_key). Frames that only one has are counted in ``only_first`` and
-        ``only_second``.
+    """Compare two runs.
+
+    :returns: ``frames`` (number that both have), and over these: ``equal_actions`` (all tokens
+        equal), ``equal_tokens`` (0 to 1; None without tokens), ``largest_bin_distance`` (of valid
+        actions), ``first_difference`` (None, or frame, bag time and dimension), ``dimensions`` (the
+        same for each, and the largest difference of the un-normalised values), ``asked_otherwise``
+        (number with another instruction or unnorm_key). ``only_first`` and ``only_second`` count
+        the frames that only one run has.
     """
     pairs = _pairs(first, second)
     compared = compare_tokens(
@@ -54,7 +55,7 @@ def compare(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> Summary:
 
 
 def comparison_tables(comparisons: Sequence[Summary]) -> str:
-    """For a person."""
+    """Return the comparisons as tables for the user."""
     names = [f'{one["first"]} | {one["second"]}' for one in comparisons]
     most = max(len(one['dimensions']) for one in comparisons)
     return '\n\n'.join(
@@ -69,14 +70,14 @@ _Pair = tuple[ActionRow, ActionRow]
 
 
 def _pairs(first: Sequence[ActionRow], second: Sequence[ActionRow]) -> list[_Pair]:
-    """Of the same picture: the same number in the topic, recorded at the same time."""
+    """Return the rows of equal images: the same number in the topic, recorded at the same time."""
     others = {(row.frame, row.bag_time_ns): row for row in second}
     keyed = [(row, others.get((row.frame, row.bag_time_ns))) for row in first]
     return [(row, other) for row, other in keyed if other is not None]
 
 
 def _largest_difference(pairs: Sequence[_Pair], index: int) -> float:
-    """Of valid actions that have a token in this dimension."""
+    """Return the largest difference of valid actions with a token in this dimension."""
     differences = [
         abs(a.action[index] - b.action[index])
         for a, b in pairs
@@ -110,7 +111,7 @@ def _whole(one: Summary) -> dict[str, str]:
 
 
 def _by_dimension(one: Summary, most: int) -> dict[str, str]:
-    """Share of equal tokens, and how far the others lie apart at most."""
+    """Return the share of equal tokens, and the largest distance, for each dimension."""
     cells = {str(index): '-' for index in range(most)}
     for index, dimension in enumerate(one['dimensions']):
         share = dimension['equal'] / dimension['tokens']

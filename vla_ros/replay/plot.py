@@ -1,7 +1,7 @@
-"""Draws the actions over time, beside what was done when the recording was made.
+"""Plot of the replayed actions over time, with the recorded actions and velocities.
 
-matplotlib is imported when something is drawn. No clock and no version gets into the file: equal
-numbers are equal bytes.
+matplotlib is imported only when a plot is drawn. The file contains no time and no version, so equal
+numbers give equal bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vla_ros.replay.recorded import Recorded, column
 _REPLAYED, _INVALID = '#0072B2', '#D55E00'
 _RECORDED = ('#E69F00', '#009E73', '#CC79A7', '#999999')
 _VELOCITIES = ('m/s', 'm/s', 'm/s', 'rad/s', 'rad/s', 'rad/s')
-_WIDTH, _HEIGHT = 9.0, 1.3  # inches, of one dimension
+_WIDTH, _HEIGHT = 9.0, 1.3  # inches, for one dimension
 _DPI = 80
 
 
@@ -27,9 +27,9 @@ def plot_actions(
 ) -> None:
     """Write a PNG with one panel for each dimension of the action.
 
-    :param rows: at least one; those that are not valid are marks only.
-    :param recorded: actions are drawn on the same scale, velocities on one of their own.
-    :raises OSError: if it can't be written.
+    :param rows: at least one; invalid ones are drawn as marks only.
+    :param recorded: actions are drawn on the same scale, velocities on a separate one.
+    :raises OSError: if the file can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def plot_actions(
         _draw_recorded(panel, recorded, index, start_ns)
         panel.set_ylabel(f'action {index}')
         panel.grid(alpha=0.3)
-    panels[-1].set_xlabel('seconds since the first picture that was used')
+    panels[-1].set_xlabel('seconds since the first used image')
     panels[-1].set_xlim(*_span(rows, start_ns))
     figure.suptitle(title, fontsize='medium')
     handles: dict[str, Any] = {}
@@ -58,7 +58,7 @@ def plot_actions(
 
 
 def _span(rows: Sequence[ActionRow], start_ns: int) -> tuple[float, float]:
-    """Of time, with a little room; what was recorded beyond the pictures is not shown."""
+    """Return the range of the time axis: the images' times with some margin."""
     duration_s = (rows[-1].bag_time_ns - start_ns) / 1e9
     room_s = 0.02 * duration_s or 0.5
     return -room_s, duration_s + room_s

@@ -1,4 +1,4 @@
-"""What was done while the recording was made: actions of the node, and velocities."""
+"""The actions of the node and the velocities in a recording."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OLD_ACTIONS = ('VlaAction_0.1.msg',)  # the newest first
 
 
 def action_definitions() -> list[str]:
-    """Return the definitions that VlaAction ever had, the newest first.
+    """Return all definitions of VlaAction, the newest first.
 
     Recordings in sqlite3 do not contain the definitions of their messages.
     """
@@ -28,10 +28,10 @@ def action_definitions() -> list[str]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one topic says.
+    """The values of one topic.
 
-    :param is_action: the values are in the units of actions; otherwise they are velocities,
-        x, y, z in m/s and about x, y, z in rad/s.
+    :param is_action: whether the values have the units of actions; otherwise they are velocities,
+        along x, y, z in m/s and about x, y, z in rad/s.
     :param bag_times_ns: [N], when each was recorded, by the recorder's clock.
     :param values: [N][D].
     """
@@ -43,8 +43,9 @@ class Recorded:
 
 
 def read_recorded(bag: Bag, say: Say) -> list[Recorded]:
-    """All actions on topics whose name ends in ``action``, and all twists. What can't be read is
-    left out, and told.
+    """Return all actions on topics whose name ends in ``action``, and all twists.
+
+    Messages that can't be read are dropped and reported.
 
     :raises BagError: where the recording is damaged.
     """
@@ -61,7 +62,7 @@ def _read(bag: Bag, topic: str, say: Say) -> Recorded:
             numbers = [float(number) for number in values_of(bag.decode(raw))]
         except UnreadableMessage as error:
             if not unreadable:
-                say(f'{error}; it is left out of the plot')
+                say(f'{error}; the plot does not show it')
             unreadable += 1
             continue
         times_ns.append(raw.bag_time_ns)
@@ -87,5 +88,5 @@ _TWISTS: Mapping[str, Callable[[Any], list[float]]] = {
 
 
 def column(recorded: Recorded, index: int) -> list[float]:
-    """One dimension over time, [N]; NaN where an action is shorter."""
+    """Return one dimension over time, [N]; NaN where an action is shorter."""
     return [row[index] if index < len(row) else math.nan for row in recorded.values]

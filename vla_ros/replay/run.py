@@ -1,4 +1,4 @@
-"""One policy and one recording: shows, asks, writes down, counts."""
+"""Replay of one recording with one policy."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class NoAction(VlaError):
 
 @dataclass(frozen=True)
 class Task:
-    """What every policy is asked.
+    """The settings that all policies share.
 
-    :param draft: whether the action before is offered as a draft, as the node does.
-    :param recipe: the command, as it is written beside the answers.
+    :param draft: whether the previous action is offered as a draft, as in the node.
+    :param recipe: the command's options, for the summary.
     """
 
     image_topic: str
@@ -57,12 +57,13 @@ class Task:
 def run(
     bag: Bag, task: Task, request: PolicyRequest, folder: Path, say: Say
 ) -> tuple[Summary, list[ActionRow]]:
-    """Load the policy, warm it up, replay, and write all files into the folder, which is there.
+    """Load the policy, warm it up, replay, and write all files into an existing folder.
 
-    :returns: the counts of the images, and one row for each image that gave an answer:
-        pictures = used + all that are in ``skipped``; of the used, ``invalid`` are no actions.
-    :raises PolicyError: if the policy can't be loaded, is not sound, or can't go on.
-    :raises NoAction: if there is not one row.
+    :returns: the summary, and one row for each image that has an answer. In the summary, the number
+        of images is ``used`` plus all in ``skipped``; ``invalid`` of the used ones have an invalid
+        action.
+    :raises PolicyError: if the policy can't be loaded, fails a self-check, or can't continue.
+    :raises NoAction: if there are no rows.
     :raises BagError: where the recording is damaged.
     :raises OSError: if the files can't be written.
     """
@@ -76,10 +77,10 @@ def run(
     try:
         session = policy.session(request.unnorm_key or None)
         policy.warmup(progress)
-        shown = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
+        inputs = frames(bag, task.image_topic, task.instructions, task.sampling, skipped)
         with ActionFiles(folder, session.spec.action_dim) as files:
-            shown = _telling(shown, bag.topics[task.image_topic].count, say)
-            for row in ask(policy, session, shown, task.draft, skipped):
+            inputs = _with_progress(inputs, bag.topics[task.image_topic].count, say)
+            for row in ask(policy, session, inputs, task.draft, skipped):
                 files.write(row)
                 rows.append(row)
         info = policy.info
@@ -87,7 +88,7 @@ def run(
         policy.close()
     if not rows:
         raise NoAction(
-            f'no picture on {task.image_topic} of bag {bag.path} gave an action: '
+            f'no image on {task.image_topic} of bag {bag.path} gave an action: '
             f'{str(skipped) or "there are none"}'
         )
     summary = {
@@ -109,16 +110,16 @@ def run(
 def ask(
     policy: Policy,
     session: Session,
-    shown: Iterable[Frame],
+    inputs: Iterable[Frame],
     drafts: bool,
     skipped: Skipped,
 ) -> Iterator[ActionRow]:
-    """Yield one row for each frame that the policy has an answer to; the others are counted.
+    """Yield one row for each frame that the policy answers; count the others.
 
-    :param drafts: let the session offer the previous action as a draft.
-    :raises PolicyError: if it can't go on: out of memory, no such unnorm_key.
+    :param drafts: whether the session offers the previous action as a draft.
+    :raises PolicyError: if the policy can't continue: out of memory, no such unnorm_key.
     """
-    for frame in shown:
+    for frame in inputs:
         if frame.starts_over or not drafts:
             session.reset()
         observation = Observation.of_one(frame.image, frame.instruction, frame.stamp_ns)
@@ -130,20 +131,20 @@ def ask(
             session.reset()
             continue
         except PolicyError:
-            raise  # the next picture would fare no better
-        except Exception as error:  # as the node: one bad inference does not end it
+            raise  # the next image would fail, too
+        except Exception as error:  # as in the node, one bad inference does not end the replay
             skipped.add('failed', f'{type(error).__name__}: {error}', frame.number)
             continue
         yield action_row(frame, prediction, session.spec)
 
 
-def _telling(
-    shown: Iterable[Frame], count: int, say: Say, clock: Clock = SystemClock()
+def _with_progress(
+    inputs: Iterable[Frame], count: int, say: Say, clock: Clock = SystemClock()
 ) -> Iterator[Frame]:
-    """Hand the frames on, and tell now and then how far they have come."""
+    """Yield the frames, and report the progress every _SAY_EVERY_S."""
     said_s = clock.monotonic_s()
-    for frame in shown:
+    for frame in inputs:
         if clock.monotonic_s() - said_s > _SAY_EVERY_S:
             said_s = clock.monotonic_s()
-            say(f'picture {frame.number} of {count}')
+            say(f'image {frame.number} of {count}')
         yield frame
