@@ -39,7 +39,8 @@ class AssemblyCounters:
 
 @dataclass(frozen=True)
 class AssemblyLimits:
-    """
+    """Bounds of what fits together.
+
     :param tolerance_s: maximum time between the captures of the parts of one observation.
     :param image_timeout_s: maximum time in which images do not fit together.
     :param state_timeout_s: maximum time in which no state fits the images.
@@ -70,7 +71,8 @@ class Assembler:
     def __init__(
         self, spec: PolicySpec, limits: AssemblyLimits, clock: Clock, counters: AssemblyCounters
     ) -> None:
-        """
+        """Start without images and states.
+
         :param spec: the cameras and the length of the state that the policy needs.
         :param counters: counted on.
         """
