@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vla_ros.types import (
     Observation,
     Policy,
     PolicyError,
+    PolicyInfo,
     Progress,
     Session,
     all_predicted,
@@ -91,7 +92,18 @@ def run(
             f'no image on {task.image_topic} of bag {bag.path} gave an action: '
             f'{str(skipped) or "there are none"}'
         )
-    summary = {
+    summary = _summary(request, info, rows, skipped)
+    plot_actions(
+        folder / PLOT_NAME, f'{bag.path.name}, {request.label}', rows, read_recorded(bag, say)
+    )
+    (folder / SUMMARY_NAME).write_text(f'{json.dumps({**task.recipe, **summary}, indent=2)}\n')
+    return summary, rows
+
+
+def _summary(
+    request: PolicyRequest, info: PolicyInfo, rows: Sequence[ActionRow], skipped: Skipped
+) -> Summary:
+    return {
         'name': request.label,
         **asdict(info),
         **recipe(request),
@@ -100,11 +112,6 @@ def run(
         'invalid': sum(not row.valid for row in rows),
         'skipped': dict(sorted(skipped.counts.items())),
     }
-    plot_actions(
-        folder / PLOT_NAME, f'{bag.path.name}, {request.label}', rows, read_recorded(bag, say)
-    )
-    (folder / SUMMARY_NAME).write_text(f'{json.dumps({**task.recipe, **summary}, indent=2)}\n')
-    return summary, rows
 
 
 def ask(
