@@ -265,7 +265,7 @@ def test_30_000_images(
             used += 1
             assert observation.image.shape == stated, number
             assert_whole(observation.image)
-    counters = account.inputs.counters
+    counters = account.inputs.cameras.counters
     assert counters.received == 30_000
     assert counters.rejected == 30_000 - used
     assert 5_000 < used < 25_000
@@ -279,7 +279,7 @@ def test_40_000_compressed_images(random: Generator, tmp_path: Path) -> None:
         if observation is not None:
             used += 1
             assert_whole(observation.image)
-    counters = account.inputs.counters
+    counters = account.inputs.cameras.counters
     assert counters.received == 40_000
     assert counters.rejected == 40_000 - used
     assert 5_000 < used < 35_000

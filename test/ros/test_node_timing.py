@@ -86,7 +86,7 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
     with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
         for received in range(1, 5):
             stack.see()
-            stack.wait_for(lambda count=received: node._robots[0].inputs.counters.received == count)
+            stack.wait_for(lambda count=received: node._robots[0].inputs.cameras.counters.received == count)
             assert received > 1 or gate.entered.acquire(timeout=10)
         stack.wait_for(lambda: stack.status.counters.superseded == 2)
         newest = max(stack.stamps)
