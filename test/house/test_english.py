@@ -62,7 +62,7 @@ ALLOWED: dict[str, int] = {
     'vla_ros/evaluation': 44,
     'vla_ros/graph': 4,
     'vla_ros/measure': 1,  # a key of reports
-    'vla_ros/motion': 23,
+    'vla_ros/motion': 12,
     'vla_ros/pipeline': 19,
     'vla_ros/replay': 1,  # a key of reports
     'vla_ros/ros': 46,

@@ -101,6 +101,30 @@ def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
     assert running.process.returncode == 0
 
 
+def test_a_chunk_is_one_smooth_motion_of_all_its_rows(contracts: Path) -> None:
+    model = 'model:=scripted:chunk=4,period=0.3,slow=0.1,stuck@2'
+    with moving_node(contracts, model, *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: stack.actions and servo.moves)
+            stack.wait_for(lambda: not servo.moves)
+            status = stack.status
+    (action,) = stack.actions
+    assert (action.horizon, action.period.nanosec) == (4, 300_000_000)
+    start_s, rows = seconds(action.header.stamp), np.reshape(action.actions, (4, 7))
+    ends_s = start_s + 4 * 0.3 + RAMPS_S
+    stamps_s, twists = servo.within(start_s, math.inf)
+    moved = np.trapezoid([np.zeros(6), *twists], [start_s, *stamps_s], axis=0)
+    wanted = rows[:, :6].sum(axis=0)
+    assert np.linalg.norm(moved - wanted) < 0.01 * np.linalg.norm(rows[:, :6], axis=1).sum()
+    moving_s = stamps_s[twists.any(axis=1)]
+    assert ends_s - 0.1 < moving_s.max() <= ends_s + CLOCKS_S
+    assert np.diff(moving_s).max() < COMMAND_TIMEOUT_S
+    assert servo.grippers == (rows[:, 6] > 0.5).tolist()
+    assert (status.counters.motions, status.counters.clipped_linear) == (1, 0)
+
+
 def test_an_inference_that_stalls_ends_the_motion_in_time(contracts: Path) -> None:
     model = 'model:=scripted:slow=0.1,stuck@4'
     with moving_node(contracts, model, *PATIENT) as (running, servo):

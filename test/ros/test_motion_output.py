@@ -263,6 +263,88 @@ def test_a_twist_that_is_due_is_sent_between_other_callbacks() -> None:
     assert len(arm.twists) == before + 5
 
 
+def test_a_chunk_is_its_rows_then_zeros_then_silence() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1), (0.02, 1), (-0.01, 0), (0.0, 1)])
+    heard = [len(arm.grippers)]
+    for _ in range(4):
+        arm.runs(0.2)
+        heard.append(len(arm.grippers))
+    assert heard == [1, 2, 3, 4, 4]  # row 0 with the action, the others when they begin
+    assert arm.grippers == [1, 1, 0, 1]
+    arm.runs(2.0)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.02)
+    assert arm.speeds.min() < 0
+    assert (arm.speeds[-10:] == 0).all()
+    assert len(arm.grippers) == 4
+    assert arm.output.motion.counters.motions == 1
+
+
+def test_a_chunk_lasts_as_the_policy_says() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1)] * 8, period_s=0.1)
+    arm.runs(0.8 + 0.2)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.08)
+    assert len(arm.grippers) == 8
+
+
+def test_a_new_chunk_replaces_the_rest_of_the_one_before() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1)] * 8)
+    arm.runs(0.3)
+    arm.acts_by([(0.01, 0)] * 2)
+    arm.runs(2.0)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.015 + 0.02)
+    assert arm.speeds.max() == pytest.approx(0.05)
+    assert arm.grippers == [1, 1, 0, 0]
+
+
+def test_a_hold_ends_a_chunk() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1)] * 8)
+    arm.runs(0.3)
+    sent = len(arm.twists)
+    arm.output.stop()
+    arm.runs(2.0)
+    assert len(arm.twists) > sent and (arm.speeds[sent:] == 0).all()
+    assert len(arm.grippers) == 2
+
+
+@pytest.mark.parametrize('valid_s', [0.3, 0.25])
+def test_row_k_is_valid_k_periods_longer(valid_s: float) -> None:
+    arm = Arm()
+    began_ns = arm.clock.now_ns()
+    arm.acts_by([(0.02, 1), (0.02, 1)], valid_s=valid_s)
+    arm.runs(1.0)
+    moving_s = [
+        (one.header.stamp.sec * NS + one.header.stamp.nanosec - began_ns) / NS
+        for one in arm.twists
+        if one.twist.linear.x
+    ]
+    assert 0.2 < max(moving_s) < 0.2 + valid_s + 1e-9
+
+
+def test_a_suspension_plays_no_row_late() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1), (0.01, 0), (0.01, 0)], valid_s=0.5)
+    arm.runs(0.1)
+    sent = len(arm.twists)
+    arm.clock.advance(3.0)
+    arm.runs(1.0)
+    assert (arm.speeds[sent:] == 0).all()
+    assert arm.grippers == [1]
+
+
+def test_joint_actions_move_nothing() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1)] * 4, space=ActionSpace.JOINT_DELTA)
+    arm.runs(1.0)
+    assert not arm.twists and not arm.grippers
+    cause = arm.output.motion.cause
+    assert cause is not None and cause.reason is Reason.MOTION_NOT_A_DISPLACEMENT
+    assert arm.output.motion.counters.motions_refused == 1
+
+
 def test_many_robots_are_stopped_in_the_time_of_one() -> None:
     clock = Clock()
     arms = [Arm(clock) for _ in range(8)]
