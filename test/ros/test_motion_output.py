@@ -266,6 +266,7 @@ def test_a_twist_that_is_due_is_sent_between_other_callbacks() -> None:
 def test_a_chunk_is_its_rows_then_zeros_then_silence() -> None:
     arm = Arm()
     arm.acts_by([(0.01, 1), (0.02, 1), (-0.01, 0), (0.0, 1)])
+    arm.runs(0.1)
     heard = [len(arm.grippers)]
     for _ in range(4):
         arm.runs(0.2)
