@@ -49,8 +49,6 @@ ALLOWED: dict[str, int] = {
     'docs/benchmarks.md': 23,
     'docs/contracts.md': 2,
     'docs/doctor.md': 7,
-    'docs/evaluation.md': 21,
-    'docs/replay.md': 16,
     'docs/security.md': 12,
     'models': 9,
     'msg': 13,
