@@ -48,8 +48,6 @@ ALLOWED: dict[str, int] = {
     'config': 5,
     'docs/benchmarks.md': 23,
     'docs/contracts.md': 2,
-    'docs/doctor.md': 7,
-    'docs/security.md': 12,
     'models': 9,
     'msg': 13,
     'vla_ros/cli': 43,
