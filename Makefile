@@ -1,26 +1,29 @@
-# All work happens in .venv, which `make setup` makes and keeps up to date.
+# Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
 .PHONY: help setup demo test soak simulate mutants generate lint clean
 
-# The ROS 2 wheels mark the environment they have prepared; a mark from elsewhere would mislead ours.
+# The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
+# ours.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-# Where ROS 2 is sourced it looks for our messages' libraries here. (The wheels find them unaided.)
+# Where ROS 2 is sourced, it looks for the libraries of our messages here. (The wheels find them.)
 lib := $(CURDIR)/.venv/lib
 WITH_MESSAGES = LD_LIBRARY_PATH="$(lib)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" \
 	DYLD_LIBRARY_PATH="$(lib)$${DYLD_LIBRARY_PATH:+:$$DYLD_LIBRARY_PATH}"
 
 help:
-	@echo 'make setup   make .venv: ROS 2 (unless one is sourced), PyTorch, this package and its commands'
-	@echo 'make demo    a simulated arm does what it is told; more of it: make demo DEMO_EPISODES=20'
-	@echo 'make test    the tests; some of them: make test ARGS="-k slot"'
-	@echo 'make soak    the node under a 30 Hz camera and faults, for half an hour: make soak ARGS="--seconds 1800"'
-	@echo 'make simulate   the whole node in a deterministic simulation: make simulate SEEDS=0-999'
-	@echo 'make mutants    mistakes planted into the node, does the simulation find them: make mutants ARGS="--count 200"'
-	@echo 'make generate   config/vla.yaml and docs/parameters.md, from vla_ros/parameters/definition.py'
-	@echo 'make lint    ruff and mypy'
-	@echo 'make clean   remove .venv and everything built'
-	@echo 'Each does the set-up it needs. Another Python: make setup PYTHON=python3.11'
+	@echo 'make setup      make .venv: ROS 2 (unless one is sourced), PyTorch, this package, its commands'
+	@echo 'make demo       a simulated arm follows an instruction: make demo DEMO_EPISODES=20'
+	@echo 'make test       run the tests; some of them: make test ARGS="-k slot"'
+	@echo 'make soak       run the node with a 30 Hz camera and faults: make soak ARGS="--seconds 1800"'
+	@echo 'make simulate   run the whole node in a deterministic simulation: make simulate SEEDS=0-999'
+	@echo 'make mutants    plant mistakes into the node; does the simulation find them?'
+	@echo '                make mutants ARGS=--planted, make mutants ARGS="--count 200"'
+	@echo 'make generate   write config/vla.yaml and docs/parameters.md'
+	@echo '                from vla_ros/parameters/definition.py'
+	@echo 'make lint       run ruff and mypy'
+	@echo 'make clean      remove .venv and everything built'
+	@echo 'Each command does the set-up that it needs. Another Python: make setup PYTHON=python3.11'
 
 setup:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_venv.py
@@ -42,7 +45,7 @@ simulate: setup
 mutants: setup
 	@$(WITH_MESSAGES) PYTHONPATH=test .venv/bin/python -m simulate.mutants $(ARGS)
 
-# Any Python will do: standard library only.
+# Standard library only: any Python works.
 generate:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m vla_ros.parameters.generate
 

@@ -26,14 +26,14 @@ RESPAWN_DELAY_S = 2.0
 
 # Topics of the node that can be remapped.
 TOPICS = {
-    'image': "the camera's topic",
-    'twist': 'topic of the twists, such as /servo_node/delta_twist_cmds',
-    'gripper': "topic of the gripper's opening",
+    'image': 'topic of the camera',
+    'twist': 'topic for the twists, such as /servo_node/delta_twist_cmds',
+    'gripper': 'topic for the opening of the gripper',
 }
 
 
 def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
-    """Return the parameter's value; raise RuntimeError if the text is no value of its type."""
+    """Return the parameter's value; raise RuntimeError if the text does not have its type."""
     if kind is tuple:
         return ParameterValue([item.strip() for item in text.split(',')], value_type=None)
     try:
@@ -124,13 +124,17 @@ def generate_launch_description() -> LaunchDescription:
                 )
                 for topic, what in TOPICS.items()
             ],
-            DeclareLaunchArgument('namespace', default_value='', description='of the node'),
+            DeclareLaunchArgument(
+                'namespace', default_value='', description='namespace of the node'
+            ),
             DeclareLaunchArgument(
                 'params_file',
                 default_value=str(share / 'config' / 'vla.yaml'),
                 description='YAML file with parameters',
             ),
-            DeclareLaunchArgument('log_level', default_value='info', description='of the node'),
+            DeclareLaunchArgument(
+                'log_level', default_value='info', description='log level of the node'
+            ),
             DeclareLaunchArgument(
                 'respawn',
                 default_value='true',
