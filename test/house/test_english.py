@@ -57,7 +57,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/pipeline': 19,
     'vla_ros/replay': 1,  # a key of reports
     'vla_ros/ros': 46,
-    'vla_ros/scripted': 4,  # the name of its fault `unproved`
 }
 
 
