@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vla_ros.client.simulated_robot import EvaluationError, HeardAction
+from vla_ros.client import Answer, ReceivedAction
+from vla_ros.evaluation.episode import EvaluationError
 from vla_ros.evaluation.play import Pace, play
 from vla_ros.motion.contract import load_contracts
+from vla_ros.reasons import Reason, State
 from vla_ros.types import Observation
 
-NOTHING = np.zeros(7)
+NOTHING = np.zeros((1, 7))
+
+
+def received(stamp_ns: int, arrived_s: float) -> ReceivedAction:
+    return ReceivedAction(SimpleNamespace(), NOTHING, stamp_ns, arrived_s)
 
 
 class FakeWorld:
@@ -70,12 +76,12 @@ class FakeRobot:
     def __init__(self, latency_s: float | None) -> None:
         self.clock = SimpleNamespace(s=100.0)
         self.latency_s = latency_s
-        self.newest: HeardAction | None = None
-        self.status = SimpleNamespace(
+        self.newest: ReceivedAction | None = None
+        self.latest = SimpleNamespace(
             policy=SimpleNamespace(steady_inference_s=0.0), message='RUNNING: busy'
         )
         self.shown: list[tuple[float, int]] = []
-        self._coming: list[HeardAction] = []
+        self._coming: list[ReceivedAction] = []
 
     def now_ns(self) -> int:
         return round(self.clock.s * 1e9)
@@ -83,26 +89,33 @@ class FakeRobot:
     def monotonic_s(self) -> float:
         return float(self.clock.s)
 
-    def instruct(self, instruction: str) -> None: ...
+    def is_in_force(self, instruction: str) -> bool:
+        return False
+
+    def instruct(self, instruction: str) -> Answer:
+        return Answer(True, State.RUNNING, Reason.NONE, '')
 
     def let_time_pass(self, seconds: float) -> None: ...
 
-    def show(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
+    def show_image(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
         self.shown.append((self.clock.s, stamp_ns))
         if self.latency_s is not None:
-            self._coming.append(HeardAction(NOTHING, stamp_ns, self.clock.s + self.latency_s))
+            self._coming.append(received(stamp_ns, self.clock.s + self.latency_s))
         return image
 
     def spin_until(self, at_s: float) -> None:
         self.clock.s = max(self.clock.s, at_s)
-        while self._coming and self._coming[0].at_s <= self.clock.s:
+        while self._coming and self._coming[0].arrived_s <= self.clock.s:
             self.newest = self._coming.pop(0)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+    def next_action(self, timeout_s: float, of_stamp_ns: int) -> ReceivedAction | None:
         ends_s = self.clock.s + timeout_s
-        while not condition() and self.clock.s < ends_s:
+        while not self._has(of_stamp_ns) and self.clock.s < ends_s:
             self.spin_until(min(self.clock.s + 0.001, ends_s))
-        return condition()
+        return self.newest if self._has(of_stamp_ns) else None
+
+    def _has(self, stamp_ns: int) -> bool:
+        return self.newest is not None and self.newest.stamp_ns == stamp_ns
 
 
 def played(robot: FakeRobot, world: FakeWorld, pace: Pace) -> Any:
@@ -163,7 +176,7 @@ def test_a_slow_simulation_skips_pictures_and_not_time() -> None:
 
 def test_actions_to_pictures_of_somebody_else_are_not_done() -> None:
     robot = FakeRobot(None)
-    robot.newest = HeardAction(NOTHING, 123, 0.0)
+    robot.newest = received(123, 0.0)
     world = FakeWorld(robot.clock)
     episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=20.0))
     assert (episode.steps, episode.success, world.began) == (0, False, [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import rclpy
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from support.graph import robot
-from vla_ros.cli.check import CheckNode
+from vla_ros.client import VlaClient
 from vla_ros.client.listener import Listener
+from vla_ros.client.question import Question
 from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.demo.photographs import NAMESPACE, Operator
 from vla_ros.doctor.findings import Level, fail, ok, warn
-from vla_ros.doctor.graph import _Statuses
 from vla_ros.graph.heard import cleaned
+from vla_ros.graph.qos import latched
 from vla_ros.msg import VlaAction, VlaMotion, VlaPolicyInfo, VlaStatus
 
 EVIL = 'one\x1b[2J\x1b]0;two\x07\rthree\nfour\u202efive' + 'x' * 5000
@@ -75,45 +75,49 @@ def test_a_finding_of_the_doctor_is_printable(make: Callable[..., Any], level: L
     assert str(ok(EVIL)).isprintable()
 
 
-class Doctor(Node):
-    """What the doctor hears the node by."""
-
-    def __init__(self) -> None:
-        super().__init__('doctor')
-        self.statuses = _Statuses(self, '')
-
-
 def black_picture() -> np.ndarray:
     return np.zeros((4, 6, 3), np.uint8)
 
 
 # How the command listens, what it has heard, and how many messages that are.
-LISTENERS: dict[str, tuple[Callable[[], Node], Callable[[Any], list[Any]], int]] = {
-    'vla_check': (lambda: CheckNode(black_picture(), 'go'), lambda node: [node.status], 1),
+LISTENERS: dict[str, tuple[Callable[[Node], VlaClient], Callable[[Any], list[Any]], int]] = {
+    'vla_check': (
+        lambda node: Question(node, black_picture(), 'go', print),
+        lambda client: [client.status],
+        1,
+    ),
     'vla_bench --pipeline': (
-        lambda: Listener(rclpy.get_default_context(), NAMESPACE),
-        lambda node: [node.status, *node.actions[:1]],
+        Listener,
+        lambda client: [client.status, *client.actions[:1]],
         2,
     ),
     'vla_demo --photographs': (
-        lambda: Operator(3, watches=False),
-        lambda node: [node.status, *node.heard[:1]],
+        lambda node: Operator(node, 3, watches=False),
+        lambda client: [client.status, *client.heard[:1]],
         2,
     ),
-    'vla_eval, vla_demo, vla_simulation': (SimulatedRobot, lambda node: [node.status], 1),
-    'vla_doctor': (Doctor, lambda node: [node.statuses.last], 1),
+    'vla_eval, vla_demo, vla_simulation': (
+        lambda node: SimulatedRobot(NAMESPACE),
+        lambda client: [client.status, client.newest and client.newest.message],
+        2,
+    ),
+    'vla_doctor, and any other client': (
+        lambda node: VlaClient(node=node),
+        lambda client: [client.status, client.newest and client.newest.message],
+        2,
+    ),
 }
 
 
 @pytest.fixture(scope='module')
 def evil() -> Iterator[None]:
     """Somebody in the namespace of the demonstration who writes to the terminals of others."""
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     with robot(NAMESPACE) as stack:
-        statuses = stack.create_publisher(VlaStatus, 'status', latched)
+        statuses = stack.create_publisher(VlaStatus, 'status', latched())
         actions = stack.create_publisher(VlaAction, 'action', 1)
         status = evil_status()
         action = VlaAction(instruction=EVIL, unnorm_key=EVIL, names=[EVIL])
+        action.horizon, action.actions, action.action = 1, [0.0], [0.0]
         stack.create_timer(0.05, lambda: statuses.publish(status))
         stack.create_timer(0.05, lambda: actions.publish(action))
         yield
@@ -124,17 +128,13 @@ def test_every_command_that_listens_cleans_what_it_hears(
     evil: None, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make, heard, count = LISTENERS[command]
-    rclpy.init(args=['--ros-args', '-r', f'__ns:={NAMESPACE}'])
+    rclpy.init()
     try:
-        node = make()
-        ends_s = time.monotonic() + 20.0
-        while not (len(heard(node)) == count and heard(node)[0] and heard(node)[0].message):
-            assert time.monotonic() < ends_s
-            if isinstance(node, SimulatedRobot):  # it has an executor of its own
-                node.spin_until(time.monotonic() + 0.05)
-            else:
-                rclpy.spin_once(node, timeout_sec=0.05)
-        for message in heard(node):
+        node = Node('listens', namespace=NAMESPACE)
+        with contextlib.closing(make(node)) as client:
+            assert client.wait_until(lambda: len(list(filter(None, heard(client)))) == count, 20.0)
+            messages = heard(client)
+        for message in messages:
             assert all(text.isprintable() for text in texts(message))
             assert any('one\\x1b[2J' in text for text in texts(message))
         node.destroy_node()

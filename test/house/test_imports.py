@@ -23,7 +23,8 @@ PACKAGE = ROOT / 'vla_ros'
 # but for the arrows of WITHIN.
 FLOORS = (
     {'cli'},
-    {'demo', 'doctor', 'evaluation', 'pipeline', 'replay'},
+    {'demo'},
+    {'doctor', 'evaluation', 'pipeline', 'replay'},
     {'bench', 'client', 'ros'},
     {'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic', 'view'},
     {'motion', 'openvla', 'scheduling', 'scripted'},

@@ -14,11 +14,10 @@ CLI_LINES = 1300
 
 # Left to be done, each a function or a file. Only ever less.
 LONG_FUNCTIONS = {
-    *('cli/bench.py: _parser', 'cli/demo.py: _pick_up_blocks', 'cli/eval.py: _parser'),
-    *('cli/node.py: _run', 'cli/replay.py: _parser'),
+    *('cli/bench.py: _parser', 'cli/node.py: _run', 'cli/replay.py: _parser'),
 }
-NOT_NONE = {'client/simulated_robot.py', 'pipeline/camera.py', 'ros/node.py', 'ros/robot.py'}
-CLI_LINES_NOW = 1671
+NOT_NONE = {'ros/node.py', 'ros/robot.py'}
+CLI_LINES_NOW = 1324
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

@@ -18,7 +18,7 @@ from vla_ros.cli.arguments import positive, whole
 from vla_ros.client.processes import clean_shared_memory
 from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.console import complain, unbuffer_output
-from vla_ros.evaluation.closed_loop import blocks_model
+from vla_ros.evaluation.closed_loop import blocks_model, end_in_error
 from vla_ros.evaluation.play import DELTAS, FreeRun, Pace
 from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld
@@ -66,7 +66,8 @@ def _run(world: BlocksWorld, options: argparse.Namespace) -> None:
         response.success = True
         return response
 
-    robot.create_service(Trigger, '~/start_over', start_over)
+    robot.check = lambda: end_in_error(robot)
+    robot.node.create_service(Trigger, '~/start_over', start_over)
     print(
         f'the node for it: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
         'frozen_image_timeout_s:=0.0\n'

@@ -23,12 +23,14 @@ def main() -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.client.lease import Lease
+    from vla_ros.client.vla_client import VlaClient
 
     instruction, *ros_arguments = sys.argv[1:]
     rclpy.init(args=ros_arguments, signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('vla_check_heir')
-    lease = Lease(node, instruction)
-    taken_back = lease.take_back(lambda: rclpy.spin_once(node, timeout_sec=0.05), _FOUND_WITHIN_S)
+    client = VlaClient(node=node)
+    taken_back = Lease(client, instruction).take_back(_FOUND_WITHIN_S)
+    client.close()
     node.destroy_node()
     rclpy.shutdown()
     done = 'was taken back' if taken_back else 'may be in force: no node said that it heard the end'

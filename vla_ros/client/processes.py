@@ -8,11 +8,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from vla_ros.console import say, signals_deferred
 from vla_ros.share import share_file
 from vla_ros.shared_memory import remove_dead_segments
+
+# Parameters for a node whose own limits must not end what a command measures.
+PATIENT: Mapping[str, str] = MappingProxyType(
+    {
+        'frozen_image_timeout_s': '0.0',  # a simulated camera has no noise
+        'image_reliability': 'reliable',  # immediately, not when the node has found the camera
+        **dict.fromkeys(
+            (
+                'first_image_timeout_s',
+                'image_timeout_s',
+                'inference_timeout_s',
+                'max_action_age_s',
+                'hang_timeout_s',
+            ),
+            '3600.0',
+        ),
+    }
+)
 
 
 @contextlib.contextmanager

@@ -15,21 +15,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import PIL.Image
 import rclpy
 from builtin_interfaces.msg import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 
 from vla_ros.client.processes import camera_environment, running
+from vla_ros.client.vla_client import ReceivedAction, VlaClient
 from vla_ros.console import heeding
-from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
@@ -41,6 +38,7 @@ from vla_ros.types import PolicyError
 
 NAMESPACE = '/vla_demo'
 INSTRUCTIONS = ('pick up the red cup', 'open the drawer', 'move the bowl to the left')
+_STATUS_S = 5.0  # it comes once a second
 _PHOTOGRAPHS = ('astronaut.png', 'coffee.png', 'chelsea.png', 'motorcycle_left.png')
 
 
@@ -48,58 +46,54 @@ class DemoFailed(PolicyError):
     """Why there is nothing to see."""
 
 
-class Operator(Node):
+class Operator(VlaClient):
     """Gives the instructions in turn, and prints a row for every action. Of the main thread."""
 
-    def __init__(self, actions: int, watches: bool) -> None:
-        """
+    def __init__(self, node: Node, actions: int, watches: bool) -> None:
+        """Subscribe.
+
         :param watches: whether to hear the operator's view, too.
         """
-        super().__init__('operator', namespace=NAMESPACE)
-        self.status = VlaStatus()
+        super().__init__(node=node, depth=10)
         self.heard: list[VlaAction] = []
         self.view: Image | None = None  # the last of the operator's views
+        self.on_status, self.on_action = self._print_state, self._print_action
         self._wanted = actions
-        self._shown_state = ''
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(VlaStatus, 'status', self._on_status, latched)
-        self.create_subscription(VlaAction, 'action', self._on_action, 10)
+        self._shown_state = State.UNKNOWN
         if watches:
-            self.create_subscription(Image, 'debug_image', self._on_view, 1)
-        self._instructions = self.create_publisher(String, 'instruction', 1)
-        self.create_timer(0.2, self._instruct)
+            node.create_subscription(Image, self.topic('debug_image'), self._on_view, 1)
 
     @property
     def done(self) -> bool:
         return len(self.heard) >= self._wanted
 
-    def _instruct(self) -> None:
-        """Say what shall be done now; to say it twice changes nothing."""
+    def say_next(self) -> None:
+        """Say the instruction whose turn it is; to say it twice changes nothing."""
         turn = min(len(self.heard) * len(INSTRUCTIONS) // self._wanted, len(INSTRUCTIONS) - 1)
-        self._instructions.publish(String(data=INSTRUCTIONS[turn]))
+        self.say(INSTRUCTIONS[turn])
 
-    def _on_status(self, message: VlaStatus) -> None:
-        self.status = cleaned(message)
-        if message.state != self._shown_state and not self.heard:
-            self._shown_state = message.state
-            print(message.message)
+    def _print_state(self, status: VlaStatus) -> None:
+        if status.state != self._shown_state and not self.heard:
+            self._shown_state = status.state
+            print(status.message)
 
     def _on_view(self, message: Image) -> None:
         self.view = message
 
-    def _on_action(self, message: VlaAction) -> None:
+    def _print_action(self, received: ReceivedAction) -> None:
         if self.done:
             return
         if not self.heard:
             print(f'\n{"#":>3} {"instruction":26} {"action":^56} {"inference":>9} {"latency":>8}')
-        self.heard.append(cleaned(message))
+        message = received.message
+        self.heard.append(message)
         numbers = ' '.join(f'{value:+.4f}' for value in message.action)
         print(
             f'{message.sequence:3d} {message.instruction:26} {numbers:56} '
             f'{_milliseconds(message.inference_time):6.0f} ms '
             f'{_milliseconds(message.latency):5.0f} ms'
         )
-        self._instruct()
+        self.say_next()
 
 
 def _milliseconds(duration: Duration) -> float:
@@ -138,32 +132,31 @@ def watch(
     timeout_s: float,
     stopped: threading.Event,
 ) -> None:
-    """Spin until all actions have been heard.
+    """Wait until all actions have been heard.
 
     :raises DemoFailed: if the node is in ERROR, a process ended, or the time is over.
     :raises KeyboardInterrupt: once ``stopped`` is set.
     """
-    deadline_s = time.monotonic() + timeout_s
-    while not operator.done:
+
+    def check() -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
-        rclpy.spin_once(operator, timeout_sec=0.1)
-        status = operator.status
-        if status.state == State.ERROR:
-            raise DemoFailed(f'the node is in {status.message}')
+        if operator.latest.state == State.ERROR:
+            raise DemoFailed(f'the node is in {operator.latest.message}')
         for process in processes:
             if process.poll() is not None:
                 raise DemoFailed(f'{process.args!r} ended with code {process.returncode}')
-        if time.monotonic() > deadline_s:
-            raise DemoFailed(
-                f'{len(operator.heard)} actions within {timeout_s:g} s; '
-                f'the last status was {status.message}'
-            )
+
+    operator.check = check
+    if not operator.repeat_until(operator.say_next, lambda: operator.done, timeout_s):
+        raise DemoFailed(
+            f'{len(operator.heard)} actions within {timeout_s:g} s; {operator.last_words()}'
+        )
 
 
 def print_summary(operator: Operator) -> None:
     """What was heard, and what became of each picture."""
-    status, first, last = operator.status, operator.heard[0], operator.heard[-1]
+    status, first, last = operator.latest, operator.heard[0], operator.heard[-1]
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in (first, last)]
     rate_hz = (len(operator.heard) - 1) / max(stamps[1] - stamps[0], 1e-9)
     latencies_ms = sorted(_milliseconds(message.latency) for message in operator.heard)
@@ -231,11 +224,11 @@ def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path |
     ):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
-            operator = Operator(actions, watches=view is not None)
+            operator = Operator(
+                Node('operator', namespace=NAMESPACE), actions, watches=view is not None
+            )
             watch(operator, [node_process, camera_process], timeout_s, stopped)
-            settle_s = time.monotonic() + 1.2  # the status comes once a second
-            while time.monotonic() < settle_s:
-                rclpy.spin_once(operator, timeout_sec=0.1)
+            operator.next_status(_STATUS_S)  # it counts what was heard
             print_summary(operator)
             if view is not None:
                 write_view(operator.view, view)

@@ -5,25 +5,25 @@ Of the main thread; what was heard is judged by camera.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import rclpy
 from numpy.typing import NDArray
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from vla_ros.client.vla_client import VlaClient
 from vla_ros.clock import Clock, age_s
 from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.errors import VlaError
-from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
@@ -48,39 +48,34 @@ def check_graph(facts: Facts) -> Iterator[Finding]:
         context=context,
         signal_handler_options=SignalHandlerOptions.NO,
     )
-    executor = SingleThreadedExecutor(context=context)
     try:
         simulated = Parameter('use_sim_time', value=facts.overrides.get('use_sim_time') is True)
         node = Node('vla_doctor', context=context, parameter_overrides=[simulated])
-        executor.add_node(node)
-        yield from _look(facts, node, lambda: executor.spin_once(timeout_sec=0.05))
+        robots = (facts.parameters or Parameters()).robot_names
+        with contextlib.closing(
+            VlaClient(robot=robots[0], node=node, clock=NodeClock(node))
+        ) as client:
+            yield from _look(facts, node, client)
         node.destroy_node()
     finally:
-        executor.shutdown()
         rclpy.try_shutdown(context=context)
 
 
-def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Finding]:
+def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
     parameters = facts.parameters or Parameters()
     robots = parameters.robot_names
     prefixes = [topic_prefix(name) for name in robots]
     topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
-    statuses = _Statuses(node, prefixes[0])
-    clock = NodeClock(node)
+    clock = client.clock
     cameras = [_Camera(node, topic, parameters, clock) for topic in topics]
 
-    started_s = clock.monotonic_s()
-    _spin(clock, spin, _DISCOVERY_S, lambda: all(camera.offers() for camera in cameras))
-    _spin(clock, spin, _SETTLE_S)
+    known_s = clock.monotonic_s() + _DISCOVERY_S
+    client.wait_until(lambda: all(camera.offers() for camera in cameras), _DISCOVERY_S)
+    client.wait_until(lambda: False, _SETTLE_S)
     for camera in cameras:
         camera.listen()
-    _spin(clock, spin, facts.setup.seconds)
-    _spin(
-        clock,
-        spin,
-        started_s + _DISCOVERY_S - clock.monotonic_s(),
-        lambda: statuses.last is not None,
-    )
+    client.wait_until(lambda: False, facts.setup.seconds)
+    client.wait_until(lambda: client.status is not None, known_s - clock.monotonic_s())
     if len(topics) != len(robots):
         yield fail(
             f'{len(topics)} camera topics, and {len(robots)} in robots',
@@ -97,18 +92,7 @@ def _look(facts: Facts, node: Node, spin: Callable[[], None]) -> Iterator[Findin
         yield from _instructions(node, f'{prefix}instruction', parameters)
     own_name = _joined(node.get_namespace(), facts.setup.node.rpartition('/')[2])
     yield from _rivals(node, own_name, parameters)
-    yield from statuses.findings(facts)
-
-
-def _spin(
-    clock: Clock,
-    spin: Callable[[], None],
-    seconds: float,
-    until: Callable[[], bool] = lambda: False,
-) -> None:
-    ends_s = clock.monotonic_s() + seconds
-    while clock.monotonic_s() < ends_s and not until():
-        spin()
+    yield from _running_node(client.status, facts)
 
 
 class _Camera:
@@ -197,35 +181,23 @@ class _Camera:
         )
 
 
-class _Statuses:
-    """Keeps the last status of a node that runs already."""
-
-    def __init__(self, node: Node, prefix: str) -> None:
-        self.last: VlaStatus | None = None
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        node.create_subscription(VlaStatus, f'{prefix}status', self._keep, latched)
-
-    def _keep(self, status: VlaStatus) -> None:
-        self.last = cleaned(status)
-
-    def findings(self, facts: Facts) -> Iterator[Finding]:
-        """Also notes what an action takes there."""
-        status = self.last
-        if status is None:
-            return
-        durations_s = {
-            'latencies.inference.p50_s': status.latencies.inference.p50_s,
-            'policy.steady_inference_s': status.policy.steady_inference_s,
-        }
-        for name, duration_s in durations_s.items():
-            if duration_s > 0 and facts.inference_s is None:
-                facts.inference_s = duration_s
-                facts.inference_source = f'{name} of the node that runs'
-        found = f'the node runs: {status.message}'
-        if status.state == State.ERROR:
-            yield fail(found, 'mend that, then configure it again (ros2 lifecycle set)')
-        else:
-            yield ok(found)
+def _running_node(status: VlaStatus | None, facts: Facts) -> Iterator[Finding]:
+    """Also notes the duration of an inference there."""
+    if status is None:
+        return
+    durations_s = {
+        'latencies.inference.p50_s': status.latencies.inference.p50_s,
+        'policy.steady_inference_s': status.policy.steady_inference_s,
+    }
+    for name, duration_s in durations_s.items():
+        if duration_s > 0 and facts.inference_s is None:
+            facts.inference_s = duration_s
+            facts.inference_source = f'{name} of the node that runs'
+    found = f'the node runs: {status.message}'
+    if status.state == State.ERROR:
+        yield fail(found, 'mend that, then configure it again (ros2 lifecycle set)')
+    else:
+        yield ok(found)
 
 
 def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Finding]:

@@ -12,28 +12,16 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from vla_ros.client.processes import parameter_arguments, running
-from vla_ros.client.simulated_robot import EvaluationError, SimulatedRobot
-from vla_ros.console import heeding
+from vla_ros.client.processes import PATIENT, parameter_arguments, running
+from vla_ros.client.simulated_robot import SimulatedRobot, SimulatedTimeRobot
+from vla_ros.console import Say, heeding
+from vla_ros.evaluation.episode import EvaluationError
+from vla_ros.msg import VlaStatus
+from vla_ros.reasons import State
 from vla_ros.share import share_file
 
 _READY_S = 1800.0  # the node's own limits come first
-_PATIENT = {
-    'frozen_image_timeout_s': '0.0',  # a simulated camera has no noise
-    'image_reliability': 'reliable',  # at once, and not when it has seen the camera's offer
-    # How late an action may be is for who evaluates to say, not for the node.
-    **dict.fromkeys(
-        (
-            'first_image_timeout_s',
-            'image_timeout_s',
-            'max_image_age_s',
-            'max_action_age_s',
-            'inference_timeout_s',
-            'hang_timeout_s',
-        ),
-        '3600.0',
-    ),
-}
+_STATUS_S = 20.0  # for what takes a second, on a machine that is busy otherwise
 
 
 def blocks_model() -> str:
@@ -45,19 +33,21 @@ def blocks_model() -> str:
 def closed_loop(
     namespace: str,
     parameters: Mapping[str, str],
-    say: Callable[[str], None],
+    say: Say,
     simulated_time: bool = False,
     **streams: Any,
 ) -> Iterator[SimulatedRobot]:
-    """
+    """Start a node, wait until its policy is warm, and give the robot that it steers.
+
     :param parameters: of the node, beside what any simulation needs.
-    :param say: hears of the node's states until it is ready.
+    :param say: is called with each state of the node until it is ready.
     :param streams: of the node's process.
     :raises EvaluationError: if the node can't load and warm its policy.
     :raises KeyboardInterrupt: while the robot waits, after a signal that asks for the end.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    values = {**_PATIENT, **parameters}
+    # How late an image or an action may be is for the evaluation to say, not for the node.
+    values = {**PATIENT, 'max_image_age_s': '3600.0', **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
     arguments = parameter_arguments(values)
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
@@ -66,18 +56,55 @@ def closed_loop(
         running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node,
     ):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        robot = SimulatedRobot(namespace, simulated_time)
+        robot = (SimulatedTimeRobot if simulated_time else SimulatedRobot)(namespace)
         try:
-            robot.check = lambda: _check(node, stopped)
-            robot.wait_until_ready(say, _READY_S)
+            robot.check = lambda: _check(robot, node, stopped)
+            _wait_until_ready(robot, say)
             yield robot
         finally:
-            robot.destroy_node()
+            robot.close()
             rclpy.try_shutdown()
 
 
-def _check(process: subprocess.Popen[bytes], stopped: threading.Event) -> None:
+def settled_status(robot: SimulatedRobot) -> VlaStatus:
+    """Return a status that was sent from now on: what it counts has happened.
+
+    :raises EvaluationError: if none comes.
+    """
+    status = robot.next_status(_STATUS_S)
+    if status is None:
+        raise EvaluationError(f'the node sends no status within {_STATUS_S:g} s')
+    return status
+
+
+def end_in_error(robot: SimulatedRobot) -> None:
+    """Raise EvaluationError if the node is in ERROR; for ``robot.check``."""
+    if robot.latest.state == State.ERROR:
+        raise EvaluationError(f'the node is in {robot.latest.message}')
+
+
+def _check(
+    robot: SimulatedRobot, process: subprocess.Popen[bytes], stopped: threading.Event
+) -> None:
     if stopped.is_set():
         raise KeyboardInterrupt
     if process.poll() is not None:
         raise EvaluationError(f'the node ended with code {process.returncode}')
+    end_in_error(robot)
+
+
+def _wait_until_ready(robot: SimulatedRobot, say: Callable[[str], object]) -> None:
+    said = ''
+
+    def say_changes(status: VlaStatus) -> None:
+        nonlocal said
+        if status.message != said:
+            said = status.message
+            say(said)
+
+    robot.on_status = say_changes
+    answer = robot.wait_for(State.HOLDING, State.RUNNING, timeout_s=_READY_S)
+    robot.on_status = lambda status: None
+    end_in_error(robot)
+    if not answer.ok:
+        raise EvaluationError(f'the policy is not warm: {answer.message}')

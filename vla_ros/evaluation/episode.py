@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_ros.types import PolicyError
+
+
+class EvaluationError(PolicyError):
+    """There is no action, and so nothing to judge."""
+
 
 @dataclass(frozen=True)
 class Episode:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.client.simulated_robot import EvaluationError, HeardAction, SimulatedRobot
-from vla_ros.evaluation.episode import Episode
+from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.client.vla_client import ReceivedAction
+from vla_ros.evaluation.episode import Episode, EvaluationError
 from vla_ros.simulation import FreeWorld, World
 
 DELTAS = ('now', 'picture')
@@ -71,14 +72,14 @@ def play(
     limit_s = pace.time_limit_s or world.max_steps * world.contract.period_s
     run: FreeRun | _StepRun
     if pace.free:
-        robot.instruct('')
+        _instruct(robot, '')
         world.reset(seed, instruction)
-        robot.instruct(said)
+        _instruct(robot, said)
         run = FreeRun(robot, world, pace)
     else:
         image = world.reset(seed, instruction).image
         robot.let_time_pass(_SETTLE_S)
-        robot.instruct(said)
+        _instruct(robot, said)
         run = _StepRun(robot, world, image)
     while not (world.success or run.failure) and run.elapsed_s < limit_s - 1e-9:
         run.go_on(watch)
@@ -95,6 +96,14 @@ def play(
         unanswered=run.unanswered,
         skipped=run.skipped,
     )
+
+
+def _instruct(robot: SimulatedRobot, instruction: str) -> None:
+    if robot.is_in_force(instruction):
+        return
+    answer = robot.instruct(instruction)
+    if not answer.ok:
+        raise EvaluationError(f'the instruction {instruction!r} is not obeyed: {answer.message}')
 
 
 class _Run(ABC):
@@ -134,27 +143,22 @@ class _StepRun(_Run):
     def go_on(self, watch: Watch) -> None:
         """One action, or none if there is none to be had."""
         robot, period_s = self._robot, self._world.contract.period_s
-        patience_s = _ANSWER_S + 3 * robot.status.policy.steady_inference_s
+        patience_s = _ANSWER_S + 3 * robot.latest.policy.steady_inference_s
         for _ in range(_ASKED_AT_MOST):
             stamp_ns, shown_s = robot.now_ns(), robot.monotonic_s()
-            shown = robot.show(self.image, stamp_ns)
-            robot.wait_for(lambda: _answer(robot.newest, stamp_ns) is not None, patience_s)  # noqa: B023
-            heard = _answer(robot.newest, stamp_ns)
+            shown = robot.show_image(self.image, stamp_ns)
+            heard = robot.next_action(patience_s, stamp_ns)
             robot.let_time_pass(period_s)
             if heard is not None:
-                self.latencies_s.append(heard.at_s - shown_s)
+                self.latencies_s.append(heard.arrived_s - shown_s)
                 watch(shown, heard.action)
                 self.image = self._world.step(heard.action).image
                 return
             self.unanswered += 1
         self.failure = (
             f'no action came to one picture, shown {_ASKED_AT_MOST} times; the last status was '
-            f'{robot.status.message}'
+            f'{robot.latest.message}'
         )
-
-
-def _answer(heard: HeardAction | None, stamp_ns: int) -> HeardAction | None:
-    return heard if heard is not None and heard.stamp_ns == stamp_ns else None
 
 
 @dataclass(frozen=True)
@@ -219,15 +223,15 @@ class FreeRun(_Run):
         while self._unsent and self._unsent[0][0] <= self._ticks:
             _, stamp_ns = self._unsent.popleft()
             if (one := self._captured.get(stamp_ns)) is not None:
-                self._captured[stamp_ns] = replace(one, image=robot.show(one.image, stamp_ns))
+                self._captured[stamp_ns] = replace(one, image=robot.show_image(one.image, stamp_ns))
         while len(self._captured) > (_REMEMBERED_S + pace.added_latency_s) * pace.rate_hz:
             self._captured.popitem(last=False)
 
-    def _begin(self, heard: HeardAction, watch: Watch) -> None:
+    def _begin(self, heard: ReceivedAction, watch: Watch) -> None:
         seen = self._captured[heard.stamp_ns]
         while next(iter(self._captured), heard.stamp_ns + 1) <= heard.stamp_ns:
             self._captured.popitem(last=False)
         watch(seen.image, heard.action)
-        self.latencies_s.append(heard.at_s - seen.at_s)
+        self.latencies_s.append(heard.arrived_s - seen.at_s)
         self._idle_from_s = self.elapsed_s + self._world.contract.period_s
         self._world.begin(heard.action, seen.pose if self._pace.deltas_from == 'picture' else None)

@@ -10,18 +10,21 @@ Each picture is noise and another than the one before, as in the rest of ``vla_b
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import IO
 
 import rclpy
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from vla_ros.client.processes import clean_shared_memory
+from vla_ros.client.processes import camera_environment, clean_shared_memory, running
 from vla_ros.graph.image_messages import image_message
 from vla_ros.measure.pictures import noise_pictures
 from vla_ros.pipeline.summary import PipelineError
@@ -88,26 +91,41 @@ class SteeredCamera:
 class CameraProcess:
     """The other end of its standard input and output."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
+        self._commands, self._answers = commands, answers
 
     def tell(self, command: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f'{command}\n'.encode())
-        self._process.stdin.flush()
+        self._commands.write(f'{command}\n'.encode())
+        self._commands.flush()
 
     def stop(self) -> dict[str, int]:
-        """How many pictures were ``due`` and ``published`` since the last stop.
+        """Return how many images were ``due`` and ``published`` since the last stop.
 
         :raises PipelineError: if the process has ended.
         """
         self.tell('stop')
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise PipelineError('the camera has ended')
         answer: dict[str, int] = json.loads(line)
         return answer
+
+
+@contextlib.contextmanager
+def running_camera(
+    *arguments: str,
+) -> Iterator[tuple[CameraProcess, subprocess.Popen[bytes]]]:
+    """Run this module, with the Fast DDS profile that large images need."""
+    with running(
+        'vla_ros.pipeline.camera',
+        *arguments,
+        environment=camera_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        if process.stdin is None or process.stdout is None:
+            raise PipelineError('the camera has no pipes')  # both were asked for
+        yield CameraProcess(process.stdin, process.stdout), process
 
 
 def main() -> int:

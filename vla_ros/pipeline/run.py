@@ -27,16 +27,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from std_msgs.msg import String
 
 from vla_ros.bench.combinations import Combination
 from vla_ros.client.listener import Listener, listening
-from vla_ros.client.processes import camera_environment, parameter_arguments, running
+from vla_ros.client.processes import PATIENT, parameter_arguments, running
 from vla_ros.console import Say, interrupting
 from vla_ros.graph.stamps import from_duration, from_time
 from vla_ros.measure.cpu import cpu_seconds
 from vla_ros.msg import VlaStatus
-from vla_ros.pipeline.camera import CameraProcess
+from vla_ros.pipeline.camera import CameraProcess, running_camera
 from vla_ros.pipeline.summary import (
     CAMERA_ALONE,
     COUNTED,
@@ -48,22 +47,13 @@ from vla_ros.pipeline.summary import (
     summarize_turns,
 )
 from vla_ros.reasons import State
-from vla_ros.text import printable
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
 _PATIENCE_S = 30.0  # beside what the inferences take
 _SETTLE_S = 4.0  # a lost frame is repeated within Fast DDS's heartbeat, 3 s, or never
 _HEARD_NS = 100_000_000  # within this a frame that one has heard is heard by the other
 _STDERR = 2  # standard output is for the report
-_LIMITS = (  # none of the node's own shall end a slow inference; the turns have theirs
-    'first_image_timeout_s',
-    'image_timeout_s',
-    'inference_timeout_s',
-    'max_action_age_s',
-    'hang_timeout_s',
-    'load_timeout_s',
-    'warmup_timeout_s',
-)
+_NODE_IS_READY_S = 2 * 3600.0  # the node's own limits come first
 
 _POLICY_FIELDS = (
     'device',
@@ -116,22 +106,25 @@ class Pipeline:
         self._pids = {'listener': os.getpid()}
         self._pids |= {name: process.pid for name, process in processes.items()}
         self._patience_s = _PATIENCE_S
+        listener.check = self._check
 
     def wait_until_ready(self) -> VlaStatus:
         """Until the policy is warm, and the node and the listener hear the camera."""
         listener = self._listener
-        while not self._wait_for(lambda: listener.status.state == State.HOLDING, 60.0):
-            pass  # the node's own limits end it
-        self._patience_s += 5 * _LEAST_ACTIONS * listener.status.policy.steady_inference_s
+        answer = listener.wait_for(State.HOLDING, timeout_s=_NODE_IS_READY_S)
+        self._check()
+        if not answer.ok:
+            raise PipelineError(f'the policy is not warm: {answer.message}')
+        self._patience_s += 5 * _LEAST_ACTIONS * listener.latest.policy.steady_inference_s
         self._until(
-            lambda: bool(listener.frames_s and listener.status.counters.received),
+            lambda: bool(listener.frames_s and listener.latest.counters.received),
             'the node and the listener hear the camera',
             lambda: self._camera.tell('once'),
         )
         self._camera.stop()
-        later_ns = listener.get_clock().now().nanoseconds + _HEARD_NS
-        self._until(lambda: from_time(listener.status.header.stamp) > later_ns, 'it is counted')
-        return listener.status
+        later_ns = listener.node.get_clock().now().nanoseconds + _HEARD_NS
+        self._until(lambda: from_time(listener.latest.header.stamp) > later_ns, 'it is counted')
+        return listener.latest
 
     def turn(self, kind: str) -> Turn:
         """
@@ -139,7 +132,7 @@ class Pipeline:
         """
         listener, acts = self._listener, kind != CAMERA_ALONE
         with listener.changed:
-            before = listener.status.counters
+            before = listener.latest.counters
             listener.actions.clear()
             listener.frames_s.clear()
         if acts:
@@ -157,7 +150,7 @@ class Pipeline:
         self._instruct('')
         self._settle(before.received + shown['published'], shown['published'])
         with listener.changed:
-            after, frames_s = listener.status.counters, list(listener.frames_s)
+            after, frames_s = listener.latest.counters, list(listener.frames_s)
         return Turn(
             kind,
             published_s=[from_time(action.header.stamp) / 1e9 for action in actions],
@@ -181,22 +174,22 @@ class Pipeline:
             self._camera.tell(f'show {self._task.rate_hz}')
 
     def _instruct(self, instruction: str) -> None:
-        self._until(
-            lambda: self._listener.status.instruction == printable(instruction),
-            'the node heeds the instruction',
-            lambda: self._listener.instructions.publish(String(data=instruction)),
-        )
+        if self._listener.is_in_force(instruction):
+            return
+        answer = self._listener.instruct(instruction, self._patience_s)
+        if not answer.ok:
+            raise PipelineError(f'the instruction is not obeyed: {answer.message}')
 
     def _settle(self, received: int, heard: int) -> None:
-        """Until nothing is under way, and all frames have come that will."""
+        """Until no inference is running, and all frames have come that will."""
         listener = self._listener
         self._until(
-            lambda: not (listener.status.counters.in_flight or listener.status.counters.waiting),
+            lambda: not (listener.latest.counters.in_flight or listener.latest.counters.waiting),
             'the inference ends',
         )
-        self._wait_for(
+        listener.wait_until(
             lambda: (
-                listener.status.counters.received >= received and len(listener.frames_s) >= heard
+                listener.latest.counters.received >= received and len(listener.frames_s) >= heard
             ),
             _SETTLE_S,
         )
@@ -204,39 +197,19 @@ class Pipeline:
     def _until(
         self, condition: Callable[[], bool], what: str, act: Callable[[], object] = lambda: None
     ) -> None:
-        """
-        :param act: is done now, and again while the condition does not come true.
+        """Act again and again until the condition comes true.
+
         :raises PipelineError: if it does not in time.
         """
-        ends_s = time.monotonic() + self._patience_s
-        while True:
-            act()
-            if self._wait_for(condition, 2.0):
-                return
-            if time.monotonic() > ends_s:
-                status = self._listener.status
-                raise PipelineError(
-                    f'it took more than {self._patience_s:.0f} s until {what}; the last status was '
-                    f'{status.message}'
-                )
+        if not self._listener.repeat_until(act, condition, self._patience_s):
+            raise PipelineError(
+                f'it took more than {self._patience_s:.0f} s until {what}; the last status was '
+                f'{self._listener.latest.message}'
+            )
 
-    def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether the condition, asked when anything is heard, comes true in time.
-
-        :raises PipelineError: if a process has ended, or the node is in ERROR.
-        """
-        ends_s = time.monotonic() + timeout_s
-        with self._listener.changed:
-            while not condition():
-                self._check_processes()
-                left_s = ends_s - time.monotonic()
-                if left_s <= 0:
-                    return False
-                self._listener.changed.wait(min(left_s, 1.0))
-        return True
-
-    def _check_processes(self) -> None:
-        status = self._listener.status
+    def _check(self) -> None:
+        """Raise PipelineError if a process has ended, or the node is in ERROR."""
+        status = self._listener.latest
         if status.state == State.ERROR:
             raise PipelineError(f'the node is in {status.message}')
         for name, process in self._processes.items():
@@ -263,15 +236,10 @@ def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
             environment={'OMP_NUM_THREADS': str(task.threads)} if task.threads else None,
             stdout=_STDERR,
         ) as node,
-        running(
-            'vla_ros.pipeline.camera',
-            *remapped,
-            environment=camera_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as camera,
+        running_camera(*remapped) as (camera, camera_process),
     ):
-        pipeline = Pipeline(task, listener, CameraProcess(camera), {'node': node, 'camera': camera})
+        processes = {'node': node, 'camera': camera_process}
+        pipeline = Pipeline(task, listener, camera, processes)
         say('the node loads and warms the policy')
         status = pipeline.wait_until_ready()
         for number in range(1, task.repeats + 1):
@@ -296,9 +264,9 @@ def _node_parameters(task: PipelineTask) -> list[str]:
         'dtype': policy.dtype,
         'quantization': policy.quantization,
         'compile': str(policy.compile).lower(),
-        'image_reliability': 'reliable',  # at once, and not when it has seen the camera's offer
-        'frozen_image_timeout_s': '0.0',
-        **dict.fromkeys(_LIMITS, '3600.0'),
+        **PATIENT,
+        'load_timeout_s': '3600.0',
+        'warmup_timeout_s': '3600.0',
     }
     if task.unnorm_key:
         values['unnorm_key'] = task.unnorm_key

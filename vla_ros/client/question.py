@@ -1,0 +1,127 @@
+"""One image and one instruction for a node that runs, and the action that it gives.
+
+The instruction is leased (``lease.py``): it is taken back at the end, whatever the end is.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.node import Node
+
+from vla_ros.client.lease import Lease
+from vla_ros.client.robot_side import ONE_CAMERA, RobotSide
+from vla_ros.client.vla_client import ReceivedAction
+from vla_ros.console import Say
+from vla_ros.errors import VlaError
+from vla_ros.msg import VlaAction, VlaStatus
+from vla_ros.reasons import State
+
+_SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until its action is heard
+_SHOW_PERIOD_S = 5.0
+_HEARD_WITHIN_S = 10.0  # discovery takes seconds
+_LISTENING = (State.RUNNING, State.HOLDING)
+
+
+class CheckFailed(VlaError):
+    """Why there was no action."""
+
+
+class Question(RobotSide):
+    """Asks the node like a camera and an operator. Used by the main thread."""
+
+    def __init__(self, node: Node, picture: NDArray[np.uint8], instruction: str, say: Say) -> None:
+        """Subscribe and offer the image.
+
+        :param picture: uint8 [H, W, 3] RGB.
+        :param say: is called with each state of the node, and every 5 s.
+        """
+        super().__init__(node=node)
+        self.action: VlaAction | None = None
+        self.lease = Lease(self, instruction)
+        self.on_action = self._keep
+        self._picture = picture.copy()
+        self._say = say
+        self._sent_stamps: set[int] = set()
+        self._last_sent_s = -_SEND_PERIOD_S
+        self._said, self._said_s = '', 0.0
+        self._unheard_since_s = 0.0
+
+    def ask(self, timeout_s: float, interrupted: threading.Event) -> VlaAction | None:
+        """Return the node's action to the image; None if a signal ends that.
+
+        :raises CheckFailed: if it can't come, or did not in time.
+        """
+        self._unheard_since_s = self.clock.monotonic_s()
+
+        def is_over() -> bool:
+            return self.action is not None or interrupted.is_set()
+
+        if not self.repeat_until(self._go_on, is_over, timeout_s):
+            raise CheckFailed(f'no action within {timeout_s:g} s; {self.last_words()}')
+        return self.action
+
+    def take_back(self) -> None:
+        """Let the node hold again.
+
+        :raises CheckFailed: if it does not say that it does.
+        """
+        if self._sent_stamps and not self.lease.take_back():
+            raise CheckFailed(
+                f'the node did not say that it heard an empty instruction on {self.lease.topic}: '
+                'the instruction may be in force (another process tries for 20 s more); call '
+                '~/stop, or publish the empty instruction again'
+            )
+
+    def _keep(self, received: ReceivedAction) -> None:
+        """Only an action to an image that was sent here is the answer."""
+        if received.stamp_ns in self._sent_stamps:
+            self.action = received.message
+
+    def _go_on(self) -> None:
+        """Say what the node does, and send once it listens."""
+        now_s, subscribed = self.clock.monotonic_s(), self.subscribed()
+        self._say_state(now_s)
+        if self.latest.state == State.ERROR:
+            raise CheckFailed(f'the node is in {self.latest.message}')
+        if self.latest.state not in _LISTENING or subscribed:
+            self._unheard_since_s = now_s
+        elif now_s - self._unheard_since_s > _HEARD_WITHIN_S:
+            raise CheckFailed(
+                f'the node is active, but nobody listens to {self._image_topics()}',
+                'name the topic of the node: --ros-args -r image:=/CAMERA/TOPIC',
+            )
+        is_due = now_s - self._last_sent_s >= _SEND_PERIOD_S
+        if self.latest.state in _LISTENING and subscribed and is_due:
+            self._last_sent_s = now_s
+            self._send()
+
+    def _send(self) -> None:
+        self.lease.renew()
+        self._picture[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
+        stamp_ns = self.node.get_clock().now().nanoseconds
+        self._sent_stamps.add(stamp_ns)
+        self.show({ONE_CAMERA[0]: self._picture}, stamp_ns)
+
+    def _say_state(self, now_s: float) -> None:
+        text = 'waiting for the node' if self.status is None else str(self.latest.message)
+        state = text.split(':')[0]
+        if state != self._said or now_s - self._said_s > _SHOW_PERIOD_S:
+            self._said, self._said_s = state, now_s
+            self._say(text)
+
+    def last_words(self) -> str:
+        """Return what is known of the node, and what to do about it."""
+        status: VlaStatus | None = self.status
+        if status is not None and status.state in (State.READY, State.UNCONFIGURED):
+            return (
+                f'{super().last_words()}; the node has to be configured and activated '
+                '(ros2 lifecycle set)'
+            )
+        return super().last_words()
+
+    def _image_topics(self) -> str:
+        publishers = (*self.images.values(), *self.compressed_images.values())
+        return ' and '.join(publisher.topic_name for publisher in publishers)

@@ -1,0 +1,92 @@
+"""A robot's side of the graph: its cameras and its state, beside what any client can do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from vla_ros.client.vla_client import VlaClient
+from vla_ros.graph.image_messages import compressed_message, image_message
+from vla_ros.graph.stamps import to_time
+
+ONE_CAMERA = ('image',)
+
+
+class RobotSide(VlaClient):
+    """A client that also gives the node its observations.
+
+    One camera publishes on ``image``; several on ``NAME/image``, of which each has a
+    ``compressed`` topic beside it.
+    """
+
+    def __init__(
+        self,
+        namespace: str = '',
+        robot: str = '',
+        *,
+        cameras: Sequence[str] = ONE_CAMERA,
+        reliable: bool = True,
+        **options: Any,
+    ) -> None:
+        """Offer the cameras.
+
+        :param reliable: quality of service of the images.
+        :param options: of VlaClient.
+        """
+        super().__init__(namespace, robot, **options)
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        quality = QoSProfile(depth=self._depth, reliability=reliability)
+        topics = {
+            name: self.topic('image' if len(cameras) == 1 else f'{name}/image') for name in cameras
+        }
+        self.images: dict[str, Publisher] = {
+            name: self.node.create_publisher(Image, topic, quality)
+            for name, topic in topics.items()
+        }
+        self.compressed_images: dict[str, Publisher] = {
+            name: self.node.create_publisher(CompressedImage, f'{topic}/compressed', quality)
+            for name, topic in topics.items()
+        }
+
+    def show(
+        self,
+        images: Mapping[str, NDArray[np.uint8]],
+        stamp_ns: int,
+        state: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Publish one observation, each image on the topics that have a subscriber.
+
+        :param images: by camera, uint8 [H, W, 3] RGB.
+        :param stamp_ns: capture time of all of them, nanoseconds.
+        :param state: float64 [S].
+        """
+        for camera, image in images.items():
+            for publishers, to_message in (
+                (self.images, image_message),
+                (self.compressed_images, compressed_message),
+            ):
+                if publishers[camera].get_subscription_count():
+                    message = to_message(image, 'camera')
+                    message.header.stamp = to_time(stamp_ns)
+                    publishers[camera].publish(message)
+        if state is not None:
+            message = JointState(position=state.tolist())
+            message.header.stamp = to_time(stamp_ns)
+            self._states.publish(message)
+
+    def subscribed(self) -> list[Publisher]:
+        """Return the image publishers that have a subscriber."""
+        publishers = [*self.images.values(), *self.compressed_images.values()]
+        return [one for one in publishers if one.get_subscription_count()]
+
+    @functools.cached_property
+    def _states(self) -> Publisher:
+        """Made when it is needed: most policies read no state."""
+        return self.node.create_publisher(JointState, self.topic('state'), self._depth)
