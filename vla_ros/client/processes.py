@@ -74,7 +74,7 @@ def clean_shared_memory() -> None:
 
 
 def camera_environment() -> dict[str, str]:
-    """The Fast DDS profile that a process needs which publishes large pictures."""
+    """The Fast DDS profile that a process needs which publishes large images."""
     profile = str(share_file('config/fastdds.xml'))
     return {
         'FASTRTPS_DEFAULT_PROFILES_FILE': profile,

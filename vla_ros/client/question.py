@@ -32,17 +32,17 @@ class CheckFailed(VlaError):
 class Question(RobotSide):
     """Asks the node like a camera and an operator. Used by the main thread."""
 
-    def __init__(self, node: Node, picture: NDArray[np.uint8], instruction: str, say: Say) -> None:
+    def __init__(self, node: Node, image: NDArray[np.uint8], instruction: str, say: Say) -> None:
         """Subscribe and offer the image.
 
-        :param picture: uint8 [H, W, 3] RGB.
+        :param image: uint8 [H, W, 3] RGB.
         :param say: is called with each state of the node, and every 5 s.
         """
         super().__init__(node=node)
         self.action: VlaAction | None = None
         self.lease = Lease(self, instruction)
         self.on_action = self._keep
-        self._picture = picture.copy()
+        self._image = image.copy()
         self._say = say
         self._sent_stamps: set[int] = set()
         self._last_sent_s = -_SEND_PERIOD_S
@@ -100,10 +100,10 @@ class Question(RobotSide):
 
     def _send(self) -> None:
         self.lease.renew()
-        self._picture[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
+        self._image[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
         stamp_ns = self.node.get_clock().now().nanoseconds
         self._sent_stamps.add(stamp_ns)
-        self.show({ONE_CAMERA[0]: self._picture}, stamp_ns)
+        self.show({ONE_CAMERA[0]: self._image}, stamp_ns)
 
     def _say_state(self, now_s: float) -> None:
         text = 'waiting for the node' if self.status is None else str(self.latest.message)

@@ -13,16 +13,17 @@ class EvaluationError(PolicyError):
 
 @dataclass(frozen=True)
 class Episode:
-    """
+    """The result of one episode.
+
     :param seed: of the start.
     :param instruction: what the world judges by.
     :param said: what the policy was told; another one where instructions are swapped.
     :param steps: actions that were done.
     :param duration_s: of the world's time.
-    :param latencies_s: from a picture's capture to its action's arrival, of each action done.
+    :param latencies_s: from an image's capture to its action's arrival, of each action done.
     :param failure: why it ended before its time; empty: it did not.
-    :param unanswered: in step: how often no action came to a picture in time.
-    :param skipped: free-running: pictures that the simulation was too slow to take.
+    :param unanswered: in step: how often no action came to an image in time.
+    :param skipped: free-running: images that the simulation was too slow to take.
     """
 
     seed: int

@@ -79,7 +79,7 @@ def run(setup: Setup) -> None:
             file.touch()  # now, and not when all has been played
     with make_world(setup.world) as world:
         if any(pace.free for pace in setup.paces) and not isinstance(world, FreeWorld):
-            raise PolicyError(f'the world {setup.world} can not run freely; take --pace step')
+            raise PolicyError(f'the world {setup.world} cannot run freely; take --pace step')
         evaluation = Evaluation(world, setup)
         try:
             evaluation.run()
@@ -197,8 +197,8 @@ class Evaluation:
         return episode
 
     def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """How often this policy says what the first one says to the same pictures."""
-        say(f'asking it about {len(self._seen)} pictures once more, outside ROS')
+        """How often this policy says what the first one says to the same images."""
+        say(f'asking it about {len(self._seen)} images once more, outside ROS')
         policy = load_policy(_request(parameters))
         token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'])
         policy.close()
