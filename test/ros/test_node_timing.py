@@ -84,9 +84,10 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
     gate = Gate()
     limits = {'max_image_age_s': 9.0, 'inference_timeout_s': 9.0, 'max_action_age_s': 9.0}
     with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
+        cameras = node._robots[0].inputs.cameras
         for received in range(1, 5):
             stack.see()
-            stack.wait_for(lambda count=received: node._robots[0].inputs.cameras.counters.received == count)
+            stack.wait_for(lambda count=received: cameras.counters.received == count)
             assert received > 1 or gate.entered.acquire(timeout=10)
         stack.wait_for(lambda: stack.status.counters.superseded == 2)
         newest = max(stack.stamps)

@@ -263,7 +263,7 @@ class VlaClient:
 
     @functools.cached_property
     def instructions(self) -> Publisher:
-        """The publisher; made on first use, so that a mere listener is no source of instructions."""
+        """The publisher, made on first use: a mere listener is not a source of instructions."""
         return self.node.create_publisher(String, self.topic('instruction'), self._depth)
 
     @functools.cached_property
