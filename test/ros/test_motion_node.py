@@ -340,7 +340,7 @@ def test_what_moved_is_counted(moving: tuple[Robot, Servo]) -> None:
     stack, _ = moving
     stack.say('')
     status = stack.wait_for_state(State.HOLDING, 'no instruction')
-    assert status.motion == 'twist'
+    assert status.motion.mode == 'twist'
     assert status.motion.message == ''
     assert status.counters.motions == status.counters.published > 0
     assert (
