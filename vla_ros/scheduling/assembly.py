@@ -1,6 +1,6 @@
-"""Puts images of several cameras and a state together into observations.
+"""Assembly of observations from the images of several cameras and a state.
 
-Independent of ROS and torch; of one thread.
+Independent of ROS and torch; one thread.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _STATES_KEPT = 256  # 0.25 s of a state at 1 kHz
 
 @dataclass
 class AssemblyCounters:
-    """Usable images on their way into observations.
+    """Counters of usable images and of states, before they become observations.
 
-    :param replaced: dropped: a newer image of their camera came first, or a reset.
-    :param pending: waiting now for images of the other cameras, or for a state.
-    :param joined: parts of observations.
-    :param states_received: states heard.
-    :param states_rejected: of these, states of another length, or not finite.
+    :param replaced: images that were dropped for a newer one of their camera, or by a reset.
+    :param pending: images that wait for other cameras or a state now.
+    :param joined: images that became part of an observation.
+    :param states_received: states that were received.
+    :param states_rejected: number of these with another length, or a value that is not finite.
     """
 
     replaced: int = 0
@@ -39,7 +39,7 @@ class AssemblyCounters:
 
 @dataclass(frozen=True)
 class AssemblyLimits:
-    """Bounds of what fits together.
+    """The limits of an assembler.
 
     :param tolerance_s: maximum time between the captures of the parts of one observation.
     :param image_timeout_s: maximum time in which images do not fit together.
@@ -62,10 +62,10 @@ class _State(NamedTuple):
 
 
 class Assembler:
-    """Keeps the newest image of each camera, and joins them when they lie close together.
+    """An assembler that joins the newest images of all cameras if their stamps are close.
 
     Each image is part of one observation at most. The state is the newest one that was measured not
-    later than the newest image, and not earlier than the oldest, but for the tolerance.
+    later than the newest image, and not earlier than the oldest, within the tolerance.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Assembler:
         """Start without images and states.
 
         :param spec: the cameras and the length of the state that the policy needs.
-        :param counters: counted on.
+        :param counters: counters to use.
         """
         self.counters = counters
         self._spec = spec
@@ -116,7 +116,7 @@ class Assembler:
         return self._join(instruction) if instruction else None
 
     def drop(self) -> None:
-        """Drop the images that wait; an observation consists of what comes from now on."""
+        """Drop the images that wait, so that observations have only later images."""
         self.counters.replaced += len(self._images)
         self.counters.pending = 0
         self._images.clear()
@@ -125,7 +125,7 @@ class Assembler:
     def cause(self) -> Cause | None:
         """Return why images do not become observations; None while they may still do so in time.
 
-        A camera that is silent is not among the causes: it has a time-out of its own.
+        A silent camera is not among the causes, since each camera has its own time-out.
         """
         if self._waiting_since_s is None or not self._has_all_cameras():
             return None

@@ -1,4 +1,4 @@
-"""Checks whether an image shows the robot's current surroundings.
+"""The check whether an image shows the robot's current surroundings.
 
 A faulty camera may still deliver images: a driver repeats its last image, a clock is wrong, a
 recording starts over. Independent of ROS and torch; one thread.

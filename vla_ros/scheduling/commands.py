@@ -1,4 +1,4 @@
-"""Checks whether a command came in time.
+"""The check whether a command came in time.
 
 A command that starts a robot may be late: the process was suspended, the executor stalled, the link
 was lost. Its sender no longer expects the robot to start then. Used by one thread.
