@@ -124,7 +124,7 @@ def test_a_process_that_does_not_abort_is_killed() -> None:
 
 
 def worker(phase: Phase, elapsed_s: float) -> WorkerStatus:
-    return WorkerStatus(phase, elapsed_s, None, None, 0.0, None, '')
+    return WorkerStatus(phase, elapsed_s, None, None, None, 0.0, None, None)
 
 
 def test_the_limit_is_that_of_what_the_worker_does() -> None:
