@@ -266,7 +266,7 @@ def test_models_that_are_none() -> None:
     (found,) = check_checkpoint(about('scripted:explode'))
     assert found.level is Level.FAIL and "'explode' is not allowed" in found.text
     (found,) = check_checkpoint(about())
-    assert found == warn('no model was named: no policy is looked at', 'vla_doctor MODEL')
+    assert found == warn('no model is named; no policy is checked', 'vla_doctor MODEL')
 
 
 def test_a_wrong_unnorm_key(checkpoint: Path) -> None:
@@ -345,7 +345,7 @@ def test_too_little_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(memory.check_memory(facts)) == [
         fail(
             'bfloat16 takes about 1.2 GB, loading included; 1.0 GB are free on cpu',
-            'end what uses the memory (a node that runs already?), or take a larger machine',
+            'free memory (does a node already run?), or use a larger machine',
         )
     ]
 
@@ -420,7 +420,7 @@ def test_what_does_not_fit_is_not_measured() -> None:
     facts = placed(about('scripted'))
     facts.fits = False
     assert list(check_by_measuring(facts)) == [
-        warn('not measured, for it does not fit into memory', 'see what memory says')
+        warn('not measured: the policy does not fit into memory', 'see the check memory')
     ]
     assert facts.inference_s is None
 
@@ -428,7 +428,7 @@ def test_what_does_not_fit_is_not_measured() -> None:
 def test_a_rate_that_is_not_known() -> None:
     assert list(check_rate(timed(None))) == [
         warn(
-            'what an action takes here is not known',
+            'the duration of an action is not known here',
             'measure it with --measure, or start the node and ask again',
         )
     ]
@@ -440,12 +440,12 @@ def test_an_inference_that_can_not_be_in_time() -> None:
             'an action takes 1.2 s, inference_timeout_s is 1: all would be late',
             'set inference_timeout_s to 2.4 or so',
         ),
-        ok('from picture to action it takes 1.2 s, max_action_age_s is 1.5'),
+        ok('from image to action it takes 1.2 s, max_action_age_s is 1.5'),
     ]
     facts = timed(1.2, inference_timeout_s=2.0, max_action_age_s=2.0)
     facts.picture_age_s = 0.9
     assert list(check_time_limits(facts))[1] == fail(
-        'from picture to action it takes 2.1 s, max_action_age_s is 2: all would be late',
+        'from image to action it takes 2.1 s, max_action_age_s is 2: all would be late',
         'set max_action_age_s to 4.2 or so',
     )
     assert_sound(check_time_limits(timed(0.2)))
@@ -466,7 +466,7 @@ def test_a_check_that_crashes_leaves_the_others_alone() -> None:
     assert found == told
     assert [str(one) for one in found] == [
         'OK    first: one',
-        'FAIL  first: the check itself failed: ZeroDivisionError: division by zero -> mend the '
+        'FAIL  first: the check itself failed: ZeroDivisionError: division by zero -> fix the '
         'installation; if it is sound, report this as a mistake of vla_ros',
         'OK    second: two',
     ]

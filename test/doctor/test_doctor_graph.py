@@ -71,29 +71,29 @@ def listened() -> dict[str, list[Finding]]:
 CAMERAS: dict[str, tuple[Level, str, str]] = {
     'slow': (
         Level.WARN,
-        r'/doctor/slow: [12]\.\d pictures a second: they are 0\.\d+ s apart, max_image_age_s is '
-        r'0\.5, so some are stale when their turn comes',
+        r'/doctor/slow: [12]\.\d images a second: they are 0\.\d+ s apart, max_image_age_s is '
+        r'0\.5, so some will be stale when the policy is free',
         r"raise the camera's rate, or max_image_age_s",
     ),
     'future': (
         Level.FAIL,
-        r"/doctor/future: \d+ of \d+ pictures are not usable: future: the image's stamp is "
+        r"/doctor/future: \d+ of \d+ images are not usable: future: the image's stamp is "
         r"[45]\.\d\d s ahead of this machine's clock, 0\.1 s are allowed",
         r"synchronise the camera's clock",
     ),
     'late': (
         Level.FAIL,
-        r'/doctor/late: 64x48 rgb8, 5\S* s old when it comes; max_image_age_s is 0\.5',
-        r'synchronise the clocks, find what delays the pictures, or raise max_image_age_s',
+        r'/doctor/late: 64x48 rgb8, 5\S* s old on arrival; max_image_age_s is 0\.5',
+        r'synchronise the clocks, find the cause of the delay, or raise max_image_age_s',
     ),
     'frozen': (
         Level.WARN,
-        r'/doctor/frozen: 64x48 rgb8, \S+ s old when it comes; not one pixel changed in 1\.6 s',
+        r'/doctor/frozen: 64x48 rgb8, \S+ s old on arrival; not one pixel changed in 1\.6 s',
         r'see that the camera is not frozen; .* set frozen_image_timeout_s to 0\.0',
     ),
     'depth': (
         Level.FAIL,
-        r"/doctor/depth: (\d+) of \1 pictures are not usable: image encoding '16UC1' looks like a "
+        r"/doctor/depth: (\d+) of \1 images are not usable: image encoding '16UC1' looks like a "
         r'depth image .*',
         r"remap the image topic to the camera's colour image",
     ),
@@ -105,7 +105,7 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
     ),
     'two': (
         Level.WARN,
-        r'/doctor/two: pictures of 2 publishers mix: /doctor/robot .*',
+        r'/doctor/two: images of 2 publishers mix: /doctor/robot .*',
         r'stop all but one, or remap them',
     ),
     'two/instruction': (
@@ -147,9 +147,9 @@ def test_a_sound_camera() -> None:
     assert_sound(told)
     expected = [
         r'/sound/image: published by /sound/robot \(reliable, .*\); the node listens reliable',
-        r'/sound/image: \d+\.\d pictures a second',
-        r'/sound/image: 64x48 rgb8, \S+ s old when it comes',
-        r'/sound/instruction: somebody publishes instructions',
+        r'/sound/image: \d+\.\d images a second',
+        r'/sound/image: 64x48 rgb8, \S+ s old on arrival',
+        r'/sound/instruction: one publisher of instructions',
     ]
     for text, one in zip(expected, told, strict=True):
         assert re.fullmatch(text, one.text), one
@@ -172,9 +172,9 @@ def test_nobody_publishes() -> None:
         '2 camera topics, and 1 in robots', 'name one for each, in their order: --image TOPIC,TOPIC'
     )
     assert found.level is Level.FAIL
-    assert found.text == '/quiet/camara: nobody publishes there'
+    assert found.text == '/quiet/camara: no publisher'
     start, _, there = found.advice.rpartition(': ')
-    assert start == ('start the camera, or name its topic: --image TOPIC; of that type there are')
+    assert start == ('start the camera, or name its topic: --image TOPIC; topics of that type')
     # Whatever else is on this network; but no topic to which one only listens.
     assert {'/quiet/camera/color', '/quiet/image'} <= set(there.split(', '))
     assert '/quiet/second' not in there
@@ -210,7 +210,7 @@ def heard(rate_hz: float, count: int, byte_count: int = 100) -> Heard:
 
 def test_a_camera_slower_than_the_data_set() -> None:
     assert list(judge_camera(heard(5.0, 15, 921_600), Parameters(), rate_hz=15.0))[1] == warn(
-        '/image: 5.0 pictures a second, for a policy trained at 15 Hz',
+        '/image: 5.0 images a second, for a policy trained at 15 Hz',
         "raise the camera's rate; if it sends more, start it with config/fastdds.xml "
         '(docs/install.md)',
     )
@@ -219,12 +219,12 @@ def test_a_camera_slower_than_the_data_set() -> None:
 
 def test_a_camera_that_says_next_to_nothing() -> None:
     assert list(judge_camera(heard(5.0, 1), Parameters()))[1] == warn(
-        '/image: 1 picture came in 3 s',
+        '/image: 1 image arrived in 3 s',
         'let the camera send more, or listen for longer: --seconds',
     )
     found = list(judge_camera(heard(5.0, 0), Parameters()))[-1]
     assert found.level is Level.FAIL
-    assert found.text == '/image: no picture came in 3 s'
+    assert found.text == '/image: no image arrived in 3 s'
     assert found.advice.startswith('see that the camera streams')
 
 
@@ -350,7 +350,7 @@ def test_instructions_that_are_latched() -> None:
     assert told == [
         warn(
             f'{namespace}/instruction: {namespace}/robot is transient local (latched), and a node '
-            'that starts does not obey what was said before',
+            'that starts does not obey earlier instructions',
             'publish the instruction again once the node is up',
         )
     ]

@@ -42,7 +42,7 @@ def test_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     tested = str(REQUIRED['torch'].specifier).removeprefix('==')
     install(monkeypatch, torch='9.9.0')
     assert warn(
-        f'torch is 9.9.0, tested was {tested}: actions may differ, or nothing work',
+        f'torch is 9.9.0, {tested} was tested: actions may differ, or all may fail',
         f'pip install "torch=={tested}"',
     ) in versions.check_versions(about())
 
@@ -63,7 +63,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     told = list(versions.check_versions(about()))
     assert told[:2] == [
         fail('timm is not installed', f'pip install -r {ROOT / "requirements/runtime.txt"}'),
-        fail('pillow is 9.0, needed is >=10.1', 'pip install "pillow>=10.1"'),
+        fail('pillow is 9.0, but >=10.1 is needed', 'pip install "pillow>=10.1"'),
     ]
 
 
@@ -75,8 +75,8 @@ def test_ros_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, 'find_spec', lambda name: None)
     (found,) = versions.check_ros(about())
     assert found == warn(
-        'ROS 2 is not there: rclpy is not installed in this Python, nor sourced',
-        'source /opt/ros/DISTRO/setup.bash before; without it the node does not start',
+        'ROS 2 is not available: rclpy is neither installed in this Python nor sourced',
+        'source /opt/ros/DISTRO/setup.bash first; the node does not start without it',
     )
 
 
@@ -113,7 +113,7 @@ def test_a_driver_that_torch_complains_of(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(torch.cuda, 'device_count', complain)
     assert next(devices.check_devices(about())) == warn(
-        'torch says of the GPU: CUDA initialization: the driver is too old (found 12000)',
+        'torch warns about the GPU: CUDA initialization: the driver is too old (found 12000)',
         'install the torch build for this GPU and driver (pytorch.org/get-started)',
     )
 
@@ -163,8 +163,8 @@ def test_a_sound_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_profile_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         warn(
-            'FASTRTPS_DEFAULT_PROFILES_FILE is not set: a picture of 640x480 has 921600 bytes, the '
-            'shared memory of a publisher 524288, so it comes late or not at all',
+            'FASTRTPS_DEFAULT_PROFILES_FILE is not set: an image of 640x480 has 921600 bytes, the '
+            'shared memory of a publisher 524288, so it arrives late or not at all',
             advised(monkeypatch),
         )
         in look_at()
@@ -189,10 +189,10 @@ def test_a_profile_under_the_name_of_another_distribution(monkeypatch: pytest.Mo
     [
         (None, '{} does not exist'),
         ('named pipe', '{} is a named pipe; expected a regular file'),
-        ('no xml', 'it is no XML (syntax error: line 1, column 0)'),
-        ('<robot/>', 'it is no profile of Fast DDS, but <robot>'),
-        ('<a\u0300\u2060/>', 'it is no XML (not well-formed (invalid token): line 1, column 3)'),
-        ('<?xml version="1.0" encoding="none"?><a/>', 'it is no XML (unknown encoding: none)'),
+        ('no xml', 'it is not XML (syntax error: line 1, column 0)'),
+        ('<robot/>', 'it is not a profile of Fast DDS, but <robot>'),
+        ('<a\u0300\u2060/>', 'it is not XML (not well-formed (invalid token): line 1, column 3)'),
+        ('<?xml version="1.0" encoding="none"?><a/>', 'it is not XML (unknown encoding: none)'),
         ('<profiles><segment_size>a</segment_size></profiles>', "segment_size is 'a'"),
         (
             f'<profiles><segment_size>{"9" * 5000}</segment_size></profiles>',
@@ -220,7 +220,7 @@ def test_a_profile_with_too_small_a_segment(
     file = tmp_path / 'profile.xml'
     file.write_text(PROFILE.read_text().replace('33554432', '600000'))
     assert warn(
-        f'{file} gives a publisher 600000 bytes of shared memory, a picture has 921600',
+        f'{file} gives a publisher 600000 bytes of shared memory, an image has 921600',
         f'raise segment_size in it, or {advised(monkeypatch)}',
     ) in look_at(FASTRTPS_DEFAULT_PROFILES_FILE=str(file))
 
@@ -236,7 +236,7 @@ def test_variables_of_ros() -> None:
     )
     assert look_at(ROS_LOCALHOST_ONLY='1')[1].level is Level.OK
     assert look_at(RMW_IMPLEMENTATION='rmw_cyclonedds_cpp')[-1] == ok(
-        'rmw_cyclonedds_cpp: config/fastdds.xml is not for it'
+        'rmw_cyclonedds_cpp: it does not use config/fastdds.xml'
     )
 
 
@@ -247,6 +247,6 @@ def test_a_full_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware.os, 'statvfs', lambda path: Full)
     assert look_at()[-1] == warn(
         '/dev/shm has 1 MB free, a segment takes 0.5',
-        'start the node (it removes what processes left there that died) or run fastdds shm '
-        'clean, or give the container more: docker run --shm-size=1g',
+        'start the node (it removes the segments of dead processes), run fastdds shm clean, '
+        'or give the container more: docker run --shm-size=1g',
     )

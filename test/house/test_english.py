@@ -48,7 +48,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/cli': 30,
     'vla_ros/console.py': 3,
     'vla_ros/demo': 6,
-    'vla_ros/doctor': 40,
     'vla_ros/evaluation': 40,
     'vla_ros/graph': 4,
     'vla_ros/measure': 1,  # a key of reports

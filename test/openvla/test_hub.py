@@ -148,9 +148,9 @@ def test_the_doctor_says_what_a_download_takes(hub: Hub, monkeypatch: pytest.Mon
     with monkeypatch.context() as full:
         full.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 10, 0))
         assert say() == fail(
-            f'{REPO} is not downloaded yet: {gigabytes}, of which the disk of {HUB_HOME}/hub has '
+            f'{REPO} is not downloaded yet: {gigabytes}, but the disk of {HUB_HOME}/hub has '
             '0.0 GB free',
-            'free some, or set HF_HOME to a folder on a larger disk',
+            'free disk space, or set HF_HOME to a folder on a larger disk',
         )
     resolve_model(REPO)
     assert say().level is Level.OK

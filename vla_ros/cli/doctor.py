@@ -1,7 +1,7 @@
-"""``vla_doctor``: say before anything moves what is wrong with a set-up.
+"""``vla_doctor``: check a set-up before anything moves.
 
-Each line says OK, WARN or FAIL, what was found, and what to do about it. The exit code is 1 if
-there is a FAIL. It looks and listens, loads nothing (but for --measure), and moves nothing.
+Each line has a level (OK, WARN or FAIL), the finding, and what to do. The exit code is 1 if there
+is a FAIL. The doctor reads and listens. It loads a policy only with --measure, and moves nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vla_ros.doctor.findings import Finding, Level, run_checks, worst
 _ROS_ARGUMENTS = '--ros-args'
 _ASSIGNMENT = ':='
 
-# In the order in which they need each other. Each is imported when its turn comes: what it imports
-# may be what is broken.
+# In the order of their dependencies. Each is imported only when its turn comes, since an import may
+# be what is broken.
 _CHECKS = {
     'versions': 'versions.check_versions',
     'ros': 'versions.check_ros',
@@ -69,14 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _checks(options: argparse.Namespace) -> dict[str, Check]:
     without = set() if options.measure else {'measure'}
-    # The check of ROS says so, where there is none.
+    # Without ROS, the check ros reports it.
     if options.no_ros or importlib.util.find_spec('rclpy') is None:
         without.add('graph')
     return {name: _lazy(path) for name, path in _CHECKS.items() if name not in without}
 
 
 def _lazy(path: str) -> Check:
-    """A function of a module in vla_ros.doctor, imported when it is called."""
+    """Return a function of a module in vla_ros.doctor that is imported when it is called."""
     module, _, name = path.partition('.')
 
     def check(facts: Facts) -> Iterable[Finding]:
@@ -87,7 +87,7 @@ def _lazy(path: str) -> Check:
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Our own arguments, and those between ``--ros-args`` and ``--``. rclpy may not be there."""
+    """Return our own arguments, and those between ``--ros-args`` and ``--``, without rclpy."""
     if _ROS_ARGUMENTS not in argv:
         return argv, []
     first = argv.index(_ROS_ARGUMENTS)
@@ -99,24 +99,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='vla_doctor',
         description=__doc__,
-        epilog='--ros-args -r __ns:=/NAMESPACE -r FROM:=TO, as of the node',
+        epilog='--ros-args -r __ns:=/NAMESPACE -r FROM:=TO, as for the node',
     )
     parser.add_argument(
         'words',
         nargs='*',
         metavar='MODEL | NAME:=VALUE',
-        help='checkpoint folder, hub id or scripted:...; and parameters that the node gets',
+        help='checkpoint folder, hub id or scripted:...; parameters of the node',
     )
     parser.add_argument(
-        '--params-file', metavar='FILE', type=Path, help='the YAML file that the node gets'
+        '--params-file', metavar='FILE', type=Path, help='YAML file with parameters of the node'
     )
     parser.add_argument(
-        '--image', metavar='TOPIC', help='of the camera; of several robots: TOPIC,TOPIC,...'
+        '--image', metavar='TOPIC', help='topic of the camera; for several robots: TOPIC,TOPIC,...'
     )
     parser.add_argument(
-        '--seconds', type=positive, default=3.0, help='to listen for (default: %(default)s)'
+        '--seconds',
+        type=positive,
+        default=3.0,
+        help='duration of listening [s] (default: %(default)s)',
     )
-    parser.add_argument('--no-ros', action='store_true', help='look at no topics')
+    parser.add_argument('--no-ros', action='store_true', help='do not check topics')
     parser.add_argument('--measure', action='store_true', help='load the policy and time it')
     parser.add_argument('--json', action='store_true', help='one JSON object instead of lines')
     return parser
@@ -125,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 def _setup(
     parser: argparse.ArgumentParser, options: argparse.Namespace, for_ros: list[str]
 ) -> Setup:
-    """Exit with 2 if the arguments make no sense."""
+    """Return the set-up; exit with 2 if the arguments are invalid."""
     models = [word for word in options.words if _ASSIGNMENT not in word]
     if len(models) > 1:
         parser.error(f'{" and ".join(models)}: one model is allowed')
@@ -148,7 +151,7 @@ def _setup(
 
 
 def _check_ros_arguments(parser: argparse.ArgumentParser, for_ros: list[str]) -> None:
-    """Exit with 2 if ROS does not take them."""
+    """Exit with 2 if ROS rejects the arguments."""
     if not for_ros or importlib.util.find_spec('rclpy') is None:
         return
     import rclpy

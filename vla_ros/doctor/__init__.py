@@ -1,6 +1,6 @@
-"""Says before anything moves what is wrong with a set-up; ``vla_doctor`` is its command.
+"""Checks of a set-up before anything moves; ``vla_doctor`` is the command.
 
-Each check is a function that is given the :class:`~vla_ros.doctor.facts.Facts` which the checks
-before it have found out, adds its own, and yields findings. Importing a check imports nothing
-heavy: torch and rclpy are what may be broken, so each is imported where it is looked at.
+Each check is a function. It takes the :class:`~vla_ros.doctor.facts.Facts` of the checks before it,
+adds its own facts, and yields findings. Importing a check imports neither torch nor rclpy, since
+one of these may be what is broken; a check imports them inside its function.
 """

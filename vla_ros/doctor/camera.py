@@ -1,4 +1,4 @@
-"""Judges what was heard of a camera, by what the node will ask of it. Needs no ROS."""
+"""Judges what was heard of a camera by the requirements of the node. Independent of ROS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEST_EFFORT = 'best effort'
 class Offer:
     """A publisher, as others see it.
 
-    :param depth: 0 where the middleware does not tell.
+    :param depth: 0 if the middleware does not report it.
     """
 
     node: str
@@ -35,12 +35,13 @@ class Offer:
 
 @dataclass(frozen=True)
 class Picture:
-    """
-    :param received_s: monotonic.
-    :param age_s: at that moment, by its stamp.
+    """An image that was heard.
+
+    :param received_s: time of its arrival, monotonic.
+    :param age_s: age on arrival, by its stamp.
     :param kind: size and encoding.
-    :param refusal: why the node would reject it; None if it would not.
-    :param changed: whether a pixel differs from the picture before.
+    :param refusal: the error with which the node would reject it; None if it would not.
+    :param changed: whether a pixel differs from the image before.
     """
 
     received_s: float
@@ -53,11 +54,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Heard:
-    """
+    """All that was heard on the topic of one camera.
+
     :param topic: full name.
-    :param message_type: what the node subscribes to.
+    :param message_type: type that the node subscribes to.
     :param listened: reliability of the subscription; empty if there was none.
-    :param elsewhere: the other topics of that type.
+    :param elsewhere: other topics of that type.
+    :param seconds: duration of listening.
     """
 
     topic: str
@@ -72,8 +75,9 @@ class Heard:
 def judge_camera(
     heard: Heard, parameters: Parameters, rate_hz: float | None = None
 ) -> Iterator[Finding]:
-    """
-    :param rate_hz: of the data set, if it is known.
+    """Yield the findings about one camera.
+
+    :param rate_hz: rate of the data set; None if it is unknown.
     """
     for finding in _judge(heard, parameters, rate_hz):
         yield replace(finding, text=f'{heard.topic}: {finding.text}')
@@ -87,16 +91,16 @@ def _judge(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Itera
     offers = f'{", ".join(map(str, heard.offers))}; the node listens {heard.listened}'
     if len(heard.offers) > 1:
         yield warn(
-            f'pictures of {len(heard.offers)} publishers mix: {offers}',
+            f'images of {len(heard.offers)} publishers mix: {offers}',
             'stop all but one, or remap them',
         )
     else:
         yield ok(f'published by {offers}')
     if not heard.pictures:
         yield fail(
-            f'no picture came in {heard.seconds:g} s',
-            'see that the camera streams (ros2 topic hz); from another machine or container, see '
-            'the network, ROS_DOMAIN_ID and, for large pictures, config/fastdds.xml',
+            f'no image arrived in {heard.seconds:g} s',
+            'check that the camera streams (ros2 topic hz); on another machine or container, check '
+            'the network, ROS_DOMAIN_ID and, for large images, config/fastdds.xml',
         )
         return
     yield from _judge_rate(heard, parameters, rate_hz)
@@ -104,12 +108,12 @@ def _judge(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Itera
 
 
 def _unheard(heard: Heard) -> Finding | None:
-    """Why the node can't hear a picture there; None if it can."""
+    """Return the reason why the node cannot hear an image there; None if it can."""
     if not heard.offers:
         there = ', '.join(heard.elsewhere) or 'none'
         return fail(
-            'nobody publishes there',
-            f'start the camera, or name its topic: --image TOPIC; of that type there are: {there}',
+            'no publisher',
+            f'start the camera, or name its topic: --image TOPIC; topics of that type: {there}',
         )
     found = sorted({offer.message_type for offer in heard.offers} - {heard.message_type})
     if found:
@@ -129,24 +133,24 @@ def _unheard(heard: Heard) -> Finding | None:
 
 
 def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Iterator[Finding]:
-    pictures = heard.pictures
-    spans_s = pictures[-1].received_s - pictures[0].received_s
-    if len(pictures) < 2 or spans_s <= 0:
+    images = heard.pictures
+    spans_s = images[-1].received_s - images[0].received_s
+    if len(images) < 2 or spans_s <= 0:
         yield warn(
-            f'{len(pictures)} picture came in {heard.seconds:g} s',
+            f'{len(images)} image arrived in {heard.seconds:g} s',
             'let the camera send more, or listen for longer: --seconds',
         )
         return
-    found_hz = (len(pictures) - 1) / spans_s
-    found = f'{found_hz:.1f} pictures a second'
-    large = max(picture.byte_count for picture in pictures) > SEGMENT_BYTES
+    found_hz = (len(images) - 1) / spans_s
+    found = f'{found_hz:.1f} images a second'
+    large = max(image.byte_count for image in images) > SEGMENT_BYTES
     if_more = '; if it sends more, start it with config/fastdds.xml (docs/install.md)'
     lost = if_more if large else ''
-    # The newest one is up to a period old when its turn comes, and then is still to be looked at.
+    # The newest image is up to a period old when the policy is free, and inference still follows.
     if 2 / found_hz > parameters.max_image_age_s:
         yield warn(
             f'{found}: they are {1 / found_hz:.2g} s apart, max_image_age_s is '
-            f'{parameters.max_image_age_s:g}, so some are stale when their turn comes',
+            f'{parameters.max_image_age_s:g}, so some will be stale when the policy is free',
             f"raise the camera's rate, or max_image_age_s{lost}",
         )
     elif rate_hz is not None and found_hz < TOLERANCE * rate_hz:
@@ -158,27 +162,27 @@ def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> 
 
 
 def _judge_pictures(heard: Heard, parameters: Parameters) -> Finding:
-    """Of what kind they are, and whether they show what is."""
-    pictures = heard.pictures
-    refusals = [picture.refusal for picture in pictures if picture.refusal]
+    """Return a finding about size, encoding, age and change of the images."""
+    images = heard.pictures
+    refusals = [image.refusal for image in images if image.refusal]
     if refusals:
         last = refusals[-1]
         return fail(
-            f'{len(refusals)} of {len(pictures)} pictures are not usable: {last.what}', last.advice
+            f'{len(refusals)} of {len(images)} images are not usable: {last.what}', last.advice
         )
-    kinds = ', '.join(dict.fromkeys(picture.kind for picture in pictures))
-    age_s = statistics.median(picture.age_s for picture in pictures)
-    found = f'{kinds}, {age_s:.2g} s old when it comes'
+    kinds = ', '.join(dict.fromkeys(image.kind for image in images))
+    age_s = statistics.median(image.age_s for image in images)
+    found = f'{kinds}, {age_s:.2g} s old on arrival'
     if age_s > parameters.max_image_age_s:
         return fail(
             f'{found}; max_image_age_s is {parameters.max_image_age_s:g}',
-            'synchronise the clocks, find what delays the pictures, or raise max_image_age_s',
+            'synchronise the clocks, find the cause of the delay, or raise max_image_age_s',
         )
-    still = not any(picture.changed for picture in pictures[1:])
-    if len(pictures) > 1 and still and parameters.frozen_image_timeout_s:
+    still = not any(image.changed for image in images[1:])
+    if len(images) > 1 and still and parameters.frozen_image_timeout_s:
         return warn(
             f'{found}; not one pixel changed in {heard.seconds:g} s',
-            'see that the camera is not frozen; where pictures have no noise (a simulator) set '
+            'check that the camera is not frozen; if its images have no noise (a simulator), set '
             'frozen_image_timeout_s to 0.0',
         )
     return ok(found)

@@ -1,4 +1,4 @@
-"""Whether the loader would take the checkpoint, and whose actions it has. No weight is read."""
+"""Checks whether the loader accepts the checkpoint, and its data sets. Reads no weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vla_ros.types import PolicyError
 def check_checkpoint(facts: Facts) -> Iterator[Finding]:
     model, revision = facts.request.model, facts.request.revision or None
     if not model:
-        yield warn('no model was named: no policy is looked at', 'vla_doctor MODEL')
+        yield warn('no model is named; no policy is checked', 'vla_doctor MODEL')
         return
     try:
         facts.inspection = inspect(facts.request)
@@ -30,7 +30,10 @@ def check_checkpoint(facts: Facts) -> Iterator[Finding]:
 
 
 def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
-    """:raises CheckpointError: if the hub does not give it."""
+    """Yield a finding about the download.
+
+    :raises CheckpointError: if the hub does not have the model.
+    """
     from huggingface_hub import constants
 
     from vla_ros.openvla.hub import bytes_to_download
@@ -41,9 +44,9 @@ def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     if free < needed:
         yield fail(
-            f'{model} is not downloaded yet: {gigabytes(needed)}, of which the disk of {cache} has '
+            f'{model} is not downloaded yet: {gigabytes(needed)}, but the disk of {cache} has '
             f'{gigabytes(free)} free',
-            'free some, or set HF_HOME to a folder on a larger disk',
+            'free disk space, or set HF_HOME to a folder on a larger disk',
         )
         return
     at_revision = f' --revision {revision}' if revision else ''
@@ -54,7 +57,7 @@ def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
 
 
 def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
-    """Whose statistics scale the actions."""
+    """Check which statistics scale the actions."""
     asked, inspection = facts.request.unnorm_key, facts.inspection
     if inspection is None or not inspection.unnorm_keys:
         facts.unnorm_key = asked  # as it will be, if it is there

@@ -1,4 +1,4 @@
-"""Whether it is known what the numbers of the data set mean, without which nothing may move."""
+"""Checks whether the meaning of the data set's numbers is known; without it nothing may move."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
     try:
         contracts = load_contracts(facts.request.contracts or None)
     except ContractError as error:
-        yield refused(error, 'mend the file')
+        yield refused(error, 'fix the file')
         return
     key = facts.unnorm_key
     if not key:
@@ -23,16 +23,16 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
     if contract is None:
         needs_it = facts.moves or facts.request.preprocessing == 'training'
         yield (fail if needs_it else warn)(
-            f'there is no action contract for {key}: its actions are published, and not turned '
-            'into motion',
+            f'there is no action contract for {key}: its actions are published, but cause '
+            'no motion',
             'write one (contracts:=FILE), if you know units, frame, rate and gripper of the data '
-            f'set; there are: {", ".join(sorted(contracts))}',
+            f'set; existing contracts: {", ".join(sorted(contracts))}',
         )
         return
     if facts.request.preprocessing == 'training' and not facts.request.unnorm_key:
         yield fail(
-            'preprocessing is training and unnorm_key is empty: whether training cropped pictures '
-            'depends on the data set, and the node asks before it reads the checkpoint',
+            'preprocessing is training and unnorm_key is empty: whether training cropped images '
+            'depends on the data set, which the node needs before it reads the checkpoint',
             f'unnorm_key:={key}',
         )
     yield ok(

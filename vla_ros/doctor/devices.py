@@ -1,4 +1,4 @@
-"""What can compute here, what is chosen of it, and whether that computes at all."""
+"""Checks the available devices, the chosen one, and whether it computes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 _NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 _GET_TORCH = 'install the torch build for this GPU and driver (pytorch.org/get-started)'
 
-# As torch.cpu names them: what multiplies in such types, and is not merely able to convert them.
+# As torch.cpu names them: instructions that multiply such types, not only convert them.
 _BFLOAT16 = ('amx_bf16', 'avx512_bf16', 'bf16', 'sve_bf16')
 _INT8 = ('amx_int8', 'avx512_vnni', 'avx_vnni')
 
 
 def check_devices(facts: Facts) -> Iterator[Finding]:
-    """:raises PlacementError: if what was asked for is not to be had."""
+    """Check the device and the dtype.
+
+    :raises PlacementError: if the requested one is not available.
+    """
     import torch
 
     from vla_ros.openvla.placement import (
@@ -52,11 +55,11 @@ def check_devices(facts: Facts) -> Iterator[Finding]:
 
 
 def _driver(caught: list[warnings.WarningMessage], available: list[str]) -> Iterator[Finding]:
-    """What torch complained of while it looked for GPUs."""
+    """Yield the warnings of torch while it looked for GPUs."""
     import torch
 
     for text in dict.fromkeys(' '.join(str(one.message).split()) for one in caught):
-        yield warn(f'torch says of the GPU: {text}', _GET_TORCH)
+        yield warn(f'torch warns about the GPU: {text}', _GET_TORCH)
     if not caught and available == ['cpu'] and _NVIDIA_DRIVER.exists():
         built = torch.version.cuda
         why = f'it was built for CUDA {built}' if built else 'it was built without CUDA'
@@ -67,7 +70,7 @@ def _driver(caught: list[warnings.WarningMessage], available: list[str]) -> Iter
 
 
 def _dtype(device: torch.device, dtype: torch.dtype) -> Iterator[Finding]:
-    """Whether the device has it, or only pretends to."""
+    """Warn if the device only emulates the dtype."""
     import torch
 
     from vla_ros.openvla.placement import choose_dtype
@@ -85,7 +88,7 @@ def _dtype(device: torch.device, dtype: torch.dtype) -> Iterator[Finding]:
 
 
 def _kernels(capabilities: Mapping[str, Any]) -> Finding:
-    """Of a CPU; only what there is can be told, not how fast it is."""
+    """Return a finding about the CPU's instructions; their speed is not measured."""
     words = []
     for name, instructions in (('bfloat16', _BFLOAT16), ('int8', _INT8)):
         found = [one for one in instructions if capabilities.get(one)]
@@ -94,7 +97,7 @@ def _kernels(capabilities: Mapping[str, Any]) -> Finding:
 
 
 def _trial(device: torch.device, dtype: torch.dtype) -> Iterator[Finding]:
-    """A small product: a GPU for which torch has no kernels is noticed only so."""
+    """Multiply small matrices: the only way to detect a GPU for which torch has no kernels."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""What the user asked for, and what the checks have found out so far."""
+"""The request of the user, and the facts that the checks have found so far."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ NODE_NAME = re.compile(r'(?:vla:)?__(?:node|name):=(.+)')
 
 @dataclass(frozen=True)
 class Setup:
-    """
-    :param model: empty: as the parameters say.
-    :param assignments: parameters by name, as text; they win over the file.
-    :param parameters_file: sets more.
-    :param node: full name of the node, by which the file is read.
-    :param cameras: topic names; none: the node's own.
-    :param ros_arguments: what followed ``--ros-args``.
-    :param seconds: how long to listen to the cameras.
+    """The set-up to check.
+
+    :param model: the model; empty: that of the parameters.
+    :param assignments: parameters by name, as text; they take precedence over the file.
+    :param parameters_file: file with more parameters.
+    :param node: full name of the node, which selects the sections of the file.
+    :param cameras: topic names; none: those of the node.
+    :param ros_arguments: the arguments after ``--ros-args``.
+    :param seconds: duration of listening to the cameras.
     """
 
     model: str = ''
@@ -43,17 +44,17 @@ class Setup:
 
 @dataclass
 class Facts:
-    """None, where it is not known.
+    """The facts that the checks have found so far; None if unknown.
 
-    :param overrides: parameters as set, by name; of any type, right or wrong.
-    :param request: of these, those that say which policy, and are of the right type.
-    :param parameters: all of the node's, those that were refused by default.
-    :param inspection: of the policy; ``is_whole`` if it could be loaded, as far as files tell.
-    :param fits: whether the memory is enough.
-    :param unnorm_key: the one in force.
-    :param picture_bytes: of the largest picture heard.
-    :param picture_age_s: when a picture comes, its median.
-    :param inference_s: what an action takes, and ``inference_source`` how that is known.
+    :param overrides: parameters as set, by name; of any type, valid or not.
+    :param request: the request for a policy, from the overrides of a valid type.
+    :param parameters: all parameters of the node; rejected ones have their defaults.
+    :param inspection: inspection of the policy; ``is_whole`` if its files allow loading it.
+    :param fits: whether the memory suffices.
+    :param unnorm_key: the current key.
+    :param picture_bytes: size of the largest image heard.
+    :param picture_age_s: median age of an image on arrival.
+    :param inference_s: duration of an action; ``inference_source`` says how it was found.
     """
 
     setup: Setup
@@ -74,5 +75,5 @@ class Facts:
 
     @property
     def moves(self) -> bool:
-        """Whether the node makes motion of the actions."""
+        """Whether the node turns actions into motion."""
         return self.parameters is not None and self.parameters.motion != 'none'

@@ -1,4 +1,4 @@
-"""What a check found, and running checks such that none can spoil the others."""
+"""Findings of checks, and a runner that isolates the checks from each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ State = TypeVar('State')
 
 
 class Level(Enum):
-    """WARN: it runs, but not well, or it is not known whether. FAIL: it does not act so."""
+    """Level of a finding.
+
+    WARN: the node runs, but not well, or the doctor cannot tell. FAIL: it will not run like this.
+    """
 
     OK = 'OK'
     WARN = 'WARN'
@@ -24,12 +27,13 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """
-    :param text: what was found, and which value.
-    :param advice: what to do; empty only where all is well.
-    :param check: the name of the check that found it.
+    """A finding of one check.
 
-    Texts are made printable and bounded: they hold names of the graph, of files, of parameters.
+    :param text: the finding, with the value.
+    :param advice: what to do; empty only for OK.
+    :param check: name of the check.
+
+    Texts are made printable and bounded: they contain names of the graph, of files, of parameters.
     """
 
     level: Level
@@ -47,14 +51,17 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
+    """Return an OK."""
     return Finding(Level.OK, text)
 
 
 def warn(text: str, advice: str) -> Finding:
+    """Return a WARN."""
     return Finding(Level.WARN, text, advice)
 
 
 def fail(text: str, advice: str) -> Finding:
+    """Return a FAIL."""
     return Finding(Level.FAIL, text, advice)
 
 
@@ -67,12 +74,12 @@ def refused(error: VlaError, otherwise: str) -> Finding:
 
 
 def one_line(error: Exception) -> str:
-    """What it says, on one line; its kind, if it says nothing."""
+    """Return the text of an error on one line; its type if it has no text."""
     return ' '.join(str(error).split()) or type(error).__name__
 
 
 def gigabytes(count: int) -> str:
-    """:param count: of bytes."""
+    """Return a number of bytes in gigabytes, as text."""
     return f'{count / 1e9:.1f} GB'
 
 
@@ -81,10 +88,10 @@ def run_checks(
     state: State,
     tell: Callable[[Finding], None],
 ) -> list[Finding]:
-    """Run all, in order, whatever one of them does.
+    """Run all checks in order, even if one of them crashes.
 
-    :param checks: by name.
-    :param tell: is told each finding at once.
+    :param checks: checks by name.
+    :param tell: called with each finding immediately.
     """
     findings: list[Finding] = []
 
@@ -102,13 +109,14 @@ def run_checks(
 
 
 def worst(findings: Iterable[Finding]) -> Level:
+    """Return the highest level among the findings."""
     levels = {finding.level for finding in findings}
     return next((level for level in (Level.FAIL, Level.WARN) if level in levels), Level.OK)
 
 
 def _crash(error: Exception) -> Finding:
     if isinstance(error, VlaError):
-        return refused(error, 'mend that')
+        return refused(error, 'fix that')
     if isinstance(error, ModuleNotFoundError) and error.name:
         return fail(
             f'{error.name} is not installed in {sys.executable}',
@@ -116,5 +124,5 @@ def _crash(error: Exception) -> Finding:
         )
     return fail(
         f'the check itself failed: {type(error).__name__}: {one_line(error)}',
-        'mend the installation; if it is sound, report this as a mistake of vla_ros',
+        'fix the installation; if it is intact, report this as an error of vla_ros',
     )

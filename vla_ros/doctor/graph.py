@@ -1,6 +1,6 @@
-"""Looks at the ROS graph as the node will see it, and listens for some seconds. Moves nothing.
+"""Examines the ROS graph as the node will see it, and listens for some seconds. Moves nothing.
 
-Of the main thread; what was heard is judged by camera.py.
+Used by the main thread; camera.py judges what was heard.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
 
 
 class _Camera:
-    """Hears one camera as the node would, and keeps what is to be judged of each picture."""
+    """Hears one camera as the node would, and keeps the facts to judge of each image."""
 
     def __init__(self, node: Node, topic: str, parameters: Parameters, clock: Clock) -> None:
         self._node = node
@@ -105,7 +105,7 @@ class _Camera:
         self._type_name = f'sensor_msgs/msg/{self._message_type.__name__}'
         self._topic = node.resolve_topic_name(f'{topic}{suffix}')
         self._clock = clock
-        self._watch = CameraWatch(0.0, self._clock)  # still pictures are judged afterwards
+        self._watch = CameraWatch(0.0, self._clock)  # unchanged images are judged afterwards
         self._before: NDArray[np.uint8] | None = None
         self._subscription: ImageSubscription | None = None
         self.pictures: list[Picture] = []
@@ -161,7 +161,7 @@ class _Camera:
         except UnusableImage as error:
             refusal = error
         except MemoryError as error:
-            refusal = VlaError(f'out of memory ({error})', 'have the camera send smaller pictures')
+            refusal = VlaError(f'out of memory ({error})', 'let the camera send smaller images')
         else:
             height, width, _ = image.shape
             encoding = getattr(message, 'encoding', '') or message.format
@@ -182,7 +182,7 @@ class _Camera:
 
 
 def _running_node(status: VlaStatus | None, facts: Facts) -> Iterator[Finding]:
-    """Also notes the duration of an inference there."""
+    """Yield the state of a running node, and keep the duration of an inference there."""
     if status is None:
         return
     durations_s = {
@@ -195,7 +195,7 @@ def _running_node(status: VlaStatus | None, facts: Facts) -> Iterator[Finding]:
             facts.inference_source = f'{name} of the node that runs'
     found = f'the node runs: {status.message}'
     if status.state == State.ERROR:
-        yield fail(found, 'mend that, then configure it again (ros2 lifecycle set)')
+        yield fail(found, 'fix that, then configure it again (ros2 lifecycle set)')
     else:
         yield ok(found)
 
@@ -217,11 +217,11 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
             'have one of them instruct at a time, and end the others',
         )
     elif publishers:
-        yield ok(f'{topic}: somebody publishes instructions')
+        yield ok(f'{topic}: one publisher of instructions')
     elif parameters.instruction:
-        yield ok(f'{topic}: nobody publishes there; the parameter instruction holds')
+        yield ok(f'{topic}: no publisher; the parameter instruction is in effect')
     else:
-        yield ok(f'{topic}: nobody publishes there yet; until somebody does, the node holds')
+        yield ok(f'{topic}: no publisher yet; the node holds until there is one')
     latched = [
         _full_name(info)
         for info in publishers
@@ -230,7 +230,7 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
     if latched:
         yield warn(
             f'{topic}: {", ".join(sorted(latched))} is transient local (latched), and a node that '
-            'starts does not obey what was said before',
+            'starts does not obey earlier instructions',
             'publish the instruction again once the node is up',
         )
 
@@ -271,7 +271,7 @@ def _joined(namespace: str, name: str) -> str:
 
 
 def _without_node_name(arguments: Sequence[str]) -> list[str]:
-    """The doctor keeps its own name: with the node's it would be a second one of that name."""
+    """Return the arguments without a node name: with it the doctor would be a second such node."""
     kept: list[str] = []
     for word in arguments:
         if NODE_NAME.fullmatch(word) and kept and kept[-1] in ('-r', '--remap'):

@@ -1,4 +1,4 @@
-"""Loads the policy and times it: the one check that takes as long as starting the node does."""
+"""Loads the policy and times it: the only check that takes as long as starting the node."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _REPEATS = 3
 
 
 def check_by_measuring(facts: Facts) -> Iterator[Finding]:
-    """Load, warm up with self-checks, and infer about pictures that are new each time.
+    """Load, warm up with self-checks, and infer, each time with new images.
 
     :raises PolicyError: if one of these fails.
     """
     if not facts.is_whole:
-        return  # the checkpoint's check has said why
+        return  # the check of the checkpoint has reported it
     if facts.fits is False:
-        yield warn('not measured, for it does not fit into memory', 'see what memory says')
+        yield warn('not measured: the policy does not fit into memory', 'see the check memory')
         return
     from vla_ros.measure.pictures import noise_pictures
 

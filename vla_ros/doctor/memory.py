@@ -1,4 +1,4 @@
-"""Whether the policy fits, from the shapes of its weights: nothing is loaded."""
+"""Checks whether the policy fits into memory, by the shapes of its weights. Loads nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _advice(inspection: Inspection, request: PolicyRequest, free: int) -> str:
                 f'set quantization to {smaller.quantization} ({gigabytes(needed)}), or end what '
                 'uses the memory'
             )
-    return 'end what uses the memory (a node that runs already?), or take a larger machine'
+    return 'free memory (does a node already run?), or use a larger machine'
 
 
 def _smaller(request: PolicyRequest) -> Iterator[PolicyRequest]:

@@ -1,6 +1,6 @@
-"""Fast DDS and the variables that ROS 2 reads: what makes large pictures slow, or not heard at all.
+"""Checks Fast DDS and the variables of ROS 2: causes of large images that are slow or lost.
 
-Only this shell's environment is seen; the camera's process may have another.
+Only this shell's environment is visible; that of the camera's process may differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OLD, _NEW = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
 SEGMENT_BYTES = 512 * 1024  # without a profile
 _MAX_PROFILE_BYTES = 1_000_000
 _MAX_DIGITS = 10  # segment_size has 32 bits
-_PICTURE_BYTES = 640 * 480 * 3  # if none was heard
+_PICTURE_BYTES = 640 * 480 * 3  # if no image was heard
 _DISCOVERY_RANGES = ('SUBNET', 'LOCALHOST', 'OFF', 'SYSTEM_DEFAULT')
 _MOST_DOMAINS = 232
 _SAFE_DOMAINS = 101  # beyond, Linux may give the ports to others
@@ -32,11 +32,12 @@ _SAFE_DOMAINS = 101  # beyond, Linux may give the ports to others
 def check_middleware(
     facts: Facts, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Finding]:
+    """Check domain, discovery, Fast DDS's profile and shared memory."""
     yield from _domain(environment)
     yield from _discovery(environment)
     implementation = environment.get('RMW_IMPLEMENTATION') or 'rmw_fastrtps_cpp'
     if 'fastrtps' not in implementation:
-        yield ok(f'{implementation}: config/fastdds.xml is not for it')
+        yield ok(f'{implementation}: it does not use config/fastdds.xml')
         return
     segment = yield from _profile(facts.picture_bytes, environment, ros_distro())
     yield from _shared_memory(segment)
@@ -48,7 +49,7 @@ def _domain(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield fail(f'ROS_DOMAIN_ID is {domain!r}', f'set it to 0 to {_SAFE_DOMAINS}, or unset it')
     elif int(domain) > _SAFE_DOMAINS:
         yield warn(
-            f'ROS_DOMAIN_ID is {domain}, of which the ports may be taken',
+            f'ROS_DOMAIN_ID is {domain}, whose ports may be taken',
             f'set it to 0 to {_SAFE_DOMAINS}, the same everywhere',
         )
     else:
@@ -74,9 +75,10 @@ def _discovery(environment: Mapping[str, str]) -> Iterator[Finding]:
 def _profile(
     heard_bytes: int | None, environment: Mapping[str, str], distro: str
 ) -> Generator[Finding, None, int]:
-    """
-    :param heard_bytes: of a picture; None if none came, and a camera may still have to be started.
-    :returns: bytes of the shared-memory segment.
+    """Check the profile of Fast DDS.
+
+    :param heard_bytes: size of an image; None if none arrived, as before the camera starts.
+    :returns: size of the shared-memory segment [bytes].
     """
     needed = heard_bytes or _PICTURE_BYTES
     wanted, other = (_OLD, _NEW) if distro in _BEFORE_FAST_DDS_3 else (_NEW, _OLD)
@@ -88,14 +90,14 @@ def _profile(
             found += f' ({other} is, which ROS 2 {distro or "here"} does not read)'
         if heard_bytes is None:
             yield warn(
-                f'{found}: a picture of 640x480 has {needed} bytes, the shared memory of a '
-                f'publisher {SEGMENT_BYTES}, so it comes late or not at all',
+                f'{found}: an image of 640x480 has {needed} bytes, the shared memory of a '
+                f'publisher {SEGMENT_BYTES}, so it arrives late or not at all',
                 advice,
             )
         elif needed > SEGMENT_BYTES:
-            yield ok(f'{found} here, and pictures of {needed} bytes come; it is for the camera')
+            yield ok(f'{found} here, and images of {needed} bytes arrive; it is for the camera')
         else:
-            yield ok(f'{found}; pictures of {needed} bytes need no larger shared memory')
+            yield ok(f'{found}; images of {needed} bytes need no larger shared memory')
         return SEGMENT_BYTES
     try:
         segment = segment_bytes(Path(file))
@@ -104,7 +106,7 @@ def _profile(
         return SEGMENT_BYTES
     if segment < needed:
         yield warn(
-            f'{file} gives a publisher {segment} bytes of shared memory, a picture has {needed}',
+            f'{file} gives a publisher {segment} bytes of shared memory, an image has {needed}',
             f'raise segment_size in it, or {advice}',
         )
     else:
@@ -116,18 +118,18 @@ def _profile(
 
 
 def segment_bytes(file: Path) -> int:
-    """Of the largest shared-memory transport that the profiles describe.
+    """Return the segment size of the largest shared-memory transport in the profiles.
 
-    :raises FileError: if the file can't be read.
-    :raises ValueError: if it is no profile of Fast DDS.
+    :raises FileError: if the file cannot be read.
+    :raises ValueError: if it is not a profile of Fast DDS.
     """
     try:
         root = ElementTree.fromstring(read_bytes(file, _MAX_PROFILE_BYTES))
     except (ElementTree.ParseError, LookupError) as error:  # LookupError: an unknown encoding
-        raise ValueError(f'it is no XML ({error})') from error
+        raise ValueError(f'it is not XML ({error})') from error
     names = [element.tag.rpartition('}')[2] for element in root.iter()]
     if 'profiles' not in names:
-        raise ValueError(f'it is no profile of Fast DDS, but <{printable(names[0], 80)}>')
+        raise ValueError(f'it is not a profile of Fast DDS, but <{printable(names[0], 80)}>')
     sizes = [
         (element.text or '').strip()
         for element in root.iter()
@@ -145,12 +147,12 @@ def _shared_memory(segment: int) -> Iterator[Finding]:
     status = os.statvfs(SHARED_MEMORY)
     free = status.f_bavail * status.f_frsize
     found = f'{SHARED_MEMORY} has {free / 1e6:.0f} MB free'
-    # The camera has a segment, and so has every process that hears it.
+    # The camera has a segment, and so has each process that subscribes to it.
     if free < 2 * segment:
         yield warn(
             f'{found}, a segment takes {segment / 1e6:.1f}',
-            'start the node (it removes what processes left there that died) or run fastdds shm '
-            'clean, or give the container more: docker run --shm-size=1g',
+            'start the node (it removes the segments of dead processes), run fastdds shm clean, '
+            'or give the container more: docker run --shm-size=1g',
         )
     else:
         yield ok(found)

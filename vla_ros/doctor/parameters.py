@@ -31,7 +31,7 @@ def check_parameters(facts: Facts) -> Iterator[Finding]:
         for name, text in setup.assignments.items():
             overrides[name] = read_value(text)
     except ParameterFileError as error:
-        yield refused(error, 'mend that')
+        yield refused(error, 'fix that')
     if setup.model:
         overrides['model'] = setup.model
     facts.overrides = overrides
@@ -62,7 +62,7 @@ def _check_values(facts: Facts) -> Iterator[Finding]:
     try:
         check_all(facts.parameters)
     except ParameterError as error:
-        refusals.append(refused(error, 'mend one of them'))
+        refusals.append(refused(error, 'fix one of them'))
     yield from refusals
     if not refusals:
         file = facts.setup.parameters_file

@@ -1,4 +1,4 @@
-"""How often there is an action, against what it was trained on and the node's time limits."""
+"""Compares the rate of actions with the data set's rate and with the node's time limits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _HEADROOM = 0.8  # of a time limit; beyond, a slow moment is late
 
 
 def check_rate(facts: Facts) -> Iterator[Finding]:
-    """The policy's own rate; a camera may be slower still."""
+    """Check the policy's own rate; a camera may be slower."""
     if facts.inference_s is None:
         if facts.request.model:
             yield warn(
-                'what an action takes here is not known',
+                'the duration of an action is not known here',
                 'measure it with --measure, or start the node and ask again',
             )
         return
@@ -26,7 +26,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
     )
     contract = facts.contract
     if contract is None:
-        yield ok(f'{found}; how often {facts.unnorm_key or "its data set"} acted is not known')
+        yield ok(f'{found}; the rate of {facts.unnorm_key or "its data set"} is not known')
     elif rate_hz >= TOLERANCE * contract.rate_hz:
         yield ok(f'{found}; {contract.unnorm_key} acted at {_hz(contract.rate_hz)}')
     else:
@@ -38,7 +38,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
 
 
 def _faster(facts: Facts) -> str:
-    """What has not been done yet."""
+    """Return the ways to be faster that are not used yet."""
     ways = ['set quantization to int8, '] if facts.request.quantization == 'none' else []
     on_cpu = facts.device is None or facts.device.type == 'cpu'
     ways += ['take a machine with a GPU, '] if on_cpu else ['take a faster GPU, ']
@@ -46,14 +46,14 @@ def _faster(facts: Facts) -> str:
 
 
 def check_time_limits(facts: Facts) -> Iterator[Finding]:
-    """Whether an inference can be in time, and its action young enough."""
+    """Check whether inferences can finish in time, with actions young enough."""
     parameters, inference_s = facts.parameters, facts.inference_s
     if parameters is None or inference_s is None:
         return
     age_s = inference_s + (facts.picture_age_s or 0.0)
     limits = (
         ('inference_timeout_s', parameters.inference_timeout_s, inference_s, 'an action takes'),
-        ('max_action_age_s', parameters.max_action_age_s, age_s, 'from picture to action it takes'),
+        ('max_action_age_s', parameters.max_action_age_s, age_s, 'from image to action it takes'),
     )
     for name, limit_s, needed_s, what in limits:
         found = f'{what} {needed_s:.3g} s, {name} is {limit_s:g}'

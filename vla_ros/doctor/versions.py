@@ -1,4 +1,4 @@
-"""The packages that are installed, against those this one was tested with; and ROS 2."""
+"""Compares the installed packages with the tested versions; checks ROS 2."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_versions(facts: Facts) -> Iterator[Finding]:
+    """Check the installed packages."""
     file = share_file('requirements/runtime.txt')
     fit = [f'Python {platform.python_version()}']
     for requirement in read_requirements(file):
@@ -31,12 +32,12 @@ def check_versions(facts: Facts) -> Iterator[Finding]:
         elif all(one.operator == '==' for one in requirement.specifier):
             tested = str(requirement.specifier).removeprefix('==')
             yield warn(
-                f'{name} is {version}, tested was {tested}: actions may differ, or nothing work',
+                f'{name} is {version}, {tested} was tested: actions may differ, or all may fail',
                 f'pip install "{requirement}"',
             )
         else:
             yield fail(
-                f'{name} is {version}, needed is {requirement.specifier}',
+                f'{name} is {version}, but {requirement.specifier} is needed',
                 f'pip install "{requirement}"',
             )
     yield ok(', '.join(fit))
@@ -44,7 +45,7 @@ def check_versions(facts: Facts) -> Iterator[Finding]:
 
 
 def read_requirements(file: Path) -> list[Requirement]:
-    """Of a pip requirements file that names packages only."""
+    """Return the requirements of a pip file that only names packages."""
     from packaging.requirements import Requirement
 
     lines = (line.partition('#')[0].strip() for line in file.read_text().splitlines())
@@ -52,6 +53,7 @@ def read_requirements(file: Path) -> list[Requirement]:
 
 
 def installed_version(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -59,7 +61,7 @@ def installed_version(package: str) -> str | None:
 
 
 def needs(package: str, other: str) -> Requirement | None:
-    """What an installed package says of the other's version."""
+    """Return an installed package's requirement of another package."""
     from packaging.requirements import Requirement
 
     for line in metadata.requires(package) or ():
@@ -70,7 +72,7 @@ def needs(package: str, other: str) -> Requirement | None:
 
 
 def _torchvision_fit(file: Path) -> Iterator[Finding]:
-    """torchvision's operators are built for one torch; with another, importing it fails."""
+    """Check that torchvision was built for this torch; otherwise importing it fails."""
     torch, torchvision = map(installed_version, ('torch', 'torchvision'))
     if torch is None or torchvision is None:
         return
@@ -83,11 +85,11 @@ def _torchvision_fit(file: Path) -> Iterator[Finding]:
 
 
 def check_ros(facts: Facts) -> Iterator[Finding]:
-    """ROS 2, our messages, and what converts pictures."""
+    """Check ROS 2, our messages, and the converters of images."""
     if find_spec('rclpy') is None:
         yield warn(
-            'ROS 2 is not there: rclpy is not installed in this Python, nor sourced',
-            'source /opt/ros/DISTRO/setup.bash before; without it the node does not start',
+            'ROS 2 is not available: rclpy is neither installed in this Python nor sourced',
+            'source /opt/ros/DISTRO/setup.bash first; the node does not start without it',
         )
         return
     import rclpy
@@ -99,17 +101,17 @@ def check_ros(facts: Facts) -> Iterator[Finding]:
         import vla_ros.msg  # noqa: F401
     except ImportError as error:
         yield fail(
-            f'the messages of this package can not be loaded: {one_line(error)}',
+            f'the messages of this package cannot be loaded: {one_line(error)}',
             "source install/setup.bash of the workspace, built with this Python and ROS 2's",
         )
         return
     from vla_ros.images.raw import backend
 
-    yield ok(f'pictures are converted by: {backend()}')
+    yield ok(f'images are converted by: {backend()}')
 
 
 def ros_distro() -> str:
-    """Lower case, such as ``jazzy``; empty if it is not known."""
+    """Return the name of the ROS distribution, such as ``jazzy``; empty if unknown."""
     if os.environ.get('ROS_DISTRO'):
         return os.environ['ROS_DISTRO']
     names = (distribution.metadata['Name'] or '' for distribution in metadata.distributions())
