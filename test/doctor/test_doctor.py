@@ -301,8 +301,7 @@ def test_a_data_set_without_a_contract(tiny_checkpoint: Path, tmp_path: Path) ->
     (found,) = check_contract(facts)
     assert found.level is Level.WARN
     assert found.text == (
-        'there is no action contract for random: its actions are published, and not turned into '
-        'motion'
+        'there is no action contract for random: its actions are published, but cause no motion'
     )
     assert found.advice.startswith('write one (contracts:=FILE)')
     assert 'bridge_orig' in found.advice
@@ -467,7 +466,7 @@ def test_a_check_that_crashes_leaves_the_others_alone() -> None:
     assert [str(one) for one in found] == [
         'OK    first: one',
         'FAIL  first: the check itself failed: ZeroDivisionError: division by zero -> fix the '
-        'installation; if it is sound, report this as a mistake of vla_ros',
+        'installation; if it is intact, report this as an error of vla_ros',
         'OK    second: two',
     ]
 

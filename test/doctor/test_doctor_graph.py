@@ -89,7 +89,7 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
     'frozen': (
         Level.WARN,
         r'/doctor/frozen: 64x48 rgb8, \S+ s old on arrival; not one pixel changed in 1\.6 s',
-        r'see that the camera is not frozen; .* set frozen_image_timeout_s to 0\.0',
+        r'check that the camera is not frozen; .* set frozen_image_timeout_s to 0\.0',
     ),
     'depth': (
         Level.FAIL,
@@ -225,7 +225,7 @@ def test_a_camera_that_says_next_to_nothing() -> None:
     found = list(judge_camera(heard(5.0, 0), Parameters()))[-1]
     assert found.level is Level.FAIL
     assert found.text == '/image: no image arrived in 3 s'
-    assert found.advice.startswith('see that the camera streams')
+    assert found.advice.startswith('check that the camera streams')
 
 
 def test_the_node_that_runs_is_asked_what_an_action_takes(
