@@ -169,7 +169,7 @@ def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.Monkey
             for count in range(1, 9)
         ]
         costs = [
-            count_costs(config, measure.DTYPES[one.dtype], 38, 1, one.quantization)
+            count_costs(config, measure.DTYPES[one.policy.dtype], 38, 1, one.policy.quantization)
             for one in combinations
         ]
         return memory.loaded_together(combinations, costs, checkpoint)
