@@ -14,10 +14,10 @@ CLI_LINES = 1300
 
 # Left to be done, each a function or a file. Only ever less.
 LONG_FUNCTIONS = {
-    *('cli/bench.py: _parser', 'cli/node.py: _run', 'cli/replay.py: _parser'),
+    *('cli/bench.py: _parser', 'cli/replay.py: _parser'),
 }
 NOT_NONE = {'ros/node.py', 'ros/robot.py'}
-CLI_LINES_NOW = 1324
+CLI_LINES_NOW = 1300
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

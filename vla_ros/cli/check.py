@@ -7,9 +7,7 @@ instruction is taken back, and the node holds: whatever ends this command, a kil
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import os
 import sys
 import threading
 import time
@@ -22,15 +20,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from vla_ros.cli import exit_codes
 from vla_ros.client.lease import Heir
-from vla_ros.client.question import CheckFailed, Question
-from vla_ros.console import complain, heed, unbuffer_output
+from vla_ros.client.question import CheckFailed, Question, pattern
+from vla_ros.console import complain, forget_output, heed, unbuffer_output
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction
-
-EXIT_INTERRUPTED = 130  # as of a shell: 128 + SIGINT
-EXIT_UNHEARD = 141  # 128 + SIGPIPE
 
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that is gone
 
@@ -51,19 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _NOBODY_READS:
             raise
-        _forget_output()
-        return EXIT_UNHEARD
+        forget_output()
+        return exit_codes.UNHEARD
 
 
 def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.Event) -> int:
     try:
-        picture = read_picture(options.image) if options.image else _pattern()
+        picture = read_picture(options.image) if options.image else pattern()
         action = _ask(argv, options, picture, interrupted)
     except (CheckFailed, UnreadablePicture) as failure:
         complain('vla_check', failure)
-        return 1
+        return exit_codes.FAILED
     if action is None:
-        return EXIT_INTERRUPTED
+        return exit_codes.INTERRUPTED
     _print_action(action)
     return 0
 
@@ -99,12 +95,6 @@ def _ask(
         rclpy.try_shutdown()
 
 
-def _pattern() -> NDArray[np.uint8]:
-    """A colourful picture, uint8 [480, 640, 3]."""
-    y, x = np.mgrid[0:480, 0:640]
-    return np.stack([x * 255 // 639, y * 255 // 479, (x ^ y) & 255], axis=2).astype(np.uint8)
-
-
 def _print_action(action: VlaAction) -> None:
     inference_ms = 1e3 * from_duration(action.inference_time)
     latency_ms = 1e3 * from_duration(action.latency)
@@ -113,14 +103,6 @@ def _print_action(action: VlaAction) -> None:
     print(f'token probability  {np.round(np.float64(action.token_probabilities), 3).tolist()}')
     print(f'unnorm_key         {action.unnorm_key}')
     print(f'inference          {inference_ms:.1f} ms; capture to publish {latency_ms:.1f} ms')
-
-
-def _forget_output() -> None:
-    """Keep Python from flushing at its end what can't be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
 
 
 if __name__ == '__main__':

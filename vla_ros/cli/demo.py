@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rclpy.executors import ExternalShutdownException
 
+from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import count, positive, whole
 from vla_ros.console import complain, interrupting, unbuffer_output
 from vla_ros.demo.blocks import Setup, pick_up_blocks
@@ -42,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _show(options)
     except (PolicyError, OSError) as failure:
         complain('vla_demo', failure)
-        return 1
+        return exit_codes.FAILED
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def _show(options: argparse.Namespace) -> int:
         )
         try:
             with BlocksWorld() as world:
-                return 0 if pick_up_blocks(world, setup) else 1
+                return 0 if pick_up_blocks(world, setup) else exit_codes.FAILED
         except SimulationError as error:
             print(f'{error}\nUntil then, photographs and a policy of random weights:\n')
     show_photographs(options.actions, options.timeout, options.view)

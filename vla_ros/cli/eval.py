@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import assignment, count, list_of, one_of, positive, seconds, whole
 from vla_ros.console import complain, interrupting
 from vla_ros.evaluation.play import DELTAS, Pace
@@ -52,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (PolicyError, OSError) as error:
         complain('vla_eval', error)
-        return 1
+        return exit_codes.FAILED
     except KeyboardInterrupt:
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

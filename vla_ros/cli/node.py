@@ -9,12 +9,16 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import threading
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vla_ros.cli import exit_codes
 from vla_ros.watchdog import Watchdog
 
-EXIT_BAD_ARGUMENTS = 2
+if TYPE_CHECKING:
+    from vla_ros.ros.executor import GuardedExecutor
+    from vla_ros.ros.node import VlaNode
 
 _START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 
@@ -40,7 +44,6 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     watchdog.beat(_START_LIMIT_S, f'the start may take {_START_LIMIT_S:g} s')
     # Imported here so that Ctrl-C ends the imports, too, without a traceback.
     import rclpy
-    from rclpy.executors import ExternalShutdownException
     from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.console import heed, unbuffer_output
@@ -59,32 +62,40 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     except (ParameterError, RuntimeError) as error:
         print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
         rclpy.try_shutdown()
-        return EXIT_BAD_ARGUMENTS
+        return exit_codes.BAD_ARGUMENTS
     watchdog.warn = lambda text: node.get_logger().error(text)
     if removed.segments:
         node.get_logger().info(str(removed))
     executor = GuardedExecutor(node.requests)
     executor.add_node(node)
-    try:
-        node.autostart()
-        # Not spin_until_future_complete: it adds a callback to the future every time it wakes.
-        node.ended.add_done_callback(lambda _: executor.wake())
-        while not (node.ended.done() or stopped.is_set()):
-            executor.spin_once()
-        exit_code = node.ended.result() or 0
-    except ExternalShutdownException:
-        exit_code = 0
-    except Exception:
-        # Where the context is gone, a callback was publishing when the signal came.
-        exit_code = 1 if node.context.ok() else 0
-        if exit_code:
-            traceback.print_exc()
+    exit_code = _spin(node, executor, stopped)
     watchdog.end(CLOSE_LIMIT_S, f'the end of the process may take {CLOSE_LIMIT_S:g} s')
     ended = node.close()
     rclpy.try_shutdown()
     if not ended:
         os._exit(exit_code)  # the thread that does not end would keep the interpreter
     return exit_code
+
+
+def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) -> int:
+    """Spin until the node or a signal asks for the end, and return the exit code."""
+    from rclpy.executors import ExternalShutdownException
+
+    try:
+        node.autostart()
+        # Not spin_until_future_complete: it adds a callback to the future every time it wakes.
+        node.ended.add_done_callback(lambda _: executor.wake())
+        while not (node.ended.done() or stopped.is_set()):
+            executor.spin_once()
+        return node.ended.result() or 0
+    except ExternalShutdownException:
+        return 0
+    except Exception:
+        # Where the context is gone, a callback was publishing when the signal came.
+        if not node.context.ok():
+            return 0
+        traceback.print_exc()
+        return exit_codes.FAILED
 
 
 if __name__ == '__main__':

@@ -12,15 +12,13 @@ import sys
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.utilities import remove_ros_args
-from std_srvs.srv import Trigger
 
+from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import positive, whole
 from vla_ros.client.processes import clean_shared_memory
-from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.console import complain, unbuffer_output
-from vla_ros.evaluation.closed_loop import blocks_model, end_in_error
-from vla_ros.evaluation.play import DELTAS, FreeRun, Pace
-from vla_ros.evaluation.window import open_window
+from vla_ros.evaluation.alone import run_alone
+from vla_ros.evaluation.play import DELTAS, Pace
 from vla_ros.simulation import BlocksWorld
 from vla_ros.types import PolicyError
 
@@ -40,48 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
         'captured (default: %(default)s)',
     )
     options = parser.parse_args(remove_ros_args(given)[1:])
+    pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)
     try:
         clean_shared_memory()
         rclpy.init(args=given)
         with BlocksWorld() as world:
-            _run(world, options)
+            run_alone(world, pace, options.first_seed)
         return 0
     except PolicyError as error:
         complain('vla_simulation', error)
-        return 1
+        return exit_codes.FAILED
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
+        return exit_codes.INTERRUPTED
     finally:
         rclpy.try_shutdown()
-
-
-def _run(world: BlocksWorld, options: argparse.Namespace) -> None:
-    robot, window = SimulatedRobot(name='vla_simulation'), open_window('vla_simulation')
-    pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)
-    starts_asked_for = 1
-
-    def start_over(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        nonlocal starts_asked_for
-        starts_asked_for += 1
-        response.success = True
-        return response
-
-    robot.check = lambda: end_in_error(robot)
-    robot.node.create_service(Trigger, '~/start_over', start_over)
-    print(
-        f'the node for it: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
-        'frozen_image_timeout_s:=0.0\n'
-        f'say to it one of: {", ".join(world.instructions)}'
-    )
-    starts = 0
-    while True:
-        if starts < starts_asked_for:
-            world.reset(options.first_seed + starts, world.instructions[0])
-            run = FreeRun(robot, world, pace)
-            starts += 1
-        run.go_on(watch=lambda image, action: None)
-        if window is not None:
-            window.show(run.image)
 
 
 if __name__ == '__main__':

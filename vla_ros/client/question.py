@@ -125,3 +125,9 @@ class Question(RobotSide):
     def _image_topics(self) -> str:
         publishers = (*self.images.values(), *self.compressed_images.values())
         return ' and '.join(publisher.topic_name for publisher in publishers)
+
+
+def pattern() -> NDArray[np.uint8]:
+    """Return a colourful image, uint8 [480, 640, 3]."""
+    y, x = np.mgrid[0:480, 0:640]
+    return np.stack([x * 255 // 639, y * 255 // 479, (x ^ y) & 255], axis=2).astype(np.uint8)

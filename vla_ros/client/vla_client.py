@@ -263,7 +263,7 @@ class VlaClient:
 
     @functools.cached_property
     def instructions(self) -> Publisher:
-        """The publisher, made on first use: a mere listener is not a source of instructions."""
+        """Made on first use, so that a client that only listens is no source of instructions."""
         return self.node.create_publisher(String, self.topic('instruction'), self._depth)
 
     @functools.cached_property
