@@ -114,10 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         '--image', metavar='TOPIC', help='topic of the camera; for several robots: TOPIC,TOPIC,...'
     )
     parser.add_argument(
-        '--seconds',
-        type=positive,
-        default=3.0,
-        help='duration of listening [s] (default: %(default)s)',
+        '--seconds', type=positive, default=3.0, help='listening time [s] (default: %(default)s)'
     )
     parser.add_argument('--no-ros', action='store_true', help='do not check topics')
     parser.add_argument('--measure', action='store_true', help='load the policy and time it')
