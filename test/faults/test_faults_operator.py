@@ -335,4 +335,4 @@ def test_a_latch_file_that_can_not_be_written_is_said() -> None:
         assert answer.success and 'a stop ends with the process' in answer.message
         stack.wait_for_state(State.HOLDING, Reason.STOPPED)
         stack.see(noise())
-    assert 'latch file /proc/latch.json can not be written' in running.output
+    assert 'latch file /proc/latch.json cannot be written' in running.output

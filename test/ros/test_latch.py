@@ -103,7 +103,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
 def test_what_can_not_be_written_is_said_and_holds_until_the_end(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     latches = reopened(tmp_path / 'file' / 'vla.json')
-    assert 'can not be' in latches.problem
+    assert 'cannot be' in latches.problem
     latches = Latches(Path('/proc/vla.json'), ROBOTS)
     assert latches['a'] == Latch()
     latches.set('a', stopped=True)

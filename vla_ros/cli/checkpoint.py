@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'vla_checkpoint: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'vla_checkpoint: {options.directory} can not be written: {error}', file=sys.stderr)
+        print(f'vla_checkpoint: {options.directory} cannot be written: {error}', file=sys.stderr)
         return 1
     print(f'wrote {directory}: {options.shape}, random weights of seed {options.seed}')
     return 0

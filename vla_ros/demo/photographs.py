@@ -190,7 +190,7 @@ def write_view(view: Image | None, path: Path) -> None:
     try:
         PIL.Image.fromarray(image_to_rgb(view)).save(path, 'PNG', optimize=True)
     except OSError as error:
-        raise DemoFailed(f'{path} can not be written: {error}') from error
+        raise DemoFailed(f'{path} cannot be written: {error}') from error
     print(f"the operator's view: {path}")
 
 

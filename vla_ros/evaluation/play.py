@@ -184,7 +184,7 @@ class FreeRun(_Run):
     def __init__(self, robot: SimulatedRobot, world: World, pace: Pace) -> None:
         super().__init__()
         if not isinstance(world, FreeWorld):
-            raise EvaluationError('this world can not run freely, only in step')
+            raise EvaluationError('this world cannot run freely, only in step')
         self._robot, self._world, self._pace = robot, world, pace
         self._started_s = robot.monotonic_s()
         self._ticks = 0

@@ -144,6 +144,6 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _unwritable(path: Path, error: OSError) -> str:
     return (
-        f'latch file {path} can not be written ({error.strerror}): a stop ends with the process; '
+        f'latch file {path} cannot be written ({error.strerror}): a stop ends with the process; '
         'set ROS_HOME or the parameter latch_file to where the node may write'
     )
