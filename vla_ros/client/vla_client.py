@@ -287,8 +287,14 @@ class VlaClient:
             self.changed.wait_for(lambda: self._handled != handled, timeout_s)
 
     def _spins_itself(self) -> bool:
+        """Return whether no other executor has the node.
+
+        Our executor is made on first use, and takes the node from another one: so this only looks
+        whether it exists.
+        """
         executor = self.node.executor
-        return not self._threaded and (executor is None or executor is self._executor)
+        ours = vars(self).get('_executor')
+        return not self._threaded and (executor is None or executor is ours)
 
     def _keep_status(self, message: VlaStatus) -> None:
         with self.changed:
