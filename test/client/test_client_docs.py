@@ -36,4 +36,4 @@ def test_the_program_prints_actions_and_lets_the_robot_hold() -> None:
         assert program.returncode == 0, errors
         assert printed.count('builtin_interfaces.msg.Time') >= 1
         assert printed.splitlines()[-1].startswith('HOLDING: ')
-        assert stack.status.instruction == ''
+        stack.wait_for(lambda: stack.status.instruction == '')
