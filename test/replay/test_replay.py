@@ -375,7 +375,7 @@ def test_recorded_values(tmp_path: Path) -> None:
         action, twist = read_recorded(bag, said.append)
     assert (action.topic, action.is_action, action.values) == ('/faction', True, [[1.0, 2.0]])
     assert (twist.bag_times_ns, twist.values) == ([at(1.0)], [TWIST])
-    assert 'no geometry_msgs/msg/Twist' in said[0] and '1 messages on /cmd_vel' in said[1]
+    assert 'not a geometry_msgs/msg/Twist' in said[0] and '1 messages on /cmd_vel' in said[1]
 
 
 def test_the_definition_in_the_bag_comes_before_the_package_s(tmp_path: Path) -> None:

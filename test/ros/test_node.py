@@ -57,7 +57,7 @@ def test_an_action_is_what_the_policy_says(stack: Robot, tiny_checkpoint: Path) 
     policy = OpenVLAPolicy.from_pretrained(tiny_checkpoint, device='cpu', dtype='float32')
     expected = policy.predict_action(PICTURE, 'Pick up the red cup')
     assert list(action.action) == expected.action.tolist()
-    assert list(action.normalized_action) == expected.normalized_actions[0].tolist()
+    assert (action.horizon, list(action.actions)) == (1, expected.actions[0].tolist())
     np.testing.assert_allclose(action.token_probabilities, expected.tokens.probabilities, atol=1e-5)
     assert action.unnorm_key == 'random'
     assert action.instruction == 'Pick up the red cup'
