@@ -16,7 +16,7 @@ from support.fakes import FakePolicy, Gate, a_prediction
 from support.graph import CameraThread
 from support.in_process import node_with, sleeping, unstarted_node
 from vla_ros.reasons import Reason, State
-from vla_ros.ros import inputs
+from vla_ros.ros import cameras
 from vla_ros.ros.robot import RobotPort
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.types import (
@@ -84,10 +84,10 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
     gate = Gate()
     limits = {'max_image_age_s': 9.0, 'inference_timeout_s': 9.0, 'max_action_age_s': 9.0}
     with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
-        cameras = node._robots[0].inputs.cameras
+        heard = node._robots[0].inputs.cameras
         for received in range(1, 5):
             stack.see()
-            stack.wait_for(lambda count=received: cameras.counters.received == count)
+            stack.wait_for(lambda count=received: heard.counters.received == count)
             assert received > 1 or gate.entered.acquire(timeout=10)
         stack.wait_for(lambda: stack.status.counters.superseded == 2)
         newest = max(stack.stamps)
@@ -185,8 +185,8 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
     def to_rgb(message: object) -> None:
         raise MemoryError('no room for 200 MB')
 
-    raw = inputs.TRANSPORTS['raw']._replace(to_rgb=to_rgb)
-    monkeypatch.setitem(inputs.TRANSPORTS, 'raw', raw)
+    raw = cameras.TRANSPORTS['raw']._replace(to_rgb=to_rgb)
+    monkeypatch.setitem(cameras.TRANSPORTS, 'raw', raw)
     with node_with(FakePolicy(), instruction='go') as (stack, _):
         stack.see()
         stack.wait_for_state(State.HOLDING, 'picture rejected: no room for 200 MB')
