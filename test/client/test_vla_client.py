@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
@@ -19,6 +21,7 @@ from std_srvs.srv import SetBool, Trigger
 from vla_ros.client import Answer, ReceivedAction, RobotSide, VlaClient
 from vla_ros.client.lease import Lease
 from vla_ros.clock import ManualClock
+from vla_ros.graph.executor import spinning
 from vla_ros.graph.qos import latched
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.msg import VlaAction, VlaStatus
@@ -309,6 +312,21 @@ def test_a_client_with_a_thread_and_a_node_of_its_own() -> None:
         fake.destroy_node()
     finally:
         rclpy.shutdown()
+
+
+def test_a_node_stays_with_the_executor_that_has_it() -> None:
+    """The client only waits then: the timers of the node go on between its calls."""
+    with graph() as node:
+        vla = FakeVla(node)
+        executor = SingleThreadedExecutor(context=node.context)
+        executor.add_node(node)
+        with spinning(executor, 'caller'), contextlib.closing(VlaClient(node=node)) as client:
+            threads: set[str] = set()
+            client.on_status = lambda _: threads.add(threading.current_thread().name)
+            vla.tell()
+            assert client.wait_for(State.HOLDING, timeout_s=20.0).ok
+            assert client.stop().ok
+            assert node.executor is executor and threads == {'caller'}
 
 
 def test_a_lease_is_over_when_a_later_status_says_so(both: Both) -> None:
