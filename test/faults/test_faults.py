@@ -144,7 +144,7 @@ def test_two_cameras_whose_stamps_cross(stack: Robot) -> None:
     before = counter(stack, 'backwards')
     for _ in range(3):
         stack.recovers()
-        message = 'is there more than one publisher'
+        message = 'there is more than one publisher'
         with stack.expects_hold(Reason.IMAGE_BACKWARDS, AT_ONCE_S, message):
             stack.see(noise(), age_s=0.5)
     stack.wait_for(lambda: counter(stack, 'backwards') == before + 3)
