@@ -158,12 +158,12 @@ def read(tmp_path: Path, text_config: dict[str, Any]) -> LlamaConfig:
 @pytest.mark.parametrize(
     ('text_config', 'words'),
     [
-        ({'hidden_act': 'gelu'}, "hidden_act 'gelu'; only 'silu' is supported"),
-        ({'attention_bias': True}, 'attention_bias True; only False'),
-        ({'mlp_bias': True}, 'mlp_bias True; only False'),
-        ({'tie_word_embeddings': True}, 'tie_word_embeddings True; only False'),
-        ({'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_type 'linear'; only default"),
-        ({'rope_parameters': {'rope_type': 'llama3'}}, "rope_type 'llama3'; only default"),
+        ({'hidden_act': 'gelu'}, "hidden_act 'gelu'; expected 'silu' is supported"),
+        ({'attention_bias': True}, 'attention_bias True; expected False'),
+        ({'mlp_bias': True}, 'mlp_bias True; expected False'),
+        ({'tie_word_embeddings': True}, 'tie_word_embeddings True; expected False'),
+        ({'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_type 'linear'; expected default"),
+        ({'rope_parameters': {'rope_type': 'llama3'}}, "rope_type 'llama3'; expected default"),
         ({'rope_theta': -1.0}, 'rope_theta -1.0; expected a number above 0'),
         ({'rms_norm_eps': '1e-6'}, "rms_norm_eps '1e-6'; expected a number above 0"),
         ({'hidden_size': 68}, 'hidden_size 68; expected an even number for each of 4 heads'),

@@ -219,4 +219,4 @@ def test_the_warmup_goes_the_same_way(
     )
     one.warmup()
     assert len({picture.tobytes() for picture in pictures}) >= 3  # black, white, noise
-    assert one.predict_action(noise(480, 640), 'go').valid
+    assert one.predict_action(noise(480, 640), 'go').invalid is None
