@@ -134,7 +134,7 @@ def one_weight_nan(weights: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ('spoil', 'reason', 'message'),
     [
-        (zeroed_projector, Reason.WARMUP_FAILED, 'picture'),
+        (zeroed_projector, Reason.WARMUP_FAILED, 'self-check of the image failed'),
         (one_weight_nan, Reason.LOADING_FAILED, 'projector.fc1.weight'),
     ],
 )
