@@ -247,7 +247,7 @@ def test_check_without_a_node() -> None:
     ('name', 'why'),
     [
         ('nothing.jpg', 'nothing.jpg does not exist'),
-        ('fakes.py', 'fakes.py cannot be read as an image'),
+        ('conftest.py', 'conftest.py cannot be read as an image'),
     ],
 )
 def test_check_with_what_is_no_picture(name: str, why: str) -> None:
