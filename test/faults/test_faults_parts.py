@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image, JointState
 
-from support.graph import Robot, noise, running_node
+from support.graph import CameraThread, Robot, noise, running_node
+from vla_ros.graph.stamps import to_time
+from vla_ros.graph.topics import image_topics
 from vla_ros.reasons import Reason, State
 from vla_ros.scheduling.accounts import unaccounted
 
@@ -24,18 +25,17 @@ LIMITS = (
 )
 
 
-class Parts:
-    """The robot's cameras and its state, twenty times a second; each of them may be at fault."""
+class Parts(CameraThread):
+    """The robot's cameras and its state; each part may be at fault."""
 
     def __init__(self, stack: Robot) -> None:
-        self._stack = stack
+        super().__init__(stack)
         self._images = {
-            name: stack.create_publisher(Image, f'{name}/image', 10) for name in CAMERAS
+            name: stack.create_publisher(Image, topic, 10)
+            for name, topic in image_topics(CAMERAS).items()
         }
         self._states = stack.create_publisher(JointState, 'state', 10)
         self._still = noise()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.heal()
 
     def heal(self) -> None:
@@ -46,33 +46,21 @@ class Parts:
         self.encoding = 'rgb8'
         self.state = STATE
 
-    def __enter__(self) -> Parts:
-        self._thread.start()
-        return self
+    def show(self) -> bool:
+        now_ns = self._stack.get_clock().now().nanoseconds
+        parts = {'state': (self._states, JointState(position=self.state))}
+        parts |= {name: (publisher, self._image(name)) for name, publisher in self._images.items()}
+        for part, (publisher, message) in parts.items():
+            if part in self.silent:
+                continue
+            message.header.stamp = to_time(now_ns + round(self.ahead_s.get(part, 0.0) * 1e9))
+            publisher.publish(message)
+        return True
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._stop.wait(1 / 20):
-            now_ns = self._stack.get_clock().now().nanoseconds
-            if 'state' not in self.silent:
-                message = JointState(position=self.state)
-                self._stamp(message, 'state', now_ns)
-                self._states.publish(message)
-            for name, publisher in self._images.items():
-                if name in self.silent:
-                    continue
-                frozen = name == self.frozen
-                encoding = self.encoding if name == 'camera_2' else 'rgb8'
-                message = self._still if frozen else noise(encoding=encoding)
-                self._stamp(message, name, now_ns)
-                publisher.publish(message)
-
-    def _stamp(self, message: Image | JointState, part: str, now_ns: int) -> None:
-        stamp_ns = now_ns + round(self.ahead_s.get(part, 0.0) * 1e9)
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    def _image(self, name: str) -> Image:
+        if name == self.frozen:
+            return self._still
+        return noise(encoding=self.encoding if name == 'camera_2' else 'rgb8')
 
 
 @pytest.fixture(scope='module')
@@ -130,24 +118,20 @@ def test_a_fault_of_one_part_is_a_hold_that_names_it(
     stack.wait_for(lambda: len(stack.actions) > acted)
 
 
-def test_a_state_that_never_came_is_missing(parts: tuple[Robot, Parts]) -> None:
+NEVER = {
+    'state': (Reason.STATE_MISSING, 'no state for state_timeout_s, 0.6 s'),
+    'camera_2': (Reason.NO_FIRST_IMAGE, 'camera_2/image'),
+}
+
+
+@pytest.mark.parametrize('part', NEVER)
+def test_a_part_that_never_came_is_named(parts: tuple[Robot, Parts], part: str) -> None:
     stack, made = parts
     stack.wait_for_state(State.RUNNING)
     assert stack.transition(Transition.TRANSITION_DEACTIVATE)
-    made.silent = {'state'}
+    made.silent = {part}
     assert stack.transition(Transition.TRANSITION_ACTIVATE)
-    stack.wait_for_state(State.HOLDING, Reason.STATE_MISSING, 'no state for state_timeout_s, 0.6 s')
-    made.heal()
-    stack.wait_for_state(State.RUNNING)
-
-
-def test_a_camera_that_never_came_is_named(parts: tuple[Robot, Parts]) -> None:
-    stack, made = parts
-    stack.wait_for_state(State.RUNNING)
-    assert stack.transition(Transition.TRANSITION_DEACTIVATE)
-    made.silent = {'camera_2'}
-    assert stack.transition(Transition.TRANSITION_ACTIVATE)
-    stack.wait_for_state(State.HOLDING, Reason.NO_FIRST_IMAGE, 'camera_2/image')
+    stack.wait_for_state(State.HOLDING, *NEVER[part])
     made.heal()
     stack.wait_for_state(State.RUNNING)
 

@@ -19,8 +19,7 @@ from support.places import ROOT
 
 PACKAGE = ROOT / 'vla_ros'
 
-# From top to bottom. A room imports rooms of lower floors and none of its own floor,
-# but for the arrows of WITHIN.
+# From top to bottom. A room imports rooms of lower floors and none of its own floor.
 FLOORS = (
     {'cli'},
     {'demo'},
@@ -34,7 +33,6 @@ FLOORS = (
     {'errors'},
     {'text'},
 )
-WITHIN: set[tuple[str, str]] = set()
 
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
@@ -101,10 +99,9 @@ def test_imports_point_downwards() -> None:
     wrong = {
         f'{room} -> {other}': sorted(files)
         for (room, other), files in arrows().items()
-        if floor_of[room] >= floor_of[other] and (room, other) not in WITHIN
+        if floor_of[room] >= floor_of[other]
     }
     assert not wrong
-    assert set(arrows()) >= WITHIN  # none is allowed that nobody needs
 
 
 def test_rooms_without_ros_do_not_import_it() -> None:

@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
-from support.checkpoints import INDEX, SHARD, edit_json
-from support.doctor_setups import about
+from support.checkpoints import INDEX, SHARD, edit_json, refused_unread
 from support.places import GOLDEN
-from vla_ros.doctor.checkpoint import check_checkpoint
-from vla_ros.doctor.findings import Level
-from vla_ros.openvla import CheckpointError, OpenVLAPolicy
-from vla_ros.openvla.checkpoint import Checkpoint
+from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.processor import ImageProcessor
 
@@ -181,13 +177,7 @@ def test_two_sources_of_one_fact_are_refused(
 ) -> None:
     change, words = REFUSED[fault]
     change(folder)
-    monkeypatch.setattr(Checkpoint, 'tensors', None)  # no weight is read
-    with pytest.raises(CheckpointError) as caught:
-        OpenVLAPolicy.from_pretrained(folder, device='cpu')
-    text = str(caught.value)
-    assert not [word for word in [str(folder), *words] if word not in text], text
-    (found,) = check_checkpoint(about(folder))
-    assert found.level is Level.FAIL
+    refused_unread(folder, words, monkeypatch)
 
 
 def test_the_statistics_of_a_fine_tuning_win_over_those_of_config_json(folder: Path) -> None:

@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
-from support.checkpoints import edit_json, edit_weights, set_text_config
-from support.doctor_setups import about
+from support.checkpoints import edit_json, edit_weights, refused_unread, set_text_config
 from support.places import GOLDEN, ROOT
-from vla_ros.doctor.checkpoint import check_checkpoint
-from vla_ros.doctor.findings import Level
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy
-from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.plain import check_folder, check_names
 
 OFT = 'is an OpenVLA-OFT folder'
@@ -176,13 +172,7 @@ def test_a_relative_of_openvla_is_refused_by_name(
 ) -> None:
     change, words = RELATIVES[relative]
     change(folder)
-    monkeypatch.setattr(Checkpoint, 'tensors', None)  # no weight is read
-    with pytest.raises(CheckpointError) as caught:
-        OpenVLAPolicy.from_pretrained(folder, device='cpu')
-    text = str(caught.value)
-    assert not [word for word in [str(folder), *words] if word not in text], text
-    (found,) = check_checkpoint(about(folder))
-    assert found.level is Level.FAIL
+    text, found = refused_unread(folder, words, monkeypatch)
     assert text == (f'{found.text}; {found.advice}' if '; ' in text else found.text)
 
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rclpy.node import Node
 
 from vla_ros.client.lease import Lease
-from vla_ros.client.robot_side import ONE_CAMERA, RobotSide
+from vla_ros.client.robot_side import RobotSide
 from vla_ros.client.vla_client import ReceivedAction
 from vla_ros.console import Say
 from vla_ros.errors import VlaError
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import State
+from vla_ros.types import ONE_CAMERA
 
 _SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until its action is heard
 _SHOW_PERIOD_S = 5.0
@@ -103,7 +104,7 @@ class Question(RobotSide):
         self._image[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
         stamp_ns = self.node.get_clock().now().nanoseconds
         self._sent_stamps.add(stamp_ns)
-        self.show({ONE_CAMERA[0]: self._image}, stamp_ns)
+        self.show({ONE_CAMERA: self._image}, stamp_ns)
 
     def _say_state(self, now_s: float) -> None:
         text = 'waiting for the node' if self.status is None else str(self.latest.message)

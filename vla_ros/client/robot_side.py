@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from vla_ros.client.vla_client import VlaClient
 from vla_ros.graph.image_messages import compressed_message, image_message
 from vla_ros.graph.stamps import to_time
-
-ONE_CAMERA = ('image',)
+from vla_ros.graph.topics import image_topics
+from vla_ros.types import ONE_CAMERA
 
 
 class RobotSide(VlaClient):
@@ -31,7 +31,7 @@ class RobotSide(VlaClient):
         namespace: str = '',
         robot: str = '',
         *,
-        cameras: Sequence[str] = ONE_CAMERA,
+        cameras: Sequence[str] = (ONE_CAMERA,),
         reliable: bool = True,
         **options: Any,
     ) -> None:
@@ -43,9 +43,7 @@ class RobotSide(VlaClient):
         super().__init__(namespace, robot, **options)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         quality = QoSProfile(depth=self._depth, reliability=reliability)
-        topics = {
-            name: self.topic('image' if len(cameras) == 1 else f'{name}/image') for name in cameras
-        }
+        topics = {name: self.topic(topic) for name, topic in image_topics(cameras).items()}
         self.images: dict[str, Publisher] = {
             name: self.node.create_publisher(Image, topic, quality)
             for name, topic in topics.items()

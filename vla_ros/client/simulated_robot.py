@@ -10,11 +10,12 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
 
-from vla_ros.client.robot_side import ONE_CAMERA, RobotSide
+from vla_ros.client.robot_side import RobotSide
+from vla_ros.client.vla_client import REPEAT_S
 from vla_ros.graph.stamps import to_time
+from vla_ros.types import ONE_CAMERA
 
 _LEAST_SPINS = 3  # a robot that is late handles an action and a status all the same
-_REPEAT_S = 0.2  # of simulated time, between two messages that say the same
 
 
 class SimulatedRobot(RobotSide):
@@ -53,7 +54,7 @@ class SimulatedRobot(RobotSide):
         :returns: what the node receives, of the same shape.
         """
         shown = np.zeros_like(image) if self.black else image
-        self.show({ONE_CAMERA[0]: shown}, stamp_ns)
+        self.show({ONE_CAMERA: shown}, stamp_ns)
         return shown
 
 
@@ -78,7 +79,7 @@ class SimulatedTimeRobot(SimulatedRobot):
         """As of any client, while time passes."""
 
         def act_later() -> None:
-            self.let_time_pass(_REPEAT_S)
+            self.let_time_pass(REPEAT_S)
             act()
 
         return super().repeat_until(act_later, condition, timeout_s)

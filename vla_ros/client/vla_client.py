@@ -31,7 +31,7 @@ from vla_ros.reasons import Reason, State
 from vla_ros.text import is_blank, printable
 
 _CHECK_S = 0.05  # between two calls of `check` while a wait goes on
-_REPEAT_S = 0.2  # between two messages that say the same
+REPEAT_S = 0.2  # between two messages that say the same
 _STATUS_S = 2.0  # the node sends its status once a second
 _OFF = (Reason.STOPPED, Reason.DISABLED)
 
@@ -246,7 +246,7 @@ class VlaClient:
         while True:
             act()
             left_s = ends_s - self.clock.monotonic_s()
-            if self.wait_until(condition, min(left_s, _REPEAT_S)):
+            if self.wait_until(condition, min(left_s, REPEAT_S)):
                 return True
             if self.clock.monotonic_s() >= ends_s:
                 return False

@@ -16,6 +16,7 @@ from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.clock import Clock
 from vla_ros.graph.stamps import from_time
+from vla_ros.graph.topics import image_topics
 from vla_ros.images.raw import UnusableImage
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
@@ -156,9 +157,8 @@ class Cameras:
     def listen(self, names: Sequence[str]) -> None:
         """Hear images from now on: on ``image``, or for each of several cameras on NAME/image."""
         message_type, suffix, to_rgb = TRANSPORTS[self._params.image_transport]
-        for name in names:
+        for name, topic in image_topics(names).items():
             camera = self.camera(name)
-            topic = 'image' if len(names) == 1 else f'{name}/image'
             subscription = ImageSubscription(
                 self._node,
                 message_type,

@@ -39,7 +39,7 @@ from vla_ros.scheduling import (
     SlotStatistics,
     failure_text,
 )
-from vla_ros.types import InstructionError, Observation, PolicySpec
+from vla_ros.types import NO_POLICY, InstructionError, Observation, PolicySpec
 
 
 class RobotPort:
@@ -61,14 +61,14 @@ class RobotPort:
         :param enabled: whether it may act before anybody has enabled it.
         """
         prefix = self.prefix = topic_prefix(name)
-        self._node = node
-        self._shared = shared
+        self._node, self._shared = node, shared
         self._clock, self._log = shared.clock, shared.log
-        self._name = name
-        self._source = source
+        self._name, self._source = name, source
         self._node_situation = node_situation
         self._params = Parameters()
         self._frame_id = ''
+        self._spec = NO_POLICY
+        self._contracts: Mapping[str, ActionContract] = {}
         self._gate = ActionGate(self._params.max_action_age_s, self._clock)
         self._watched_cause: Cause | None = None  # at the last look
         self._worker: InferenceWorker | None = None
