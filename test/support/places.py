@@ -18,7 +18,10 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ['ROS_LOCALHOST_ONLY'] = '1'
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+# Each process of pytest-xdist has a graph of its own, too, and so has another test run.
+_WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1, ...
+_RUN = os.getppid() + 1 + int(_WORKER.removeprefix('gw')) if _WORKER else os.getpid()
+os.environ['ROS_DOMAIN_ID'] = str(1 + _RUN % 100)
 # What an operator has stopped on this machine is none of the tests' business.
 ROS_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_home_'))
 os.environ['ROS_HOME'] = str(ROS_HOME)
