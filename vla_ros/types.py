@@ -118,9 +118,6 @@ class PolicySpec:
         return self.horizon, self.action_dim
 
 
-NO_POLICY = PolicySpec((), 0, 0, 0, ActionSpace.UNKNOWN, (), None, False, False)
-
-
 def unknown_names(action_dim: int) -> tuple[str, ...]:
     """Return names for columns whose meaning is unknown."""
     return tuple(f'value_{column}' for column in range(action_dim))

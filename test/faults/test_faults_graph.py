@@ -260,9 +260,9 @@ def test_an_error_that_can_not_be_got_over_ends_the_process(
             patch.setattr(RobotPort, 'release', planted)
             assert stack.transition(Transition.TRANSITION_DEACTIVATE)
             assert not stack.transition(Transition.TRANSITION_CLEANUP)
-            stack.wait_for(node.ended.done)
-        assert node.ended.result() == 70
-        node.ended = rclpy.task.Future()  # so that the fixture may close it as usual
+            stack.wait_for(node.exit_code.done)
+        assert node.exit_code.result() == 70
+        node.exit_code = rclpy.task.Future()  # so that the fixture may close it as usual
 
 
 def test_every_request_is_counted_once() -> None:

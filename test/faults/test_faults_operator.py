@@ -141,7 +141,7 @@ def test_a_hold_and_a_go_from_a_stall() -> None:
 
 def test_clocks_that_disagree_do_not_lose_every_instruction() -> None:
     with node_with(FakePolicy()) as (stack, node):
-        hear = node._robots[0].inputs._hear
+        hear = node._robots[0].instructions._hear
         with CameraThread(stack):
             for second in range(3):
                 sent_ns = time.time_ns() - 30 * 10**9  # a sender whose clock is 30 s behind

@@ -5,7 +5,6 @@ The seed is printed; put it into SEED to see a failure again.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import time
@@ -21,6 +20,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
+from support.fakes import SPEC
 from support.graph import PICTURE, Running, image_message, running_node
 from vla_ros.clock import ManualClock
 from vla_ros.images import raw
@@ -28,10 +28,11 @@ from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
-from vla_ros.ros.inputs import Inputs
+from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
+from vla_ros.ros.observations import Observations
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.scheduling import CommandWatch
@@ -39,7 +40,6 @@ from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import (
     MAX_INSTRUCTION_CHARACTERS,
-    NO_POLICY,
     InstructionError,
     Observation,
     check_instruction,
@@ -176,7 +176,7 @@ def fuzzed_compressed(random: Generator) -> CompressedImage:
 
 
 class StandIn:
-    """For the node: Inputs asks it for a subscription, and gets one that hears nothing."""
+    """For the node: the inputs ask it for a subscription, and gets one that hears nothing."""
 
     def create_subscription(self, *_: object) -> SimpleNamespace:
         return SimpleNamespace(topic_name='instruction')
@@ -207,25 +207,28 @@ def shared_by_robots(clock: ManualClock, latch_file: Path) -> Shared:
 
 
 class Account:
-    """Inputs, and what they did with each picture."""
+    """The inputs of a robot, and what they did with each image."""
 
     def __init__(self, latch_file: Path) -> None:
         self.clock = ManualClock()
         self.observations: list[Observation] = []
         self.faults: list[Cause] = []
-        self.inputs = Inputs(
+        shared = shared_by_robots(self.clock, latch_file)
+        self.instructions = Instructions(StandIn(), shared, '', '', lambda _: None)
+        inputs = Observations(
             StandIn(),
-            shared_by_robots(self.clock, latch_file),
-            robot='',
-            prefix='',
+            shared,
+            '',
+            Parameters(frozen_image_timeout_s=0.0),  # few raw images, again and again
+            SPEC,
+            instruction=lambda: self.instructions.text,
             on_observation=self.observations.append,
             on_fault=self.faults.append,
-            on_new_instruction=lambda _: None,
         )
-        self.inputs.configure(Parameters(frozen_image_timeout_s=0.0))  # few raw, again and again
-        self.inputs.listen(dataclasses.replace(NO_POLICY, cameras=('image',)))
-        self.camera = self.inputs.cameras.camera('image')
-        self.inputs.instruct('go')
+        inputs.listen()
+        self.cameras = inputs.cameras
+        self.camera = self.cameras.camera('image')
+        self.instructions.set('go')
 
     def shows(
         self, message: Image | CompressedImage, to_rgb: Callable[[Any], NDArray[np.uint8]]
@@ -265,7 +268,7 @@ def test_30_000_images(
             used += 1
             assert observation.image.shape == stated, number
             assert_whole(observation.image)
-    counters = account.inputs.cameras.counters
+    counters = account.cameras.counters
     assert counters.received == 30_000
     assert counters.rejected == 30_000 - used
     assert 5_000 < used < 25_000
@@ -279,7 +282,7 @@ def test_40_000_compressed_images(random: Generator, tmp_path: Path) -> None:
         if observation is not None:
             used += 1
             assert_whole(observation.image)
-    counters = account.inputs.cameras.counters
+    counters = account.cameras.counters
     assert counters.received == 40_000
     assert counters.rejected == 40_000 - used
     assert 5_000 < used < 35_000
@@ -300,8 +303,8 @@ def test_10_000_stamps(random: Generator, tmp_path: Path) -> None:
         account.camera.hear(message, image_to_rgb)
         handed_on += len(account.observations)
         account.clock.advance(float(random.integers(3)))
-    inputs = account.inputs
-    received, refused = inputs.cameras.counters.received, inputs.cameras.watch_counters.total
+    cameras = account.cameras
+    received, refused = cameras.counters.received, cameras.watch_counters.total
     assert received == handed_on + refused == 10_000
     assert 0 < handed_on < 10_000
 
@@ -340,9 +343,9 @@ def test_10_000_instructions(random: Generator, tmp_path: Path) -> None:
         else:
             assert len(instruction) <= MAX_INSTRUCTION_CHARACTERS or is_blank(instruction)
             in_force = '' if is_blank(instruction) else instruction
-        account.inputs.instruct(instruction)
-        assert account.inputs.instruction == in_force
-    assert account.inputs.counters.instructions_rejected == refused
+        account.instructions.set(instruction)
+        assert account.instructions.text == in_force
+    assert account.instructions.counters.instructions_rejected == refused
     assert 1_000 < refused < 9_000
 
 

@@ -21,14 +21,17 @@ from vla_ros.motion import describe, load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason
 from vla_ros.ros.log import Log
-from vla_ros.ros.motion_output import MotionOutput, close_motions
+from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.node_clock import Moment
-from vla_ros.types import ActionSpace
+from vla_ros.ros.output import Admitted, close_outputs
+from vla_ros.scheduling import Outcome, Result
+from vla_ros.types import ActionSpace, Observation
 
 PERIOD_S = 0.02
 DATA_SET = 'bridge_orig'  # 5 Hz
 CONTRACT = load_contracts()[DATA_SET]
 NS = 10**9
+OBSERVATION = Observation.of_one(np.zeros((8, 8, 3), np.uint8), 'go', 0)
 
 
 class Clock(ManualClock):
@@ -96,8 +99,7 @@ class Arm:
         node: Any = self.node
         self.output = MotionOutput(
             node,
-            cast(Any, self.clock),
-            Log(node, self.clock),
+            cast(Any, SimpleNamespace(clock=self.clock, log=Log(node, self.clock))),
             '',
             'base',
             Parameters(motion='twist', frame_id='base', unnorm_key=DATA_SET),
@@ -139,11 +141,15 @@ class Arm:
         self.clock.advance(after_s)
         actions = np.array([[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows])
         spec = replace(SPEC, horizon=len(rows), period_s=period_s, action_space=space)
-        self.output.execute(
-            a_prediction(actions=actions, unnorm_key=DATA_SET),
-            describe(spec, CONTRACT),
-            now,
-            now.node_ns + round(valid_s * NS),
+        prediction = a_prediction(actions=actions, unnorm_key=DATA_SET)
+        self.output.publish(
+            Admitted(
+                Result(OBSERVATION, Outcome.PREDICTED, prediction),
+                describe(spec, CONTRACT),
+                now,
+                now.node_ns + round(valid_s * NS),
+                sequence=1,
+            )
         )
 
     def runs(self, seconds: float) -> None:
@@ -305,7 +311,7 @@ def test_a_hold_ends_a_chunk() -> None:
     arm.acts_by([(0.01, 1)] * 8)
     arm.runs(0.3)
     sent = len(arm.twists)
-    arm.output.stop()
+    arm.output.hold()
     arm.runs(2.0)
     assert len(arm.twists) > sent and (arm.speeds[sent:] == 0).all()
     assert len(arm.grippers) == 2
@@ -356,7 +362,7 @@ def test_many_robots_are_stopped_in_the_time_of_one() -> None:
         for arm in arms:
             arm.node.timer()
     assert all(arm.speeds[-1] > 0 for arm in arms)
-    close_motions([arm.output for arm in arms], cast(Any, clock))
+    close_outputs([arm.output for arm in arms], clock)
     assert 0.1 < clock.slept_s < 0.2 + PERIOD_S
     assert all((arm.speeds[-9:] == 0).all() for arm in arms)
     # A listener that is suspended acknowledges nothing: they wait for it together, too.

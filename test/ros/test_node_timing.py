@@ -17,7 +17,7 @@ from support.graph import CameraThread
 from support.in_process import node_with, sleeping, unstarted_node
 from vla_ros.reasons import Reason, State
 from vla_ros.ros import cameras
-from vla_ros.ros.robot import RobotPort
+from vla_ros.ros.robot_session import RobotSession
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.types import (
     Cancel,
@@ -64,11 +64,11 @@ def test_an_error_in_a_transition_gives_back_what_there_is(
     with node_with(policy, instruction='go') as (stack, _):
         assert stack.transition(Transition.TRANSITION_DEACTIVATE)
 
-        def planted(_: RobotPort) -> None:
+        def planted(_: RobotSession) -> None:
             raise RuntimeError('planted')
 
         with monkeypatch.context() as patch:
-            patch.setattr(RobotPort, 'activate', planted)
+            patch.setattr(RobotSession, 'activate', planted)
             assert not stack.transition(Transition.TRANSITION_ACTIVATE)
         stack.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED)
         assert policy.closed
@@ -84,7 +84,7 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
     gate = Gate()
     limits = {'max_image_age_s': 9.0, 'inference_timeout_s': 9.0, 'max_action_age_s': 9.0}
     with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
-        heard = node._robots[0].inputs.cameras
+        heard = node._configuration.sessions[0].observations.cameras
         for received in range(1, 5):
             stack.see()
             stack.wait_for(lambda count=received: heard.counters.received == count)
@@ -214,7 +214,7 @@ def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
         assert stack.lifecycle_state() == 'inactive'
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
         stack.wait_for_state(State.HOLDING)
-        assert not node.ended.done()
+        assert not node.exit_code.done()
 
 
 def test_an_error_about_the_last_instruction_does_not_end_the_new_one() -> None:

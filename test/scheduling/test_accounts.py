@@ -11,7 +11,7 @@ from support.places import ROOT
 from vla_ros.motion import MotionCounters
 from vla_ros.msg import VlaCounters
 from vla_ros.ros.cameras import ImageCounters
-from vla_ros.ros.inputs import InputCounters
+from vla_ros.ros.instructions import InstructionCounters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
 from vla_ros.scheduling.assembly import AssemblyCounters
@@ -22,7 +22,7 @@ from vla_ros.scheduling.slot import SlotStatistics
 OWNERS = (
     AssemblyCounters,
     ImageCounters,
-    InputCounters,
+    InstructionCounters,
     CameraCounters,
     OutcomeCounters,
     DraftCounters,

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from support.fakes import SPEC
 from vla_ros.clock import ManualClock
 from vla_ros.reasons import Reason
 from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
-from vla_ros.types import NO_POLICY, Observation
+from vla_ros.types import Observation
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 LIMITS = AssemblyLimits(tolerance_s=0.05, image_timeout_s=2.0, state_timeout_s=1.0)
@@ -24,7 +25,7 @@ class Bench:
     def __init__(self, cameras: int = 1, state_dim: int = 0) -> None:
         self.clock = ManualClock()
         self.names = tuple(f'camera_{number}' for number in range(cameras))
-        spec = replace(NO_POLICY, cameras=self.names, state_dim=state_dim)
+        spec = replace(SPEC, cameras=self.names, state_dim=state_dim)
         self.counters = AssemblyCounters()
         self.assembler = Assembler(spec, LIMITS, self.clock, self.counters)
         self.start_ns = self.clock.now_ns()

@@ -29,10 +29,15 @@ from simulate.planted import PLANTED
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     'vla_ros/clock.py',
-    'vla_ros/ros/inputs.py',
+    'vla_ros/ros/instructions.py',
+    'vla_ros/ros/observations.py',
     'vla_ros/ros/robot.py',
+    'vla_ros/ros/robot_session.py',
+    'vla_ros/ros/configuration.py',
     'vla_ros/ros/node.py',
     'vla_ros/ros/switches.py',
+    'vla_ros/ros/output.py',
+    'vla_ros/ros/action_output.py',
     'vla_ros/ros/motion_output.py',
     'vla_ros/scheduling/slot.py',
     'vla_ros/scheduling/worker.py',

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_INPUTS = 'vla_ros/ros/inputs.py'
+_INSTRUCTIONS = 'vla_ros/ros/instructions.py'
 _CAMERAS = 'vla_ros/ros/cameras.py'
 _SLOT = 'vla_ros/scheduling/slot.py'
 _WORKER = 'vla_ros/scheduling/worker.py'
 _GATE = 'vla_ros/scheduling/gate.py'
 _ROBOT = 'vla_ros/ros/robot.py'
+_SESSION = 'vla_ros/ros/robot_session.py'
+_CONFIGURATION = 'vla_ros/ros/configuration.py'
 _MOTION = 'vla_ros/motion/motion.py'
 _PROFILE = 'vla_ros/motion/profile.py'
 _OUTPUT = 'vla_ros/ros/motion_output.py'
@@ -34,9 +36,9 @@ class Planted(NamedTuple):
 PLANTED = [
     Planted(
         'inputs: a new instruction does not drop what is under way',
-        _INPUTS,
-        '        self._on_new_instruction(self._why_changed(now_s))\n',
-        '        self._why_changed(now_s)\n',
+        _INSTRUCTIONS,
+        '        self._on_change(self._conflict(now_s))\n',
+        '        self._conflict(now_s)\n',
     ),
     Planted(
         'inputs: a repeated image counts as a sign of life',
@@ -53,20 +55,20 @@ PLANTED = [
     ),
     Planted(
         'inputs: images are submitted to a robot that is switched off',
-        _INPUTS,
-        '        if self.instruction and self.wanted:\n',
-        '        if self.instruction:\n',
+        _SESSION,
+        "            instruction=lambda: '' if self._is_off else parts.instructions.text,\n",
+        '            instruction=lambda: parts.instructions.text,\n',
     ),
     Planted(
         'inputs: a late instruction is obeyed',
-        _INPUTS,
-        '        if not late:\n            self.instruct(message.data)\n            return\n',
-        '        if True:\n            self.instruct(message.data)\n            return\n',
+        _INSTRUCTIONS,
+        '        if not late:\n            self.set(message.data)\n            return\n',
+        '        if True:\n            self.set(message.data)\n            return\n',
     ),
     Planted(
         'inputs: an unusable instruction leaves the one before in force',
-        _INPUTS,
-        '            self.refuse_instruction(str(refusal))\n            return\n',
+        _INSTRUCTIONS,
+        '            self.reject(str(refusal))\n            return\n',
         '            self.counters.instructions_rejected += 1\n            return\n',
     ),
     Planted(
@@ -184,26 +186,26 @@ PLANTED = [
     Planted(
         'robot: a hold does not stop the motion',
         _ROBOT,
-        '            self.motion.stop()\n        self._reporter.show_change()\n',
+        '            self._session.hold_outputs()\n        self._reporter.show_change()\n',
         '            pass\n        self._reporter.show_change()\n',
     ),
     Planted(
         'robot: sequence numbers from zero',
-        _ROBOT,
+        _SESSION,
         '            sequence=self._gate.counters.published,\n',
         '            sequence=self._gate.counters.published - 1,\n',
     ),
     Planted(
         'robot: a fault drops nothing',
-        _ROBOT,
-        '        if self._worker is not None:\n            self._worker.reset(self._source)\n',
-        '        if self._worker is not None:\n            pass\n',
+        _SESSION,
+        '        self._policy.worker.reset(self._parts.source)\n',
+        '',
     ),
     Planted(
         'robot: switching on again goes on where it was',
-        _ROBOT,
-        '        self.inputs.wanted = not self._why_off()\n        self._start_afresh()\n',
-        '        self.inputs.wanted = not self._why_off()\n        self.show_change()\n',
+        _SESSION,
+        '        self._is_off = bool(self.why_off())\n        self.drop_all()\n',
+        '        self._is_off = bool(self.why_off())\n        self._on_change()\n',
     ),
     Planted(
         'motion: it goes on beyond the validity of its action',
@@ -267,39 +269,38 @@ PLANTED = [
     ),
     Planted(
         'node: deactivation forgets to drop what is under way',
-        _NODE,
-        '        if self._worker is not None:\n            self._worker.reset()\n',
+        _CONFIGURATION,
+        '        self._worker.reset()\n',
         '',
     ),
     Planted(
         'node: a clock that jumps is not looked at before results are settled',
-        _NODE,
-        '        self._watch_surroundings()  # the clock may have jumped since the timer looked\n',
+        _CONFIGURATION,
+        '        self.watch()  # the clock may have jumped since the timer looked\n',
         '',
     ),
     Planted(
         'node: an overrun makes only the first robot hold',
-        _NODE,
-        '            for source in overdue:\n',
-        '            for source in sorted(overdue)[:1]:\n',
+        _CONFIGURATION,
+        '            for source in self.overdue():\n',
+        '            for source in sorted(self.overdue())[:1]:\n',
     ),
     Planted(
         'node: a stall is not noticed',
-        _NODE,
-        '            if stalled_s and self._active:\n',
+        _CONFIGURATION,
+        '            if stalled_s and session.active:\n',
         '            if False:\n',
     ),
     Planted(
         'node: rivals are looked for once',
         _NODE,
-        '        """Once a second: each robot\'s status, and the diagnostics of all."""\n'
-        '        self._look_for_rivals()\n',
-        '        """Once a second: each robot\'s status, and the diagnostics of all."""\n',
+        '        self._look_for_rivals()\n        name = self',
+        '        name = self',
     ),
     Planted(
         'node: a hung inference does not end the process',
         _NODE,
-        '        if deadline is Deadline.HUNG:\n',
+        '        if configuration.enforce_deadline() is Deadline.HUNG:\n',
         '        if False:\n',
     ),
     Planted(

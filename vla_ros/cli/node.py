@@ -84,10 +84,10 @@ def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) ->
     try:
         node.autostart()
         # Not spin_until_future_complete: it adds a callback to the future every time it wakes.
-        node.ended.add_done_callback(lambda _: executor.wake())
-        while not (node.ended.done() or stopped.is_set()):
+        node.exit_code.add_done_callback(lambda _: executor.wake())
+        while not (node.exit_code.done() or stopped.is_set()):
             executor.spin_once()
-        return node.ended.result() or 0
+        return node.exit_code.result() or 0
     except ExternalShutdownException:
         return 0
     except Exception:

@@ -30,13 +30,16 @@ OnFault = Callable[[Cause], None]
 
 @dataclass
 class ImageCounters:
-    """
-    :param received: images heard.
-    :param rejected: of these, not usable as images.
+    """Counters of the images of all cameras.
+
+    :param received: images received.
+    :param rejected: number of these that are not usable as images.
+    :param idle: usable images that came without an instruction, or for a robot that is off.
     """
 
     received: int = 0
     rejected: int = 0
+    idle: int = 0
 
 
 class CameraInput:
@@ -122,25 +125,23 @@ class Cameras:
         clock: Clock,
         log: Log,
         prefix: str,
+        parameters: Parameters,
         on_image: OnImage,
         on_fault: OnFault,
     ) -> None:
+        """Count from zero.
+
+        :param prefix: prefix of the topics' names.
         """
-        :param prefix: what the topics' names begin with.
-        """
+        self.counters = ImageCounters()
+        self.watch_counters = CameraCounters()
         self._node = node
         self._clock, self._log = clock, log
         self._prefix = prefix
+        self._params = parameters
         self._on_image, self._on_fault = on_image, on_fault
         self._cameras: list[CameraInput] = []
         self._subscriptions: list[ImageSubscription] = []
-        self.configure(Parameters())
-
-    def configure(self, parameters: Parameters) -> None:
-        """Count from zero, by these parameters."""
-        self._params = parameters
-        self.counters = ImageCounters()
-        self.watch_counters = CameraCounters()
 
     @property
     def topics(self) -> str:

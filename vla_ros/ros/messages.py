@@ -10,7 +10,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import to_duration, to_time
-from vla_ros.motion import ActionDescription
 from vla_ros.msg import (
     VlaAction,
     VlaCounters,
@@ -22,8 +21,9 @@ from vla_ros.msg import (
 )
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
+from vla_ros.ros.output import Admitted
 from vla_ros.ros.situation import Situation
-from vla_ros.scheduling import ActionGate, LatencyWindow, Result, WorkerStatus
+from vla_ros.scheduling import ActionGate, LatencyWindow, WorkerStatus
 from vla_ros.text import printable
 from vla_ros.types import PolicyInfo, PolicySpec, WarmupTimes
 
@@ -34,25 +34,16 @@ _LEVELS = {
 }  # the others: WARN
 
 
-def action_message(
-    result: Result,
-    description: ActionDescription,
-    now_ns: int,
-    max_action_age_s: float,
-    frame_id: str,
-    sequence: int,
-) -> VlaAction:
-    """Return the message of an admitted prediction.
-
-    :param description: of its actions.
-    """
+def action_message(admitted: Admitted, frame_id: str) -> VlaAction:
+    """Return the message of an admitted chunk."""
+    result, description = admitted.result, admitted.description
     prediction, observation = result.predicted(), result.observation
-    tokens = prediction.tokens
+    tokens, now_ns = prediction.tokens, admitted.published.node_ns
     message = VlaAction(
         observation_stamp=to_time(observation.stamp_ns),
-        valid_until=to_time(observation.stamp_ns + round(max_action_age_s * 1e9)),
+        valid_until=to_time(admitted.valid_until_ns),
         due=to_time(now_ns),
-        sequence=sequence,
+        sequence=admitted.sequence,
         instruction=observation.instruction,
         unnorm_key=printable(prediction.unnorm_key),  # a policy may call it anything
         action_space=description.action_space,

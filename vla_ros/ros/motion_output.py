@@ -7,7 +7,7 @@ the inference does. Anything that makes the node hold stops the robot immediatel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from geometry_msgs.msg import TwistStamped, Vector3
 from rclpy.clock import Clock, ClockType
@@ -17,22 +17,23 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import ActionContract, ActionDescription, Motion, Twist
+from vla_ros.motion import ActionContract, Motion, Twist
 from vla_ros.parameters.check import motion_limits
 from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Cause
 from vla_ros.ros.log import Log
-from vla_ros.ros.node_clock import Moment, NodeClock
-from vla_ros.types import Prediction
+from vla_ros.ros.node_clock import Moment
+from vla_ros.ros.output import Admitted, Output
+from vla_ros.ros.shared import Shared
 
-_ZERO_S = 0.2  # zero is repeated for so long before the silence: one message may get lost
-_FLUSH_TIMEOUT_S = 0.2
+_ZERO_S = 0.2  # zero is repeated before the silence: one message may get lost
 _STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
 _MIN_LIFESPAN_S = 0.1  # of a twist; MoveIt Servo, too, ignores older ones
 _MAX_DELAY_S = 0.02  # from a twist's stamp to its sending; more means that the process was stopped
 
 
-class MotionOutput:
-    """Silent until :meth:`execute`, and again some zeros after the motion has ended.
+class MotionOutput(Output):
+    """Silent until :meth:`publish`, and again some zeros after the motion has ended.
 
     The motion runs by the monotonic clock: a system clock that is set back moves no robot further.
     With simulated time it runs by that, as the simulation does.
@@ -41,72 +42,68 @@ class MotionOutput:
     def __init__(
         self,
         node: LifecycleNode,
-        clock: NodeClock,
-        log: Log,
+        shared: Shared,
         prefix: str,
         frame_id: str,
         parameters: Parameters,
         contracts: Mapping[str, ActionContract],
     ) -> None:
-        """
-        :param prefix: what the topics' names begin with.
+        """Create the publishers and the timer.
+
+        :param prefix: prefix of the topics' names.
         :param frame_id: the robot's own name of the contract's frame.
         """
         self.motion = Motion(contracts, motion_limits(parameters), parameters.unnorm_key)
         self._node = node
-        self._clock = clock
+        self._clock = clock = shared.clock
         self._frame_id = frame_id
         self._most_zeros = math.ceil(_ZERO_S * parameters.control_rate_hz)
         self._zeros_left = 0  # to be sent when the motion is over
-        self.period_s = 1 / parameters.control_rate_hz
+        self._period_s = 1 / parameters.control_rate_hz
         self._simulated = clock.is_simulated
         self._sent_s = 0.0  # when the last twist was, monotonic
         self._ticked_ns = 0  # the node's time at the last tick
         self._advanced_s = 0.0  # when that last changed, monotonic
-        lifespan = Duration(seconds=max(_MIN_LIFESPAN_S, 2 * self.period_s))
+        lifespan = Duration(seconds=max(_MIN_LIFESPAN_S, 2 * self._period_s))
         self._twists = node.create_publisher(
             TwistStamped, f'{prefix}twist', QoSProfile(depth=1, lifespan=lifespan)
         )
         self._grippers = node.create_publisher(Float64, f'{prefix}gripper', 1)
+        self.topics = (self._twists.topic_name,)
+        self.counters = (self.motion.counters,)
         self._timer = node.create_timer(
-            self.period_s,
+            self._period_s,
             self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stand still
         )
-        self._say_what_it_means(log)
+        self._log_contract(shared.log)
 
-    def execute(
-        self,
-        prediction: Prediction,
-        description: ActionDescription,
-        published: Moment,
-        valid_until_ns: int,
-    ) -> None:
-        """Begin the motion of a published chunk.
+    @property
+    def cause(self) -> Cause | None:
+        """Why the last action moved nothing, or the next will not; None if it does."""
+        return self.motion.cause
 
-        :param description: of its actions.
-        :param published: when the chunk was published; row 0 begins at this moment.
-        :param valid_until_ns: by the node's clock, when the motion of row 0 must have ended; that
-            of row k may end k periods later.
-        """
+    def publish(self, admitted: Admitted) -> None:
+        """Begin the motion of a chunk."""
         self._follow_clock()
+        prediction, published = admitted.result.predicted(), admitted.published
         start_s = self._motion_s(published)
-        remaining_s = (valid_until_ns - published.node_ns) / 1e9
+        remaining_s = (admitted.valid_until_ns - published.node_ns) / 1e9
         moves = self.motion.execute(
             prediction.actions,
             prediction.unnorm_key,
             start_s,
             start_s + remaining_s,
-            description.action_space,
-            description.period_s,
+            admitted.description.action_space,
+            admitted.description.period_s,
         )
         if not moves:
-            self.stop()
+            self.hold()
             return
         self._zeros_left = self._most_zeros
         self._tell_gripper()
 
-    def stop(self) -> None:
+    def hold(self) -> None:
         """Send zero, now and for a while, if the robot may be moving."""
         moved = self._zeros_left == self._most_zeros
         self.motion.stop()
@@ -114,36 +111,33 @@ class MotionOutput:
             self._tick()
 
     def forget(self) -> None:
-        """Stop, and know nothing of the gripper."""
-        self.stop()
+        """Stop, and forget the state of the gripper."""
+        self.hold()
         self.motion.forget_gripper()
 
     def catch_up(self) -> None:
-        """Send the twist that is due, if other callbacks have kept the timer from it."""
-        if self._clock.monotonic_s() - self._sent_s >= self.period_s:
+        """Send the twist that is due, if other callbacks have delayed the timer."""
+        if self._clock.monotonic_s() - self._sent_s >= self._period_s:
             self._tick()
 
     @property
-    def is_ending(self) -> bool:
-        """Whether zeros are still to be sent, and can be."""
-        return self._zeros_left > 0 and self._node.context.ok()
+    def rest_s(self) -> float:
+        """Time between two of the zeros that end a motion [s]; 0: all were sent, or cannot be."""
+        return self._period_s if self._zeros_left > 0 and self._node.context.ok() else 0.0
 
-    def say_zero(self) -> None:
+    def say_end(self) -> None:
         """Send the next of the zeros that end a motion."""
         self._tick()
 
     def close(self, flush_s: float) -> None:
-        """Give timer and topics back, once all that listen have the last twist.
-
-        :param flush_s: how long that may take.
-        """
+        """Destroy timer and publishers, once all listeners have the last twist."""
         self._node.destroy_timer(self._timer)
         if self._node.context.ok():
             self._twists.wait_for_all_acked(Duration(seconds=flush_s))
         self._node.destroy_publisher(self._twists)
         self._node.destroy_publisher(self._grippers)
 
-    def _say_what_it_means(self, log: Log) -> None:
+    def _log_contract(self, log: Log) -> None:
         contract = self.motion.contract
         if self.motion.cause:
             log.warning(f'no motion: {self.motion.cause.message}')
@@ -155,7 +149,7 @@ class MotionOutput:
 
     def _on_timer(self) -> None:
         # After a late tick or a stop the timer may be due again at once.
-        if self._clock.monotonic_s() - self._sent_s >= self.period_s / 2:
+        if self._clock.monotonic_s() - self._sent_s >= self._period_s / 2:
             self._tick()
 
     def _tick(self) -> None:
@@ -197,25 +191,6 @@ class MotionOutput:
             self._ticked_ns, self._advanced_s = now.node_ns, now.monotonic_s
         elif now.monotonic_s - self._advanced_s > _STANDSTILL_S:
             self.motion.stop()  # by that clock no motion would ever end
-
-
-def close_motions(outputs: Sequence[MotionOutput], clock: NodeClock) -> None:
-    """Stop all robots at once, say so to the end, and give the topics back.
-
-    It takes no longer for many than for one.
-    """
-    for output in outputs:
-        output.stop()
-    ends_s = clock.monotonic_s() + 2 * _ZERO_S
-    while ending := [output for output in outputs if output.is_ending]:
-        if clock.monotonic_s() > ends_s:
-            break
-        clock.sleep(max(output.period_s for output in ending))
-        for output in ending:
-            output.say_zero()
-    ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
-    for output in outputs:
-        output.close(max(0.0, ends_s - clock.monotonic_s()))
 
 
 def _vectors(twist: Twist) -> list[Vector3]:

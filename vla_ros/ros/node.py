@@ -1,17 +1,14 @@
-"""The node ``vla``: one policy for one robot or several; its lifecycle, its time-outs.
+"""The node ``vla``: one policy for one robot or several; its lifecycle and its time-outs.
 
-What belongs to one robot is in ``robot.py``; the worker knows the robots as its sources. All in
-here runs in the executor's one thread, but for ``_build_policy`` and the clock, which the worker
-calls. Callbacks only convert and submit; the worker wakes the executor through a guard condition.
-What is decided is decided elsewhere: the worker knows what is fresh, the gate what may move the
-robot.
+Everything here runs in the executor's one thread. What exists while the node is configured is in
+``configuration.py``, and what belongs to one robot in ``robot.py`` and ``robot_session.py``.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +21,27 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from vla_ros.clock import Clock
-from vla_ros.images.raw import backend
-from vla_ros.motion import ActionContract, load_contracts
+from vla_ros.msg import VlaPolicyInfo
 from vla_ros.parameters.check import ParameterError, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
 from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
+from vla_ros.ros.configuration import Beat, Configuration
 from vla_ros.ros.latch import Latches, latch_path
-from vla_ros.ros.loading import (
-    LoadPolicy,
-    progress_text,
-    silence_limit,
-    time_out,
-    warmup_text,
-    why_too_slow,
-)
+from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
 from vla_ros.ros.log import Log
-from vla_ros.ros.messages import diagnostics_message
-from vla_ros.ros.motion_output import close_motions
+from vla_ros.ros.messages import diagnostics_message, policy_message
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import declare_parameters, read_parameters, read_robot_names
 from vla_ros.ros.requests import Requests
 from vla_ros.ros.rivals import Rivals
-from vla_ros.ros.robot import RobotPort
+from vla_ros.ros.robot import NodeView, RobotPort
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.ros.situation import Situation
 from vla_ros.ros.switches import SwitchServices
-from vla_ros.scheduling import (
-    CommandWatch,
-    Deadline,
-    InferenceWorker,
-    Phase,
-    WorkerLimits,
-    WorkerStatus,
-    failure_text,
-)
+from vla_ros.scheduling import CommandWatch, Deadline, Phase, failure_text
 from vla_ros.text import quoted
-from vla_ros.types import InstructionError, Policy, ProgressCallback, check_instruction
+from vla_ros.types import InstructionError, check_instruction
 
 EXIT_HUNG = 70
 CLOSE_LIMIT_S = 8.0  # for the policy's end and the robots' last messages; launch kills after 10 s
@@ -74,7 +55,7 @@ Transition = Callable[['VlaNode', LifecycleState], TransitionCallbackReturn]
 
 
 def _transition(callback: Transition) -> Transition:
-    """What a transition raises is in the log: rclpy keeps it to itself."""
+    """Log what a transition raises: rclpy does not."""
 
     @functools.wraps(callback)
     def logged(node: VlaNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -93,11 +74,12 @@ class VlaNode(LifecycleNode):
     def __init__(
         self,
         load_policy: LoadPolicy = loading.load_policy,
-        beat: Callable[[float, str], None] = lambda limit_s, why: None,
+        beat: Beat = lambda limit_s, why: None,
         clock: Clock | None = None,
         **options: Any,
     ) -> None:
-        """
+        """Create the topics and services that exist in every state.
+
         :param load_policy: called by the worker; what it raises puts the node into ERROR.
         :param beat: of the watchdog: for how long the executor may be silent now, and why.
         :param clock: in place of the node's own, for tests.
@@ -107,30 +89,28 @@ class VlaNode(LifecycleNode):
         declare_parameters(self)
         self._load_policy = load_policy
         self._beat = beat
-        self.ended = Future()  # done when the process has to end; its exit code
-        self._params = Parameters()
-        self._contracts: Mapping[str, ActionContract] = {}
-        self._worker: InferenceWorker | None = None
-        self._warm = False
-        self._active = False
+        self.exit_code = Future()  # done when the process must end
+        self._configuration: Configuration | None = None
+        self._policy_info = policy_message(Parameters(), None)  # as long as nothing is configured
         self._activate_when_ready = False
         self._shut_down = False
         self._error: Cause | None = None
 
         robots = read_robot_names(self)
         self._shared = self._make_shared(robots, clock)
-        self._node_clock, self._log = self._shared.clock, self._shared.log
+        self._log = self._shared.log
         self.requests = Requests(self._shared, self._before_callback)
         enabled = self.get_parameter('enabled').value
+        view = NodeView(self._situation, self._policy)
         self._robots = [
-            RobotPort(self, self._shared, name, source, self._situation, enabled)
+            RobotPort(self, self._shared, name, source, view, enabled)
             for source, name in enumerate(robots)
         ]
         self._views = itertools.cycle([robot.view for robot in self._robots])
         self._offer_switches()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
-        steady = RosClock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        steady = RosClock(clock_type=ClockType.STEADY_TIME)  # simulated time may stop
         self.create_timer(_WATCH_PERIOD_S, self._watch, clock=steady)
         self.create_timer(_REPORT_PERIOD_S, self._report, clock=steady)
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -160,84 +140,69 @@ class VlaNode(LifecycleNode):
 
     @_transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start loading and return at once."""
+        """Start loading and return immediately."""
         try:
-            self._params = read_parameters(self)
+            parameters = read_parameters(self)
         except ParameterError as error:
             self._fail(Cause(Reason.INVALID_PARAMETER, str(error)))
             return TransitionCallbackReturn.FAILURE
         self._error = None
-        self._warm = False
-        self._node_clock.start_over()
-        self._worker = InferenceWorker(
-            functools.partial(self._build_policy, self._params),
-            WorkerLimits(
-                self._params.max_image_age_s,
-                self._params.inference_timeout_s,
-                self._params.hang_timeout_s,
-            ),
-            clock=self._node_clock,
-            unnorm_key=self._params.unnorm_key,
-            notify=self._on_notified,
-            sources=len(self._robots),
+        self._shared.clock.start_over()
+        wake = self._worker_spoke.trigger
+        self._configuration = Configuration(
+            parameters, self._robots, self._shared, self._load_policy, self._beat, wake
         )
-        for robot in self._robots:
-            robot.configure(self._params, self._worker)
-        self._beat(*silence_limit(self._worker.status(), self._params))  # as in _on_notified
-        self._worker.start()
+        self._configuration.start()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     @_transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Refused until the policy is ready."""
-        assert self._worker is not None  # configured
-        status = self._worker.status()
-        if status.phase is not Phase.READY:
+        """Let the robots act, or refuse until the policy is ready."""
+        configuration = self._configuration
+        if configuration is None or not configuration.prepare():
             self._log.error(
-                f'activate is refused: the policy is not ready yet ({progress_text(status)})'
+                f'activate is refused: the policy is not ready yet ({self._situation().text})'
             )
             return TransitionCallbackReturn.FAILURE
-        self._prepare(status)
         super().on_activate(state)
         self._activate_when_ready = False
-        self._active = True
         self._look_for_rivals()
-        for robot in self._robots:
-            robot.activate()
+        configuration.activate()
         return TransitionCallbackReturn.SUCCESS
 
     @_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Nothing that is under way becomes an action any more."""
-        self._stop()
+        """Drop everything: no running inference becomes an action."""
+        self._deactivate()
         return super().on_deactivate(state)
 
     @_transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Give the policy's memory back, and forget the instruction."""
-        self._activate_when_ready = False  # from now on a person decides
-        self._close_worker()
+        """Free the policy's memory, and forget the instruction."""
+        self._activate_when_ready = False  # from now on the operator decides
+        self._close_configuration()
         for robot in self._robots:
-            robot.inputs.forget_instruction()
+            robot.instructions.forget()
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     @_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End for good, from any state."""
         self._activate_when_ready = False
-        self._stop()
-        self._close_worker()
+        self._deactivate()
+        self._close_configuration()
         self._shut_down = True
         self._show_change()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """A transition raised an error: give back what there is, or end the process."""
+        """Clean up after a transition that raised an error, or end the process."""
         self._activate_when_ready = False
         try:
-            self._stop()
-            self._close_worker()
+            self._deactivate()
+            self._close_configuration()
             self._show_change()
         except Exception as error:  # rclpy would finalize the node, and keep it
             self._end(f'nor can the node recover from that: {error}')
@@ -251,17 +216,17 @@ class VlaNode(LifecycleNode):
         self._error = Cause(Reason.TRANSITION_FAILED, message)
 
     def close(self) -> bool:
-        """End the worker before the publishers go; False if a thread is left that does not end."""
+        """End the worker before the publishers; return False if a thread is left that hangs."""
         if self.context.ok():
-            self._stop()
-        self._active = False
-        self._close_worker()
-        if self.ended.done() and self.context.ok():
-            ends_s = self._node_clock.monotonic_s() + _FLUSH_TIMEOUT_S
+            self._deactivate()
+        self._close_configuration()
+        if self.exit_code.done() and self.context.ok():
+            clock = self._shared.clock
+            ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
             for robot in self._robots:
-                robot.flush(max(0.0, ends_s - self._node_clock.monotonic_s()))
+                robot.flush(max(0.0, ends_s - clock.monotonic_s()))
         self.destroy_node()
-        return not self.ended.done()
+        return not self.exit_code.done()
 
     def _try(self, trigger: Callable[[], TransitionCallbackReturn]) -> None:
         """Trigger a transition that the node wants itself; a manager may have been faster."""
@@ -288,7 +253,7 @@ class VlaNode(LifecycleNode):
             )
         own = {p.name: p.value for p in changed if p.name in DEFINITIONS}
         fixed = sorted(name for name in own if DEFINITIONS[name].settable is not Settable.ALWAYS)
-        if fixed and self._worker is not None:
+        if fixed and self._configuration is not None:
             return SetParametersResult(
                 successful=False,
                 reason=f'{", ".join(fixed)} can only be set while the node is unconfigured: '
@@ -302,197 +267,134 @@ class VlaNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         if 'instruction' in own:
             for robot in self._robots:
-                robot.inputs.instruct(own['instruction'])
+                robot.instructions.set(own['instruction'])
         return SetParametersResult(successful=True)
 
-    # -- the worker --------------------------------------------------------------------------------
-
-    def _build_policy(self, parameters: Parameters, progress: ProgressCallback) -> Policy:
-        """Worker only: all of it may take seconds, and the executor has to answer meanwhile."""
-        self._log.info(f'pictures are converted by: {backend()}')
-        self._contracts = load_contracts(parameters.contracts or None)
-        return self._load_policy(parameters, progress)
-
-    def _on_notified(self) -> None:
-        """Worker only: what begins now may keep the interpreter's lock, for a time of its own."""
-        if self._worker is not None:
-            status = self._worker.status()
-            if status.progress is None and status.phase in (Phase.WARMING_UP, Phase.READY):
-                self._beat(*silence_limit(status, self._params))
-        self._worker_spoke.trigger()
+    # -- the configuration -------------------------------------------------------------------------
 
     def _on_worker(self) -> None:
-        """The worker has changed its phase, or has results."""
-        if self._worker is None:
+        """React to a new phase of the worker, or to its results."""
+        configuration = self._configuration
+        if configuration is None:
             return
-        status = self._worker.status()
-        if status.phase is Phase.FAILED and status.failure is not None:
-            self._fail(status.failure)
-        elif status.phase is Phase.READY:
-            self._prepare(status)
-            if self._activate_when_ready:
-                self._try(self.trigger_activate)
-        self._settle_results()
+        failure = configuration.status().failure
+        if failure is not None:
+            self._fail(failure)
+        elif configuration.prepare() and self._activate_when_ready:
+            self._try(self.trigger_activate)
+        configuration.settle_results()
         self._show_change()
 
-    def _prepare(self, status: WorkerStatus) -> None:
-        """Once the policy is warm: robots can be moved from now on."""
-        if self._warm or status.spec is None or status.warmup_times is None:
-            return
-        self._warm = True
-        for robot in self._robots:
-            robot.prepare(status.spec, self._contracts)
-        self._log.info(warmup_text(status.load_s, status.warmup_times))
-        if why := why_too_slow(status, self._params):
-            self._log.warning(why)
+    def _deactivate(self) -> None:
+        if self._configuration is not None:
+            self._configuration.deactivate()
+        self._show_change()
 
-    def _settle_results(self) -> None:
-        self._watch_surroundings()  # the clock may have jumped since the timer looked
-        # One by one: what one of them changes decides about the next.
-        while self._worker is not None and (result := self._worker.next_result()) is not None:
-            self._robots[result.source].settle(result)
-
-    def _close_worker(self) -> None:
-        if self._worker is None:
+    def _close_configuration(self) -> None:
+        configuration = self._configuration
+        if configuration is None:
             return
         self._beat(CLOSE_LIMIT_S, f'ending the policy may take {CLOSE_LIMIT_S:g} s')
-        # First of all: the worker may take its time.
-        close_motions([robot.motion for robot in self._robots if robot.motion], self._node_clock)
-        if not self._worker.close(0.0 if self.ended.done() else _JOIN_TIMEOUT_S):
+        if not configuration.close(0.0 if self.exit_code.done() else _JOIN_TIMEOUT_S):
             # Another worker beside it would be a second model in memory.
             self._end(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
-        self._settle_results()
-        for robot in self._robots:
-            robot.release()
-        self._worker = None
+        self._policy_info = policy_message(configuration.parameters, None)
+        self._configuration = None
         self._shared.commands.stall.look(counts=False)
 
     # -- state -------------------------------------------------------------------------------------
 
     def _situation(self) -> Situation:
-        """The node's; RUNNING if it is active, for each robot then has its own."""
+        """Return the node's state; READY also while it is active."""
         if self._shut_down:
             shut_down = Cause(Reason.SHUT_DOWN, 'shut down for good')
             return Situation.of(State.UNCONFIGURED, shut_down)
         if self._error:
             return Situation.of(State.ERROR, self._error)
-        if self._worker is None:
+        if self._configuration is None:
             return Situation(State.UNCONFIGURED)
-        status = self._worker.status()
+        status = self._configuration.status()
         if status.phase is Phase.LOADING:
             return Situation(State.LOADING, message=progress_text(status))
         if status.phase is Phase.WARMING_UP:
             return Situation(State.WARMING_UP, message=progress_text(status))
         if status.phase is Phase.FAILED:
             return Situation.of(State.ERROR, status.failure)
-        return Situation(State.RUNNING if self._active else State.READY)
+        return Situation(State.READY)
+
+    def _policy(self) -> VlaPolicyInfo:
+        """Return the policy that is loaded, or was asked for."""
+        if self._configuration is None:
+            return self._policy_info
+        return policy_message(self._configuration.parameters, self._configuration.status())
 
     def _show_change(self) -> None:
         for robot in self._robots:
             robot.show_change()
 
-    def _stop(self) -> None:
-        self._active = False
-        for robot in self._robots:
-            robot.inputs.stop_listening()
-        if self._worker is not None:
-            self._worker.reset()
-        self._show_change()
-
     def _fail(self, cause: Cause) -> None:
-        """Go to ERROR and give back what was loaded; configure starts anew."""
+        """Go to ERROR and free what was loaded; configure starts again."""
         self._error = cause
         self._activate_when_ready = False
         self._show_change()  # what follows may have to wait for a thread
-        if self._active:
-            self._try(self.trigger_deactivate)
-        if self._worker is not None:
+        if self._configuration is not None:
+            if self._configuration.is_active:
+                self._try(self.trigger_deactivate)
             self._try(self.trigger_cleanup)
         self._show_change()
 
     def _end(self, why: str) -> None:
-        """Have the process end: nothing else frees a thread that does not come back."""
-        if self.ended.done():
+        """End the process: nothing else frees a thread that hangs."""
+        if self.exit_code.done():
             return
         message = f'{self._error.message}; {why}' if self._error else why
         self._error = Cause(Reason.POLICY_HUNG, message)
         self._log.error(f'{why}: the process has to end')
-        self.ended.set_result(EXIT_HUNG)
+        self.exit_code.set_result(EXIT_HUNG)
 
     # -- regularly ---------------------------------------------------------------------------------
 
     def _before_callback(self) -> None:
-        """Called by the executor before every callback; nothing may be done after a stall before
-        the robots hold."""
-        stalled_s = self._shared.commands.stall.look(counts=self._warm)
-        for robot in self._robots:
-            if stalled_s and self._active:
-                robot.start_over(
-                    Cause(
-                        Reason.EXECUTOR_STALLED,
-                        f'the node did not run for {stalled_s:.1f} s (suspended, or the machine is '
-                        'overloaded); what was under way is dropped, and commands that waited are '
-                        'refused',
-                    )
-                )
-            if robot.motion is not None:
-                robot.motion.catch_up()
+        """Make the robots hold after a stall; called by the executor before every callback."""
+        configuration = self._configuration
+        counts = configuration is not None and configuration.is_warm
+        stalled_s = self._shared.commands.stall.look(counts)
+        if configuration is not None:
+            configuration.catch_up(stalled_s)
 
     def _watch(self) -> None:
         """Act on what has taken too long."""
-        status = None if self._worker is None else self._worker.status()
-        self._beat(*silence_limit(status, self._params))
-        self._before_callback()
-        if status is None:
+        configuration = self._configuration
+        if configuration is None:
+            self._beat(*silence_limit(None, Parameters()))
+            self._before_callback()
             return
-        if cause := time_out(status, self._params):
+        status, parameters = configuration.status(), configuration.parameters
+        self._beat(*silence_limit(status, parameters))
+        self._before_callback()
+        if cause := time_out(status, parameters):
             self._fail(cause)
-        self._watch_surroundings(self._overdue())
+        if configuration.enforce_deadline() is Deadline.HUNG:
+            limit_s = parameters.hang_timeout_s
+            self._end(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
+        configuration.watch(configuration.overdue())
         self._show_change()
         self._show_one_view()
 
-    def _overdue(self) -> set[int]:
-        """The robots that wait for an inference which is late: they hold, or the process ends."""
-        if self._worker is None:
-            return set()
-        deadline = self._worker.enforce_deadline()
-        if deadline is Deadline.HUNG:
-            limit_s = self._params.hang_timeout_s
-            self._end(f'the inference did not stop within hang_timeout_s, {limit_s:g} s')
-        overdue = self._worker.overdue()
-        if deadline is Deadline.MISSED and self._active:
-            limit_s = self._params.inference_timeout_s
-            message = f'overrun: inference_timeout_s, {limit_s:g} s, is over'
-            for source in overdue:
-                self._robots[source].hold(Cause(Reason.INFERENCE_OVERRUN, message))
-        return overdue
-
-    def _watch_surroundings(self, overdue: Collection[int] = ()) -> None:
-        """What each robot's clock, camera and instruction no longer bear out is dropped.
-
-        :param overdue: these hold already, and say why.
-        """
-        clock = self._node_clock.look()
-        if not self._active:
-            return
-        for source, robot in enumerate(self._robots):
-            if clock.jumped or source not in overdue:
-                robot.watch(clock.fault, clock.jumped)
-
     def _look_for_rivals(self) -> None:
-        topics = [topic for robot in self._robots for topic in robot.output_topics]
-        self._shared.rivals.look(topics)
-        for robot in self._robots:
-            robot.look_around()
+        sessions = self._configuration.sessions if self._configuration is not None else []
+        self._shared.rivals.look([topic for session in sessions for topic in session.topics])
+        for session in sessions:
+            session.look_around()
 
     def _show_one_view(self) -> None:
-        """At most one: each takes some milliseconds, and twists have to go out between them."""
+        """Draw one view at most: each takes some milliseconds, and twists are due between them."""
         for view in itertools.islice(self._views, len(self._robots)):
             if view.show_if_due():
                 return
 
     def _report(self) -> None:
-        """Once a second: each robot's status, and the diagnostics of all."""
+        """Publish each robot's status, and the diagnostics of all, once a second."""
         self._look_for_rivals()
         name = self.get_fully_qualified_name().lstrip('/')
         statuses = [robot.report() for robot in self._robots]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -50,20 +50,28 @@ class OperatorViewPublisher:
         self._images = node.create_publisher(Image, f'{prefix}debug_image', QoSProfile(depth=1))
         self._shown = Situation(State.UNKNOWN)
         self._shown_s = -_LONGEST_PERIOD_S
-        self.configure('', {})
+        self.clear('')
 
-    def configure(self, frame_id: str, contracts: Mapping[str, ActionContract]) -> None:
-        """Forget the last prediction; the next are given in this frame, and mean this."""
+    def clear(self, frame_id: str) -> None:
+        """Forget the last prediction.
+
+        :param frame_id: of the actions to come.
+        """
         self._frame_id = frame_id
-        self._contracts = contracts
         self._result: Result | None = None  # the last with a prediction
         self._published = False
+        self._contract: ActionContract | None = None
         self._is_new = True
 
-    def keep(self, result: Result, published: bool) -> None:
-        """:param published: whether its action was."""
+    def keep(self, result: Result, published: bool, contract: ActionContract | None) -> None:
+        """Keep the result if it has a prediction.
+
+        :param published: whether its actions were.
+        :param contract: of its actions; None: none is known.
+        """
         if result.prediction is not None:
-            self._result, self._published, self._is_new = result, published, True
+            self._result, self._published, self._contract = result, published, contract
+            self._is_new = True
 
     def show_if_due(self) -> bool:
         """Show what is new, or has grown older, if anybody looks; whether it did.
@@ -104,7 +112,7 @@ class OperatorViewPublisher:
         return dataclasses.replace(
             view,
             prediction=prediction,
-            contract=self._contracts.get(prediction.unnorm_key),
+            contract=self._contract,
             published=self._published,
             age_s=age_s(self._result.observation.stamp_ns, now_ns),
         )

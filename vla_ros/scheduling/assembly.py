@@ -122,6 +122,11 @@ class Assembler:
         self._images.clear()
         self._waiting_since_s = None
 
+    def clear(self) -> None:
+        """Drop all images and states."""
+        self.drop()
+        self._states.clear()
+
     def cause(self) -> Cause | None:
         """Return why images do not become observations; None while they may still do so in time.
 

@@ -1,0 +1,191 @@
+"""What exists from configure to clean-up: the parameters, the worker, a session for each robot.
+
+Used by the executor's thread, but for the two methods that the worker calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from vla_ros.images.raw import backend
+from vla_ros.motion import ActionContract, load_contracts
+from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.loading import LoadPolicy, silence_limit, warmup_text, why_too_slow
+from vla_ros.ros.output import close_outputs
+from vla_ros.ros.robot import RobotPort
+from vla_ros.ros.robot_session import LoadedPolicy, RobotSession
+from vla_ros.ros.shared import Shared
+from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
+from vla_ros.types import Policy, ProgressCallback
+
+Beat = Callable[[float, str], None]
+
+
+class Configuration:
+    """A policy that is loading, warming up or ready, and the robots that it moves."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        robots: Sequence[RobotPort],
+        shared: Shared,
+        load_policy: LoadPolicy,
+        beat: Beat,
+        wake: Callable[[], None],
+    ) -> None:
+        """Make the worker without starting it.
+
+        :param load_policy: called by the worker; what it raises puts the node into ERROR.
+        :param beat: of the watchdog.
+        :param wake: called by the worker when its phase has changed, or a result waits.
+        """
+        self.parameters = parameters
+        self.sessions: list[RobotSession] = []  # one for each robot once the policy is warm
+        self._robots = robots
+        self._shared = shared
+        self._load_policy = load_policy
+        self._beat, self._wake = beat, wake
+        self._contracts: Mapping[str, ActionContract] = {}  # the worker's until it is warm
+        self._worker = InferenceWorker(
+            self._build_policy,
+            WorkerLimits(
+                parameters.max_image_age_s,
+                parameters.inference_timeout_s,
+                parameters.hang_timeout_s,
+            ),
+            clock=shared.clock,
+            unnorm_key=parameters.unnorm_key,
+            notify=self._on_notified,
+            sources=len(robots),
+        )
+        for robot in robots:
+            robot.configure(parameters)
+
+    # -- worker only -------------------------------------------------------------------------------
+
+    def _build_policy(self, progress: ProgressCallback) -> Policy:
+        """Load the policy. It may take seconds, while the executor must answer."""
+        self._shared.log.info(f'images are converted by: {backend()}')
+        self._contracts = load_contracts(self.parameters.contracts or None)
+        return self._load_policy(self.parameters, progress)
+
+    def _on_notified(self) -> None:
+        """Wake the executor. What begins now may keep the interpreter's lock for its own time."""
+        status = self._worker.status()
+        if status.progress is None and status.phase in (Phase.WARMING_UP, Phase.READY):
+            self._beat(*silence_limit(status, self.parameters))
+        self._wake()
+
+    # -- lifecycle ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start to load the policy, and return immediately."""
+        self._beat(*silence_limit(self.status(), self.parameters))
+        self._worker.start()
+
+    def status(self) -> WorkerStatus:
+        """Return the state of the worker."""
+        return self._worker.status()
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the robots have their sessions."""
+        return bool(self.sessions)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the robots may move."""
+        return any(session.active for session in self.sessions)
+
+    def prepare(self) -> bool:
+        """Begin the sessions if the policy is warm; return whether it is."""
+        status = self.status()
+        if status.phase is not Phase.READY or status.spec is None or status.warmup_times is None:
+            return False
+        if self.is_warm:
+            return True
+        policy = LoadedPolicy(self._worker, status.spec, self._contracts)
+        self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
+        self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
+        if why := why_too_slow(status, self.parameters):
+            self._shared.log.warning(why)
+        return True
+
+    def activate(self) -> None:
+        """Let the robots act."""
+        for session in self.sessions:
+            session.activate()
+
+    def deactivate(self) -> None:
+        """Drop everything: no running inference becomes an action."""
+        for session in self.sessions:
+            session.deactivate()
+        self._worker.reset()
+
+    def close(self, join_timeout_s: float) -> bool:
+        """Stop all robots, end the worker, and end the sessions.
+
+        :returns: whether the worker's thread has ended.
+        """
+        # First of all: the worker may take its time.
+        outputs = [output for session in self.sessions for output in session.hand_over_outputs()]
+        close_outputs(outputs, self._shared.clock)
+        ended = self._worker.close(join_timeout_s)
+        self.settle_results()
+        for robot in self._robots:
+            robot.release()
+        return ended
+
+    # -- regularly ---------------------------------------------------------------------------------
+
+    def settle_results(self) -> None:
+        """Publish the results that wait, or count why not."""
+        self.watch()  # the clock may have jumped since the timer looked
+        # One by one: what one of them changes decides about the next.
+        while (result := self._worker.next_result()) is not None:
+            self.sessions[result.source].settle(result)
+
+    def enforce_deadline(self) -> Deadline:
+        """Make the robots hold that wait for a late inference; return how late it is."""
+        deadline = self._worker.enforce_deadline()
+        if deadline is Deadline.MISSED and self.is_active:
+            limit_s = self.parameters.inference_timeout_s
+            message = f'overrun: inference_timeout_s, {limit_s:g} s, is over'
+            for source in self.overdue():
+                self.sessions[source].hold(Cause(Reason.INFERENCE_OVERRUN, message))
+        return deadline
+
+    def overdue(self) -> set[int]:
+        """Return the robots that wait for a late inference."""
+        return self._worker.overdue()
+
+    def watch(self, overdue: Collection[int] = ()) -> None:
+        """Drop what each robot's clock, cameras and instruction no longer support.
+
+        :param overdue: robots that hold already, with a reason that must stay.
+        """
+        clock = self._shared.clock.look()
+        if not self.is_active:
+            return
+        for source, session in enumerate(self.sessions):
+            if clock.jumped or source not in overdue:
+                session.watch(clock.fault, clock.jumped)
+
+    def catch_up(self, stalled_s: float) -> None:
+        """Send what is due.
+
+        :param stalled_s: for how long the executor has stalled just now [s]; 0: it has not.
+        """
+        for session in self.sessions:
+            if stalled_s and session.active:
+                session.drop(_stalled(stalled_s))
+            session.catch_up()
+
+
+def _stalled(stalled_s: float) -> Cause:
+    return Cause(
+        Reason.EXECUTOR_STALLED,
+        f'the node did not run for {stalled_s:.1f} s (suspended, or the machine is overloaded); '
+        'observations and inferences are dropped, and commands that waited are refused',
+    )

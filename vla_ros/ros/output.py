@@ -1,0 +1,107 @@
+"""What becomes of a robot's admitted actions on the ROS graph.
+
+Each output exists from the time that the policy is warm to the clean-up. Used by the executor's
+thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla_ros.clock import Clock
+from vla_ros.motion import ActionDescription
+from vla_ros.reasons import Cause
+from vla_ros.ros.node_clock import Moment
+from vla_ros.scheduling import Result
+
+_CLOSE_TIMEOUT_S = 0.4  # until all robots have stopped
+_FLUSH_TIMEOUT_S = 0.2
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A result whose chunk of actions may move the robot.
+
+    :param result: has a valid prediction.
+    :param description: of the actions.
+    :param published: when the chunk is published; row 0 is due then.
+    :param valid_until_ns: by the node's clock, when the motion of row 0 must have ended; that of
+        row k may end k periods later.
+    :param sequence: number of the chunk, from 1.
+    """
+
+    result: Result
+    description: ActionDescription
+    published: Moment
+    valid_until_ns: int
+    sequence: int
+
+
+class Output(ABC):
+    """A form in which actions are published, for one robot. By default there is nothing to stop.
+
+    :ivar topics: full names of the topics that move the robot; no other node may publish on them.
+    :ivar counters: dataclasses whose fields are counters of VlaCounters.
+    """
+
+    topics: Sequence[str] = ()
+    counters: Sequence[Any] = ()
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the last action was not carried out, or the next will not be; None if it is."""
+        return None
+
+    @abstractmethod
+    def publish(self, admitted: Admitted) -> None:
+        """Publish the chunk, in place of the rest of the one before."""
+
+    def hold(self) -> None:
+        """Stop the robot; called often while it must not act."""
+        return
+
+    def forget(self) -> None:
+        """Forget what is known of the robot: the operator may have moved it."""
+        return
+
+    def catch_up(self) -> None:
+        """Send what is due, if other callbacks have delayed a timer."""
+        return
+
+    @property
+    def rest_s(self) -> float:
+        """Time to the next message that ends the motion [s]; 0: it has ended."""
+        return 0.0
+
+    def say_end(self) -> None:
+        """Send the next message that ends the motion."""
+        return
+
+    @abstractmethod
+    def close(self, flush_s: float) -> None:
+        """Destroy timers and publishers, once all listeners have the last message.
+
+        :param flush_s: maximum time that this may take [s].
+        """
+
+
+def close_outputs(outputs: Sequence[Output], clock: Clock) -> None:
+    """Stop all robots, send the messages that end their motions, and close.
+
+    It takes no longer for many robots than for one.
+    """
+    for output in outputs:
+        output.hold()
+    ends_s = clock.monotonic_s() + _CLOSE_TIMEOUT_S
+    while ending := [output for output in outputs if output.rest_s]:
+        if clock.monotonic_s() > ends_s:
+            break
+        clock.sleep(max(output.rest_s for output in ending))
+        for output in ending:
+            output.say_end()
+    ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
+    for output in outputs:
+        output.close(max(0.0, ends_s - clock.monotonic_s()))

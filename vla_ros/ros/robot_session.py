@@ -1,0 +1,285 @@
+"""One robot while a warm policy is loaded: what it sees, what it may do, and why it holds.
+
+Used by the executor's thread. The faults of one robot do not affect the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+
+from vla_ros.motion import ActionContract, describe
+from vla_ros.msg import VlaLatencies, VlaMotion
+from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.action_output import ActionOutput
+from vla_ros.ros.instructions import Instructions
+from vla_ros.ros.messages import latencies_message, motion_message
+from vla_ros.ros.motion_output import MotionOutput
+from vla_ros.ros.observations import Observations
+from vla_ros.ros.operator_view import OperatorViewPublisher
+from vla_ros.ros.output import Admitted, Output
+from vla_ros.ros.shared import Shared
+from vla_ros.ros.switches import Switch
+from vla_ros.scheduling import ActionGate, InferenceWorker, Result, failure_text
+from vla_ros.types import InstructionError, Observation, PolicySpec
+
+
+@dataclass(frozen=True)
+class RobotParts:
+    """What a robot has in every state of the node.
+
+    :ivar source: number of the robot at the worker.
+    :ivar prefix: prefix of the names of its topics and services.
+    """
+
+    source: int
+    prefix: str
+    instructions: Instructions
+    switch: Switch
+    view: OperatorViewPublisher
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A warm policy, and what is known of its actions.
+
+    :ivar contracts: by unnorm_key.
+    """
+
+    worker: InferenceWorker
+    spec: PolicySpec
+    contracts: Mapping[str, ActionContract]
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """What the status says of a session; before the first one, all is zero.
+
+    :ivar counters: dataclasses whose fields are counters of VlaCounters.
+    """
+
+    counters: tuple[Any, ...] = ()
+    in_flight: int = 0
+    latencies: VlaLatencies = field(default_factory=VlaLatencies)
+    motion: VlaMotion = field(default_factory=VlaMotion)
+
+
+class RobotSession:
+    """Joins one robot's observations, gate and outputs to its source of the worker."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        shared: Shared,
+        parts: RobotParts,
+        parameters: Parameters,
+        policy: LoadedPolicy,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Make the outputs. The robot does not act until :meth:`activate`.
+
+        :param on_change: called when the robot begins to hold, or holds for another reason.
+        """
+        self._clock, self._log, self._rivals = shared.clock, shared.log, shared.rivals
+        self._parts = parts
+        self._params = parameters
+        self._policy = policy
+        self._on_change = on_change
+        self._gate = ActionGate(parameters.max_action_age_s, shared.clock)
+        self._watched: Cause | None = None  # the cause at the last watch
+        self.active = False
+        self._outputs = self._make_outputs(node, shared)
+        self._output_counters = [group for output in self._outputs for group in output.counters]
+        self._is_off = bool(self.why_off())
+        self.observations = Observations(
+            node,
+            shared,
+            parts.prefix,
+            parameters,
+            policy.spec,
+            instruction=lambda: '' if self._is_off else parts.instructions.text,
+            on_observation=self._submit,
+            on_fault=self.drop,
+        )
+
+    def _make_outputs(self, node: LifecycleNode, shared: Shared) -> list[Output]:
+        """Make one object for each form in which actions are published."""
+        parameters, prefix = self._params, self._parts.prefix
+        frame_id = parameters.frame_ids[self._parts.source]
+        outputs: list[Output] = [ActionOutput(node, prefix, frame_id, parameters)]
+        if parameters.motion == 'twist':
+            contracts = self._policy.contracts
+            outputs.append(MotionOutput(node, shared, prefix, frame_id, parameters, contracts))
+        return outputs
+
+    # -- lifecycle ---------------------------------------------------------------------------------
+
+    def activate(self) -> None:
+        """Listen to images; act from now on."""
+        self.active = True
+        self.observations.listen()
+        self.drop_all()
+
+    def deactivate(self) -> None:
+        """Stop listening and acting. The worker is reset by the caller, for all robots."""
+        self.active = False
+        self.observations.stop_listening()
+
+    def hand_over_outputs(self) -> list[Output]:
+        """Return the outputs, which the caller closes; the robot never acts afterwards."""
+        self.active = False
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # -- holding -----------------------------------------------------------------------------------
+
+    def drop(self, cause: Cause) -> None:
+        """Drop all observations and inferences, and hold until the first action of later images."""
+        self.observations.drop()
+        self._policy.worker.reset(self._parts.source)
+        self.hold(cause)
+
+    def drop_all(self) -> None:
+        """Drop what :meth:`drop` does, and what is known of the robot: anything may have happened.
+
+        The robot may have been moved while it was off or the node was inactive.
+        """
+        for output in self._outputs:
+            output.forget()
+        self.drop(self._waiting_for_image(Reason.NO_IMAGE_YET, 'no action yet'))
+
+    def hold(self, cause: Cause) -> None:
+        """Hold until the next action; a running inference continues."""
+        self._gate.cause = cause
+        self._on_change()
+
+    def hold_outputs(self) -> None:
+        """Stop the robot; called often while it must not act."""
+        for output in self._outputs:
+            output.hold()
+
+    def obey(self, conflict: Cause | None) -> None:
+        """Begin with a new instruction, or hold if there is none.
+
+        :param conflict: why no instruction is obeyed for long, if several publishers instruct.
+        """
+        changed = 'no action yet of the new instruction'
+        self.drop(conflict or self._waiting_for_image(Reason.INSTRUCTION_CHANGED, changed))
+
+    def why_off(self) -> Cause | None:
+        """Return why the robot must not act, whatever it sees and is told; None if it may."""
+        return self._parts.switch.cause or self._rivals.cause(self.topics)
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why the active robot holds; None if it acts."""
+        no_instruction = self._parts.instructions.why_none(
+            self._params,
+            self.observations.arriving_topics,
+            self.observations.listening_since_s,
+        )
+        return self.why_off() or no_instruction or self._gate.cause
+
+    @property
+    def topics(self) -> list[str]:
+        """Full names of the topics that move the robot."""
+        return [topic for output in self._outputs for topic in output.topics]
+
+    def _waiting_for_image(self, reason: Reason, what: str) -> Cause:
+        return Cause(reason, f'{what}: waiting for an image on {self.observations.cameras.topics}')
+
+    # -- regularly ---------------------------------------------------------------------------------
+
+    def look_around(self) -> None:
+        """Begin or end to hold because the robot was switched, or because of rivals."""
+        if self._is_off != bool(self.why_off()):
+            self.on_switched()
+
+    def on_switched(self) -> None:
+        """Start over, or hold."""
+        self._is_off = bool(self.why_off())
+        self.drop_all()
+
+    def watch(self, clock_fault: Cause | None, clock_jumped: bool) -> None:
+        """Drop observations and inferences that clock, cameras or instruction no longer support."""
+        if clock_jumped:
+            self.observations.cameras.forget_stamps()
+        self._parts.instructions.expire(self._params.max_instruction_age_s)
+        cause = clock_fault or self.observations.why_none()
+        watched, self._watched = self._watched, cause
+        if cause is None:
+            return
+        # If the gate has another reason, an action has come since, or another fault. The text of a
+        # cause may change while the reason stays, and that drops nothing.
+        known = cause.reason == _reason(watched) == _reason(self._gate.cause)
+        if clock_jumped or not known:
+            self.drop(cause)
+        elif cause != self._gate.cause:
+            self.hold(cause)
+
+    def catch_up(self) -> None:
+        """Send what is due, if other callbacks have delayed it."""
+        for output in self._outputs:
+            output.catch_up()
+
+    def follow_publishers(self) -> None:
+        """Adapt to the publishers there are now. Call it about once a second."""
+        self.observations.follow_publishers()
+
+    # -- observations and actions ------------------------------------------------------------------
+
+    def settle(self, result: Result) -> None:
+        """Publish the actions, or keep the reason why not."""
+        admitted = self._gate.admit(result)
+        key = result.prediction.unnorm_key if result.prediction else ''
+        contract = self._policy.contracts.get(key)
+        self._parts.view.keep(result, admitted, contract)
+        if admitted:
+            self._publish(result, contract)
+        elif isinstance(result.error, InstructionError):
+            self._parts.instructions.reject(str(result.error))
+        elif result.error is not None:
+            self._log.error(failure_text(result.error), every_s=10.0)
+
+    def _publish(self, result: Result, contract: ActionContract | None) -> None:
+        self._parts.instructions.has_acted()
+        max_age_ns = round(self._params.max_action_age_s * 1e9)
+        admitted = Admitted(
+            result,
+            description=describe(self._policy.spec, contract),
+            published=self._clock.now(),
+            valid_until_ns=result.observation.stamp_ns + max_age_ns,
+            sequence=self._gate.counters.published,
+        )
+        for output in self._outputs:
+            output.publish(admitted)
+
+    def _submit(self, observation: Observation) -> None:
+        self._policy.worker.submit(observation, self._parts.source)
+
+    # -- report ------------------------------------------------------------------------------------
+
+    def report(self) -> SessionReport:
+        """Return the counters and latencies now."""
+        slot = self._policy.worker.statistics(self._parts.source)
+        cause = next((output.cause for output in self._outputs if output.cause), None)
+        return SessionReport(
+            (
+                *self.observations.counters,
+                slot,
+                self._gate.counters,
+                self._gate.drafts,
+                *self._output_counters,
+            ),
+            in_flight=slot.taken - self._gate.counters.total,
+            latencies=latencies_message(self._gate),
+            motion=motion_message(self._params.motion, cause),
+        )
+
+
+def _reason(cause: Cause | None) -> Reason:
+    return Reason.NONE if cause is None else cause.reason
