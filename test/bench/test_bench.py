@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from PIL import Image
 
 from vla_ros.bench import ceilings as limits
 from vla_ros.bench import measure, memory
-from vla_ros.bench.combinations import Combination, combine
+from vla_ros.bench.combinations import Combination, combine, locate
 from vla_ros.cli import bench
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import count_costs
+from vla_ros.openvla.placement import DTYPES
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
 from vla_ros.synthetic.random_model import cached_random_checkpoint
@@ -130,7 +132,8 @@ def test_combinations_take_turns_if_they_fit(
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
     threads = [1, torch.get_num_threads()]
     combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False], [1], threads)
-    task = measure.Task(tiny_checkpoint, 'pick up the cup', repeats=2)
+    combinations = locate(combinations, str(tiny_checkpoint))
+    task = measure.Task('pick up the cup', repeats=2)
     measurements, took_turns = measure.measure(task, combinations, lambda text: None)
     assert took_turns == fit
     assert [one.combination for one in measurements] == combinations
@@ -152,6 +155,58 @@ def test_the_report_says_when_they_did_not_take_turns(
     assert [one['dtype'] for one in report['combinations']] == ['float32', 'bfloat16']
 
 
+def test_a_policy_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has latencies, and no columns of what only a model has."""
+    model, plot = 'scripted:cameras=2,state=8,chunk=8,tokens=0', tmp_path / 'plot.png'
+    printed, report = run(
+        capsys, model, '--repeats', 3, '--batch-size', '1,2', '--threads', 1, '--plot', plot
+    )
+    assert report['model'] == model and report['took_turns']
+    first, second = report['combinations']
+    assert first['name'] == 'cpu float64 1 thread'
+    assert second['name'] == 'cpu float64 batch 2 1 thread'
+    for one in (first, second):
+        assert one['rows'] == 8
+        assert one['row_s'] == one['action_s'] / 8
+        assert one['valid_actions'] == 3 * one['batch_size']
+        assert one['latency_s']['p50'] == sorted(one['latencies_s'])[1]
+        assert one['stages_s'] == {} and one['timings_s'] == [{}, {}, {}]
+        unknown = ('decode_step_s', 'acceptance', 'beside_first', 'positions', 'flops', 'ceilings')
+        assert [one[name] for name in unknown] == [None] * len(unknown)
+    text = printed.rpartition('\n\n')[0]
+    assert re.findall('^(seconds|actions|milliseconds|reached)', text, re.M) == [
+        'seconds',
+        'actions',
+    ]
+    assert 'ms per row' in text
+    assert not re.search('equal bins|draft accepted|GEMM', text)
+    with Image.open(plot) as image:
+        image.load()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'told'),
+    [
+        (['scripted', '--draft', 'right'], "model 'scripted' takes no drafts; leave --draft out"),
+        (['scripted', '--device', 'cuda'], "model 'scripted' has no device, dtype"),
+        (['scripted:chunk=0'], "'chunk=0': chunk= needs a whole number from 1 to 1000"),
+    ],
+)
+def test_what_a_policy_without_a_model_does_not_have(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told in refused(capsys, *arguments)
+
+
+def test_the_keys_of_a_report_are_the_same_for_every_policy(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = [run(capsys, model, '--repeats', 1)[1] for model in (tiny_checkpoint, 'scripted')]
+    tiny, scripted = reports
+    assert list(tiny) == list(scripted)
+    assert list(tiny['combinations'][0]) == list(scripted['combinations'][0])
+
+
 def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(tiny_checkpoint)
     config = OpenVLAConfig.from_directory(tiny_checkpoint)
@@ -169,7 +224,7 @@ def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.Monkey
             for count in range(1, 9)
         ]
         costs = [
-            count_costs(config, measure.DTYPES[one.policy.dtype], 38, 1, one.policy.quantization)
+            count_costs(config, DTYPES[one.policy.dtype], 38, 1, one.policy.quantization)
             for one in combinations
         ]
         return memory.loaded_together(combinations, costs, checkpoint)

@@ -415,6 +415,13 @@ def test_two_robots_are_measured_together() -> None:
     assert facts.inference_source == 'measured, the median of 3 of 2 robots together'
 
 
+def test_a_policy_is_measured_with_the_parts_that_it_needs() -> None:
+    facts = placed(about('scripted:cameras=3,state=8,chunk=4,tokens=0', robots='[a, b]'))
+    assert list(memory.check_memory(facts)) == []  # it needs hardly any
+    assert_sound(check_by_measuring(facts))
+    assert facts.inference_s is not None
+
+
 def test_what_does_not_fit_is_not_measured() -> None:
     facts = placed(about('scripted'))
     facts.fits = False

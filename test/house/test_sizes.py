@@ -13,9 +13,7 @@ FUNCTION_LINES = 50
 CLI_LINES = 1300
 
 # Left to be done, each a function or a file. Only ever less.
-LONG_FUNCTIONS = {
-    *('cli/bench.py: _parser', 'cli/replay.py: _parser'),
-}
+LONG_FUNCTIONS = {'cli/replay.py: _parser'}
 NOT_NONE = {'ros/node.py', 'ros/robot.py'}
 CLI_LINES_NOW = 1300
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import starmap
 from typing import Any
 
-from vla_ros.policies import resolve
-from vla_ros.policy_request import PolicyRequest, product
+from vla_ros.policies import inspect, resolve
+from vla_ros.policy_request import Inspection, PolicyRequest, product
 from vla_ros.types import PolicyError
 
 # Drafts: none, one whose tokens are all right, or one whose tokens are all wrong.
@@ -63,10 +63,13 @@ def combine(
     batch_sizes: Sequence[int],
     threads: Sequence[int],
     drafts: Sequence[str] = ('none',),
+    model: str = '',
 ) -> list[Combination]:
     """Return all combinations, the first values first.
 
     A value that is given twice is measured twice, which shows the noise.
+
+    :param model: model, whose kind decides which values are allowed; empty: a checkpoint.
 
     :raises PolicyError: if one of the values is not available here.
     """
@@ -78,6 +81,32 @@ def combine(
         if not 1 <= count <= cores:
             raise PolicyError(f'threads is {count}', f'allowed: 1 to {cores}, the number of cores')
     lists = [devices, dtypes, quantizations, compiles]
-    requests = product(PolicyRequest(), **dict(zip(_OF_POLICY, lists, strict=True)))
+    requests = product(PolicyRequest(model), **dict(zip(_OF_POLICY, lists, strict=True)))
     policies = [resolve(request) for request in requests]
     return list(starmap(Combination, itertools.product(policies, batch_sizes, threads, drafts)))
+
+
+def locate(combinations: Sequence[Combination], model: str) -> list[Combination]:
+    """Return the combinations for a model on this machine, and for its longest actions.
+
+    :param model: folder of a checkpoint, or ``scripted:...``.
+    :raises PolicyError: if the model's description can't be read.
+    """
+    inspection = inspection_of(PolicyRequest(model))
+    keys = inspection.unnorm_keys
+    key = max(keys, key=lambda key: inspection.spec(key).action_dim, default='')
+    return [
+        replace(one, policy=replace(one.policy, model=model, revision='', unnorm_key=key))
+        for one in combinations
+    ]
+
+
+def inspection_of(request: PolicyRequest) -> Inspection:
+    """Return the properties of a policy on this machine.
+
+    :raises PolicyError: if its description can't be read, or its files are not downloaded.
+    """
+    inspection = inspect(request)
+    if inspection is None:
+        raise PolicyError(f'model {request.model!r} is not downloaded', 'download it first')
+    return inspection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +20,14 @@ _BAR_LENGTH = 640  # of the slowest combination
 def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
     """Write a PNG with the median of each stage; a bar is about as long as the median latency.
 
+    A policy without stages has one bar, the whole inference.
+
     :raises OSError: if it can't be written.
     """
     font = ImageFont.load_default(_FONT_SIZE)
-    stages = list(summaries[0]['stages_s'])
-    sums_s = [sum(times['p50'] for times in one['stages_s'].values()) for one in summaries]
+    medians_s = [_stages(summary) for summary in summaries]
+    stages = list(medians_s[0])
+    sums_s = [sum(one.values()) for one in medians_s]
     labels = [one['name'] for one in summaries]
     left = _MARGIN + _GAP + max(round(font.getlength(label)) for label in labels)
     top = _MARGIN + 2 * _LINE
@@ -33,12 +37,12 @@ def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
     draw.text((_MARGIN, _MARGIN - 6), 'milliseconds of one action, median', 'black', font)
     _draw_legend(draw, font, stages, left)
     pixels_per_s = _BAR_LENGTH / max(sums_s)
-    for row, (summary, label, sum_s) in enumerate(zip(summaries, labels, sums_s, strict=True)):
+    for row, (median_s, label, sum_s) in enumerate(zip(medians_s, labels, sums_s, strict=True)):
         y = top + row * (_BAR + _GAP)
         draw.text((_MARGIN, y + 4), label, 'black', font)
         start_s = 0.0
-        for stage, colour in zip(stages, _COLOURS, strict=True):
-            end_s = start_s + summary['stages_s'][stage]['p50']
+        for stage, colour in zip(stages, itertools.cycle(_COLOURS), strict=False):
+            end_s = start_s + median_s[stage]
             span = [left + start_s * pixels_per_s, left + end_s * pixels_per_s]
             draw.rectangle((span[0], y, span[1], y + _BAR), fill=colour)
             start_s = end_s
@@ -51,6 +55,11 @@ def plot_stages(summaries: Sequence[Summary], path: Path) -> None:
     image.save(path, 'PNG')
 
 
+def _stages(summary: Summary) -> dict[str, float]:
+    stages = summary['stages_s'] or {'inference': summary['latency_s']}
+    return {stage: times['p50'] for stage, times in stages.items()}
+
+
 def _draw_legend(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
@@ -59,7 +68,7 @@ def _draw_legend(
 ) -> None:
     x = float(left)
     y = _MARGIN + _LINE - 6
-    for stage, colour in zip(stages, _COLOURS, strict=True):
+    for stage, colour in zip(stages, itertools.cycle(_COLOURS), strict=False):
         draw.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
         draw.text((x + 20, y), stage, 'black', font)
         x += 20 + font.getlength(stage) + 20

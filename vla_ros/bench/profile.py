@@ -54,6 +54,7 @@ def profile_inference(infer: Infer, trace: Path) -> list[Operator]:
 
 
 def operator_table(operators: list[Operator]) -> str:
+    """Return the operators as a table."""
     lines = [f'{"operator":48} {"calls":>6} {"self ms":>10} {"share":>6}']
     lines += [
         f'{operator.name[:48]:48} {operator.calls:6d} {1e3 * operator.self_s:10.2f} '

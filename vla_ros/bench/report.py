@@ -7,26 +7,49 @@ from dataclasses import asdict
 
 from vla_ros.bench.ceilings import Ceilings
 from vla_ros.bench.measure import Measurement
-from vla_ros.measure.statistics import Summary, percentiles, table
+from vla_ros.bench.openvla import ModelFacts
+from vla_ros.measure.statistics import Summary, percentiles, recipe_text, table
 from vla_ros.openvla.costs import Costs
 
+_LEGEND = """\
+load, warm-up, first: once for each policy. p50 to p99: one batch, always with new images.
+an action: the median divided by the batch size. rows: actions of one inference.
+peak RAM: of the process while loading and warming up, with mapped files. added: by this policy."""
+_MODEL_LEGEND = """\
+same actions, equal bins: compared with the first combination.
+Each ceiling is the fastest of several runs. GEMM: [288, 4096] x [4096, 11008].
+row: reads such weights for a single row. stream: sums 500 MB."""
+_NOT_IN_TURNS = """\
+The policies do not fit into memory together. They were measured one after the other, NOT in turns,
+so other load of the machine may have affected one and not the other."""
 
-def summarize(measurements: Sequence[Measurement], ceilings: Sequence[Ceilings]) -> list[Summary]:
-    """Return one object for each combination, with a comparison with the first one."""
+_NOTHING = '-'  # a cell without a value
+_COSTS = ('positions', 'flops', 'decode_step_bytes', 'model_bytes', 'ceilings', 'reached')
+
+
+def summarize(
+    measurements: Sequence[Measurement], ceilings: Sequence[Ceilings] = ()
+) -> list[Summary]:
+    """Return one object for each combination, with a comparison with the first one.
+
+    The keys are the same for every policy; what a policy does not give is None or empty.
+
+    :param ceilings: the machine's limits for each combination; empty if the costs are unknown.
+    """
     first = measurements[0]
-    return [
-        _summary(measurement, limits, first)
-        for measurement, limits in zip(measurements, ceilings, strict=True)
-    ]
+    limits: Sequence[Ceilings | None] = ceilings or [None] * len(measurements)
+    return [_summary(*pair, first) for pair in zip(measurements, limits, strict=True)]
 
 
-def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -> Summary:
+def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measurement) -> Summary:
     latency_s = percentiles(measurement.latencies_s)
     stages_s = {
         stage: percentiles([timings[stage] for timings in measurement.timings])
         for stage in measurement.timings[0]
     }
-    decode_steps = measurement.action_dim - 1  # the prefill gives the first token
+    model, rows = measurement.model, measurement.spec.horizon
+    # The prefill gives the first token.
+    decode_steps = None if model is None else rows * measurement.spec.action_dim - 1
     decode_step_s = None
     if decode_steps and measurement.combination.draft == 'none':
         decode_step_s = stages_s['decode']['p50'] / decode_steps
@@ -41,6 +64,8 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'latency_s': latency_s,
         'latencies_s': measurement.latencies_s,
         'action_s': action_s,
+        'rows': rows,
+        'row_s': action_s / rows,
         'speedup_over_first': first_action_s / action_s,
         'stages_s': stages_s,
         'timings_s': measurement.timings,
@@ -50,17 +75,12 @@ def _summary(measurement: Measurement, ceilings: Ceilings, first: Measurement) -
         'drafted': drafted,
         'accepted': measurement.accepted,
         'acceptance': measurement.accepted / drafted if drafted else None,
-        'beside_first': _agreement(measurement, first),
-        'positions': measurement.costs.positions,
-        'flops': measurement.costs.flops,
-        'decode_step_bytes': measurement.costs.decode_step_bytes,
-        'model_bytes': measurement.costs.model_bytes,
-        'ceilings': asdict(ceilings),
-        'reached': _reached(measurement.costs, ceilings, stages_s, decode_step_s),
+        'beside_first': None if model is None else _agreement(measurement, first, model.action_ids),
+        **_costs(model, ceilings, stages_s, decode_step_s),
     }
 
 
-def _agreement(measurement: Measurement, first: Measurement) -> Summary:
+def _agreement(measurement: Measurement, first: Measurement, bins: range) -> Summary:
     """Compare the actions with the first combination's, for images that both had."""
     actions = [
         (own, other)
@@ -69,13 +89,33 @@ def _agreement(measurement: Measurement, first: Measurement) -> Summary:
     ]
     pairs = [pair for own, other in actions for pair in zip(own, other, strict=False)]
     tokens = sum(max(len(own), len(other)) for own, other in actions)
-    bins = measurement.action_ids  # neighbouring bins have neighbouring ids
+    # Neighbouring bins have neighbouring ids.
     distances = [abs(a - b) for a, b in pairs if a in bins and b in bins]
     return {
         'actions': len(actions),
         'equal_actions': sum(own == other for own, other in actions),
         'equal_bins': sum(a == b for a, b in pairs) / tokens,
         'largest_bin_distance': max(distances, default=0),
+    }
+
+
+def _costs(
+    model: ModelFacts | None,
+    ceilings: Ceilings | None,
+    stages_s: Mapping[str, Mapping[str, float]],
+    decode_step_s: float | None,
+) -> Summary:
+    """Return the costs and what was reached of the ceilings; None where they are unknown."""
+    if model is None or ceilings is None:
+        return dict.fromkeys(_COSTS)
+    costs = model.costs
+    return {
+        'positions': costs.positions,
+        'flops': costs.flops,
+        'decode_step_bytes': costs.decode_step_bytes,
+        'model_bytes': costs.model_bytes,
+        'ceilings': asdict(ceilings),
+        'reached': _reached(costs, ceilings, stages_s, decode_step_s),
     }
 
 
@@ -102,24 +142,48 @@ def _reached(
     }
 
 
+def report_text(report: Summary) -> str:
+    """Return the whole report for the user.
+
+    :param report: the recipe's keys, ``model``, ``combinations`` and ``took_turns``.
+    """
+    summaries = report['combinations']
+    positions = summaries[0]['positions']
+    model = report['model'] if positions is None else f'{report["model"]}, {positions} positions'
+    parts = [f'{recipe_text(report)}\n{model}', tables(summaries), _LEGEND]
+    text = '\n\n'.join(parts)
+    if positions is not None:
+        text += f'\n{_MODEL_LEGEND}'
+    return text if report['took_turns'] else f'{text}\n{_NOT_IN_TURNS}'
+
+
 def tables(summaries: Sequence[Summary]) -> str:
-    """Return tables for the user; columns without another name are medians."""
+    """Return tables for the user; columns without another name are medians.
+
+    A column without any value does not appear.
+    """
     names = [summary['name'] for summary in summaries]
-    return '\n\n'.join(
-        [
-            table('seconds', names, [_whole(summary) for summary in summaries]),
-            table('actions', names, [_actions(summary) for summary in summaries]),
-            table('milliseconds', names, [_stages(summary) for summary in summaries]),
-            table('reached, of ceiling', names, [_rates(summary) for summary in summaries]),
-        ]
-    )
+    titles = {
+        'seconds': _whole,
+        'actions': _actions,
+        'milliseconds': _stages,
+        'reached, of ceiling': _rates,
+    }
+    found = []
+    for title, row_of in titles.items():
+        rows = [row_of(summary) for summary in summaries]
+        columns = [name for name in rows[0] if any(row[name] != _NOTHING for row in rows)]
+        if columns:
+            cells = [{name: row[name] for name in columns} for row in rows]
+            found.append(table(title, names, cells))
+    return '\n\n'.join(found)
 
 
 def _whole(summary: Summary) -> dict[str, str]:
     loading = summary['loading'] or {}
 
     def once(name: str, unit: float = 1.0) -> str:
-        return f'{loading[name] / unit:.2f}' if loading.get(name) is not None else '-'
+        return f'{loading[name] / unit:.2f}' if loading.get(name) is not None else _NOTHING
 
     row = {'load': once('load_s'), 'warm-up': once('warmup_s'), 'first': once('first_s')}
     row |= {name: f'{seconds:.4f}' for name, seconds in summary['latency_s'].items()}
@@ -132,33 +196,39 @@ def _whole(summary: Summary) -> dict[str, str]:
 
 
 def _actions(summary: Summary) -> dict[str, str]:
-    beside = summary['beside_first']
-    accepted, valid = summary['acceptance'], summary['valid_actions']
-    return {
+    accepted, valid, rows = summary['acceptance'], summary['valid_actions'], summary['rows']
+    row = {
         'valid': f'{valid}/{summary["repeats"] * summary["batch_size"]}',
-        'draft accepted': '-' if accepted is None else f'{accepted:.0%}',
-        'same actions': f'{beside["equal_actions"]}/{beside["actions"]}',
-        'equal bins': f'{beside["equal_bins"]:.1%}',
-        'largest distance': str(beside['largest_bin_distance']),
+        'rows': str(rows) if rows > 1 else _NOTHING,
+        'ms per row': f'{1e3 * summary["row_s"]:.2f}' if rows > 1 else _NOTHING,
+        'draft accepted': _NOTHING if accepted is None else f'{accepted:.0%}',
     }
+    beside = summary['beside_first']
+    if beside is not None:
+        row['same actions'] = f'{beside["equal_actions"]}/{beside["actions"]}'
+        row['equal bins'] = f'{beside["equal_bins"]:.1%}'
+        row['largest distance'] = str(beside['largest_bin_distance'])
+    return row
 
 
 def _stages(summary: Summary) -> dict[str, str]:
     row = {stage: f'{1e3 * times["p50"]:.2f}' for stage, times in summary['stages_s'].items()}
     step_s = summary['decode_step_s']
-    row['each decode step'] = '-' if step_s is None else f'{1e3 * step_s:.2f}'
+    row['each decode step'] = _NOTHING if step_s is None else f'{1e3 * step_s:.2f}'
     return row
 
 
 def _rates(summary: Summary) -> dict[str, str]:
     ceilings, reached = summary['ceilings'], summary['reached']
+    if reached is None:
+        return {}
     row = {'GEMM GFLOP/s': f'{ceilings["gemm_gflop_per_s"]:.0f}'}
     for stage, rate in reached['gflop_per_s'].items():
         row[stage] = f'{rate:.0f} {reached["fraction_of_gemm"][stage]:4.0%}'
     read = reached['decode_gb_per_s']
-    row['decode step GB/s'] = '-' if read is None else f'{read:.1f}'
+    row['decode step GB/s'] = _NOTHING if read is None else f'{read:.1f}'
     for name in ('row', 'stream'):
         fraction = reached[f'decode_fraction_of_{name}']
-        share = '-' if fraction is None else f'{fraction:.0%}'
+        share = _NOTHING if fraction is None else f'{fraction:.0%}'
         row[f'of {name} GB/s'] = f'{ceilings[f"{name}_gb_per_s"]:.1f} {share:>4}'
     return row

@@ -1,8 +1,8 @@
-"""``vla_bench``: where an action's time goes, and how near that is to what this machine can do.
+"""``vla_bench``: the time of an inference by stage, compared with this machine's limits.
 
-Every combination of the values in the lists is measured, and they take turns. With --pipeline, one
-combination through ROS: image-to-action latency, and what policy and camera cost each other. The
-last line is JSON with all that was measured. Needs no ROS, but for --pipeline.
+Measures every combination of the values in the lists; the combinations take turns. --pipeline
+measures one combination through ROS: the latency from image to action, and what policy and camera
+cost each other. The last line is JSON with all measurements. Only --pipeline needs ROS.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from typing import Any
 import torch
 
 from vla_ros.bench.ceilings import measure_ceilings
-from vla_ros.bench.combinations import Combination, combine
+from vla_ros.bench.combinations import Combination, combine, locate
 from vla_ros.bench.measure import Infer, Task, measure
 from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
-from vla_ros.bench.report import summarize, tables
+from vla_ros.bench.report import report_text, summarize
 from vla_ros.cli.arguments import boolean, count, list_of, positive
 from vla_ros.console import complain, say
 from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.measure.machine import describe_machine
 from vla_ros.measure.statistics import recipe_text
-from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.pipeline.summary import PipelineError, pipeline_tables
 from vla_ros.policies import PolicyRequest, inspect
@@ -37,19 +36,13 @@ from vla_ros.synthetic.checkpoint_writer import SHAPES
 from vla_ros.synthetic.random_model import cached_random_checkpoint, default_cache
 from vla_ros.types import PolicyError
 
-_LEGEND = """\
-load, warm-up, first: once for each policy. p50 to p99: one batch, the pictures being new each time;
-an action: its share of the median. peak RAM: of the process while loading and warming, mapped files
-included; added: by this policy. same actions, equal bins: as in the first combination.
-The ceilings are the fastest of some runs:
-GEMM: [288, 4096] x [4096, 11008]; row: reads such weights for a single row; stream: sums 500 MB."""
-
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.model is None) == (options.random is None):
-        parser.error('name either a model (a checkpoint folder or a hub id) or --random SHAPE')
+        parser.error('name either a model (folder, hub id or scripted:...) or --random SHAPE')
     if options.pipeline:
         _check_pipeline_options(parser, options)
     try:
@@ -63,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> None:
+    # Checks the values before a model is downloaded.
     combinations = combine(
         options.device,
         options.dtype,
@@ -71,6 +65,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         options.batch_size,
         options.threads or [torch.get_num_threads()],
         options.draft,
+        options.model or '',
     )
     _check_writable(options.profile, options.plot)
     recipe = {
@@ -78,29 +73,37 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'machine': describe_machine(),
     }
+    model = _model(options)
+    combinations = locate(combinations, model)
+    recipe |= {'model': model, 'instruction': options.instruction}
     if options.pipeline:
         _run_pipeline(options, combinations[0], recipe)
-        return
-    directory = _directory(options)
+    else:
+        _run_combinations(options, combinations, recipe)
+
+
+def _run_combinations(
+    options: argparse.Namespace, combinations: list[Combination], recipe: dict[str, Any]
+) -> None:
     operators: list[Operator] = []
 
     def look_closer(infer: Infer) -> None:
         operators.extend(profile_inference(infer, options.profile))
 
-    pictures = [read_picture(file) for file in options.images]
-    task = Task(directory, options.instruction, options.repeats, pictures)
+    images = [read_picture(file) for file in options.images]
+    task = Task(options.instruction, options.repeats, images)
     measurements, took_turns = measure(
         task, combinations, say, look_closer if options.profile else None
     )
+    has_costs = measurements[0].model is not None
+    ceilings = measure_ceilings(combinations, say) if has_costs else []
     report: dict[str, Any] = {
         **recipe,
-        'model': str(directory),
-        'instruction': task.instruction,
         'took_turns': took_turns,
-        'combinations': summarize(measurements, measure_ceilings(combinations, say)),
+        'combinations': summarize(measurements, ceilings),
         'operators': [asdict(operator) for operator in operators],
     }
-    _print_report(report)
+    print(report_text(report))
     if operators:
         print(f'\n{operator_table(operators)}\n{options.profile}: open it in ui.perfetto.dev')
     if options.plot:
@@ -116,17 +119,11 @@ def _run_pipeline(
         from vla_ros.pipeline.run import PipelineTask, measure_pipeline
     except ImportError as error:
         raise PipelineError(
-            f'--pipeline needs ROS 2 and the messages of this package ({error}); source both'
+            f'--pipeline needs ROS 2 and the messages of this package ({error})', 'source both'
         ) from error
-    model, unnorm_key = options.model, ''
-    request = PolicyRequest(model or '', options.revision or '')
-    inspection = inspect(request) if request.model else None
-    if inspection is None or inspection.folder is not None:
-        directory = _directory(options)
-        model, unnorm_key = str(directory), OpenVLAConfig.from_directory(directory).longest_key
     task = PipelineTask(
-        model=model,
-        unnorm_key=unnorm_key,
+        model=combination.policy.model,
+        unnorm_key=combination.policy.unnorm_key,
         combination=combination,
         threads=options.threads[0] if options.threads else None,
         instruction=options.instruction,
@@ -135,87 +132,92 @@ def _run_pipeline(
         seconds=options.seconds,
     )
     pipeline = measure_pipeline(task, say)
-    report = {**recipe, 'model': model, 'instruction': task.instruction, 'pipeline': pipeline}
-    print(f'{recipe_text(report)}\n{model}, {combination}\n\n{pipeline_tables(pipeline)}')
+    report = {**recipe, 'pipeline': pipeline}
+    print(f'{recipe_text(report)}\n{task.model}, {combination}\n\n{pipeline_tables(pipeline)}')
     print(f'\n{json.dumps(report)}')
 
 
-def _directory(options: argparse.Namespace) -> Path:
-    """Of the checkpoint; it is downloaded or written if need be."""
-    if options.random is None:
-        return resolve_model(options.model, options.revision, lambda step: say(step.text))
-    return cached_random_checkpoint(options.random, options.cache, say)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    positions = report['combinations'][0]['positions']
-    print(f'{recipe_text(report)}\n{report["model"]}, {positions} positions\n')
-    print(f'{tables(report["combinations"])}\n\n{_LEGEND}')
-    if not report['took_turns']:
-        print(
-            'The policies do not fit into memory together: they were measured one after the other, '
-            'NOT in turns; what else the machine did may have met one and not the other.'
-        )
+def _model(options: argparse.Namespace) -> str:
+    """Return the model's name on this machine; download or write a checkpoint if necessary."""
+    if options.random is not None:
+        return str(cached_random_checkpoint(options.random, options.cache, say))
+    found = inspect(PolicyRequest(options.model, options.revision or ''))
+    if found is None:
+        return str(resolve_model(options.model, options.revision, lambda step: say(step.text)))
+    return options.model if found.folder is None else str(found.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='vla_bench', description=__doc__, epilog='LIST: values with commas between them'
+        prog='vla_bench', description=__doc__, epilog='LIST: values separated by commas'
     )
-    parser.add_argument('model', nargs='?', help='checkpoint folder, or hub id (is downloaded)')
-    parser.add_argument('--revision', help='branch, tag or commit of a hub id')
-    parser.add_argument(
-        '--random', choices=SHAPES, help='instead: such a model with random weights, written once'
-    )
-    parser.add_argument(
-        '--cache', type=Path, default=default_cache(), help='for --random (default: %(default)s)'
-    )
-    for name, default, text in (
-        ('--device', 'auto', 'auto, cpu, mps, cuda, cuda:N'),
-        ('--dtype', 'auto', 'auto, float32, bfloat16, float16'),
-        ('--quantization', 'none', 'none, int8, int4'),
-    ):
-        parser.add_argument(
-            name, metavar='LIST', type=list_of(str), default=default, help=f'of {text}'
+    _add_model(parser)
+    _add_lists(parser.add_argument_group('combinations', 'every combination of the lists is run'))
+    _add_measurement(parser.add_argument_group('measurement'))
+    _add_pipeline(
+        parser.add_argument_group(
+            'through ROS', 'one combination; --repeats is the number of turns of each kind'
         )
-    parser.add_argument(
-        '--compile', metavar='LIST', type=list_of(boolean), default='false', help='of false, true'
-    )
-    parser.add_argument('--batch-size', metavar='LIST', type=list_of(count), default='1')
-    parser.add_argument(
-        '--draft', metavar='LIST', type=list_of(str), default='none', help='of none, right, wrong'
-    )
-    parser.add_argument(
-        '--threads', metavar='LIST', type=list_of(count), help="on the CPU (default: torch's)"
-    )
-    parser.add_argument('--repeats', type=count, default=10, help='(default: %(default)s)')
-    parser.add_argument(
-        '--instruction',
-        default='pick up the red cup and put it into the drawer',
-        help='(default: %(default)s)',
-    )
-    parser.add_argument(
-        '--images', type=Path, nargs='+', default=[], help='pictures to show (default: noise)'
-    )
-    parser.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
-    parser.add_argument('--plot', metavar='FILE.png', type=Path)
-    pipeline = parser.add_argument_group(
-        'through ROS', 'one combination; --repeats is then the number of turns of each kind'
-    )
-    pipeline.add_argument(
-        '--pipeline', action='store_true', help='measure the node, beside a camera process'
-    )
-    pipeline.add_argument(
-        '--rate', type=positive, default=30.0, help="the camera's, Hz (default: %(default)s)"
-    )
-    pipeline.add_argument(
-        '--seconds', type=positive, default=5.0, help='each turn, or longer (default: %(default)s)'
     )
     return parser
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'model', nargs='?', help='checkpoint folder, hub id (is downloaded), or scripted:...'
+    )
+    parser.add_argument('--revision', help='branch, tag or commit of a hub id')
+    parser.add_argument(
+        '--random', choices=SHAPES, help='use a model of this shape with random weights instead'
+    )
+    parser.add_argument(
+        '--cache', type=Path, default=default_cache(), help='for --random (default: %(default)s)'
+    )
+
+
+def _add_lists(group: argparse._ArgumentGroup) -> None:
+    for name, read, default, text in (
+        ('--device', str, 'auto', 'auto, cpu, mps, cuda, cuda:N'),
+        ('--dtype', str, 'auto', 'auto, float32, bfloat16, float16'),
+        ('--quantization', str, 'none', 'none, int8, int4'),
+        ('--compile', boolean, 'false', 'false, true'),
+        ('--batch-size', count, '1', 'numbers of observations'),
+        ('--draft', str, 'none', 'none, right, wrong'),
+        ('--threads', count, None, "numbers of threads on the CPU (default: torch's)"),
+    ):
+        group.add_argument(
+            name, metavar='LIST', type=list_of(read), default=default, help=f'of {text}'
+        )
+
+
+def _add_measurement(group: argparse._ArgumentGroup) -> None:
+    group.add_argument('--repeats', type=count, default=10, help='(default: %(default)s)')
+    group.add_argument(
+        '--instruction',
+        default='pick up the red cup and put it into the drawer',
+        help='(default: %(default)s)',
+    )
+    group.add_argument(
+        '--images', type=Path, nargs='+', default=[], help='image files (default: noise)'
+    )
+    group.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
+    group.add_argument('--plot', metavar='FILE.png', type=Path, help='the stages as bars')
+
+
+def _add_pipeline(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--pipeline', action='store_true', help='measure the node together with a camera process'
+    )
+    group.add_argument(
+        '--rate', type=positive, default=30.0, help="camera's rate [Hz] (default: %(default)s)"
+    )
+    group.add_argument(
+        '--seconds', type=positive, default=5.0, help='least time of a turn (default: %(default)s)'
+    )
+
+
 def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with 2 if they ask for what --pipeline does not do."""
+    """Exit with 2 if the options ask for more than --pipeline measures."""
     lists = ('device', 'dtype', 'quantization', 'compile', 'batch_size', 'threads')
     several = [name for name in lists if len(getattr(options, name) or ()) > 1]
     if several or options.batch_size != [1] or options.draft != ['none']:
@@ -225,7 +227,7 @@ def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.N
 
 
 def _check_writable(*files: Path | None) -> None:
-    """Now, and not when all has been measured.
+    """Check that the files can be written, before anything is measured.
 
     :raises OSError: if one can't be written.
     """

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, ok, warn
 from vla_ros.policies import load_policy
-from vla_ros.types import Observation, all_predicted
+from vla_ros.types import Policy, all_predicted
 
 _INSTRUCTION = 'pick up the red cup'
 _REPEATS = 3
@@ -26,31 +26,39 @@ def check_by_measuring(facts: Facts) -> Iterator[Finding]:
     if facts.fits is False:
         yield warn('not measured: the policy does not fit into memory', 'see the check memory')
         return
-    from vla_ros.measure.pictures import noise_pictures
-
-    started_s = time.monotonic()
     robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
+    started_s = time.monotonic()
     policy = load_policy(facts.request, robots)
     loaded_s = time.monotonic()
     try:
         policy.warmup()
         warm_s = time.monotonic()
-        seconds = []
-        pictures = iter(noise_pictures(_REPEATS * robots))
-        for _ in range(_REPEATS):
-            observations = [
-                Observation.of_one(picture, _INSTRUCTION, 0)
-                for picture in itertools.islice(pictures, robots)
-            ]
-            batch = [(policy.session(facts.unnorm_key or None), one) for one in observations]
-            inference_started_s = time.monotonic()
-            all_predicted(policy.predict(batch))
-            seconds.append(time.monotonic() - inference_started_s)
+        facts.inference_s = _inference_s(policy, facts.unnorm_key or None, robots)
     finally:
         policy.close()
-    facts.inference_s = statistics.median(seconds)
     together = f' of {robots} robots together' if robots > 1 else ''
     facts.inference_source = f'measured, the median of {_REPEATS}{together}'
     yield ok(
         f'loaded in {loaded_s - started_s:.1f} s, warm and checked in {warm_s - loaded_s:.1f} s'
     )
+
+
+def _inference_s(policy: Policy, unnorm_key: str | None, robots: int) -> float:
+    """Return the median duration of an inference for all robots together.
+
+    :raises PolicyError: if the policy can't predict.
+    """
+    from vla_ros.measure.observations import make_observations
+    from vla_ros.measure.pictures import noise_pictures
+
+    spec = policy.spec(unnorm_key)
+    images = noise_pictures(_REPEATS * robots * len(spec.cameras))
+    observations = iter(make_observations(spec, images, _INSTRUCTION))
+    seconds = []
+    for _ in range(_REPEATS):
+        taken = itertools.islice(observations, robots)
+        batch = [(policy.session(unnorm_key), observation) for observation in taken]
+        started_s = time.monotonic()
+        all_predicted(policy.predict(batch))
+        seconds.append(time.monotonic() - started_s)
+    return statistics.median(seconds)
