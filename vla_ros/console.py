@@ -16,7 +16,7 @@ from vla_ros.text import printable
 
 Say = Callable[[str], None]  # reports progress, one line a call
 
-# A person, launch or a service manager, a terminal that is gone, Ctrl-\.
+# Ctrl-C; launch or a service manager; a closed terminal; Ctrl-\.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -31,26 +31,26 @@ def complain(command: str, error: Exception) -> None:
 
 
 def unbuffer_output() -> None:
-    """Also through a pipe, as under launch."""
+    """Write each line immediately, also through a pipe, as under launch."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
 
 
 def forget_output() -> None:
-    """Keep Python from flushing at its end what can't be written."""
+    """Keep Python from flushing output at its end that can't be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
 
 
-def heed() -> threading.Event:
-    """Set the event at every signal that asks for the end; no KeyboardInterrupt comes from now on.
+def catch_signals() -> threading.Event:
+    """Return an event that every signal to end sets; none raises KeyboardInterrupt any more.
 
-    One that comes while rclpy converts a message would leave as an error of another kind. Of the
-    main thread. Call it before ``rclpy.init``, which passes on what it hears, unless it is told to
-    install no handlers. A SIGHUP that nohup ignores stays ignored.
+    A KeyboardInterrupt while rclpy converts a message would become another error. Main thread only.
+    Call it before ``rclpy.init``, which passes signals on to earlier handlers. A SIGHUP that nohup
+    ignores stays ignored.
     """
     heard = threading.Event()
     for number in _unignored():
@@ -59,15 +59,15 @@ def heed() -> threading.Event:
 
 
 @contextlib.contextmanager
-def heeding() -> Iterator[threading.Event]:
-    """As :func:`heed`, for a while."""
+def catching_signals() -> Iterator[threading.Event]:
+    """Set an event as :func:`catch_signals`, until the block ends."""
     with _handlers_restored():
-        yield heed()
+        yield catch_signals()
 
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """Raise KeyboardInterrupt at every signal that asks for the end, so that ``finally`` runs."""
+    """Raise KeyboardInterrupt at every signal to end, so that ``finally`` runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -80,7 +80,7 @@ def interrupting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Handle the signals that ask for the end after the block, for what must be done whole."""
+    """Handle signals to end after the block, which must not be interrupted."""
     came: list[int] = []
     try:
         with _handlers_restored():
@@ -103,6 +103,9 @@ def _handlers_restored() -> Iterator[None]:
 
 
 def _unignored() -> list[signal.Signals]:
-    """A background process of a shell may ignore SIGINT; whoever sends one means it."""
+    """Return the signals to handle: all but a SIGHUP under nohup.
+
+    A background process of a shell ignores SIGINT; we handle it, since it was sent on purpose.
+    """
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in END_SIGNALS if not (nohup and number is signal.SIGHUP)]

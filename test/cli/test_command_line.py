@@ -88,7 +88,7 @@ def test_check_tells_that_nobody_listens_to_its_picture() -> None:
         namespace = node.robot.get_namespace()
         checked = run('check', '--ros-args', '-r', f'__ns:={namespace}')
         assert checked.returncode == 1
-        assert f'nobody listens to {namespace}/image and' in checked.stderr
+        assert f'no subscriber on {namespace}/image and' in checked.stderr
         remapped = run(
             'check', '--ros-args', '-r', f'__ns:={namespace}', '-r', 'image:=camera/image'
         )
@@ -182,7 +182,7 @@ def test_check_says_that_the_node_may_not_have_heard_the_end() -> None:
         assert code == 1
         assert is_taken_back(node)
         assert check.stderr is not None
-        assert 'did not say that it heard an empty instruction on' in check.stderr.read()
+        assert 'did not confirm an empty instruction on' in check.stderr.read()
 
 
 def test_check_renews_its_instruction_and_without_it_the_node_holds() -> None:

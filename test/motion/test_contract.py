@@ -241,17 +241,17 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         # What PyYAML does not call an error of YAML.
         ('mine: 2024-02-31', "line 1, column 7: '2024-02-31' is not a valid timestamp"),
         ('mine: 2024-13-01 12:00:00', "'2024-13-01 12:00:00' is not a valid timestamp"),
-        ('mine: 0x_', "line 1, column 7: '0x_' is no plain decimal number"),
-        ('mine: !!int abc', "line 1, column 7: 'abc' is no plain decimal number"),
-        ('mine: !!int ""', "'' is no plain decimal number"),
+        ('mine: 0x_', "line 1, column 7: '0x_' is not a plain decimal number"),
+        ('mine: !!int abc', "line 1, column 7: 'abc' is not a plain decimal number"),
+        ('mine: !!int ""', "'' is not a plain decimal number"),
         ('mine: !!float [1]', 'line 1, column 7: '),
         ('mine: !!bool maybe', "'maybe' is not a valid bool"),
         ('mine: !!timestamp tomorrow', "'tomorrow' is not a valid timestamp"),
         ('mine: !!binary ä', 'line 1, column 7: '),
         ('mine: !!map abc', 'line 1, column 7: '),
-        ('mine: {robot: 010}', "'010' is no plain decimal number"),  # 8, to YAML
-        ('mine: {robot: 1:30}', "'1:30' is no plain decimal number"),  # 90
-        ('mine: {robot: 1_0.5}', "'1_0.5' is no plain decimal number"),
+        ('mine: {robot: 010}', "'010' is not a plain decimal number"),  # 8, to YAML
+        ('mine: {robot: 1:30}', "'1:30' is not a plain decimal number"),  # 90
+        ('mine: {robot: 1_0.5}', "'1_0.5' is not a plain decimal number"),
         ('mine: ' + '9' * 5000, 'is not a valid int'),
         ('mine: ' + '9' * 400, 'more than 1024 bits'),
         ('mine: "\\U00110000"', 'line 1: '),

@@ -23,7 +23,7 @@ from rclpy.utilities import remove_ros_args
 from vla_ros.cli import exit_codes
 from vla_ros.client.lease import Heir
 from vla_ros.client.question import CheckFailed, Question, pattern
-from vla_ros.console import complain, forget_output, heed, unbuffer_output
+from vla_ros.console import catch_signals, complain, forget_output, unbuffer_output
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
     )
     options = parser.parse_args(remove_ros_args(argv)[1:])
-    interrupted = heed()
+    interrupted = catch_signals()
     try:
         return _check(argv, options, interrupted)
     except OSError as error:

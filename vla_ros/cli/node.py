@@ -46,14 +46,14 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from vla_ros.console import heed, unbuffer_output
+    from vla_ros.console import catch_signals, unbuffer_output
     from vla_ros.parameters.check import ParameterError
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.shared_memory import remove_dead_segments
 
     unbuffer_output()
-    stopped = heed()
+    stopped = catch_signals()
     removed = remove_dead_segments()
     try:
         # Its own handlers would close the context, and with it the way to say that robots stop.

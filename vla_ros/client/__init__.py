@@ -1,7 +1,7 @@
 """Clients of the node: instructions, states and actions as values, a robot's cameras, processes.
 
-``VlaClient`` and ``RobotSide`` load ROS when they are asked for, and not before: the process of
-``heir.py`` waits without it.
+``VlaClient`` and ``RobotSide`` load ROS on first use, so that the process of ``heir.py`` waits
+without it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Takes an instruction back whose process has died before it could do so itself (``lease.py``).
+"""A process that takes an instruction back if the process that gave it dies (``lease.py``).
 
-It waits on standard input, and loads ROS when that process has ended without a word.
+It waits on standard input, and loads ROS only if that process ends without a word.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from vla_ros.console import heed
+from vla_ros.console import catch_signals
 
 NOTHING_LEFT = b'nothing left to do'
 
-_FOUND_WITHIN_S = 20.0  # the node, and by the node
+_FOUND_WITHIN_S = 20.0  # for us and the node to find each other
 
 
 def main() -> int:
-    heed()  # a service manager sends its signals to all processes of a service
+    """Wait for the end of the other process, and return the exit code."""
+    catch_signals()  # a service manager sends its signals to all processes of a service
     if sys.stdin.buffer.read() == NOTHING_LEFT:
         return 0
     import rclpy
@@ -33,7 +34,7 @@ def main() -> int:
     client.close()
     node.destroy_node()
     rclpy.shutdown()
-    done = 'was taken back' if taken_back else 'may be in force: no node said that it heard the end'
+    done = 'was taken back' if taken_back else 'may be in force: no node confirmed its end'
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f'vla_check ended without a word; its instruction {done}', file=sys.stderr)
     return 0 if taken_back else 1

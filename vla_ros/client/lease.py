@@ -1,7 +1,7 @@
-"""An instruction that is in force only while the process lives which gives it.
+"""An instruction that is in force only while the process that gives it lives.
 
-At its end the process takes it back. Where it dies before, by SIGKILL or a crash, a small process
-beside it does (``heir.py``).
+At its end the process takes the instruction back. If it dies before, by SIGKILL or a crash, a small
+second process does so (``heir.py``).
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ class Lease:
         self._client = client
         self._instruction = instruction
         self._said = False
-        self._instructions = client.instructions  # made now, so that the node finds it in time
+        self._instructions = client.instructions  # created now, so that the node finds it in time
 
     @property
     def topic(self) -> str:
+        """Name of the instructions' topic."""
         return str(self._instructions.topic_name)
 
     @property
     def is_in_force(self) -> bool:
-        """Whether the node says that it carries out this instruction."""
+        """Whether the node's status shows this instruction."""
         return not is_blank(self._instruction) and self._client.is_in_force(self._instruction)
 
     def renew(self) -> None:
-        """Say it, or say it again: the node may take back what is not repeated."""
+        """Publish the instruction; repeat it, since the node may let it expire."""
         self._said = True
         self._client.say(self._instruction)
 
     def take_back(self, timeout_s: float = _TAKE_BACK_S) -> bool:
-        """Tell the node to hold, again and again, until its status shows that it heard that.
+        """Tell the node to hold, repeatedly, until its status shows that it received that.
 
-        Nothing is told if the instruction was not said, and is not in force.
+        Publish nothing if the instruction was never published and is not in force.
 
         :returns: whether the instruction is out of force within ``timeout_s``.
         """
         client = self._client
-        before = client.status  # tells nothing of what comes now
+        before = client.status  # older than the request to hold
         ends_s = client.clock.monotonic_s() + timeout_s
 
         def hold() -> None:
@@ -63,27 +64,27 @@ class Lease:
 
         if not client.repeat_until(hold, is_out, timeout_s):
             return False
-        # That status may be older than an instruction which is still on its way.
+        # That status may be older than an instruction that has not arrived yet.
         left_s = max(0.0, ends_s - client.clock.monotonic_s())
         return bool(self._instructions.wait_for_all_acked(Duration(seconds=left_s)))
 
 
 class Heir:
-    """The process that takes the instruction back if this one ends before it has dismissed it."""
+    """The process that takes the instruction back if this one ends without dismissing it.
+
+    :param ros_arguments: arguments of this process from ``--ros-args`` on.
+    :raises OSError: if the process can't be started.
+    """
 
     def __init__(self, instruction: str, ros_arguments: Sequence[str]) -> None:
-        """
-        :param ros_arguments: what this process was given, with ``--ros-args``.
-        :raises OSError: if it can't be started.
-        """
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'vla_ros.client.heir', instruction, *ros_arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # the terminal's signals are not for it
+            start_new_session=True,  # so that it does not get the terminal's signals
         )
 
     def dismiss(self) -> None:
-        """There is nothing left to take back."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it has died, or is stopped
+        """End the process: there is nothing left to take back."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it is dead or stopped
             self._process.communicate(NOTHING_LEFT, timeout=5.0)

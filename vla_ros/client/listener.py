@@ -1,4 +1,4 @@
-"""An independent subscriber, for ``vla_bench --pipeline``: keeps what it receives, and when."""
+"""A subscriber for ``vla_bench --pipeline`` that keeps messages and their arrival times."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from sensor_msgs.msg import Image
 from vla_ros.client.vla_client import ReceivedAction, VlaClient
 from vla_ros.msg import VlaAction
 
-_DEPTH = 100  # so that nothing is lost here
+_DEPTH = 100  # so that no message is lost here
 
 
 class Listener(VlaClient):
-    """Keeps what it receives. Written by the thread that spins it, read under ``changed``."""
+    """A client that keeps all actions and the arrival times of all images.
+
+    Written by the thread that spins it, read under ``changed``.
+    """
 
     def __init__(self, node: Node, threaded: bool = False) -> None:
         super().__init__(node=node, threaded=threaded, depth=_DEPTH)
         self.actions: list[VlaAction] = []
-        self.frames_s: list[float] = []  # when each came, monotonic
+        self.frames_s: list[float] = []  # arrival time of each image, monotonic
         self.after_action: Callable[[], None] | None = None
         self.on_action = self._keep
         node.create_subscription(Image, self.topic('image'), self._on_frame, _DEPTH, raw=True)
@@ -40,7 +43,7 @@ class Listener(VlaClient):
 
 @contextlib.contextmanager
 def listening(namespace: str) -> Iterator[Listener]:
-    """A listener, spun by a thread of its own."""
+    """Provide a listener that its own thread spins."""
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node('listener', context=context, namespace=namespace)

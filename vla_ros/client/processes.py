@@ -1,4 +1,4 @@
-"""Processes of this package's commands: what others left behind, and several side by side."""
+"""The processes of this package's commands: start and end, shared memory, arguments of the node."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vla_ros.console import say, signals_deferred
 from vla_ros.share import share_file
 from vla_ros.shared_memory import remove_dead_segments
 
-# Parameters for a node whose own limits must not end what a command measures.
+# Parameters of a node whose limits must not end a command's measurement.
 PATIENT: Mapping[str, str] = MappingProxyType(
     {
         'frozen_image_timeout_s': '0.0',  # a simulated camera has no noise
-        'image_reliability': 'reliable',  # immediately, not when the node has found the camera
+        'image_reliability': 'reliable',  # from the beginning, before the node has found the camera
         **dict.fromkeys(
             (
                 'first_image_timeout_s',
@@ -41,13 +41,13 @@ def running(
     environment: Mapping[str, str] | None = None,
     **streams: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m module`` in a process of its own; ended by SIGINT, then by force.
+    """Run ``python -m module`` in a process; end it by SIGINT, then by SIGKILL.
 
-    :param environment: beside this process's.
-    :param streams: stdin, stdout and stderr, as of Popen.
+    :param environment: variables in addition to those of this process.
+    :param streams: stdin, stdout and stderr, as for Popen.
     """
     with contextlib.ExitStack() as stack:
-        with signals_deferred():  # no process is left that nobody ends
+        with signals_deferred():  # every process that starts also ends
             process = subprocess.Popen(
                 [sys.executable, '-m', module, *arguments],
                 env={**os.environ, **(environment or {})},
@@ -67,14 +67,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def clean_shared_memory() -> None:
-    """Remove what crashed processes left there; call it before ``rclpy.init``."""
+    """Remove the segments of crashed processes; call it before ``rclpy.init``."""
     removed = remove_dead_segments()
     if removed.segments:
         say(str(removed))
 
 
 def camera_environment() -> dict[str, str]:
-    """The Fast DDS profile that a process needs which publishes large images."""
+    """Return the variables that select the Fast DDS profile for publishers of large images."""
     profile = str(share_file('config/fastdds.xml'))
     return {
         'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
@@ -83,5 +83,5 @@ def camera_environment() -> dict[str, str]:
 
 
 def parameter_arguments(values: Mapping[str, str]) -> list[str]:
-    """Of the node, as they stand behind ``--ros-args``."""
+    """Return the node's parameters as arguments after ``--ros-args``."""
     return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]

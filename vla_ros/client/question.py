@@ -1,6 +1,6 @@
-"""One image and one instruction for a node that runs, and the action that it gives.
+"""One image and one instruction for a running node, and the node's action.
 
-The instruction is leased (``lease.py``): it is taken back at the end, whatever the end is.
+The instruction is leased (``lease.py``): it is taken back at the end, even after a crash.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import State
 from vla_ros.types import ONE_CAMERA
 
-_SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until its action is heard
+_SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until an action arrives
 _SHOW_PERIOD_S = 5.0
 _HEARD_WITHIN_S = 10.0  # discovery takes seconds
 _LISTENING = (State.RUNNING, State.HOLDING)
 
 
 class CheckFailed(VlaError):
-    """Why there was no action."""
+    """A node that gave no action, or did not confirm the end of its instruction."""
 
 
 class Question(RobotSide):
-    """Asks the node like a camera and an operator. Used by the main thread."""
+    """A camera and an operator for one action. Used by the main thread.
+
+    :param image: uint8 [H, W, 3] RGB.
+    :param say: called with each new state of the node, and every 5 s.
+    """
 
     def __init__(self, node: Node, image: NDArray[np.uint8], instruction: str, say: Say) -> None:
-        """Subscribe and offer the image.
-
-        :param image: uint8 [H, W, 3] RGB.
-        :param say: is called with each state of the node, and every 5 s.
-        """
         super().__init__(node=node)
         self.action: VlaAction | None = None
         self.lease = Lease(self, instruction)
@@ -51,9 +50,9 @@ class Question(RobotSide):
         self._unheard_since_s = 0.0
 
     def ask(self, timeout_s: float, interrupted: threading.Event) -> VlaAction | None:
-        """Return the node's action to the image; None if a signal ends that.
+        """Return the node's action for the image; None if a signal ends the wait.
 
-        :raises CheckFailed: if it can't come, or did not in time.
+        :raises CheckFailed: if there is no action in time, or there can be none.
         """
         self._unheard_since_s = self.clock.monotonic_s()
 
@@ -61,37 +60,37 @@ class Question(RobotSide):
             return self.action is not None or interrupted.is_set()
 
         if not self.repeat_until(self._go_on, is_over, timeout_s):
-            raise CheckFailed(f'no action within {timeout_s:g} s; {self.last_words()}')
+            raise CheckFailed(f'no action within {timeout_s:g} s', self.last_words())
         return self.action
 
     def take_back(self) -> None:
         """Let the node hold again.
 
-        :raises CheckFailed: if it does not say that it does.
+        :raises CheckFailed: if the node does not confirm it.
         """
         if self._sent_stamps and not self.lease.take_back():
             raise CheckFailed(
-                f'the node did not say that it heard an empty instruction on {self.lease.topic}: '
-                'the instruction may be in force (another process tries for 20 s more); call '
-                '~/stop, or publish the empty instruction again'
+                f'the node did not confirm an empty instruction on {self.lease.topic}, so the '
+                'instruction may be in force (another process tries for another 20 s)',
+                'call ~/stop, or publish the empty instruction again',
             )
 
     def _keep(self, received: ReceivedAction) -> None:
-        """Only an action to an image that was sent here is the answer."""
+        """Keep an action if it is for an image that was sent here."""
         if received.stamp_ns in self._sent_stamps:
             self.action = received.message
 
     def _go_on(self) -> None:
-        """Say what the node does, and send once it listens."""
+        """Report the node's state, and send the image when the node listens."""
         now_s, subscribed = self.clock.monotonic_s(), self.subscribed()
         self._say_state(now_s)
         if self.latest.state == State.ERROR:
-            raise CheckFailed(f'the node is in {self.latest.message}')
+            raise CheckFailed(f'the node is in {self.latest.message}', 'see its log')
         if self.latest.state not in _LISTENING or subscribed:
             self._unheard_since_s = now_s
         elif now_s - self._unheard_since_s > _HEARD_WITHIN_S:
             raise CheckFailed(
-                f'the node is active, but nobody listens to {self._image_topics()}',
+                f'the node is active, but there is no subscriber on {self._image_topics()}',
                 'name the topic of the node: --ros-args -r image:=/CAMERA/TOPIC',
             )
         is_due = now_s - self._last_sent_s >= _SEND_PERIOD_S
@@ -101,7 +100,7 @@ class Question(RobotSide):
 
     def _send(self) -> None:
         self.lease.renew()
-        self._image[0, 0, 0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
+        self._image[0, 0, 0] ^= 1  # noise, since the node holds if no pixel ever changes
         stamp_ns = self.node.get_clock().now().nanoseconds
         self._sent_stamps.add(stamp_ns)
         self.show({ONE_CAMERA: self._image}, stamp_ns)
@@ -114,13 +113,10 @@ class Question(RobotSide):
             self._say(text)
 
     def last_words(self) -> str:
-        """Return what is known of the node, and what to do about it."""
+        """Return the node's last known state, and what to do."""
         status: VlaStatus | None = self.status
         if status is not None and status.state in (State.READY, State.UNCONFIGURED):
-            return (
-                f'{super().last_words()}; the node has to be configured and activated '
-                '(ros2 lifecycle set)'
-            )
+            return f'{super().last_words()}; configure and activate the node (ros2 lifecycle set)'
         return super().last_words()
 
     def _image_topics(self) -> str:

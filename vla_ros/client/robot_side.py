@@ -1,4 +1,4 @@
-"""A robot's side of the graph: its cameras and its state, beside what any client can do."""
+"""A client that is also the robot: it publishes images and the robot's state."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from vla_ros.types import ONE_CAMERA
 
 
 class RobotSide(VlaClient):
-    """A client that also gives the node its observations.
+    """A client that also publishes the node's observations.
 
-    One camera publishes on ``image``; several on ``NAME/image``, of which each has a
-    ``compressed`` topic beside it.
+    A single camera publishes on ``image``, several on ``NAME/image``. Each of these topics has a
+    subtopic ``compressed``.
+
+    :param cameras: names of the cameras.
+    :param reliable: reliability of the images' QoS.
+    :param options: options of VlaClient.
     """
 
     def __init__(
@@ -35,11 +39,6 @@ class RobotSide(VlaClient):
         reliable: bool = True,
         **options: Any,
     ) -> None:
-        """Offer the cameras.
-
-        :param reliable: quality of service of the images.
-        :param options: of VlaClient.
-        """
         super().__init__(namespace, robot, **options)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         quality = QoSProfile(depth=self._depth, reliability=reliability)
@@ -59,10 +58,10 @@ class RobotSide(VlaClient):
         stamp_ns: int,
         state: NDArray[np.float64] | None = None,
     ) -> None:
-        """Publish one observation, each image on the topics that have a subscriber.
+        """Publish one observation, each image on its topics with a subscriber.
 
-        :param images: by camera, uint8 [H, W, 3] RGB.
-        :param stamp_ns: capture time of all of them, nanoseconds.
+        :param images: uint8 [H, W, 3] RGB by camera.
+        :param stamp_ns: capture time of all images, nanoseconds.
         :param state: float64 [S].
         """
         for camera, image in images.items():
@@ -86,5 +85,5 @@ class RobotSide(VlaClient):
 
     @functools.cached_property
     def _states(self) -> Publisher:
-        """Made when it is needed: most policies read no state."""
+        """The state's publisher, created on first use, since most policies read no state."""
         return self.node.create_publisher(JointState, self.topic('state'), self._depth)

@@ -1,7 +1,7 @@
 """A client of the node: instruct a robot, wait for its state, receive its actions.
 
 Results and reasons are values, as in nav2_simple_commander: a program decides by ``answer.reason``
-and never by a text. Nothing here raises because of what the node does.
+and never by a text. No fault of the node raises an exception here.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason, State
 from vla_ros.text import is_blank, printable
 
-_CHECK_S = 0.05  # between two calls of `check` while a wait goes on
-REPEAT_S = 0.2  # between two messages that say the same
+_CHECK_S = 0.05  # between two calls of `check` during a wait
+REPEAT_S = 0.2  # between two equal messages
 _STATUS_S = 2.0  # the node sends its status once a second
 _OFF = (Reason.STOPPED, Reason.DISABLED)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request, and the robot's last status.
+    """The result of a request, with the robot's last status.
 
-    :param ok: whether it was done, or came true in time.
-    :param state: UNKNOWN before the first status.
+    :param ok: whether the request succeeded in time.
+    :param state: state of the robot; UNKNOWN before the first status.
     :param reason: why the robot does not act; a plain number if this version does not know it.
     :param message: one line for people.
     """
@@ -74,15 +74,22 @@ class ReceivedAction:
 
 
 class VlaClient:
-    """One robot of a node ``vla``, as seen from another process.
+    """A client of one robot of a node ``vla`` in another process.
 
-    Call ``rclpy.init`` before. The client spins its node while it waits, and only then; so a
-    program of one thread needs nothing else. It does not if ``threaded``, or if an executor of the
-    caller has the node: then any thread may call it, and callbacks come from the thread that spins.
+    Call ``rclpy.init`` before. The client spins its node while it waits, so a program with one
+    thread needs no executor. If ``threaded``, or if an executor of the caller has the node, it does
+    not: then any thread may call the client, and callbacks run in the thread that spins.
 
-    ``status`` is the last one, ``newest`` the last action. ``on_status`` and ``on_action`` are
-    called with each. ``check`` is called while the client waits; it may raise, to end a wait that
-    is in vain.
+    ``status`` is the last status and ``newest`` the last action. ``on_status`` and ``on_action``
+    are called with each of them. ``check`` is called during waits; it may raise an exception to end
+    a wait.
+
+    :param namespace: namespace of the node ``vla``.
+    :param robot: name of the robot in the parameter ``robots``; empty if there is only one.
+    :param node: node to use; by default the client creates one. The caller destroys its own.
+    :param clock: clock of all time-outs.
+    :param threaded: whether a thread of the client spins the node.
+    :param depth: number of messages of a topic that wait to be handled.
     """
 
     def __init__(
@@ -95,15 +102,6 @@ class VlaClient:
         threaded: bool = False,
         depth: int = 1,
     ) -> None:
-        """Subscribe to the robot's status and actions.
-
-        :param namespace: of the node ``vla``.
-        :param robot: its name in the parameter ``robots``; empty if there is only one.
-        :param node: in place of one of the client's own; the caller destroys it.
-        :param clock: of every time-out.
-        :param threaded: spin the node in a thread of the client's own.
-        :param depth: number of messages of a topic that wait until they are handled.
-        """
         self.clock = clock
         self.changed = threading.Condition()  # held while a message is handled
         self.status: VlaStatus | None = None
@@ -118,7 +116,7 @@ class VlaClient:
         self._threaded = threaded
         self._cleanup = contextlib.ExitStack()
         self._prefix = f'{robot}/' if robot else ''
-        # A node of ours is in the namespace, so that names can be remapped as the node's.
+        # Our own node is in the namespace, so that names can be remapped like the node's.
         self._base = f'{namespace.rstrip("/")}/' if node is not None and namespace else ''
         self.node = self._own_node(namespace) if node is None else node
         self.node.create_subscription(
@@ -130,7 +128,7 @@ class VlaClient:
 
     @property
     def latest(self) -> VlaStatus:
-        """The last status; an empty one, STATE_UNKNOWN, before the first."""
+        """The last status; an empty one with STATE_UNKNOWN before the first."""
         return VlaStatus() if self.status is None else self.status
 
     def is_in_force(self, text: str) -> bool:
@@ -138,21 +136,21 @@ class VlaClient:
         return self.status is not None and self.status.instruction == _shown(text)
 
     def close(self) -> None:
-        """End the thread, and destroy the node if it is the client's own."""
+        """End the thread, and destroy the node if the client created it."""
         self._cleanup.close()
 
     # -- requests ----------------------------------------------------------------------------------
 
     def instruct(self, text: str, timeout_s: float = 20.0) -> Answer:
-        """Publish the instruction until a status that is newer shows it.
+        """Publish the instruction repeatedly until a newer status shows it.
 
-        :param text: empty: hold.
+        :param text: instruction; empty means hold.
         :returns: not ok if the node rejects it, is in ERROR, or does not answer in time.
         """
         ends_s = self.clock.monotonic_s() + timeout_s
         if not self.wait_until(lambda: self.status is not None, timeout_s):
             return self._late(timeout_s)
-        before = self.latest  # tells nothing of what is said now
+        before = self.latest  # older than this instruction
 
         def is_settled() -> bool:
             if self.latest is before:
@@ -165,7 +163,7 @@ class VlaClient:
         return self._answer(self.is_in_force(text) and not self._has_failed())
 
     def say(self, text: str) -> None:
-        """Publish the instruction once, and do not wait."""
+        """Publish the instruction once, without waiting."""
         self.instructions.publish(String(data=text))
 
     def stop(self, timeout_s: float = 10.0) -> Answer:
@@ -181,7 +179,7 @@ class VlaClient:
         )
 
     def enable(self, on: bool = True, timeout_s: float = 10.0) -> Answer:
-        """Let the robot act, or not; rejected between a stop and its reset."""
+        """Enable or disable the robot; rejected between a stop and its reset."""
         request = SetBool.Request(data=on)
         return self._switch(
             'enable', SetBool, request, lambda reason: (reason in _OFF) != on, timeout_s
@@ -190,7 +188,7 @@ class VlaClient:
     # -- waits -------------------------------------------------------------------------------------
 
     def wait_for(self, *states: State, timeout_s: float) -> Answer:
-        """Wait until the robot is in one of the states; ERROR ends the wait, too."""
+        """Wait until the robot is in one of the states; ERROR also ends the wait."""
         ends = {*states, State.ERROR}
         self.repeat_until(lambda: None, lambda: self.latest.state in ends, timeout_s)
         if self.latest.state in ends:
@@ -198,7 +196,7 @@ class VlaClient:
         return self._late(timeout_s)
 
     def next_status(self, timeout_s: float) -> VlaStatus | None:
-        """Return a status that arrives from now on; None if there is none in time."""
+        """Return the next status; None if none arrives in time."""
         before = self.status
         self.repeat_until(lambda: None, lambda: self.status is not before, timeout_s)
         return None if self.status is before else self.status
@@ -206,12 +204,12 @@ class VlaClient:
     def next_action(
         self, timeout_s: float, of_stamp_ns: int | None = None
     ) -> ReceivedAction | None:
-        """Return the newest action that was not returned before, or wait for it.
+        """Return the newest action that was not returned before, or wait for one.
 
-        It may be old by now: see ``message.valid_until``.
+        The action may be old: check ``message.valid_until``.
 
-        :param of_stamp_ns: only the action of the observation with this stamp.
-        :returns: None if there is none in time, or the node is in ERROR.
+        :param of_stamp_ns: stamp of the observation whose action is wanted; None: any.
+        :returns: None if none arrives in time, or the node is in ERROR.
         """
 
         def is_there() -> bool:
@@ -226,7 +224,10 @@ class VlaClient:
         return self.newest
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Return whether the condition comes true in time; it is asked after every message."""
+        """Wait until the condition is true, and return whether it is in time.
+
+        The condition is evaluated after every message.
+        """
         ends_s = self.clock.monotonic_s() + timeout_s
         while True:
             handled = self._handled
@@ -241,7 +242,7 @@ class VlaClient:
     def repeat_until(
         self, act: Callable[[], object], condition: Callable[[], bool], timeout_s: float
     ) -> bool:
-        """Act now and every 0.2 s until the condition comes true, and return whether it does."""
+        """Act now and every 0.2 s until the condition is true, and return whether it is in time."""
         ends_s = self.clock.monotonic_s() + timeout_s
         while True:
             act()
@@ -252,7 +253,7 @@ class VlaClient:
                 return False
 
     def spin_once(self, timeout_s: float) -> None:
-        """Handle one message, or wait for one, `timeout_s` seconds at most."""
+        """Handle one message; wait at most ``timeout_s`` for it."""
         self._spin(timeout_s, self._handled)
 
     # -- topics and services -----------------------------------------------------------------------
@@ -263,7 +264,10 @@ class VlaClient:
 
     @functools.cached_property
     def instructions(self) -> Publisher:
-        """Made on first use, so that a client that only listens is no source of instructions."""
+        """The publisher of instructions, created on first use.
+
+        So a client that only listens does not count as a source of instructions.
+        """
         return self.node.create_publisher(String, self.topic('instruction'), self._depth)
 
     @functools.cached_property
@@ -279,7 +283,10 @@ class VlaClient:
         return node
 
     def _spin(self, timeout_s: float, handled: int) -> None:
-        """:param handled: number of messages that the caller has considered."""
+        """Wait for a message.
+
+        :param handled: number of messages that the caller has considered.
+        """
         if self._spins_itself():
             self._executor.spin_once(timeout_sec=timeout_s)
             return
@@ -289,8 +296,8 @@ class VlaClient:
     def _spins_itself(self) -> bool:
         """Return whether no other executor has the node.
 
-        Our executor is made on first use, and takes the node from another one: so this only looks
-        whether it exists.
+        Our executor, once created, takes the node from any other. So this only checks whether it
+        exists, and does not create it.
         """
         executor = self.node.executor
         ours = vars(self).get('_executor')
@@ -348,7 +355,7 @@ class VlaClient:
         return self._answer(response.success, printable(response.message))
 
     def call(self, kind: Any, name: str, request: Any, timeout_s: float) -> Any | None:
-        """Return the response of any service; None if there is none in time."""
+        """Return the response of a service; None if none arrives in time."""
         ends_s = self.clock.monotonic_s() + timeout_s
         service = self.node.create_client(kind, name)
         try:
@@ -371,7 +378,7 @@ class VlaClient:
         return self._answer(False, f'not within {timeout_s:g} s; {self.last_words()}')
 
     def last_words(self) -> str:
-        """Return what is known of the node, and what to do about it."""
+        """Return the node's last known state, and what to do."""
         if self.status is not None:
             return f'the last status was {self.status.message}'
         topic = self.node.resolve_topic_name(self.topic('status'))

@@ -26,7 +26,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.client.processes import camera_environment, running
 from vla_ros.client.vla_client import ReceivedAction, VlaClient
-from vla_ros.console import heeding
+from vla_ros.console import catching_signals
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
@@ -218,7 +218,7 @@ def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path |
         *('-p', f'contracts:={write_contract(folder)}'),
     )
     with (
-        heeding() as stopped,
+        catching_signals() as stopped,
         running(*node) as node_process,
         camera as camera_process,
     ):

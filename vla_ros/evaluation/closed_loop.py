@@ -14,7 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.client.processes import PATIENT, parameter_arguments, running
 from vla_ros.client.simulated_robot import SimulatedRobot, SimulatedTimeRobot
-from vla_ros.console import Say, heeding
+from vla_ros.console import Say, catching_signals
 from vla_ros.evaluation.episode import EvaluationError
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import State
@@ -52,7 +52,7 @@ def closed_loop(
     arguments = parameter_arguments(values)
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
     with (
-        heeding() as stopped,
+        catching_signals() as stopped,
         running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node,
     ):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

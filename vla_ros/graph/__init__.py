@@ -1,1 +1,1 @@
-"""Tools for any program on the ROS graph: stamps, images as messages, text from others."""
+"""Tools for every program on the ROS graph: stamps, images as messages, text from other nodes."""

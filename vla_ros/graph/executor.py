@@ -1,4 +1,4 @@
-"""Spinning an executor in a thread of its own."""
+"""A thread that spins an executor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def spinning(executor: Executor, name: str) -> Iterator[None]:
     The thread ends before the executor is shut down. ``Executor.shutdown`` of rclpy (Jazzy) sets
     the guard conditions to None, and a thread that is about to wait for them raises AttributeError.
 
-    :param name: of the thread.
+    :param name: name of the thread.
     """
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Messages as others sent them, made fit for a terminal or a log."""
+"""Messages from other nodes, made safe for a terminal or a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as camera messages."""
+"""Images as camera messages."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 
-def image_message(picture: NDArray[np.uint8], frame_id: str) -> Image:
+def image_message(image: NDArray[np.uint8], frame_id: str) -> Image:
+    """Return an image as a message without a stamp.
+
+    :param image: uint8 [H, W, 3] RGB.
     """
-    :param picture: uint8 [H, W, 3] RGB.
-    :returns: without a stamp.
-    """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     message = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-    message.data = picture.tobytes()
+    message.data = image.tobytes()
     message.header.frame_id = frame_id
     return message
 
 
-def compressed_message(picture: NDArray[np.uint8], frame_id: str) -> CompressedImage:
-    """
-    :param picture: uint8 [H, W, 3] RGB.
-    :returns: a PNG, which loses nothing; without a stamp.
+def compressed_message(image: NDArray[np.uint8], frame_id: str) -> CompressedImage:
+    """Return an image as a PNG message without a stamp; PNG is lossless.
+
+    :param image: uint8 [H, W, 3] RGB.
     """
     buffer = io.BytesIO()
-    PIL.Image.fromarray(picture).save(buffer, 'png')
+    PIL.Image.fromarray(image).save(buffer, 'png')
     message = CompressedImage(format='png', data=buffer.getvalue())
     message.header.frame_id = frame_id
     return message

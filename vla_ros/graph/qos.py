@@ -1,4 +1,4 @@
-"""Qualities of service that several programs use."""
+"""QoS profiles that several programs use."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 
 def latched(depth: int = 1) -> QoSProfile:
-    """Return the quality of topics whose last message reaches whoever subscribes later."""
+    """Return the profile of topics whose last messages reach subscribers that join later.
+
+    :param depth: number of messages that are kept.
+    """
     return QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)

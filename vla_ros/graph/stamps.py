@@ -1,30 +1,30 @@
-"""Between nanoseconds and the messages' times. Pure functions."""
+"""Conversion between nanoseconds and the messages' times. Pure functions."""
 
 from __future__ import annotations
 
 from builtin_interfaces.msg import Duration, Time
 
 _NS_PER_S = 10**9
-_FIRST_NS, _LAST_NS = -(2**31) * _NS_PER_S, 2**31 * _NS_PER_S - 1  # that a message can hold
+_FIRST_NS, _LAST_NS = -(2**31) * _NS_PER_S, 2**31 * _NS_PER_S - 1  # the range of a message
 
 
 def to_time(nanoseconds: int) -> Time:
-    """The nearest time that a message can hold."""
+    """Return a time as a message; the nearest one if it is out of a message's range."""
     nanoseconds = min(max(nanoseconds, _FIRST_NS), _LAST_NS)
     return Time(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)
 
 
 def from_time(time: Time) -> int:
-    """Nanoseconds."""
+    """Return a message's time in nanoseconds."""
     return time.sec * _NS_PER_S + time.nanosec
 
 
 def from_duration(duration: Duration) -> float:
-    """Seconds."""
+    """Return a message's duration in seconds."""
     return duration.sec + duration.nanosec / _NS_PER_S
 
 
 def to_duration(seconds: float) -> Duration:
-    """To the nanosecond."""
+    """Return a duration as a message, rounded to nanoseconds."""
     nanoseconds = round(seconds * _NS_PER_S)
     return Duration(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)

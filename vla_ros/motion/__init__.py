@@ -1,6 +1,6 @@
-"""From actions to motion: what a data set's numbers mean, and twists that a robot can follow.
+"""From actions to motion: the meaning of a data set's numbers, and twists that a robot can follow.
 
-NumPy and YAML: nothing of ROS, torch or threads.
+Needs NumPy and YAML; independent of ROS, torch and threads.
 """
 
 from vla_ros.motion.contract import ActionContract, ContractError, load_contracts, was_cropped

@@ -1,10 +1,10 @@
-"""What the seven numbers of an action mean, for each data set: its unit, axes, gripper and rate.
+"""The meaning of an action's seven numbers for each data set: units, axes, gripper and rate.
 
-A policy repeats the numbers of the data set that it was trained on, and the data sets agree on next
-to nothing. contracts.yaml says what each of them means and where that is written; what a person has
-to know about it is in docs/contracts.md. A data set that is not in there has no known meaning.
+A policy repeats the numbers of the data set that it was trained on, and the data sets differ in
+nearly everything. contracts.yaml has the meaning of each, with its source; docs/contracts.md
+explains the fields. The numbers of any other data set have no known meaning.
 
-Knows neither ROS nor torch: a file goes in, frozen values come out. Any thread.
+Reads a file and returns frozen values. Independent of ROS and torch. Any thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLAIN_NUMBER = re.compile(
 )
 
 _EXPECTED = {
-    str: 'text that is not empty, of characters that can be seen',
+    str: 'text that is not empty, of visible characters',
     float: 'a number, with a point if it has an exponent: 0.05 or 5.0e-2',
     bool: 'true or false',
 }
@@ -49,28 +49,29 @@ def _field(bounds: tuple[float, float] | None = None, choices: tuple[str, ...] =
 
 @dataclass(frozen=True)
 class ActionContract:
-    """What an action of one data set means.
+    """The meaning of the actions of one data set.
 
-    The first three values are a translation, the next three a rotation, the last is the gripper,
-    which is where it shall be and not how far it shall move. Translation and rotation are what the
-    end effector shall move by within one period: what it did move by, where the data set's
-    controller did not arrive in that time.
+    The first three values are a translation, the next three a rotation, and the last is the
+    gripper's position (not its displacement). Translation and rotation are the end effector's
+    displacement within one period. Where the data set's controller did not reach its goal in that
+    time, they are the displacement that it reached.
 
-    :param unnorm_key: the data set, as the statistics of a checkpoint name it.
-    :param robot: which robot the data is of.
-    :param period_s: one step of the data set, the time that the displacement is for.
-    :param frame: along, and about, whose axes: ``base`` or ``end_effector``; the rotation is
-        about the end effector's origin either way.
-    :param metres_per_unit: of the three translation values.
-    :param rotation: ``rpy`` (roll, pitch and yaw about fixed x, y, z, one after the other), or
-        ``axis_angle`` (a vector along the axis, as long as the angle).
-    :param radians_per_unit: of the three rotation values.
-    :param gripper_closed: the last value when the gripper is closed.
-    :param gripper_open: the last value when it is open.
-    :param max_linear_m_s: norm of the linear velocity; faster the data set's robot did not move.
-    :param max_angular_rad_s: norm of the angular velocity, likewise.
-    :param center_crop: training cropped its pictures: show the policy the middle 0.9 of the area.
-    :param source: where all this is written.
+    :param unnorm_key: name of the data set in a checkpoint's statistics.
+    :param robot: robot that the data was recorded with.
+    :param period_s: duration of one step of the data set, in which the displacement is made.
+    :param frame: frame whose axes the values refer to, ``base`` or ``end_effector``; the rotation
+        is about the end effector's origin in both cases.
+    :param metres_per_unit: unit of the three translation values.
+    :param rotation: ``rpy`` (roll, pitch and yaw about fixed x, y, z, in this order), or
+        ``axis_angle`` (a vector along the axis with the length of the angle).
+    :param radians_per_unit: unit of the three rotation values.
+    :param gripper_closed: last value when the gripper is closed.
+    :param gripper_open: last value when the gripper is open.
+    :param max_linear_m_s: highest norm of the linear velocity in the data set.
+    :param max_angular_rad_s: highest norm of the angular velocity in the data set.
+    :param center_crop: whether training cropped its images to the middle 0.9 of the area, so that
+        the policy needs such images.
+    :param source: where these values are documented.
     """
 
     unnorm_key: str
@@ -88,7 +89,7 @@ class ActionContract:
     source: str = _field()
 
     def opening(self, gripper: float) -> float:
-        """0 closed, 1 open; may lie beyond.
+        """Return the gripper's opening: 0 closed, 1 open; may be below or above.
 
         :param gripper: an action's last value.
         """
@@ -96,7 +97,7 @@ class ActionContract:
 
     @property
     def rate_hz(self) -> float:
-        """How many actions a second the data set has."""
+        """Rate of the data set's actions."""
         return 1.0 / self.period_s
 
 
@@ -105,11 +106,11 @@ _FIELDS = {field.name: field for field in dataclasses.fields(ActionContract)[1:]
 
 
 def load_contracts(path: str | Path | None = None) -> dict[str, ActionContract]:
-    """The shipped contracts, and a person's own laid over them.
+    """Return the shipped contracts and the user's own.
 
-    :param path: a YAML file; an entry of a shipped name takes the whole entry's place.
-    :returns: by ``unnorm_key``.
-    :raises ContractError: if the file can't be read, is no YAML, or says something that can't be.
+    :param path: YAML file of the user's contracts; an entry replaces a shipped one of its name.
+    :returns: contracts by ``unnorm_key``.
+    :raises ContractError: if the file can't be read, is not YAML, or has an invalid value.
     """
     contracts = _read(SHIPPED_CONTRACTS)
     if path is not None:
@@ -118,21 +119,21 @@ def load_contracts(path: str | Path | None = None) -> dict[str, ActionContract]:
 
 
 def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
-    """Whether training cropped its pictures, by the data set's contract.
+    """Return whether training cropped its images, according to the data set's contract.
 
-    :param path: of a person's own contracts, as of :func:`load_contracts`.
-    :raises ContractError: if there is no contract for it.
+    :param path: file of the user's contracts, as for :func:`load_contracts`.
+    :raises ContractError: if the data set has no contract.
     """
     contracts = load_contracts(path)
     if unnorm_key not in contracts:
+        known = ', '.join(sorted(contracts))
         raise ContractError(
-            f'whether training cropped its pictures depends on the data set, and there is no '
-            f'action contract for unnorm_key {unnorm_key!r}; there are: '
-            f'{", ".join(sorted(contracts))}',
-            'add one of your own to a YAML file of contracts (docs/contracts.md), or take '
-            'preprocessing raw',
+            'preprocessing is training, which needs a contract to know whether images were '
+            f'cropped, and there is no action contract for unnorm_key {unnorm_key!r}',
+            f'there are: {known}; add yours to a YAML file of contracts (docs/contracts.md), or '
+            'set preprocessing to raw',
             value=unnorm_key,
-            expected=f'one of {", ".join(sorted(contracts))}',
+            expected=f'one of {known}',
         )
     return contracts[unnorm_key].center_crop
 
@@ -149,20 +150,21 @@ def _read(file: Path) -> dict[str, ActionContract]:
     if not isinstance(content, dict) or not content:
         raise ContractError(
             f'contracts file {file} has no contracts',
-            expected='an unnorm_key on each line that is not indented, and below it: '
-            f'{", ".join(_FIELDS)}',
+            expected='an unnorm_key on each line without indentation, with these fields indented '
+            f'below it: {", ".join(_FIELDS)}',
         )
     return {key: _contract(f'contracts file {file}', key, content[key]) for key in content}
 
 
 class _Loader(UniqueKeysLoader):
-    """Takes plain decimal numbers only: to YAML 010 is 8, and 1:30 is 90."""
+    """A loader of plain decimal numbers only, since YAML reads 010 as 8 and 1:30 as 90."""
 
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
     if not _PLAIN_NUMBER.fullmatch(node.value):
         raise yaml.MarkedYAMLError(
-            problem=f'{quoted(node.value)} is no plain decimal number', problem_mark=node.start_mark
+            problem=f'{quoted(node.value)} is not a plain decimal number',
+            problem_mark=node.start_mark,
         )
     number: float = yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
     return number
@@ -193,14 +195,14 @@ def _contract(file: str, key: Any, content: Any) -> ActionContract:
     if missing:
         raise ContractError(
             f'{file}: {key}: missing: {", ".join(missing)}',
-            'write them all: an entry takes nothing over from a shipped one of its name',
+            'write all of them; an entry inherits nothing from a shipped one of its name',
         )
     values = {name: _value(f'{file}: {key}: {name}', name, content[name]) for name in _FIELDS}
     if values['gripper_closed'] == values['gripper_open']:
         raise ContractError(
             f'{file}: {key}: gripper_closed and gripper_open are both {values["gripper_open"]:g}',
             value=values['gripper_open'],
-            expected='two different values, or open could not be told from closed',
+            expected='two different values',
         )
     return ActionContract(unnorm_key=key, **values)
 

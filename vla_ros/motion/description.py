@@ -1,4 +1,4 @@
-"""What the columns of a policy's actions are: by the policy itself, or by a contract."""
+"""The description of a policy's actions, taken from the policy's spec and from a contract."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROTATIONS = {'rpy': ('roll', 'pitch', 'yaw'), 'axis_angle': ('rx', 'ry', 'rz')}
 class GripperColumn:
     """The gripper in an action, as VlaAction names its fields.
 
-    :param gripper_column: index of the column; -1 if there is none, or nobody knows.
+    :param gripper_column: index of the column; -1 if there is none or it is unknown.
     :param gripper_closed: value of that column when the gripper is closed.
     :param gripper_open: value of that column when the gripper is open.
     """
@@ -27,10 +27,10 @@ class GripperColumn:
 
 @dataclass(frozen=True)
 class ActionDescription:
-    """What a chunk of actions means.
+    """The meaning of a chunk of actions.
 
-    :param names: of the columns.
-    :param period_s: time between two rows; None if nobody knows.
+    :param names: names of the columns.
+    :param period_s: time between two rows; None if unknown.
     """
 
     action_space: ActionSpace
@@ -40,10 +40,10 @@ class ActionDescription:
 
 
 def describe(spec: PolicySpec, contract: ActionContract | None) -> ActionDescription:
-    """Return what the actions mean; the contract fills in what the policy does not know.
+    """Return the meaning of the actions; the contract completes what the spec leaves unknown.
 
-    :param contract: of the data set whose statistics scaled the actions. It applies to actions of
-        seven values only.
+    :param contract: contract of the data set whose statistics scaled the actions. It applies to
+        actions of seven values only.
     """
     if contract is None or spec.action_dim != ACTION_DIM:
         return ActionDescription(spec.action_space, spec.names, spec.period_s, GripperColumn())

@@ -1,6 +1,6 @@
-"""From an action to the twist that makes its displacement within one period of its data set.
+"""The twist that makes an action's displacement within one period of its data set.
 
-Knows nothing of ROS.
+Independent of ROS.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from vla_ros.motion.contract import ActionContract
 from vla_ros.motion.profile import Twist
 
-ACTION_DIM = 7  # three of translation, three of rotation, the gripper
+ACTION_DIM = 7  # translation 3, rotation 3, gripper 1
 
 
 def action_twist(action: NDArray[np.float64], contract: ActionContract) -> Twist:
-    """The constant twist, along the axes of the contract's frame, that moves so far in a period.
+    """Return the constant twist that makes an action's displacement in one period.
 
     :param action: float64 [7], un-normalised.
-    :returns: float64 [6], m/s and rad/s.
+    :returns: float64 [6], m/s and rad/s, along the axes of the contract's frame.
     """
     turn = contract.radians_per_unit * action[3:6]
     if contract.rotation == 'rpy':
@@ -29,14 +29,15 @@ def action_twist(action: NDArray[np.float64], contract: ActionContract) -> Twist
 
 
 def rotation_vector(rpy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Axis times angle of the rotation by roll about x, then pitch about y, then yaw about z, all
-    about fixed axes (REP 103).
+    """Return the rotation vector (axis times angle) of roll, pitch and yaw.
+
+    The rotations are about the fixed axes x, then y, then z (REP 103).
 
     :param rpy: float64 [3], radians.
-    :returns: float64 [3], radians, no longer than pi.
+    :returns: float64 [3], radians, with a norm of at most pi.
     """
     (cr, cp, cy), (sr, sp, sy) = np.cos(rpy / 2), np.sin(rpy / 2)
-    quaternion = np.array(  # w, x, y, z of the yaw's times the pitch's times the roll's
+    quaternion = np.array(  # w, x, y, z of yaw * pitch * roll
         [
             cy * cp * cr + sy * sp * sr,
             cy * cp * sr - sy * sp * cr,
@@ -44,7 +45,7 @@ def rotation_vector(rpy: NDArray[np.float64]) -> NDArray[np.float64]:
             sy * cp * cr - cy * sp * sr,
         ]
     )
-    if quaternion[0] < 0:  # the same rotation, the shorter way round
+    if quaternion[0] < 0:  # the same rotation by the smaller angle
         quaternion = -quaternion
     cosine, axis = float(quaternion[0]), quaternion[1:]
     sine = float(np.linalg.norm(axis))

@@ -1,4 +1,4 @@
-"""Whether a gripper must be open, row by row of a chunk. Independent of ROS."""
+"""The state of a gripper, row by row of a chunk. Independent of ROS."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ class _Row(NamedTuple):
 
 
 class GripperSwitch:
-    """Open or closed, with hysteresis: a policy that wavers about the middle moves no gripper."""
+    """A gripper that is open or closed, with hysteresis.
+
+    A policy whose values vary about the middle does not move the gripper.
+    """
 
     def __init__(self) -> None:
-        self.opening: float | None = None  # 0 closed, 1 open; None: not told yet
+        self.opening: float | None = None  # 0 closed, 1 open; None: unknown until the first row
         self._rows: deque[_Row] = deque()
 
     def follow(
@@ -33,9 +36,10 @@ class GripperSwitch:
 
         They replace the rows that have not begun.
 
-        :param openings: of each row: 0 closed, 1 open; may lie beyond.
-        :param valid_until_s: row k must not begin k periods after that, or later.
-        :raises ValueError: if an opening is not finite; nothing has changed then.
+        :param openings: opening of each row: 0 closed, 1 open; may be below or above.
+        :param valid_until_s: time by which row 0 must begin; row k must begin at most k periods
+            later.
+        :raises ValueError: if an opening is not finite; nothing changes then.
         """
         for opening in openings:
             if not math.isfinite(opening):

@@ -1,7 +1,7 @@
-"""What one robot must do now, by the chunks of actions that were published for it.
+"""The motion of one robot, from the chunks of actions that were published for it.
 
-Independent of ROS and of threads. It is told of chunks and of the time, and needs no more: whatever
-the policy does, a motion ends when it has to.
+Independent of ROS and of threads. Its only inputs are chunks and the time, so every motion ends in
+time, whatever the policy does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from vla_ros.types import ActionSpace
 
 @dataclass
 class MotionCounters:
-    """
-    :param motions: published actions that became a motion; a chunk is one, whatever its rows.
-    :param motions_refused: that did not: no contract tells their meaning, or they are no motion.
-    :param clipped_linear: of the motions, made shorter: too fast, m/s.
-    :param clipped_angular: of the motions, made shorter: too fast, rad/s.
+    """The counters of one robot's motions.
+
+    :param motions: published actions that became a motion; a chunk counts as one.
+    :param motions_refused: published actions that did not, for lack of a contract or because they
+        are not a motion.
+    :param clipped_linear: motions that were shortened, since their linear speed was too high.
+    :param clipped_angular: motions that were shortened, since their angular speed was too high.
     """
 
     motions: int = 0
@@ -36,18 +38,18 @@ class MotionCounters:
 
 
 class Motion:
-    """Times are seconds of the robot's clock."""
+    """The motion of one robot. Times are seconds of the robot's clock.
+
+    :param contracts: action contracts by unnorm_key.
+    :param limits: limits of the robot; lower limits of a contract take precedence.
+    :param unnorm_key: data set of the actions to come; empty: that of the first action.
+    """
 
     def __init__(
         self, contracts: Mapping[str, ActionContract], limits: MotionLimits, unnorm_key: str
     ) -> None:
-        """
-        :param contracts: by unnorm_key.
-        :param limits: of the robot; where a contract's are lower, those hold.
-        :param unnorm_key: of the actions to come; empty: the first action tells it.
-        """
         self.counters = MotionCounters()
-        self.cause: Cause | None = None  # why the last action moved nothing, or the next will not
+        self.cause: Cause | None = None  # why actions cause no motion
         self._contracts = contracts
         self._limits = limits
         self._gripper = GripperSwitch()
@@ -58,12 +60,12 @@ class Motion:
 
     @property
     def contract(self) -> ActionContract | None:
-        """The one in force; None: there is none, or no action has told yet which."""
+        """The current contract; None if there is none, or before the first action."""
         return self._contract
 
     @property
     def gripper(self) -> float | None:
-        """1 open, 0 closed; None: not told yet."""
+        """State of the gripper: 1 open, 0 closed; None if unknown."""
         return self._gripper.opening
 
     def execute(
@@ -75,16 +77,16 @@ class Motion:
         space: ActionSpace = ActionSpace.UNKNOWN,
         period_s: float | None = None,
     ) -> bool:
-        """Begin a chunk, in place of the rest of the one before; return whether it is a motion.
+        """Begin a chunk, and return whether it is a motion.
 
-        Row k begins k periods from now. It makes its displacement in one period and the ramps;
-        where its validity ends sooner, it is cut short. A chunk that is no motion is counted,
-        stops the robot, and is the ``cause``.
+        The chunk replaces the rest of the previous one. Row k begins k periods from now. It makes
+        its displacement in one period and the ramps, or a part of it if its validity ends sooner.
+        A chunk that is not a motion is counted, stops the robot, and sets ``cause``.
 
         :param actions: float64 [K, D], un-normalised; [D] is a chunk of one row.
-        :param valid_until_s: when the motion of row 0 must have ended; that of row k may end k
+        :param valid_until_s: time by which the motion of row 0 must end; that of row k may end k
             periods later.
-        :param space: of the actions; UNKNOWN: the contract's, displacements.
+        :param space: action space; UNKNOWN: the contract's, which has displacements.
         :param period_s: time between two rows; None: the contract's.
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
@@ -93,7 +95,7 @@ class Motion:
             self.cause = Cause(
                 Reason.MOTION_NOT_A_DISPLACEMENT,
                 f'the action space is {space.name}, and a motion needs POSE_DELTA; set '
-                'the parameter motion to none, and take the topic action',
+                'the parameter motion to none, and use the topic action',
             )
         elif self._contract is not None:
             period_s = period_s or self._contract.period_s
@@ -114,18 +116,21 @@ class Motion:
         self._gripper = GripperSwitch()
 
     def begin_rows(self, now_s: float) -> bool:
-        """Begin the rows that are due; return whether there were any, so that the gripper is told.
+        """Begin the rows that are due, and return whether there were any.
 
-        :meth:`execute` begins row 0.
+        If so, the gripper must be published. :meth:`execute` begins row 0.
         """
         return self._gripper.begin_rows(now_s)
 
     def twist(self, now_s: float) -> Twist:
-        """float64 [6], m/s and rad/s, along the axes of the contract's frame."""
+        """Return the twist at a time.
+
+        :returns: float64 [6], m/s and rad/s, along the axes of the contract's frame.
+        """
         return self._profile.twist(now_s)
 
     def is_over(self, now_s: float) -> bool:
-        """Whether the twist stays zero until the next chunk."""
+        """Return whether the twist stays zero until the next chunk."""
         return self._profile.is_over(now_s)
 
     def _choose(self, unnorm_key: str) -> None:
@@ -134,9 +139,9 @@ class Motion:
         if contract is None:
             self.cause = Cause(
                 Reason.MOTION_NO_CONTRACT,
-                f'no action contract for unnorm_key {unnorm_key!r}, so what its numbers mean is '
-                f'not known; there are: {", ".join(sorted(self._contracts))}; add one of your own '
-                'to a YAML file and name that in the parameter contracts (docs/contracts.md)',
+                f'no action contract for unnorm_key {unnorm_key!r}, so the meaning of its actions '
+                f'is unknown; there are: {", ".join(sorted(self._contracts))}; add yours to a YAML '
+                'file, and set the parameter contracts to its path (docs/contracts.md)',
             )
             return
         self.cause = None
@@ -166,8 +171,8 @@ class Motion:
         if end_s <= now_s:
             self.cause = Cause(
                 Reason.MOTION_NO_TIME,
-                f'the action is valid for {valid_until_s - now_s:.3f} s more, and its motion needs '
-                f'{ramps_s:.3f} s to ramp up and down; raise max_action_age_s',
+                f'the action is valid for another {valid_until_s - now_s:.3f} s, and its motion '
+                f'needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
             )
             return
         with np.errstate(over='ignore', invalid='ignore'):

@@ -1,13 +1,16 @@
-"""How fast to move now, so that each displacement is made smoothly and within limits.
+"""The velocity at any time that makes each displacement smoothly and within limits.
 
-Knows neither contracts nor ROS.
+Independent of contracts and ROS.
 
-A commanded twist holds from its start to its end, or until the next one starts. The rows of a chunk
-are commanded together, one after the other. What is sent is the average over the last two
-``ramp_s``, weighted by a triangle. An average is never faster than what it averages; the triangle's
-area is one, so the displacement stays what was commanded; and its
-second derivative is bounded by ``4 * speed / ramp_s**2``, which is where ``ramp_s`` comes from. All
-of it is a formula in time: a late tick sends what is right then, and repeats nothing.
+A commanded twist lasts from its start to its end, or until the next one starts. All rows of a chunk
+are commanded together, one after the other. The published twist is the average of the commanded
+ones over the last two ``ramp_s``, weighted by a triangle:
+
+* An average is never faster than the values that it averages.
+* The triangle's area is one, so the displacement stays as commanded.
+* The second derivative is at most ``4 * speed / ramp_s**2``, which determines ``ramp_s``.
+
+The twist is a function of time, so a late tick publishes the right twist and repeats nothing.
 """
 
 from __future__ import annotations
@@ -18,16 +21,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-_BELOW = 1 - 1e-12  # so much below a limit, however its length is rounded
+_BELOW = 1 - 1e-12  # keeps a shortened vector below its limit in spite of rounding
 
 Twist = NDArray[np.float64]  # [6]: linear m/s, angular rad/s
 
 
 @dataclass(frozen=True)
 class MotionLimits:
-    """Of the length of the linear and of the angular part, whatever the direction; all above 0.
+    """Limits of the norms of the linear and the angular part; all above 0.
 
-    :param least_ramp_s: a ramp that is shorter than some ticks does not add up to the displacement.
+    :param least_ramp_s: minimum of ``ramp_s``; a ramp of only a few ticks would not add up to the
+        displacement.
     """
 
     linear_m_s: float
@@ -38,8 +42,10 @@ class MotionLimits:
 
     @property
     def ramp_s(self) -> float:
-        """The shortest that keeps both jerks within bounds; one for both, so that they start and
-        end together."""
+        """Shortest ramp that keeps both jerks within their limits.
+
+        The linear and the angular part have the same, so that they start and end together.
+        """
         linear_s = 2 * math.sqrt(self.linear_m_s / self.linear_m_s3)
         angular_s = 2 * math.sqrt(self.angular_rad_s / self.angular_rad_s3)
         return max(linear_s, angular_s, self.least_ramp_s)
@@ -47,7 +53,7 @@ class MotionLimits:
 
 @dataclass(frozen=True)
 class Clipped:
-    """Which part of a twist, or of any row of a chunk, was shortened to its limit."""
+    """The parts of a twist, or of any row of a chunk, that were shortened to their limits."""
 
     linear: bool
     angular: bool
@@ -62,8 +68,10 @@ class _Command:
 
 @dataclass
 class TwistProfile:
-    """What was commanded lately, and the twist that follows from it. Times are of any one clock
-    that does not go back."""
+    """The latest commands, and the twist that results from them.
+
+    Times are seconds of any clock that does not go back.
+    """
 
     limits: MotionLimits
     _commands: list[_Command] = field(default_factory=list)
@@ -73,11 +81,11 @@ class TwistProfile:
     ) -> Clipped:
         """Command row 0 from ``start_s`` on, and each further row one period later.
 
-        They replace what was commanded for then.
+        They replace the commands for that time.
 
-        :param twists: float64 [K, 6]; too long a part is shortened, its direction stays.
-        :param ends_s: when row 0 ends; row k ends k periods later, or when the next row starts.
-        :raises ValueError: if a value is not finite; nothing has changed then.
+        :param twists: float64 [K, 6]; a part beyond its limit is shortened and keeps its direction.
+        :param ends_s: end of row 0; row k ends k periods later, or when the next row starts.
+        :raises ValueError: if a value is not finite; nothing changes then.
         """
         if not (np.isfinite(twists).all() and np.isfinite([start_s, period_s, ends_s]).all()):
             raise ValueError(
@@ -88,7 +96,7 @@ class TwistProfile:
         starts_s = [start_s + row * period_s for row in range(len(twists) + 1)]
         bounded = [self._bounded(twist) for twist in twists]
         for row, (twist, _) in enumerate(bounded):
-            # The very number at which the next row starts: rows that overlap are too fast.
+            # Exactly the number at which the next row starts: rows that overlap are too fast.
             end_s = min(ends_s + row * period_s, starts_s[row + 1])
             if starts_s[row] < end_s:
                 self._commands.append(_Command(twist, starts_s[row], end_s))
@@ -98,7 +106,7 @@ class TwistProfile:
         )
 
     def _end_all(self, end_s: float) -> None:
-        """End all commands by then, and forget those that no longer count."""
+        """End all commands at a time, and forget those without effect after it."""
         for command in self._commands:
             command.end_s = min(command.end_s, end_s)
         self._commands = [
@@ -108,22 +116,22 @@ class TwistProfile:
         ]
 
     def stop(self) -> None:
-        """Zero from now on, without a ramp."""
+        """Make the twist zero from now on, without a ramp."""
         self._commands = []
 
     def is_over(self, now_s: float) -> bool:
-        """Whether the twist stays zero until the next command."""
+        """Return whether the twist stays zero until the next command."""
         return all(self._over_s(command) <= now_s for command in self._commands)
 
     def twist(self, now_s: float) -> Twist:
-        """float64 [6], within the limits."""
+        """Return the twist at a time, float64 [6], within the limits."""
         total = np.zeros(6)
         for command in self._commands:
             if not command.start_s < now_s < self._over_s(command):
-                continue  # of a chunk only a few rows count at any time
+                continue  # only a few rows of a chunk have an effect at any time
             weight = self._share(now_s - command.start_s) - self._share(now_s - command.end_s)
             total += weight * command.twist
-        # The weights add up to one at most, but for the rounding.
+        # The weights add up to at most one, except for rounding.
         return self._bounded(total)[0]
 
     def _bounded(self, twist: Twist) -> tuple[Twist, Clipped]:
@@ -135,13 +143,13 @@ class TwistProfile:
         return command.end_s + 2 * self.limits.ramp_s
 
     def _share(self, age_s: float) -> float:
-        """How much of the triangle is younger than ``age_s``, 0 to 1."""
+        """Return the share of the triangle that is younger than ``age_s``, 0 to 1."""
         x = min(max(age_s / self.limits.ramp_s, 0.0), 2.0)
         return x * x / 2 if x <= 1 else 1 - (2 - x) ** 2 / 2
 
 
 def _shortened(vector: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64], bool]:
-    """No longer than the limit, in the same direction; and whether it was longer."""
+    """Return the vector with a norm of at most the limit, and whether it was shortened."""
     largest = float(np.abs(vector).max())
     if largest == 0.0:
         return vector, False

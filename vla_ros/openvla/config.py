@@ -169,7 +169,10 @@ def read_json(path: Path, remember: Remember = unwatched) -> dict[str, Any]:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """:raises ValueError: if a key occurs twice; Python's reader silently takes the last one."""
+    """Return the pairs as a dict.
+
+    :raises ValueError: if a key occurs twice; Python's reader silently uses the last one.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -179,7 +182,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_text(path: Path, remember: Remember = unwatched) -> str:
-    """Read a text file of a checkpoint, but no named pipe, and no file of an unusual size.
+    """Read a regular text file of a checkpoint.
 
     :raises CheckpointError: if the file is missing, too large or not a regular file.
     """
@@ -243,7 +246,10 @@ def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ..
 
 
 def _read_llama(config: Mapping[str, Any], path: Path) -> LlamaConfig:
-    """:raises CheckpointError: if language.py does not implement the language model."""
+    """Read the configuration of the language model.
+
+    :raises CheckpointError: if language.py does not implement the model.
+    """
     text_config = config.get('text_config', {})
     for name, only in _LLAMA_KIND.items():
         if text_config.get(name, only) != only:
@@ -303,7 +309,10 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -> ActionTokenizer:
-    """:param padded: rows of the embedding."""
+    """Return the action tokenizer.
+
+    :param padded: rows of the embedding.
+    """
     # Embedding and head were padded by this many rows: `<PAD>` and fillers.
     vocab_size = padded - config.get('pad_to_multiple_of', 64)
     n_action_bins = config.get('n_action_bins', 256)

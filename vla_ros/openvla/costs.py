@@ -1,6 +1,6 @@
-"""What an inference costs: operations and bytes, from the model's shapes, and measured ratios.
+"""The costs of an inference: operations and bytes from the model's shapes, and measured ratios.
 
-Nothing is loaded or computed.
+Loads and computes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 
 
 class Kernel(Enum):
-    """What multiplies by the language model's weights, as far as it decides what a block costs."""
+    """A kind of matrix product, which determines the cost of a block of tokens."""
 
     GPU = auto()
     CPU_FLOAT32 = auto()

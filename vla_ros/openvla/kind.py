@@ -30,13 +30,13 @@ _BESIDE_WEIGHTS_BYTES = 1_200_000_000
 
 @dataclass(frozen=True)
 class OpenVLAInspection:
-    """What the files of a checkpoint say without the values of the weights."""
+    """The properties of a checkpoint that its files have beside the values of the weights."""
 
     folder: Path
     config: OpenVLAConfig
 
     def check(self) -> str:
-        """Do what the loader does before it reads weights, and return what was found.
+        """Run the loader's checks up to the reading of weights, and return the findings.
 
         :raises CheckpointError: if the loader would not take the folder.
         """
@@ -55,14 +55,14 @@ class OpenVLAInspection:
         return tuple(self.config.norm_stats)
 
     def key(self, unnorm_key: str) -> str:
-        """Return the key in force; empty means the only one.
+        """Return the key to use; an empty one selects the only one.
 
         :raises UnnormKeyError: if there are no such statistics.
         """
         return select_statistics(self.config.norm_stats, unnorm_key)[0]
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what the policy needs and gives.
+        """Return the policy's spec.
 
         :raises UnnormKeyError: if there are no such statistics.
         """
@@ -99,7 +99,7 @@ class OpenVLA:
         return replace(request, device=str(device), dtype=name)
 
     def inspect(self, request: PolicyRequest) -> OpenVLAInspection | None:
-        """Return what the files say; None if they have to be downloaded first.
+        """Return the checkpoint's properties; None if its files must be downloaded first.
 
         :raises CheckpointError: if the loader would not take the folder or its config.json.
         """
@@ -110,7 +110,7 @@ class OpenVLA:
         return OpenVLAInspection(folder, OpenVLAConfig.from_directory(folder))
 
     def recipe(self, request: PolicyRequest, center_crop: bool) -> dict[str, Any]:
-        """Return what the answers of a loaded policy depend on beside the request."""
+        """Return the facts beyond the request that a loaded policy's answers depend on."""
         return {
             'preprocessing': request.preprocessing,
             'center_crop': center_crop,

@@ -115,7 +115,7 @@ class Llama(nn.Module):
         return self._logits(self(x, positions, cache=cache))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """[B, T, hidden] to float32 [B, T, vocab]."""
+        """Return the logits, float32 [B, T, vocab], of [B, T, hidden]."""
         return self.lm_head(self.model.norm(hidden)).float()
 
 
@@ -130,8 +130,10 @@ class Trunk(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer. Its only state is its weights, so that all layers share one graph
-    when they are compiled."""
+    """One transformer layer.
+
+    Its only state is its weights, so that all compiled layers share one graph.
+    """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -208,7 +210,7 @@ class Attention(nn.Module):
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        """[B, T, hidden] to [B, H, T, E]."""
+        """Return [B, T, hidden] as [B, H, T, E]."""
         return projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
@@ -222,7 +224,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, hidden] to the same."""
+        """Return the output, of the input's shape [B, T, hidden]."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -235,7 +237,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., size] to the same."""
+        """Return the output, of the input's shape [..., size]."""
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
@@ -310,7 +312,7 @@ def decode_greedy(
 
 
 class Generation:
-    """The tokens of a batch that are already decoded, and the guesses at those to come.
+    """The decoded tokens of a batch, and the drafts of the next ones.
 
     :param logits: [B, rows, vocab], for their dtype and vocabulary; the rest as in
         :func:`decode_greedy`.
@@ -352,10 +354,11 @@ class Generation:
             self._emitted[row] += count
 
     def next_tokens(self, block_cost: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the input of the next pass: each row's last token, and a block of guesses if that
-        pays.
+        """Return the input of the next pass.
 
-        :returns: token ids [B, T], and their places [B, T] behind the prompt.
+        It is each row's last token, followed by a block of draft tokens if that saves time.
+
+        :returns: token ids [B, T], and their places [B, T] after the prompt.
         """
         rows = np.arange(len(self._steps))
         width = self._block if self._follows_drafts(block_cost) else 1
@@ -365,7 +368,7 @@ class Generation:
         return token_ids, offsets
 
     def _follows_drafts(self, block_cost: float) -> bool:
-        """Return whether a block of guesses pays.
+        """Return whether a block of draft tokens saves time.
 
         Where a block costs more than a token, a draft must have been right about the last token,
         and must be able to save more passes than the block costs.

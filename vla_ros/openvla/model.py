@@ -23,8 +23,10 @@ _MOST_GRAPHS = 4096
 
 
 class OpenVLAModel(nn.Module):
-    """The network. Its parameters have the checkpoint's names, except LayerScale's
-    (:func:`stored_key`)."""
+    """The network.
+
+    Its parameters have the checkpoint's names, except LayerScale's (:func:`stored_key`).
+    """
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
@@ -61,7 +63,7 @@ class OpenVLAModel(nn.Module):
         self._cancel = cancel
 
     def check_cancelled(self, *_: object) -> None:
-        """:raises InferenceCancelled: if ``cancel`` is set."""
+        """Raise InferenceCancelled if ``cancel`` is set."""
         if self._cancel is not None and self._cancel.is_set():
             raise InferenceCancelled
 
@@ -81,8 +83,11 @@ class OpenVLAModel(nn.Module):
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Raise torch's limits of graphs inside, if the model is compiled. Called by the thread
-        that infers: the limits are a setting of each thread, so other models keep theirs."""
+        """Raise torch's limits of graphs within the block, if the model is compiled.
+
+        Called by the thread that infers. The limits are a setting of each thread, so other models
+        keep theirs.
+        """
         if not self._is_compiled:
             yield
             return
@@ -92,7 +97,7 @@ class OpenVLAModel(nn.Module):
             yield
 
     def stored_names(self) -> dict[str, str]:
-        """Return the name in the checkpoint -> the name here, of every tensor."""
+        """Return the name of every tensor here, by its name in the checkpoint."""
         return {stored_key(key): key for key in self.state_dict()}
 
     def language_linears(self) -> dict[str, nn.Linear]:
@@ -111,8 +116,11 @@ class OpenVLAModel(nn.Module):
 
 
 def stored_key(key: str) -> str:
-    """Return the checkpoint's name of a parameter. LayerScale's ``gamma`` has another one, because
-    old versions of transformers rewrote that word in keys."""
+    """Return the checkpoint's name of a parameter.
+
+    LayerScale's ``gamma`` has a different name, because old versions of transformers replaced that
+    word in keys.
+    """
     for branch in ('ls1', 'ls2'):
         if key.endswith(f'.{branch}.gamma'):
             return key.removesuffix('gamma') + 'scale_factor'

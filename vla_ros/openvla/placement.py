@@ -111,7 +111,10 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 def check_quantization(
     quantization: str, device: torch.device, dtype: torch.dtype, compile: bool = False
 ) -> None:
-    """:raises PlacementError: if the quantization is unknown, or does not go with the others."""
+    """Check the quantization together with the other settings.
+
+    :raises PlacementError: if it is unknown, or not available with the others.
+    """
     if quantization not in QUANTIZATIONS:
         raise PlacementError(
             f'quantization {quantization!r} is unknown',

@@ -57,7 +57,7 @@ _PROMPTS_KEPT = 64  # those of the robots, and of the instructions before
 
 
 class OpenVLAPolicy:
-    """Use :meth:`from_pretrained`."""
+    """An OpenVLA model with its processors. Make it with :meth:`from_pretrained`."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class OpenVLAPolicy:
         return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
-        """Return what it needs and gives; the key may be left out if there is one.
+        """Return the policy's spec; the key is optional if there is only one.
 
         :raises UnnormKeyError: if there are no such statistics.
         """
@@ -143,7 +143,7 @@ class OpenVLAPolicy:
 
     @property
     def _most_values(self) -> int:
-        """The most values that an action has, whichever statistics scale it."""
+        """Number of values of the longest action of all data sets."""
         return self.config.norm_stats[self.config.longest_key].action_dim
 
     def warmup(
@@ -188,9 +188,9 @@ class OpenVLAPolicy:
         self._embeddings = EmbeddingCache()
 
     def check_files(self) -> None:
-        """Look whether the checkpoint's files are still those that were loaded.
+        """Check that the checkpoint's files are still those that were loaded.
 
-        :raises CheckpointError: if one was overwritten, replaced, cut short or deleted.
+        :raises CheckpointError: if one was overwritten, replaced, truncated or deleted.
         """
         self._files.check()
 
@@ -199,7 +199,7 @@ class OpenVLAPolicy:
         self._prompt_ids(instruction)
 
     def session(self, unnorm_key: str | None = None) -> OpenVLASession:
-        """Begin the session of one robot; the key may be left out if there is one.
+        """Begin the session of one robot; the key is optional if there is only one.
 
         :raises UnnormKeyError: if there are no such statistics.
         """
@@ -454,7 +454,7 @@ class OpenVLAPolicy:
 
 
 class _Stages:
-    """Times and names the stages of one inference; waits for the device at the end of each."""
+    """The durations of one inference's stages; waits for the device at the end of each."""
 
     _NAMES = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
 

@@ -58,7 +58,7 @@ class TowerTransform:
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """(height, width) for images of any size."""
+        """Height and width of the output, for images of any size."""
         height, width = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
         return min(height, self.crop[0]), min(width, self.crop[1])
 
@@ -75,7 +75,7 @@ class TowerTransform:
         return np.asarray(image)[top : top + crop_height, left : left + crop_width]
 
     def normalized(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [H, W, 3] to float32 [3, H, W]."""
+        """Return an image, uint8 [H, W, 3], as float32 [3, H, W]."""
         return np.stack([self.pixel_table[c][pixels[..., c]] for c in range(3)])
 
     def _resized_size(self, image: Image.Image) -> tuple[int, int]:
@@ -185,7 +185,10 @@ class PromptTokenizer:
     def __init__(
         self, directory: Path, config: OpenVLAConfig, remember: Remember = unwatched
     ) -> None:
-        """:raises CheckpointError: if tokenizer.json is missing, malformed, or contradicted."""
+        """Read the tokenizer.
+
+        :raises CheckpointError: if tokenizer.json is missing, malformed, or contradicts the config.
+        """
         path = directory / 'tokenizer.json'
         text = read_text(path, remember)
         try:

@@ -54,10 +54,10 @@ class QuantizedLinear(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def _product(self, rows: Tensor) -> Tensor:
-        """[M, in_features] to [M, out_features], both in the dtype, with the bias."""
+        """Return the product of [M, in_features], with the bias: [M, out_features] in the dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
+        """Return the product of [..., in_features]: [..., out_features]."""
         product = self._product(x.reshape(-1, self.in_features))
         return product.view(*x.shape[:-1], self.out_features)
 
@@ -163,8 +163,11 @@ class Int4Linear(_Int4Linear):
 
 
 class CPUInt4Linear(_Int4Linear):
-    """int4 for the CPU. Its kernel is fast for few rows only, so many rows are multiplied in the
-    dtype, by some unpacked columns at a time."""
+    """int4 for the CPU.
+
+    Its kernel is fast for few rows only. Many rows are multiplied in the dtype, with a few unpacked
+    columns at a time.
+    """
 
     _BLOCK = 64  # output columns of one block of the kernel's layout for AVX512
     _BLOCKS_AT_ONCE = 8  # unpacked together, so that they fit the CPU's cache
@@ -301,8 +304,11 @@ def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) ->
 
 
 def _has_vnni() -> bool:
-    """Return whether this CPU has VNNI. Without it oneDNN adds pairs of products of u8 and s8 in 16
-    bits, which overflow (its documentation, "Nuances of int8 computations")."""
+    """Return whether this CPU has VNNI.
+
+    Without it oneDNN adds pairs of products of u8 and s8 in 16 bits, which overflow (its
+    documentation, "Nuances of int8 computations").
+    """
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get('avx512_vnni') or capabilities.get('avx_vnni'))
 

@@ -1,4 +1,4 @@
-"""What the model is asked: one image, one instruction, and a guess at the answer."""
+"""A request to the model: one image, one instruction and a draft."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Request:
 
     :param image: uint8 [H, W, 3] RGB; never written to.
     :param instruction: the user's words, without the prompt's template.
-    :param unnorm_key: whose statistics scale the action; may be left out if there is one.
-    :param draft: int64 [<=D], a guess at the action's token ids, such as the previous action's.
-        Where it is right the action comes sooner; right or wrong, the action is the same.
+    :param unnorm_key: data set whose statistics scale the action; optional if there is one.
+    :param draft: int64 [<=D], probable token ids of the action, such as the previous action's. It
+        saves time where it is right, and never changes the action.
     """
 
     image: NDArray[np.uint8]

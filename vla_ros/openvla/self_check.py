@@ -198,8 +198,10 @@ def _logits(prediction: Prediction) -> NDArray[np.float64]:
 
 
 def _repeated(tokenizer: PromptTokenizer, tokens: int) -> str:
-    """Return the shortest instruction of one repeated word whose prompt has at least ``tokens``
-    tokens."""
+    """Return the shortest instruction of one repeated word whose prompt has enough tokens.
+
+    :param tokens: minimum number of the prompt's tokens.
+    """
     instruction = 'a'
     while tokenizer(instruction).shape[1] < tokens:
         instruction += ' a'

@@ -1,4 +1,4 @@
-"""The session of one robot: what lasts from one of its predictions to the next."""
+"""The session of one robot: the state that is kept between its predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class OpenVLASession:
         self.draft: NDArray[np.int64] | None = None
 
     def reset(self) -> None:
-        """Forget the last action: it is no guess at what comes next."""
+        """Forget the last action, so that it is not the draft of the next one."""
         self.draft = None
 
     def request(self, observation: Observation) -> Request:
-        """Return what the model is asked about an observation.
+        """Return the request for an observation.
 
         :raises PolicyError: if the camera's image is missing.
         """
@@ -40,7 +40,7 @@ class OpenVLASession:
         return Request(image, observation.instruction, self.unnorm_key, self.draft)
 
     def remember(self, prediction: Prediction) -> None:
-        """Take a valid action for the draft of the next one."""
+        """Keep a valid action as the draft of the next one."""
         if prediction.invalid is None and prediction.tokens is not None:
             self.draft = prediction.tokens.ids
 

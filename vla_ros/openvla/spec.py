@@ -1,4 +1,4 @@
-"""What a checkpoint needs and gives, from its config.json alone."""
+"""The spec of a checkpoint, from its config.json alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vla_ros.types import ONE_CAMERA, ActionSpace, PolicySpec, unknown_names
 
 
 def spec_of(config: OpenVLAConfig, unnorm_key: str | None) -> PolicySpec:
-    """Return the spec; the key may be left out if there is one.
+    """Return the spec; the key is optional if there is only one.
 
     :raises UnnormKeyError: if there are no such statistics.
     """

@@ -75,13 +75,16 @@ class Projector(nn.Module):
         self.act = nn.GELU()  # erf, not tanh
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, N, vision_dim] to [B, N, llm_dim]."""
+        """Return the embeddings [B, N, llm_dim] of features [B, N, vision_dim]."""
         projected = self.fc2(self.act(self.fc1(features)))
         return projected if self.fc3 is None else self.fc3(self.act(projected))
 
 
 def _build_tower(tower: TowerConfig) -> VisionTransformer:
-    """:raises CheckpointError: if nobody knows the tower."""
+    """Build the tower.
+
+    :raises CheckpointError: if the tower is unknown.
+    """
     options: dict[str, Any] = {'num_classes': 0, 'img_size': tower.image_size}
     if tower.act_layer is not None:
         options['act_layer'] = tower.act_layer
