@@ -25,6 +25,7 @@ SKY_BLUE = '#56B4E9'
 GREEN = '#009E73'
 BLUE = '#0072B2'
 VERMILLION = '#D55E00'
+PURPLE = '#CC79A7'
 
 _LONGEST = 800  # characters that are drawn: an instruction has 500 at most
 _SUPERSAMPLING = 4  # Pillow's own lines and polygons have jagged edges

@@ -134,12 +134,13 @@ def test_golden_actions(storage: str, compressed: bool, tmp_path: Path, run: Run
         assert row['token_ids'] == case['new_tokens']
         assert row['valid'] == (not case['flags'])
         assert bool(row['invalid_reason']) == bool(case['flags'])
-        assert len(row['token_probabilities']) == len(row['action']) == 7
+        [action], [normalized] = row['actions'], row['normalized_actions']
+        assert len(row['token_probabilities']) == len(action) == 7
         if 'eos_early_stop' not in case['flags']:
-            assert row['action'] == case['action']
-            assert row['normalized_action'] == case['normalized_action']
+            assert action == case['action']
+            assert normalized == case['normalized_action']
         else:
-            assert row['action'][-1] is None
+            assert action[-1] is None
 
 
 def test_both_files_hold_the_same(tmp_path: Path, run: Run) -> None:
@@ -155,19 +156,23 @@ def test_both_files_hold_the_same(tmp_path: Path, run: Run) -> None:
             row['invalid_reason'],
         )
         for name, column in (
-            ('action', 'action'),
-            ('normalized_action', 'normalized_action'),
+            ('actions', 'action'),
+            ('normalized_actions', 'normalized_action'),
             ('token_ids', 'token_id'),
             ('token_probabilities', 'token_probability'),
         ):
+            values = row[name][0] if name in ('actions', 'normalized_actions') else row[name]
             for index in range(7):
-                cell = line[f'{column}_{index}']
-                if index >= len(row[name]):
-                    assert cell == ''
-                elif row[name][index] is None:
-                    assert cell == 'nan'
-                else:
-                    assert float(cell) == row[name][index]
+                assert_cell(line[f'{column}_{index}'], values, index)
+
+
+def assert_cell(cell: str, values: list[float | None], index: int) -> None:
+    if index >= len(values):
+        assert cell == ''
+    elif values[index] is None:
+        assert cell == 'nan'
+    else:
+        assert float(cell) == values[index]
 
 
 def test_twice_is_the_same_bytes_and_needs_no_ros(tmp_path: Path, run: Run) -> None:
@@ -201,7 +206,7 @@ def test_a_draft_changes_nothing(tmp_path: Path, run: Run, tiny_checkpoint: Path
     )
     (comparison,) = report['comparisons']
     assert comparison['frames'] == comparison['equal_actions'] == 12
-    actions = [[row['action'] for row in rows_of(tmp_path / name)] for name in 'ab']
+    actions = [[row['actions'][0] for row in rows_of(tmp_path / name)] for name in 'ab']
     assert actions[0] == actions[1]
     assert len({tuple(action) for action in actions[0]}) > 1
 
@@ -294,8 +299,8 @@ def test_every_picture_is_counted(
     assert (counts['used'], counts['invalid']) == (5, 2)
     assert [row['frame'] for row in rows] == [1, 5, 6, 8, 9]
     assert [row['valid'] for row in rows] == [True, False, False, True, True]
-    assert rows[1]['action'][0] is None and 'not finite' in rows[1]['invalid_reason']
-    assert len(rows[2]['action']) == 3 and '3 values, expected 7' in rows[2]['invalid_reason']
+    assert rows[1]['actions'][0][0] is None and 'not finite' in rows[1]['invalid_reason']
+    assert len(rows[2]['actions'][0]) == 3 and '3 values, expected 7' in rows[2]['invalid_reason']
     call(*arguments, '--output', tmp_path / 'again')
     told = capsys.readouterr().err
     assert "unusable_picture: image encoding '16UC1' looks like a depth image" in told
@@ -353,7 +358,7 @@ def test_recorded_actions_and_twists_are_drawn_beside(
         for axes in figure.axes
         for line in axes.get_lines()
     }
-    replayed = [row['action'] for row in rows_of(tmp_path / 'out')]
+    replayed = [row['actions'][0] for row in rows_of(tmp_path / 'out')]
     for index in range(7):
         label = f'action {index}'
         assert lines[label, 'replayed'] == [action[index] for action in replayed]
@@ -403,9 +408,8 @@ def test_invalid_actions_are_marks(tmp_path: Path, run: Run, drawn: list[Figure]
 
 def row(frame: int, tokens: tuple[int, ...], valid: bool = True, **changes: Any) -> ActionRow:
     values = tuple(0.01 * token for token in tokens)
-    row = ActionRow(
-        frame, at(frame), at(frame), 'go', 'key', valid, '', values, values, tokens, values
-    )
+    rows = (values,)
+    row = ActionRow(frame, at(frame), at(frame), 'go', 'key', valid, '', rows, rows, tokens, values)
     return ActionRow(**{**vars(row), **changes})
 
 
@@ -429,7 +433,7 @@ def test_planted_differences_are_found() -> None:
         'equal_actions': 1,
         'equal_tokens': 4 / 8,
         'largest_bin_distance': 5,
-        'first_difference': {'frame': 1, 'bag_time_ns': at(1), 'dimension': 1},
+        'first_difference': {'frame': 1, 'bag_time_ns': at(1), 'row': 0, 'dimension': 1},
         'dimensions': [
             {
                 'tokens': 4,
@@ -468,7 +472,7 @@ def test_a_read_row_is_the_written_one(tmp_path: Path, run: Run) -> None:
     rows = read_actions(tmp_path / 'out')
     assert math.isnan(rows[0].action[0])
     written = rows_of(tmp_path / 'out')
-    assert list(rows[1].action) == written[1]['action']
+    assert [[*one] for one in rows[1].actions] == written[1]['actions']
     assert list(rows[1].token_ids) == written[1]['token_ids']
 
 
@@ -477,14 +481,22 @@ def test_a_read_row_is_the_written_one(tmp_path: Path, run: Run) -> None:
     [
         (lambda line: line.replace('"frame": 1', '"frame": "1"'), "frame is '1'; expected whole"),
         (lambda line: line.replace('"valid": true', '"valid": 1'), 'valid is 1; expected true or'),
-        (lambda line: line.replace('"action": [', '"action": ["\\u001b[2J", '), 'expected numbers'),
-        (lambda line: line.replace('"action": [', '"action": [[], '), 'expected numbers'),
+        (
+            lambda line: line.replace('"actions": [[', '"actions": [["\\u001b", '),
+            'expected numbers',
+        ),
+        (lambda line: line.replace('"actions": [[', '"actions": [[[], '), 'expected numbers'),
+        (lambda line: line.replace('"actions": [', '"actions": [1, '), 'TypeError'),
+        (
+            lambda line: line.replace('"version": 2', '"version": 3'),
+            'version is 3; this vla_replay',
+        ),
         (lambda line: line.replace('"frame": 1', '"frame": ' + '9' * 5000), 'ValueError'),
         (lambda line: '[' * 100_000, 'RecursionError'),
         (lambda line: line[:-3], 'JSONDecodeError'),
         (lambda line: '7', 'TypeError'),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_rows_that_no_replay_writes(
     tmp_path: Path, run: Run, damage: Callable[[str], str], words: str

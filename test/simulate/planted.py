@@ -228,8 +228,8 @@ PLANTED = [
     Planted(
         'motion: a stop keeps the commands',
         _PROFILE,
-        '        """Make the twist zero from now on, without a ramp."""\n        self._commands = []\n',
-        '        """Make the twist zero from now on, without a ramp."""\n',
+        'without a ramp."""\n        self._commands = []\n',
+        'without a ramp."""\n',
     ),
     Planted(
         'motion: zero is repeated for ever',

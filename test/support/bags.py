@@ -97,6 +97,18 @@ class Recorder:
             data=np.frombuffer(buffer.getvalue(), np.uint8),
         )
 
+    def state(self, topic: str, bag_time_s: float, values: Sequence[float]) -> None:
+        self.write(
+            topic,
+            'sensor_msgs/msg/JointState',
+            bag_time_s,
+            header=self._header(at(bag_time_s) - LATENCY_NS),
+            name=[],
+            position=np.array(values, np.float64),
+            velocity=np.zeros(0),
+            effort=np.zeros(0),
+        )
+
     def string(self, topic: str, bag_time_s: float, text: str) -> None:
         self.write(topic, 'std_msgs/msg/String', bag_time_s, data=text)
 

@@ -11,7 +11,7 @@ Value = TypeVar('Value')
 
 
 def list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
-    """:returns: reads values with commas between them."""
+    """Return a reader of values with commas between them."""
 
     def values(text: str) -> list[Value]:
         return [read(word.strip()) for word in text.split(',')]
@@ -47,7 +47,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """A parameter of the node, as ROS writes it."""
+    """Read a parameter of the node, as ROS writes it."""
     name, between, value = text.partition(':=')
     if not (name and between):
         raise argparse.ArgumentTypeError(f'{text!r} is no NAME:=VALUE')

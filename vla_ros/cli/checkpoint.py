@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _folder(text: str) -> Path:
-    """
+    """Read a folder.
+
     :raises CheckpointError: if a new folder of that name would be taken for a model on the hub.
     """
     folder = Path(text).expanduser()

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    """:returns: the exit code."""
+    """Show the demo, and return the exit code."""
     if not options.photographs:
         setup = Setup(
             options.episodes, options.first_seed, options.gif, options.sheet, options.view

@@ -24,9 +24,12 @@ from vla_ros.types import PolicySpec, Prediction, invalid_reason
 JSONL_NAME = 'actions.jsonl'
 CSV_NAME = 'actions.csv'
 
-_LISTS = ('action', 'normalized_action', 'token_ids', 'token_probabilities')
-_COLUMNS = ('action', 'normalized_action', 'token_id', 'token_probability')  # in the CSV, numbered
-
+_VERSION = 2
+_ROWS = ('actions', 'normalized_actions')
+_TOKENS = ('token_ids', 'token_probabilities')
+_LISTS = (*_ROWS, *_TOKENS)
+_ROW_COLUMNS = ('action', 'normalized_action')  # in the CSV, numbered
+_TOKEN_COLUMNS = ('token_id', 'token_probability')
 
 _MAX_BYTES = 1_000_000_000  # a day of images at 10 Hz
 _WHOLE: tuple[tuple[type, ...], str] = ((int,), 'whole numbers')
@@ -34,7 +37,7 @@ _NUMBER: tuple[tuple[type, ...], str] = ((int, float), 'numbers')
 _TEXT: tuple[tuple[type, ...], str] = ((str,), 'text')
 _TYPES = {
     **dict.fromkeys(('frame', 'bag_time_ns', 'stamp_ns', 'token_ids'), _WHOLE),
-    **dict.fromkeys(('action', 'normalized_action', 'token_probabilities'), _NUMBER),
+    **dict.fromkeys(('actions', 'normalized_actions', 'token_probabilities'), _NUMBER),
     **dict.fromkeys(('instruction', 'unnorm_key', 'invalid_reason'), _TEXT),
     'valid': ((bool,), 'true or false'),
 }
@@ -44,16 +47,20 @@ class ActionsError(VlaError):
     """A folder that does not hold the files of a replay."""
 
 
+Rows = tuple[tuple[float, ...], ...]
+
+
 @dataclass(frozen=True)
 class ActionRow:
-    """The answer to one image.
+    """The answer to one observation.
 
-    :param frame: the image's number in its topic, from 0.
+    :param frame: number of the first camera's image in its topic, from 0.
+    :param stamp_ns: capture time of the oldest image.
     :param valid: whether the node would publish the action if it were in time.
-    :param action: D values, un-normalised; a value that is not finite is null in actions.jsonl.
-    :param normalized_action: D values before un-normalising.
-    :param token_ids: at most D tokens.
-    :param token_probabilities: D, probability of each token among the action tokens.
+    :param actions: [K][D], un-normalised; a value that is not finite is null in actions.jsonl.
+    :param normalized_actions: [K][D] before un-normalising; empty if the policy has none.
+    :param token_ids: at most K x D tokens; empty if the policy decodes none.
+    :param token_probabilities: K x D, probability of each token among the action tokens, or empty.
     """
 
     frame: int
@@ -63,10 +70,15 @@ class ActionRow:
     unnorm_key: str
     valid: bool
     invalid_reason: str
-    action: tuple[float, ...]
-    normalized_action: tuple[float, ...]
+    actions: Rows
+    normalized_actions: Rows
     token_ids: tuple[int, ...]
     token_probabilities: tuple[float, ...]
+
+    @property
+    def action(self) -> tuple[float, ...]:
+        """The first row, [D]."""
+        return self.actions[0] if self.actions else ()
 
 
 def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> ActionRow:
@@ -76,13 +88,13 @@ def action_row(frame: Frame, prediction: Prediction, spec: PolicySpec) -> Action
     return ActionRow(
         frame=frame.number,
         bag_time_ns=frame.bag_time_ns,
-        stamp_ns=frame.stamp_ns,
-        instruction=frame.instruction,
+        stamp_ns=frame.observation.stamp_ns,
+        instruction=frame.observation.instruction,
         unnorm_key=prediction.unnorm_key,
         valid=reason is None,
         invalid_reason='' if reason is None else str(reason),
-        action=tuple(prediction.actions[0].tolist()),
-        normalized_action=() if normalized is None else tuple(normalized[0].tolist()),
+        actions=tuple(map(tuple, prediction.actions.tolist())),
+        normalized_actions=() if normalized is None else tuple(map(tuple, normalized.tolist())),
         token_ids=() if tokens is None else tuple(tokens.ids.tolist()),
         # The fewest digits that identify a float32.
         token_probabilities=()
@@ -97,43 +109,54 @@ class ActionFiles:
     :raises OSError: if the files can't be written.
     """
 
-    def __init__(self, folder: Path, action_dim: int) -> None:
+    def __init__(self, folder: Path, spec: PolicySpec) -> None:
         """Prepare files in a folder, without opening them.
 
-        :param action_dim: number of columns of each list in the CSV.
+        :param spec: of the policy; it gives the columns of the CSV.
         """
         self._folder = folder
-        self._action_dim = action_dim
+        self._rows, self._columns = spec.action_shape
+        self._has_tokens = spec.emits_tokens
 
     def __enter__(self) -> ActionFiles:
         self._jsonl = (self._folder / JSONL_NAME).open('w', encoding='utf-8', newline='\n')
         self._csv = (self._folder / CSV_NAME).open('w', encoding='utf-8', newline='')
-        self._rows = csv.writer(self._csv, lineterminator='\n')
+        self._table = csv.writer(self._csv, lineterminator='\n')
         single = [field.name for field in dataclasses.fields(ActionRow) if field.name not in _LISTS]
-        each = [f'{name}_{index}' for name in _COLUMNS for index in range(self._action_dim)]
-        self._rows.writerow([*single, *each])
+        names = (*_ROW_COLUMNS, *(_TOKEN_COLUMNS if self._has_tokens else ()))
+        self._table.writerow([*single, *(f'{name}_{i}' for name in names for i in self._indices())])
         return self
 
     def __exit__(self, *_: object) -> None:
         self._jsonl.close()
         self._csv.close()
 
+    def _indices(self) -> list[str]:
+        """Return the column's number of each value, after the row's where there are several."""
+        columns = [str(column) for column in range(self._columns)]
+        if self._rows == 1:
+            return columns
+        return [f'{row}_{column}' for row in range(self._rows) for column in columns]
+
     def write(self, row: ActionRow) -> None:
         """Write one row to both files."""
         values = dataclasses.asdict(row)
-        lists = [values.pop(name) for name in _LISTS]
-        self._rows.writerow(
-            [*(json.dumps(v) if isinstance(v, bool) else v for v in values.values())]
-            + [cell for one in lists for cell in self._cells(one)]
-        )
-        finite = {name: [_finite(v) for v in one] for name, one in zip(_LISTS, lists, strict=True)}
-        line = json.dumps(values | finite, ensure_ascii=False, allow_nan=False)
-        self._jsonl.write(f'{line}\n')
+        lists = {name: values.pop(name) for name in _LISTS}
+        cells = [json.dumps(v) if isinstance(v, bool) else v for v in values.values()]
+        for rows in (lists[name] for name in _ROWS):
+            for index in range(self._rows):
+                cells += _cells(rows[index] if index < len(rows) else (), self._columns)
+        for tokens in (lists[name] for name in _TOKENS if self._has_tokens):
+            cells += _cells(tokens, self._rows * self._columns)
+        self._table.writerow(cells)
+        line = {'version': _VERSION} | values | _finite(lists)
+        self._jsonl.write(f'{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n')
 
-    def _cells(self, values: Sequence[float]) -> list[str]:
-        """Return one cell for each column; empty where there is no value."""
-        cells = [repr(value) for value in values[: self._action_dim]]
-        return cells + [''] * (self._action_dim - len(cells))
+
+def _cells(values: Sequence[float], count: int) -> list[str]:
+    """Return this number of cells; those without a value are empty."""
+    cells = [repr(value) for value in values[:count]]
+    return cells + [''] * (count - len(cells))
 
 
 def read_actions(folder: Path) -> list[ActionRow]:
@@ -163,14 +186,34 @@ def read_actions(folder: Path) -> list[ActionRow]:
 
 
 def _row(values: Any) -> ActionRow:
-    lists = {name: tuple(math.nan if v is None else v for v in values[name]) for name in _LISTS}
-    row = ActionRow(**values | lists)
+    if not isinstance(values, dict):
+        raise TypeError(f'it is {quoted(values)}; expected an object')
+    version = values.pop('version', 1)
+    if version == 1:  # by vla_ros 0.1: lists of one row
+        for name in _ROWS:
+            row = values.pop(name.removesuffix('s'))
+            values[name] = [row] if row else []
+    elif version != _VERSION:
+        raise ValueError(f'version is {quoted(version)}; this vla_replay reads 1 and {_VERSION}')
+    rows = {name: tuple(map(_row_values, values[name])) for name in _ROWS}
+    answer = ActionRow(**values | rows | {name: _row_values(values[name]) for name in _TOKENS})
     for name, (type_, what) in _TYPES.items():
-        value = getattr(row, name)
-        if not all(type(one) in type_ for one in (value if name in _LISTS else [value])):
+        value = getattr(answer, name)
+        each = [v for one in value for v in one] if name in _ROWS else value
+        if not all(type(one) in type_ for one in (each if name in _LISTS else [value])):
             raise TypeError(f'{name} is {quoted(value)}; expected {what}')
-    return row
+    return answer
 
 
-def _finite(value: float) -> float | None:
+def _row_values(row: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a list of actions.jsonl, with NaN for null."""
+    return tuple(math.nan if value is None else value for value in row)
+
+
+def _finite(value: Any) -> Any:
+    """Return a number, or None for one that is not finite; the same within tuples and dicts."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return [_finite(one) for one in value]
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""The inputs of a replay: the images of one topic, each with its current instruction.
+"""The inputs of a replay: observations joined as in the node, each with its current instruction.
 
-Every image of the recording either becomes a frame or is counted under the name of the cause.
-Independent of policies.
+Every image of the recording either becomes part of a frame or is counted under the name of the
+cause. Independent of policies.
 """
 
 from __future__ import annotations
@@ -9,45 +9,37 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vla_ros.images.compressed import compressed_to_rgb
-from vla_ros.images.raw import UnusableImage, image_to_rgb
-from vla_ros.replay.bag import Bag, BagError, UnreadableMessage, nanoseconds
+from vla_ros.clock import ManualClock
+from vla_ros.console import Say
+from vla_ros.images.raw import UnusableImage
+from vla_ros.replay.bag import Bag, BagError, RawMessage, UnreadableMessage, nanoseconds
+from vla_ros.replay.topics import TO_RGB, Topics
+from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
+from vla_ros.text import printable
+from vla_ros.types import Observation, PolicySpec
 
-_TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
-    'sensor_msgs/msg/Image': image_to_rgb,
-    'sensor_msgs/msg/CompressedImage': compressed_to_rgb,
-}
-_STRING = 'std_msgs/msg/String'
 _BEGINNING_OF_TIME_NS = -(2**63)
 _NS_PER_S = 10**9
-
-Say = Callable[[str], None]  # called with each report of progress
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image with its instruction.
+    """An observation of the recording.
 
-    :param number: number of the image in its topic, from 0.
-    :param bag_time_ns: when it was recorded, nanoseconds of the recorder's clock.
-    :param stamp_ns: when it was captured, by its header.
-    :param image: uint8 [H, W, 3] RGB, read-only.
+    :param number: number of the first camera's image in its topic, from 0.
+    :param bag_time_ns: when the last part was recorded, nanoseconds of the recorder's clock.
     :param starts_over: whether the node would reset the session before it: the instruction changed,
-        or an image in between was not usable.
+        or an image or a state in between was not usable.
     """
 
     number: int
     bag_time_ns: int
-    stamp_ns: int
-    instruction: str
-    image: NDArray[np.uint8]
+    observation: Observation
     starts_over: bool
 
 
@@ -55,9 +47,11 @@ class Frame:
 class Sampling:
     """The selection of images.
 
+    With several cameras, the first one's images are selected.
+
     :param every: take every n-th image, beginning with the first.
     :param rate_hz: take the images nearest to the ticks of this rate, by bag time; None: all.
-    :param limit: maximum number of images; None: no limit.
+    :param limit: maximum number of observations; None: no limit.
     """
 
     every: int = 1
@@ -67,22 +61,37 @@ class Sampling:
 
 @dataclass
 class Skipped:
-    """Counters of the images that gave no action, by cause, with the message of each first one."""
+    """Counters of the images that gave no action, by cause, with the message of each first one.
+
+    :param what: name of the counted messages, for reports.
+    """
 
     say: Say
+    what: str = 'image'
     counts: Counter[str] = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, message: str = '', number: int = 0) -> None:
+    def add(self, name: str, message: str = '', number: int = 0, count: int = 1) -> None:
         """Count an image, and report the first one with a message.
 
         :param name: name of the counter.
         :param number: number of the image.
+        :param count: number of images that are skipped together.
         """
-        self.counts[name] += 1
+        self.counts[name] += count
         if message and name not in self.messages:
             self.messages[name] = message
-            self.say(f'image {number} is skipped, {name}: {message} (others are only counted)')
+            text = f'{self.what} {number} is skipped, {name}: {message}'
+            self.say(f'{text} (others are only counted)')
+
+    def add_rest(self, name: str, count: int, message: str = '') -> None:
+        """Count images that turn out to be skipped at the end; a count below 1 changes nothing."""
+        if count < 1:
+            return
+        self.counts[name] += count
+        if message:
+            self.messages[name] = message
+            self.say(f'{count} {self.what}s are skipped, {name}: {message}')
 
     def __str__(self) -> str:
         return ', '.join(
@@ -125,83 +134,147 @@ class Instructions:
         return self._texts[index - 1] if index else ''
 
 
-def find_image_topic(bag: Bag, topic: str | None) -> str:
-    """Return the topic of images.
+class Frames:
+    """All frames of a recording, in the order of the recorder's clock. Iterate once.
 
-    :param topic: the requested topic; None: the only one.
-    :raises BagError: if there is no such topic of images, or there are several.
+    After the last one, every recorded image was part of a frame or is counted in ``skipped``, and
+    every state was usable or is counted in ``skipped_states``. A state may be part of several
+    frames.
     """
-    return _find(bag, topic, bag.topics_of(*_TO_RGB), 'images', '--image')
 
+    def __init__(
+        self,
+        bag: Bag,
+        topics: Topics,
+        spec: PolicySpec,
+        instructions: Instructions,
+        sampling: Sampling,
+        tolerance_s: float,
+        say: Say,
+    ) -> None:
+        """Prepare the frames, without reading messages.
 
-def find_instruction_topic(bag: Bag, topic: str | None) -> str:
-    """Return the topic of instructions.
+        :param spec: the cameras and the length of the state that the policy needs.
+        :param tolerance_s: maximum time between the captures of the parts of one observation.
+        """
+        self.topics = topics
+        self.skipped, self.skipped_states = Skipped(say), Skipped(say, 'state')
+        self._bag = bag
+        self._cameras = {topic: camera for camera, topic in topics.images.items()}
+        self._leader = spec.cameras[0]
+        self._instructions = instructions
+        self._limit = sampling.limit
+        self._is_due = _schedule(sampling)
+        self._tolerance_s = tolerance_s
+        limits = AssemblyLimits(tolerance_s, math.inf, math.inf)  # nothing is late in a replay
+        self._assembler = Assembler(spec, limits, ManualClock(), AssemblyCounters())
+        self._read: Counter[str] = Counter()  # messages by topic
+        self._number = 0  # of the leader's last usable image
+        self._instruction = ''
+        self._starts_over = True
 
-    :param topic: the requested topic; None: the only one whose name ends in ``instruction``.
-    :raises BagError: if there is no such topic of strings, or there are several.
-    """
-    topics = bag.topics_of(_STRING)
-    if topic is None:
-        topics = [name for name in topics if name.endswith('instruction')]
-    return _find(bag, topic, topics, 'instructions', '--instruction-topic (or --instruction TEXT)')
+    @property
+    def count(self) -> int:
+        """Number of the first camera's images, according to the recording's metadata."""
+        return self._bag.topics[self.topics.images[self._leader]].count
 
+    @property
+    def states_used(self) -> int:
+        """Number of the usable states so far."""
+        counters = self._assembler.counters
+        return counters.states_received - counters.states_rejected
 
-def _find(bag: Bag, wanted: str | None, topics: list[str], what: str, option: str) -> str:
-    listed = ', '.join(topics) or 'none'
-    if wanted is not None and wanted not in topics:
-        raise BagError(
-            f'{wanted} is not a topic of {what} in bag {bag.path}',
-            f'its topics of {what}: {listed}',
-        )
-    if wanted is None and len(topics) != 1:
-        others = ', '.join(f'{name} ({one.message_type})' for name, one in bag.topics.items())
-        raise BagError(
-            f'bag {bag.path} has {len(topics)} topics of {what} ({listed})',
-            f'name one with {option}; all its topics: {others or "none"}',
-        )
-    return wanted or topics[0]
+    def skipped_text(self) -> str:
+        """Return the counters of images and states as text; empty if nothing was skipped."""
+        return ', '.join(str(one) for one in (self.skipped, self.skipped_states) if one.counts)
 
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames.
 
-def frames(
-    bag: Bag, topic: str, instructions: Instructions, sampling: Sampling, skipped: Skipped
-) -> Iterator[Frame]:
-    """Yield the frames, in the order of the recorder's clock.
+        :raises BagError: where the recording is damaged.
+        """
+        taken, rest = 0, 'missing'
+        state = [self.topics.state] if self.topics.state else []
+        for raw in self._bag.messages([*self._cameras, *state]):
+            if taken == self._limit:
+                rest = 'after_limit'
+                break
+            observation = self._add(raw)
+            if observation is not None:
+                taken += 1
+                yield Frame(self._number, raw.bag_time_ns, observation, self._starts_over)
+                self._starts_over = False
+        self._count_rest(rest)
 
-    After the last one, every recorded image was a frame or is counted in ``skipped``.
+    def _add(self, raw: RawMessage) -> Observation | None:
+        """Give a message to the assembler; return the observation that it completes."""
+        number = self._read[raw.topic]
+        self._read[raw.topic] += 1
+        if raw.topic == self.topics.state:
+            return self._add_state(raw, number)
+        return self._add_image(self._cameras[raw.topic], raw, number)
 
-    :raises BagError: where the recording is damaged.
-    """
-    to_rgb = _TO_RGB[bag.topics[topic].message_type]
-    is_due = _schedule(sampling)
-    read, taken, rest = 0, 0, 'missing'
-    instruction_before, starts_over = '', True
-    for raw in bag.messages([topic]):
-        if taken == sampling.limit:
-            rest = 'after_limit'
-            break
-        number, read = read, read + 1
-        if not is_due(number, raw.bag_time_ns):
-            skipped.add('downsampled')
-            continue
-        instruction = instructions.at(raw.bag_time_ns)
-        starts_over = starts_over or instruction != instruction_before
-        instruction_before = instruction
-        if not instruction.strip():
-            skipped.add('no_instruction')
-            continue
+    def _add_image(self, camera: str, raw: RawMessage, number: int) -> Observation | None:
+        if camera == self._leader and not self._is_due(number, raw.bag_time_ns):
+            self.skipped.add('downsampled')
+            return None
+        instruction = self._instruction_at(raw.bag_time_ns)
+        if not instruction:
+            self.skipped.add('no_instruction')
+            return None
         try:
-            message = bag.decode(raw)
-            image, stamp_ns = to_rgb(message), nanoseconds(message.header.stamp)
+            message = self._bag.decode(raw)
+            image = TO_RGB[raw.message_type](message)
         except (UnreadableMessage, UnusableImage, MemoryError) as error:
-            skipped.add('unusable_picture', str(error), number)
-            starts_over = True
-            continue
-        taken += 1
-        yield Frame(number, raw.bag_time_ns, stamp_ns, instruction, image, starts_over)
-        starts_over = False
-    unread = bag.topics[topic].count - read  # according to the recording's metadata
-    if unread > 0:
-        skipped.counts[rest] += unread
+            self.skipped.add('unusable_picture', str(error), number)
+            self._start_over()
+            return None
+        if camera == self._leader:
+            self._number = number
+        stamp_ns = nanoseconds(message.header.stamp)
+        return self._assembler.add_image(camera, image, stamp_ns, instruction)
+
+    def _add_state(self, raw: RawMessage, number: int) -> Observation | None:
+        instruction = self._instruction_at(raw.bag_time_ns)
+        try:
+            message = self._bag.decode(raw)
+            values = np.array(message.position, np.float64)
+            stamp_ns = nanoseconds(message.header.stamp)
+            return self._assembler.add_state(values, stamp_ns, instruction)
+        except ValueError as error:
+            self.skipped_states.add('unusable_state', printable(str(error), 200), number)
+            self._start_over()
+            return None
+
+    def _instruction_at(self, bag_time_ns: int) -> str:
+        """Return the current instruction; empty if it means hold."""
+        instruction = self._instructions.at(bag_time_ns)
+        if instruction != self._instruction:
+            self._instruction = instruction
+            self._start_over()
+        return instruction if instruction.strip() else ''
+
+    def _start_over(self) -> None:
+        """Drop the images that wait, as the node does at a fault or a new instruction."""
+        self._assembler.drop()
+        self._starts_over = True
+
+    def _count_rest(self, rest: str) -> None:
+        """Count the images that were not read, and those that found no other parts."""
+        for topic in self._cameras:
+            self.skipped.add_rest(rest, self._unread(topic))
+        if self.topics.state:
+            self.skipped_states.add_rest(rest, self._unread(self.topics.state))
+        why = (
+            f'the newest messages on {self.topics} were not captured within '
+            f'--sync-tolerance, {self._tolerance_s:g} s'
+        )
+        self.skipped.add_rest('replaced', self._assembler.counters.replaced, why)
+        self.skipped.add_rest('pending', self._assembler.counters.pending)
+
+    def _unread(self, topic: str) -> int:
+        """Return the number of messages beyond those read, by the recording's metadata."""
+        return self._bag.topics[topic].count - self._read[topic]
 
 
 def _schedule(sampling: Sampling) -> Callable[[int, int], bool]:

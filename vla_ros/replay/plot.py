@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vla_ros.drawing import BLUE, GRAY, GREEN, ORANGE, PURPLE, VERMILLION
 from vla_ros.replay.actions import ActionRow
 from vla_ros.replay.recorded import Recorded, column
 
-# Okabe and Ito's colours, which people with colour blindness can tell apart.
-_REPLAYED, _INVALID = '#0072B2', '#D55E00'
-_RECORDED = ('#E69F00', '#009E73', '#CC79A7', '#999999')
+_REPLAYED, _INVALID = BLUE, VERMILLION
+_RECORDED = (ORANGE, GREEN, PURPLE, GRAY)
 _VELOCITIES = ('m/s', 'm/s', 'm/s', 'rad/s', 'rad/s', 'rad/s')
 _WIDTH, _HEIGHT = 9.0, 1.3  # inches, for one dimension
 _DPI = 80
@@ -27,14 +27,14 @@ def plot_actions(
 ) -> None:
     """Write a PNG with one panel for each dimension of the action.
 
-    :param rows: at least one; invalid ones are drawn as marks only.
+    :param rows: at least one; the first row of each action is drawn, invalid ones as marks only.
     :param recorded: actions are drawn on the same scale, velocities on a separate one.
     :raises OSError: if the file can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    dimensions = max(len(row.action) for row in rows)
+    dimensions = max(1, *(len(row.action) for row in rows))
     figure = Figure(figsize=(_WIDTH, 1.0 + _HEIGHT * dimensions), dpi=_DPI, layout='constrained')
     FigureCanvasAgg(figure)
     panels = figure.subplots(dimensions, 1, sharex=True, squeeze=False)[:, 0]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_ros.console import Say
 from vla_ros.replay.bag import Bag, UnreadableMessage
-from vla_ros.replay.frames import Say
 from vla_ros.share import share_file
 
 ACTION = 'vla_ros/msg/VlaAction'

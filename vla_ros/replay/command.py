@@ -1,0 +1,148 @@
+"""A replay as ``vla_replay`` runs it: one recording, all policies, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_ros.console import Say
+from vla_ros.measure.statistics import table
+from vla_ros.policies import PolicyRequest, inspect, product, resolve_all
+from vla_ros.replay.actions import ActionRow, ActionsError, read_actions
+from vla_ros.replay.bag import Bag
+from vla_ros.replay.compare import compare_all, comparison_tables
+from vla_ros.replay.frames import Instructions, Sampling
+from vla_ros.replay.recorded import ACTION, action_definitions
+from vla_ros.replay.run import IMAGES, SUMMARY_NAME, Replayed, Summary, Task, run
+from vla_ros.replay.topics import find_instruction_topic, find_topics
+from vla_ros.types import check_instruction
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The options of a replay.
+
+    :param request: the policy, without the options that have lists.
+    :param lists: values by field of the request; every combination is replayed.
+    :param output: folder to write; with several combinations, each has a folder in it.
+    :param compare: folders of earlier replays.
+    :param images: topics, in the order of the policy's cameras; empty: found by the recording.
+    :param state: topic; None: found by the recording. So is ``instruction_topic``.
+    :param instruction: for all images; None: the recorded ones.
+    """
+
+    bag: Path
+    request: PolicyRequest
+    lists: Mapping[str, Sequence[str]]
+    output: Path
+    compare: Sequence[Path]
+    images: Sequence[str]
+    state: str | None
+    sync_tolerance_s: float
+    instruction: str | None
+    instruction_topic: str | None
+    sampling: Sampling
+    draft: bool
+
+
+def replay(setup: Setup, say: Say) -> str:
+    """Replay the recording with every policy, write all files, and return the report as text.
+
+    :raises BagError: if the recording can't be read, or lacks what the policies need.
+    :raises ActionsError: if a folder to write has a replay, or one to compare has none.
+    :raises PolicyError: if a policy can't be loaded, fails a self-check, or can't continue.
+    :raises NoAction: if a policy gave no action.
+    :raises OSError: if the files can't be written.
+    """
+    if setup.instruction is not None:
+        check_instruction(setup.instruction)
+    rows: dict[str, Sequence[ActionRow]] = {
+        f'{folder}/': read_actions(folder) for folder in setup.compare
+    }
+    requests = resolve_all(product(setup.request, **setup.lists))
+    several = len(requests) > 1
+    folders = [setup.output / one.label if several else setup.output for one in requests]
+    results: list[Replayed] = []
+    with Bag(setup.bag, {ACTION: action_definitions()}) as bag:
+        _check_topics(bag, setup, requests[0])
+        task = _task(bag, setup)
+        for folder in folders:
+            _make_folder(folder)
+        for request, folder in zip(requests, folders, strict=True):
+            results.append(run(bag, task, request, folder, say))
+            rows[request.label] = results[-1].rows
+    runs = [one.summary for one in results]
+    return _report({**results[0].recipe, 'runs': runs, 'comparisons': compare_all(rows)})
+
+
+def _task(bag: Bag, setup: Setup) -> Task:
+    topic = None
+    if setup.instruction is not None:
+        instructions = Instructions.always(setup.instruction)
+    else:
+        topic = find_instruction_topic(bag, setup.instruction_topic)
+        instructions = Instructions.recorded(bag, topic)
+    sampling = setup.sampling
+    recipe = {
+        'bag': str(setup.bag),
+        'image': setup.images,
+        'instruction': setup.instruction,
+        'instruction_topic': topic,
+        'unnorm_key': setup.request.unnorm_key or None,
+        'every': sampling.every,
+        'rate_hz': sampling.rate_hz,
+        'limit': sampling.limit,
+        'draft': setup.draft,
+    }
+    return Task(
+        setup.images,
+        setup.state,
+        instructions,
+        sampling,
+        setup.sync_tolerance_s,
+        setup.draft,
+        recipe,
+    )
+
+
+def _check_topics(bag: Bag, setup: Setup, request: PolicyRequest) -> None:
+    """Check the topics before anything is loaded, unless the policy must be downloaded first."""
+    inspection = inspect(request)
+    if inspection is not None:
+        find_topics(bag, setup.images, setup.state, inspection.spec(request.unnorm_key or None))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for the files of a replay.
+
+    :raises ActionsError: if it holds a replay already.
+    """
+    if (folder / SUMMARY_NAME).exists():
+        raise ActionsError(
+            f'{folder} holds a replay already', 'name another folder with --output, or remove it'
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _report(report: Summary) -> str:
+    """Return tables of the counts and the comparisons, and a last line of JSON."""
+    runs, comparisons = report['runs'], report['comparisons']
+    names = [one['name'] for one in runs]
+    parts = [table('policy', names, _counts(runs))]
+    if comparisons:
+        parts.append(comparison_tables(comparisons))
+    return '\n\n'.join([*parts, json.dumps(report)])
+
+
+def _counts(runs: Sequence[Summary]) -> list[dict[str, str]]:
+    """Return the cells of each run; every run has the same columns."""
+    skipped = sorted({name for one in runs for name in one['skipped']})
+    states = sorted({name for one in runs for name in one.get('states_skipped', {})})
+    return [
+        {'images': str(one[IMAGES]), 'used': str(one['used']), 'invalid': str(one['invalid'])}
+        | {name: str(one['skipped'].get(name, 0)) for name in skipped}
+        | {f'{name} (states)': str(one['states_skipped'].get(name, 0)) for name in states}
+        for one in runs
+    ]

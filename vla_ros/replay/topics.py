@@ -1,0 +1,115 @@
+"""The topics of a recording that hold the inputs of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.raw import image_to_rgb
+from vla_ros.replay.bag import Bag, BagError
+from vla_ros.types import PolicySpec
+
+TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
+    'sensor_msgs/msg/Image': image_to_rgb,
+    'sensor_msgs/msg/CompressedImage': compressed_to_rgb,
+}
+_STATE = 'sensor_msgs/msg/JointState'
+_STRING = 'std_msgs/msg/String'
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topics of one policy's observations.
+
+    :param images: topic by camera, in the order of the policy's cameras.
+    :param state: None if the policy takes no state.
+    """
+
+    images: Mapping[str, str]
+    state: str | None = None
+
+    @property
+    def are_joined(self) -> bool:
+        """Whether an observation has more parts than one image."""
+        return len(self.images) > 1 or self.state is not None
+
+    def __str__(self) -> str:
+        return ', '.join([*self.images.values(), *([self.state] if self.state else [])])
+
+
+def find_topics(bag: Bag, images: Sequence[str], state: str | None, spec: PolicySpec) -> Topics:
+    """Return the topics of what a policy needs.
+
+    :param images: the requested topics, one for each camera of the policy, in its order. Empty:
+        the only topic of images, or for each of several cameras the only one with its name.
+    :param state: the requested topic of states; None: the only one.
+    :raises BagError: if the recording has no such topics, or several, or the policy needs others.
+    """
+    if state is not None and not spec.state_dim:
+        raise BagError(f'{state} is of no use, since the policy takes no state', 'omit --state')
+    return Topics(
+        _image_topics(bag, images, spec.cameras),
+        _find(bag, state, bag.topics_of(_STATE), 'states', '--state') if spec.state_dim else None,
+    )
+
+
+def _image_topics(bag: Bag, wanted: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
+    topics = bag.topics_of(*TO_RGB)
+    listed = ', '.join(cameras)
+    if not wanted and len(cameras) == 1:
+        return {cameras[0]: _find(bag, None, topics, 'images', '--image')}
+    if not wanted:
+        return {camera: _named_topic(bag, topics, camera, listed) for camera in cameras}
+    if len(wanted) != len(cameras) or len(set(wanted)) != len(wanted):
+        raise BagError(
+            f'--image names {", ".join(wanted)}; the policy needs {len(cameras)} different topics',
+            f'name one for each of its cameras, in this order: {listed}',
+        )
+    found = [_find(bag, topic, topics, 'images', '--image') for topic in wanted]
+    return dict(zip(cameras, found, strict=True))
+
+
+def _named_topic(bag: Bag, topics: Sequence[str], camera: str, listed: str) -> str:
+    """Return the only topic with the camera's name between its slashes."""
+    named = [topic for topic in topics if camera in topic.split('/')]
+    if len(named) != 1:
+        raise BagError(
+            f'bag {bag.path} has {len(named)} topics of images with the name {camera} '
+            f'({", ".join(named) or "none"})',
+            f'name one for each camera ({listed}) with --image; its topics of images: '
+            f'{", ".join(topics) or "none"}',
+        )
+    return named[0]
+
+
+def find_instruction_topic(bag: Bag, topic: str | None) -> str:
+    """Return the topic of instructions.
+
+    :param topic: the requested topic; None: the only one whose name ends in ``instruction``.
+    :raises BagError: if there is no such topic of strings, or there are several.
+    """
+    topics = bag.topics_of(_STRING)
+    if topic is None:
+        topics = [name for name in topics if name.endswith('instruction')]
+    return _find(bag, topic, topics, 'instructions', '--instruction-topic (or --instruction TEXT)')
+
+
+def _find(bag: Bag, wanted: str | None, topics: list[str], what: str, option: str) -> str:
+    listed = ', '.join(topics) or 'none'
+    if wanted is not None and wanted not in topics:
+        raise BagError(
+            f'{wanted} is not a topic of {what} in bag {bag.path}',
+            f'its topics of {what}: {listed}',
+        )
+    if wanted is None and len(topics) != 1:
+        others = ', '.join(f'{name} ({one.message_type})' for name, one in bag.topics.items())
+        raise BagError(
+            f'bag {bag.path} has {len(topics)} topics of {what} ({listed})',
+            f'name one with {option}; all its topics: {others or "none"}',
+        )
+    return wanted or topics[0]
