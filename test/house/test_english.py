@@ -54,7 +54,6 @@ ALLOWED: dict[str, int] = {
     'vla_ros/motion': 12,
     'vla_ros/pipeline': 13,
     'vla_ros/replay': 1,  # a key of reports
-    'vla_ros/ros': 46,
 }
 
 

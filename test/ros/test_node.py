@@ -238,7 +238,7 @@ def test_compressed_pictures(tiny_checkpoint: Path) -> None:
             person.see(CompressedImage(format=kind, data=buffer.getvalue()))
             person.wait_for(lambda kind=kind: len(person.actions) == (1 if kind == 'jpeg' else 2))
         person.see(CompressedImage(format='jpeg', data=b'\xff\xd8 no picture'))
-        person.wait_for_state(State.HOLDING, 'picture rejected')
+        person.wait_for_state(State.HOLDING, 'image rejected')
         person.wait_for(lambda: person.status.counters.rejected == 1)
     assert running.process.returncode == 0
 

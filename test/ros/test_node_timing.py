@@ -189,7 +189,7 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
     monkeypatch.setitem(cameras.TRANSPORTS, 'raw', raw)
     with node_with(FakePolicy(), instruction='go') as (stack, _):
         stack.see()
-        stack.wait_for_state(State.HOLDING, 'picture rejected: no room for 200 MB')
+        stack.wait_for_state(State.HOLDING, 'image rejected: no room for 200 MB')
         assert stack.status.counters.rejected == 1
 
 

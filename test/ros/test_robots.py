@@ -118,10 +118,10 @@ def test_each_robot_has_the_actions_of_its_own_pictures_and_instruction(
 
 
 FAULTS_OF_B: dict[str, tuple[Callable[[Robot], None], str]] = {
-    'silent': (lambda b: None, 'no new picture on'),
+    'silent': (lambda b: None, 'no new image on'),
     'without an instruction': (lambda b: b.say(''), 'no instruction on'),
     'bad instruction': (lambda b: b.say('stop </s>'), "special token '</s>'"),
-    'broken pictures': (lambda b: b.see(noise(encoding='infrared9')), 'picture rejected'),
+    'broken pictures': (lambda b: b.see(noise(encoding='infrared9')), 'image rejected'),
     'pictures without a stamp': (lambda b: b.see(noise(), stamp_ns=0), 'unstamped'),
     'pictures from the future': (lambda b: b.see(noise(), age_s=-9.0), 'future'),
 }

@@ -50,7 +50,7 @@ PLANTED = [
     Planted(
         'inputs: a rejected image is no fault',
         _CAMERAS,
-        "            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))\n",
+        "            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'image rejected: {error}'))\n",
         '',
     ),
     Planted(

@@ -55,9 +55,10 @@ class CameraInput:
         on_image: OnImage,
         on_fault: OnFault,
     ) -> None:
-        """
-        :param on_image: told of each usable image.
-        :param on_fault: told why an image could not be used.
+        """Count into ``counters``, without a subscription.
+
+        :param on_image: called with each usable image.
+        :param on_fault: called with the reason why an image cannot be used.
         """
         self.watch = watch
         self._name = name
@@ -81,7 +82,7 @@ class CameraInput:
                 self._log.error(f'{self.topic}: {failure_text(error)}', every_s=1.0)
             self._counters.rejected += 1
             self.last_image_s = self._clock.monotonic_s()
-            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'picture rejected: {error}'))
+            self._on_fault(Cause(Reason.IMAGE_REJECTED, f'image rejected: {error}'))
             return
         stamp_ns = from_time(message.header.stamp)
         verdict = self.watch.judge(image, stamp_ns)
@@ -104,7 +105,7 @@ class CameraInput:
                 return None
             return Cause(
                 Reason.NO_FIRST_IMAGE,
-                f'no first picture on {self.topic} within first_image_timeout_s, '
+                f'no first image on {self.topic} within first_image_timeout_s, '
                 f'{limit_s:g} s; publishers there: {count_publishers(self.topic)}',
             )
         limit_s = parameters.image_timeout_s
@@ -112,7 +113,7 @@ class CameraInput:
             return None
         return Cause(
             Reason.IMAGE_TIMEOUT,
-            f'no new picture on {self.topic} for image_timeout_s, {limit_s:g} s',
+            f'no new image on {self.topic} for image_timeout_s, {limit_s:g} s',
         )
 
 

@@ -1,7 +1,8 @@
 """The executor that runs the node: no message and no request ends the process.
 
-What a subscription's or a service's callback raises is a refusal: counted, logged, and answered
-where somebody waits. What a timer or a guard condition raises is our own mistake, and is raised.
+An error that a subscription's or a service's callback raises is a refusal: it is counted, logged,
+and answered if a client waits. An error of a timer or a guard condition is a mistake of the node,
+and is raised.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from rclpy.task import Future
 
 
 class CallbackGuard(Protocol):
-    """Judges what comes in. Called by the executor's thread."""
+    """A judge of messages and requests. Called by the executor's thread."""
 
     def before_callback(self) -> None:
-        """Called before every callback of any kind."""
+        """Prepare for a callback of any kind; called before each."""
 
     def answer(self, service: Service, request: Any, sent_ns: int) -> Any:
         """Return the response: of the service's own callback, or a refusal.
@@ -28,9 +29,9 @@ class CallbackGuard(Protocol):
         """
 
     def refuse(self, where: str, error: Exception) -> None:
-        """A message could not be handled, or an answer not be sent.
+        """Count and log a message that could not be handled, or an answer that could not be sent.
 
-        :param where: the topic's or the service's name.
+        :param where: name of the topic or the service.
         """
 
 
@@ -65,7 +66,7 @@ class GuardedExecutor(SingleThreadedExecutor):
     ) -> None:
         raise NotImplementedError('the node spins once at a time')
 
-    # What raises while it is taken would keep rclpy's callback group occupied for ever.
+    # An error while a message is taken would occupy rclpy's callback group without limit.
 
     def _take_subscription(self, subscription: Subscription) -> Any:
         try:
@@ -75,7 +76,7 @@ class GuardedExecutor(SingleThreadedExecutor):
             return None
 
     def _take_service(self, service: Service) -> Callable[[], Awaitable[None]] | None:
-        """As rclpy does, but with the header, which it hands to nobody: it tells the age."""
+        """Take a request with its header, which rclpy drops: it has the time stamp."""
         try:
             with service.handle:
                 request, header = service.handle.service_take_request(service.srv_type.Request)
@@ -94,6 +95,6 @@ class GuardedExecutor(SingleThreadedExecutor):
     async def _execute_service(
         self, _: Service, execute: Callable[[], Awaitable[None]] | None
     ) -> None:
-        """Humble executes here what was taken; Jazzy and later do so by themselves."""
+        """Execute what was taken, for Humble; Jazzy and later do so by themselves."""
         if execute is not None:
             await execute()

@@ -1,8 +1,8 @@
-"""What pictures come as, and a subscription whose reliability follows the publishers' offer.
+"""Image transports, and a subscription whose reliability follows that of the publishers.
 
-A best-effort subscription hears every publisher, but large pictures of a reliable one come through
-it incomplete; a reliable subscription does not hear a best-effort publisher at all. So this does
-what ``ros2 topic echo`` does: reliable if all publishers are. Used by the executor's thread.
+A best-effort subscription hears every publisher, but may lose parts of large images; a reliable
+subscription does not hear a best-effort publisher at all. Therefore the subscription is reliable if
+all publishers are, as that of ``ros2 topic echo``. Used by the executor's thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from vla_ros.images.raw import image_to_rgb
 
 
 class Transport(NamedTuple):
-    """
+    """A form in which images are sent.
+
     :param suffix: of the topic's name.
     :param to_rgb: raises UnusableImage, MemoryError.
     """
@@ -39,7 +40,7 @@ TRANSPORTS = {  # by the values of the parameter image_transport
 
 
 class ImageSubscription:
-    """Depth 1: only the newest picture is of use."""
+    """A subscription of depth 1: only the newest image is of use."""
 
     def __init__(
         self,
@@ -49,7 +50,8 @@ class ImageSubscription:
         callback: Callable[[Any], None],
         reliability: str = 'auto',
     ) -> None:
-        """
+        """Subscribe.
+
         :param reliability: ``auto``, ``reliable`` or ``best_effort``.
         """
         self._node = node
@@ -79,7 +81,7 @@ class ImageSubscription:
         self._node.destroy_subscription(self._subscription)
 
     def _wanted(self) -> ReliabilityPolicy:
-        """What there is already, where nobody publishes or the parameter decides."""
+        """Return the reliability for the publishers there are now; the present one without any."""
         offers = {
             publisher.qos_profile.reliability
             for publisher in self._node.get_publishers_info_by_topic(self.topic)

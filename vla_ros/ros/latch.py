@@ -1,7 +1,7 @@
-"""What the operator decided about each robot, on disk: it outlives the process.
+"""The operator's decisions about each robot, kept on disk.
 
-A stop, a disabled robot and a hold stay as they are until the operator ends them, also when a
-supervisor starts the node again. Used by the executor's thread.
+A stop, a disabled robot and a hold last until the operator ends them, also if the node is started
+again. Used by the executor's thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _MAX_BYTES = 64_000
 
 @dataclass
 class Latch:
-    """
+    """The operator's decisions about one robot.
+
     :param stopped: by ``~/stop``, and not reset.
     :param disabled: by ``~/enable``, ``~/stop`` or ``~/reset``, and not enabled.
     :param held: the operator's last word is no instruction: it was empty, rejected, or expired.
@@ -36,16 +37,17 @@ class Latch:
 class Latches:
     """The latches of a node's robots, in one JSON file.
 
-    A file that can't be read means that every robot is stopped: perhaps it was.
+    If the file cannot be read, every robot counts as stopped: it may have been.
     """
 
     def __init__(self, path: Path, robots: Sequence[str]) -> None:
-        """
+        """Read the file; ``problem`` tells if it cannot be read or written.
+
         :param path: of the file; it need not exist.
         :param robots: their names; empty for the only one.
         """
         self.path = path
-        self.problem = ''  # why the file can't be read or written
+        self.problem = ''
         self._is_saved = True
         try:
             told = _read(path)
@@ -58,20 +60,20 @@ class Latches:
             self._try_folder()
 
     def __getitem__(self, robot: str) -> Latch:
-        """A copy; :meth:`set` changes it."""
+        """Return a copy of a robot's latch; :meth:`set` changes the latch."""
         return Latch(**asdict(self._latches[robot]))
 
     def set(self, robot: str, **changes: bool) -> None:
-        """Set fields of a robot's latch; :meth:`save` has to follow."""
+        """Set fields of a robot's latch; call :meth:`save` afterwards."""
         latch = self._latches[robot]
         for name, value in changes.items():
             self._is_saved &= getattr(latch, name) == value
             setattr(latch, name, value)
 
     def save(self) -> None:
-        """Write what has changed. Call it after the robots have done what was asked.
+        """Write changes to the disk; call it after the robots have obeyed.
 
-        What can't be written holds until the process ends; ``problem`` says so.
+        A change that cannot be written is lost with the process; ``problem`` says so.
         """
         if self._is_saved:
             return
@@ -82,7 +84,7 @@ class Latches:
             self.problem = _unwritable(self.path, error)
 
     def _try_folder(self) -> None:
-        """Say now what would fail when the operator stops a robot."""
+        """Try to write now, and not first when the operator stops a robot."""
         try:
             os.makedirs(self.path.parent, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path.parent):
@@ -92,7 +94,7 @@ class Latches:
 
 
 class _Damaged(Exception):
-    """The file holds something else than latches."""
+    """The file has other content than latches."""
 
 
 def latch_path(node_name: str, domain_id: int) -> Path:
@@ -129,7 +131,7 @@ def _latch(told: Any) -> Latch:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file whole, and have it on the disk: it may be the power that fails next."""
+    """Replace the whole file, and wait until it is on disk: the power may fail next."""
     os.makedirs(path.parent, exist_ok=True)
     with tempfile.NamedTemporaryFile('w', dir=path.parent, delete=False) as file:
         try:

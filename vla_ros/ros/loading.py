@@ -1,6 +1,6 @@
-"""From parameters to a policy, and the words for how far that has come and what it took.
+"""Loading of the policy that the parameters ask for, and texts about its progress and duration.
 
-Knows the worker only by its status. ``load_policy`` is the worker's, the rest the executor's.
+``load_policy`` is called by the worker's thread, the rest by the executor's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _PHASE_LIMITS = {
     Phase.LOADING: ('load_timeout_s', Reason.LOAD_TIMEOUT),
     Phase.WARMING_UP: ('warmup_timeout_s', Reason.WARMUP_TIMEOUT),
 }
-_SILENCE_MARGIN_S = 0.5  # what a busy machine may take from an executor that is well
+_SILENCE_MARGIN_S = 0.5  # a sound executor may be late by this on a busy machine
 
 
 def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
     """Build the policy. Worker only: importing torch takes seconds, and the node has to answer.
 
-    :raises PolicyError: if the parameters ask for what can't be.
+    :raises PolicyError: if there is no such policy.
     """
     request = policy_request(parameters)
     return policies.load_policy(request, len(parameters.robot_names), progress)
@@ -72,8 +72,8 @@ def time_out(status: WorkerStatus, parameters: Parameters) -> Cause | None:
 def silence_limit(status: WorkerStatus | None, parameters: Parameters) -> tuple[float, str]:
     """Return how long the executor may give no sign of life [s], and which limit that is.
 
-    Loading and warming up may keep the interpreter's lock for as long as they may take. Where the
-    executor lives, the node's own time-outs come first.
+    Loading and warming up may keep the interpreter's lock for their whole time limit. If the
+    executor runs, the node's own time-outs come first.
     """
     limit, elapsed_s = 'hang_timeout_s', 0.0
     if status is not None and status.phase in _PHASE_LIMITS:
@@ -84,7 +84,7 @@ def silence_limit(status: WorkerStatus | None, parameters: Parameters) -> tuple[
 
 
 def warmup_text(load_s: float, times: WarmupTimes) -> str:
-    """Return what loading and warming up took, for the log."""
+    """Return the durations of loading and warm-up, for the log."""
     return (
         f'loaded in {load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
         f'action took {times.first_inference_s:.2f} s, one takes {times.steady_inference_s:.2f} s '
@@ -93,7 +93,7 @@ def warmup_text(load_s: float, times: WarmupTimes) -> str:
 
 
 def why_too_slow(status: WorkerStatus, parameters: Parameters) -> str:
-    """Empty, unless a warm policy takes longer for an action than it may."""
+    """Return a warning if the warm policy is slower than the time-out; empty if not."""
     steady_s = status.warmup_times.steady_inference_s if status.warmup_times else 0.0
     if steady_s <= parameters.inference_timeout_s:
         return ''

@@ -1,4 +1,4 @@
-"""The node's log: bounded, visible text, and not the same line again and again.
+"""The node's log: printable lines of bounded length, and no line repeated without limit.
 
 Used by the executor's thread, and by the worker's while it loads.
 """
@@ -14,6 +14,8 @@ _MAX_CHARACTERS = 8000  # a traceback
 
 
 class Log:
+    """A logger whose lines are cleaned, and limited in rate if asked."""
+
     def __init__(self, node: Node, clock: Clock) -> None:
         self._logger = node.get_logger()
         self._clock = clock
@@ -22,17 +24,20 @@ class Log:
     # rclpy keeps one severity for each line of code that logs.
 
     def info(self, text: str, every_s: float = 0.0) -> None:
-        """
-        :param every_s: log a line that begins like this one at most so often.
+        """Log a line.
+
+        :param every_s: shortest time between two lines that begin alike, up to ``: `` [s].
         """
         if self._may(text, every_s):
             self._logger.info(_clean(text))
 
     def warning(self, text: str, every_s: float = 0.0) -> None:
+        """Log a warning, as :meth:`info` does."""
         if self._may(text, every_s):
             self._logger.warning(_clean(text))
 
     def error(self, text: str, every_s: float = 0.0) -> None:
+        """Log an error, as :meth:`info` does."""
         if self._may(text, every_s):
             self._logger.error(_clean(text))
 

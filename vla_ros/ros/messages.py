@@ -1,4 +1,4 @@
-"""Fills the outgoing messages. Pure functions; used by the executor's thread."""
+"""The outgoing messages. Pure functions; used by the executor's thread."""
 
 from __future__ import annotations
 

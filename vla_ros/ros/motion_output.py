@@ -1,7 +1,7 @@
-"""One robot's motion on the ROS graph: a stream of twists for MoveIt Servo or its like, a gripper.
+"""The topics ``twist`` and ``gripper``: one robot's motion, for MoveIt Servo or a driver.
 
-Used by the executor's thread: a timer of its own sends what the motion is at that moment, whatever
-the inference does. Anything that makes the node hold stops the robot immediately.
+Used by the executor's thread. A timer sends the twist of the moment, whatever the inference does. A
+hold stops the robot immediately.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MotionOutput(Output):
         self._timer = node.create_timer(
             self._period_s,
             self._on_timer,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stand still
+            clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stop
         )
         self._log_contract(shared.log)
 
@@ -148,7 +148,7 @@ class MotionOutput(Output):
             )
 
     def _on_timer(self) -> None:
-        # After a late tick or a stop the timer may be due again at once.
+        # After a late tick or a stop the timer may be due again immediately.
         if self._clock.monotonic_s() - self._sent_s >= self._period_s / 2:
             self._tick()
 
@@ -177,11 +177,11 @@ class MotionOutput(Output):
             self._grippers.publish(Float64(data=self.motion.gripper))
 
     def _motion_s(self, moment: Moment) -> float:
-        """That moment by the clock that the motion runs by."""
+        """Return the moment by the clock that the motion runs by."""
         return moment.node_ns / 1e9 if self._simulated else moment.monotonic_s
 
     def _follow_clock(self) -> None:
-        """Two clocks have nothing in common: what was commanded by one ends with it."""
+        """Stop if the clock has changed: a motion ends with the clock that it runs by."""
         if self._clock.is_simulated != self._simulated:
             self._simulated = self._clock.is_simulated
             self.motion.stop()

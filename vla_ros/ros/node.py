@@ -235,10 +235,10 @@ class VlaNode(LifecycleNode):
         except RuntimeError as error:  # RCLError
             self._log.warning(f'{trigger.__name__}: not possible: {error}')
 
-    # -- what a person switches and sets -----------------------------------------------------------
+    # -- services and parameters -------------------------------------------------------------------
 
     def _offer_switches(self) -> None:
-        """The services of all robots at once, and of each that has a name."""
+        """Create the services for all robots together, and for each that has a name."""
         latches = self._shared.latches
         SwitchServices(self, '', [robot.switch for robot in self._robots], latches)
         for robot in self._robots:

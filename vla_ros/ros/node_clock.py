@@ -1,4 +1,4 @@
-"""The node's clock, which everything in it goes by, and the faults of that clock.
+"""The node's clock, and its faults.
 
 Any thread may ask for the time; the rest belongs to the executor's thread.
 """
@@ -15,8 +15,9 @@ from vla_ros.scheduling import ClockWatch
 
 
 class ClockLook(NamedTuple):
-    """
-    :param fault: what is wrong with the clock; None if nothing is.
+    """The result of a look at the clock.
+
+    :param fault: the fault of the clock; None if there is none.
     :param jumped: whether it has jumped since the last look.
     """
 
@@ -49,7 +50,8 @@ class NodeClock:
     """The clock of a node, with a look at its faults."""
 
     def __init__(self, node: Node, clock: Clock | None = None) -> None:
-        """
+        """Watch from now on.
+
         :param clock: in place of the node's own, for tests.
         """
         self._node = node
@@ -91,7 +93,7 @@ class NodeClock:
         if jumped_s:
             message = (
                 f"clock jump: this machine's clock went {jumped_s:+.3f} s by itself, so ages are "
-                'unknown; what was under way is dropped'
+                'unknown; observations and inferences are dropped'
             )
             return ClockLook(Cause(Reason.CLOCK_JUMP, message), True)
         if simulated and self.now_ns() == 0:

@@ -1,6 +1,6 @@
-"""Publishes what an operator sees of one robot, as a picture, while somebody looks.
+"""The topic ``debug_image``: the operator's view of one robot.
 
-Used by the executor's thread. Without a subscriber it asks for nothing and draws nothing.
+Used by the executor's thread. Without a subscriber nothing is drawn.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ class OperatorViewPublisher:
         situation: Callable[[], Situation],
         instruction: Callable[[], str],
     ) -> None:
-        """
+        """Create the publisher.
+
         :param robot: its name; may be empty.
-        :param prefix: what the topic's name begins with.
-        :param situation: of the robot, now.
-        :param instruction: the one in force now.
+        :param prefix: prefix of the topic's name.
+        :param situation: returns the robot's state now.
+        :param instruction: returns the instruction in force now.
         """
         self._clock = clock
         self._robot = robot
@@ -74,7 +75,7 @@ class OperatorViewPublisher:
             self._is_new = True
 
     def show_if_due(self) -> bool:
-        """Show what is new, or has grown older, if anybody looks; whether it did.
+        """Publish the view if it has changed and has a subscriber; return whether it was.
 
         It takes some milliseconds. Call it often.
         """

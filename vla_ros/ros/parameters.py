@@ -1,4 +1,4 @@
-"""Declares the node's parameters and reads them; used by the executor's thread."""
+"""Declaration of the node's parameters; used by the executor's thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vla_ros.parameters.definition import DEFINITIONS, Definition, Parameters, S
 
 
 def topic_prefix(robot: str) -> str:
-    """Return what the names of a robot's topics begin with.
+    """Return the prefix of the names of a robot's topics.
 
     :param robot: its name; empty for one robot without a name.
     """

@@ -1,8 +1,8 @@
-"""Answers the node's requests, and refuses those that can't be or come too late.
+"""The answers to the node's service requests.
 
-Every request is counted as accepted or refused. A command that sets a robot going is refused when
-it is too old, or when it may have lain in a queue while the node did not run; one that stops it,
-and a question, never. Used by the executor's thread.
+Each request is counted as accepted or refused. A command that starts a robot is refused if it is
+too old, or may have waited in a queue while the node did not run; a command that stops a robot and
+a question are never refused for that. Used by the executor's thread.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Requests:
         return response
 
     def refuse(self, where: str, error: Exception) -> None:
-        """A message could not be handled."""
+        """Count and log a message that could not be handled."""
         self._counters.messages_refused += 1
         self._log.error(f'{where}: a message is refused: {failure_text(error)}', every_s=1.0)
 

@@ -1,7 +1,7 @@
-"""Finds others on the ROS graph that act in this node's place.
+"""Detection of other nodes that act in this node's place.
 
 A second node of the same name answers its services: a stop may reach the wrong one. A second
-publisher on a robot's actions or twists moves that robot whatever this node decides. Used by the
+publisher of a robot's actions or twists moves that robot whatever this node decides. Used by the
 executor's thread.
 """
 
@@ -15,7 +15,7 @@ from vla_ros.reasons import Cause, Reason
 
 
 class Rivals:
-    """What :meth:`look` found; asked for often, looked for about once a second."""
+    """The rivals that :meth:`look` has found; call it about once a second."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -23,15 +23,16 @@ class Rivals:
         self._second_publishers: dict[str, Cause] = {}
 
     def look(self, topics: Sequence[str]) -> None:
-        """
-        :param topics: full names of those which at most this node publishes, once each.
+        """Search the ROS graph.
+
+        :param topics: full names of the topics that only this node may publish, once each.
         """
         self._second_node = self._find_second_node()
         found = {topic: self._find_second_publisher(topic) for topic in topics}
         self._second_publishers = {topic: cause for topic, cause in found.items() if cause}
 
     def cause(self, topics: Sequence[str]) -> Cause | None:
-        """Return why a robot with these topics may not act; None if it may."""
+        """Return why a robot with these topics must not act; None if it may."""
         if self._second_node:
             return self._second_node
         return next(filter(None, map(self._second_publishers.get, topics)), None)

@@ -13,9 +13,10 @@ from vla_ros.scheduling import CommandWatch
 
 @dataclass
 class RequestCounters:
-    """
-    :param requests_accepted: answered, and done if they asked for something.
-    :param requests_refused: answered with a refusal, or not to be answered.
+    """Counters of service requests, and of messages that raised an error.
+
+    :param requests_accepted: requests that were carried out.
+    :param requests_refused: requests that were refused, or could not be answered.
     :param messages_refused: messages on a topic that could not be handled.
     """
 
@@ -26,10 +27,11 @@ class RequestCounters:
 
 @dataclass(frozen=True)
 class Shared:
-    """
-    :param latches: what the operator decided, on disk.
-    :param commands: judges whether a command comes too late.
-    :param rivals: others that act in this node's place.
+    """What the robots of one node have in common.
+
+    :param latches: the operator's decisions, on disk.
+    :param commands: the judge of the age of commands.
+    :param rivals: other nodes that act in this node's place.
     :param requests: counters of the node's services.
     """
 

@@ -9,7 +9,8 @@ from vla_ros.text import printable
 
 
 class Situation(NamedTuple):
-    """
+    """The state of the node for one robot, and its reason.
+
     :param message: the progress, or why the robot does not act; empty if there is nothing to say.
     """
 

@@ -18,10 +18,10 @@ from vla_ros.reasons import State
 from vla_ros.ros.log import Log
 from vla_ros.ros.situation import Situation
 
-_LOG_PERIOD_S = 1.0  # state and reason may change with every picture
+_LOG_PERIOD_S = 1.0  # state and reason may change with every image
 _CHANGE_PERIOD_S = 0.1
 _PROGRESS_PERIOD_S = 5.0
-_LEASE_S = 3.0  # without a status for so long the node is dead or stuck
+_LEASE_S = 3.0  # a node without a status for this time is dead or stuck
 _IN_PROGRESS = (State.LOADING, State.WARMING_UP)
 _MAY_FLAP = (State.RUNNING, State.HOLDING)
 
@@ -43,11 +43,12 @@ class StatusReporter:
         situation: Callable[[], Situation],
         describe: Callable[[], VlaStatus],
     ) -> None:
-        """
+        """Create the publisher.
+
         :param robot: its name, for the log; empty if it needs none.
-        :param prefix: what the topic's name begins with.
-        :param situation: of the robot, now.
-        :param describe: the whole status now, but for stamp and ``elapsed_s``.
+        :param prefix: prefix of the topic's name.
+        :param situation: returns the robot's state now.
+        :param describe: returns the whole status now, without stamp and ``elapsed_s``.
         """
         self._clock = clock
         self._log = log
@@ -71,7 +72,7 @@ class StatusReporter:
     def show_change(self) -> None:
         """Publish and log what has changed; call this often.
 
-        A new state is published at once, a new reason at most ten times a second. Progress can
+        A new state is published immediately, a new reason at most ten times a second. Progress can
         wait for :meth:`report`.
         """
         situation = self._situation()
@@ -86,7 +87,7 @@ class StatusReporter:
         self._log_change(now_s)
 
     def report(self) -> VlaStatus:
-        """Publish the status, changed or not; what it was."""
+        """Publish the status, changed or not, and return it."""
         self.show_change()
         status = self._describe()
         if status.state in _IN_PROGRESS and self._elapsed_s() > _PROGRESS_PERIOD_S:
@@ -99,7 +100,7 @@ class StatusReporter:
         return status
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all that listen have the last status.
+        """Wait until all listeners have the last status.
 
         :raises RCLError: if the context has been shut down.
         """
@@ -114,7 +115,7 @@ class StatusReporter:
         self._statuses.publish(status)
 
     def _log_change(self, now_s: float) -> None:
-        """What flaps is logged once a second: the log ends with what is."""
+        """Log a changed state; one that alternates at most once a second."""
         shown = self._shown
         flaps = shown.state in _MAY_FLAP and self._logged.state in _MAY_FLAP
         if shown == self._logged or (flaps and now_s - self._logged_s < _LOG_PERIOD_S):

@@ -1,4 +1,4 @@
-"""What an operator switches by services: enable, stop and reset, of one robot or of all.
+"""The operator's services: enable, stop and reset, of one robot or of all.
 
 Used by the executor's thread.
 """
@@ -15,11 +15,11 @@ from vla_ros.ros.latch import Latches
 
 
 class Switch:
-    """Whether the operator lets one robot act.
+    """The operator's switch of one robot.
 
-    A stop stays until it is reset, also when the process ends: whoever switches saves the latches
-    afterwards. A reset does not set the robot
-    going again, it only allows that (ISO 13850, 4.1.4): afterwards the robot has to be enabled.
+    A stop lasts until it is reset, also beyond the process: the caller saves the latches after a
+    switch. A reset does not start the robot, it only permits that (ISO 13850, 4.1.4): afterwards
+    the robot must be enabled.
     """
 
     def __init__(
@@ -30,12 +30,13 @@ class Switch:
         latches: Latches,
         on_switched: Callable[[], None],
     ) -> None:
-        """
+        """Begin as the latch says.
+
         :param robot: its name in ``latches``.
-        :param prefix: what the names of the robot's services begin with, after ``~/``.
+        :param prefix: prefix of the names of the robot's services, after ``~/``.
         :param enabled: at first, unless the operator decided otherwise before.
-        :param on_switched: called after every switch, but not if an enabled robot is enabled: what
-            it does goes on.
+        :param on_switched: called after every switch, but not if an enabled robot is enabled: its
+            motion continues.
         """
         self._robot = robot
         self._services = f'~/{prefix}'
@@ -47,7 +48,7 @@ class Switch:
 
     @property
     def cause(self) -> Cause | None:
-        """Why the robot may not act; None if it may."""
+        """The reason why the robot must not act; None if it may."""
         if self._stopped:
             message = f'stopped by {self._services}stop; {self._services}reset ends that'
             return Cause(Reason.STOPPED, self._with_problem(message))
@@ -56,20 +57,22 @@ class Switch:
         return None
 
     def why_not(self, enabled: bool) -> str:
-        """Return why the robot can't be switched so now; empty if it can."""
+        """Return why the robot cannot be switched like that now; empty if it can."""
         cause = self.cause
         return cause.message if enabled and self._stopped and cause else ''
 
     def enable(self, enabled: bool) -> None:
-        """Ask :meth:`why_not` before."""
+        """Enable or disable the robot; ask :meth:`why_not` before."""
         if enabled and self._enabled:
             return
         self._switch(enabled, self._stopped)
 
     def stop(self) -> None:
+        """Stop the robot until it is reset and enabled."""
         self._switch(False, True)
 
     def reset(self) -> None:
+        """End a stop; the robot stays disabled."""
         self._switch(self._enabled, False)
 
     def _switch(self, enabled: bool, stopped: bool) -> None:
@@ -83,13 +86,14 @@ class Switch:
 
 
 class SwitchServices:
-    """``~/enable`` (SetBool), ``~/stop`` and ``~/reset`` (Trigger), for some switches at once."""
+    """The services of some switches: ``~/enable`` (SetBool), ``~/stop``, ``~/reset`` (Trigger)."""
 
     def __init__(
         self, node: Node, prefix: str, switches: Sequence[Switch], latches: Latches
     ) -> None:
-        """
-        :param prefix: what the services' names begin with, after ``~/``.
+        """Create the services.
+
+        :param prefix: prefix of their names, after ``~/``.
         """
         self._switches = switches
         self._latches = latches
@@ -123,7 +127,7 @@ class SwitchServices:
         return response
 
     def _told(self, message: str) -> str:
-        """The answer, once the disk knows as well what the robots did first."""
+        """Return the answer. The robots have obeyed first; now the disk is written."""
         self._latches.save()
         problem = self._latches.problem
         return f'{message}; but {problem}' if problem else message
