@@ -223,10 +223,8 @@ def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.Monkey
             for size in (1, 2)
             for count in range(1, 9)
         ]
-        costs = [
-            count_costs(config, DTYPES[one.policy.dtype], 38, 1, one.policy.quantization)
-            for one in combinations
-        ]
+        each = {dtype: count_costs(config, DTYPES[dtype], 38, 1, quantization) for dtype in dtypes}
+        costs = [each[one.policy.dtype] for one in combinations]
         return memory.loaded_together(combinations, costs, checkpoint)
 
     assert fit('float32')

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from support.fakes import SPEC
 from vla_ros.bench.combinations import Combination
 from vla_ros.bench.measure import Measurement
 from vla_ros.bench.report import _agreement
 from vla_ros.policy_request import PolicyRequest
-from vla_ros.types import NO_POLICY
 
 BINS = range(100, 200)
 
 
 def measured(*batches: list[list[int]]) -> Measurement:
     combination = Combination(PolicyRequest(device='cpu', dtype='float32'), 1, 1)
-    return Measurement(combination, NO_POLICY, token_ids=list(batches))
+    return Measurement(combination, SPEC, token_ids=list(batches))
 
 
 def test_tokens_that_are_no_bins_have_no_distance() -> None:

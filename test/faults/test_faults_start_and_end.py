@@ -274,7 +274,7 @@ def threads_and_memory(running: Running) -> tuple[int, int]:
     return int(fields['Threads']), int(fields['VmRSS'].removesuffix(' kB'))
 
 
-def test_fifty_configurations_with_changing_models_leave_nothing_behind(
+def test_configurations_with_changing_models_leave_nothing_behind(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
@@ -283,7 +283,7 @@ def test_fifty_configurations_with_changing_models_leave_nothing_behind(
     with running_node('model:=scripted', 'device:=cpu', 'frozen_image_timeout_s:=0.0') as running:
         stack = started(running.robot)
         measured = []
-        for turn in range(50):
+        for turn in range(24):
             assert stack.transition(Transition.TRANSITION_DEACTIVATE)
             assert stack.transition(Transition.TRANSITION_CLEANUP)
             stack.wait_for_state(State.UNCONFIGURED)
@@ -293,7 +293,7 @@ def test_fifty_configurations_with_changing_models_leave_nothing_behind(
             assert stack.transition(Transition.TRANSITION_ACTIVATE)
             started(stack)
             measured.append(threads_and_memory(running))
-        threads, memory_kb = zip(*measured[10:], strict=True)
+        threads, memory_kb = zip(*measured[8:], strict=True)
         assert threads[-1] <= threads[0]
         # An allocator keeps some megabytes, more where threads wait for each other: what leaks,
         # leaks in every turn.

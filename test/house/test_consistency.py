@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
-import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -102,12 +100,25 @@ def test_the_rviz_file_shows_the_operators_view() -> None:
     assert 'rviz_default_plugins/TF' in displays
 
 
+def collect_tests() -> list[str]:
+    """Names of all tests, also where this run has only some of them."""
+
+    class Collection:
+        names: tuple[str, ...] = ()
+
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            self.names = tuple(item.nodeid for item in session.items)
+
+    collection = Collection()
+    options = ['--collect-only', '--quiet', '--no-summary', '-p', 'no:xdist', str(ROOT / 'test')]
+    assert pytest.main(options, plugins=[collection]) == 0
+    return [*collection.names]
+
+
 def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
     rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', (ROOT / 'docs/faults.md').read_text(), re.M)
     files = sorted(str(path) for path in ROOT.glob('test/faults/test_*.py'))  # nothing but faults
-    command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', 'test']
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    listed = [line.partition('::') for line in listing.splitlines() if '::' in line]
+    listed = [name.partition('::') for name in collect_tests()]
     collected = {test for _, _, test in listed}
     names = {Path(file).name for file in files}
     faults = {test for file, _, test in listed if Path(file).name in names}

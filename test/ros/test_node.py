@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from PIL import Image as PilImage
 from sensor_msgs.msg import CompressedImage
 
 from support.graph import PICTURE, Robot, Running, image_message, running_node
+from support.in_process import unstarted_node
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.reasons import State
+from vla_ros.ros.loading import load_policy
 
 GENEROUS = (
     'inference_timeout_s:=20.0',
@@ -246,30 +249,40 @@ def test_compressed_pictures(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ('parameters', 'words'),
     [
-        (['device:=abacus'], ["'abacus' is unknown", 'expected one of auto']),
-        (['device:=cuda'], ["'cuda' is not available"]),
-        (['dtype:=int7'], ["'int7' is unknown", 'bfloat16']),
-        (['unnorm_key:=bridge'], ["'bridge' is not in this checkpoint", 'random']),
-        (['model:=/nowhere/openvla'], ["'/nowhere/openvla' is not a folder"]),
-        (['model:=someone/unreachable'], ['someone/unreachable', 'no network']),
-        (['model:=""'], ['model is not set']),
-        (['max_action_age_s:=0.5'], ['inference_timeout_s is 1', 'max_action_age_s, 0.5']),
-        (['quantization:=int3'], ["quantization is 'int3'", 'allowed: none']),
-        (['image_transport:=theora'], ["image_transport is 'theora'", 'raw, compressed']),
+        ({'device': 'abacus'}, ["'abacus' is unknown", 'expected one of auto']),
+        ({'device': 'cuda'}, ["'cuda' is not available"]),
+        ({'dtype': 'int7'}, ["'int7' is unknown", 'bfloat16']),
+        ({'unnorm_key': 'bridge'}, ["'bridge' is not in this checkpoint", 'random']),
+        ({'model': '/nowhere/openvla'}, ["'/nowhere/openvla' is not a folder"]),
+        ({'model': 'someone/unreachable'}, ['someone/unreachable', 'no network']),
+        ({'model': ''}, ['model is not set']),
+        ({'max_action_age_s': 0.5}, ['inference_timeout_s is 1', 'max_action_age_s, 0.5']),
+        ({'quantization': 'int3'}, ["quantization is 'int3'", 'allowed: none']),
+        ({'image_transport': 'theora'}, ["image_transport is 'theora'", 'raw, compressed']),
     ],
 )
 def test_what_can_not_be_configured_ends_in_error(
-    tiny_checkpoint: Path, parameters: list[str], words: list[str]
+    tiny_checkpoint: Path,
+    parameters: dict[str, Any],
+    words: list[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    model = f'model:={tiny_checkpoint}'
-    with running_node(model, *parameters) as running:
-        person = running.robot
-        status = person.wait_for_state(State.ERROR)
+    chosen = {'model': str(tiny_checkpoint), **parameters}
+    with unstarted_node(load_policy, **chosen) as (stack, _):
+        status = stack.wait_for_state(State.ERROR)
         assert not [word for word in words if word not in status.message], status.message
-        assert person.lifecycle_state() == 'unconfigured'
+        assert stack.lifecycle_state() == 'unconfigured'
+    logged = capfd.readouterr().err
+    assert 'Traceback' not in logged
+    assert words[0] in logged
+
+
+def test_a_process_that_can_not_be_configured_stays() -> None:
+    with running_node('model:=/nowhere/openvla') as running:
+        running.robot.wait_for_state(State.ERROR)
+        assert running.robot.lifecycle_state() == 'unconfigured'
     assert running.process.returncode == 0
     assert 'Traceback' not in running.output
-    assert words[0] in running.output
 
 
 def test_an_error_can_be_mended(tiny_checkpoint: Path) -> None:

@@ -13,10 +13,11 @@ from lifecycle_msgs.msg import Transition
 from rclpy.qos import ReliabilityPolicy
 
 from support.fakes import FakePolicy, Gate, a_prediction
-from support.graph import CameraThread
+from support.graph import CameraThread, Robot
 from support.in_process import node_with, sleeping, unstarted_node
 from vla_ros.reasons import Reason, State
-from vla_ros.ros import cameras
+from vla_ros.ros.cameras import TRANSPORTS, Cameras
+from vla_ros.ros.node import VlaNode
 from vla_ros.ros.robot_session import RobotSession
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.types import (
@@ -30,10 +31,26 @@ from vla_ros.types import (
 )
 
 
+class PatientCamera(CameraThread):
+    """Shows an image when the node has received the one before: its queue keeps only one."""
+
+    def __init__(self, stack: Robot, node: VlaNode) -> None:
+        super().__init__(stack)
+        self._received = lambda: cameras_of(node).counters.received
+
+    def show(self) -> bool:
+        return self._received() == self.shown and super().show()
+
+
+def cameras_of(node: VlaNode) -> Cameras:
+    assert node._configuration
+    return node._configuration.sessions[0].observations.cameras
+
+
 def test_every_picture_is_accounted_for() -> None:
     policy = sleeping(0.15)
-    with node_with(policy, instruction='go') as (stack, _):
-        with CameraThread(stack) as camera:
+    with node_with(policy, instruction='go') as (stack, node):
+        with PatientCamera(stack, node) as camera:
             stack.wait_for(lambda: len(stack.actions) >= 20)
             stack.say('')
             stack.wait_for(lambda: stack.status.counters.idle >= 5)
@@ -84,7 +101,7 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
     gate = Gate()
     limits = {'max_image_age_s': 9.0, 'inference_timeout_s': 9.0, 'max_action_age_s': 9.0}
     with node_with(FakePolicy(gate), instruction='go', **limits) as (stack, node):
-        heard = node._configuration.sessions[0].observations.cameras
+        heard = cameras_of(node)
         for received in range(1, 5):
             stack.see()
             stack.wait_for(lambda count=received: heard.counters.received == count)
@@ -185,8 +202,8 @@ def test_a_picture_that_does_not_fit_into_memory_is_rejected(
     def to_rgb(message: object) -> None:
         raise MemoryError('no room for 200 MB')
 
-    raw = cameras.TRANSPORTS['raw']._replace(to_rgb=to_rgb)
-    monkeypatch.setitem(cameras.TRANSPORTS, 'raw', raw)
+    raw = TRANSPORTS['raw']._replace(to_rgb=to_rgb)
+    monkeypatch.setitem(TRANSPORTS, 'raw', raw)
     with node_with(FakePolicy(), instruction='go') as (stack, _):
         stack.see()
         stack.wait_for_state(State.HOLDING, 'image rejected: no room for 200 MB')
