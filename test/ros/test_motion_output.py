@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from vla_ros.reasons import Reason
 from vla_ros.ros.log import Log
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.node_clock import Moment
-from vla_ros.ros.output import Admitted, close_outputs
+from vla_ros.ros.output import Admitted, OutputSetup, close_outputs
 from vla_ros.scheduling import Outcome, Result
 from vla_ros.types import ActionSpace, Observation
 
@@ -97,14 +97,10 @@ class Arm:
         self.clock = clock or Clock()
         self.node = StandIn()
         node: Any = self.node
-        self.output = MotionOutput(
-            node,
-            cast(Any, SimpleNamespace(clock=self.clock, log=Log(node, self.clock))),
-            '',
-            'base',
-            Parameters(motion='twist', frame_id='base', unnorm_key=DATA_SET),
-            load_contracts(),
-        )
+        shared: Any = SimpleNamespace(clock=self.clock, log=Log(node, self.clock))
+        parameters = Parameters(motion='twist', frame_id='base', unnorm_key=DATA_SET)
+        setup = OutputSetup(node, shared, '', 'base', parameters, load_contracts())
+        self.output = MotionOutput(setup)
 
     @property
     def twists(self) -> list[TwistStamped]:
@@ -237,7 +233,7 @@ def test_an_action_that_is_valid_for_less_than_its_ramps_is_no_motion() -> None:
     assert arm.output.motion.counters.motions_refused == 1
     cause = arm.output.motion.cause
     assert cause is not None and cause.reason is Reason.MOTION_NO_TIME
-    assert 'valid for 0.200 s more' in cause.message
+    assert 'valid for another 0.200 s' in cause.message
 
 
 def test_a_twist_that_was_right_before_a_suspension_is_not_sent_after_it() -> None:

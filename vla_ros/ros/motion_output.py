@@ -7,24 +7,20 @@ hold stops the robot immediately.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from geometry_msgs.msg import TwistStamped, Vector3
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import ActionContract, Motion, Twist
+from vla_ros.motion import Motion, Twist
 from vla_ros.parameters.check import motion_limits
-from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
-from vla_ros.ros.output import Admitted, Output
-from vla_ros.ros.shared import Shared
+from vla_ros.ros.output import Admitted, Output, OutputSetup
 
 _ZERO_S = 0.2  # zero is repeated before the silence: one message may get lost
 _STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
@@ -33,30 +29,19 @@ _MAX_DELAY_S = 0.02  # from a twist's stamp to its sending; more means that the 
 
 
 class MotionOutput(Output):
-    """Silent until :meth:`publish`, and again some zeros after the motion has ended.
+    """A stream of twists, silent until :meth:`publish` and some zeros after the end of a motion.
 
     The motion runs by the monotonic clock: a system clock that is set back moves no robot further.
     With simulated time it runs by that, as the simulation does.
     """
 
-    def __init__(
-        self,
-        node: LifecycleNode,
-        shared: Shared,
-        prefix: str,
-        frame_id: str,
-        parameters: Parameters,
-        contracts: Mapping[str, ActionContract],
-    ) -> None:
-        """Create the publishers and the timer.
-
-        :param prefix: prefix of the topics' names.
-        :param frame_id: the robot's own name of the contract's frame.
-        """
-        self.motion = Motion(contracts, motion_limits(parameters), parameters.unnorm_key)
+    def __init__(self, setup: OutputSetup) -> None:
+        """Create the publishers and the timer."""
+        node, parameters, prefix = setup.node, setup.parameters, setup.prefix
+        self.motion = Motion(setup.contracts, motion_limits(parameters), parameters.unnorm_key)
         self._node = node
-        self._clock = clock = shared.clock
-        self._frame_id = frame_id
+        self._clock = clock = setup.shared.clock
+        self._frame_id = setup.frame_id
         self._most_zeros = math.ceil(_ZERO_S * parameters.control_rate_hz)
         self._zeros_left = 0  # to be sent when the motion is over
         self._period_s = 1 / parameters.control_rate_hz
@@ -76,7 +61,7 @@ class MotionOutput(Output):
             self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stop
         )
-        self._log_contract(shared.log)
+        self._log_contract(setup.shared.log)
 
     @property
     def cause(self) -> Cause | None:

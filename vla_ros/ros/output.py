@@ -7,14 +7,18 @@ thread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.lifecycle import LifecycleNode
+
 from vla_ros.clock import Clock
-from vla_ros.motion import ActionDescription
+from vla_ros.motion import ActionContract, ActionDescription
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.node_clock import Moment
+from vla_ros.ros.shared import Shared
 from vla_ros.scheduling import Result
 
 _CLOSE_TIMEOUT_S = 0.4  # until all robots have stopped
@@ -38,6 +42,23 @@ class Admitted:
     published: Moment
     valid_until_ns: int
     sequence: int
+
+
+@dataclass(frozen=True)
+class OutputSetup:
+    """What an output needs to be made.
+
+    :param prefix: prefix of the topics' names.
+    :param frame_id: the robot's own name of the frame of its actions.
+    :param contracts: by unnorm_key.
+    """
+
+    node: LifecycleNode
+    shared: Shared
+    prefix: str
+    frame_id: str
+    parameters: Parameters
+    contracts: Mapping[str, ActionContract]
 
 
 class Output(ABC):

@@ -15,13 +15,12 @@ from vla_ros.motion import ActionContract, describe
 from vla_ros.msg import VlaLatencies, VlaMotion
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
-from vla_ros.ros.action_output import ActionOutput
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import latencies_message, motion_message
-from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.observations import Observations
 from vla_ros.ros.operator_view import OperatorViewPublisher
-from vla_ros.ros.output import Admitted, Output
+from vla_ros.ros.output import Admitted, Output, OutputSetup
+from vla_ros.ros.outputs import make_outputs
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import ActionGate, InferenceWorker, Result, failure_text
@@ -92,7 +91,10 @@ class RobotSession:
         self._gate = ActionGate(parameters.max_action_age_s, shared.clock)
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
-        self._outputs = self._make_outputs(node, shared)
+        frame_id = parameters.frame_ids[parts.source]
+        self._outputs = make_outputs(
+            OutputSetup(node, shared, parts.prefix, frame_id, parameters, policy.contracts)
+        )
         self._output_counters = [group for output in self._outputs for group in output.counters]
         self._is_off = bool(self.why_off())
         self.observations = Observations(
@@ -105,16 +107,6 @@ class RobotSession:
             on_observation=self._submit,
             on_fault=self.drop,
         )
-
-    def _make_outputs(self, node: LifecycleNode, shared: Shared) -> list[Output]:
-        """Make one object for each form in which actions are published."""
-        parameters, prefix = self._params, self._parts.prefix
-        frame_id = parameters.frame_ids[self._parts.source]
-        outputs: list[Output] = [ActionOutput(node, prefix, frame_id, parameters)]
-        if parameters.motion == 'twist':
-            contracts = self._policy.contracts
-            outputs.append(MotionOutput(node, shared, prefix, frame_id, parameters, contracts))
-        return outputs
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
