@@ -11,14 +11,17 @@ import time
 import pytest
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import ReliabilityPolicy
+from sensor_msgs.msg import Image
 
 from support.fakes import FakePolicy, Gate, a_prediction
 from support.graph import CameraThread, Robot
-from support.in_process import node_with, sleeping, unstarted_node
+from support.in_process import NodeTime, node_with, sleeping, unstarted_node
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason, State
 from vla_ros.ros.cameras import TRANSPORTS, Cameras
 from vla_ros.ros.node import VlaNode
 from vla_ros.ros.robot_session import RobotSession
+from vla_ros.scheduling import InferenceWorker
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.types import (
     Cancel,
@@ -113,6 +116,29 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
         stack.wait_for(lambda: len(stack.actions) == 2)
         stamp = stack.actions[-1].observation_stamp
         assert (stamp.sec, stamp.nanosec) == newest
+
+
+def test_a_cause_whose_text_changes_drops_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = NodeTime()
+    with node_with(FakePolicy(), clock=clock, instruction='go') as (stack, _):
+        clock.let_pass(Parameters().first_image_timeout_s + 1)
+        stack.wait_for_state(State.HOLDING, Reason.NO_FIRST_IMAGE, 'publishers there: 1')
+        resets: list[int | None] = []
+        reset = InferenceWorker.reset
+
+        def record(worker: InferenceWorker, source: int | None = None) -> None:
+            resets.append(source)
+            reset(worker, source)
+
+        monkeypatch.setattr(InferenceWorker, 'reset', record)
+        for publishers in (2, 3):
+            stack.create_publisher(Image, stack.images.topic_name, 1)
+            stack.wait_for_state(
+                State.HOLDING, Reason.NO_FIRST_IMAGE, f'publishers there: {publishers}'
+            )
+        assert not resets
+        stack.say('another')
+        stack.wait_for(lambda: bool(resets))
 
 
 def test_an_overrun_holds_at_once_and_recovers() -> None:
