@@ -15,19 +15,19 @@ import pytest
 from PIL import ImageColor
 from sensor_msgs.msg import Image
 
-from support.fakes import a_prediction
+from support.fakes import SPEC, a_prediction
 from support.graph import PICTURE, Robot, robot, running_node
 from vla_ros.clock import ManualClock
 from vla_ros.drawing import SKY_BLUE, font, full_scale, number, wrap
 from vla_ros.images.raw import image_to_rgb
-from vla_ros.motion import load_contracts
+from vla_ros.motion import ActionContract, load_contracts
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.reasons import State
 from vla_ros.ros import operator_view
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import Outcome, Result
-from vla_ros.types import Observation
+from vla_ros.types import ActionSpace, Observation, PolicySpec, unknown_names
 from vla_ros.view import STATE_COLOURS, OperatorView, render
 
 SIZE = (572, 936, 3)
@@ -40,22 +40,32 @@ def a_picture(height: int = 224, width: int = 224) -> np.ndarray:
     return _random.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def a_spec(dim: int = 7, has_contract: bool = False, **changes: Any) -> PolicySpec:
+    """Without names; seven values are a displacement, unless that is left to a contract."""
+    space = ActionSpace.POSE_DELTA if dim == 7 and not has_contract else ActionSpace.UNKNOWN
+    spec = dataclasses.replace(SPEC, action_dim=dim, action_space=space, names=unknown_names(dim))
+    return dataclasses.replace(spec, **changes)
+
+
 def a_view(
     action: Any = (0.01, -0.02, 0.005, 0.1, 0.0, -0.05, 0.9), **changes: Any
 ) -> OperatorView:
     """Of a published action.
 
+    :param action: [D], or [K, D].
     :param changes: of the prediction, if it has such a field, otherwise of the view.
     """
-    told = ('probabilities', 'unnorm_key')
+    told = ('probabilities', 'unnorm_key', 'tokens', 'model_images')
     prediction = {name: changes.pop(name) for name in told if name in changes}
     picture = changes.pop('picture', None)
-    prediction['model_images'] = {} if picture is None else {'image': picture}
-    prediction['actions'] = np.array([action], dtype=np.float64)
+    if picture is not None:
+        prediction['model_images'] = {'image': picture}
+    prediction['actions'] = np.atleast_2d(np.array(action, dtype=np.float64))
     values = {
         'state': State.RUNNING,
         'instruction': 'pick up the cup',
         'prediction': a_prediction(**prediction),
+        'spec': a_spec(prediction['actions'].shape[1], 'contract' in changes),
         'published': True,
         'age_s': 0.2,
     }
@@ -222,6 +232,126 @@ def test_a_view_leaves_nothing_behind_for_the_next() -> None:
         np.testing.assert_array_equal(render(view), pixels)
 
 
+# -- several cameras, chunks, no tokens ------------------------------------------------------------
+
+PANEL_ROWS, PANEL_COLUMNS = slice(108, 556), slice(16, 464)
+TWO = a_spec(cameras=('front', 'wrist'))
+
+
+def test_two_images_of_the_usual_size_are_seen_unchanged_side_by_side() -> None:
+    front, wrist = a_picture(), a_picture()
+    panel = render(a_view(spec=TWO, model_images={'wrist': wrist, 'front': front}))[
+        PANEL_ROWS, PANEL_COLUMNS
+    ]
+    top = 20 + (448 - 20 - 224) // 2  # below their names
+    np.testing.assert_array_equal(panel[top : top + 224, :224], front)
+    np.testing.assert_array_equal(panel[top : top + 224, 224:], wrist)
+
+
+@pytest.mark.parametrize('count', [2, 3, 4, 5, 16])
+@pytest.mark.parametrize('size', [(224, 224), (480, 640), (7, 5), (1, 900)])
+def test_every_camera_has_a_tile_of_its_own(count: int, size: tuple[int, int]) -> None:
+    names = tuple(f'camera_{number}' for number in range(count))
+    images = {name: np.zeros((*size, 3), np.uint8) for name in names}
+    view = a_view(spec=a_spec(cameras=names), model_images=images)
+    boxes = []
+    for name in names:
+        white = {**images, name: np.full((*size, 3), 255, np.uint8)}
+        boxes.append(changed(view, a_view(spec=view.spec, model_images=white)))
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[1] < other[0] or other[1] < one[0] or one[3] < other[2] or other[3] < one[2]
+    assert all(top >= 108 and bottom < 556 for top, bottom, _, _ in boxes)
+    assert all(left >= 16 and right < 464 for _, _, left, right in boxes)
+
+
+def test_a_missing_camera_is_an_empty_tile_with_its_name() -> None:
+    front = a_picture()
+    both = a_view(spec=TWO, model_images={'front': front, 'wrist': front})
+    one = a_view(spec=TWO, model_images={'front': front})
+    top, bottom, left, right = changed(both, one)
+    assert left >= 16 + 224 and right < 464 and top >= 108 + 20
+    # Its name is drawn in both.
+    renamed = a_view(spec=a_spec(cameras=('front', 'arm')), model_images={'front': front})
+    top, bottom, left, _ = changed(one, renamed)
+    assert left >= 16 + 224 and bottom < 108 + 20
+    # An image of a camera that the spec does not have is drawn, too.
+    more = a_view(spec=TWO, model_images={'front': front, 'other': front})
+    changed(one, more)
+
+
+def test_the_other_rows_of_a_chunk_are_thin_marks() -> None:
+    chunk = np.full((8, 7), 0.005)
+    one_row, eight_rows = a_view(chunk[0]), a_view(chunk)
+    changed(one_row, eight_rows)  # "1 of 8"
+    for column in range(7):
+        moved = chunk.copy()
+        moved[5, column] = -0.004 if column < 6 else 0.5
+        before, after = render(eight_rows), render(a_view(moved))
+        differs = (before != after).any(axis=-1)
+        assert 1 <= differs.sum() <= 40, column
+        # Row 0 keeps its numbers and bars.
+        assert not differs[:, 480 + 300 :].any()
+
+
+def test_the_scale_is_that_of_all_rows() -> None:
+    for chunk in (np.full((3, 7), 0.001), np.full((3, 9), 0.001)):
+        larger = chunk.copy()
+        larger[2] = 3.0
+        top, _, _, _ = changed(a_view(chunk), a_view(larger))
+        assert 108 + 20 < top < 108 + 45  # the caption with the scale
+
+
+def test_without_tokens_there_is_no_column_of_probabilities() -> None:
+    """Also where the values are not a displacement."""
+    for dim in (7, 3):
+        view = a_view([0.001] * dim, tokens=None)
+        pixels = render(view)
+        column = pixels[108 + 22 : 556, 480 + 386 :]
+        assert (column == pixels[108 + 22, -1]).all()
+        changed(view, a_view([0.001] * dim))
+
+
+def test_the_names_are_those_of_the_actions_description() -> None:
+    joints = tuple(f'joint_{number}' for number in range(7))
+    of_joints = a_spec(names=joints, action_space=ActionSpace.JOINT_POSITION)
+    by_name = a_view(spec=of_joints)
+    arrow = a_view()
+    plot = (slice(108 + 42, 108 + 250), slice(480 + 4, 480 + 60))
+    assert (render(by_name)[plot] != render(arrow)[plot]).any()
+    for index in range(7):
+        names = (*joints[:index], 'elbow', *joints[index + 1 :])
+        other = dataclasses.replace(of_joints, names=names)
+        top, bottom, left, _ = changed(by_name, a_view(spec=other))
+        assert bottom - top < 28 and left >= 480 - 4  # a letter's edge
+    # Seven values are a displacement only if the policy or the contract says so.
+    unknown = a_spec(action_space=ActionSpace.UNKNOWN)
+    changed(a_view(spec=unknown), arrow)
+    same = a_view(spec=unknown, contract=BRIDGE)
+    by_policy = a_view(
+        spec=a_spec(names=('x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper')), contract=BRIDGE
+    )
+    np.testing.assert_array_equal(render(same), render(by_policy))
+
+
+def test_an_action_of_another_length_has_no_names() -> None:
+    """As an invalid one may have."""
+    named = a_spec(names=tuple('abcdefg'))
+    np.testing.assert_array_equal(
+        render(a_view([0.1] * 3, spec=named)), render(a_view([0.1] * 3, spec=a_spec()))
+    )
+
+
+def test_long_names_leave_room_for_the_bars() -> None:
+    names = tuple(f'a_joint_with_a_very_long_name_{number}' for number in range(3))
+    view = a_view([0.01] * 3, spec=a_spec(3, names=names))
+    at_rest = dataclasses.replace(view, prediction=a_view([0.0] * 3).prediction)
+    pixels = render(view)
+    assert has_colour(pixels, SKY_BLUE)
+    _, columns = np.nonzero((pixels == ImageColor.getrgb(SKY_BLUE)).all(axis=-1))
+    assert columns.max() - columns.min() >= 35  # half of the shortest track
+    changed(view, at_rest)
+
+
 # -- what nobody should write ----------------------------------------------------------------------
 
 TEXTS = [
@@ -248,9 +378,17 @@ def test_nothing_that_can_be_said_keeps_it_from_being_drawn(seed: int) -> None:
     print(f'seed {seed}')
     for _ in range(60):
         dim = chance.choice([0, 1, 6, 7, 7, 7, 8, 18, 19, 60])
+        rows = chance.choice([1, 1, 2, 50])
         count = chance.choice([dim, 0, dim + 2])
+        cameras = tuple(dict.fromkeys(chance.choice(TEXTS) for _ in range(chance.choice([1, 4]))))
         view = a_view(
-            [chance.choice(VALUES) for _ in range(dim)],
+            [[chance.choice(VALUES) for _ in range(dim)] for _ in range(rows)],
+            **chance.choice([{}, {'tokens': None}]),
+            spec=a_spec(
+                chance.choice([dim, 7]),
+                cameras=cameras,
+                action_space=chance.choice([*ActionSpace]),
+            ),
             probabilities=np.array([chance.choice(VALUES) for _ in range(count)]),
             unnorm_key=chance.choice(TEXTS),
             picture=chance.choice(
@@ -320,10 +458,10 @@ class Source:
         self.asked += 1
         return self.now
 
-    def predict(self, published: bool = True) -> None:
+    def predict(self, published: bool = True, contract: ActionContract | None = None) -> None:
         observation = Observation.of_one(PICTURE, 'go', self.clock.now_ns())
         result = Result(observation, Outcome.PREDICTED, a_prediction())
-        self.publisher.keep(result, published)
+        self.publisher.keep(result, published, TWO, contract)
 
 
 def test_nothing_is_asked_or_drawn_while_nobody_looks(
@@ -390,15 +528,16 @@ def test_what_changes_is_drawn_at_most_ten_times_a_second(
     assert source.publisher.show_if_due()  # the same again, older
     assert source.drawn[-1].age_s == 1.25
     # Another policy: what the one before said is forgotten.
-    source.publisher.configure('gripper', {'fake': BRIDGE})
+    source.publisher.clear('gripper')
     source.clock.advance(0.25)
     source.publisher.show_if_due()
     assert source.drawn[-1].prediction is None and source.drawn[-1].age_s is None
     assert source.drawn[-1].frame == 'gripper'
-    source.predict()
+    source.predict(contract=BRIDGE)
     source.clock.advance(0.25)
     source.publisher.show_if_due()
     assert source.drawn[-1].published and source.drawn[-1].contract is BRIDGE
+    assert source.drawn[-1].spec is TWO
 
 
 def badge(message: Image) -> tuple[int, ...]:

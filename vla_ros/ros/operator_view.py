@@ -19,6 +19,7 @@ from vla_ros.motion import ActionContract
 from vla_ros.reasons import State
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import Result
+from vla_ros.types import PolicySpec
 from vla_ros.view import OperatorView, render
 
 _SHORTEST_PERIOD_S = 0.1
@@ -61,18 +62,22 @@ class OperatorViewPublisher:
         self._frame_id = frame_id
         self._result: Result | None = None  # the last with a prediction
         self._published = False
+        self._spec: PolicySpec | None = None
         self._contract: ActionContract | None = None
         self._is_new = True
 
-    def keep(self, result: Result, published: bool, contract: ActionContract | None) -> None:
+    def keep(
+        self, result: Result, published: bool, spec: PolicySpec, contract: ActionContract | None
+    ) -> None:
         """Keep the result if it has a prediction.
 
         :param published: whether its actions were.
+        :param spec: of the policy that predicted it.
         :param contract: of its actions; None: none is known.
         """
         if result.prediction is not None:
-            self._result, self._published, self._contract = result, published, contract
-            self._is_new = True
+            self._result, self._published, self._is_new = result, published, True
+            self._spec, self._contract = spec, contract
 
     def show_if_due(self) -> bool:
         """Publish the view if it has changed and has a subscriber; return whether it was.
@@ -113,6 +118,7 @@ class OperatorViewPublisher:
         return dataclasses.replace(
             view,
             prediction=prediction,
+            spec=self._spec,
             contract=self._contract,
             published=self._published,
             age_s=age_s(self._result.observation.stamp_ns, now_ns),

@@ -229,7 +229,7 @@ class RobotSession:
         admitted = self._gate.admit(result)
         key = result.prediction.unnorm_key if result.prediction else ''
         contract = self._policy.contracts.get(key)
-        self._parts.view.keep(result, admitted, contract)
+        self._parts.view.keep(result, admitted, self._policy.spec, contract)
         if admitted:
             self._publish(result, contract)
         elif isinstance(result.error, InstructionError):

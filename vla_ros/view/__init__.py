@@ -1,4 +1,4 @@
-"""The operator's view: one image of a policy's input, instruction and answer.
+"""The operator's view: one image of a policy's images, instruction and answer.
 
 NumPy and Pillow only; independent of ROS, torch and threads.
 """

@@ -1,14 +1,16 @@
 """Drawing of the operator's view.
 
 Pure: the same view gives the same pixels. One thread at a time. Nothing is projected into the
-camera's image, since the camera's pose is unknown here. The image is only enlarged, each pixel to a
-square, so the operator sees exactly what the model saw.
+camera's image, since the camera's pose is unknown here. A single image is only enlarged, each pixel
+to a square, so the operator sees exactly what the model saw. Several images stand side by side;
+those too large for their tiles are scaled.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,7 @@ from vla_ros.drawing import (
     MUTED,
     ORANGE,
     PANEL,
+    RULE,
     SKY_BLUE,
     TEXT,
     VERMILLION,
@@ -32,9 +35,11 @@ from vla_ros.drawing import (
 )
 from vla_ros.motion import ActionContract
 from vla_ros.reasons import State
-from vla_ros.types import Prediction
-from vla_ros.view.action import draw_action, draw_action_frame
+from vla_ros.types import PolicySpec, Prediction
+from vla_ros.view.action import ActionLayout, draw_action, draw_action_frame, layout_of
 from vla_ros.view.layout import HEADER, LEFT, MARGIN, SIDE, SIZE
+
+_NAME = 20  # height of a camera's name above its image
 
 # Colours of the background and of the state's name on it. The name is always shown, too.
 STATE_COLOURS = {
@@ -56,9 +61,10 @@ class OperatorView:
     :param robot: its name; may be empty.
     :param message: a sentence; may be empty.
     :param instruction: the current one; empty if there is none.
-    :param prediction: the last one, with the image that the model saw. Seven values are drawn as a
-        translation, a rotation and the gripper; any other number of values has no names.
-    :param contract: meaning of these seven values; None if it is unknown: they have no units then.
+    :param prediction: the last one, with the images that the model saw. A displacement of the end
+        effector is drawn as a translation, a rotation and the gripper; other values as bars.
+    :param spec: of the policy: its cameras, and the names of the values; None: no policy yet.
+    :param contract: meaning of the values; None if it is unknown: they have no units then.
     :param published: whether the prediction's action was published.
     :param age_s: current age of the prediction's observation, seconds; None without one.
     :param frame: the robot's own name of the action's coordinate frame; may be empty.
@@ -69,6 +75,7 @@ class OperatorView:
     message: str = ''
     instruction: str = ''
     prediction: Prediction | None = None
+    spec: PolicySpec | None = None
     contract: ActionContract | None = None
     published: bool = False
     age_s: float | None = None
@@ -81,26 +88,81 @@ def render(view: OperatorView) -> NDArray[np.uint8]:
     :returns: uint8 [572, 936, 3] RGB, read-only.
     """
     prediction = view.prediction
-    images = () if prediction is None else tuple(prediction.model_images.values())
-    image = images[0] if images else None
-    dim = None if prediction is None else prediction.actions[:1].size
-    canvas = _still(dim, view.contract).copy()
+    layout = None if prediction is None else layout_of(prediction, view.spec, view.contract)
+    canvas = _still(layout, view.contract).copy()
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, view)
-    if image is None:
-        text = 'no image yet' if prediction is None else 'the policy gives no image'
-        write(draw, (MARGIN + SIDE / 2, HEADER + SIDE / 2), text, MUTED, 18, 'mm')
-    else:
-        _place_image(canvas, image)
-    if prediction is not None:
+    _draw_images(canvas, draw, view)
+    if prediction is not None and layout is not None:
         executed = view.published and view.state is State.RUNNING
         heading, ink = ('action', TEXT) if executed else ('last action', MUTED)
         if not view.published:
             heading, ink = 'action, not published', ORANGE
-        write(draw, (LEFT, HEADER), heading, ink, 16, 'lt')
+        rows = len(prediction.actions)
+        write(
+            draw, (LEFT, HEADER), heading if rows == 1 else f'{heading}, 1 of {rows}', ink, 16, 'lt'
+        )
         colour = SKY_BLUE if executed else GRAY
-        draw_action(canvas, draw, prediction, view.contract, view.frame, colour)
+        draw_action(canvas, draw, prediction, layout, view.contract, view.frame, colour)
     return np.asarray(canvas)
+
+
+def _draw_images(canvas: Image.Image, draw: ImageDraw.ImageDraw, view: OperatorView) -> None:
+    """Draw the images that the model saw, one tile for each of several cameras."""
+    prediction = view.prediction
+    images = {} if prediction is None else prediction.model_images
+    needed = () if view.spec is None else view.spec.cameras
+    cameras = tuple(dict.fromkeys([*needed, *images]))
+    if not images:
+        text = 'no image yet' if prediction is None else 'the policy gives no image'
+        write(draw, (MARGIN + SIDE / 2, HEADER + SIDE / 2), text, MUTED, 18, 'mm')
+    elif len(cameras) == 1:
+        _place_image(canvas, images[cameras[0]])
+    else:
+        _draw_tiles(canvas, draw, cameras, images)
+
+
+def _draw_tiles(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    cameras: Sequence[str],
+    images: Mapping[str, NDArray[np.uint8]],
+) -> None:
+    """Draw the images in a grid, each below its name; a missing one as an empty tile."""
+    columns = math.ceil(math.sqrt(len(cameras)))
+    rows = math.ceil(len(cameras) / columns)
+    width, height = SIDE // columns, SIDE // rows
+    for index, camera in enumerate(cameras):
+        row, column = divmod(index, columns)
+        left, top = MARGIN + column * width, HEADER + row * height
+        draw.rectangle((left, top, left + width - 1, top + height - 1), outline=RULE)
+        for line in wrap(camera, 12, width - 8, 1):
+            write(draw, (left + 4, top + 3), line, TEXT, 12, 'lt')
+        box = (left, top + _NAME, left + width, top + height)
+        if camera in images:
+            _fit_image(canvas, images[camera], box)
+        else:
+            middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+            write(draw, middle, 'no image', MUTED, 14, 'mm')
+
+
+def _fit_image(
+    canvas: Image.Image, image: NDArray[np.uint8], box: tuple[int, int, int, int]
+) -> None:
+    """Draw an image in the middle of a box: each pixel as a square, or scaled if it is too large.
+
+    :param box: left, top, right and bottom; the last two are outside.
+    """
+    left, top, right, bottom = box
+    whole = Image.fromarray(np.ascontiguousarray(image))
+    scale = min((right - left) / whole.width, (bottom - top) / whole.height)
+    if scale >= 1:
+        scale, how = math.floor(scale), Image.Resampling.NEAREST
+    else:
+        how = Image.Resampling.BOX
+    size = (max(1, int(scale * whole.width)), max(1, int(scale * whole.height)))
+    corner = (left + (right - left - size[0]) // 2, top + (bottom - top - size[1]) // 2)
+    canvas.paste(whole.resize(size, how), corner)
 
 
 def _place_image(canvas: Image.Image, image: NDArray[np.uint8]) -> None:
@@ -114,18 +176,18 @@ def _place_image(canvas: Image.Image, image: NDArray[np.uint8]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _still(dim: int | None, contract: ActionContract | None) -> Image.Image:
+def _still(layout: ActionLayout | None, contract: ActionContract | None) -> Image.Image:
     """Draw the unchanging parts, once. Callers must copy the result before they draw on it.
 
-    :param dim: number of values of the action; None without an action.
+    :param layout: of the action; None without an action.
     """
     canvas = Image.new('RGB', SIZE, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((MARGIN, HEADER, MARGIN + SIDE - 1, HEADER + SIDE - 1), PANEL)
-    if dim is None:
+    if layout is None:
         write(draw, (LEFT, HEADER), 'no action yet', MUTED, 16, 'lt')
     else:
-        draw_action_frame(canvas, draw, dim, contract)
+        draw_action_frame(canvas, draw, layout, contract)
     return canvas
 
 
