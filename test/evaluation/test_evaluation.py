@@ -112,19 +112,19 @@ def test_what_did_not_happen_has_no_number() -> None:
 
 def test_every_condition_has_a_name_of_its_own() -> None:
     assert str(STEP) == 'blocks cpu float32, in step'
-    assert str(free(0.2, 'picture')) == (
-        'blocks cpu float32, free-running, +200 ms, deltas from the picture'
+    assert str(free(0.2, 'image')) == (
+        'blocks cpu float32, free-running, +200 ms, deltas from the image'
     )
     policy = PolicyRequest('a/b', '', 'cuda:0', 'bfloat16', 'int8')
     black = Condition(policy, control='black')
-    assert str(black) == 'b cuda:0 bfloat16 int8, in step, black picture'
+    assert str(black) == 'b cuda:0 bfloat16 int8, in step, black image'
 
 
 def test_the_json_of_a_condition_is_flat() -> None:
-    condition = free(0.2, 'picture')
+    condition = free(0.2, 'image')
     assert condition.as_json() == {
         **{'model': 'models/blocks', 'device': 'cpu', 'dtype': 'float32', 'quantization': 'none'},
-        **{'pace': 'free', 'added_latency_s': 0.2, 'control': 'none', 'deltas_from': 'picture'},
+        **{'pace': 'free', 'added_latency_s': 0.2, 'control': 'none', 'deltas_from': 'image'},
     }
     assert Condition.from_json({'name': 'more', **condition.as_json()}) == condition
 
@@ -186,7 +186,7 @@ def test_success_over_latency_is_a_line_for_each_way_to_move(
 ) -> None:
     outcomes = [
         *(outcome(free(latency_s), successes) for latency_s, successes in ((0.5, 4), (0.0, 9))),
-        *(outcome(free(latency_s, 'picture'), 8) for latency_s in (0.0, 0.5)),
+        *(outcome(free(latency_s, 'image'), 8) for latency_s in (0.0, 0.5)),
         outcome(STEP, 10),
     ]
     plot_success(summarize(outcomes), tmp_path / 'one.png')
@@ -197,7 +197,7 @@ def test_success_over_latency_is_a_line_for_each_way_to_move(
     handles, names = curves.get_legend_handles_labels()
     assert names == [
         'blocks cpu float32, free-running',
-        'blocks cpu float32, free-running, deltas from the picture',
+        'blocks cpu float32, free-running, deltas from the image',
     ]
     assert handles[0].lines[0].get_xydata().tolist() == [[0, 90], [500, 40]]
 

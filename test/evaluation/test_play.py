@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -13,19 +13,27 @@ from numpy.typing import NDArray
 from vla_ros.client import Answer, ReceivedAction
 from vla_ros.evaluation.episode import EvaluationError
 from vla_ros.evaluation.play import Pace, play
+from vla_ros.graph.stamps import to_duration, to_time
 from vla_ros.motion.contract import load_contracts
 from vla_ros.reasons import Reason, State
-from vla_ros.types import Observation
+from vla_ros.types import Observation, PolicySpec
 
-NOTHING = np.zeros((1, 7))
+NO_PERIOD = to_duration(0.0)
 
 
-def received(stamp_ns: int, arrived_s: float) -> ReceivedAction:
-    return ReceivedAction(SimpleNamespace(), NOTHING, stamp_ns, arrived_s)
+def received(
+    stamp_ns: int, arrived_s: float, rows: int = 1, first: float = 0.0, due_s: float = 0.0
+) -> ReceivedAction:
+    """A chunk whose rows are ``first``, ``first`` + 1, ..., due when it came or at ``due_s``."""
+    due = to_time(round(1e9 * (due_s or arrived_s)))
+    actions = np.zeros((rows, 7))
+    actions[:, 0] = first + np.arange(rows)
+    message = SimpleNamespace(due=due, period=NO_PERIOD)
+    return ReceivedAction(message, actions, stamp_ns, arrived_s)
 
 
 class FakeWorld:
-    """One number says where the tool is; looking and advancing may take the machine's time."""
+    """The tool's pose is the time, and moves by an action's first value; looking may take time."""
 
     contract = load_contracts()['vla_ros_blocks']
     node_parameters: Mapping[str, str] = MappingProxyType({})
@@ -36,6 +44,7 @@ class FakeWorld:
     def __init__(self, clock: SimpleNamespace, looking_s: float = 0.0) -> None:
         self.time_s = 0.0
         self.began: list[tuple[float, Any]] = []  # when in the world's time, and from where
+        self.rows: list[float] = []  # the first value of each
         self._clock, self._looking_s = clock, looking_s
 
     def __enter__(self) -> FakeWorld:
@@ -54,8 +63,10 @@ class FakeWorld:
         image = np.full((2, 2, 3), min(255, round(10 * self.time_s)), np.uint8)
         return Observation.of_one(image, 'go', 0)
 
+    def equip(self, spec: PolicySpec) -> None: ...
+
     def step(self, action: NDArray[np.float64]) -> Observation:
-        self.began.append((self.time_s, None))
+        self.begin(action)
         self.time_s += self.contract.period_s
         return self.look()
 
@@ -65,20 +76,36 @@ class FakeWorld:
 
     def begin(self, action: NDArray[np.float64], start: Any = None) -> None:
         self.began.append((self.time_s, start))
+        self.rows.append(float(action[0]))
+
+    def moved(self, pose: float, action: NDArray[np.float64]) -> float:
+        return pose + float(action[0])
 
     def advance(self, seconds: float) -> None:
         self.time_s += seconds
 
 
 class FakeRobot:
-    """Answers each picture that it is shown after ``latency_s``; None: never."""
+    """Answers each image after ``latency_s``; None: never.
 
-    def __init__(self, latency_s: float | None) -> None:
+    :param answer: makes the chunk from the number of the image, its stamp and the arrival.
+    """
+
+    def __init__(
+        self,
+        latency_s: float | None,
+        answer: Callable[[int, int, float], ReceivedAction | None] = lambda _, *when: received(
+            *when
+        ),
+    ) -> None:
         self.clock = SimpleNamespace(s=100.0)
         self.latency_s = latency_s
+        self._answer = answer
         self.newest: ReceivedAction | None = None
         self.latest = SimpleNamespace(
-            policy=SimpleNamespace(steady_inference_s=0.0), message='RUNNING: busy'
+            policy=SimpleNamespace(steady_inference_s=0.0),
+            message='RUNNING: busy',
+            state=State.RUNNING,
         )
         self.shown: list[tuple[float, int]] = []
         self._coming: list[ReceivedAction] = []
@@ -97,11 +124,16 @@ class FakeRobot:
 
     def let_time_pass(self, seconds: float) -> None: ...
 
-    def show_image(self, image: NDArray[np.uint8], stamp_ns: int) -> NDArray[np.uint8]:
+    def seen(self, observation: Observation) -> Observation:
+        return observation
+
+    def send(self, seen: Observation, stamp_ns: int) -> None:
         self.shown.append((self.clock.s, stamp_ns))
-        if self.latency_s is not None:
-            self._coming.append(received(stamp_ns, self.clock.s + self.latency_s))
-        return image
+        if self.latency_s is None:
+            return
+        coming = self._answer(len(self.shown), stamp_ns, self.clock.s + self.latency_s)
+        if coming is not None:
+            self._coming.append(coming)
 
     def spin_until(self, at_s: float) -> None:
         self.clock.s = max(self.clock.s, at_s)
@@ -120,7 +152,7 @@ class FakeRobot:
 
 def played(robot: FakeRobot, world: FakeWorld, pace: Pace) -> Any:
     seen: list[Any] = []
-    watch = lambda image, action: seen.append((image, action))  # noqa: E731
+    watch = lambda observation, action: seen.append((observation, action))  # noqa: E731
     episode = play(robot, world, 0, 'go', 'go', pace, watch)  # type: ignore[arg-type]
     return episode, seen
 
@@ -135,7 +167,7 @@ def test_an_action_is_never_felt_sooner_than_it_came(
     or by what the arm has to do before."""
     robot = FakeRobot(latency_s)
     world = FakeWorld(robot.clock)
-    episode, _ = played(robot, world, Pace(True, rate_hz, added_s, 'picture', 6.0))
+    episode, _ = played(robot, world, Pace(True, rate_hz, added_s, 'image', 6.0))
     assert episode.steps == len(world.began) > 3
     felt_s = np.array([began_s - captured_s for began_s, captured_s in world.began])
     total_s = latency_s + added_s
@@ -196,7 +228,7 @@ def test_a_picture_without_an_answer_ends_the_episode_and_nothing_else() -> None
     episode, _ = played(robot, FakeWorld(robot.clock), Pace())
     assert (episode.steps, episode.success, episode.unanswered) == (0, False, 3)
     assert episode.failure == (
-        'no action came to one picture, shown 3 times; the last status was RUNNING: busy'
+        'no action came to one image, which was sent 3 times; the last status was RUNNING: busy'
     )
 
 
@@ -207,3 +239,112 @@ def test_a_world_that_waits_can_not_run_freely() -> None:
     )
     with pytest.raises(EvaluationError, match='only in step'):
         played(robot, world, Pace(free=True))  # type: ignore[arg-type]
+
+
+# -- chunks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('rows', 'executed'), [(None, 8), (3, 3), (20, 8)])
+def test_in_step_each_row_is_executed_once_and_in_order(rows: int | None, executed: int) -> None:
+    robot = FakeRobot(0.01, lambda number, *when: received(*when, 8, 100.0 * number))
+    world = FakeWorld(robot.clock)
+    episode, seen = played(robot, world, Pace(time_limit_s=5.0, rows=rows))
+    expected = [100.0 * (1 + step // executed) + step % executed for step in range(25)]
+    assert world.rows == [action[0] for _, action in seen[:-1]] == expected
+    assert (episode.steps, episode.duration_s) == (25, pytest.approx(5.0))
+    chunks = -(-25 // executed)
+    assert len(episode.latencies_s) == len(robot.shown) == chunks
+
+
+def test_in_step_a_chunk_ends_with_the_episode() -> None:
+    robot = FakeRobot(0.01, lambda number, *when: received(*when, 8))
+    world = FakeWorld(robot.clock)
+    world.step = lambda action: setattr(world, 'success', True) or world.look()  # type: ignore[method-assign,func-returns-value]
+    episode, _ = played(robot, world, Pace())
+    assert (episode.steps, episode.success) == (1, True)
+
+
+def only_first(number: int, *when: Any) -> ReceivedAction | None:
+    """A chunk of eight rows after the first image, and nothing more."""
+    return received(*when, 8) if number == 1 else None
+
+
+def test_free_running_each_row_begins_when_it_is_due() -> None:
+    robot = FakeRobot(0.01, only_first)
+    world = FakeWorld(robot.clock)
+    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    assert world.rows == list(range(8)) and episode.steps == 8
+    began_s = [at_s for at_s, _ in world.began]
+    assert np.diff(began_s) == pytest.approx(world.contract.period_s, abs=1 / 30 + 1e-6)
+    assert len(episode.latencies_s) == 1
+
+
+def test_free_running_no_row_begins_before_it_is_due() -> None:
+    robot = FakeRobot(
+        0.01,
+        lambda number, *when: received(*when, 8, 0.0, when[1] + 1.0) if number == 1 else None,
+    )
+    world = FakeWorld(robot.clock)
+    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    assert world.rows == list(range(8))
+    assert world.began[0][0] == pytest.approx(1.01, abs=2 / 30)
+
+
+def test_free_running_rows_that_are_over_are_skipped() -> None:
+    """But for the last one: what came is executed, as for chunks of one row."""
+    robot = FakeRobot(
+        0.9,
+        lambda number, stamp_ns, at_s: (
+            received(stamp_ns, at_s, 8, 0.0, stamp_ns / 1e9) if number == 1 else None
+        ),
+    )
+    world = FakeWorld(robot.clock)
+    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    assert world.rows == [4, 5, 6, 7]
+    late = FakeRobot(
+        2.5,
+        lambda number, stamp_ns, at_s: (
+            received(stamp_ns, at_s, 8, 0.0, stamp_ns / 1e9) if number == 1 else None
+        ),
+    )
+    world = FakeWorld(late.clock)
+    played(late, world, Pace(True, 30.0, time_limit_s=4.0))
+    assert world.rows == [7]
+
+
+def test_free_running_a_newer_chunk_replaces_the_rest() -> None:
+    def answer(number: int, *when: Any) -> ReceivedAction | None:
+        return received(*when, 8, 100.0 * number) if number % 16 == 1 else None
+
+    robot = FakeRobot(0.01, answer)
+    world = FakeWorld(robot.clock)
+    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=2.0))
+    chunks = [row // 100 for row in world.rows]
+    assert chunks == sorted(chunks) and set(chunks) == {1, 17, 33, 49}
+    for chunk in set(chunks):
+        rows = [row % 100 for row in world.rows if row // 100 == chunk]
+        assert rows == list(range(len(rows))) and 2 <= len(rows) <= 4
+    assert len(episode.latencies_s) == 4
+
+
+def test_free_running_a_hold_ends_the_chunk() -> None:
+    robot = FakeRobot(0.01, only_first)
+    world = FakeWorld(robot.clock)
+    begin = world.begin
+
+    def begin_and_hold(action: NDArray[np.float64], start: Any = None) -> None:
+        begin(action, start)
+        if len(world.rows) == 3:
+            robot.latest.state = State.HOLDING
+
+    world.begin = begin_and_hold  # type: ignore[method-assign]
+    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    assert world.rows == [0, 1, 2]
+
+
+def test_a_row_of_deltas_from_the_image_starts_where_the_rows_before_end() -> None:
+    robot = FakeRobot(0.01, only_first)
+    world = FakeWorld(robot.clock)
+    played(robot, world, Pace(True, 30.0, 0.0, 'image', time_limit_s=4.0))
+    starts = [start for _, start in world.began]
+    assert starts == [sum(range(row)) for row in range(8)]  # the image was captured at 0

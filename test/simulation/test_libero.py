@@ -27,6 +27,8 @@ from vla_ros.openvla.preprocessing import (
     lanczos3_resized,
 )
 from vla_ros.policies import PolicyRequest, center_crop
+from vla_ros.scripted.policy import spec_of
+from vla_ros.scripted.script import Options
 from vla_ros.simulation import WORLDS, BlocksWorld, LiberoWorld, SimulationError, make_world
 from vla_ros.simulation.libero import SUITES
 from vla_ros.types import PolicyError
@@ -82,7 +84,13 @@ class OffScreenRenderEnv:
         self.calls.append(('close',))
 
     def _observations(self) -> dict[str, Any]:
-        return {'agentview_image': self._picture, 'robot0_eye_in_hand_image': None}
+        return {
+            'agentview_image': self._picture,
+            'robot0_eye_in_hand_image': 255 - self._picture,
+            'robot0_eef_pos': np.array([0.1, 0.2, 0.3]),
+            'robot0_eef_quat': np.array([0.6, 0.0, 0.0, -0.8]),  # x, y, z, w
+            'robot0_gripper_qpos': np.array([0.02, -0.03]),
+        }
 
 
 class Benchmark:
@@ -282,6 +290,20 @@ def test_the_nodes_parameters_make_the_references_picture() -> None:
     preprocess = Preprocessing(request.preprocessing, crop, request.rotate_180)
     shown = preprocess(Image.fromarray(picture), (224, 224))
     assert np.array_equal(np.asarray(shown), expected)
+
+
+@pytest.mark.usefixtures('calls')
+def test_there_is_a_camera_at_the_wrist_and_a_state() -> None:
+    with LiberoWorld('libero_spatial') as world:
+        plain = world.reset(0, BOWL)
+        assert (list(plain.images), plain.state) == (['image'], None)
+        world.equip(spec_of(Options(cameras=2, state=8)))
+        observation = world.reset(0, BOWL)
+    assert list(observation.images) == ['camera_1', 'camera_2']
+    np.testing.assert_array_equal(observation.images['camera_1'], plain.image)
+    np.testing.assert_array_equal(observation.images['camera_2'], 255 - plain.image)
+    angle = 2 * np.arccos(-0.8)  # as quat2axisangle of robosuite has it
+    assert observation.state == pytest.approx([0.1, 0.2, 0.3, angle, 0.0, 0.0, 0.02, -0.03])
 
 
 # --- LIBERO's manners -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from vla_ros.motion import load_contracts
+from vla_ros.scripted.policy import spec_of
+from vla_ros.scripted.script import Options
 from vla_ros.simulation import INSTRUCTIONS, MAX_STEPS, BlocksWorld, SimulationError
 from vla_ros.simulation.arm import rotation_vector
 from vla_ros.simulation.expert import STEP_M, TURN_RAD, expert_action
@@ -86,6 +89,86 @@ def test_the_picture_is_upright_and_shows_both_blocks(world: BlocksWorld) -> Non
         assert bool(red.mean(0)[1] < blue.mean(0)[1]) == left_of
         sides.add(left_of)
     assert sides == {True, False}
+
+
+# --- Several cameras and a state ------------------------------------------------------------------
+
+
+@pytest.fixture
+def equipped(world: BlocksWorld) -> Iterator[BlocksWorld]:
+    """With both cameras and the state; as before afterwards."""
+    world.equip(spec_of(Options(cameras=2, state=8)))
+    yield world
+    world.equip(spec_of(Options()))
+
+
+def test_a_policy_gets_the_cameras_and_the_state_that_it_needs(world: BlocksWorld) -> None:
+    plain = world.reset(3, RED)
+    assert (list(plain.images), plain.state) == (['image'], None)
+    world.equip(replace(spec_of(Options(cameras=2)), cameras=('wrist', 'camera_1')))
+    several = world.reset(3, RED)
+    assert list(several.images) == ['wrist', 'camera_1'] and several.state is None
+    world.equip(spec_of(Options(state=8)))
+    with_state = world.reset(3, RED)
+    world.equip(spec_of(Options()))
+    assert list(with_state.images) == ['image'] and len(with_state.state) == 8
+    np.testing.assert_array_equal(several.images['camera_1'], plain.image)
+    np.testing.assert_array_equal(with_state.image, plain.image)
+    assert several.images['wrist'].shape == plain.image.shape
+
+
+def test_the_wrist_camera_moves_with_the_hand(equipped: BlocksWorld) -> None:
+    """The fingers keep their place in its image, the blocks do not."""
+    images = [equipped.reset(0, RED).images['camera_2']]
+    images.append(equipped.step(act(y=0.05)).images['camera_2'])
+    before, after = (image.astype(int) for image in images)
+    fingers = before[..., 1] - before[..., [0, 2]].max(-1) > 40
+    assert fingers.sum() > 500  # pixels
+    assert np.abs(after - before)[fingers].mean() < 10
+    red = [np.argwhere(image[..., 0] - image[..., 1:].max(-1) > 80) for image in (before, after)]
+    assert np.abs(red[1].mean(0) - red[0].mean(0)).max() > 20
+
+
+def test_the_state_is_the_tools_pose_and_the_fingers_opening(equipped: BlocksWorld) -> None:
+    observations = [equipped.reset(0, RED)]
+    observations += [equipped.step(act(about_x=0.1, about_z=0.1)) for _ in range(3)]
+    observations += [equipped.step(act(gripper=0.0)) for _ in range(3)]
+    *_, state = (observation.state for observation in observations)
+    np.testing.assert_array_equal(state[:3], equipped.pose.position)
+    x, y, z, w = state[3:7]
+    rows = [  # of the quaternion's rotation
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    assert np.array(rows) == pytest.approx(equipped.pose.rotation, abs=1e-9)
+    assert state[7] == equipped.state.opening < 0.1
+    quaternions = np.array([observation.state[3:7] for observation in observations])
+    assert np.abs(np.diff(quaternions, axis=0)).max() < 0.1  # it keeps its sign
+
+
+def test_a_pose_moves_as_the_arm_does(world: BlocksWorld) -> None:
+    world.reset(2, RED)
+    action = act(x=0.03, y=-0.02, about_z=0.1)
+    expected = world.moved(world.pose, action)
+    world.step(action)
+    assert world.pose.position == pytest.approx(expected.position, abs=5e-4)
+    assert world.pose.rotation == pytest.approx(expected.rotation, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (Options(cameras=3), r"needs the camera 'camera_3'.*; it has front \(camera_1\), wrist"),
+        (Options(state=7), r"needs a state of 7 values; the world has a state of 8: the tool's"),
+        (Options(action_dim=8), r'gives actions of 8 values; the world takes 7'),
+    ],
+)
+def test_a_policy_that_needs_what_is_not_there_is_rejected(
+    world: BlocksWorld, options: Options, message: str
+) -> None:
+    with pytest.raises(PolicyError, match=message):
+        world.equip(spec_of(options))
 
 
 # --- Units ----------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""``vla_demo``: a simulated arm picks up what it is told to, through the node.
+"""``vla_demo``: a simulated arm picks up the block it is told to, controlled through the node.
 
-Two processes: the node with a small OpenVLA that was trained for this, and this one, which is the
-robot: camera, arm and instructions. It writes a film of it, and shows it where there is a display.
-All in the namespace /vla_demo, so that no robot listens by accident. Without OpenGL it shows
-photographs to a policy of random weights instead, as it does with --photographs.
+There are two processes: the node, with a small OpenVLA that was trained for this, and the robot,
+with camera, arm and instructions. The robot writes a film, and shows it where there is a display.
+Both use the namespace /vla_demo, so that no real robot listens. Without OpenGL, and with
+--photographs, photographs are shown to a policy with random weights instead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from vla_ros.types import PolicyError
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
     unbuffer_output()
     parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
     add = parser.add_argument
     add('--episodes', type=count, default=6, help='(default: %(default)s)')
-    add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
+    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
     add('--gif', type=Path, default='vla_demo.gif', help='the film (default: %(default)s)')
-    add('--sheet', type=Path, default='vla_demo.png', help='its pictures (default: %(default)s)')
+    add('--sheet', type=Path, default='vla_demo.png', help='its images (default: %(default)s)')
     add('--view', type=Path, metavar='PNG', help="write the operator's last view")
     add('--photographs', action='store_true', help='no simulation, and a policy of random weights')
     add('--actions', type=count, default=20, help='with photographs (default: %(default)s)')
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    """Show the demo, and return the exit code."""
+    """Show the simulation or the photographs, and return the exit code."""
     if not options.photographs:
         setup = Setup(
             options.episodes, options.first_seed, options.gif, options.sheet, options.view
@@ -58,7 +59,7 @@ def _show(options: argparse.Namespace) -> int:
             with BlocksWorld() as world:
                 return 0 if pick_up_blocks(world, setup) else exit_codes.FAILED
         except SimulationError as error:
-            print(f'{error}\nUntil then, photographs and a policy of random weights:\n')
+            print(f'{error}\nUntil then, photographs and a policy with random weights:\n')
     show_photographs(options.actions, options.timeout, options.view)
     return 0
 

@@ -1,7 +1,7 @@
-"""``vla_eval``: how often a policy does what it is told, in a simulated world, through the node.
+"""``vla_eval``: the success rate of a policy in a simulated world, through the node.
 
-Every combination of the values in the lists is tried with the same starts. The last line is JSON
-with all that came of it. In step, the world waits for each action; --pace free lets it go on.
+Every combination of the values in the lists is played with the same starts. The last line is JSON
+with all results. In step, the world waits for each action; with --pace free it does not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import itertools
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from vla_ros.cli import exit_codes
@@ -28,21 +29,21 @@ _OWN_OPTIONS = {
     'use_sim_time': '--sim-time',
     **{name: f'--{name}' for name in _PLACEMENT},
 }
-# Options of several values: what is allowed, the first by default, and the help.
+# Options of several values: those allowed, of which the first is the default, and the help.
 _LISTS: dict[str, tuple[tuple[str, ...], str]] = {
-    '--dtype': (('auto', *DTYPES), 'what the model computes in'),
+    '--dtype': (('auto', *DTYPES), 'type of the weights and activations'),
     '--quantization': (QUANTIZATIONS, 'weights of 8 or 4 bits'),
     '--pace': (tuple(PACES), 'whether the world waits for each action'),
-    '--control': (tuple(CONTROLS), 'what is done to the instruction or the picture'),
+    '--control': (tuple(CONTROLS), 'change of the instruction or the images'),
     '--deltas-from': (
         DELTAS,
-        "free: where a displacement starts from: the arm's place now, or when the picture was "
-        'captured',
+        "free: start of a displacement: the tool's pose now, or when the image was captured",
     ),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     options = parser.parse_args(given)
@@ -61,13 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with 2 if options contradict each other."""
     if 'free' in options.pace and options.sim_time:
-        parser.error("--sim-time goes with --pace step only: a free-running world has the wall's")
+        parser.error('--sim-time goes with --pace step only: free-running, time is real')
     if options.pace == ['step'] and (
         options.added_latency != [0.0] or options.deltas_from != ['now']
     ):
         parser.error('--added-latency and --deltas-from need --pace free: in step, the world waits')
     if options.world != 'blocks' and not options.model:
-        parser.error(f'--world {options.world} needs --model: the shipped one knows blocks only')
+        parser.error(f'--world {options.world} needs --model: the shipped one is for blocks')
     if own := sorted({name for name, _ in options.parameter} & set(_OWN_OPTIONS)):
         parser.error(f'-p {own[0]} has an option of its own: {_OWN_OPTIONS[own[0]]}')
 
@@ -91,33 +92,28 @@ def _setup(options: argparse.Namespace, command: str) -> Setup:
 
 
 def _paces(options: argparse.Namespace) -> list[Pace]:
-    paces = []
-    for pace in options.pace:
-        if pace == 'step':
-            paces.append(Pace(time_limit_s=options.time_limit))
-            continue
-        paces += [
-            Pace(True, options.rate, latency_s, deltas_from, options.time_limit)
-            for deltas_from, latency_s in itertools.product(
-                options.deltas_from, options.added_latency
-            )
-        ]
-    return paces
+    step = Pace(time_limit_s=options.time_limit, rows=options.rows)
+    free = [
+        replace(step, free=True, rate_hz=options.rate, added_latency_s=late_s, deltas_from=start)
+        for start, late_s in itertools.product(options.deltas_from, options.added_latency)
+    ]
+    return [one for pace in options.pace for one in ([step] if pace == 'step' else free)]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='vla_eval', description=__doc__, epilog='LIST: values with commas between them'
+        prog='vla_eval', description=__doc__, epilog='LIST: values separated by commas'
     )
     add = parser.add_argument
     add('--world', choices=WORLDS, default='blocks', help='(default: %(default)s)')
-    add('--model', help='checkpoint folder or hub id (default: the one for blocks that is shipped)')
-    add('--episodes', type=count, default=10, help='of each instruction (default: %(default)s)')
-    add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
+    add('--model', help='checkpoint folder or hub id (default: the one shipped for blocks)')
+    add('--episodes', type=count, default=10, help='for each instruction (default: %(default)s)')
+    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
     add('--time-limit', type=positive, help="of an episode, seconds (default: the world's)")
-    add('--sim-time', action='store_true', help="let the robot's clock be the world's")
+    add('--rows', type=count, help='of each chunk that are executed (default: all)')
+    add('--sim-time', action='store_true', help="use the world's clock as the robot's")
     _add_lists(parser)
-    add('--rate', type=positive, default=30.0, help="free: the camera's, Hz (default: %(default)s)")
+    add('--rate', type=positive, default=30.0, help='free: camera rate, Hz (default: %(default)s)')
     add(
         '-p',
         dest='parameter',
@@ -125,11 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         type=assignment,
         action='append',
         default=[],
-        help="another of the node's parameters",
+        help='a parameter of the node',
     )
     add('--plot', metavar='FILE.png', type=Path, help='success rates')
     add('--gif', metavar='FILE.gif', type=Path, help=f'the first {FILMED} episodes')
-    add('--sheet', metavar='FILE.png', type=Path, help='a few pictures of each of these')
+    add('--sheet', metavar='FILE.png', type=Path, help='a few images of each of these')
     return parser
 
 
@@ -147,7 +143,7 @@ def _add_lists(parser: argparse.ArgumentParser) -> None:
         metavar='LIST',
         type=list_of(seconds),
         default='0',
-        help='free: seconds that pictures come late (default: %(default)s)',
+        help='free: delay of the images, seconds (default: %(default)s)',
     )
     parser.add_argument(
         '--device',

@@ -1,7 +1,7 @@
-"""``vla_simulation``: the demonstration's arm and camera, for a node that somebody else runs.
+"""``vla_simulation``: the demonstration's arm and camera, for a node that runs elsewhere.
 
-It shows pictures on ``image`` and does what comes on ``action``, with the wall's clock, until it is
-interrupted. ``~/start_over`` (std_srvs/Trigger) puts arm and blocks somewhere else.
+It publishes images on ``image`` and executes the actions on ``action`` in real time, until it is
+interrupted. ``~/start_over`` (std_srvs/Trigger) begins at another start.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from vla_ros.types import PolicyError
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
     unbuffer_output()
     given = sys.argv if arguments is None else ['vla_simulation', *arguments]
     parser = argparse.ArgumentParser(prog='vla_simulation', description=__doc__)
     add = parser.add_argument
-    add('--first-seed', type=whole, default=0, help='of the starts (default: %(default)s)')
-    add('--rate', type=positive, default=30.0, help="the camera's, Hz (default: %(default)s)")
+    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
+    add('--rate', type=positive, default=30.0, help='of the camera, Hz (default: %(default)s)')
     add(
         '--deltas-from',
         choices=DELTAS,
         default=DELTAS[0],
-        help="where a displacement starts from: the arm's place now, or when its picture was "
-        'captured (default: %(default)s)',
+        help="start of a displacement: the tool's pose now, or when the image was captured "
+        '(default: %(default)s)',
     )
     options = parser.parse_args(remove_ros_args(given)[1:])
     pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)

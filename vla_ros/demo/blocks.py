@@ -1,4 +1,4 @@
-"""``vla_demo``: a simulated arm picks up the block that it is told to, and is filmed."""
+"""``vla_demo``: a film of a simulated arm that picks up the block it is told to."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from vla_ros.demo.photographs import NAMESPACE, write_view
 from vla_ros.evaluation.closed_loop import blocks_model, closed_loop, settled_status
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
-from vla_ros.evaluation.play import Pace, play
+from vla_ros.evaluation.play import Pace, main_image, play
 from vla_ros.evaluation.window import Window, open_window
 from vla_ros.msg import VlaStatus
 from vla_ros.simulation import BlocksWorld
+from vla_ros.types import Observation
 
 _PAUSE_S = 1.0  # in the window, after an episode
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What to play, and where to write it.
+    """The options of the demonstration, and the files that it writes.
 
-    :param first_seed: of the starts.
-    :param gif: the film.
-    :param sheet: its images.
-    :param view: the operator's last view; None: do not write it.
+    :param first_seed: seed of the first start.
+    :param gif: file for the film.
+    :param sheet: file for the film's images.
+    :param view: file for the operator's last view; None: do not write it.
     """
 
     episodes: int
@@ -48,7 +49,7 @@ def pick_up_blocks(world: BlocksWorld, setup: Setup) -> bool:
     :raises OSError: if a file cannot be written.
     """
     for file in (setup.gif, setup.sheet):
-        file.touch()  # now, and not when all has been played
+        file.touch()  # so that an error comes before anything is played
     parameters = {
         'model': blocks_model(),
         'device': 'cpu',
@@ -80,7 +81,7 @@ class _Show:
 
     def play_all(self, robot: SimulatedRobot) -> int:
         """Return the number of successes."""
-        print(f'\n{"#":>2}  {"instruction":24}{"result":9}{"actions":>7}  picture to action')
+        print(f'\n{"#":>2}  {"instruction":24}{"result":9}{"actions":>7}  image to action')
         return sum(self._play(robot, number).success for number in range(self._setup.episodes))
 
     def close(self) -> None:
@@ -105,8 +106,8 @@ class _Show:
             time.sleep(_PAUSE_S)
         return episode
 
-    def _watch(self, image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
-        self._film.add(image, action)
+    def _watch(self, seen: Observation, action: NDArray[np.float64] | None) -> None:
+        self._film.add(main_image(seen), action)
         if self._window is not None:
             self._window.show(self._film.last_frame)
 
@@ -116,5 +117,5 @@ def _print_summary(successes: int, setup: Setup, status: VlaStatus) -> None:
     print(
         f'\n{successes} of {setup.episodes} episodes succeeded, {policy.device} {policy.dtype}; '
         f'{counters.accepted / max(1, counters.drafted):.0%} of the drafted tokens were right'
-        f'\n{setup.gif}: the film\n{setup.sheet}: its pictures'
+        f'\n{setup.gif}: the film\n{setup.sheet}: its images'
     )

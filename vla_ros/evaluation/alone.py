@@ -1,4 +1,4 @@
-"""The simulated arm and camera by themselves, for a node that another program runs."""
+"""The simulated arm and camera for a node that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from std_srvs.srv import Trigger
 
 from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.closed_loop import blocks_model, end_in_error
-from vla_ros.evaluation.play import FreeRun, Pace
+from vla_ros.evaluation.play import FreeRun, Pace, main_image
 from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld
 
@@ -14,9 +14,9 @@ _NAME = 'vla_simulation'
 
 
 def run_alone(world: BlocksWorld, pace: Pace, first_seed: int) -> None:
-    """Play without end; the service ``~/start_over`` puts arm and blocks somewhere else.
+    """Play without end; the service ``~/start_over`` begins at another start.
 
-    :param first_seed: of the starts.
+    :param first_seed: seed of the first start.
     :raises EvaluationError: if the node is in ERROR.
     :raises ExternalShutdownException: when ROS is shut down.
     """
@@ -32,9 +32,9 @@ def run_alone(world: BlocksWorld, pace: Pace, first_seed: int) -> None:
 
     robot.node.create_service(Trigger, '~/start_over', start_over)
     print(
-        f'the node for it: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
+        f'start the node: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
         'frozen_image_timeout_s:=0.0\n'
-        f'say to it one of: {", ".join(world.instructions)}'
+        f'instructions: {", ".join(world.instructions)}'
     )
     starts = 0
     while True:
@@ -42,6 +42,6 @@ def run_alone(world: BlocksWorld, pace: Pace, first_seed: int) -> None:
             world.reset(first_seed + starts, world.instructions[0])
             run = FreeRun(robot, world, pace)
             starts += 1
-        run.go_on(watch=lambda image, action: None)
+        run.advance(watch=lambda observation, action: None)
         if window is not None:
-            window.show(run.image)
+            window.show(main_image(run.observation))

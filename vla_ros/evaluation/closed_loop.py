@@ -1,4 +1,4 @@
-"""The node in a process of its own, and a simulated robot that it steers."""
+"""The node in a separate process, and the simulated robot that it controls."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from vla_ros.evaluation.episode import EvaluationError
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import State
 from vla_ros.share import share_file
+from vla_ros.types import PolicySpec
 
 _READY_S = 1800.0  # the node's own limits come first
-_STATUS_S = 20.0  # for what takes a second, on a machine that is busy otherwise
+_STATUS_S = 20.0  # a status comes once a second, unless the machine is busy
+
+# Limits for ages: the evaluation judges them, not the node.
+_NO_LIMITS = {'max_image_age_s': '3600.0', 'state_timeout_s': '3600.0'}
 
 
 def blocks_model() -> str:
-    """The checkpoint that is shipped for the world ``blocks``."""
+    """Return the folder of the checkpoint that is shipped for the world ``blocks``."""
     return str(share_file('models/blocks/config.json').parent)
 
 
@@ -35,19 +39,20 @@ def closed_loop(
     parameters: Mapping[str, str],
     say: Say,
     simulated_time: bool = False,
+    spec: PolicySpec | None = None,
     **streams: Any,
 ) -> Iterator[SimulatedRobot]:
-    """Start a node, wait until its policy is warm, and give the robot that it steers.
+    """Start a node, wait until its policy is warm, and yield the robot that it controls.
 
-    :param parameters: of the node, beside what any simulation needs.
-    :param say: is called with each state of the node until it is ready.
-    :param streams: of the node's process.
+    :param parameters: parameters of the node, in addition to those that any simulation needs.
+    :param say: called with each state of the node until it is ready.
+    :param spec: spec of the policy; None: it needs one camera and no state.
+    :param streams: standard streams of the node's process.
     :raises EvaluationError: if the node can't load and warm its policy.
     :raises KeyboardInterrupt: while the robot waits, after a signal that asks for the end.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    # How late an image or an action may be is for the evaluation to say, not for the node.
-    values = {**PATIENT, 'max_image_age_s': '3600.0', **parameters}
+    values = {**PATIENT, **_NO_LIMITS, **parameters}
     values['use_sim_time'] = str(simulated_time).lower()
     arguments = parameter_arguments(values)
     remapped = ('-r', f'__ns:={namespace}', '-r', f'/clock:={namespace}/clock')
@@ -56,7 +61,8 @@ def closed_loop(
         running('vla_ros.cli.node', '--ros-args', *remapped, *arguments, **streams) as node,
     ):
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        robot = (SimulatedTimeRobot if simulated_time else SimulatedRobot)(namespace)
+        kind = SimulatedTimeRobot if simulated_time else SimulatedRobot
+        robot = kind(namespace, spec=spec)
         try:
             robot.check = lambda: _check(robot, node, stopped)
             _wait_until_ready(robot, say)
@@ -67,7 +73,7 @@ def closed_loop(
 
 
 def settled_status(robot: SimulatedRobot) -> VlaStatus:
-    """Return a status that was sent from now on: what it counts has happened.
+    """Return a status that is sent from now on, which counts all that happened before.
 
     :raises EvaluationError: if none comes.
     """
@@ -78,7 +84,7 @@ def settled_status(robot: SimulatedRobot) -> VlaStatus:
 
 
 def end_in_error(robot: SimulatedRobot) -> None:
-    """Raise EvaluationError if the node is in ERROR; for ``robot.check``."""
+    """Raise EvaluationError if the node is in ERROR; used as ``robot.check``."""
     if robot.latest.state == State.ERROR:
         raise EvaluationError(f'the node is in {robot.latest.message}')
 

@@ -1,6 +1,7 @@
 """An evaluation as ``vla_eval`` runs it: all conditions, then the report, the plot and the film.
 
-Each combination is tried with the same starts, and the policies are compared on the same images.
+Each combination is played with the same starts, and the policies are compared on the same
+observations.
 """
 
 from __future__ import annotations
@@ -22,35 +23,38 @@ from vla_ros.console import say
 from vla_ros.evaluation.closed_loop import blocks_model, closed_loop, settled_status
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
-from vla_ros.evaluation.play import Pace, play
+from vla_ros.evaluation.play import Pace, main_image, play
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
 from vla_ros.measure.agreement import agreement, tokens_of
 from vla_ros.measure.machine import describe_machine
 from vla_ros.msg import VlaStatus
-from vla_ros.policies import PolicyRequest, load_policy, product
+from vla_ros.policies import PolicyRequest, inspect, load_policy, product
 from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import make_world
-from vla_ros.types import Observation, PolicyError
+from vla_ros.types import Observation, PolicyError, PolicySpec
 
 FILMED = 6  # episodes, at most
 
 _STDERR = 2  # standard output is for the report
-_COMPARED = 300  # images, at most
+_COMPARED = 300  # maximum number of observations
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What to evaluate, and where to write it.
+    """The options of an evaluation, and the files that it writes.
 
-    :param command: as the user typed it, for the report.
+    :param command: command as the user typed it, for the report.
     :param model: checkpoint folder or hub id; empty: the one that is shipped for blocks.
-    :param episodes: number of each instruction.
-    :param first_seed: of the starts.
+    :param episodes: number of episodes for each instruction.
+    :param first_seed: seed of the first start.
+    :param paces: at least one, all with the same ``rows``.
     :param placements: lists for ``device``, ``dtype`` and ``quantization``.
-    :param parameters: further ones of the node.
-    :param plot: file for the success rates; None: no plot. So are ``gif`` and ``sheet``.
+    :param parameters: further parameters of the node.
+    :param plot: file for the success rates; None: no plot.
+    :param gif: file for the film; None: no film.
+    :param sheet: file for the contact sheet; None: no contact sheet.
     """
 
     command: str
@@ -76,10 +80,10 @@ def run(setup: Setup) -> None:
     """
     for file in (setup.plot, setup.gif, setup.sheet):
         if file is not None:
-            file.touch()  # now, and not when all has been played
+            file.touch()  # so that an error comes before anything is played
     with make_world(setup.world) as world:
         if any(pace.free for pace in setup.paces) and not isinstance(world, FreeWorld):
-            raise PolicyError(f'the world {setup.world} cannot run freely; take --pace step')
+            raise PolicyError(f'the world {setup.world} cannot run freely', 'take --pace step')
         evaluation = Evaluation(world, setup)
         try:
             evaluation.run()
@@ -98,12 +102,13 @@ def _report(evaluation: Evaluation, setup: Setup) -> None:
         'model': evaluation.model,
         'seeds': [setup.first_seed, setup.first_seed + setup.episodes - 1],
         'simulated_time': setup.simulated_time,
+        'rows': setup.paces[0].rows,
         'conditions': summarize(evaluation.outcomes),
     }
     print(report_text(report))
     if setup.plot:
         plot_success(report['conditions'], setup.plot)
-        print(f'\n{setup.plot}: how often it succeeded')
+        print(f'\n{setup.plot}: success rates')
     if setup.gif:
         evaluation.film.write_gif(setup.gif)
     if setup.sheet:
@@ -112,25 +117,32 @@ def _report(evaluation: Evaluation, setup: Setup) -> None:
 
 
 class Evaluation:
-    """Plays all conditions, and keeps what is shown and compared."""
+    """An evaluation that plays all conditions and keeps their outcomes and the film."""
 
     def __init__(self, world: World, setup: Setup) -> None:
+        """Equip the world for the policy.
+
+        :raises PolicyError: if the policy needs what the world does not have.
+        """
         self.model = setup.model or blocks_model()
         self.outcomes: list[Outcome] = []
         self.film = Film(world.contract, FILMED if setup.gif or setup.sheet else 0)
-        self._stands_on_its_head = world.node_parameters.get('rotate_180') == 'true'
+        self._is_upside_down = world.node_parameters.get('rotate_180') == 'true'
         self._world, self._setup = world, setup
-        self._seen: list[Observation] = []  # by the first policy, for the others
-        self._reference: NDArray[np.int64] | None = None  # its tokens
+        self._seen: list[Observation] = []  # inputs of the first policy, for all policies
+        self._reference: NDArray[np.int64] | None = None  # tokens of the first policy
         self._parameters: dict[str, str] = {
             'unnorm_key': world.contract.unnorm_key,
             **world.node_parameters,
             **setup.parameters,
             'model': self.model,
         }
+        self._spec = _known_spec(self._parameters)
+        if self._spec is not None:
+            world.equip(self._spec)
 
     def run(self) -> None:
-        """All conditions, those of one loaded policy after another.
+        """Play all conditions, those of one loaded policy after another.
 
         :raises PolicyError: if one can't be played.
         """
@@ -146,10 +158,16 @@ class Evaluation:
                 ]
 
     def _play_with_one_node(self, parameters: Mapping[str, str]) -> None:
-        """All that is tried with one loaded policy."""
+        """Play all conditions of one loaded policy."""
         setup = self._setup
-        namespace = f'/vla_eval_{os.getpid()}'  # no robot listens there
-        node = closed_loop(namespace, parameters, say, setup.simulated_time, stdout=_STDERR)
+        node = closed_loop(
+            f'/vla_eval_{os.getpid()}',  # a namespace in which no robot listens
+            parameters,
+            say,
+            setup.simulated_time,
+            self._spec,
+            stdout=_STDERR,
+        )
         with node as robot:
             for control, pace in itertools.product(setup.controls, setup.paces):
                 condition = _condition(self.model, robot.latest, control, pace)
@@ -186,19 +204,20 @@ class Evaluation:
     ) -> Episode:
         self.film.begin(said)
 
-        def watch(image: NDArray[np.uint8], action: NDArray[np.float64] | None) -> None:
-            self.film.add(image[::-1, ::-1] if self._stands_on_its_head else image, action)
+        def watch(seen: Observation, action: NDArray[np.float64] | None) -> None:
+            image = main_image(seen)
+            self.film.add(image[::-1, ::-1] if self._is_upside_down else image, action)
             first = self._reference is None
             if first and action is not None and len(self._seen) < _COMPARED:
-                self._seen.append(Observation.of_one(image.copy(), said, 0))
+                self._seen.append(replace(seen, instruction=said))
 
         episode = play(robot, self._world, seed, asked, said, pace, watch)
         self.film.end(episode.success)
         return episode
 
     def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """How often this policy says what the first one says to the same images."""
-        say(f'asking it about {len(self._seen)} images once more, outside ROS')
+        """Return the agreement of this policy's tokens with those of the first one."""
+        say(f'predicting {len(self._seen)} observations once more, outside ROS')
         policy = load_policy(_request(parameters))
         token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'])
         policy.close()
@@ -206,15 +225,28 @@ class Evaluation:
         return agreement(self._reference, token_ids)
 
 
+def _known_spec(parameters: Mapping[str, str]) -> PolicySpec | None:
+    """Return the spec of a node's policy; None if only the node can tell.
+
+    So it is while the policy's files must be downloaded. Of an unusable model the node reports the
+    error.
+    """
+    try:
+        inspection = inspect(_request(parameters))
+        return None if inspection is None else inspection.spec(parameters['unnorm_key'])
+    except PolicyError:
+        return None
+
+
 def _request(parameters: Mapping[str, str]) -> PolicyRequest:
-    """Return the policy that these parameters of the node ask for."""
+    """Return the request for the policy of a node with these parameters."""
     get = parameters.get
     return PolicyRequest(
         model=parameters['model'],
         revision=get('revision', ''),
-        device=parameters['device'],
-        dtype=parameters['dtype'],
-        quantization=parameters['quantization'],
+        device=get('device', 'auto'),
+        dtype=get('dtype', 'auto'),
+        quantization=get('quantization', 'none'),
         compile=get('compile') == 'true',
         unnorm_key=parameters['unnorm_key'],
         contracts=get('contracts', ''),

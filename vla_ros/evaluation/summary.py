@@ -15,7 +15,7 @@ _Z = 1.959964  # 95 % of a normal distribution lie within so many standard devia
 # By their names; what a report says of them.
 PACES = {'step': 'in step', 'free': 'free-running'}
 _OF_POLICY = ('model', 'device', 'dtype', 'quantization')
-CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black picture'}
+CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black image'}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Condition:
         words += [policy.quantization] if policy.quantization != 'none' else []
         parts = [' '.join(words), PACES[self.pace]]
         parts += [f'+{1e3 * self.added_latency_s:.0f} ms'] if self.added_latency_s else []
-        parts += ['deltas from the picture'] if self.deltas_from == 'picture' else []
+        parts += ['deltas from the image'] if self.deltas_from == 'image' else []
         parts += [CONTROLS[self.control]] if self.control != 'none' else []
         return ', '.join(parts)
 

@@ -1,7 +1,8 @@
 """A world with a Franka Panda at a table, where the task is to pick up the red or the blue block.
 
 An episode begins with a reset; one step is one action and a fifth of a second. The same seed gives
-the same start, to the last pixel, for every instruction.
+the same start, to the last pixel, for every instruction. The camera ``front`` looks at the robot,
+``wrist`` looks out of its hand.
 
 Independent of torch and ROS. MuJoCo is imported when a world is made. A world must be used by the
 thread that made it: an OpenGL context belongs to a thread.
@@ -32,8 +33,8 @@ from vla_ros.simulation.scene import (
     no_opengl,
     scene_options,
 )
-from vla_ros.simulation.world import Closable, check_instruction, checked_action
-from vla_ros.types import Observation, PolicyError
+from vla_ros.simulation.world import Closable, Sensors, check_instruction, checked_action
+from vla_ros.types import Observation, PolicyError, PolicySpec
 
 INSTRUCTIONS = {f'pick up the {colour} block': colour for colour in COLOURS}
 MAX_STEPS = 40  # actions of an episode; the expert needs 10
@@ -44,6 +45,15 @@ HELD_M = 0.04  # maximum distance of the tool from a held block's centre: half i
 CONTRACT = load_contracts()['vla_ros_blocks']
 MAX_TRANSLATION_M = CONTRACT.max_linear_m_s * CONTRACT.period_s  # 0.05
 MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
+
+# The world's cameras and those of the scene, whose second one is part of the robot's model.
+_CAMERAS = {'front': 'front', 'wrist': 'eye_in_hand'}
+SENSORS = Sensors(
+    cameras=tuple(_CAMERAS),
+    state_dim=8,
+    state="the tool's position (x, y, z, metres) and quaternion (x, y, z, w), and the opening of "
+    'the fingers (0 to 1)',
+)
 
 # Bounds of the uniform starts of episodes. Each block gets one half of the table, in random order:
 # only the image tells which block is on the left.
@@ -100,6 +110,7 @@ class BlocksWorld(Closable):
         self._options = scene_options(self._mujoco)
         self._arm = Arm(self._mujoco, self._model, self._data)
         self._instruction: str | None = None
+        self._selection = SENSORS.main_camera
         self._owed_s = 0.0  # time that has passed but is not simulated yet
         self._renderer = self._make_renderer()
         # At the latest when the process ends, and before MuJoCo ends OpenGL.
@@ -116,12 +127,20 @@ class BlocksWorld(Closable):
         atexit.unregister(self._renderer.close)
         self._renderer.close()
 
+    def equip(self, spec: PolicySpec) -> None:
+        """Let observations have the images and the state that a policy needs.
+
+        :raises PolicyError: if it needs another camera than ``front`` and ``wrist``, or another
+            state than that of :data:`SENSORS`, or gives actions of another size than 7.
+        """
+        self._selection = SENSORS.select(spec)
+
     def reset(self, seed: int, instruction: str) -> Observation:
         """Begin an episode.
 
         :param seed: seed of the start, not negative. The start is the same for all instructions.
         :param instruction: one of :attr:`instructions`.
-        :returns: the camera's image, uint8 [224, 224, 3].
+        :returns: images of uint8 [224, 224, 3].
         :raises PolicyError: if there is no such instruction.
         """
         check_instruction(instruction, INSTRUCTIONS)
@@ -144,7 +163,7 @@ class BlocksWorld(Closable):
 
         :param action: float64 [7]: metres and axis-angle radians along the base's axes, and the
             gripper, which opens above 0.5 and closes otherwise.
-        :returns: the camera's image afterwards, uint8 [224, 224, 3].
+        :returns: images of uint8 [224, 224, 3], after the action.
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         self.begin(action)
@@ -171,6 +190,11 @@ class BlocksWorld(Closable):
             CONTRACT.period_s,
         )
 
+    def moved(self, pose: Pose, action: NDArray[np.float64]) -> Pose:
+        """Return the tool's pose at the end of an action that starts from a pose."""
+        turn = rotation(shorten(action[3:6], MAX_TURN_RAD))
+        return Pose(pose.position + shorten(action[:3], MAX_TRANSLATION_M), turn @ pose.rotation)
+
     def advance(self, seconds: float) -> None:
         """Simulate a duration; a remainder below one tick is kept for the next call.
 
@@ -183,15 +207,31 @@ class BlocksWorld(Closable):
         self._mujoco.mj_forward(self._model, self._data)
 
     def look(self) -> Observation:
-        """Return the camera's current image: uint8 [224, 224, 3].
+        """Return the current images, uint8 [224, 224, 3], and the state if it is needed.
 
         :raises PolicyError: if no episode has begun.
         """
         if self._instruction is None:
             raise PolicyError('no episode has begun; call reset first')
-        self._renderer.update_scene(self._data, camera='front', scene_option=self._options)
-        image = np.array(self._renderer.render(), dtype=np.uint8)
-        return Observation.of_one(image, self._instruction, round(self._data.time * 1e9))
+        images = {name: self._draw(camera) for name, camera in self._selection.cameras.items()}
+        return Observation(
+            images,
+            self._instruction,
+            dict.fromkeys(images, round(self._data.time * 1e9)),
+            self._robot_state() if self._selection.state else None,
+        )
+
+    def _draw(self, camera: str) -> NDArray[np.uint8]:
+        self._renderer.update_scene(self._data, camera=_CAMERAS[camera], scene_option=self._options)
+        return np.array(self._renderer.render(), dtype=np.uint8)
+
+    def _robot_state(self) -> NDArray[np.float64]:
+        """Return the state that :data:`SENSORS` describes, float64 [8]."""
+        quaternion = np.empty(4)  # w, x, y, z
+        self._mujoco.mju_mat2Quat(quaternion, self._arm.rotation.ravel())
+        # A rotation has two quaternions. This one does not change its sign near a downward tool.
+        quaternion *= np.sign(quaternion[np.abs(quaternion).argmax()])
+        return np.array([*self._arm.position, *quaternion[1:], quaternion[0], self._arm.opening])
 
     @property
     def pose(self) -> Pose:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,8 @@ from numpy.typing import NDArray
 
 from vla_ros.motion.contract import load_contracts
 from vla_ros.simulation.scene import SimulationError
-from vla_ros.simulation.world import Closable, check_instruction, checked_action
-from vla_ros.types import Observation, PolicyError
+from vla_ros.simulation.world import Closable, Sensors, check_instruction, checked_action
+from vla_ros.types import Observation, PolicyError, PolicySpec
 
 # Actions of an episode after waiting. The longest demonstrations take 193, 254, 270, 505 and 373.
 MAX_STEPS = {
@@ -42,7 +43,15 @@ SUITES = tuple(MAX_STEPS)
 IMAGE_SIZE = 256  # width and height in pixels, as in the training data
 WAITING_STEPS = 10  # while objects placed above the table fall onto it
 
-_CAMERA = 'agentview_image'
+# The world's cameras, and LIBERO's names of their images.
+_CAMERAS = {'agentview': 'agentview_image', 'wrist': 'robot0_eye_in_hand_image'}
+# The state is that of openvla-oft and openpi for LIBERO.
+SENSORS = Sensors(
+    cameras=tuple(_CAMERAS),
+    state_dim=8,
+    state="the tool's position (x, y, z, metres) and turn (axis times angle, radians), and the "
+    'positions of both fingers (metres)',
+)
 _DO_NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # with an open gripper
 _UNPICKLE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 
@@ -76,6 +85,7 @@ class LiberoWorld(Closable):
         self._tasks: dict[str, list[int]] = {}
         for task in range(self._suite.n_tasks):
             self._tasks.setdefault(self._suite.get_task(task).language, []).append(task)
+        self._selection = SENSORS.main_camera
         self._env: Any = None  # the episode's
         self._instruction: str | None = None
         self._steps = 0
@@ -96,6 +106,14 @@ class LiberoWorld(Closable):
         """
         return tuple(self._tasks)
 
+    def equip(self, spec: PolicySpec) -> None:
+        """Let observations have the images and the state that a policy needs.
+
+        :raises PolicyError: if it needs another camera than ``agentview`` and ``wrist``, or another
+            state than that of :data:`SENSORS`, or gives actions of another size than 7.
+        """
+        self._selection = SENSORS.select(spec)
+
     def reset(self, seed: int, instruction: str) -> Observation:
         """Begin an episode, and wait until all objects rest.
 
@@ -104,7 +122,7 @@ class LiberoWorld(Closable):
 
         :param seed: not negative.
         :param instruction: one of :attr:`instructions`.
-        :returns: the camera's image, uint8 [256, 256, 3].
+        :returns: images of uint8 [256, 256, 3].
         :raises PolicyError: if there is no such instruction.
         :raises SimulationError: if LIBERO can't make the task.
         """
@@ -125,7 +143,7 @@ class LiberoWorld(Closable):
 
         :param action: float64 [7], in the data set's units: not metres and radians, but the inputs
             of LIBERO's own controller, and the gripper.
-        :returns: the camera's image afterwards, uint8 [256, 256, 3].
+        :returns: images of uint8 [256, 256, 3], after the action.
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         if self._instruction is None:
@@ -162,9 +180,21 @@ class LiberoWorld(Closable):
         return starts
 
     def _observation(self, instruction: str, sensors: Mapping[str, Any]) -> Observation:
-        image = np.array(sensors[_CAMERA], dtype=np.uint8)
-        stamp_ns = round(self._steps * self.contract.period_s * 1e9)
-        return Observation.of_one(image, instruction, stamp_ns)
+        selection, stamp_ns = self._selection, round(self._steps * self.contract.period_s * 1e9)
+        images = {
+            name: np.array(sensors[_CAMERAS[camera]], dtype=np.uint8)
+            for name, camera in selection.cameras.items()
+        }
+        state = _robot_state(sensors) if selection.state else None
+        return Observation(images, instruction, dict.fromkeys(images, stamp_ns), state)
+
+
+def _robot_state(sensors: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the state that :data:`SENSORS` describes, float64 [8]."""
+    *axis, w = sensors['robot0_eef_quat']
+    sine = float(np.linalg.norm(axis))
+    turn = np.array(axis) * (2 * math.atan2(sine, w) / sine if sine > 1e-9 else 2.0)
+    return np.concatenate([sensors['robot0_eef_pos'], turn, sensors['robot0_gripper_qpos']])
 
 
 @contextmanager
