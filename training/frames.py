@@ -86,8 +86,11 @@ def collect(
 
 
 def _places(state: State) -> NDArray[np.float64]:
-    """Return float64 [PLACES]: the positions of tool and blocks, the direction in which the fingers
-    move, and their distance, in units in which all values are about 1."""
+    """Return the places of tool and blocks, and the fingers: float64 [PLACES].
+
+    These are positions, the direction in which the fingers move, and their distance, in units in
+    which all values are about 1.
+    """
     poses = [state.tool, *(state.blocks[colour] for colour in COLOURS)]
     positions = np.concatenate([pose.position for pose in poses])
     fingers = state.tool.rotation[:2, 0]
@@ -95,8 +98,11 @@ def _places(state: State) -> NDArray[np.float64]:
 
 
 def shaky_expert(seed: int) -> Driver:
-    """Return the expert's actions in a third of the episodes; with noise, pushes and wrong gripper
-    commands in the others."""
+    """Return a driver that takes the expert's actions, with disturbances in most episodes.
+
+    In a third of the episodes there are none. In the others there are noise, pushes and wrong
+    gripper commands.
+    """
     random = np.random.default_rng([seed, 1])
     if seed // 2 % 3 == 0:
         return lambda _, expert: expert

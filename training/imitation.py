@@ -141,8 +141,9 @@ class Imitator(nn.Module):
     def errors(
         self, images: NDArray[np.uint8], actions: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Return the mean distance of the most likely value from the expert's, given the expert's
-        values before it.
+        """Return the mean distance of the most likely values from the expert's.
+
+        Each value is predicted from the expert's values before it.
 
         :param images: uint8 [B, 224, 224, 3].
         :param actions: float32 [B, I, 7].
@@ -213,7 +214,7 @@ class _Places(nn.Module):
         )
 
     def forward(self, shown: Tensor) -> Tensor:
-        """[B, 1 + N, hidden] to [B, PLACES]."""
+        """Predict the places: [B, 1 + N, hidden] to [B, PLACES]."""
         shown = self.norm(shown)
         weights = self.attention(shown).softmax(dim=1)  # [B, 1 + N, queries]
         return self.head((weights.transpose(1, 2) @ shown).flatten(1))

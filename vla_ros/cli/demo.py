@@ -29,14 +29,26 @@ def main(arguments: list[str] | None = None) -> int:
     unbuffer_output()
     parser = argparse.ArgumentParser(prog='vla_demo', description=__doc__)
     add = parser.add_argument
-    add('--episodes', type=count, default=6, help='(default: %(default)s)')
-    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
+    add('--episodes', type=count, default=6, help='number of episodes (default: %(default)s)')
+    add(
+        '--first-seed', type=whole, default=0, help='seed of the first start (default: %(default)s)'
+    )
     add('--gif', type=Path, default='vla_demo.gif', help='the film (default: %(default)s)')
-    add('--sheet', type=Path, default='vla_demo.png', help='its images (default: %(default)s)')
+    add(
+        '--sheet',
+        type=Path,
+        default='vla_demo.png',
+        help='images of the film (default: %(default)s)',
+    )
     add('--view', type=Path, metavar='PNG', help="write the operator's last view")
     add('--photographs', action='store_true', help='no simulation, and a policy of random weights')
-    add('--actions', type=count, default=20, help='with photographs (default: %(default)s)')
-    add('--timeout', type=positive, default=180.0, help='with photographs, seconds')
+    add(
+        '--actions',
+        type=count,
+        default=20,
+        help='number of actions, with photographs (default: %(default)s)',
+    )
+    add('--timeout', type=positive, default=180.0, help='time limit with photographs, seconds')
     options = parser.parse_args(arguments)
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     try:

@@ -107,10 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add('--world', choices=WORLDS, default='blocks', help='(default: %(default)s)')
     add('--model', help='checkpoint folder or hub id (default: the one shipped for blocks)')
-    add('--episodes', type=count, default=10, help='for each instruction (default: %(default)s)')
-    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
-    add('--time-limit', type=positive, help="of an episode, seconds (default: the world's)")
-    add('--rows', type=count, help='of each chunk that are executed (default: all)')
+    add(
+        '--episodes',
+        type=count,
+        default=10,
+        help='episodes of each instruction (default: %(default)s)',
+    )
+    add(
+        '--first-seed', type=whole, default=0, help='seed of the first start (default: %(default)s)'
+    )
+    add(
+        '--time-limit', type=positive, help="duration of an episode, seconds (default: the world's)"
+    )
+    add('--rows', type=count, help='rows of each chunk to execute (default: all)')
     add('--sim-time', action='store_true', help="use the world's clock as the robot's")
     _add_lists(parser)
     add('--rate', type=positive, default=30.0, help='free: camera rate, Hz (default: %(default)s)')
@@ -125,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add('--plot', metavar='FILE.png', type=Path, help='success rates')
     add('--gif', metavar='FILE.gif', type=Path, help=f'the first {FILMED} episodes')
-    add('--sheet', metavar='FILE.png', type=Path, help='a few images of each of these')
+    add('--sheet', metavar='FILE.png', type=Path, help='a few images of each of these episodes')
     return parser
 
 

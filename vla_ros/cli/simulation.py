@@ -29,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv if arguments is None else ['vla_simulation', *arguments]
     parser = argparse.ArgumentParser(prog='vla_simulation', description=__doc__)
     add = parser.add_argument
-    add('--first-seed', type=whole, default=0, help='of the first start (default: %(default)s)')
-    add('--rate', type=positive, default=30.0, help='of the camera, Hz (default: %(default)s)')
+    add(
+        '--first-seed', type=whole, default=0, help='seed of the first start (default: %(default)s)'
+    )
+    add('--rate', type=positive, default=30.0, help='rate of the camera, Hz (default: %(default)s)')
     add(
         '--deltas-from',
         choices=DELTAS,

@@ -43,7 +43,7 @@ class Setup:
 
 
 def pick_up_blocks(world: BlocksWorld, setup: Setup) -> bool:
-    """Play the episodes, and return whether the arm succeeded at least once.
+    """Play the episodes, and return whether at least one succeeded.
 
     :raises EvaluationError: if the node can't be loaded, or is in ERROR.
     :raises OSError: if a file cannot be written.

@@ -1,9 +1,9 @@
-"""``vla_demo --photographs``: see pictures and instructions become actions on real ROS 2 topics.
+"""``vla_demo --photographs``: images and instructions become actions on real ROS 2 topics.
 
-Three processes: the node with a tiny OpenVLA of random weights (its actions are valid and depend
-on what it sees and hears, but mean nothing), a camera that shows photographs, and this one, which
-gives three instructions in turn and prints what it hears. All in the namespace /vla_demo, so that
-no robot listens by accident.
+There are three processes: the node, with a tiny OpenVLA of random weights; a camera that publishes
+photographs; and this one, which gives three instructions in turn and prints the actions. The
+actions are valid and depend on image and instruction, but mean nothing. All processes use the
+namespace /vla_demo, so that no real robot listens.
 """
 
 from __future__ import annotations
@@ -43,20 +43,24 @@ _PHOTOGRAPHS = ('astronaut.png', 'coffee.png', 'chelsea.png', 'motorcycle_left.p
 
 
 class DemoFailed(PolicyError):
-    """Why there is nothing to see."""
+    """A demonstration that failed."""
 
 
 class Operator(VlaClient):
-    """Gives the instructions in turn, and prints a row for every action. Of the main thread."""
+    """An operator that gives the instructions in turn, and prints a row for every action.
+
+    Used by the main thread.
+    """
 
     def __init__(self, node: Node, actions: int, watches: bool) -> None:
-        """Subscribe.
+        """Subscribe to the robot's topics.
 
-        :param watches: whether to hear the operator's view, too.
+        :param actions: number of actions after which it is done.
+        :param watches: whether to subscribe to the operator's view, too.
         """
         super().__init__(node=node, depth=10)
         self.heard: list[VlaAction] = []
-        self.view: Image | None = None  # the last of the operator's views
+        self.view: Image | None = None  # the last operator's view
         self.on_status, self.on_action = self._print_state, self._print_action
         self._wanted = actions
         self._shown_state = State.UNKNOWN
@@ -65,10 +69,11 @@ class Operator(VlaClient):
 
     @property
     def done(self) -> bool:
+        """Whether all actions have been received."""
         return len(self.heard) >= self._wanted
 
     def say_next(self) -> None:
-        """Say the instruction whose turn it is; to say it twice changes nothing."""
+        """Publish the instruction whose turn it is; repeating it changes nothing."""
         turn = min(len(self.heard) * len(INSTRUCTIONS) // self._wanted, len(INSTRUCTIONS) - 1)
         self.say(INSTRUCTIONS[turn])
 
@@ -101,7 +106,10 @@ def _milliseconds(duration: Duration) -> float:
 
 
 def photographs() -> list[Path]:
-    """Those that the package scikit-image ships."""
+    """Return the photographs that the package scikit-image has.
+
+    :raises DemoFailed: if the package is not installed.
+    """
     try:
         import skimage
     except ImportError as error:
@@ -114,7 +122,7 @@ def photographs() -> list[Path]:
 def running_camera(
     namespace: str,
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
-    """``vla_camera`` with the photographs, and the Fast DDS profile that large pictures need.
+    """Run ``vla_camera`` with the photographs, and the Fast DDS profile that large images need.
 
     :raises DemoFailed: if there are no photographs.
     """
@@ -132,9 +140,9 @@ def watch(
     timeout_s: float,
     stopped: threading.Event,
 ) -> None:
-    """Wait until all actions have been heard.
+    """Wait until all actions have been received.
 
-    :raises DemoFailed: if the node is in ERROR, a process ended, or the time is over.
+    :raises DemoFailed: if the node is in ERROR, a process ended, or ``timeout_s`` is over.
     :raises KeyboardInterrupt: once ``stopped`` is set.
     """
 
@@ -155,7 +163,7 @@ def watch(
 
 
 def print_summary(operator: Operator) -> None:
-    """What was heard, and what became of each picture."""
+    """Print the rate and the latency of the actions, and the counters of the images."""
     status, first, last = operator.latest, operator.heard[0], operator.heard[-1]
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in (first, last)]
     rate_hz = (len(operator.heard) - 1) / max(stamps[1] - stamps[0], 1e-9)
@@ -173,7 +181,7 @@ def print_summary(operator: Operator) -> None:
 
 
 def write_contract(folder: Path) -> Path:
-    """The random policy's numbers are about as large as bridge_orig's: let them mean the same."""
+    """Write a contract for the random policy, whose values are about as large as bridge_orig's."""
     contract = dataclasses.asdict(load_contracts()['bridge_orig'])
     del contract['unnorm_key']
     path = folder / 'contracts.yaml'
@@ -182,11 +190,12 @@ def write_contract(folder: Path) -> Path:
 
 
 def write_view(view: Image | None, path: Path) -> None:
-    """
+    """Write the operator's view as a PNG.
+
     :raises DemoFailed: if there is none, or it can't be written.
     """
     if view is None:
-        raise DemoFailed('nothing was heard on debug_image')
+        raise DemoFailed('nothing was received on debug_image')
     try:
         PIL.Image.fromarray(image_to_rgb(view)).save(path, 'PNG', optimize=True)
     except OSError as error:
@@ -195,16 +204,17 @@ def write_view(view: Image | None, path: Path) -> None:
 
 
 def show_photographs(actions: int, timeout_s: float, view: Path | None) -> None:
-    """
-    :param view: where to write the operator's last view, if at all.
-    :raises DemoFailed: if anything keeps the actions from coming.
+    """Show the photographs to a policy with random weights until there are enough actions.
+
+    :param view: file for the operator's last view; None: do not write it.
+    :raises DemoFailed: if the actions do not come.
     """
     with tempfile.TemporaryDirectory(prefix='vla_demo_') as folder:
         _show_photographs(Path(folder), actions, timeout_s, view)
 
 
 def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path | None) -> None:
-    camera = running_camera(NAMESPACE)  # starts below; without photographs it fails here
+    camera = running_camera(NAMESPACE)  # it starts below; without photographs it fails here
     print('writing a tiny OpenVLA checkpoint with random weights')
     checkpoint = [sys.executable, '-m', 'vla_ros.cli.checkpoint', str(folder / 'tiny')]
     if subprocess.run(checkpoint, check=False).returncode:
@@ -228,7 +238,7 @@ def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path |
                 Node('operator', namespace=NAMESPACE), actions, watches=view is not None
             )
             watch(operator, [node_process, camera_process], timeout_s, stopped)
-            operator.next_status(_STATUS_S)  # it counts what was heard
+            operator.next_status(_STATUS_S)  # it counts the actions above
             print_summary(operator)
             if view is not None:
                 write_view(operator.view, view)

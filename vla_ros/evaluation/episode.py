@@ -1,4 +1,4 @@
-"""What one episode came to."""
+"""The result of one episode."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from vla_ros.types import PolicyError
 
 
 class EvaluationError(PolicyError):
-    """There is no action, and so nothing to judge."""
+    """An evaluation that cannot continue."""
 
 
 @dataclass(frozen=True)
 class Episode:
     """The result of one episode.
 
-    :param seed: of the start.
-    :param instruction: what the world judges by.
-    :param said: what the policy was told; another one where instructions are swapped.
-    :param steps: actions that were done.
-    :param duration_s: of the world's time.
-    :param latencies_s: from an image's capture to its action's arrival, of each action done.
-    :param failure: why it ended before its time; empty: it did not.
-    :param unanswered: in step: how often no action came to an image in time.
-    :param skipped: free-running: images that the simulation was too slow to take.
+    :param seed: seed of the start.
+    :param instruction: instruction that decides about success.
+    :param said: instruction that the policy got; another one if instructions are swapped.
+    :param steps: number of rows that were executed.
+    :param duration_s: duration in the world's time [s].
+    :param latencies_s: time from the capture of an observation to the arrival of its actions, for
+        each chunk that was executed [s].
+    :param failure: reason for an early end; empty: there was none.
+    :param unanswered: in step: number of times that no actions came to an observation in time.
+    :param skipped: free-running: number of images that the simulation was too slow for.
     """
 
     seed: int

@@ -1,6 +1,7 @@
-"""Episodes as pictures: a GIF that moves, and a contact sheet that does not.
+"""Films of episodes: an animated GIF, and a contact sheet with a few of the images.
 
-Knows numpy and Pillow. Equal episodes are equal bytes. Any one thread at a time.
+Needs only numpy and Pillow. Equal episodes give equal bytes. A film may be used by one thread at a
+time.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from vla_ros.drawing import (
 )
 from vla_ros.motion import ActionContract
 
-# A frame, from top to bottom: what the robot was told, what it saw, what it did. Pixels.
-_SIDE = 336  # of the picture: 224, one and a half times
+# A frame from top to bottom: the instruction, the image, the action. Pixels.
+_SIDE = 336  # of the image: 224, one and a half times
 _HEADER, _FOOTER, _MARGIN = 46, 46, 10
 _SIZE = (_SIDE, _HEADER + _SIDE + _FOOTER)
-_BORDER = 6  # of an episode's last picture
-_LINE = 19  # from one line of text to the next
+_BORDER = 6  # of an episode's last image
+_LINE = 19  # distance of two lines of text
 
 # The footer: a bar for each value of an action, and the gripper's fingers.
 _NAMES = ('x', 'y', 'z', 'rx', 'ry', 'rz')
-_PITCH, _BAR, _REACH = 42, 10, 17  # from bar to bar; a bar's thickness, and length at full scale
-_GRIPPER, _FINGER, _GAP = 313, 4, 14  # its middle, a finger's thickness, the gap of open fingers
+_PITCH, _BAR, _REACH = 42, 10, 17  # distance of two bars; a bar's width and full length
+_GRIPPER, _FINGER, _GAP = 313, 4, 14  # the gripper's middle; width of a finger; gap when open
 
 _FRAME_MS, _PAUSE_MS = 160, 1000
-_COLOURS, _SAMPLES = 128, 24  # of the palette; how many frames it is made from
+_COLOURS, _SAMPLES = 128, 24  # of the palette; number of frames that it is made from
 
 # A contact sheet's row.
 _THUMBNAILS, _THUMBNAIL, _SPACE, _LABEL = 6, 150, 8, 190
@@ -48,10 +49,11 @@ _THUMBNAILS, _THUMBNAIL, _SPACE, _LABEL = 6, 150, 8, 190
 
 @dataclass(frozen=True)
 class _Shot:
-    """
+    """One image of an episode.
+
     :param image: uint8 [H, W, 3] RGB.
-    :param action: float64 [7], what was done then; None if nothing was.
-    :param step: which action it is of the episode, from 1; how many there were, if nothing was.
+    :param action: float64 [7], executed after the image; None at the end.
+    :param step: number of the action within the episode, from 1; at the end that of the last one.
     """
 
     image: NDArray[np.uint8]
@@ -69,10 +71,11 @@ class _Scene:
 
 
 class Film:
-    """Begin an episode, add its pictures, end it; then the next one. The first are kept.
+    """A film of the first episodes. For each episode call begin, add and end, in this order.
 
-    :param contract: what the values of the actions mean.
-    :param most: so many episodes are kept; of another one only what was added last, for a window.
+    :param contract: meaning of the actions' values.
+    :param most: maximum number of episodes that are kept. Of the others only the last image is
+        kept, for a window.
     """
 
     def __init__(self, contract: ActionContract, most: int = 6) -> None:
@@ -81,15 +84,19 @@ class Film:
         self._scene = _Scene('')
 
     def begin(self, instruction: str) -> None:
-        """:param instruction: what the robot is told; stands over the pictures."""
+        """Begin an episode.
+
+        :param instruction: text above the images.
+        """
         self._scene = _Scene(instruction)
         if len(self._scenes) < self._most:
             self._scenes.append(self._scene)
 
     def add(self, image: NDArray[np.uint8], action: NDArray[np.float64] | None = None) -> None:
-        """
-        :param image: uint8 [H, W, 3] RGB, what was seen; is copied.
-        :param action: float64 [7], what was done then; of an episode's last picture None.
+        """Add an image to the episode.
+
+        :param image: uint8 [H, W, 3] RGB; it is copied.
+        :param action: float64 [7], executed after the image; None for an episode's last image.
         """
         shots = self._scene.shots
         step = (shots[-1].step if shots else 0) + (action is not None)
@@ -98,7 +105,7 @@ class Film:
         shots.append(_Shot(image.copy(), action, step))
 
     def end(self, success: bool) -> None:
-        """What was added last is the episode's last picture."""
+        """End the episode; its last image is the one that was added last."""
         self._scene.success = success
 
     @property
@@ -107,13 +114,14 @@ class Film:
 
     @property
     def last_frame(self) -> NDArray[np.uint8]:
-        """What was added last, as the GIF shows it: uint8 [428, 336, 3] RGB, not to be written
-        to; for a window."""
+        """The last image as the GIF shows it: uint8 [428, 336, 3] RGB, read-only; for a window."""
         scene = self._scene
         return np.asarray(_draw_frame(scene, len(scene.shots) - 1, self._contract))
 
     def write_gif(self, path: Path) -> None:
-        """The episodes that have ended, at least one, with a pause after each; over and over.
+        """Write an endless GIF of the episodes that have ended, with a pause after each.
+
+        At least one episode must have ended.
 
         :raises OSError: if it can't be written.
         """
@@ -130,8 +138,9 @@ class Film:
         first.save(path, 'GIF', save_all=True, append_images=rest, duration=durations_ms, loop=0)
 
     def write_contact_sheet(self, path: Path) -> None:
-        """A PNG with a row for each episode that has ended: what was told, what came of it, a few
-        of its pictures.
+        """Write a PNG with a row for each episode that has ended.
+
+        A row has the instruction, the result and a few of the images.
 
         :raises OSError: if it can't be written.
         """
@@ -166,15 +175,16 @@ def _draw_frame(scene: _Scene, index: int, contract: ActionContract) -> Image.Im
 
 
 def _result(scene: _Scene) -> tuple[str, str]:
-    """A word and its colour."""
+    """Return a word for the result, and its colour."""
     return ('success', GREEN) if scene.success else ('failed', VERMILLION)
 
 
 def _write_lines(
     draw: ImageDraw.ImageDraw, middle: tuple[float, float], lines: Sequence[tuple[str, str]]
 ) -> None:
-    """Around the middle of their left edge.
+    """Write lines of text.
 
+    :param middle: middle of their left edge.
     :param lines: texts and their colours.
     """
     for row, (text, ink) in enumerate(lines):
@@ -183,7 +193,7 @@ def _write_lines(
 
 
 def _picture(image: NDArray[np.uint8], side: int) -> Image.Image:
-    """In a square, with nothing cut off."""
+    """Return the image in a square, with nothing cut off."""
     return ImageOps.pad(Image.fromarray(image), (side, side), color=PANEL)
 
 
@@ -197,7 +207,7 @@ def _draw_border(
 def _draw_action(
     draw: ImageDraw.ImageDraw, action: NDArray[np.float64], contract: ActionContract
 ) -> None:
-    """Bars up or down, whose full scale is the fastest that the contract allows; fingers."""
+    """Draw bars, whose full length is the contract's maximum speed, and the fingers."""
     *values, gripper = action.tolist()
     linear = contract.max_linear_m_s * contract.period_s / contract.metres_per_unit
     angular = contract.max_angular_rad_s * contract.period_s / contract.radians_per_unit
@@ -216,7 +226,7 @@ def _draw_action(
 
 
 def _shared_palette(frames: list[Image.Image]) -> Image.Image:
-    """For all frames, so that what does not move is the same in each, and costs nothing."""
+    """Return one palette for all frames, so that the background is the same in each and small."""
     samples = _evenly(len(frames), _SAMPLES)
     strip = Image.new('RGB', (_SIZE[0] * len(samples), _SIZE[1]))
     for place, index in enumerate(samples):
@@ -239,5 +249,5 @@ def _draw_row(sheet: Image.Image, scene: _Scene, top: int) -> None:
 
 
 def _evenly(count: int, most: int) -> list[int]:
-    """At most so many of the first ``count`` numbers, 0 and the last among them."""
+    """Return up to ``most`` of the first ``count`` numbers, with the first and the last."""
     return [round(float(place)) for place in np.linspace(0, count - 1, min(most, count))]

@@ -1,7 +1,7 @@
-"""Draws how often each condition succeeded, and what added latency does to it.
+"""A plot of the success rate of each condition, and of the effect of added latency.
 
-matplotlib is imported when something is drawn. No clock and no version gets into the file: equal
-numbers are equal bytes.
+matplotlib is imported when something is drawn. Files have neither time nor version: equal numbers
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ _DPI = 100
 
 
 def plot_success(summaries: Sequence[Summary], path: Path) -> None:
-    """Write a PNG: a bar for each condition, with its interval; below them success over added
-    latency, a line for each group of conditions that differ in nothing else.
+    """Write a PNG with the success rates.
 
-    :param summaries: at least one, of :func:`~vla_ros.evaluation.summary.summarize`.
+    It has a bar for each condition, with its interval. Below is the success over the added latency,
+    with a line for each group of conditions that differ only in latency.
+
+    :param summaries: at least one, from :func:`~vla_ros.evaluation.summary.summarize`.
     :raises OSError: if it can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,7 +37,7 @@ def plot_success(summaries: Sequence[Summary], path: Path) -> None:
     heights = [_AROUND + _BAR * len(summaries), *([_CURVE] if curves else [])]
     figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DPI, layout='constrained')
     FigureCanvasAgg(figure)
-    # Each of its own width: names beside the bars shall not make the curves narrow.
+    # Each has its own width, so that the names of the bars do not make the curves narrow.
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_bars(parts[0].subplots(), summaries)
     if curves:
@@ -44,7 +46,7 @@ def plot_success(summaries: Sequence[Summary], path: Path) -> None:
 
 
 def _curves(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """By name without the added latency; those of several added latencies, by rising latency."""
+    """Return the groups with several added latencies, by name, each by rising latency."""
     groups: dict[str, list[Summary]] = {}
     for summary in summaries:
         condition = Condition.from_json(summary)
@@ -100,7 +102,7 @@ def _percent(summaries: Sequence[Summary]) -> list[float]:
 
 
 def _reach(summaries: Sequence[Summary]) -> list[list[float]]:
-    """Of the interval, below and above the rates, %."""
+    """Return the interval's reach below and above each rate, in %."""
     rates = [(one['all']['success_rate'], *one['all']['interval']) for one in summaries]
     below = [100 * max(0.0, rate - low) for rate, low, _ in rates]
     above = [100 * max(0.0, high - rate) for rate, _, high in rates]

@@ -1,4 +1,4 @@
-"""What an evaluation found, for a person: the tables show what its JSON object holds."""
+"""The results of an evaluation as text: tables of what its JSON object has."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from importlib import metadata
 
 from vla_ros.measure.statistics import Summary, recipe_text, table
 
-# What decides how a world moves, and how it looks, beside what describe_machine names.
+# Packages that a world's motion and images depend on, in addition to describe_machine's.
 _PACKAGES = ('vla_ros', 'mujoco', 'robosuite', 'numpy', 'pillow')
 
 _LEGEND = """\
-steps: of the episodes that succeeded, the mean. The interval is Wilson's.
-image to action: from a picture's capture to its action's arrival. unanswered: pictures, in step,
-that no action came to in time; skipped: pictures, free-running, that this machine was too slow
-to draw. equal bins: as the first policy's, on the same pictures."""
+steps: mean of the episodes that succeeded. The interval is Wilson's.
+image to action: from the capture of an image to the arrival of its action. unanswered: images that
+no action came to in time, in step. skipped: images that this machine was too slow to draw,
+free-running. equal bins: tokens equal to those of the first policy, on the same images."""
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a result depends on; those that are not installed are left out."""
+    """Return the versions of the installed packages that a result depends on."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -29,7 +29,8 @@ def versions() -> dict[str, str]:
 
 
 def report_text(report: Summary) -> str:
-    """
+    """Return the whole report for the user.
+
     :param report: its recipe (``command``, ``date``, ``machine``, ``versions``, ``world``,
         ``model``, ``seeds``: the first and the last) and ``conditions``, summarized.
     """
@@ -43,7 +44,7 @@ def report_text(report: Summary) -> str:
 
 
 def tables(summaries: Sequence[Summary]) -> str:
-    """How often each condition succeeded, by instruction; and what else was measured."""
+    """Return the table of success rates by condition and instruction, and that of the rest."""
     return '\n\n'.join([_success_table(summaries), _rest_table(summaries)])
 
 

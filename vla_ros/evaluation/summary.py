@@ -1,4 +1,4 @@
-"""What was tried, what came of it, and what that adds up to as one JSON object."""
+"""The conditions of an evaluation, their outcomes, and a summary for JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vla_ros.evaluation.episode import Episode
 from vla_ros.measure.statistics import Summary, percentiles
 from vla_ros.policy_request import PolicyRequest
 
-_Z = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-# By their names; what a report says of them.
+_Z = 1.959964  # standard deviations around the mean with 95 % of a normal distribution
+# Names of paces and of controls, with their texts in reports.
 PACES = {'step': 'in step', 'free': 'free-running'}
 _OF_POLICY = ('model', 'device', 'dtype', 'quantization')
 CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black image'}
@@ -20,15 +20,15 @@ CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black image
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to run a policy and a world; nothing in here says ``auto``.
+    """One way to run a policy and a world. No field is ``auto``.
 
-    :param policy: resolved.
+    :param policy: the request, resolved.
     :param pace: ``step`` (the world waits for each action) or ``free`` (it does not).
-    :param added_latency_s: that a picture comes to the policy later than it would.
-    :param control: what was done to the policy's input, to see that it matters: ``none``,
-        ``swapped`` (another instruction) or ``black`` (no picture).
-    :param deltas_from: an action moves the arm from where it is ``now``, or from where it was in
-        the ``picture``.
+    :param added_latency_s: additional time from capture to sending of an image [s].
+    :param control: change of the policy's input, which must lower the success rate: ``none``,
+        ``swapped`` (another instruction) or ``black`` (black images).
+    :param deltas_from: start of a displacement: the tool's pose ``now``, or when the ``image`` was
+        captured.
     """
 
     policy: PolicyRequest
@@ -48,13 +48,13 @@ class Condition:
         return ', '.join(parts)
 
     def as_json(self) -> Summary:
-        """Return the fields by name, without those in which policies of a report never differ."""
+        """Return the fields by name; of the policy only those that differ within a report."""
         own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != 'policy'}
         return {name: getattr(self.policy, name) for name in _OF_POLICY} | own
 
     @classmethod
     def from_json(cls, summary: Summary) -> Condition:
-        """Return the condition of what :meth:`as_json` gave."""
+        """Return the condition from the result of :meth:`as_json`."""
         policy = PolicyRequest(**{name: summary[name] for name in _OF_POLICY})
         own = {one.name: summary[one.name] for one in fields(cls) if one.name != 'policy'}
         return cls(policy, **own)
@@ -62,13 +62,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a condition.
+    """The outcome of a condition.
 
     :param episodes: at least one.
-    :param drafted: tokens of drafts that the policy looked at, in all episodes.
-    :param accepted: of these, how many were right.
-    :param agreement: of its tokens with a reference's, by
-        :func:`~vla_ros.measure.agreement.agreement`; None if it was held against none.
+    :param drafted: number of draft tokens that were verified, in all episodes.
+    :param accepted: number of these that were right.
+    :param agreement: agreement of its tokens with those of a reference, from
+        :func:`~vla_ros.measure.agreement.agreement`; None if there is no reference.
     """
 
     condition: Condition
@@ -79,9 +79,11 @@ class Outcome:
 
 
 def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
-    """One object for each, in the same order: the condition, ``all`` of its episodes, those of each
-    of the ``instructions`` it was judged by, ``latency_s`` from capture to arrival (None if there
-    was no action), and each episode in a few words."""
+    """Return one object for each outcome, in the same order.
+
+    It has the condition, ``all`` its episodes together and for each of the ``instructions``,
+    ``latency_s`` from capture to arrival (None if there was no action), and each episode.
+    """
     return [_summary(outcome) for outcome in outcomes]
 
 
@@ -131,9 +133,9 @@ def _success(episodes: Sequence[Episode]) -> Summary:
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """Between which rates, with 95 % confidence, the true one lies: Wilson's score interval, which
-    also holds near 0 and 1 and for few episodes.
+    """Return Wilson's score interval of a success rate, with 95 % confidence.
 
+    It is also valid near 0 and 1 and for few episodes:
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n); E. B. Wilson, "Probable inference, the law
     of succession, and statistical inference", J. Am. Stat. Assoc. 22 (1927), 209-212.
 

@@ -1,7 +1,7 @@
-"""A window in which a person looks on, where there is a display. Nothing depends on it.
+"""A window that shows images to the user, where there is a display.
 
-tkinter is imported when a window is opened: not every Python has it. One thread, the one that
-opened it; on a Mac, the main one.
+Not every Python has tkinter, so it is imported when a window is opened. A window must be used by
+the thread that opened it; on a Mac this must be the main thread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class Window:
-    """Closed by its owner or by the person, whoever comes first; then it shows nothing.
+    """A window with one image. Once the program or the user has closed it, it shows nothing.
 
     :param tkinter: the module.
     """
@@ -30,8 +30,9 @@ class Window:
         self._is_open = True
 
     def show(self, image: NDArray[np.uint8]) -> None:
-        """
-        :param image: uint8 [H, W, 3] RGB; its size is the window's.
+        """Show an image, whose size becomes the window's.
+
+        :param image: uint8 [H, W, 3] RGB.
         """
         if not self._is_open:
             return
@@ -41,11 +42,11 @@ class Window:
             self._photo = self._tkinter.PhotoImage(data=pixels, format='PPM')
             self._label.configure(image=self._photo)
             self._root.update()
-        except self._tkinter.TclError:  # what is only looked at ends no run
+        except self._tkinter.TclError:  # a window must not end a run
             self.close()
 
     def close(self) -> None:
-        """May be called again."""
+        """Close the window, unless it is closed already."""
         if self._is_open:
             self._is_open = False
             with contextlib.suppress(self._tkinter.TclError):
@@ -53,9 +54,7 @@ class Window:
 
 
 def open_window(title: str) -> Window | None:
-    """
-    :returns: None where there can be no window; says why.
-    """
+    """Open a window; where that is impossible, print the reason and return None."""
     try:
         import tkinter
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""Measures the whole node: from the camera's message to the action's."""
+"""Measurement of the whole node, from the camera's message to the action's."""

@@ -1,11 +1,11 @@
-"""A camera that does as it is told, for ``vla_bench --pipeline``: 640x480 rgb8, reliable.
+"""The camera of ``vla_bench --pipeline``, a process that obeys commands: 640x480 rgb8, reliable.
 
-It is told by lines on standard input: ``show RATE`` shows pictures at so many hertz, ``once`` one
-picture, and ``stop`` makes it answer by a line on standard output: how many pictures were due and
-how many published since the last stop. It ends with its input.
+A command is a line on standard input. ``show RATE`` publishes images at a rate in hertz, ``once``
+publishes one image, and ``stop`` ends that: a line on standard output then has the number of images
+that were due, and of those published, since the last stop. The process ends with its input.
 
-Like a camera it keeps to its rate: what it is more than a period late for is not shown any more.
-Each picture is noise and another than the one before, as in the rest of ``vla_bench``.
+Like a real camera it keeps its rate: an image that is more than a period late is not published.
+Each image is noise and differs from the one before, as in the rest of ``vla_bench``.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from vla_ros.graph.image_messages import image_message
 from vla_ros.measure.pictures import noise_pictures
 from vla_ros.pipeline.summary import PipelineError
 
-_PICTURES = 31  # a policy that takes one of so many by chance is shown the same again
+_IMAGES = 31  # a prime: a policy that takes every n-th image still gets all of them
 
 
 class SteeredCamera:
-    """Of the main thread. Publishing needs no executor."""
+    """The camera in its process. Used by the main thread; publishing needs no executor."""
 
     def __init__(self) -> None:
+        """Make the node, the publisher and the images."""
         self._node = rclpy.create_node('camera')
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._publisher = self._node.create_publisher(Image, 'image', qos)
-        messages = [image_message(picture, 'camera') for picture in noise_pictures(_PICTURES)]
+        messages = [image_message(image, 'camera') for image in noise_pictures(_IMAGES)]
         self._messages = itertools.cycle(messages)
-        self._period_s: float | None = None  # None: nothing is shown by itself
-        self._next_s = 0.0  # when the next picture is due, monotonic
+        self._period_s: float | None = None  # None: publish on command only
+        self._next_s = 0.0  # when the next image is due, monotonic
         self._due = 0
         self._published = 0
 
     def run(self) -> None:
-        """Until the input ends."""
+        """Obey commands until the input ends."""
         commands = open(sys.stdin.fileno(), 'rb', buffering=0, closefd=False)  # noqa: SIM115
         while True:
             if select.select([commands], [], [], self._wait_s())[0]:
@@ -89,12 +90,17 @@ class SteeredCamera:
 
 
 class CameraProcess:
-    """The other end of its standard input and output."""
+    """The camera as seen from another process.
+
+    :param commands: the camera's standard input.
+    :param answers: the camera's standard output.
+    """
 
     def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
         self._commands, self._answers = commands, answers
 
     def tell(self, command: str) -> None:
+        """Send a command."""
         self._commands.write(f'{command}\n'.encode())
         self._commands.flush()
 
@@ -129,6 +135,7 @@ def running_camera(
 
 
 def main() -> int:
+    """Run the camera, and return the exit code."""
     clean_shared_memory()
     rclpy.init(args=sys.argv)
     try:

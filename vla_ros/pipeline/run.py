@@ -1,20 +1,21 @@
-"""``vla_bench --pipeline``: what the policy, the camera and ROS cost each other.
+"""``vla_bench --pipeline``: how the policy, the camera and ROS slow each other down.
 
-Three processes, as on a robot: the node with the policy, a camera, and this one, which listens.
-They do three things in turn, again and again, so that what else the machine does meets all alike:
+There are three processes, as on a robot: the node with the policy, a camera, and this one, which
+listens. They repeat three kinds of turns, so that other load of the machine affects all alike:
 
-* policy alone: the camera shows one picture whenever an action has been heard, so that the policy
-  always has work, and the 30 Hz load is absent: there is no picture to convert meanwhile;
-* policy and camera: the camera keeps to its rate;
-* camera alone: it does, and the node hears it but has no instruction.
+* policy alone: the camera publishes one image after each action, so that the policy always has
+  work, and no image has to be converted during an inference;
+* policy and camera: the camera publishes at its rate;
+* camera alone: the camera publishes at its rate, but the node has no instruction.
 
-The rate that the camera costs is that of the inferences themselves, one over ``inference_time``,
-which holds all that slows them down: threads of the node, and of the other processes, that want
-the same cores. What a policy faster than the camera waits for its next picture is no cost. Such a
-policy is seldom at work when a picture comes, so its figure tells little of a slower one's.
+The camera's cost is the loss of the policy's rate, which is one over ``inference_time``. This
+duration contains all that slows an inference down: other threads of the node and other processes
+that use the same cores. A policy that is faster than the camera waits for images; that wait is not
+a cost. Such a policy seldom works when an image arrives, so its figure does not apply to a slower
+one.
 
-A frame is lost if the camera published it and the node (or the listener, an independent
-subscriber that leaves the frames serialized) never heard it.
+An image is lost if the camera published it, and the node never received it. The same is counted for
+the listener, an independent subscriber that does not deserialize images.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ from vla_ros.pipeline.summary import (
 from vla_ros.reasons import State
 
 _LEAST_ACTIONS = 3  # in a turn; the first does not count
-_PATIENCE_S = 30.0  # beside what the inferences take
-_SETTLE_S = 4.0  # a lost frame is repeated within Fast DDS's heartbeat, 3 s, or never
-_HEARD_NS = 100_000_000  # within this a frame that one has heard is heard by the other
+_PATIENCE_S = 30.0  # in addition to the inferences
+_SETTLE_S = 4.0  # a lost image is repeated within Fast DDS's heartbeat, 3 s, or never
+_HEARD_NS = 100_000_000  # after the node or the listener, the other one receives an image within it
 _STDERR = 2  # standard output is for the report
 _NODE_IS_READY_S = 2 * 3600.0  # the node's own limits come first
 
@@ -70,13 +71,14 @@ _POLICY_FIELDS = (
 
 @dataclass(frozen=True)
 class PipelineTask:
-    """
+    """The options of a measurement.
+
     :param model: checkpoint folder, or ``scripted:...``.
-    :param unnorm_key: empty: the only one there is.
-    :param threads: of torch in the node; None: as it is by itself.
-    :param rate_hz: of the camera.
-    :param repeats: turns of each kind.
-    :param seconds: of a turn, or longer until there are some actions.
+    :param unnorm_key: data set of the actions; empty: the only one.
+    :param threads: number of torch's threads in the node; None: torch's default.
+    :param rate_hz: rate of the camera [Hz].
+    :param repeats: number of turns of each kind.
+    :param seconds: minimum duration of a turn [s]; it lasts until there are some actions.
     """
 
     model: str
@@ -90,7 +92,7 @@ class PipelineTask:
 
 
 class Pipeline:
-    """The three processes while they run. Of the main thread."""
+    """The three running processes. Used by the main thread."""
 
     def __init__(
         self,
@@ -99,6 +101,10 @@ class Pipeline:
         camera: CameraProcess,
         processes: Mapping[str, subprocess.Popen[bytes]],
     ) -> None:
+        """Watch the processes while the listener waits.
+
+        :param processes: the node's and the camera's, by name.
+        """
         self._task = task
         self._listener = listener
         self._camera = camera
@@ -109,7 +115,10 @@ class Pipeline:
         listener.check = self._check
 
     def wait_until_ready(self) -> VlaStatus:
-        """Until the policy is warm, and the node and the listener hear the camera."""
+        """Wait until the policy is warm, and the node and the listener receive images.
+
+        :raises PipelineError: if that does not happen in time.
+        """
         listener = self._listener
         answer = listener.wait_for(State.HOLDING, timeout_s=_NODE_IS_READY_S)
         self._check()
@@ -118,7 +127,7 @@ class Pipeline:
         self._patience_s += 5 * _LEAST_ACTIONS * listener.latest.policy.steady_inference_s
         self._until(
             lambda: bool(listener.frames_s and listener.latest.counters.received),
-            'the node and the listener hear the camera',
+            'the node and the listener receive images',
             lambda: self._camera.tell('once'),
         )
         self._camera.stop()
@@ -127,8 +136,10 @@ class Pipeline:
         return listener.latest
 
     def turn(self, kind: str) -> Turn:
-        """
+        """Run one turn, and return what was measured.
+
         :param kind: one of KINDS.
+        :raises PipelineError: if the node does not act, or a process ends.
         """
         listener, acts = self._listener, kind != CAMERA_ALONE
         with listener.changed:
@@ -181,7 +192,11 @@ class Pipeline:
             raise PipelineError(f'the instruction is not obeyed: {answer.message}')
 
     def _settle(self, received: int, heard: int) -> None:
-        """Until no inference is running, and all frames have come that will."""
+        """Wait until no inference runs, and no more images are expected.
+
+        :param received: number of images that the node has received then, unless some are lost.
+        :param heard: number of images that the listener has received then, unless some are lost.
+        """
         listener = self._listener
         self._until(
             lambda: not (listener.latest.counters.in_flight or listener.latest.counters.waiting),
@@ -197,9 +212,10 @@ class Pipeline:
     def _until(
         self, condition: Callable[[], bool], what: str, act: Callable[[], object] = lambda: None
     ) -> None:
-        """Act again and again until the condition comes true.
+        """Repeat an act until the condition is true.
 
-        :raises PipelineError: if it does not in time.
+        :param what: the condition, for users.
+        :raises PipelineError: if it is not true in time.
         """
         if not self._listener.repeat_until(act, condition, self._patience_s):
             raise PipelineError(
@@ -218,12 +234,12 @@ class Pipeline:
 
 
 def measure_pipeline(task: PipelineTask, say: Say) -> dict[str, Any]:
-    """
-    :returns: the report's ``pipeline``.
-    :raises PipelineError: if there is nothing to measure.
+    """Run all turns, and return the report's ``pipeline``.
+
+    :raises PipelineError: if nothing could be measured.
     """
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    namespace = f'/vla_bench_{os.getpid()}'  # no robot listens there
+    namespace = f'/vla_bench_{os.getpid()}'  # in which no robot listens
     remapped = ('--ros-args', '-r', f'__ns:={namespace}')
     turns = []
     with (

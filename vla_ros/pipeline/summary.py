@@ -1,6 +1,6 @@
-"""What the turns of ``vla_bench --pipeline`` add up to, as one JSON object and as tables.
+"""The summary of the turns of ``vla_bench --pipeline``, as a JSON object and as tables.
 
-Knows what was counted and timed in each turn, and nothing of ROS or of how the turns are run.
+Independent of ROS and of how the turns are run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BOTH = 'policy and camera'
 CAMERA_ALONE = 'camera alone'
 KINDS = (POLICY_ALONE, BOTH, CAMERA_ALONE)
 
-# Why an image became no action.
+# Counters of images that became no action.
 _UNUSED = tuple(
     name
     for name in itertools.chain(*EQUATIONS.values())
@@ -31,16 +31,17 @@ COUNTED = ('taken', 'published', 'drafted', 'accepted', *_UNUSED)  # by VlaStatu
 
 
 class PipelineError(VlaError):
-    """Why nothing could be measured through ROS."""
+    """A measurement through ROS that failed."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """
-    :param due: that the camera had to show by its rate.
-    :param published: that it showed.
-    :param received: of these, heard by the node.
-    :param heard: of these, heard by the listener.
+    """Numbers of images.
+
+    :param due: images that the camera had to publish by its rate.
+    :param published: images that it published.
+    :param received: number of these that the node received.
+    :param heard: number of these that the listener received.
     """
 
     due: int = 0
@@ -51,14 +52,15 @@ class Frames:
 
 @dataclass(frozen=True)
 class Turn:
-    """Of one kind, once.
+    """One turn.
 
-    :param published_s: when each action was published, in the node's clock.
-    :param inference_s: the policy's own time for it.
-    :param latency_s: from its picture's capture to its publishing.
-    :param intervals_s: between the frames that the listener heard.
-    :param counters: what VlaStatus counted meanwhile.
-    :param cpu_cores: how many cores each kind of thread kept busy, by :func:`cpu_seconds`' names.
+    :param kind: one of KINDS.
+    :param published_s: time at which each action was published, in the node's clock [s].
+    :param inference_s: duration of its inference [s].
+    :param latency_s: time from the capture of its image to its publishing [s].
+    :param intervals_s: times between the images that the listener received [s].
+    :param counters: increases of VlaStatus's counters during the turn.
+    :param cpu_cores: mean number of busy cores, by :func:`cpu_seconds`' names of threads.
     """
 
     kind: str
@@ -72,7 +74,7 @@ class Turn:
 
 
 def summarize_turns(turns: Sequence[Turn]) -> Summary:
-    """One object for each kind of turn, what one costs the other, and each turn by itself."""
+    """Return a summary of each kind of turn, the costs, and a summary of each turn."""
     kinds = {kind: _summary([turn for turn in turns if turn.kind == kind]) for kind in KINDS}
     singles = [{'kind': turn.kind, **_summary([turn])} for turn in turns]
     policy_costs = {
@@ -106,13 +108,15 @@ def summarize_turns(turns: Sequence[Turn]) -> Summary:
 
 
 def _cost(alone: Summary, both: Summary, name: str) -> float:
-    """The part of its rate that the policy loses; the rate is one over the inference's time."""
+    """Return the share of its rate that the policy loses; the rate is one over the duration."""
     return float(1 - alone['inference_s'][name] / both['inference_s'][name])
 
 
 def _summary(turns: Sequence[Turn]) -> Summary:
-    """Of turns of one kind. A turn's first action counts in no time: it had no draft, and it came
-    after a pause."""
+    """Return the summary of turns of one kind.
+
+    The first action of a turn is in none of the times: it had no draft, and came after a pause.
+    """
     inference_s = np.concatenate([turn.inference_s[1:] for turn in turns])
     latency_s = np.concatenate([turn.latency_s[1:] for turn in turns])
     intervals_s = np.concatenate([turn.intervals_s for turn in turns])
@@ -145,17 +149,18 @@ def _statistics(seconds: NDArray[np.float64]) -> dict[str, float] | None:
     return {**percentiles(seconds), 'mean': float(seconds.mean())} if len(seconds) else None
 
 
-# -- for a person --------------------------------------------------------------------------------
+# -- for the user --------------------------------------------------------------------------------
 
 
 def pipeline_tables(summary: Summary) -> str:
+    """Return the tables of a summary, and the costs as sentences."""
     kinds = summary['kinds']
     acting = {kind: kinds[kind] for kind in (POLICY_ALONE, BOTH)}
     return '\n\n'.join(
         [
             table('actions', list(acting), [_actions(one) for one in acting.values()]),
             _times_table(acting),
-            table('frames', list(kinds), [_frames(one) for one in kinds.values()]),
+            table('images', list(kinds), [_frames(one) for one in kinds.values()]),
             table('counted', list(kinds), _counted(kinds)),
             *_cpu_table(kinds),
             _verdict(summary),
@@ -192,14 +197,14 @@ def _frames(one: Summary) -> dict[str, str]:
 
 
 def _counted(kinds: Mapping[str, Summary]) -> list[dict[str, str]]:
-    """Return a row for each kind; what none has counted is left out."""
+    """Return a row for each kind, without counters that are zero in all."""
     counters = [one['counters'] for one in kinds.values()]
     counted = [name for name in _UNUSED if any(one[name] for one in counters)]
     return [{name: f'{one[name]}' for name in ('taken', 'published', *counted)} for one in counters]
 
 
 def _cpu_table(kinds: Mapping[str, Summary]) -> list[str]:
-    """Nothing where it could not be measured."""
+    """Return the table of the threads' load, if it could be measured."""
     names = [*dict.fromkeys(name for one in kinds.values() for name in one['cpu_cores'])]
     rows = [
         {kind: f'{one["cpu_cores"].get(name, 0.0):.1%}' for kind, one in kinds.items()}
@@ -218,8 +223,8 @@ def _verdict(summary: Summary) -> str:
     ]
     for kind, lost in summary['policy_costs_camera'].items():
         lines.append(
-            f'{kind}: of {lost["published"]} frames the node lost {lost["lost_by_node"]}, the '
-            f'listener {lost["lost_by_listener"]}; for {lost["missed"]} the camera was too late.'
+            f'{kind}: of {lost["published"]} images the node lost {lost["lost_by_node"]}, the '
+            f'listener {lost["lost_by_listener"]}; {lost["missed"]} were due but not published.'
         )
     return '\n'.join(lines)
 
