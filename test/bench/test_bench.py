@@ -420,8 +420,8 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         ([], 'name either a model'),
         (['model', '--random', 'tiny'], 'name either a model'),
         (['--random', 'openvla-9b'], 'invalid choice'),
-        (['model', '--threads', '1,x'], "'x' is no whole number above 0"),
-        (['model', '--batch-size', '0'], "'0' is no whole number above 0"),
+        (['model', '--threads', '1,x'], "'x' is not a whole number above 0"),
+        (['model', '--batch-size', '0'], "'0' is not a whole number above 0"),
         (['model', '--compile', 'maybe'], "'maybe' is not allowed; allowed: true, false"),
     ],
 )

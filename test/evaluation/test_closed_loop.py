@@ -112,7 +112,7 @@ def test_the_clock_can_be_the_simulations() -> None:
         (('--quantization', 'none,int5'), "'int5' is not allowed; allowed: none, int8, int4"),
         (('--world', 'libero_10'), '--world libero_10 needs --model'),
         (('--world', 'moon'), "invalid choice: 'moon'"),
-        (('-p', 'model'), "'model' is no NAME:=VALUE"),
+        (('-p', 'model'), "'model' is not of the form NAME:=VALUE"),
         (('-p', 'dtype:=float16'), '-p dtype has an option of its own: --dtype'),
     ],
 )

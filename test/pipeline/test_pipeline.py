@@ -145,8 +145,8 @@ def test_what_the_turns_add_up_to() -> None:
         (['--dtype', 'float32,bfloat16'], '--pipeline measures one combination'),
         (['--threads', '1,2'], '--pipeline measures one combination'),
         (['--profile', 'trace.json'], 'do not go with --pipeline'),
-        (['--rate', '0'], "'0' is no number above 0, to 1000"),
-        (['--seconds', 'x'], "'x' is no number above 0, to 1000"),
+        (['--rate', '0'], "'0' is not a number above 0 and at most 1000"),
+        (['--seconds', 'x'], "'x' is not a number above 0 and at most 1000"),
     ],
 )
 def test_unusable_arguments(

@@ -11,7 +11,7 @@ Value = TypeVar('Value')
 
 
 def list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
-    """Return a reader of values with commas between them."""
+    """Return a reader of values that are separated by commas."""
 
     def values(text: str) -> list[Value]:
         return [read(word.strip()) for word in text.split(',')]
@@ -21,13 +21,13 @@ def list_of(read: Callable[[str], Value]) -> Callable[[str], list[Value]]:
 
 def count(text: str) -> int:
     if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number above 0')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
     return int(text)
 
 
 def whole(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 0 on')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 0')
     return int(text)
 
 
@@ -47,10 +47,10 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Read a parameter of the node, as ROS writes it."""
+    """Return the name and value of a parameter, written as for ROS."""
     name, between, value = text.partition(':=')
     if not (name and between):
-        raise argparse.ArgumentTypeError(f'{text!r} is no NAME:=VALUE')
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form NAME:=VALUE')
     return name, value
 
 
@@ -60,7 +60,7 @@ def positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0, to 1000')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0 and at most 1000')
     return value
 
 

@@ -24,6 +24,7 @@ from vla_ros.bench.measure import Infer, Task, measure
 from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.report import report_text, summarize
+from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import boolean, count, list_of, positive
 from vla_ros.console import complain, say
 from vla_ros.images.files import UnreadablePicture, read_picture
@@ -50,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (PolicyError, PipelineError, UnreadablePicture, OSError) as error:
         complain('vla_bench', error)
-        return 1
+        return exit_codes.FAILED
     except KeyboardInterrupt:
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -67,7 +68,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         options.draft,
         options.model or '',
     )
-    _check_writable(options.profile, options.plot)
+    for file in filter(None, (options.profile, options.plot)):
+        file.touch()  # fails before anything is measured
     recipe = {
         'command': shlex.join(['vla_bench', *arguments]),
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
@@ -224,16 +226,6 @@ def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.N
         parser.error('--pipeline measures one combination, one action at a time: no lists')
     if options.profile or options.plot or options.images:
         parser.error('--profile, --plot and --images do not go with --pipeline')
-
-
-def _check_writable(*files: Path | None) -> None:
-    """Check that the files can be written, before anything is measured.
-
-    :raises OSError: if one can't be written.
-    """
-    for file in files:
-        if file is not None:
-            file.touch()
 
 
 if __name__ == '__main__':

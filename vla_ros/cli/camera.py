@@ -1,4 +1,4 @@
-"""``vla_camera``: publish picture files like a camera would; for the demo and for trials."""
+"""``vla_camera``: publish image files as a camera does; for the demo and for trials."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
+from vla_ros.cli import exit_codes
 from vla_ros.client.processes import clean_shared_memory
 from vla_ros.console import complain
 from vla_ros.graph.image_messages import image_message
@@ -26,7 +27,7 @@ _SIZE = (640, 480)
 
 
 class Camera(Node):
-    """Shows each picture for half a second, at a constant rate."""
+    """A camera that publishes each image for half a second, at a constant rate."""
 
     def __init__(self, frames: list[Image], rate_hz: float, reliability: ReliabilityPolicy) -> None:
         super().__init__('camera')
@@ -40,7 +41,7 @@ class Camera(Node):
     def _publish(self) -> None:
         message = next(self._frames)
         message.header.stamp = self.get_clock().now().to_msg()
-        message.data[0] ^= 1  # a camera's noise: the node holds when no pixel ever changes
+        message.data[0] ^= 1  # noise, since the node holds if no pixel ever changes
         self._publisher.publish(message)
 
 
@@ -52,12 +53,12 @@ def _frame(file: Path) -> Image:
 def main(arguments: list[str] | None = None) -> int:
     argv = sys.argv if arguments is None else ['vla_camera', *arguments]
     parser = argparse.ArgumentParser(prog='vla_camera', description=__doc__)
-    parser.add_argument('files', type=Path, nargs='+', help='pictures; shown at 640x480')
-    parser.add_argument('--rate', type=float, default=30.0, help='Hz (default: %(default)s)')
-    parser.add_argument('--best-effort', action='store_true', help='as many camera drivers do')
+    parser.add_argument('files', type=Path, nargs='+', help='image files; published at 640x480')
+    parser.add_argument('--rate', type=float, default=30.0, help='rate [Hz] (default: %(default)s)')
+    parser.add_argument('--best-effort', action='store_true', help='QoS of many camera drivers')
     options = parser.parse_args(remove_ros_args(argv)[1:])
     if not 0 < options.rate <= 1000:
-        parser.error(f'--rate is {options.rate:g} Hz; allowed: above 0, to 1000')
+        parser.error(f'--rate is {options.rate:g} Hz; allowed: above 0 and at most 1000')
     reliability = ReliabilityPolicy.RELIABLE
     if options.best_effort:
         reliability = ReliabilityPolicy.BEST_EFFORT
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         frames = [_frame(file) for file in options.files]
     except UnreadablePicture as error:
         complain('vla_camera', error)
-        return 1
+        return exit_codes.FAILED
     clean_shared_memory()
     rclpy.init(args=argv)
     try:

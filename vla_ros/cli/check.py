@@ -1,7 +1,7 @@
-"""``vla_check``: send one picture and one instruction to a running node and print its action.
+"""``vla_check``: send one image and one instruction to a running node, and print its action.
 
-The node publishes that action like any other: a robot that listens to it moves. Afterwards the
-instruction is taken back, and the node holds: whatever ends this command, a kill included.
+The node publishes this action like any other, so a robot that listens to it moves. At the end of
+this command, even if it is killed, the instruction is taken back and the node holds.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadablePicture, read_picture
 from vla_ros.msg import VlaAction
 
-_NOBODY_READS = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that is gone
+_UNHEARD = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
     unbuffer_output()
     argv = sys.argv if arguments is None else ['vla_check', *arguments]
     parser = argparse.ArgumentParser(prog='vla_check', description=__doc__)
-    parser.add_argument('--image', type=Path, help='picture to send (default: a pattern)')
+    parser.add_argument('--image', type=Path, help='image file to send (default: a pattern)')
     parser.add_argument('--instruction', default='pick up the cup', help='(default: %(default)s)')
     parser.add_argument(
-        '--timeout', type=float, default=600.0, help='seconds to wait in all (default: %(default)s)'
+        '--timeout',
+        type=float,
+        default=600.0,
+        help='longest wait for the action [s] (default: %(default)s)',
     )
     options = parser.parse_args(remove_ros_args(argv)[1:])
     interrupted = catch_signals()
     try:
         return _check(argv, options, interrupted)
     except OSError as error:
-        if error.errno not in _NOBODY_READS:
+        if error.errno not in _UNHEARD:
             raise
         forget_output()
         return exit_codes.UNHEARD
@@ -53,8 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.Event) -> int:
     try:
-        picture = read_picture(options.image) if options.image else pattern()
-        action = _ask(argv, options, picture, interrupted)
+        image = read_picture(options.image) if options.image else pattern()
+        action = _ask(argv, options, image, interrupted)
     except (CheckFailed, UnreadablePicture) as failure:
         complain('vla_check', failure)
         return exit_codes.FAILED
@@ -67,20 +70,20 @@ def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.
 def _ask(
     argv: list[str],
     options: argparse.Namespace,
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     interrupted: threading.Event,
 ) -> VlaAction | None:
-    """Return the action; None if a signal ended that.
+    """Return the action; None if a signal ended the wait.
 
     :raises CheckFailed: if there is none, or the instruction may still be in force.
     """
-    # No handlers of rclpy's: the instruction can still be taken back when a signal comes.
+    # No handlers of rclpy, so that the instruction can still be taken back after a signal.
     rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     started_s = time.monotonic()
     node = Node('vla_check')
     question = Question(
         node,
-        picture,
+        image,
         options.instruction,
         lambda text: print(f'{time.monotonic() - started_s:7.1f} s  {text}'),
     )
@@ -89,7 +92,7 @@ def _ask(
         return question.ask(options.timeout, interrupted)
     finally:
         question.take_back()
-        heir.dismiss()  # but if that failed: it goes on trying
+        heir.dismiss()  # not after a failure: then it keeps trying
         question.close()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import positive
 from vla_ros.doctor.facts import NODE_NAME, Facts, Setup
 from vla_ros.doctor.findings import Finding, Level, run_checks, worst
@@ -57,14 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         findings = run_checks(_checks(options), Facts(setup), tell)
     except KeyboardInterrupt:
-        return 130
+        return exit_codes.INTERRUPTED
     counts = {level.value: sum(one.level is level for one in findings) for level in Level}
     if options.json:
         shown = [{**asdict(finding), 'level': finding.level.value} for finding in findings]
         print(json.dumps({**counts, 'findings': shown}))
     else:
         print(', '.join(f'{count} {level}' for level, count in counts.items()))
-    return 1 if worst(findings) is Level.FAIL else 0
+    return exit_codes.FAILED if worst(findings) is Level.FAIL else 0
 
 
 def _checks(options: argparse.Namespace) -> dict[str, Check]:

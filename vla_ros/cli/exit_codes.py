@@ -1,4 +1,4 @@
-"""Exit codes of the commands. Beyond 1 and 2 they are those of a shell: 128 + signal.
+"""Exit codes of the commands. Those above 2 are a shell's: 128 + signal.
 
 ``vla_node`` also ends with 70, from ``ros/node.py``; docs/operation.md lists its codes.
 """

@@ -1,7 +1,7 @@
-"""``vla_node``: the node in a process of its own, and what its end tells.
+"""``vla_node``: the node in its own process.
 
-A watchdog beside it ends the process when it is stuck, also where a native call in the policy's
-thread keeps the interpreter's lock.
+A watchdog process ends it when it is stuck, even if a native call in the policy's thread keeps the
+interpreter's lock.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 def main(arguments: list[str] | None = None, **options: Any) -> int:
     """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
 
-    The process has to end afterwards: its watchdog sees to that.
+    The process must end afterwards, or its watchdog ends it.
 
-    :param options: for VlaNode, such as another ``load_policy``.
+    :param options: arguments of VlaNode, such as another ``load_policy``.
     """
     try:
         return _run(arguments, options)
@@ -37,12 +37,12 @@ def main(arguments: list[str] | None = None, **options: Any) -> int:
 
 
 def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
-    if sys.stderr is not None:  # as after 2>&-
+    if sys.stderr is not None:  # None after 2>&-
         faulthandler.enable()  # prints every thread's stack when the process is aborted or crashes
     watchdog = Watchdog('vla_node')
     watchdog.start()
     watchdog.beat(_START_LIMIT_S, f'the start may take {_START_LIMIT_S:g} s')
-    # Imported here so that Ctrl-C ends the imports, too, without a traceback.
+    # Imported here, so that Ctrl-C during the imports prints no traceback.
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
@@ -56,7 +56,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     stopped = catch_signals()
     removed = remove_dead_segments()
     try:
-        # Its own handlers would close the context, and with it the way to say that robots stop.
+        # rclpy's handlers would close the context, and we could not tell robots to stop.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = VlaNode(beat=watchdog.beat, **options)
     except (ParameterError, RuntimeError) as error:
@@ -73,12 +73,12 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     ended = node.close()
     rclpy.try_shutdown()
     if not ended:
-        os._exit(exit_code)  # the thread that does not end would keep the interpreter
+        os._exit(exit_code)  # a thread that does not end would keep the interpreter
     return exit_code
 
 
 def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) -> int:
-    """Spin until the node or a signal asks for the end, and return the exit code."""
+    """Spin until the node or a signal requests the end, and return the exit code."""
     from rclpy.executors import ExternalShutdownException
 
     try:
@@ -91,7 +91,7 @@ def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) ->
     except ExternalShutdownException:
         return 0
     except Exception:
-        # Where the context is gone, a callback was publishing when the signal came.
+        # Without a context, a callback was publishing when the signal arrived.
         if not node.context.ok():
             return 0
         traceback.print_exc()
