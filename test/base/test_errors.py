@@ -18,7 +18,7 @@ from vla_ros.doctor.findings import fail, refused
 from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_bytes
 from vla_ros.images.compressed import compressed_to_rgb
-from vla_ros.images.files import UnreadablePicture
+from vla_ros.images.files import UnreadableImage
 from vla_ros.images.raw import UnusableImage, check_size
 from vla_ros.motion import ContractError, load_contracts
 from vla_ros.openvla.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ from vla_ros.yaml_text import YAMLTextError
 
 KINDS = [
     *(VlaError, PolicyError, InstructionError, CheckpointError, ContractError, ParameterError),
-    *(BagError, ActionsError, NoAction, PipelineError, FileError, UnreadablePicture, CheckFailed),
+    *(BagError, ActionsError, NoAction, PipelineError, FileError, UnreadableImage, CheckFailed),
     *(ParameterFileError, YAMLTextError, UnusableImage, UnreadableMessage),
 ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vla_ros.files import FileError, MissingFileError, read_bytes, read_text
-from vla_ros.images.files import UnreadablePicture, read_picture
+from vla_ros.images.files import UnreadableImage, read_image
 
 
 def refusal(path: Path, max_bytes: int = 100) -> str:
@@ -93,11 +93,11 @@ def test_a_picture_file_of_more_pixels_than_a_topic_may_have(tmp_path: Path) -> 
         data = b'\x89PNG\r\n\x1a\n\0\0\0\r' + header + struct.pack('>I', zlib.crc32(header)) + end
         file = tmp_path / 'large.png'
         file.write_bytes(data)
-        with pytest.raises(UnreadablePicture, match=f'{file} cannot be read as an image: '):
-            read_picture(file)
+        with pytest.raises(UnreadableImage, match=f'{file} cannot be read as an image: '):
+            read_image(file)
 
 
 def test_a_picture_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe.png')
-    with pytest.raises(UnreadablePicture, match='is a named pipe'):
-        read_picture(tmp_path / 'pipe.png')
+    with pytest.raises(UnreadableImage, match='is a named pipe'):
+        read_image(tmp_path / 'pipe.png')

@@ -449,7 +449,7 @@ def test_an_inference_that_can_not_be_in_time() -> None:
         ok('from image to action it takes 1.2 s, max_action_age_s is 1.5'),
     ]
     facts = timed(1.2, inference_timeout_s=2.0, max_action_age_s=2.0)
-    facts.picture_age_s = 0.9
+    facts.image_age_s = 0.9
     assert list(check_time_limits(facts))[1] == fail(
         'from image to action it takes 2.1 s, max_action_age_s is 2: all would be late',
         'set max_action_age_s to 4.2 or so',

@@ -17,7 +17,7 @@ from std_msgs.msg import Int32, String
 from support.doctor_setups import assert_sound, checked, show
 from support.graph import Robot, image_message, noise, robot, running_node
 from vla_ros.doctor import graph as doctor_graph
-from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
+from vla_ros.doctor.camera import Heard, HeardImage, Offer, judge_camera
 from vla_ros.doctor.checkpoint import check_unnorm_key
 from vla_ros.doctor.contract import check_contract
 from vla_ros.doctor.facts import Setup
@@ -153,8 +153,8 @@ def test_a_sound_camera() -> None:
     ]
     for text, one in zip(expected, told, strict=True):
         assert re.fullmatch(text, one.text), one
-    assert facts.picture_bytes == 48 * 64 * 3
-    assert facts.picture_age_s is not None and 0 <= facts.picture_age_s < 0.5
+    assert facts.image_bytes == 48 * 64 * 3
+    assert facts.image_age_s is not None and 0 <= facts.image_age_s < 0.5
 
 
 def test_nobody_publishes() -> None:
@@ -202,7 +202,7 @@ def test_a_best_effort_camera_that_a_reliable_node_does_not_hear() -> None:
 def heard(rate_hz: float, count: int, byte_count: int = 100) -> Heard:
     offer = Offer('/camera', 'sensor_msgs/msg/Image', 'reliable', 'volatile', 1)
     pictures = [
-        Picture(number / rate_hz, 0.01, byte_count, '640x480 rgb8', '', True)
+        HeardImage(number / rate_hz, 0.01, byte_count, '640x480 rgb8', '', True)
         for number in range(count)
     ]
     return Heard('/image', 'sensor_msgs/msg/Image', [offer], 'reliable', [], pictures, 3.0)

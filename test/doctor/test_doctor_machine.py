@@ -169,7 +169,7 @@ def test_no_profile_for_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         in look_at()
     )
-    small = Facts(Setup(), picture_bytes=100_000)
+    small = Facts(Setup(), image_bytes=100_000)
     assert_sound(middleware.check_middleware(small, {}))
 
 

@@ -136,7 +136,7 @@ def test_agreement_by_dimension() -> None:
     first = np.array([[100, 150, 7], [100, 151, 8], [102, 150, 9], [103, 150, 10]])
     second = np.array([[100, 150, 7], [100, 150, 8], [102, 190, 9], [100, 150, 10]])
     assert agreement(first, second) == {
-        'pictures': 4,
+        'images': 4,
         'equal_actions': 1,
         'equal_bins': 9 / 12,
         'largest_bin_distance': 40,

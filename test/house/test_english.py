@@ -43,19 +43,6 @@ INSTEAD = {
 }
 BANNED = re.compile(rf'\b({"|".join(INSTEAD)})\b', re.IGNORECASE)
 
-# Where work is left, how often a banned term may still stand. Only ever less.
-ALLOWED: dict[str, int] = {
-    'vla_ros/measure': 1,  # a key of reports
-    'vla_ros/replay': 1,  # a key of reports
-}
-
-
-def room_of(file: Path) -> str:
-    path = file.relative_to(ROOT)
-    if path.parts[0] in ('vla_ros', 'docs'):
-        return '/'.join(path.parts[:2])
-    return path.parts[0]
-
 
 def read_files() -> list[Path]:
     folders = ('vla_ros', 'docs', 'training', 'launch', 'config', 'msg', 'models')
@@ -76,22 +63,14 @@ def texts(file: Path) -> Iterator[str]:
             yield token.string
 
 
-def banned() -> dict[str, list[str]]:
-    """By room, ``file: term`` of each place."""
-    found: dict[str, list[str]] = {}
-    for file in read_files():
-        for text in texts(file):
-            for match in BANNED.finditer(text):
-                place = f'{file.relative_to(ROOT)}: {match[0]}'
-                found.setdefault(room_of(file), []).append(place)
-    return found
-
-
 def test_banned_terms_are_not_written() -> None:
-    too_many = {
-        room: places for room, places in banned().items() if len(places) > ALLOWED.get(room, 0)
-    }
-    assert not too_many
+    found = [
+        f'{file.relative_to(ROOT)}: {match[0]}'
+        for file in read_files()
+        for text in texts(file)
+        for match in BANNED.finditer(text)
+    ]
+    assert not found
 
 
 def test_the_readme_is_short() -> None:

@@ -60,7 +60,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         assert call(*arguments) == 0, capsys.readouterr().err
         report = json.loads(capsys.readouterr().out.splitlines()[-1])
         for one in report['runs']:
-            assert one['pictures'] == one['used'] + sum(one['skipped'].values())
+            assert one['images'] == one['used'] + sum(one['skipped'].values())
         return report
 
     return run
@@ -122,7 +122,7 @@ def test_golden_actions(storage: str, compressed: bool, tmp_path: Path, run: Run
     report = run(bag, MODEL, '--output', tmp_path / 'out', *ON_CPU)
     (counts,) = report['runs']
     flagged = sum(bool(case['flags']) for case in GOLDEN_CASES)
-    assert (counts['pictures'], counts['used'], counts['skipped']) == (8, 8, {})
+    assert (counts['images'], counts['used'], counts['skipped']) == (8, 8, {})
     assert counts['invalid'] == flagged == 3
     rows = rows_of(tmp_path / 'out')
     for number, (row, case) in enumerate(zip(rows, GOLDEN_CASES, strict=True)):
@@ -288,12 +288,12 @@ def test_every_picture_is_counted(
     arguments = (tmp_path / 'bag', 'scripted:raise@2,nan@3,dim=3@4,refuse@5')
     report = run(*arguments, '--output', tmp_path / 'out')
     (counts,) = report['runs']
-    assert counts['pictures'] == 10
+    assert counts['images'] == 10
     assert counts['skipped'] == {
         'failed': 1,
         'no_instruction': 1,
         'unusable_instruction': 1,
-        'unusable_picture': 2,
+        'unusable_image': 2,
     }
     rows = rows_of(tmp_path / 'out')
     assert (counts['used'], counts['invalid']) == (5, 2)
@@ -303,8 +303,8 @@ def test_every_picture_is_counted(
     assert len(rows[2]['actions'][0]) == 3 and '3 values, expected 7' in rows[2]['invalid_reason']
     call(*arguments, '--output', tmp_path / 'again')
     told = capsys.readouterr().err
-    assert "unusable_picture: image encoding '16UC1' looks like a depth image" in told
-    assert told.count('unusable_picture') == 1
+    assert "unusable_image: image encoding '16UC1' looks like a depth image" in told
+    assert told.count('unusable_image') == 1
 
 
 def test_pictures_that_the_bag_claims_and_lacks_are_missing(tmp_path: Path, run: Run) -> None:
@@ -601,7 +601,7 @@ def test_texts_of_a_recording_are_printable_on_the_terminal(
     assert '/one\\x1b[2J\\x07two\\u202e' in refused(tmp_path / 'topics', *out)
     assert call(tmp_path / 'encodings', *out) == 1
     said = capsys.readouterr().err
-    assert 'is skipped, unusable_picture' in said
+    assert 'is skipped, unusable_image' in said
     assert said.replace('\n', '').isprintable()
 
 
@@ -683,7 +683,7 @@ def with_late_words(recorder: Recorder) -> None:
             ('--instruction', 'go', '--dtype', 'int3'),
             'has no device, dtype, ',
         ),
-        (with_depth_only, (), "1 unusable_picture (image encoding '16UC1' looks like a depth"),
+        (with_depth_only, (), "1 unusable_image (image encoding '16UC1' looks like a depth"),
         (with_late_words, (), 'no image on /camera/image of bag'),
     ],
 )

@@ -41,7 +41,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
         assert report['image'] == summary['image']
         cameras = 1 if isinstance(summary['image'], str) else len(summary['image'])
         skipped = sum(summary['skipped'].values())
-        assert summary['pictures'] == cameras * summary['used'] + skipped
+        assert summary['images'] == cameras * summary['used'] + skipped
         return summary
 
     yield run
@@ -68,7 +68,7 @@ def test_two_cameras_a_state_and_chunks(storage: str, tmp_path: Path, run: Run) 
     summary = run(ALL_PARTS)
     assert (summary['image'], summary['state']) == ([LEFT, RIGHT], STATE)
     assert summary['sync_tolerance_s'] == 0.05
-    assert (summary['pictures'], summary['used'], summary['skipped']) == (12, 6, {})
+    assert (summary['images'], summary['used'], summary['skipped']) == (12, 6, {})
     assert (summary['states'], summary['states_skipped']) == (6, {})
     rows = rows_of(tmp_path / 'out')
     for number, row in enumerate(rows):
@@ -116,7 +116,7 @@ def test_one_camera_and_one_row_give_the_files_of_before(tmp_path: Path, run: Ru
     assert list(summary) == [
         *('bag', 'image', 'instruction', 'instruction_topic', 'unnorm_key', 'every', 'rate_hz'),
         *('limit', 'draft', 'name', 'model', 'revision', 'device', 'dtype', 'quantization'),
-        *('compiled', 'pictures', 'used', 'invalid', 'skipped'),
+        *('compiled', 'images', 'used', 'invalid', 'skipped'),
     ]
     assert (tmp_path / 'out' / 'actions.csv').read_text() == (OLD / 'actions.csv').read_text()
     for old, new in zip(rows_of(OLD), rows_of(tmp_path / 'out'), strict=True):

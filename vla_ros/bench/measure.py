@@ -24,9 +24,9 @@ from vla_ros.bench.openvla import (
     wrong_draft,
 )
 from vla_ros.console import Say
+from vla_ros.measure.images import noise_images
 from vla_ros.measure.memory import PeakMemory
 from vla_ros.measure.observations import make_observations
-from vla_ros.measure.pictures import noise_pictures
 from vla_ros.openvla.kind import OpenVLAInspection
 from vla_ros.policies import load_policy
 from vla_ros.policy_request import PolicyRequest
@@ -171,7 +171,7 @@ class _Turns:
                 'cache and would look free',
             )
         needed = in_batch * (1 + task.repeats)
-        cycle = itertools.cycle(task.images or noise_pictures(needed))
+        cycle = itertools.cycle(task.images or noise_images(needed))
         images = list(itertools.islice(cycle, needed))
         self._observations = make_observations(spec, images, task.instruction)
         self._token_ids: dict[object, NDArray[np.int64]] = {}  # by policy and observation

@@ -27,7 +27,7 @@ from vla_ros.bench.report import report_text, summarize
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import boolean, count, list_of, positive
 from vla_ros.console import complain, say
-from vla_ros.images.files import UnreadablePicture, read_picture
+from vla_ros.images.files import UnreadableImage, read_image
 from vla_ros.measure.machine import describe_machine
 from vla_ros.measure.statistics import recipe_text
 from vla_ros.openvla.hub import resolve_model
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _run(options, sys.argv[1:] if arguments is None else arguments)
         return 0
-    except (PolicyError, PipelineError, UnreadablePicture, OSError) as error:
+    except (PolicyError, PipelineError, UnreadableImage, OSError) as error:
         complain('vla_bench', error)
         return exit_codes.FAILED
     except KeyboardInterrupt:
@@ -92,7 +92,7 @@ def _run_combinations(
     def look_closer(infer: Infer) -> None:
         operators.extend(profile_inference(infer, options.profile))
 
-    images = [read_picture(file) for file in options.images]
+    images = [read_image(file) for file in options.images]
     task = Task(options.instruction, options.repeats, images)
     measurements, took_turns = measure(
         task, combinations, say, look_closer if options.profile else None

@@ -21,7 +21,7 @@ from vla_ros.cli import exit_codes
 from vla_ros.client.processes import clean_shared_memory
 from vla_ros.console import complain
 from vla_ros.graph.image_messages import image_message
-from vla_ros.images.files import UnreadablePicture, read_picture
+from vla_ros.images.files import UnreadableImage, read_image
 
 _SIZE = (640, 480)
 
@@ -46,7 +46,7 @@ class Camera(Node):
 
 
 def _frame(file: Path) -> Image:
-    fitted = ImageOps.fit(PIL.Image.fromarray(read_picture(file)), _SIZE)
+    fitted = ImageOps.fit(PIL.Image.fromarray(read_image(file)), _SIZE)
     return image_message(np.asarray(fitted), 'camera')
 
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         reliability = ReliabilityPolicy.BEST_EFFORT
     try:
         frames = [_frame(file) for file in options.files]
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         complain('vla_camera', error)
         return exit_codes.FAILED
     clean_shared_memory()

@@ -25,7 +25,7 @@ from vla_ros.client.lease import Heir
 from vla_ros.client.question import CheckFailed, Question, pattern
 from vla_ros.console import catch_signals, complain, forget_output, unbuffer_output
 from vla_ros.graph.stamps import from_duration
-from vla_ros.images.files import UnreadablePicture, read_picture
+from vla_ros.images.files import UnreadableImage, read_image
 from vla_ros.msg import VlaAction
 
 _UNHEARD = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.Event) -> int:
     try:
-        image = read_picture(options.image) if options.image else pattern()
+        image = read_image(options.image) if options.image else pattern()
         action = _ask(argv, options, image, interrupted)
-    except (CheckFailed, UnreadablePicture) as failure:
+    except (CheckFailed, UnreadableImage) as failure:
         complain('vla_check', failure)
         return exit_codes.FAILED
     if action is None:

@@ -34,7 +34,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class HeardImage:
     """An image that was heard.
 
     :param received_s: time of its arrival, monotonic.
@@ -68,7 +68,7 @@ class Heard:
     offers: Sequence[Offer]
     listened: str
     elsewhere: Sequence[str]
-    pictures: Sequence[Picture]
+    images: Sequence[HeardImage]
     seconds: float
 
 
@@ -96,7 +96,7 @@ def _judge(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Itera
         )
     else:
         yield ok(f'published by {offers}')
-    if not heard.pictures:
+    if not heard.images:
         yield fail(
             f'no image arrived in {heard.seconds:g} s',
             'check that the camera streams (ros2 topic hz); on another machine or container, check '
@@ -104,7 +104,7 @@ def _judge(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Itera
         )
         return
     yield from _judge_rate(heard, parameters, rate_hz)
-    yield _judge_pictures(heard, parameters)
+    yield _judge_images(heard, parameters)
 
 
 def _unheard(heard: Heard) -> Finding | None:
@@ -133,7 +133,7 @@ def _unheard(heard: Heard) -> Finding | None:
 
 
 def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Iterator[Finding]:
-    images = heard.pictures
+    images = heard.images
     spans_s = images[-1].received_s - images[0].received_s
     if len(images) < 2 or spans_s <= 0:
         yield warn(
@@ -161,9 +161,9 @@ def _judge_rate(heard: Heard, parameters: Parameters, rate_hz: float | None) -> 
         yield ok(found)
 
 
-def _judge_pictures(heard: Heard, parameters: Parameters) -> Finding:
+def _judge_images(heard: Heard, parameters: Parameters) -> Finding:
     """Return a finding about size, encoding, age and change of the images."""
-    images = heard.pictures
+    images = heard.images
     refusals = [image.refusal for image in images if image.refusal]
     if refusals:
         last = refusals[-1]

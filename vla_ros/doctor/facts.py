@@ -52,8 +52,8 @@ class Facts:
     :param inspection: inspection of the policy; ``is_whole`` if its files allow loading it.
     :param fits: whether the memory suffices.
     :param unnorm_key: the current key.
-    :param picture_bytes: size of the largest image heard.
-    :param picture_age_s: median age of an image on arrival.
+    :param image_bytes: size of the largest image heard.
+    :param image_age_s: median age of an image on arrival.
     :param inference_s: duration of an action; ``inference_source`` says how it was found.
     """
 
@@ -68,8 +68,8 @@ class Facts:
     fits: bool | None = None
     unnorm_key: str = ''
     contract: ActionContract | None = None
-    picture_bytes: int | None = None
-    picture_age_s: float | None = None
+    image_bytes: int | None = None
+    image_age_s: float | None = None
     inference_s: float | None = None
     inference_source: str = ''
 

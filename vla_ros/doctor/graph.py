@@ -20,7 +20,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_ros.client.vla_client import VlaClient
 from vla_ros.clock import Clock, age_s
-from vla_ros.doctor.camera import Heard, Offer, Picture, judge_camera
+from vla_ros.doctor.camera import Heard, HeardImage, Offer, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.errors import VlaError
@@ -84,10 +84,10 @@ def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
     rate_hz = facts.contract.rate_hz if facts.contract else None
     for camera in cameras:
         yield from judge_camera(camera.heard(facts.setup.seconds), parameters, rate_hz)
-    pictures = [picture for camera in cameras for picture in camera.pictures]
-    if pictures:
-        facts.picture_bytes = max(picture.byte_count for picture in pictures)
-        facts.picture_age_s = max(0.0, float(np.median([picture.age_s for picture in pictures])))
+    images = [image for camera in cameras for image in camera.images]
+    if images:
+        facts.image_bytes = max(image.byte_count for image in images)
+        facts.image_age_s = max(0.0, float(np.median([image.age_s for image in images])))
     for prefix in prefixes:
         yield from _instructions(node, f'{prefix}instruction', parameters)
     own_name = _joined(node.get_namespace(), facts.setup.node.rpartition('/')[2])
@@ -108,7 +108,7 @@ class _Camera:
         self._watch = CameraWatch(0.0, self._clock)  # unchanged images are judged afterwards
         self._before: NDArray[np.uint8] | None = None
         self._subscription: ImageSubscription | None = None
-        self.pictures: list[Picture] = []
+        self.images: list[HeardImage] = []
 
     def offers(self) -> list[Offer]:
         return [
@@ -129,7 +129,7 @@ class _Camera:
                 self._node,
                 self._message_type,
                 self._topic,
-                self._on_picture,
+                self._on_image,
                 self._parameters.image_reliability,
             )
 
@@ -149,11 +149,11 @@ class _Camera:
             self.offers(),
             listened,
             elsewhere,
-            self.pictures,
+            self.images,
             seconds,
         )
 
-    def _on_picture(self, message: Any) -> None:
+    def _on_image(self, message: Any) -> None:
         stamp_ns, kind, changed = from_time(message.header.stamp), '', False
         refusal: VlaError | None
         try:
@@ -169,8 +169,8 @@ class _Camera:
             refusal = self._watch.judge(image, stamp_ns).refusal
             changed = self._before is None or not np.array_equal(image, self._before)
             self._before = image
-        self.pictures.append(
-            Picture(
+        self.images.append(
+            HeardImage(
                 self._clock.monotonic_s(),
                 age_s(stamp_ns, self._clock.now_ns()),
                 len(message.data),

@@ -48,11 +48,11 @@ def _inference_s(policy: Policy, unnorm_key: str | None, robots: int) -> float:
 
     :raises PolicyError: if the policy can't predict.
     """
+    from vla_ros.measure.images import noise_images
     from vla_ros.measure.observations import make_observations
-    from vla_ros.measure.pictures import noise_pictures
 
     spec = policy.spec(unnorm_key)
-    images = noise_pictures(_REPEATS * robots * len(spec.cameras))
+    images = noise_images(_REPEATS * robots * len(spec.cameras))
     observations = iter(make_observations(spec, images, _INSTRUCTION))
     seconds = []
     for _ in range(_REPEATS):

@@ -39,7 +39,7 @@ def check_middleware(
     if 'fastrtps' not in implementation:
         yield ok(f'{implementation}: it does not use config/fastdds.xml')
         return
-    segment = yield from _profile(facts.picture_bytes, environment, ros_distro())
+    segment = yield from _profile(facts.image_bytes, environment, ros_distro())
     yield from _shared_memory(segment)
 
 

@@ -50,7 +50,7 @@ def check_time_limits(facts: Facts) -> Iterator[Finding]:
     parameters, inference_s = facts.parameters, facts.inference_s
     if parameters is None or inference_s is None:
         return
-    age_s = inference_s + (facts.picture_age_s or 0.0)
+    age_s = inference_s + (facts.image_age_s or 0.0)
     limits = (
         ('inference_timeout_s', parameters.inference_timeout_s, inference_s, 'an action takes'),
         ('max_action_age_s', parameters.max_action_age_s, age_s, 'from image to action it takes'),

@@ -159,7 +159,7 @@ def _draw_frame(scene: _Scene, index: int, contract: ActionContract) -> Image.Im
     told = [(line, TEXT) for line in wrap(scene.instruction, 16, _SIDE - 110, 2)]
     _write_lines(draw, (_MARGIN, _HEADER / 2), told)
     corner = (0, _HEADER)
-    canvas.paste(_picture(shot.image, _SIDE), corner)
+    canvas.paste(_resized(shot.image, _SIDE), corner)
     if scene.success is None or index < len(scene.shots) - 1:
         write(draw, (_SIDE - _MARGIN, _HEADER / 2), f'step {shot.step}', MUTED, 16, 'rm')
     else:
@@ -192,7 +192,7 @@ def _write_lines(
         write(draw, (middle[0], y), text, ink, 16, 'lm')
 
 
-def _picture(image: NDArray[np.uint8], side: int) -> Image.Image:
+def _resized(image: NDArray[np.uint8], side: int) -> Image.Image:
     """Return the image in a square, with nothing cut off."""
     return ImageOps.pad(Image.fromarray(image), (side, side), color=PANEL)
 
@@ -243,7 +243,7 @@ def _draw_row(sheet: Image.Image, scene: _Scene, top: int) -> None:
     _write_lines(draw, (_SPACE, top + _THUMBNAIL / 2), lines)
     for column, index in enumerate(_evenly(last + 1, _THUMBNAILS)):
         corner = (_LABEL + column * (_THUMBNAIL + _SPACE), top)
-        sheet.paste(_picture(scene.shots[index].image, _THUMBNAIL), corner)
+        sheet.paste(_resized(scene.shots[index].image, _THUMBNAIL), corner)
         if index == last:
             _draw_border(draw, corner, _THUMBNAIL, colour)
 

@@ -16,24 +16,24 @@ _MAX_BYTES = 200_000_000
 _MAX_PIXELS = 64_000_000  # as for an image of a topic
 
 
-class UnreadablePicture(VlaError):
+class UnreadableImage(VlaError):
     """A file that is missing or is not an image."""
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """Return the image of a file.
 
     :returns: uint8 [H, W, 3] RGB.
-    :raises UnreadablePicture: if the file is missing, is not an image, or its image is too large.
+    :raises UnreadableImage: if the file is missing, is not an image, or its image is too large.
     """
     try:
         data = read_bytes(path, _MAX_BYTES)
     except FileError as error:
-        raise UnreadablePicture(f'image {error}') from error
+        raise UnreadableImage(f'image {error}') from error
     try:
         return _decoded(data)
     except Exception as error:  # Pillow's formats raise what they like
-        raise UnreadablePicture(f'{path} cannot be read as an image: {error}') from error
+        raise UnreadableImage(f'{path} cannot be read as an image: {error}') from error
 
 
 def _decoded(data: bytes) -> NDArray[np.uint8]:

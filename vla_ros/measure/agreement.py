@@ -45,7 +45,7 @@ def agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> Summary:
         )
     compared = compare_tokens(first.tolist(), second.tolist())
     return {
-        'pictures': len(first),
+        'images': len(first),
         'equal_actions': compared['equal_actions'],
         'equal_bins': compared['equal_tokens'],
         'largest_bin_distance': compared['largest_bin_distance'],

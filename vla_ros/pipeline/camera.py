@@ -26,7 +26,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.client.processes import camera_environment, clean_shared_memory, running
 from vla_ros.graph.image_messages import image_message
-from vla_ros.measure.pictures import noise_pictures
+from vla_ros.measure.images import noise_images
 from vla_ros.pipeline.summary import PipelineError
 
 _IMAGES = 31  # a prime: a policy that takes every n-th image still gets all of them
@@ -40,7 +40,7 @@ class SteeredCamera:
         self._node = rclpy.create_node('camera')
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         self._publisher = self._node.create_publisher(Image, 'image', qos)
-        messages = [image_message(image, 'camera') for image in noise_pictures(_IMAGES)]
+        messages = [image_message(image, 'camera') for image in noise_images(_IMAGES)]
         self._messages = itertools.cycle(messages)
         self._period_s: float | None = None  # None: publish on command only
         self._next_s = 0.0  # when the next image is due, monotonic

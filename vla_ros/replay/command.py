@@ -15,7 +15,7 @@ from vla_ros.replay.bag import Bag
 from vla_ros.replay.compare import compare_all, comparison_tables
 from vla_ros.replay.frames import Instructions, Sampling
 from vla_ros.replay.recorded import ACTION, action_definitions
-from vla_ros.replay.run import IMAGES, SUMMARY_NAME, Replayed, Summary, Task, run
+from vla_ros.replay.run import SUMMARY_NAME, Replayed, Summary, Task, run
 from vla_ros.replay.topics import find_instruction_topic, find_topics
 from vla_ros.types import check_instruction
 
@@ -141,7 +141,7 @@ def _counts(runs: Sequence[Summary]) -> list[dict[str, str]]:
     skipped = sorted({name for one in runs for name in one['skipped']})
     states = sorted({name for one in runs for name in one.get('states_skipped', {})})
     return [
-        {'images': str(one[IMAGES]), 'used': str(one['used']), 'invalid': str(one['invalid'])}
+        {'images': str(one['images']), 'used': str(one['used']), 'invalid': str(one['invalid'])}
         | {name: str(one['skipped'].get(name, 0)) for name in skipped}
         | {f'{name} (states)': str(one['states_skipped'].get(name, 0)) for name in states}
         for one in runs

@@ -226,7 +226,7 @@ class Frames:
             message = self._bag.decode(raw)
             image = TO_RGB[raw.message_type](message)
         except (UnreadableMessage, UnusableImage, MemoryError) as error:
-            self.skipped.add('unusable_picture', str(error), number)
+            self.skipped.add('unusable_image', str(error), number)
             self._start_over()
             return None
         if camera == self._leader:

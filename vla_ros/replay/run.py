@@ -32,7 +32,6 @@ from vla_ros.types import (
 
 PLOT_NAME = 'actions.png'
 SUMMARY_NAME = 'summary.json'
-IMAGES = 'pictures'  # the key of their number, which other tools read
 
 _SAY_EVERY_S = 10.0
 
@@ -143,7 +142,7 @@ def _summary(
         'name': request.label,
         **asdict(info),
         **recipe(request),
-        IMAGES: cameras * len(rows) + frames.skipped.counts.total(),
+        'images': cameras * len(rows) + frames.skipped.counts.total(),
         'used': len(rows),
         'invalid': sum(not row.valid for row in rows),
         'skipped': dict(sorted(frames.skipped.counts.items())),
