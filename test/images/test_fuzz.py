@@ -23,8 +23,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from support.fakes import SPEC
 from support.graph import PICTURE, Running, image_message, running_node
 from vla_ros.clock import ManualClock
-from vla_ros.images import raw
+from vla_ros.images import cv_bridge as trial
 from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.encodings import ENCODINGS
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
@@ -47,8 +48,8 @@ from vla_ros.types import (
 
 SEED = 0
 UINT32_MAX = 2**32 - 1
-ENCODINGS = [
-    *raw._ENCODINGS,
+NAMES = [
+    *ENCODINGS,
     '16UC1',
     '32FC1',
     'mono16',
@@ -79,8 +80,8 @@ def chosen(random: Generator, among: list[Any]) -> Any:
 
 def sound_image(random: Generator) -> Image:
     """In any encoding and some tiny size; its rows may be padded."""
-    name = chosen(random, list(raw._ENCODINGS))
-    encoding = raw._ENCODINGS[name]
+    name = chosen(random, list(ENCODINGS))
+    encoding = ENCODINGS[name]
     width, height = (int(side) for side in random.integers(encoding.smallest, 9, 2))
     width += width % encoding.width_multiple
     step = width * encoding.channels * encoding.value_bytes + int(random.integers(3))
@@ -99,7 +100,7 @@ def with_lies(message: Image, random: Generator) -> Image:
     for _ in range(random.integers(4)):
         field = chosen(random, ['width', 'height', 'step', 'encoding', 'is_bigendian', 'data'])
         if field == 'encoding':
-            value = chosen(random, ENCODINGS)
+            value = chosen(random, NAMES)
         elif field == 'is_bigendian':
             value = int(random.integers(256))
         elif field == 'data':
@@ -257,7 +258,7 @@ def test_30_000_images(
     random: Generator, cv_bridge: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if not cv_bridge:
-        monkeypatch.setattr(raw, '_cv_bridge', raw._CvBridge)
+        monkeypatch.setattr(trial, 'verdict', trial.Verdict)
     account = Account(tmp_path / 'latch.json')
     used = 0
     for number in range(30_000):

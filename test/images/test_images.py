@@ -20,8 +20,9 @@ import pytest
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_ros.images import raw
+from vla_ros.images import cv_bridge as trial
 from vla_ros.images.compressed import compressed_to_rgb
+from vla_ros.images.encodings import ENCODINGS
 from vla_ros.images.pixel_formats import to_8_bit
 from vla_ros.images.raw import UnusableImage, backend, image_to_rgb
 
@@ -96,28 +97,28 @@ def opencv_rgb(pixels: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
 @pytest.fixture(autouse=True)
 def untried() -> Iterator[None]:
     """Each test meets cv_bridge for the first time."""
-    raw._cv_bridge.cache_clear()
+    trial.verdict.cache_clear()
     yield
-    raw._cv_bridge.cache_clear()
+    trial.verdict.cache_clear()
 
 
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw, '_cv_bridge', raw._CvBridge)
+    monkeypatch.setattr(trial, 'verdict', trial.Verdict)
 
 
 # Image
 
 
 def test_every_encoding_is_compared() -> None:
-    assert set(OPENCV) == set(raw._ENCODINGS)
+    assert set(OPENCV) == set(ENCODINGS)
 
 
 @pytest.mark.usefixtures('direct')
 @pytest.mark.parametrize('content', [noise, extremes, scene])
 @pytest.mark.parametrize('encoding', OPENCV)
 def test_direct_is_bit_for_bit_opencv(encoding: str, content: Callable[..., Any]) -> None:
-    multiple = raw._ENCODINGS[encoding].width_multiple
+    multiple = ENCODINGS[encoding].width_multiple
     for height, width in [(height, width - width % multiple) for height, width in SIZES]:
         pixels = picture(encoding, (height, width), content)
         expected = opencv_rgb(pixels, encoding)
@@ -146,7 +147,7 @@ def test_rgb8_is_a_read_only_view() -> None:
     rgb = image_to_rgb(message)
     assert np.shares_memory(rgb, np.frombuffer(message.data, np.uint8))
     assert not rgb.flags.writeable
-    assert raw._cv_bridge.cache_info().misses == 0  # nobody asked about cv_bridge
+    assert trial.verdict.cache_info().misses == 0  # nobody asked about cv_bridge
 
 
 def test_surplus_data_is_ignored() -> None:
@@ -614,13 +615,13 @@ def test_hanging_cv_bridge_is_given_up(
     install: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install('import threading; threading.Event().wait()')
-    monkeypatch.setattr(raw, '_PROBE_TIMEOUT_S', 0.2)
+    monkeypatch.setattr(trial, '_PROBE_TIMEOUT_S', 0.2)
     assert 'timed out' in backend()
 
 
 def test_without_cv_bridge_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw.importlib.util, 'find_spec', lambda name: None)
-    monkeypatch.setattr(raw.subprocess, 'run', None)
+    monkeypatch.setattr(trial.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(trial.subprocess, 'run', None)
     assert backend() == 'direct'
 
 

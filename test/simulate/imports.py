@@ -80,11 +80,11 @@ def install() -> None:
     executor.install()
 
     from vla_ros import shared_memory, watchdog
-    from vla_ros.images import raw
+    from vla_ros.images import cv_bridge
     from vla_ros.motion import contract
 
     watchdog.Watchdog = threads.Watchdog  # a child of the node's would count real time
     shared_memory.remove_dead_segments = lambda: shared_memory.Removed()  # this machine's
-    raw._cv_bridge = lambda: raw._CvBridge()  # no process is started to try it
+    cv_bridge.verdict = cv_bridge.Verdict  # no process is started to try it
     read = functools.cache(contract._read)
     contract._read = lambda file: dict(read(file))  # YAML takes a tenth of the time otherwise

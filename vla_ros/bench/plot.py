@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vla_ros.drawing import BLUE, GRAY, GREEN, ORANGE, SKY_BLUE, VERMILLION
 from vla_ros.measure.statistics import Summary
 
-# Okabe and Ito's colours, which people with colour blindness can tell apart.
-_COLOURS = ('#999999', '#0072B2', '#56B4E9', '#E69F00', '#D55E00', '#009E73')
+_COLOURS = (GRAY, BLUE, SKY_BLUE, ORANGE, VERMILLION, GREEN)
 _FONT_SIZE = 16
 _LINE, _BAR, _GAP, _MARGIN = 24, 28, 14, 20  # pixels
 _BAR_LENGTH = 640  # of the slowest combination

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vla_ros.drawing import BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION
 from vla_ros.evaluation.summary import Condition
 from vla_ros.measure.statistics import Summary
 
-# Okabe and Ito's colours, which people with colour blindness can tell apart.
-_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9', '#999999')
-_BARS = '#56B4E9'
+_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY_BLUE, GRAY)
+_BARS = SKY_BLUE
 _WIDTH, _BAR, _CURVE, _AROUND = 9.0, 0.36, 3.2, 1.0  # inches
 _DPI = 100
 
