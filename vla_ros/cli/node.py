@@ -24,9 +24,9 @@ _START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 
 
 def main(arguments: list[str] | None = None, **options: Any) -> int:
-    """Run the node; the exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
+    """Run the node, and end the process; return only if it cannot start.
 
-    The process must end afterwards, or its watchdog ends it.
+    The exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
 
     :param options: arguments of VlaNode, such as another ``load_policy``.
     """
@@ -70,11 +70,11 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     executor.add_node(node)
     exit_code = _spin(node, executor, stopped)
     watchdog.end(CLOSE_LIMIT_S, f'the end of the process may take {CLOSE_LIMIT_S:g} s')
-    ended = node.close()
+    node.close()
     rclpy.try_shutdown()
-    if not ended:
-        os._exit(exit_code)  # a thread that does not end would keep the interpreter
-    return exit_code
+    # All is closed, and the output is not buffered. A thread that hangs would keep the interpreter,
+    # whose end with torch takes more seconds on a busy machine than the watchdog allows.
+    os._exit(exit_code)
 
 
 def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) -> int:
