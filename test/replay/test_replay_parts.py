@@ -129,6 +129,15 @@ def test_one_camera_and_one_row_give_the_files_of_before(tmp_path: Path, run: Ru
     assert compare(olds, news)['equal_actions'] == 6
 
 
+@pytest.mark.parametrize('model', ['scripted:dim=0', 'scripted:chunk=3,row=0'])
+def test_actions_without_values_are_written_and_drawn(model: str, tmp_path: Path, run: Run) -> None:
+    record(tmp_path / 'bag')
+    summary = run(model, '--image', LEFT)
+    assert (summary['used'], summary['invalid']) == (6, 6)
+    assert {row.action for row in read_actions(tmp_path / 'out')} == {()}
+    assert (tmp_path / 'out' / 'actions.png').is_file()
+
+
 # -- which images become an observation ------------------------------------------------------------
 
 
