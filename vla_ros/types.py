@@ -5,6 +5,7 @@ An Observation goes into a Policy and a Prediction comes out. Depends on numpy o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -100,6 +101,7 @@ class PolicySpec:
     :param period_s: time between two rows; None if unknown.
     :param emits_tokens: whether drafts and token probabilities exist.
     :param deterministic: whether equal inputs give equal actions.
+    :raises PolicyError: if the period is not finite or not above 0.
     """
 
     cameras: tuple[str, ...]
@@ -111,6 +113,15 @@ class PolicySpec:
     period_s: float | None
     emits_tokens: bool
     deterministic: bool
+
+    def __post_init__(self) -> None:
+        period_s = self.period_s
+        if period_s is not None and not 0 < period_s < math.inf:  # nan is in no interval
+            raise PolicyError(
+                f'period_s of the policy is {period_s:g}',
+                value=period_s,
+                expected='a finite time above 0 s, or None',
+            )
 
     @property
     def action_shape(self) -> tuple[int, int]:
@@ -366,7 +377,8 @@ def check_instruction(instruction: str) -> None:
     if len(instruction) > MAX_INSTRUCTION_CHARACTERS:
         raise InstructionError(
             f'instruction has {len(instruction)} characters, at most {MAX_INSTRUCTION_CHARACTERS} '
-            f"are allowed; it begins '{printable(instruction, 40)}'"
+            f"are allowed; it begins '{printable(instruction, 40)}'",
+            'shorten it',
         )
     shown = printable(instruction, 80)
     for character in instruction:

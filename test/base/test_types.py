@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vla_ros.types import (
     Invalid,
     InvalidReason,
     Observation,
+    PolicyError,
     invalid_reason,
     unknown_names,
 )
@@ -92,6 +94,19 @@ def test_an_observation_is_as_old_as_its_oldest_image() -> None:
     assert two.stamp_ns == 8
     with pytest.raises(ValueError, match='too many'):
         _ = two.image
+
+
+@pytest.mark.parametrize('period_s', [0.0, -0.2, math.inf, -math.inf, math.nan])
+def test_a_period_is_finite_and_above_zero(period_s: float) -> None:
+    with pytest.raises(PolicyError) as refused:
+        dataclasses.replace(SPEC, period_s=period_s)
+    assert refused.value.what == f'period_s of the policy is {period_s:g}'
+    assert refused.value.expected == 'a finite time above 0 s, or None'
+
+
+@pytest.mark.parametrize('period_s', [None, 1, 0.2])
+def test_a_period_may_be_unknown(period_s: float | None) -> None:
+    assert dataclasses.replace(SPEC, period_s=period_s).period_s == period_s
 
 
 def test_columns_without_a_name_are_numbered() -> None:

@@ -221,7 +221,7 @@ class _Turns:
             session = policy.session(combination.policy.unnorm_key or None)
             [prediction] = all_predicted(policy.predict([(session, self._observations[number])]))
             if prediction.tokens is None:
-                raise PolicyError('the prediction has no tokens for a draft')
+                raise PolicyError('the prediction has no tokens for a draft', 'leave --draft out')
             self._token_ids[known] = prediction.tokens.ids
         right = self._token_ids[known]
         return right if combination.draft == 'right' else wrong_draft(right, model.action_ids)

@@ -25,7 +25,9 @@ def tokens_of(
         session.reset()  # no draft: each answer depends on its observation only
         [prediction] = all_predicted(policy.predict([(session, observation)]))
         if prediction.tokens is None:
-            raise PolicyError(f'{policy.info.model} decodes no tokens to compare')
+            raise PolicyError(
+                f'{policy.info.model} decodes no tokens to compare', 'leave the comparison out'
+            )
         row[: len(prediction.tokens.ids)] = prediction.tokens.ids
     return token_ids
 

@@ -146,7 +146,9 @@ def _read(file: Path) -> dict[str, ActionContract]:
             f'contracts file {error}', 'give the path of a YAML file of contracts'
         ) from error
     except YAMLTextError as error:
-        raise ContractError(f'contracts file {file} is not YAML: {error}') from error
+        raise ContractError(
+            f'contracts file {file} is not YAML: {error}', 'fix the file'
+        ) from error
     if not isinstance(content, dict) or not content:
         raise ContractError(
             f'contracts file {file} has no contracts',
