@@ -408,6 +408,16 @@ def test_a_policy_slower_than_its_data_set() -> None:
     assert found.advice.startswith('take a machine with a GPU, or accept')
 
 
+def test_a_chunk_counts_as_its_actions() -> None:
+    facts = timed(1.0)
+    facts.rows = 8
+    (found,) = check_rate(facts)
+    assert found == ok(
+        '8 Hz: a chunk of 8 actions takes 1 s here (measured, the median of 3); bridge_orig acted '
+        'at 5 Hz'
+    )
+
+
 def test_two_robots_are_measured_together() -> None:
     facts = placed(about('scripted:slow=0.01', robots='[a, b]'))
     assert_sound(check_by_measuring(facts))
@@ -417,6 +427,7 @@ def test_two_robots_are_measured_together() -> None:
 
 def test_a_policy_is_measured_with_the_parts_that_it_needs() -> None:
     facts = placed(about('scripted:cameras=3,state=8,chunk=4,tokens=0', robots='[a, b]'))
+    assert facts.rows == 4
     assert list(memory.check_memory(facts)) == []  # it needs hardly any
     assert_sound(check_by_measuring(facts))
     assert facts.inference_s is not None

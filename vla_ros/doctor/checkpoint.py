@@ -59,8 +59,11 @@ def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
 def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
     """Check which statistics scale the actions."""
     asked, inspection = facts.request.unnorm_key, facts.inspection
-    if inspection is None or not inspection.unnorm_keys:
+    if inspection is None:
         facts.unnorm_key = asked  # as it will be, if it is there
+        return
+    if not inspection.unnorm_keys:
+        facts.unnorm_key, facts.rows = asked, inspection.spec(asked).horizon
         return
     from vla_ros.openvla.errors import UnnormKeyError, listing
 
@@ -72,5 +75,6 @@ def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
         meant = f'did you mean {close[0]}? ' if close else ''
         yield fail(error.what, f'{meant}set unnorm_key to one of: {there}')
         return
-    values = inspection.spec(facts.unnorm_key).action_dim
-    yield ok(f'{facts.unnorm_key}: actions of {values} values; there are: {there}')
+    spec = inspection.spec(facts.unnorm_key)
+    facts.rows = spec.horizon
+    yield ok(f'{facts.unnorm_key}: actions of {spec.action_dim} values; there are: {there}')

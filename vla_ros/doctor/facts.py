@@ -54,7 +54,8 @@ class Facts:
     :param unnorm_key: the current key.
     :param image_bytes: size of the largest image heard.
     :param image_age_s: median age of an image on arrival.
-    :param inference_s: duration of an action; ``inference_source`` says how it was found.
+    :param rows: number of actions that one inference gives.
+    :param inference_s: duration of an inference; ``inference_source`` says how it was found.
     """
 
     setup: Setup
@@ -70,6 +71,7 @@ class Facts:
     contract: ActionContract | None = None
     image_bytes: int | None = None
     image_age_s: float | None = None
+    rows: int = 1
     inference_s: float | None = None
     inference_source: str = ''
 

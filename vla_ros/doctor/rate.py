@@ -20,10 +20,10 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
                 'measure it with --measure, or start the node and ask again',
             )
         return
-    rate_hz = 1 / facts.inference_s
-    found = (
-        f'{_hz(rate_hz)}: an action takes {facts.inference_s:.3g} s here ({facts.inference_source})'
-    )
+    rows = facts.rows
+    rate_hz = rows / facts.inference_s
+    took = 'an action takes' if rows == 1 else f'a chunk of {rows} actions takes'
+    found = f'{_hz(rate_hz)}: {took} {facts.inference_s:.3g} s here ({facts.inference_source})'
     contract = facts.contract
     if contract is None:
         yield ok(f'{found}; the rate of {facts.unnorm_key or "its data set"} is not known')
