@@ -362,6 +362,6 @@ def test_two_who_instruct() -> None:
         warn(
             f'{namespace}/instruction: 2 publishers instruct the robot: {namespace}/robot, '
             f'{namespace}/robot; the last word counts, and each change starts the policy over',
-            'have one of them instruct at a time, and end the others',
+            'let only one of them instruct, and end the others',
         )
     ]

@@ -485,7 +485,7 @@ def test_a_clock_that_jumps(simulated: tuple[Robot, Simulation], jump_s: float) 
 
 def test_a_second_jump_drops_what_began_after_the_first() -> None:
     """Though the robot still holds for the first, and would say the same of the second."""
-    arguments = ('model:=scripted:slow=1@4-9', 'instruction:=go', 'use_sim_time:=true', *PATIENT)
+    arguments = ('model:=scripted:stuck@4-9', 'instruction:=go', 'use_sim_time:=true', *PATIENT)
     with running_node(*arguments) as running:
         stack = running.robot
         stack.wait_for_state(State.HOLDING)

@@ -17,8 +17,9 @@ from transformers import LlamaForCausalLM
 
 from support.places import GOLDEN
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
+from vla_ros.openvla.decoding import decode_greedy
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.openvla.language import KVCache, Llama, decode_greedy
+from vla_ros.openvla.language import KVCache, Llama
 
 LENGTH, STEPS = 24, 5
 LENGTHS = (24, 17, 1)

@@ -26,7 +26,7 @@ _START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 def main(arguments: list[str] | None = None, **options: Any) -> int:
     """Run the node, and end the process; return only if it cannot start.
 
-    The exit code is 0, 2 (unusable arguments) or 70 (a hung inference).
+    The exit code is 0, 2 (unusable arguments) or 70 (a hung inference, noticed in ``ros/node.py``).
 
     :param options: arguments of VlaNode, such as another ``load_policy``.
     """

@@ -214,7 +214,7 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
         yield warn(
             f'{topic}: {len(publishers)} publishers instruct the robot: {names}; the last word '
             'counts, and each change starts the policy over',
-            'have one of them instruct at a time, and end the others',
+            'let only one of them instruct, and end the others',
         )
     elif publishers:
         yield ok(f'{topic}: one publisher of instructions')

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.decoding import decode_greedy
 from vla_ros.openvla.embedding_cache import EmbeddingCache
 from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
-from vla_ros.openvla.language import KVCache, decode_greedy
+from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.loading import load
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics, select_statistics
