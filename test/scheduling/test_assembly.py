@@ -127,6 +127,16 @@ def test_an_image_waits_for_its_state() -> None:
     assert bench.state(0, 3.0) is None  # no image twice
 
 
+def test_no_state_of_before_a_jump_of_the_clock_is_taken() -> None:
+    bench = Bench(state_dim=1)
+    assert bench.state(0, 1.0) is None
+    bench.assembler.clear()  # as the node does then
+    assert bench.image(0, 0) is None
+    observation = bench.state(-10, 2.0)
+    assert observation is not None and observation.state is not None
+    assert observation.state.tolist() == [2.0]
+
+
 def test_a_state_that_is_missing_or_stale_is_a_cause() -> None:
     bench = Bench(state_dim=1)
     bench.image(0, 0)

@@ -94,6 +94,11 @@ class Observations:
         """Drop the images that wait for other parts of their observation."""
         self._assembler.drop()
 
+    def forget_stamps(self) -> None:
+        """Forget the stamps of the last images, and all images and states: the clock has jumped."""
+        self.cameras.forget_stamps()
+        self._assembler.clear()
+
     @property
     def arriving_topics(self) -> str:
         """The topics of the cameras, with commas between them; empty unless all send images."""

@@ -199,7 +199,7 @@ class RobotSession:
     def watch(self, clock_fault: Cause | None, clock_jumped: bool) -> None:
         """Drop observations and inferences that clock, cameras or instruction no longer support."""
         if clock_jumped:
-            self.observations.cameras.forget_stamps()
+            self.observations.forget_stamps()
         self._parts.instructions.expire(self._params.max_instruction_age_s)
         cause = clock_fault or self.observations.why_none()
         watched, self._watched = self._watched, cause
