@@ -12,10 +12,13 @@ same seed gives the same trace, byte for byte, in every process.
 ``rclpy_fake``            what stands in for rclpy's extension module; rclpy's Python is real
 ``executor``              rclpy's wait for ready callbacks, in virtual time
 ``policy``                a policy whose inferences take virtual time and fail on demand
-``plan``                  what a seed decides beforehand: robots, parameters, which faults when
-``world``                 cameras, operator and supervisor, as they live through the plan
+``plan``                  what a seed decides beforehand: robots, policy, parameters, faults
+``world``                 cameras, joints, operator and supervisor, as they live through the plan
 ``faults``                all kinds of faults
 ``oracle``                what the node promises, checked against all that went in and came out
+``robot_oracle``          the same for one robot
+``parts_oracle``          which observations follow from the images and states of one robot
+``motion_oracle``         which twists and which gripper follow from the actions of one robot
 ``simulation``            one seed from beginning to end
 ``run``                   ``make simulate``: many seeds on all cores
 ``mutants``, ``planted``  mistakes planted into the node, to see whether the oracle finds them

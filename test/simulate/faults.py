@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulate.plan import Fault
-    from simulate.world import Camera, World
+    from simulate.plan import Fault, Shape
+    from simulate.world import Camera, Joints, World
 
 _POLICY_FAULT_S = 0.6
 
@@ -23,23 +23,30 @@ Begin = Callable[['World', 'Fault'], None]
 class Kind:
     """
     :param clock: what the node has to go by: simulated, system, or either.
+    :param cameras: that a robot needs to have, at least.
+    :param state: whether a robot needs to have a state.
     :param parameters: that the node needs to have for it.
     """
 
     begin: Begin
     clock: str = 'either'
+    cameras: int = 1
+    state: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
 
-    def is_possible(self, simulated: bool) -> bool:
-        return self.clock in ('either', 'simulated' if simulated else 'system')
+    def is_possible(self, simulated: bool, shape: Shape) -> bool:
+        has_parts = len(shape.cameras) >= self.cameras and shape.state_dim >= self.state
+        return has_parts and self.clock in ('either', 'simulated' if simulated else 'system')
 
 
 KINDS: dict[str, Kind] = {}
 
 
-def _kind(clock: str = 'either', **parameters: Any) -> Callable[[Begin], Begin]:
+def _kind(
+    clock: str = 'either', cameras: int = 1, state: bool = False, **parameters: Any
+) -> Callable[[Begin], Begin]:
     def add(begin: Begin) -> Begin:
-        KINDS[begin.__name__.strip('_')] = Kind(begin, clock, parameters)
+        KINDS[begin.__name__.strip('_')] = Kind(begin, clock, cameras, state, parameters)
         return begin
 
     return add
@@ -61,13 +68,22 @@ def _for_a_while(world: World, fault: Fault, undo: Callable[[], None]) -> None:
 # -- cameras ---------------------------------------------------------------------------------------
 
 
-def _turn(world: World, fault: Fault, **knobs: Any) -> Camera:
-    """Turn a camera's knobs for a while."""
-    camera = world.cameras[fault.robot]
-    for name, value in knobs.items():
-        setattr(camera, name, value)
-    _for_a_while(world, fault, camera.heal)
-    return camera
+def _any_camera(world: World, fault: Fault) -> Camera:
+    return world.random.choice(world.cameras[fault.robot])
+
+
+def _turn(world: World, fault: Fault, cameras: list[Camera] | None = None, **knobs: Any) -> None:
+    """Turn the knobs of some of a robot's cameras for a while.
+
+    :param cameras: None: all of the robot's, or any one of them.
+    """
+    if cameras is None:
+        all_cameras = world.cameras[fault.robot]
+        cameras = world.random.choice((all_cameras, [_any_camera(world, fault)]))
+    for camera in cameras:
+        for name, value in knobs.items():
+            setattr(camera, name, value)
+        _for_a_while(world, fault, camera.heal)
 
 
 @_kind()
@@ -92,27 +108,27 @@ def camera_cyclic(world: World, fault: Fault) -> None:
 
 @_kind()
 def camera_burst(world: World, fault: Fault) -> None:
-    camera = world.cameras[fault.robot]
+    camera = _any_camera(world, fault)
     for number in range(world.random.randint(5, 30)):
         world.scheduler.after(0.001 * number, camera.capture)
 
 
 @_kind()
 def camera_unplugged(world: World, fault: Fault) -> None:
-    camera = world.cameras[fault.robot]
+    camera = _any_camera(world, fault)
     camera.unplug()
     _for_a_while(world, fault, camera.heal)
 
 
 @_kind(image_reliability='auto')
 def camera_other_quality(world: World, fault: Fault) -> None:
-    world.cameras[fault.robot].plug_in(world.random.random() < 0.5)
+    _any_camera(world, fault).plug_in(world.random.random() < 0.5)
 
 
 @_kind()
 def second_camera(world: World, fault: Fault) -> None:
     """On the same topic, with stamps of its own that cross the first one's."""
-    camera = world.cameras[fault.robot]
+    camera = _any_camera(world, fault)
     lag_ns = round(world.random.uniform(0.01, 0.2) * 1e9)
     flips = iter(range(10**9))
     camera.restamp = lambda stamp_ns: stamp_ns - lag_ns * (next(flips) % 2)
@@ -166,6 +182,116 @@ def images_unusable(world: World, fault: Fault) -> None:
         message.data = message.data[:0]
 
     _turn(world, fault, spoil=world.random.choice((encoding, cut, empty)))
+
+
+# -- parts of an observation -----------------------------------------------------------------------
+
+
+def _long(fault: Fault) -> Fault:
+    """For longer than any time-out."""
+    return replace(fault, length_s=max(2.5, fault.length_s))
+
+
+@_kind(cameras=2)
+def one_camera_silent(world: World, fault: Fault) -> None:
+    _turn(world, _long(fault), [_any_camera(world, fault)], is_silent=True)
+
+
+@_kind(cameras=2, frozen_image_timeout_s=0.7)
+def one_camera_frozen(world: World, fault: Fault) -> None:
+    _turn(world, _long(fault), [_any_camera(world, fault)], repeats=1)
+
+
+@_kind(cameras=2)
+def one_camera_unstamped(world: World, fault: Fault) -> None:
+    _turn(world, fault, [_any_camera(world, fault)], restamp=lambda stamp_ns: 0)
+
+
+@_kind(cameras=2)
+def one_camera_damaged(world: World, fault: Fault) -> None:
+    def cut(message: Any) -> None:
+        message.data = message.data[:40]
+
+    _turn(world, fault, [_any_camera(world, fault)], spoil=cut)
+
+
+def _beyond_tolerance_ns(world: World) -> int:
+    tolerance_s = world.plan.parameters['sync_tolerance_s']
+    return round((tolerance_s * world.random.uniform(1.0, 1.5) + 0.02) * 1e9)
+
+
+@_kind(cameras=2, max_image_age_s=0.5)
+def cameras_apart(world: World, fault: Fault) -> None:
+    """The clock of one of them is behind, but its images are fresh."""
+    lag_ns = _beyond_tolerance_ns(world)
+    camera = _any_camera(world, fault)
+    _turn(world, _long(fault), [camera], restamp=lambda stamp_ns: stamp_ns - lag_ns)
+
+
+@_kind(cameras=2)
+def cameras_nearly_apart(world: World, fault: Fault) -> None:
+    """Some of their images fit together, others do not."""
+    lag_ns = round(world.plan.parameters['sync_tolerance_s'] * world.random.uniform(0.8, 1.1) * 1e9)
+    camera = _any_camera(world, fault)
+    _turn(world, fault, [camera], restamp=lambda stamp_ns: stamp_ns - lag_ns)
+
+
+@_kind(cameras=2)
+def one_camera_slow_on_its_way(world: World, fault: Fault) -> None:
+    """Its images come after the other's next ones."""
+    delay_s = world.random.uniform(0.05, 0.2)
+    _turn(world, _long(fault), [_any_camera(world, fault)], delay_s=delay_s)
+
+
+def _joints(world: World, fault: Fault, **knobs: Any) -> Joints:
+    """Turn the knobs of a robot's joints for a while."""
+    joints = world.joints[fault.robot]
+    for name, value in knobs.items():
+        setattr(joints, name, value)
+    _for_a_while(world, fault, joints.heal)
+    return joints
+
+
+@_kind(state=True)
+def state_silent(world: World, fault: Fault) -> None:
+    _joints(world, _long(fault), is_silent=True)
+
+
+@_kind(state=True)
+def state_missing(world: World, fault: Fault) -> None:
+    """It is silent, and the node is activated anew: it has never heard one."""
+    _joints(world, _long(fault), is_silent=True)
+    for delay_s, number in ((0.0, 4), (0.05, 3)):
+        world.change_state(number, delay_s=delay_s)
+
+
+@_kind(state=True)
+def state_late(world: World, fault: Fault) -> None:
+    _joints(world, fault, delay_s=world.random.choice((0.05, 0.1, 0.4, 1.0)))
+
+
+@_kind(state=True)
+def state_old(world: World, fault: Fault) -> None:
+    lag_ns = 2 * _beyond_tolerance_ns(world)
+    _joints(world, _long(fault), restamp=lambda stamp_ns: stamp_ns - lag_ns)
+
+
+@_kind(state=True)
+def state_ahead(world: World, fault: Fault) -> None:
+    lead_ns = 2 * _beyond_tolerance_ns(world) + 1_000_000_000
+    _joints(world, _long(fault), restamp=lambda stamp_ns: stamp_ns + lead_ns)
+
+
+@_kind(state=True)
+def state_of_another_length(world: World, fault: Fault) -> None:
+    some = world.random.choice((slice(0), slice(3)))
+    _joints(world, fault, spoil=lambda values: values[some])
+
+
+@_kind(state=True)
+def state_not_finite(world: World, fault: Fault) -> None:
+    value = world.random.choice((float('nan'), float('inf'), float('-inf')))
+    _joints(world, fault, spoil=lambda values: [*values[:-1], value])
 
 
 # -- instructions ----------------------------------------------------------------------------------
@@ -594,7 +720,8 @@ KINDS['policy_hung'] = Kind(_policy('hung', _for_ever))
 def actions_too_old(world: World, fault: Fault) -> None:
     """Neither the images nor the inferences are, each by itself."""
     fault = replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s))
-    _turn(world, fault, restamp=lambda stamp_ns: stamp_ns - 400_000_000)
+    cameras = world.cameras[fault.robot]
+    _turn(world, fault, cameras, restamp=lambda stamp_ns: stamp_ns - 400_000_000)
     _policy('exact', lambda world: 0.47)(world, fault)
     world.knobs.share = 1.0
 

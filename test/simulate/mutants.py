@@ -29,6 +29,7 @@ from simulate.planted import PLANTED
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     'vla_ros/clock.py',
+    'vla_ros/ros/cameras.py',
     'vla_ros/ros/instructions.py',
     'vla_ros/ros/observations.py',
     'vla_ros/ros/robot.py',
@@ -39,12 +40,14 @@ FILES = (
     'vla_ros/ros/output.py',
     'vla_ros/ros/action_output.py',
     'vla_ros/ros/motion_output.py',
+    'vla_ros/scheduling/assembly.py',
     'vla_ros/scheduling/slot.py',
     'vla_ros/scheduling/worker.py',
     'vla_ros/scheduling/gate.py',
     'vla_ros/scheduling/inference.py',
     'vla_ros/scheduling/camera.py',
     'vla_ros/scheduling/clock.py',
+    'vla_ros/motion/gripper.py',
     'vla_ros/motion/motion.py',
     'vla_ros/motion/profile.py',
 )

@@ -17,12 +17,14 @@ from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import SetBool
 
 from simulate.graph import Header
+from simulate.parts_oracle import NOTICE_S
 from simulate.plan import Plan
-from simulate.policy import FAILURE, Call, frame_of, is_sound
-from simulate.robot_oracle import NOTICE_S, RobotOracle, Surroundings
+from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
+from simulate.robot_oracle import RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.threads import Process
 from simulate.world import MAX_SKEW_S, World
+from vla_ros.graph.topics import image_topics
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import UnusableImage, image_to_rgb
 from vla_ros.motion import load_contracts
@@ -92,6 +94,7 @@ class Oracle:
         around = Surroundings(
             now_ns=lambda: self._scheduler.now_ns,
             node_ns=self._node_ns,
+            motion_ns=self._motion_ns,
             is_active=lambda: self._state == 'active' and self._is_up,
             is_simulated=lambda: self._simulated,
             stalled_lately=self._stalled_lately,
@@ -103,10 +106,16 @@ class Oracle:
         )
         contracts = load_contracts()
         self.robots = [
-            RobotOracle(number, name, self._params, contracts, around)
+            RobotOracle(number, name, self._params, plan.shape, contracts, around)
             for number, name in enumerate(plan.names)
         ]
         self._by_prefix = {world.prefix(one.number): one for one in self.robots}
+        self._image_topics = {
+            f'/{prefix}{topic}{suffix}': (robot, camera)
+            for prefix, robot in self._by_prefix.items()
+            for camera, topic in enumerate(image_topics(plan.shape.cameras).values())
+            for suffix in ('', '/compressed')
+        }
         world.scheduler.after(_LOOK_S, self._look)
 
     def _violation(self, text: str) -> None:
@@ -114,6 +123,10 @@ class Oracle:
 
     def _node_ns(self) -> int:
         return self._clock_ns if self._simulated else self._scheduler.system_ns()
+
+    def _motion_ns(self, stamp_ns: int) -> int:
+        """A stamp of now, by the clock that motions run by."""
+        return stamp_ns if self._simulated else stamp_ns - self._scheduler.system_offset_ns
 
     def _stalled_lately(self, within_s: float) -> bool:
         return self._ended_lately(self._world.stalls, within_s)
@@ -216,16 +229,18 @@ class Oracle:
             if topic == f'/{prefix}instruction':
                 late = self._is_late(info['source_timestamp']) if message.data.strip() else False
                 robot.hear(message.data, late)
-            elif topic in (f'/{prefix}image', f'/{prefix}image/compressed'):
-                self._took_image(robot, message)
+            elif topic == f'/{prefix}state':
+                robot.feel(_ns(message.header.stamp), message.position.tolist())
+        if topic in self._image_topics:
+            self._took_image(*self._image_topics[topic], message)
 
-    def _took_image(self, robot: RobotOracle, message: Any) -> None:
+    def _took_image(self, robot: RobotOracle, camera: int, message: Any) -> None:
         convert = compressed_to_rgb if _is_compressed(message) else image_to_rgb
         stamp = message.header.stamp
         try:
             image = convert(message)
         except UnusableImage:
-            robot.see(0, (robot.number, 0), False)
+            robot.see(0, Frame(robot.number, camera, 0), False)
             return
         robot.see(_ns(stamp), frame_of(image), True)
 
@@ -378,7 +393,7 @@ class Oracle:
 
     def call_begins(self, call: Call) -> None:
         self._calls.append(call)
-        for member, (robot, _) in enumerate(call.frames):
+        for member, robot in enumerate(call.robots):
             self.robots[robot].begin_call(call, member)
 
     def call_ends(self, call: Call) -> None:
@@ -392,7 +407,7 @@ class Oracle:
         self._inference_s = self._age_s(call.began_ns)
         limit_s = self._params['inference_timeout_s']
         is_failed = not call.heard_cancel and not is_sound(call)
-        for member, (number, _) in enumerate(call.frames):
+        for member, number in enumerate(call.robots):
             robot = self.robots[number]
             if call.fault == 'refuse':
                 robot.policy_refuses()
@@ -465,7 +480,7 @@ class Oracle:
         waiting: set[int] = set()
         for call in self._calls:
             if call.frames and self._age_s(call.began_ns) > limit_s:
-                waiting |= {number for number, _ in call.frames}
+                waiting |= set(call.robots)
                 waiting |= {
                     robot.number
                     for robot in self.robots
@@ -499,6 +514,7 @@ class Oracle:
             self._rivalled_since_ns[robot.number] = None
             return False
         robot.disturb()
+        robot.doubt_wanted()
         since_ns = self._rivalled_since_ns[robot.number] or self._scheduler.now_ns
         self._rivalled_since_ns[robot.number] = since_ns
         return self._age_s(since_ns) > _STATUS_PERIOD_S + _LATE_S

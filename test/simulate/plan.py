@@ -1,4 +1,4 @@
-"""What a seed decides beforehand: robots, parameters, which faults occur, where and when.
+"""What a seed decides beforehand: robots, policy, parameters, which faults occur, where and when.
 
 Faults are dealt: in every fifty seeds from a multiple of fifty on, each kind occurs at least once.
 The rest of a seed's faults, and all their details, are drawn by the seed itself.
@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from simulate.faults import KINDS
+from vla_ros.types import ONE_CAMERA
 
 FAULTS_END_S = 20.0  # then everything is healed
 HEAL_S = 15.0  # in which all robots have to act again
@@ -20,6 +21,9 @@ _MIN_FAULTS = 3
 _MOST_MORE = 5
 _UNNORM_KEYS = ('bridge_orig', 'bridge_orig', 'fractal20220817_data', '', 'nobody_knows')
 _SIMULATED_EVERY = 4  # seeds: in one of them the node goes by simulated time
+_CAMERAS = ('front', 'wrist')
+_FREE_RUNNING_TOLERANCE_S = 0.25  # more than the time between two images of a camera
+_FREE_RUNNING_HZ = 10.0  # or more
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,29 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What the policy needs and gives.
+
+    :param cameras: names; one of ``image`` alone.
+    :param state_dim: values of the state; 0: the policy takes none.
+    :param horizon: rows of a chunk.
+    :param period_s: time between two rows; None: the contract's.
+    """
+
+    cameras: tuple[str, ...]
+    state_dim: int
+    horizon: int
+    period_s: float | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """
+    :param shape: of the policy, and so of every robot's cameras and state.
     :param parameters: of the node, that differ from their defaults.
-    :param camera_hz: of each robot.
+    :param camera_hz: of each robot; all of its cameras have about the same.
+    :param cameras_reliable: of each robot.
+    :param synchronised: whether one trigger captures the images of all cameras of a robot.
     :param inference_s: an inference takes that long, from and to.
     :param operator_s: so often the operator looks, from and to, before the last phase.
     """
@@ -46,10 +69,12 @@ class Plan:
     seed: int
     robots: tuple[str, ...]
     simulated_time: bool
+    shape: Shape
     parameters: dict[str, Any]
     faults: tuple[Fault, ...]
     camera_hz: tuple[float, ...]
     cameras_reliable: tuple[bool, ...]
+    synchronised: bool
     inference_s: tuple[float, float]
     operator_s: tuple[float, float]
 
@@ -62,9 +87,9 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     random = Random(f'plan/{seed}')
     robots = random.choices(((), ('a',), ('a', 'b'), ('a', 'b', 'c')), (3, 1, 3, 2))[0]
-    simulated = _is_simulated(seed)
+    simulated, shape = _is_simulated(seed), _shape(seed)
     kinds = _deal(seed)
-    possible = [name for name, kind in KINDS.items() if kind.is_possible(simulated)]
+    possible = [name for name, kind in KINDS.items() if kind.is_possible(simulated, shape)]
     least = max(0, _MIN_FAULTS - len(kinds))
     kinds += random.choices(possible, k=random.randint(least, least + _MOST_MORE))
     random.shuffle(kinds)
@@ -83,21 +108,25 @@ def make_plan(seed: int) -> Plan:
     parameters = _parameters(random, simulated, robots)
     for kind in kinds:
         parameters.update(KINDS[kind].parameters)
+    synchronised = len(shape.cameras) == 1 or random.random() < 0.6
+    parameters.update(_part_parameters(random, synchronised, parameters['max_image_age_s']))
     longest_s = min(0.25, 0.6 * parameters['inference_timeout_s'])
     shortest_s = random.uniform(0.01, 0.5 * longest_s)
     count = max(1, len(robots))
-    slowest_hz = 2.5 / parameters['image_timeout_s']
+    slowest_hz = max(5.0 if synchronised else _FREE_RUNNING_HZ, 2.5 / parameters['image_timeout_s'])
     return Plan(
         seed=seed,
         robots=robots,
         simulated_time=simulated,
+        shape=shape,
         parameters=parameters,
         faults=tuple(faults),
-        camera_hz=tuple(random.uniform(max(5.0, slowest_hz), 15.0) for _ in range(count)),
+        camera_hz=tuple(random.uniform(slowest_hz, 15.0) for _ in range(count)),
         cameras_reliable=tuple(
             parameters.get('image_reliability') == 'reliable' or random.random() < 0.5
             for _ in range(count)
         ),
+        synchronised=synchronised,
         inference_s=(shortest_s, random.uniform(shortest_s, longest_s)),
         operator_s=random.choice(((0.3, 1.0), (0.5, 3.0))),
     )
@@ -107,6 +136,16 @@ def _is_simulated(seed: int) -> bool:
     return seed % _SIMULATED_EVERY == _SIMULATED_EVERY - 1
 
 
+def _shape(seed: int) -> Shape:
+    random = Random(f'shape/{seed}')
+    return Shape(
+        cameras=random.choice(((ONE_CAMERA,), _CAMERAS)),
+        state_dim=random.choice((0, 4)),
+        horizon=random.choice((1, 4)),
+        period_s=random.choice((None, 0.05, 0.1, 0.2)),
+    )
+
+
 def _deal(seed: int) -> list[str]:
     """The kinds that fall to this seed, of those dealt to all seeds of its block."""
     first = seed - seed % _BLOCK
@@ -114,7 +153,7 @@ def _deal(seed: int) -> list[str]:
     block = range(first, first + _BLOCK)
     dealt: list[str] = []
     for name, kind in KINDS.items():
-        seeds = [one for one in block if kind.is_possible(_is_simulated(one))]
+        seeds = [one for one in block if kind.is_possible(_is_simulated(one), _shape(one))]
         if seed in random.sample(seeds, 2):
             dealt.append(name)
     return dealt
@@ -158,3 +197,15 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
     if random.random() < 0.1:
         parameters['image_transport'] = 'compressed'
     return parameters
+
+
+def _part_parameters(random: Random, synchronised: bool, max_image_age_s: float) -> dict[str, Any]:
+    """Those that decide which images and which state become one observation."""
+    parameters = {'state_timeout_s': round(random.uniform(0.4, 1.5), 2)}
+    if synchronised:
+        return {**parameters, 'sync_tolerance_s': random.choice((0.03, 0.05, 0.08))}
+    return {
+        **parameters,
+        'sync_tolerance_s': _FREE_RUNNING_TOLERANCE_S,
+        'max_image_age_s': max(max_image_age_s, 0.35),  # images wait for those of other cameras
+    }

@@ -1,7 +1,7 @@
 """Mistakes to plant into the node, written by hand: each is one that a person might make.
 
-At least three each in inputs, slots, worker, gate, robot, motion, switches and node. ``old`` stands
-in its file exactly once.
+At least three each in inputs, assembly, slots, worker, gate, robot, motion, switches and node.
+``old`` stands in its file exactly once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ _SLOT = 'vla_ros/scheduling/slot.py'
 _WORKER = 'vla_ros/scheduling/worker.py'
 _GATE = 'vla_ros/scheduling/gate.py'
 _ROBOT = 'vla_ros/ros/robot.py'
+_OBSERVATIONS = 'vla_ros/ros/observations.py'
 _SESSION = 'vla_ros/ros/robot_session.py'
 _CONFIGURATION = 'vla_ros/ros/configuration.py'
 _MOTION = 'vla_ros/motion/motion.py'
@@ -24,6 +25,8 @@ _NODE = 'vla_ros/ros/node.py'
 _CAMERA = 'vla_ros/scheduling/camera.py'
 _CLOCK = 'vla_ros/scheduling/clock.py'
 _TYPES = 'vla_ros/types.py'
+_ASSEMBLY = 'vla_ros/scheduling/assembly.py'
+_GRIPPER = 'vla_ros/motion/gripper.py'
 
 
 class Planted(NamedTuple):
@@ -332,5 +335,128 @@ PLANTED = [
         _CLOCK,
         '            jumped_s = step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
         '            jumped_s = step_s if not step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
+    ),
+    Planted(
+        'chunks: a row lasts until the next one, whatever its validity',
+        _PROFILE,
+        '            end_s = min(ends_s + row * period_s, starts_s[row + 1])\n',
+        '            end_s = starts_s[row + 1]\n',
+    ),
+    Planted(
+        'chunks: rows that have not begun outlive the chunk',
+        _PROFILE,
+        '            command.end_s = min(command.end_s, end_s)\n',
+        '            if command.start_s < end_s:\n'
+        '                command.end_s = min(command.end_s, end_s)\n',
+    ),
+    Planted(
+        'chunks: a stop keeps the gripper of the rows to come',
+        _MOTION,
+        '        self._profile.stop()\n        self._gripper.stop()\n',
+        '        self._profile.stop()\n',
+    ),
+    Planted(
+        'chunks: the gripper of all rows is told with the first',
+        _GRIPPER,
+        '        while self._rows and self._rows[0].due_s <= now_s:\n',
+        '        while self._rows:\n',
+    ),
+    Planted(
+        'chunks: the gripper of later rows is not told',
+        _OUTPUT,
+        '        if self.motion.begin_rows(now_s):\n            self._tell_gripper()\n',
+        '        self.motion.begin_rows(now_s)\n',
+    ),
+    Planted(
+        "chunks: rows follow each other by the contract's period",
+        _MOTION,
+        '            period_s = period_s or self._contract.period_s\n',
+        '            period_s = self._contract.period_s\n',
+    ),
+    Planted(
+        'assembly: the tolerance is not checked',
+        _ASSEMBLY,
+        '        if not self._has_all_cameras() or not self._are_close():\n',
+        '        if not self._has_all_cameras():\n',
+    ),
+    Planted(
+        'assembly: an image is used twice',
+        _ASSEMBLY,
+        '        self._images.clear()\n        self._waiting_since_s = None\n'
+        '        self.counters.pending = 0\n',
+        '        self._waiting_since_s = None\n        self.counters.pending = 0\n',
+    ),
+    Planted(
+        'assembly: a newer image does not replace the one that waits',
+        _ASSEMBLY,
+        '        self._images[camera] = _Image(pixels, stamp_ns)\n',
+        '        self._images.setdefault(camera, _Image(pixels, stamp_ns))\n',
+    ),
+    Planted(
+        'assembly: the images have the order in which they came',
+        _ASSEMBLY,
+        '        images = {camera: self._images[camera] for camera in self._spec.cameras}\n',
+        '        images = dict(zip(self._spec.cameras, self._images.values(), strict=True))\n',
+    ),
+    Planted(
+        'assembly: a state may be newer than the tolerance',
+        _ASSEMBLY,
+        'if earliest_ns <= one.stamp_ns <= latest_ns]\n',
+        'if earliest_ns <= one.stamp_ns]\n',
+    ),
+    Planted(
+        'assembly: a stale state is accepted',
+        _ASSEMBLY,
+        'if earliest_ns <= one.stamp_ns <= latest_ns]\n',
+        'if one.stamp_ns <= latest_ns]\n',
+    ),
+    Planted(
+        'assembly: the oldest state that fits is taken',
+        _ASSEMBLY,
+        '        return max(fitting, key',
+        '        return min(fitting, key',
+    ),
+    Planted(
+        'assembly: a state that is not finite is accepted',
+        _ASSEMBLY,
+        '        if len(values) != self._spec.state_dim or not np.isfinite(values).all():\n',
+        '        if len(values) != self._spec.state_dim:\n',
+    ),
+    Planted(
+        'assembly: a reset keeps the images that wait',
+        _ASSEMBLY,
+        '        self.counters.replaced += len(self._images)\n'
+        '        self.counters.pending = 0\n        self._images.clear()\n',
+        '',
+    ),
+    Planted(
+        'assembly: images that lie apart are no cause to hold',
+        _ASSEMBLY,
+        '            if waited_s <= self._limits.image_timeout_s:\n',
+        '            if True:\n',
+    ),
+    Planted(
+        'assembly: a stale state is no cause to hold',
+        _ASSEMBLY,
+        '        if waited_s <= self._limits.state_timeout_s:\n',
+        '        if self._states or waited_s <= self._limits.state_timeout_s:\n',
+    ),
+    Planted(
+        'assembly: it holds immediately where no state fits',
+        _ASSEMBLY,
+        '        if waited_s <= self._limits.state_timeout_s:\n',
+        '        if waited_s <= 0.02:\n',
+    ),
+    Planted(
+        'types: an observation is as old as its newest image',
+        _TYPES,
+        '        return min(self.stamps_ns.values())\n',
+        '        return max(self.stamps_ns.values())\n',
+    ),
+    Planted(
+        'robot: states from before a jump of the clock are used',
+        _OBSERVATIONS,
+        '        self.cameras.forget_stamps()\n        self._assembler.clear()\n',
+        '        self.cameras.forget_stamps()\n',
     ),
 ]

@@ -1,7 +1,7 @@
 """A policy whose inferences take virtual time, and which fails when it is told to.
 
-It reads in an image's pixels which robot and which frame it shows, and gives an action of its
-own for every observation, so that an observer can tell what each action was made from.
+It reads in an image's pixels which robot, which camera and which frame it shows, and gives a chunk
+of its own for every observation, so that an observer can tell what each action was made from.
 ``PolicyKnobs`` belong to the world, which turns them at any moment.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulate.threads import Process
 from vla_ros.types import (
-    ONE_CAMERA,
     ActionSpace,
     Cancel,
     InferenceCancelled,
@@ -36,6 +35,9 @@ from vla_ros.types import (
     WarmupTimes,
     unknown_names,
 )
+
+if TYPE_CHECKING:
+    from simulate.plan import Shape
 
 ACTION_DIM = 7
 SIDE = 8  # pixels of an image
@@ -74,17 +76,29 @@ class PolicyKnobs:
     files_changed: bool = False
 
 
+class Frame(NamedTuple):
+    """What an image shows.
+
+    :param robot, camera: their numbers.
+    :param number: 1, 2, 3, ... of this camera; 0: not known.
+    """
+
+    robot: int
+    camera: int
+    number: int
+
+
 @dataclass
 class Call:
     """One inference, as an observer learns of it.
 
-    :param frames: the robot and the frame that each observation shows.
+    :param frames: what the images of each observation show, by the name of their camera.
     :param heard_cancel: it ended early.
     :param predictions: empty unless it came to an answer.
     """
 
     number: int
-    frames: list[tuple[int, int]]
+    frames: list[dict[str, Frame]]
     observations: Sequence[Observation]
     fault: str
     began_ns: int
@@ -93,20 +107,25 @@ class Call:
     predictions: list[Prediction] = field(default_factory=list)
 
     @property
+    def robots(self) -> list[int]:
+        """The robot of each observation, by its first image."""
+        return [next(iter(frames.values())).robot for frames in self.frames]
+
+    @property
     def duration_s(self) -> float:
         return (self.ended_ns - self.began_ns) / 1e9
 
 
-def pixels(robot: int, frame: int, random: Random) -> bytes:
+def pixels(frame: Frame, random: Random) -> bytes:
     """Of an rgb8 image with ``SIDE`` rows; the rest is noise."""
-    head = frame.to_bytes(3, 'big') + bytes((robot, 0, 0))
+    head = frame.number.to_bytes(3, 'big') + bytes((frame.robot, frame.camera, 0))
     return head + random.randbytes(3 * SIDE * SIDE - len(head))
 
 
-def frame_of(image: NDArray[np.uint8]) -> tuple[int, int]:
-    """The robot and the frame that it shows."""
-    head = image.reshape(-1)[:4].tolist()
-    return head[3], int.from_bytes(bytes(head[:3]), 'big')
+def frame_of(image: NDArray[np.uint8]) -> Frame:
+    """Return what it shows."""
+    head = image.reshape(-1)[:5].tolist()
+    return Frame(head[3], head[4], int.from_bytes(bytes(head[:3]), 'big'))
 
 
 class SimulatedSession:
@@ -128,12 +147,14 @@ class SimulatedPolicy:
     def __init__(
         self,
         knobs: PolicyKnobs,
+        shape: Shape,
         random: Random,
         on_begin: Callable[[Call], None],
         on_end: Callable[[Call], None],
         on_changed_files: Callable[[], None],
     ) -> None:
         self._knobs = knobs
+        self._shape = shape
         self._random = random
         self._on_begin = on_begin
         self._on_end = on_end
@@ -151,13 +172,13 @@ class SimulatedPolicy:
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         return PolicySpec(
-            cameras=(ONE_CAMERA,),
-            state_dim=0,
+            cameras=self._shape.cameras,
+            state_dim=self._shape.state_dim,
             action_dim=ACTION_DIM,
-            horizon=1,
+            horizon=self._shape.horizon,
             action_space=ActionSpace.UNKNOWN,
             names=unknown_names(ACTION_DIM),
-            period_s=None,
+            period_s=self._shape.period_s,
             emits_tokens=True,
             deterministic=False,
         )
@@ -189,7 +210,10 @@ class SimulatedPolicy:
         self._calls += 1
         scheduler = Process.scheduler
         observations = [observation for _, observation in batch]
-        frames = [frame_of(observation.image) for observation in observations]
+        frames = [
+            {name: frame_of(image) for name, image in observation.images.items()}
+            for observation in observations
+        ]
         call = Call(self._calls, frames, observations, fault, scheduler.now_ns)
         self._on_begin(call)
         try:
@@ -256,33 +280,44 @@ class SimulatedPolicy:
     def _prediction(
         self, session: SimulatedSession, observation: Observation, fault: str
     ) -> Prediction:
-        random = self._random
-        action = np.array([random.uniform(-0.06, 0.06) for _ in range(3)] + [0.0] * 4)
-        action[3:6] = [random.uniform(-0.25, 0.25) for _ in range(3)]
-        action[6] = random.uniform(-0.1, 1.1)
-        normalized = np.array([random.uniform(-1, 1) for _ in range(ACTION_DIM)])
-        if fault == 'nan':
-            action[random.randrange(ACTION_DIM)] = np.nan
-        elif fault == 'inf':
-            normalized[random.randrange(ACTION_DIM)] = np.inf
-        elif fault == 'size':
-            action, normalized = action[:3], normalized[:3]
-        elif fault == 'unbounded':
-            normalized[random.randrange(ACTION_DIM)] = random.choice((-1, 1)) * 1.01
-        drafted = ACTION_DIM - 1 if session.has_draft else 0
-        tokens = TokenTrace(
-            ids=np.array([random.randrange(31744, 32000) for _ in range(ACTION_DIM)]),
-            probabilities=np.ones(ACTION_DIM, dtype=np.float32),
-            drafted=drafted,
-            accepted=random.randint(0, drafted),
+        random, rows = self._random, self._shape.horizon
+        actions = np.array([self._row() for _ in range(rows)])
+        normalized = np.array(
+            [[random.uniform(-1, 1) for _ in range(ACTION_DIM)] for _ in range(rows)]
         )
+        place = random.randrange(rows), random.randrange(ACTION_DIM)
+        if fault == 'nan':
+            actions[place] = np.nan
+        elif fault == 'inf':
+            normalized[place] = np.inf
+        elif fault == 'size':
+            some = np.s_[:, :3] if rows == 1 or random.random() < 0.5 else np.s_[:-1]
+            actions, normalized = actions[some], normalized[some]
+        elif fault == 'unbounded':
+            normalized[place] = random.choice((-1, 1)) * 1.01
         return Prediction(
-            actions=action[np.newaxis],
+            actions=actions,
             unnorm_key=session.unnorm_key,
-            normalized_actions=normalized[np.newaxis],
+            normalized_actions=normalized,
             invalid=InvalidReason(Invalid.BY_POLICY) if fault == 'invalid' else None,
             model_images=observation.images,
-            tokens=tokens,
+            tokens=self._tokens(session),
+        )
+
+    def _row(self) -> list[float]:
+        random = self._random
+        move = [random.uniform(-0.06, 0.06) for _ in range(3)]
+        turn = [random.uniform(-0.25, 0.25) for _ in range(3)]
+        return [*move, *turn, random.uniform(-0.1, 1.1)]
+
+    def _tokens(self, session: SimulatedSession) -> TokenTrace:
+        random, count = self._random, self._shape.horizon * ACTION_DIM
+        drafted = count - 1 if session.has_draft else 0
+        return TokenTrace(
+            ids=np.array([random.randrange(31744, 32000) for _ in range(count)]),
+            probabilities=np.ones(count, dtype=np.float32),
+            drafted=drafted,
+            accepted=random.randint(0, drafted),
         )
 
 

@@ -13,6 +13,7 @@ none), wait sets (``executor.py`` waits). Their use is an AttributeError.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from types import ModuleType
@@ -370,26 +371,29 @@ def _service_profile() -> dict[str, Any]:
     return qos_profile_services_default.get_c_qos_profile().to_dict()
 
 
-_checked_fields: dict[type, list[tuple[str, bool]]] = {}
+_checked_fields: dict[type, list[tuple[str, str]]] = {}
 
 
 def _check_convertible(message: Any) -> None:
     """Fail where rclpy fails to make of a message what C can hold.
 
-    That is: a text that can't be encoded, an unsigned number below zero. (A number that is too
-    large is cut short there without a word; here it stays as it is.)
+    That is: a text that can't be encoded, an unsigned number below zero, in the message or in one
+    that is part of it. (A number that is too large is cut short there without a word; here it stays
+    as it is. Sequences are not looked through.)
     """
     fields = _checked_fields.get(type(message))
     if fields is None:
         kinds = message.get_fields_and_field_types()
         fields = _checked_fields[type(message)] = [
-            (name, kind == 'string')
+            (name, kind)
             for name, kind in kinds.items()
-            if kind == 'string' or kind.startswith('uint')
+            if kind == 'string' or kind.startswith('uint') or re.fullmatch(r'\w+/\w+', kind)
         ]
-    for name, is_text in fields:
+    for name, kind in fields:
         value = getattr(message, name)
-        if is_text:
+        if '/' in kind:
+            _check_convertible(value)
+        elif kind == 'string':
             value.encode()
         elif value < 0:
             raise SystemError(f'{name} is {value}: returned a result with an exception set')

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -184,6 +185,29 @@ class Spinner:
         return spins
 
 
+def _with_node(**overrides: Any) -> Callable[[Callable[..., Any]], Callable[[Driver], Any]]:
+    """Give a script a node of its name, and its executor; destroy the node afterwards.
+
+    :param overrides: parameters of the node.
+    """
+
+    def decorate(script: Callable[..., Any]) -> Callable[[Driver], Any]:
+        @functools.wraps(script)
+        def run(driver: Driver) -> Any:
+            import rclpy
+            from rclpy.parameter import Parameter
+
+            values = [Parameter(name, value=value) for name, value in overrides.items()]
+            node = rclpy.create_node(script.__name__, parameter_overrides=values)
+            told = script(driver, node, Spinner(node))
+            node.destroy_node()
+            return told
+
+        return run
+
+    return decorate
+
+
 def _error_of(action: Callable[[], Any]) -> str:
     try:
         action()
@@ -192,14 +216,12 @@ def _error_of(action: Callable[[], Any]) -> str:
     return 'none'
 
 
-def order_of_callbacks(driver: Driver) -> Any:
+@_with_node()
+def order_of_callbacks(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """Everything is ready at once; one callback for each spin, all before it waits again."""
-    import rclpy
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
 
-    node = rclpy.create_node('order')
-    spinner = Spinner(node)
     node.create_service(Trigger, 'serve', spinner.says('service'))
     guard = node.create_guard_condition(spinner.says('guard'))
     node.create_subscription(String, 'first', lambda m: spinner.says('first')(m), 10)
@@ -215,17 +237,14 @@ def order_of_callbacks(driver: Driver) -> Any:
     guard.trigger()
     driver.pass_time(_SETTLE_S)
     heard = spinner.spin(9)
-    node.destroy_node()
     return heard
 
 
-def destroyed_in_a_callback(driver: Driver) -> Any:
+@_with_node()
+def destroyed_in_a_callback(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """Who is destroyed by the callback before is not called."""
-    import rclpy
     from std_msgs.msg import String
 
-    node = rclpy.create_node('destroyed')
-    spinner = Spinner(node)
     subscriptions: list[Any] = []
 
     def hear(message: Any) -> None:
@@ -243,16 +262,13 @@ def destroyed_in_a_callback(driver: Driver) -> Any:
         driver.publish(publisher, 'x')
     driver.pass_time(_SETTLE_S)
     heard = spinner.spin(4)
-    node.destroy_node()
     return heard
 
 
-def late_timer(driver: Driver) -> Any:
+@_with_node()
+def late_timer(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """Calls that were missed are left out, and the beat stays."""
-    import rclpy
 
-    node = rclpy.create_node('late')
-    spinner = Spinner(node)
     timer = node.create_timer(0.2, spinner.says('timer'))
     driver.pass_time(0.7)
     heard = spinner.spin(3)
@@ -264,18 +280,15 @@ def late_timer(driver: Driver) -> Any:
     timer.reset()
     driver.pass_time(0.25)
     heard += spinner.spin(2)
-    node.destroy_node()
     return [heard, 0.0 < left_s <= 0.11, is_canceled, is_ready]
 
 
-def matching(driver: Driver) -> Any:
+@_with_node()
+def matching(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """Which qualities of service go together, and what is kept for whom."""
-    import rclpy
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from std_msgs.msg import String
 
-    node = rclpy.create_node('matching')
-    spinner = Spinner(node)
     told: dict[str, Any] = {}
     offers = [
         (f'{"reliable" if reliable else "best"}_{"latched" if latched else "volatile"}', r, latched)
@@ -315,16 +328,13 @@ def matching(driver: Driver) -> Any:
         sorted(node.get_node_names_and_namespaces()),
         node.resolve_topic_name('~/x'),
     ]
-    node.destroy_node()
     return told
 
 
-def message_info(driver: Driver) -> Any:
-    import rclpy
+@_with_node()
+def message_info(driver: Driver, node: Any, spinner: Spinner) -> Any:
     from std_msgs.msg import String
 
-    node = rclpy.create_node('info')
-    spinner = Spinner(node)
     infos: list[Any] = []
     node.create_subscription(String, 'info', lambda message, info: infos.append(info), 10)
     publisher = driver.connect('/info')
@@ -332,18 +342,14 @@ def message_info(driver: Driver) -> Any:
     driver.pass_time(_SETTLE_S)
     spinner.spin(4)
     sent_s = (node.get_clock().now().nanoseconds - infos[0]['source_timestamp']) / 1e9
-    node.destroy_node()
     return [sorted(infos[0]), 0.0 < sent_s < 5.0]
 
 
-def errors(driver: Driver) -> Any:
+@_with_node()
+def errors(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """What a callback raises, and what a handle says that is gone."""
-    import rclpy
     from std_msgs.msg import String, UInt64
     from std_srvs.srv import Trigger
-
-    node = rclpy.create_node('errors')
-    spinner = Spinner(node)
 
     def fail(*_: Any) -> None:
         raise ValueError('on purpose')
@@ -363,17 +369,12 @@ def errors(driver: Driver) -> Any:
     timer = node.create_timer(1.0, fail)
     node.destroy_timer(timer)
     told.append(_error_of(timer.cancel))
-    node.destroy_node()
     return told
 
 
-def lifecycle(driver: Driver) -> Any:
-    """Transitions that succeed, fail, raise, or are not possible."""
-    from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-    from std_msgs.msg import String
-
-    told: list[Any] = []
-    answers = {'next': TransitionCallbackReturn.SUCCESS, 'error': TransitionCallbackReturn.SUCCESS}
+def _lifecycle_node(told: list[Any], answers: dict[str, Any]) -> Any:
+    """Make a node whose transitions are told, and end as the answers say; None: by an error."""
+    from rclpy.lifecycle import LifecycleNode
 
     def answer() -> Any:
         told.append(node._state_machine.current_state[1])
@@ -404,6 +405,17 @@ def lifecycle(driver: Driver) -> Any:
             return answers['error']
 
     node = Node('lifecycle')
+    return node
+
+
+def lifecycle(driver: Driver) -> Any:
+    """Transitions that succeed, fail, raise, or are not possible."""
+    from rclpy.lifecycle import TransitionCallbackReturn
+    from std_msgs.msg import String
+
+    told: list[Any] = []
+    answers = {'next': TransitionCallbackReturn.SUCCESS, 'error': TransitionCallbackReturn.SUCCESS}
+    node = _lifecycle_node(told, answers)
     publisher = node.create_lifecycle_publisher(String, 'x', 1)
     told.append([list(one) for one in node._state_machine.transition_graph])
     told.append([service.srv_name for service in node.services])
@@ -432,14 +444,11 @@ def lifecycle(driver: Driver) -> Any:
     return told
 
 
-def parameters(driver: Driver) -> Any:
-    import rclpy
+@_with_node(given=3.0, odd=1)
+def parameters(driver: Driver, node: Any, spinner: Spinner) -> Any:
     from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
     from rclpy.parameter import Parameter
 
-    node = rclpy.create_node(
-        'parameters', parameter_overrides=[Parameter('given', value=3.0), Parameter('odd', value=1)]
-    )
     bounds = ParameterDescriptor(
         floating_point_range=[FloatingPointRange(from_value=0.0, to_value=5.0)]
     )
@@ -453,17 +462,13 @@ def parameters(driver: Driver) -> Any:
         result = node.set_parameters([Parameter(name, value=value)])[0]
         told.append([result.successful, result.reason])
     told.append(_error_of(lambda: node.set_parameters([Parameter('nonsense', value=1)])))
-    node.destroy_node()
     return told
 
 
-def simulated_time(driver: Driver) -> Any:
-    import rclpy
+@_with_node(use_sim_time=True)
+def simulated_time(driver: Driver, node: Any, spinner: Spinner) -> Any:
     from rclpy.parameter import Parameter
 
-    overrides = [Parameter('use_sim_time', value=True)]
-    node = rclpy.create_node('simulated', parameter_overrides=overrides)
-    spinner = Spinner(node)
     told = [node.get_clock().now().nanoseconds, node.get_clock().ros_time_is_active]
     node.create_timer(1.0, spinner.says('timer'))
     driver.pass_time(_SETTLE_S)
@@ -472,7 +477,6 @@ def simulated_time(driver: Driver) -> Any:
         told += ['timer' in spinner.spin(8), node.get_clock().now().nanoseconds]
     node.set_parameters([Parameter('use_sim_time', value=False)])
     told.append(node.get_clock().ros_time_is_active)
-    node.destroy_node()
     return told
 
 

@@ -13,13 +13,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from simulate.policy import REFUSED, Call, is_sound
+from simulate.motion_oracle import MotionOracle, with_period
+from simulate.parts_oracle import (
+    MARGIN_S,
+    NOTICE_S,
+    AssemblyOracle,
+    CameraOracle,
+    Join,
+    Seen,
+    TakenState,
+)
+from simulate.plan import Shape
+from simulate.policy import REFUSED, Call, Frame, is_sound
 from simulate.scheduler import NS
 from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract
@@ -29,48 +40,61 @@ from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unac
 from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
 
-NOTICE_S = 0.15  # the node looks every 0.02 s; a callback before that may take as long
 _ZERO_S = 0.2  # for which zero is repeated
-_MARGIN_S = 0.005  # between a decision and its publication
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
+_LONG_STALL_S = 1.5  # after it the robot holds for the stall
+_STEADY_S = 0.5  # after an event the reason is that of what lasts
+_RIVALLED_S = 1.5  # in which the node has noticed that others no longer act in its place
 _LONGEST_STALL_S = 10.0  # of the executor's thread
 _UNSURE_GRIPPERS = 10
 _MOST_RARE_S = 0.4  # between two images of a sound camera
 _CALM_S = 2.5  # without a disturbance; then there has to be an action
 
+_HELD_FOR = {
+    'unstamped': Reason.IMAGE_UNSTAMPED,
+    'future': Reason.IMAGE_FUTURE,
+    'backwards': Reason.IMAGE_BACKWARDS,
+    'frozen': Reason.IMAGE_FROZEN,
+    'rejected': Reason.IMAGE_REJECTED,
+}
+_SILENT = (Reason.IMAGE_TIMEOUT, Reason.NO_SIMULATED_TIME)
+_UNFIT = (Reason.IMAGES_APART, Reason.STATE_MISSING, Reason.STATE_STALE)
+# Reasons that an inference gives after the robot has begun to hold for want of an observation.
+_OF_INFERENCES = (
+    Reason.IMAGE_STALE,
+    Reason.INFERENCE_OVERRUN,
+    Reason.ACTION_TOO_OLD,
+    Reason.POLICY_FAILED,
+    Reason.ACTION_INVALID,
+)
 _MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
 
 @dataclass
-class Seen:
-    """An image that the node took.
+class Shown:
+    """One observation that the policy was asked about.
 
-    :param frame: what its pixels show: robot and frame.
-    :param fault: why it may not be used; empty: it may.
+    :param member: its place in the batch of the call.
     """
 
-    stamp_ns: int
-    frame: tuple[int, int]
-    fault: str
-    epoch: int
-    instructions: frozenset[str]
-    taken_ns: int
-    used: bool = False
-
-    @property
-    def may_count(self) -> bool:
-        return self.fault in ('', 'perhaps')
+    call: Call
+    member: int
+    images: Sequence[Seen]
 
 
 @dataclass
 class Acted:
-    """The last action."""
+    """The last action.
+
+    :param period_s: time between two rows, of which there are ``horizon``.
+    """
 
     published_ns: int
     node_ns: int
     valid_until_ns: int
     period_s: float
+    horizon: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,7 @@ class Surroundings:
     """What a robot's rules ask about the rest.
 
     :param node_ns: the node's clock now.
+    :param motion_ns: a stamp of now, by the clock that motions run by.
     :param is_active: by the lifecycle.
     :param stalled_lately: whether the executor's thread did not run, now or a moment ago.
     :param stalled_in_callback: whether it stalled since the callback began that runs now.
@@ -88,6 +113,7 @@ class Surroundings:
 
     now_ns: Callable[[], int]
     node_ns: Callable[[], int]
+    motion_ns: Callable[[int], int]
     is_active: Callable[[], bool]
     is_simulated: Callable[[], bool]
     stalled_lately: Callable[[float], bool]
@@ -106,12 +132,14 @@ class RobotOracle:
         number: int,
         name: str,
         parameters: dict[str, Any],
+        shape: Shape,
         contracts: dict[str, ActionContract],
         surroundings: Surroundings,
     ) -> None:
         self.number = number
         self._name = name
         self._params = parameters
+        self._shape = shape
         self._contracts = contracts
         self._around = surroundings
         self.stopped: bool | None = False  # None: not known
@@ -137,45 +165,41 @@ class RobotOracle:
         self.epoch = 0
         self.must_hold = True  # until an action
         self._voided_ns: int | None = None  # to be noticed
+        around, cameras = self._around, range(len(self._shape.cameras))
         self._images: deque[Seen] = deque(maxlen=_KEPT)
-        self._start_over()
-        self._in_doubt = False
+        self._cameras = [CameraOracle(self._params, around.now_ns, around.node_ns) for _ in cameras]
+        self._assembly = AssemblyOracle(
+            len(cameras), bool(self._shape.state_dim), self._params, around.now_ns
+        )
+        self._state_rejected_ns = 0
         self._doubts: deque[tuple[int, int]] = deque(maxlen=_KEPT)  # when, and the epoch before
         self._refused_ns: int | None = None  # when the policy refused an instruction
-        self._perhaps_stamp_ns = 0  # of the image before, if the node may have rejected it
-        self._order_in_doubt = False  # until an image's stamp was compared after the clock's doubt
-        self._doubt_ends_ns = 0
         self.received = 0
-        self._fresh_ns = 0  # when an image came that may wait a little
-        self._counts = dict.fromkeys(('unstamped', 'rejected'), 0)
+        self._fresh_ns = 0  # when an observation was complete that may wait a little
+        counted = ('unstamped', 'rejected', 'states_received', 'states_rejected')
+        self._counts = dict.fromkeys(counted, 0)
         self.sequence = 0
         self._last_call: Call | None = None
-        self._calls: dict[tuple[int, int], list[tuple[Call, int]]] = {}
+        self._shown: deque[Shown] = deque(maxlen=_KEPT)
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
+        self._motion = MotionOracle(self._params, self._violation)
         self._last_twist = np.zeros(6)
-        self._twist_ns = 0
         self._zeros = 0
         self._grippers = 0  # told where to be
+        self._rivalled_ns = -10 * NS
         self._may_be_none = 0  # actions that may be no motion
         self._owes_zero = False
         self._owes_status = False
-        self.last_image_ns = 0
+        self._owed_reason: Reason | None = None
+        self._held_ns = 0  # when an event last made the robot hold
         self.calm_since_ns = self._around.now_ns()
         self.acted_ns = self._around.now_ns()
 
-    def _start_over(self) -> None:
-        """The camera is another one now."""
-        self._surely_ns = self._around.now_ns()
-        self._gap_s = 0.0  # between the last two images that were surely new
-        self._last_stamp_ns: int | None = None
-        self._frames: set[tuple[int, int]] = set()
-        self._judged_ns: int | None = None
-        self._new_frame_ns = 0
-
     def activate(self) -> None:
-        self._start_over()
-        self.last_image_ns = self._around.now_ns()
+        for camera in self._cameras:
+            camera.start_over()
+        self._assembly.start_over()
         self.void()
 
     def begin_with(self, instruction: str) -> None:
@@ -185,11 +209,14 @@ class RobotOracle:
 
     # -- voiding -----------------------------------------------------------------------------------
 
-    def void(self, at_once: bool = True, until_ns: int | None = None) -> None:
+    def void(
+        self, at_once: bool = True, until_ns: int | None = None, reason: Reason | None = None
+    ) -> None:
         """What was taken so far may not become an action.
 
         :param at_once: the event itself makes the robot hold; else a look at the surroundings does.
         :param until_ns: what was taken from then on may.
+        :param reason: that a robot which was RUNNING has to give; None: any.
         """
         self.epoch += 1
         for image in self._images:
@@ -197,28 +224,56 @@ class RobotOracle:
                 image.epoch = self.epoch
         self.disturb()
         if not at_once:
+            self._assembly.doubt()
             self._voided_ns = self._voided_ns or self._around.now_ns()
             return
+        self._assembly.drop()
         self.must_hold = True
         self._zeros = 0
         self._owes_zero = bool(self._last_twist.any())
         self._owes_status = self.status is not None and self.status.state == State.RUNNING
+        self._owed_reason = reason
+        self._held_ns = self._around.now_ns()
         self._acted = None
 
     def expect_hold(self, call: Call, member: int) -> None:
         """The inference has failed; the robot has to hold soon, unless it dropped it before."""
-        images = [one for one in self._images if one.frame == call.frames[member]]
-        if images and images[-1].epoch == self.epoch and images[-1].taken_ns > self.acted_ns:
-            self._voided_ns = self._voided_ns or self._around.now_ns()
+        for one in self._shown:
+            if one.call is call and one.member == member:
+                is_current = all(image.epoch == self.epoch for image in one.images)
+                if is_current and min(image.taken_ns for image in one.images) > self.acted_ns:
+                    self._voided_ns = self._voided_ns or self._around.now_ns()
 
     def waits_since_s(self, since_ns: int) -> float:
-        """For how long a sound image has waited that was taken after that moment; 0: none does."""
-        waiting = [
-            one.taken_ns
-            for one in self._images
-            if one.taken_ns > since_ns and not one.fault and one.epoch == self.epoch
+        """For how long a sound observation has waited that was complete after that; 0: none has."""
+        waiting = self._joins_after(since_ns)
+        return (self._around.now_ns() - waiting[0].at_ns) / NS if waiting else 0.0
+
+    def _joins_after(self, since_ns: int) -> list[Join]:
+        """Return the observations of which all images came after that moment, and still count.
+
+        The node may have joined an image that came before with another one.
+        """
+        return [
+            join
+            for join in self._assembly.joins
+            if all(
+                image.taken_ns > since_ns and not image.fault and image.epoch == self.epoch
+                for image in join.images
+            )
         ]
-        return (self._around.now_ns() - waiting[0]) / NS if waiting else 0.0
+
+    def doubt_wanted(self) -> None:
+        """Others act in the node's place, and it may have noticed: then it wants no images."""
+        self._rivalled_ns = self._around.now_ns()
+        self._assembly.doubt()
+
+    @property
+    def _surely_wants(self) -> bool:
+        """Whether each sound image surely becomes part of an observation."""
+        is_on = self.stopped is False and self.enabled is True and self._around.is_active()
+        is_told = len(self.instructions) == 1 and '' not in self.instructions
+        return is_on and is_told and self._around.now_ns() - self._rivalled_ns > _RIVALLED_S * NS
 
     def disturb(self) -> None:
         """It need not act now."""
@@ -249,7 +304,7 @@ class RobotOracle:
 
     def killed(self) -> None:
         """In the midst of something, perhaps."""
-        if (self._around.now_ns() - self._said_ns) / NS < _MARGIN_S:
+        if (self._around.now_ns() - self._said_ns) / NS < MARGIN_S:
             self.held = None
 
     def may_be_told(self, text: str) -> None:
@@ -305,120 +360,144 @@ class RobotOracle:
 
     # -- images and inferences ---------------------------------------------------------------------
 
-    def see(self, stamp_ns: int, frame: tuple[int, int], usable: bool) -> None:
+    def see(self, stamp_ns: int, frame: Frame, usable: bool) -> None:
         """The node takes an image."""
         self.received += 1
-        fault = self._fault(stamp_ns, frame) if usable else 'rejected'
+        now_ns = self._around.now_ns()
+        fault = self._cameras[frame.camera].judge(stamp_ns, frame, usable)
         if fault in self._counts:
             self._counts[fault] += 1
-        now_ns = self._around.now_ns()
-        if fault not in ('repeated', 'perhaps'):
-            self._gap_s, self._surely_ns = (now_ns - self._surely_ns) / NS, now_ns
-        if fault != 'repeated':
-            self.last_image_ns = now_ns
-        age_s = (self._around.node_ns() - stamp_ns) / NS
-        oldest_s = age_s + self._around.queue_s()  # when its turn comes
-        if not fault and oldest_s < self._params['max_image_age_s'] - NOTICE_S / 2:
-            self._fresh_ns = now_ns
         seen = Seen(stamp_ns, frame, fault, self.epoch, self.instructions, now_ns)
-        if fault and fault not in ('repeated', 'perhaps'):
-            self.void()
+        if fault in _HELD_FOR:
+            self.void(reason=_HELD_FOR[fault])
         elif fault:
             self.disturb()
         self._images.append(seen)
+        if fault == 'perhaps' or (not fault and not self._surely_wants):
+            self._assembly.doubt()
+        elif not fault:
+            self._joined(self._assembly.add(seen))
 
-    def _fault(self, stamp_ns: int, frame: tuple[int, int]) -> str:
-        """``perhaps`` where it depends on when exactly the node looks at its clock."""
-        if stamp_ns == 0:
-            return 'unstamped'
-        ahead_s = (stamp_ns - self._around.node_ns()) / NS
-        in_doubt = self._is_in_doubt()
-        if abs(ahead_s - MAX_SKEW_S) < _MARGIN_S or (in_doubt and ahead_s > MAX_SKEW_S):
-            self._perhaps_stamp_ns = stamp_ns
-            return 'perhaps'
-        if ahead_s > MAX_SKEW_S:
-            return 'future'
-        before_ns, self._last_stamp_ns = self._last_stamp_ns, stamp_ns
-        order_in_doubt, self._order_in_doubt = self._order_in_doubt, self._in_doubt
-        perhaps_ns, self._perhaps_stamp_ns = self._perhaps_stamp_ns, 0
-        if stamp_ns <= perhaps_ns:
-            return 'perhaps'
-        if before_ns is not None and stamp_ns <= before_ns:
-            if order_in_doubt:
-                return 'perhaps'
-            return 'repeated' if stamp_ns == before_ns else 'backwards'
-        return self._freeze(frame, in_doubt)
+    def feel(self, stamp_ns: int, values: Sequence[float]) -> None:
+        """The node takes a state."""
+        self._counts['states_received'] += 1
+        if len(values) != self._shape.state_dim or not np.isfinite(values).all():
+            self._counts['states_rejected'] += 1
+            self._state_rejected_ns = self._around.now_ns()
+            self.void(reason=Reason.STATE_REJECTED)
+            return
+        state = TakenState(tuple(values), stamp_ns, self._around.now_ns())
+        self._assembly.states.add(state)
+        if self._surely_wants:
+            self._joined(self._assembly.join())
+        else:
+            self._assembly.doubt()
 
-    def _freeze(self, frame: tuple[int, int], in_doubt: bool) -> str:
-        """Whether all images were ones that had come before, for too long."""
-        limit_s = self._params['frozen_image_timeout_s']
-        if not limit_s:
-            return ''
-        now_ns = self._around.now_ns()
-        before_ns, self._judged_ns = self._judged_ns, now_ns
-        was_silent = before_ns is None or (now_ns - before_ns) / NS > limit_s
-        if frame not in self._frames or was_silent:
-            self._new_frame_ns = now_ns
-        self._frames.add(frame)
-        frozen_s = (now_ns - self._new_frame_ns) / NS
-        if frozen_s < limit_s - _MARGIN_S:
-            return ''
-        return 'perhaps' if in_doubt or frozen_s < limit_s + _MARGIN_S else 'frozen'
-
-    def _is_in_doubt(self) -> bool:
-        """Whether the clock jumped a moment ago, and this is not the second image after that."""
-        in_doubt = self._in_doubt
-        if self._around.now_ns() > self._doubt_ends_ns:
-            self._in_doubt = False
-        return in_doubt
+    def _joined(self, join: Join | None) -> None:
+        """An observation is complete; note whether it may wait for an inference."""
+        if join is None:
+            return
+        stamp_ns = min(image.stamp_ns for image in join.images)
+        age_s = (self._around.node_ns() - stamp_ns) / NS
+        oldest_s = age_s + self._around.queue_s()  # when its turn comes
+        if oldest_s < self._params['max_image_age_s'] - NOTICE_S / 2:
+            self._fresh_ns = self._around.now_ns()
 
     def doubt_clock(self) -> None:
         """The node's clock has jumped; it notices soon, and forgets the last stamp."""
         self._doubts.append((self._around.now_ns(), self.epoch))
         self.void(at_once=False)
-        self._in_doubt = self._order_in_doubt = True
-        self._doubt_ends_ns = self._around.now_ns() + round(NOTICE_S * NS)
+        self._assembly.states.doubt_clock()
+        for camera in self._cameras:
+            camera.doubt_clock()
+
+    @property
+    def _in_doubt(self) -> bool:
+        return any(camera.in_doubt for camera in self._cameras)
 
     def need_not_notice(self, since_ns: int) -> None:
         """The clock is again what it was then: what was under way may go on or not."""
         self.disturb()
         self._voided_ns = None
+        self._motion.doubt()
+        self._assembly.doubt()
+        self._assembly.states.need_not_notice()
         epochs = [epoch for at_ns, epoch in self._doubts if at_ns >= since_ns]
         for image in self._images:
             if epochs and image.epoch >= epochs[0] and not image.fault:
                 image.epoch, image.fault = self.epoch, 'perhaps'
 
     def begin_call(self, call: Call, member: int) -> None:
-        """The policy is asked about one of this robot's images."""
+        """The policy is asked about one of this robot's observations."""
         self._last_call = call
-        frame, observation = call.frames[member], call.observations[member]
-        images = [one for one in self._images if one.frame == frame and one.may_count]
-        if not images:
-            self._violation(f'the policy is shown frame {frame}, which no sound image showed')
+        observation = call.observations[member]
+        images = self._find_images(call, member)
+        if len(images) < len(self._shape.cameras):
             return
-        self._calls.setdefault(frame, []).append((call, member))
-        if not any(observation.instruction in one.instructions for one in images):
-            self._violation(f'frame {frame} is shown with instruction {observation.instruction!r}')
-        newest = images[-1]
-        self._check_wait(newest)
-        overtaken = [
-            one
-            for one in self._images
-            if not one.fault and one.epoch == newest.epoch and one.taken_ns > newest.taken_ns
-        ]
-        waited_s = (self._around.now_ns() - overtaken[-1].taken_ns) / NS if overtaken else 0.0
-        if waited_s > _HAND_OVER_S and not self._around.any_stalled_lately(waited_s + NOTICE_S):
-            self._violation(f'frame {frame} is shown, and a newer one waits for {waited_s:.3f} s')
+        frames = [tuple(image.frame) for image in images]
+        if not all(observation.instruction in image.instructions for image in images):
+            self._violation(f'{frames} are shown with instruction {observation.instruction!r}')
+        if not self._assembly.are_close(images):
+            stamps_ns = [image.stamp_ns for image in images]
+            self._violation(f'{frames} are shown, and were captured apart: {stamps_ns}')
+        self._check_state(observation.state, images)
+        for image in images:
+            image.shown = True
+        self._shown.append(Shown(call, member, images))
+        self._check_wait(images)
+        self._check_newest(images)
 
-    def _check_wait(self, image: Seen) -> None:
+    def _find_images(self, call: Call, member: int) -> list[Seen]:
+        """Return the images of an observation, as they were taken; each is shown once."""
+        observation, found = call.observations[member], []
+        for number, name in enumerate(self._shape.cameras):
+            frame, stamp_ns = call.frames[member].get(name), observation.stamps_ns.get(name)
+            images = [
+                one
+                for one in self._images
+                if one.frame == frame
+                and one.stamp_ns == stamp_ns
+                and one.frame.camera == number
+                and one.may_count
+            ]
+            if not images:
+                self._violation(f'the policy is shown {frame}, which no sound image showed')
+                continue
+            unused = [one for one in images if not one.shown]
+            if not unused:
+                self._violation(f'the policy is shown {frame} once more')
+            found.append((unused or images)[-1])
+        return found
+
+    def _check_state(self, state: Any, images: Sequence[Seen]) -> None:
+        if not self._shape.state_dim:
+            if state is not None:
+                self._violation('the policy is given a state, and needs none')
+            return
+        why_not = self._assembly.states.why_not(images, () if state is None else state.tolist())
+        if why_not:
+            self._violation(f'the policy is given the state {state}: {why_not}')
+
+    def _check_newest(self, images: Sequence[Seen]) -> None:
+        overtaken = self._joins_after(max(image.taken_ns for image in images))
+        if not overtaken or any(image.epoch != self.epoch for image in images):
+            return
+        waited_s = (self._around.now_ns() - overtaken[-1].at_ns) / NS
+        if waited_s > _HAND_OVER_S and not self._around.any_stalled_lately(waited_s + NOTICE_S):
+            frames = [tuple(image.frame) for image in images]
+            self._violation(f'{frames} are shown, and newer ones wait for {waited_s:.3f} s')
+
+    def _check_wait(self, images: Sequence[Seen]) -> None:
         """It is neither too old nor did it wait while the worker had nothing to do."""
-        idle_since_ns = max(image.taken_ns, self._around.worker_free_ns())
+        complete_ns = self._assembly.states.complete_ns(images)
+        idle_since_ns = max(complete_ns, self._around.worker_free_ns())
         waited_s = (self._around.now_ns() - idle_since_ns) / NS
         if self._around.any_stalled_lately(waited_s + NOTICE_S):
             return
+        frames = [tuple(image.frame) for image in images]
         if waited_s > _HAND_OVER_S:
-            self._violation(f'frame {image.frame} waits {waited_s:.3f} s for an idle worker')
-        age_s = (self._around.node_ns() - image.stamp_ns) / NS
+            self._violation(f'{frames} wait {waited_s:.3f} s for an idle worker')
+        age_s = (self._around.node_ns() - min(image.stamp_ns for image in images)) / NS
         limit_s = self._params['max_image_age_s']
         if age_s > limit_s + _HAND_OVER_S and not self._in_doubt:
             self._violation(f'the policy is shown an image that is {age_s:.3f} s old')
@@ -443,13 +522,23 @@ class RobotOracle:
         self.instructions = frozenset((action.instruction,))
         self.must_hold, self._voided_ns = False, None
         self.acted_ns = now_ns
+        self._begin_motion(action, now_ns, node_ns)
+
+    def _begin_motion(self, action: Any, now_ns: int, node_ns: int) -> None:
         contract = self._contracts.get(action.unnorm_key)
-        valid_until_ns = _ns(action.valid_until)
-        valid_s = (valid_until_ns - _ns(action.header.stamp)) / NS
-        if contract is None or valid_s < 2 * self._ramp_s() + _MARGIN_S:
+        stamp_ns, valid_until_ns = _ns(action.header.stamp), _ns(action.valid_until)
+        may_be_none = (valid_until_ns - stamp_ns) / NS < 2 * self._ramp_s() + MARGIN_S
+        if contract is None or may_be_none:
             self._may_be_none += 1
-        if contract is not None:
-            self._acted = Acted(now_ns, node_ns, valid_until_ns, contract.period_s)
+            self._motion.doubt()
+        if contract is None:
+            return
+        contract = with_period(contract, _ns(action.period) / NS)
+        self._acted = Acted(now_ns, node_ns, valid_until_ns, contract.period_s, action.horizon)
+        if not may_be_none:
+            rows = np.reshape(action.actions, (action.horizon, -1)).tolist()
+            start_ns = self._around.motion_ns(stamp_ns)
+            self._motion.follow(rows, contract, start_ns, valid_until_ns - stamp_ns)
 
     def _why_not(self) -> str:
         if not self._around.is_active():
@@ -460,37 +549,33 @@ class RobotOracle:
 
     def _check_source(self, what: str, action: Any, stamp_ns: int) -> None:
         """It comes of an image that still counts, by an inference that was sound and in time."""
-        images = [one for one in self._images if one.stamp_ns == stamp_ns]
-        if not images:
-            self._violation(f'{what}: no such image was taken')
+        mine = [one for one in self._shown if _gave(one.call, one.member, action)]
+        if not mine:
+            self._violation(f'{what}: no inference gave it')
             return
-        sound = [
-            one
-            for one in images
-            if not one.used
-            and one.may_count
-            and one.epoch == self.epoch
-            and action.instruction in one.instructions
-        ]
-        if not sound:
+        call, images = mine[-1].call, mine[-1].images
+        if stamp_ns != min(image.stamp_ns for image in images):
+            self._violation(f'{what}: its oldest image has another stamp')
+        if not all(self._counts_for(image, action.instruction) for image in images):
             about = ', '.join(
                 f'{one.fault or "sound"}, epoch {one.epoch} of {self.epoch}, used {one.used}'
                 for one in images
             )
-            self._violation(f'{what}: its image does not count any more ({about})')
+            self._violation(f'{what}: its images do not count any more ({about})')
         for image in images:
             image.used = True
-        calls = [one for image in images for one in self._calls.get(image.frame, [])]
-        mine = [call for call, member in calls if _gave(call, member, action)]
-        if not mine:
-            self._violation(f'{what}: no inference on its image gave it')
-            return
-        call = mine[-1]
+        state = call.observations[mine[-1].member].state
+        if state is not None and self._assembly.states.is_void(state.tolist()):
+            self._violation(f'{what}: the clock has jumped since its state was measured')
         limit_s = self._params['inference_timeout_s']
         if call.duration_s > limit_s:
             self._violation(f'{what}: its inference took {call.duration_s:.3f} s of {limit_s} s')
         if not is_sound(call):
             self._violation(f'{what}: its inference was {call.fault}')
+
+    def _counts_for(self, image: Seen, instruction: str) -> bool:
+        is_current = image.epoch == self.epoch and instruction in image.instructions
+        return image.may_count and is_current and not image.used
 
     def _check_times(self, what: str, action: Any, stamp_ns: int, node_ns: int) -> None:
         age_s = (_ns(action.header.stamp) - stamp_ns) / NS
@@ -498,10 +583,12 @@ class RobotOracle:
         if abs(_ns(action.valid_until) - stamp_ns - limit_s * NS) > 1:
             self._violation(f'{what}: valid for another time than max_action_age_s')
         if not self._around.stalled_in_callback():
-            if not -MAX_SKEW_S - _MARGIN_S <= age_s <= limit_s + _MARGIN_S:
+            if not -MAX_SKEW_S - MARGIN_S <= age_s <= limit_s + MARGIN_S:
                 self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
-            if abs(_ns(action.header.stamp) - node_ns) > _MARGIN_S * NS:
+            if abs(_ns(action.header.stamp) - node_ns) > MARGIN_S * NS:
                 self._violation(f'{what}: its stamp is not the time of its publication')
+        if action.due != action.header.stamp:
+            self._violation(f'{what}: row 0 is not due as it is published')
         latency_s = action.latency.sec + action.latency.nanosec / NS
         if abs(latency_s - age_s) > 1e-6:
             self._violation(f'{what}: latency is {latency_s}, should be {age_s}')
@@ -511,11 +598,12 @@ class RobotOracle:
     def move(self, message: Any) -> None:
         linear, angular = message.twist.linear, message.twist.angular
         twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
-        now_ns = self._around.now_ns()
-        self._twist_ns = now_ns
         before, self._last_twist = self._last_twist, twist
         if not np.isfinite(twist).all():
             self._violation(f'twist {twist.tolist()} is not finite')
+        moment_ns = self._around.motion_ns(_ns(message.header.stamp))
+        is_sure = not self._around.stalled_lately(0.1) and self._voided_ns is None
+        self._motion.check_twist(twist, moment_ns, is_sure, is_sure and self._must_move)
         if not twist.any():
             self._owes_zero = False
             self._zeros = self._zeros + 1 if not before.any() else 1
@@ -531,8 +619,14 @@ class RobotOracle:
             self._violation(f'twist {twist.round(4).tolist()} without an action')
         elif not self._around.stalled_lately(0.1):
             late_s = self._overdue_s(self._acted)
-            if late_s > _MARGIN_S:
+            if late_s > MARGIN_S:
                 self._violation(f'the motion goes on {late_s:.3f} s after its horizon')
+
+    @property
+    def _must_move(self) -> bool:
+        """Whether nothing has happened for which the robot may stand still."""
+        is_running = self.status is not None and self.status.state == State.RUNNING
+        return is_running and not self.must_hold and not self._around.is_simulated()
 
     def _check_speed(self, twist: Any) -> None:
         linear, angular = np.linalg.norm(twist[:3]), np.linalg.norm(twist[3:])
@@ -545,6 +639,10 @@ class RobotOracle:
         self._grippers += 1
         if not 0 <= message.data <= 1:
             self._violation(f'the gripper is to be open by {message.data}')
+        if self.must_hold:
+            self._violation('the gripper is told where to be while it holds')
+        elif self._voided_ns is None:
+            self._motion.check_gripper(message.data)
 
     def _ramp_s(self) -> float:
         """How long a motion takes to reach its speed, and to lose it."""
@@ -559,7 +657,8 @@ class RobotOracle:
     def _overdue_s(self, acted: Acted) -> float:
         """How long ago the motion should have ended."""
         valid_s = (acted.valid_until_ns - acted.node_ns) / NS
-        horizon_s = min(acted.period_s + 2 * self._ramp_s(), valid_s)
+        last_s = (acted.horizon - 1) * acted.period_s  # when the last row begins
+        horizon_s = last_s + min(acted.period_s + 2 * self._ramp_s(), valid_s)
         if self._around.is_simulated():
             return (self._around.node_ns() - acted.node_ns) / NS - horizon_s
         return (self._around.now_ns() - acted.published_ns) / NS - horizon_s
@@ -570,11 +669,17 @@ class RobotOracle:
         """The node publishes what it is doing."""
         now_ns = self._around.now_ns()
         before, self.status, self.status_ns = self.status, status, now_ns
-        self._owes_status = False
+        if self._owes_status:
+            self._owes_status = False
+            self._check_owed(status.reason)
         if status.reason == Reason.IMAGE_TIMEOUT and (
             before is None or before.reason != status.reason
         ):
-            self._check_image_timeout(now_ns)
+            self._check_image_timeout()
+        if before is None or before.reason != status.reason:
+            self._check_parts(status.reason)
+        if status.state != State.RUNNING:
+            self._motion.stop()
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
         if status.state == State.HOLDING and status.reason == Reason.NONE:
@@ -589,13 +694,27 @@ class RobotOracle:
         self._learn_instruction(status)
         self._check_counters(status.counters, status.motion.mode == 'twist')
 
-    def _check_image_timeout(self, now_ns: int) -> None:
-        """It may tell a moment later of a silence that has just ended."""
-        silent_s = (now_ns - self._surely_ns) / NS
-        if silent_s < NOTICE_S:
-            silent_s = max(silent_s, self._gap_s)
-        if silent_s < self._params['image_timeout_s'] - _MARGIN_S and not self._in_doubt:
+    def _check_owed(self, reason: int) -> None:
+        """It begins to hold, for a part that is at fault."""
+        expected = self._owed_reason
+        if expected is None or expected == reason or self._around.stalled_lately(_LONG_STALL_S):
+            return
+        self._violation(f'it holds for reason {reason}, should be {expected.name}')
+
+    def _check_image_timeout(self) -> None:
+        silent_s = max(camera.silent_s() for camera in self._cameras)
+        if silent_s < self._params['image_timeout_s'] - MARGIN_S and not self._in_doubt:
             self._violation(f'it holds for want of an image; the last came {silent_s:.3f} s ago')
+
+    def _check_parts(self, reason: int) -> None:
+        """It begins to hold, since its parts are no observation; it drops them."""
+        if reason == Reason.STATE_REJECTED and self._state_rejected_ns < self.acted_ns:
+            self._violation('it holds for a rejected state, and there was none')
+        if reason not in _UNFIT:
+            return
+        if why := self._assembly.why_too_soon(Reason(reason)):
+            self._violation(f'it holds for reason {reason}, and {why}')
+        self._assembly.doubt()
 
     def _learn_switches(self, status: VlaStatus) -> None:
         if status.state not in (State.HOLDING, State.RUNNING):
@@ -635,7 +754,7 @@ class RobotOracle:
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
         if self._refused_ns is not None:
             is_refused |= self._may_be_unheard(self._refused_ns)
-        if is_refused or (limit_s and age_s > limit_s - _MARGIN_S):
+        if is_refused or (limit_s and age_s > limit_s - MARGIN_S):
             self.refuse_instruction()
         if status.instruction and self.held is None:
             self.held = False
@@ -658,8 +777,12 @@ class RobotOracle:
         if less:
             self._violation(f'{", ".join(sorted(less))} went down')
         self._last_counters = values
-        if counters.joined != counters.observations:  # there is one camera
-            self._violation(f'joined {counters.joined}, observations {counters.observations}')
+        cameras = len(self._shape.cameras)
+        if counters.joined != cameras * counters.observations or counters.pending > cameras:
+            self._violation(
+                f'joined {counters.joined}, pending {counters.pending}, '
+                f'observations {counters.observations}'
+            )
         if counters.waiting > 1 or counters.in_flight > self.most_in_flight():
             self._violation(f'waiting {counters.waiting}, in flight {counters.in_flight}')
         for name, count in {
@@ -679,7 +802,7 @@ class RobotOracle:
             )
         # The gripper is told with each motion, but for the first ones, where it is not sure.
         is_silent = self._grippers < counters.motions / 2 - _UNSURE_GRIPPERS
-        if is_silent or self._grippers > counters.motions:
+        if is_silent or self._grippers > counters.motions * self._shape.horizon:
             self._violation(
                 f'motions {counters.motions}, and the gripper was told {self._grippers}'
             )
@@ -696,14 +819,20 @@ class RobotOracle:
         status = self.status
         if status is None or self._around.stalled_lately(0.3):
             self.disturb()
+            self._assembly.doubt()  # a camera may have seemed silent
             return
         if self._voided_ns is not None and (now_ns - self._voided_ns) / NS > NOTICE_S:
             self._voided_ns = None
             self.must_hold = True
-        silent_s = (now_ns - self.last_image_ns) / NS
-        no_image = silent_s > self._params['image_timeout_s'] + NOTICE_S
-        if rivalled or no_image:
+        last_ns = min(camera.last_ns for camera in self._cameras)
+        silent_s, limit_s = (now_ns - last_ns) / NS, self._params['image_timeout_s']
+        no_image = silent_s > limit_s + NOTICE_S
+        if rivalled:
             self.void(at_once=False)
+        elif no_image:  # of one camera; what the others send since the node has noticed may count
+            self.void(at_once=False, until_ns=last_ns + round(limit_s * NS))
+            self._check_silence(status)
+        self._look_at_parts(status)
         if is_late:
             self.disturb()
         is_told = (now_ns - self.status_ns) / NS > NOTICE_S and not self._owes_status
@@ -719,6 +848,31 @@ class RobotOracle:
                     self._violation(f'RUNNING, but {why}')
                     break
         self._check_liveness(now_ns)
+
+    def _check_silence(self, status: VlaStatus) -> None:
+        """A camera that came and fell silent is the reason, whatever came before."""
+        limit_s = self._params['image_timeout_s'] + 2 * NOTICE_S
+        now_ns = self._around.now_ns()
+        fell_silent = any(
+            camera.has_come and (now_ns - camera.last_ns) / NS > limit_s for camera in self._cameras
+        )
+        is_steady = (now_ns - self._held_ns) / NS > _STEADY_S
+        if not fell_silent or not is_steady or not self._surely_wants or self._in_doubt:
+            return
+        if status.state == State.HOLDING and status.reason not in (*_SILENT, *_OF_INFERENCES):
+            reason = Reason(status.reason).name
+            self._violation(f'it holds for {reason}, though a camera is silent')
+
+    def _look_at_parts(self, status: VlaStatus) -> None:
+        """Images that wait in vain for others or a state make the robot hold, and say so."""
+        overdue = self._assembly.overdue()
+        if overdue is None or not self._surely_wants:
+            return
+        reason, since_ns = overdue
+        if status.state == State.HOLDING and status.reason not in (reason, *_OF_INFERENCES):
+            self._violation(f'it holds for reason {status.reason}, should be {reason.name}')
+        self.void(until_ns=since_ns)
+        self._assembly.doubt()
 
     def _check_liveness(self, now_ns: int) -> None:
         no_fresh_image = (now_ns - self._fresh_ns) / NS > _MOST_RARE_S

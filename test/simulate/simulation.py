@@ -190,6 +190,7 @@ class Simulation:
         return SimulatedPolicy.load(
             progress,
             self.world.knobs,
+            shape=self.plan.shape,
             random=self._policy_random,
             on_begin=self._call_begins,
             on_end=self._call_ends,
@@ -314,7 +315,7 @@ class Simulation:
         self.oracle.callback_begins()
 
     def _call_begins(self, call: Call) -> None:
-        self.trace.add(f'inference {call.number} begins with {call.frames} {call.fault}')
+        self.trace.add(f'inference {call.number} begins with {_shown(call)} {call.fault}')
         self.oracle.call_begins(call)
 
     def _call_ends(self, call: Call) -> None:
@@ -332,7 +333,7 @@ def _brief(message: Any) -> str:
     kind = type(message).__name__
     if kind in ('Image', 'CompressedImage'):
         stamp = message.header.stamp
-        head = bytes(message.data[:4]).hex()
+        head = bytes(message.data[:5]).hex()
         return f'{stamp.sec}.{stamp.nanosec:09} {head}'
     if kind == 'TwistStamped':
         linear, angular = message.twist.linear, message.twist.angular
@@ -347,9 +348,20 @@ def _brief(message: Any) -> str:
         stamp = message.observation_stamp
         return (
             f'{message.sequence} of {stamp.sec}.{stamp.nanosec:09} {message.instruction!r} '
-            f'{list(message.action)}'
+            f'{list(message.actions)}'
         )
+    if kind == 'JointState':
+        stamp = message.header.stamp
+        return f'{stamp.sec}.{stamp.nanosec:09} {list(message.position)}'
     return str(message)
+
+
+def _shown(call: Call) -> str:
+    """What tells the observations of a call from others: robot, camera and number of each image."""
+    return ' | '.join(
+        ' '.join(f'{one.robot}.{one.camera}.{one.number}' for one in frames.values())
+        for frames in call.frames
+    )
 
 
 def _memory_folder() -> str | None:

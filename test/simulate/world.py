@@ -1,4 +1,4 @@
-"""All that is outside the node: cameras, an operator, a supervisor, clocks and other nodes.
+"""All that is outside the node: cameras, joints, an operator, a supervisor, clocks and other nodes.
 
 It speaks to the node as others do, by messages and requests, and knows of it what it publishes.
 Faults (``faults.py``) turn what is here wrong for a while; :meth:`World.heal` makes all sound.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import io
+import itertools
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -19,20 +20,23 @@ from PIL import Image as PilImage
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
 from simulate.plan import Plan
-from simulate.policy import SIDE, PolicyKnobs, pixels
+from simulate.policy import SIDE, Frame, PolicyKnobs, pixels
 from simulate.scheduler import NS, Scheduler
 from simulate.threads import Process
+from vla_ros.graph.topics import image_topics
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason, State
 
 _LATENCY_S = (0.005, 0.03)  # from capture to publishing
 _TRANSPORT_S = (0.0002, 0.004)
+_TRIGGER_S = (0.0, 0.012)  # from a rig's trigger to the capture of a camera
+_STATE_HZ = 20.0
 _CLOCK_HZ = 50.0  # of /clock
 _LAST_LOOK_S = (0.2, 0.5)  # the operator's, in the last phase
 MAX_SKEW_S = 0.1  # that a clock may move by itself, as documented, and a stamp be ahead
@@ -82,23 +86,50 @@ class SimulatedClock:
         self._world.scheduler.after(1 / self.hz, self._tick)
 
 
-class Camera:
-    """One robot's. The knobs are the faults'; :meth:`heal` turns them back."""
+class Rig:
+    """All cameras of one robot: triggered together, or each by itself."""
 
     def __init__(self, world: World, robot: int) -> None:
         self._world = world
-        self._robot = robot
-        prefix = world.prefix(robot)
+        topics = image_topics(world.plan.shape.cameras).values()
+        self.cameras = [Camera(world, robot, number, name) for number, name in enumerate(topics)]
+        self._period_s = 1 / world.plan.camera_hz[robot]
+        triggered = [self.cameras]
+        if not world.plan.synchronised:
+            triggered = [[camera] for camera in self.cameras]
+        for cameras in triggered:
+            first_s = world.random.uniform(0, self._period_s)
+            world.scheduler.after(first_s, lambda cameras=cameras: self._trigger(cameras))
+
+    def _trigger(self, cameras: list[Camera]) -> None:
+        world = self._world
+        for camera in cameras:
+            if len(cameras) == 1:
+                camera.expose()
+            else:
+                world.scheduler.after(world.delay(_TRIGGER_S), camera.expose)
+        period_s = self._period_s * world.random.uniform(0.8, 1.2)
+        world.scheduler.after(period_s, lambda: self._trigger(cameras))
+
+
+class Camera:
+    """One of a robot's. The knobs are the faults'; :meth:`heal` turns them back."""
+
+    def __init__(self, world: World, robot: int, number: int, topic: str) -> None:
+        """
+        :param number: of the camera, among the robot's.
+        :param topic: without the robot's prefix.
+        """
+        self._world = world
+        self._robot, self._number = robot, number
         compressed = world.plan.parameters.get('image_transport') == 'compressed'
         self._type: type = CompressedImage if compressed else Image
-        self.topic = f'/{prefix}image{"/compressed" if compressed else ""}'
-        self.period_s = 1 / world.plan.camera_hz[robot]
+        self.topic = f'/{world.prefix(robot)}{topic}{"/compressed" if compressed else ""}'
         self._frame = 0
         self._last: list[bytes] = []
         self.publisher: RemotePublisher | None = None
         self.heal()
         self.plug_in(world.plan.cameras_reliable[robot])
-        world.scheduler.after(world.random.uniform(0, self.period_s), self._tick)
 
     def heal(self) -> None:
         self.is_silent = False
@@ -113,7 +144,7 @@ class Camera:
     def plug_in(self, reliable: bool) -> None:
         if self.publisher is not None:
             self.publisher.destroy()
-        node = (f'camera_{self._robot}', '/')
+        node = (f'camera_{self._robot}_{self._number}', '/')
         reliability = RELIABLE if reliable else BEST_EFFORT
         self.publisher = RemotePublisher(
             self._world.graph, self.topic, self._type, node, reliability
@@ -124,11 +155,10 @@ class Camera:
             self.publisher.destroy()
             self.publisher = None
 
-    def _tick(self) -> None:
-        random = self._world.random
+    def expose(self) -> None:
+        """Capture an image, unless the camera is silent."""
         if not self.is_silent:
             self.capture()
-        self._world.scheduler.after(self.period_s * random.uniform(0.8, 1.2), self._tick)
 
     def capture(self) -> None:
         """See the robot, and publish that a little later."""
@@ -143,7 +173,8 @@ class Camera:
             self._repeated += 1
             return buffers[self._repeated % len(buffers)]
         self._frame += 1
-        content = pixels(self._robot, self._frame, self._world.random)
+        frame = Frame(self._robot, self._number, self._frame)
+        content = pixels(frame, self._world.random)
         self._last = [*self._last[1 - _FREEZE_MEMORY :], content]
         return content
 
@@ -169,6 +200,41 @@ def _compressed(content: bytes) -> CompressedImage:
     message = CompressedImage(format='rgb8; png compressed rgb8')
     message.data = array.array('B', file.getvalue())
     return message
+
+
+class Joints:
+    """The source of a robot's state. The knobs are the faults'; :meth:`heal` turns them back."""
+
+    def __init__(self, world: World, robot: int) -> None:
+        self._world = world
+        self._robot = robot
+        self._count = 0
+        topic, node = f'/{world.prefix(robot)}state', (f'joints_{robot}', '/')
+        self._publisher = RemotePublisher(world.graph, topic, JointState, node, BEST_EFFORT)
+        self.heal()
+        world.scheduler.after(world.random.uniform(0, 1 / _STATE_HZ), self._tick)
+
+    def heal(self) -> None:
+        self.is_silent = False
+        self.delay_s = 0.0  # on its way
+        self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
+        self.spoil: Callable[[list[float]], list[float]] = lambda values: values
+
+    def _tick(self) -> None:
+        if not self.is_silent:
+            self._measure()
+        period_s = self._world.random.uniform(0.9, 1.1) / _STATE_HZ
+        self._world.scheduler.after(period_s, self._tick)
+
+    def _measure(self) -> None:
+        """Publish a state that differs from all others: its number stands in it."""
+        world = self._world
+        self._count += 1
+        size = world.plan.shape.state_dim
+        noise = [world.random.uniform(-1, 1) for _ in range(size - 2)]
+        message = JointState(position=self.spoil([float(self._robot), float(self._count), *noise]))
+        message.header.stamp = to_stamp(max(0, self.restamp(world.robot_ns())))
+        self._publisher.publish(message, world.delay(_TRANSPORT_S) + self.delay_s)
 
 
 class Operator:
@@ -271,7 +337,9 @@ class World:
         self.worker_stalls: list[tuple[int, int]] = []
         self.as_inference_ends: list[Callable[[], None]] = []  # happens with the next one
         self.clock = SimulatedClock(self) if plan.simulated_time else None
-        self.cameras = [Camera(self, robot) for robot in range(len(plan.names))]
+        robots = range(len(plan.names))
+        self.cameras = [Rig(self, robot).cameras for robot in robots]  # of each robot
+        self.joints = [Joints(self, robot) for robot in robots if plan.shape.state_dim]
         self.operator = Operator(self)
         self._undo: list[Callable[[], None]] = []
 
@@ -372,8 +440,8 @@ class World:
         for undo in self._undo:
             undo()
         self._undo.clear()
-        for camera in self.cameras:
-            camera.heal()
+        for part in (*itertools.chain(*self.cameras), *self.joints):
+            part.heal()
         self.knobs.fault, self.knobs.load, self.knobs.warmup = '', '', ''
         self.knobs.files_changed = False
         self.graph.deaf_subscribers = False
