@@ -49,6 +49,7 @@ class MotionOracle:
         self._violation = violation
         self._rows: list[_Row] = []
         self._openings: list[_Opening] = []
+        self._perhaps_told = 0  # of the openings, the first ones
         self._gripper: float | None = None  # None: not known
         self._ramp_ns = 1.0
         self._unsure_until_ns = 0.0
@@ -82,6 +83,7 @@ class MotionOracle:
             _Opening(contract.opening(row[6]), start_ns + number * period_ns)
             for number, row in enumerate(rows)
         ]
+        self._perhaps_told = 0
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
 
@@ -189,6 +191,7 @@ class MotionOracle:
             self._violation(f'the gripper is to be open by {opening}, by its actions by {allowed}')
         self._gripper = opening
         self._openings = self._openings[surely:]
+        self._perhaps_told = max(0, perhaps - surely)
 
     def _begun(self, moment_ns: int) -> int:
         return sum(row.due_ns <= moment_ns for row in self._openings)
@@ -203,10 +206,11 @@ class MotionOracle:
 
     def _check_told(self, before_ns: int, must_move: bool) -> None:
         """The rows that were due at the twist before have begun with that."""
-        due = self._openings[: self._begun(before_ns - _UNSURE_NS)]
+        begun = self._begun(before_ns - _UNSURE_NS)
+        due = self._openings[self._perhaps_told : begun]
         if must_move and any(not _CLOSED <= row.opening <= _OPEN for row in due):
             self._violation('the gripper is not told where to be, though a row has begun')
-            self._openings = self._openings[len(due) :]
+            self._openings = self._openings[begun:]
 
 
 def with_period(contract: ActionContract, period_s: float) -> ActionContract:
