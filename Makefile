@@ -35,7 +35,8 @@ demo: setup
 # Most tests wait for a node or a time-out, so more of them than there are cores may run at once.
 TEST_PROCESSES = 4
 test: setup
-	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
+		--no-loadscope-reorder $(ARGS)
 
 soak: setup
 	@$(WITH_MESSAGES) .venv/bin/python test/soak.py $(ARGS)

@@ -10,6 +10,30 @@ import pytest
 
 from support.places import HUB_HOME, ROS_HOME  # first of all: it sets the environment
 
+# The files that take longest come first: with several processes, the last one decides when all end.
+LONGEST = (
+    'test_simulate.py',
+    'test_closed_loop.py',
+    'test_command_line.py',
+    'test_faults_start_and_end.py',
+    'test_warmup.py',
+    'test_faults.py',
+    'test_node.py',
+    'test_replay.py',
+    'test_bench.py',
+    'test_motion_node.py',
+    'test_robots.py',
+    'test_faults_operator.py',
+    'test_faults_process.py',
+    'test_faults_graph.py',
+    'test_fuzz.py',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
+
 
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -154,7 +154,7 @@ def test_a_managers_configure_beside_autostart() -> None:
 
 
 def test_a_cleanup_after_an_error() -> None:
-    with running_node('model:=/nowhere/openvla') as running:
+    with running_node('model:=scripted:explode') as running:
         stack = running.robot
         stack.wait_for_state(State.ERROR, Reason.LOADING_FAILED)
         assert not change_state(stack, Transition.TRANSITION_CLEANUP)

@@ -90,7 +90,7 @@ def test_no_shape_is_new_after_the_warmup(name: str) -> None:
     # Of each prompt length: the prefill, one token, and a block of tokens with the draft.
     assert len(prefills) == 3 * len(policy._prompt_tokenizer.prompt_lengths)
     some_pictures = pictures(20)
-    for number, instruction in enumerate(instructions(policy, 100)):
+    for number, instruction in enumerate(instructions(policy, 40)):
         picture = some_pictures[number % 20]
         policy.predict_action(picture, instruction, 'bridge_orig', draft=some_draft(number))
     assert not seen - warm
@@ -114,7 +114,7 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> Non
     assert graphs == len(policy.config.towers) + 4 * lengths
     some_pictures = pictures(20)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for number, instruction in enumerate(instructions(policy, 100)):
+        for number, instruction in enumerate(instructions(policy, 40)):
             image = some_pictures[number % 20]
             policy.predict_action(image, instruction, 'bridge_orig', draft=some_draft(number))
         for case in (case for key, case in CASES.values() if key == name):
