@@ -265,8 +265,10 @@ BESIDE = {  # commands with processes of their own
 }
 
 
-@pytest.mark.parametrize('sent', [signal.SIGHUP, signal.SIGTERM])
-@pytest.mark.parametrize('name', BESIDE)
+@pytest.mark.parametrize(
+    ('name', 'sent'),
+    [('bench', signal.SIGTERM), ('eval', signal.SIGHUP), ('demo', signal.SIGTERM)],
+)
 def test_a_command_with_a_node_of_its_own_ends_it_with_itself(
     name: str, sent: signal.Signals
 ) -> None:
