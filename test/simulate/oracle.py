@@ -298,10 +298,11 @@ class Oracle:
             if value == self._simulated:
                 return
             before_ns, self._switched_clock_ns = self._switched_clock_ns, self._scheduler.now_ns
+            is_jump = self._node_ns() != 0  # a clock that begins has not jumped
             self._simulated = value
             self._clock_ns = 0
             for robot in self.robots:
-                robot.doubt_clock()
+                robot.doubt_clock(is_jump)
                 if self._age_s(before_ns) < NOTICE_S:  # there and back
                     robot.need_not_notice(before_ns)
             self._perhaps_jumps += 2
@@ -439,6 +440,8 @@ class Oracle:
 
         :param seconds: by which it jumped.
         """
+        if self._simulated:
+            return  # the node does not look at it
         if abs(seconds) > MAX_SKEW_S:
             self.clock_faulted()
         now_ns = self._scheduler.now_ns
@@ -458,7 +461,7 @@ class Oracle:
             self._jumps.append(self._scheduler.now_ns)
         self._perhaps_jumps += 1
         for robot in self.robots:
-            robot.doubt_clock()
+            robot.doubt_clock(is_jump=True)
 
     def _look(self) -> None:
         self._scheduler.after(_LOOK_S, self._look)

@@ -403,11 +403,15 @@ class RobotOracle:
         if oldest_s < self._params['max_image_age_s'] - NOTICE_S / 2:
             self._fresh_ns = self._around.now_ns()
 
-    def doubt_clock(self) -> None:
-        """The node's clock has jumped; it notices soon, and forgets the last stamp."""
+    def doubt_clock(self, is_jump: bool) -> None:
+        """The node's clock has jumped; it notices soon, and forgets the last stamp.
+
+        :param is_jump: whether the states so far were stamped by another clock.
+        """
         self._doubts.append((self._around.now_ns(), self.epoch))
         self.void(at_once=False)
-        self._assembly.states.doubt_clock()
+        if is_jump:
+            self._assembly.states.doubt_clock()
         for camera in self._cameras:
             camera.doubt_clock()
 
