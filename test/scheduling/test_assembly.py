@@ -101,6 +101,30 @@ def test_images_that_never_fit_together_are_a_cause() -> None:
     assert bench.reason() is None
 
 
+def test_images_that_are_apart_for_a_moment_are_not_the_cause() -> None:
+    bench = Bench(cameras=2, state_dim=1)
+    reasons = []
+    for turn in range(30):
+        bench.image(0, 125 * turn)  # apart from the last image of the other camera
+        reasons.append(bench.reason())
+        bench.clock.advance(0.03125)
+        bench.image(1, 125 * turn)
+        bench.clock.advance(0.09375)
+    assert reasons == [None] * 9 + [Reason.STATE_MISSING] * 21
+
+
+def test_images_that_were_close_and_go_apart_are_a_cause() -> None:
+    bench = Bench(cameras=2, state_dim=1)
+    bench.image(0, 0)
+    bench.image(1, 0)
+    bench.clock.advance(0.5)  # less than state_timeout_s
+    for turn in range(20):
+        bench.image(0, 500 + 125 * turn)
+        bench.image(1, 440 + 125 * turn)
+        bench.clock.advance(0.125)
+        assert bench.reason() is (Reason.IMAGES_APART if turn > 15 else None)
+
+
 def test_a_silent_camera_is_no_cause_here() -> None:
     bench = Bench(cameras=2)
     bench.image(0, 0)

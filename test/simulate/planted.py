@@ -432,20 +432,33 @@ PLANTED = [
     Planted(
         'assembly: images that lie apart are no cause to hold',
         _ASSEMBLY,
-        '            if waited_s <= self._limits.image_timeout_s:\n',
-        '            if True:\n',
+        '        if now_s - close_s > self._limits.image_timeout_s:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'assembly: images that are apart for a moment are called apart',
+        _ASSEMBLY,
+        '        if now_s - close_s > self._limits.image_timeout_s:\n',
+        '        waited_s = now_s - self._waiting_since_s\n'
+        '        if not self._are_close() and waited_s > self._limits.image_timeout_s:\n',
     ),
     Planted(
         'assembly: a stale state is no cause to hold',
         _ASSEMBLY,
-        '        if waited_s <= self._limits.state_timeout_s:\n',
-        '        if self._states or waited_s <= self._limits.state_timeout_s:\n',
+        '        if close_s - self._waiting_since_s <= self._limits.state_timeout_s:\n',
+        '        if self._states or close_s - self._waiting_since_s <= 1.0:\n',
+    ),
+    Planted(
+        'assembly: a stale state is called a missing one',
+        _ASSEMBLY,
+        '        if not self._states:\n',
+        '        if True:\n',
     ),
     Planted(
         'assembly: it holds immediately where no state fits',
         _ASSEMBLY,
-        '        if waited_s <= self._limits.state_timeout_s:\n',
-        '        if waited_s <= 0.02:\n',
+        '        if close_s - self._waiting_since_s <= self._limits.state_timeout_s:\n',
+        '        if close_s - self._waiting_since_s <= 0.02:\n',
     ),
     Planted(
         'types: an observation is as old as its newest image',

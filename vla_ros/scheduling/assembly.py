@@ -84,18 +84,22 @@ class Assembler:
         self._images: dict[str, _Image] = {}
         self._states: deque[_State] = deque(maxlen=_STATES_KEPT)
         self._waiting_since_s: float | None = None  # the first image since the last observation
+        self._close_s = 0.0  # the last time at which the images were close, or the first one came
 
     def add_image(
         self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int, instruction: str
     ) -> Observation | None:
         """Keep the image, in place of an older one; return an observation if it completes one."""
+        now_s = self._clock.monotonic_s()
+        if self._waiting_since_s is None:
+            self._waiting_since_s = self._close_s = now_s
+        elif self._has_all_cameras() and self._are_close():
+            self._close_s = now_s
         if camera in self._images:
             self.counters.replaced += 1
         else:
             self.counters.pending += 1
         self._images[camera] = _Image(pixels, stamp_ns)
-        if self._waiting_since_s is None:
-            self._waiting_since_s = self._clock.monotonic_s()
         return self._join(instruction)
 
     def add_state(
@@ -134,17 +138,17 @@ class Assembler:
         """
         if self._waiting_since_s is None or not self._has_all_cameras():
             return None
-        waited_s = self._clock.monotonic_s() - self._waiting_since_s
+        now_s = self._clock.monotonic_s()
+        # A new image is apart from the last one of the other camera until the next one comes.
+        close_s = now_s if self._are_close() else self._close_s
         tolerance = f'sync_tolerance_s, {self._limits.tolerance_s:g} s'
-        if not self._are_close():
-            if waited_s <= self._limits.image_timeout_s:
-                return None
+        if now_s - close_s > self._limits.image_timeout_s:
             return Cause(
                 Reason.IMAGES_APART,
                 f'apart: the images of {", ".join(self._spec.cameras)} were not captured within '
                 f'{tolerance}; synchronise the cameras, or raise it',
             )
-        if waited_s <= self._limits.state_timeout_s:
+        if close_s - self._waiting_since_s <= self._limits.state_timeout_s:
             return None
         limit = f'state_timeout_s, {self._limits.state_timeout_s:g} s'
         if not self._states:
