@@ -21,6 +21,7 @@ MARGIN_S = 0.005  # between a decision and its publication
 NOTICE_S = 0.15  # the node looks every 0.02 s; a callback before that may take as long
 _UNSURE_S = 0.3  # after which the node and the prediction hold the same images again
 _KEPT = 300  # states and joins; the node keeps 256 states
+_EARLIER_S = 0.5  # the node may have begun to wait before the prediction did, which was in doubt
 
 
 @dataclass
@@ -51,12 +52,14 @@ class TakenState:
     """A usable state that the node took.
 
     :param is_void: whether the clock that stamped it has jumped since.
+    :param is_doubtful: whether the node may have dropped it, as the clock jumped.
     """
 
     values: tuple[float, ...]
     stamp_ns: int
     taken_ns: int
     is_void: bool = False
+    is_doubtful: bool = False
 
 
 class Join(NamedTuple):
@@ -176,6 +179,7 @@ class StateOracle:
         self._states: deque[TakenState] = deque(maxlen=_KEPT)
 
     def add(self, state: TakenState) -> None:
+        state.is_doubtful = self._is_noticing
         self._states.append(state)
 
     def doubt_clock(self) -> None:
@@ -187,11 +191,24 @@ class StateOracle:
     def need_not_notice(self) -> None:
         """The clock is again what it was a moment ago."""
         for state in self._states:
+            state.is_doubtful |= state.is_void
             state.is_void = False
 
     @property
-    def is_missing(self) -> bool:
-        return all(state.is_void for state in self._states)
+    def _is_noticing(self) -> bool:
+        return (self._now_ns() - self._doubted_ns) / NS < NOTICE_S
+
+    def reasons(self) -> frozenset[Reason]:
+        """Return the reasons that the node may tell where no state fits."""
+        since_ns = self._now_ns() - round(NOTICE_S * NS)
+        maybe = [one for one in self._states if not one.is_void or self._is_noticing]
+        surely = [
+            one
+            for one in self._states
+            if not one.is_void and not one.is_doubtful and one.taken_ns < since_ns
+        ]
+        reasons = {Reason.STATE_STALE} if maybe else set()
+        return frozenset(reasons if surely else reasons | {Reason.STATE_MISSING})
 
     def fitting(self, images: Sequence[Seen]) -> list[TakenState]:
         """Return the states that may be part of an observation with these images."""
@@ -212,7 +229,7 @@ class StateOracle:
 
     def why_not(self, images: Sequence[Seen], values: Sequence[float]) -> str:
         """Return why an observation of these images has not this state; empty: it may have it."""
-        if (self._now_ns() - self._doubted_ns) / NS < NOTICE_S:
+        if self._is_noticing:
             return ''  # what comes of it is dropped
         before_ns = self.complete_ns(images)
         fitting = [one for one in self.fitting(images) if one.taken_ns <= before_ns]
@@ -256,6 +273,9 @@ class AssemblyOracle:
         """The node drops the images that wait."""
         self._held: dict[int, Seen] = {}
         self._since_ns: int | None = None
+        self._close_ns = 0  # when the images were last close, or the first one came
+        self._vain_ns: int | None = None  # when close images had surely waited too long
+        self._reasons: set[Reason] = set()  # those that were right lately
         self._dropped_ns = self._now_ns()
 
     def doubt(self) -> None:
@@ -265,30 +285,53 @@ class AssemblyOracle:
 
     def add(self, image: Seen) -> Join | None:
         """Hold an image, and return the observation if it completes one."""
+        self.wait()
         self._held[image.frame.camera] = image
         if self._since_ns is None and not self.is_unsure(_UNSURE_S):
-            self._since_ns = self._now_ns()
+            self._since_ns = self._close_ns = self._now_ns()
         return self.join()
 
     def join(self) -> Join | None:
         """Return the observation that is complete now."""
         images = list(self._held.values())
-        if self.why_apart() or len(images) < self._cameras:
+        if not self._has_close_images() or (self._needs_state and not self.states.fitting(images)):
+            self.wait()
             return None
         self.drop()
         self.joins.append(Join(images, self._now_ns()))
         return self.joins[-1]
 
-    def why_apart(self) -> Reason | None:
-        """Return why the images of all cameras are no observation yet."""
+    def wait(self) -> None:
+        """Note until when the images were close, and why they are no observation.
+
+        To be called before they change, too.
+        """
+        now_ns, since_ns = self._now_ns(), self._since_ns
+        if since_ns is None or len(self._held) < self._cameras:
+            return
+        if self._has_close_images():
+            self._close_ns = now_ns
+            if self._vain_ns is None and self._waited_s(since_ns) > self._params['state_timeout_s']:
+                self._vain_ns = now_ns
+        self._reasons |= self._right(since_ns)
+
+    def _right(self, since_ns: int) -> set[Reason]:
+        """Return the reasons that the node may tell now."""
+        reasons: set[Reason] = set()
+        early_s = _EARLIER_S if self._close_ns == since_ns else MARGIN_S
+        if self._waited_s(self._close_ns) > max(0.0, self._params['image_timeout_s'] - early_s):
+            reasons.add(Reason.IMAGES_APART)
+        vain_s = (self._close_ns - since_ns) / NS
+        if self._needs_state and vain_s > self._params['state_timeout_s'] - _EARLIER_S:
+            reasons |= self.states.reasons()
+        return reasons
+
+    def _has_close_images(self) -> bool:
         images = list(self._held.values())
-        if len(images) < self._cameras:
-            return None
-        if not self.are_close(images):
-            return Reason.IMAGES_APART
-        if not self._needs_state or self.states.fitting(images):
-            return None
-        return Reason.STATE_MISSING if self.states.is_missing else Reason.STATE_STALE
+        return len(images) == self._cameras and self.are_close(images)
+
+    def _waited_s(self, since_ns: int) -> float:
+        return (self._now_ns() - since_ns) / NS
 
     def are_close(self, images: Sequence[Seen]) -> bool:
         stamps_ns = [image.stamp_ns for image in images]
@@ -303,20 +346,31 @@ class AssemblyOracle:
         limit_s: float = self._params[name]
         return limit_s
 
-    def overdue(self) -> tuple[Reason, int] | None:
-        """Return why the robot has to hold by now, and since when images wait in vain."""
-        reason, since_ns = self.why_apart(), self._since_ns
-        if reason is None or since_ns is None:
+    def overdue(self) -> tuple[set[Reason], int] | None:
+        """Return why the robot has to hold by now, and since when images wait in vain.
+
+        The node may have told any of the reasons since then, and not tell another one before it has
+        waited anew.
+        """
+        self.wait()
+        since_ns, vain_ns = self._since_ns, self._vain_ns
+        if since_ns is None or len(self._held) < self._cameras:
             return None
-        waited_s = (self._now_ns() - since_ns) / NS
-        return (reason, since_ns) if waited_s > self.limit_s(reason) + NOTICE_S else None
+        is_apart = self._waited_s(self._close_ns) > self._params['image_timeout_s'] + NOTICE_S
+        is_vain = vain_ns is not None and self._waited_s(vain_ns) > NOTICE_S
+        return (self._reasons, since_ns) if is_apart or is_vain else None
 
     def why_too_soon(self, reason: Reason) -> str:
         """Return why the node may not hold for this reason yet; empty: it may."""
-        waited_s = (self._now_ns() - self._dropped_ns) / NS
+        self.wait()
+        waited_s = self._waited_s(self._dropped_ns)
         limit_s = self.limit_s(reason)
         if waited_s < limit_s - MARGIN_S and not self.is_unsure(limit_s + 1.0):
             return f'images were joined {waited_s:.3f} s ago'
-        if reason == Reason.STATE_MISSING and not self.states.is_missing:
-            return 'there was a state'
+        if reason != Reason.IMAGES_APART:
+            return '' if reason in self.states.reasons() else 'it is another one of the state'
+        apart_s = self._waited_s(self._close_ns)
+        was_close = self._since_ns is not None and self._close_ns > self._since_ns
+        if was_close and apart_s < limit_s - MARGIN_S:
+            return f'images were close {apart_s:.3f} s ago'
         return ''

@@ -872,9 +872,10 @@ class RobotOracle:
         overdue = self._assembly.overdue()
         if overdue is None or not self._surely_wants:
             return
-        reason, since_ns = overdue
-        if status.state == State.HOLDING and status.reason not in (reason, *_OF_INFERENCES):
-            self._violation(f'it holds for reason {status.reason}, should be {reason.name}')
+        reasons, since_ns = overdue
+        if status.state == State.HOLDING and status.reason not in (*reasons, *_OF_INFERENCES):
+            names = ' or '.join(reason.name for reason in sorted(reasons))
+            self._violation(f'it holds for reason {status.reason}, should be {names}')
         self.void(until_ns=since_ns)
         self._assembly.doubt()
 
