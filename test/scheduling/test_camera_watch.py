@@ -154,6 +154,25 @@ def test_a_clock_that_jumps(jump_s: float) -> None:
     assert watch.jumps == 1
 
 
+def test_a_process_that_is_suspended_between_two_readings_is_no_jump() -> None:
+    class Clock(ManualClock):
+        suspended_s = 0.0
+
+        def now_ns(self) -> int:
+            now_ns = super().now_ns()
+            self.advance(self.suspended_s)
+            self.suspended_s = 0.0
+            return now_ns
+
+    clock = Clock()
+    watch = ClockWatch(clock)
+    for suspended_s in (0.0, 1.5, 0.0, 0.0):
+        clock.advance(0.02)
+        clock.suspended_s = suspended_s
+        assert watch.jump_s(simulated=False) == 0
+    assert watch.jumps == 0
+
+
 def test_simulated_time_may_stand_still_or_run_fast() -> None:
     clock = ManualClock()
     watch = ClockWatch(clock)

@@ -327,14 +327,14 @@ PLANTED = [
     Planted(
         'clock: a step back is no jump',
         _CLOCK,
-        '            jumped_s = jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0\n',
-        '            jumped_s = jumped_s if jumped_s > MAX_CLOCK_SKEW_S else 0.0\n',
+        '        return jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0\n',
+        '        return jumped_s if jumped_s > MAX_CLOCK_SKEW_S else 0.0\n',
     ),
     Planted(
         'clock: a simulation that is reset is no jump',
         _CLOCK,
-        '            jumped_s = step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
-        '            jumped_s = step_s if not step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
+        '            return step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
+        '            return step_s if not step_s <= _MAX_SIMULATED_STEP_S else 0.0\n',
     ),
     Planted(
         'chunks: a row lasts until the next one, whatever its validity',

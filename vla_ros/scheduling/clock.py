@@ -22,15 +22,20 @@ class ClockWatch:
         :param simulated: whether the robot's time is a simulation's. It may run faster or slower,
             or pause; only a step back, or a very long one, is a jump.
         """
-        before_ns, self._now_ns = self._now_ns, self._clock.now_ns()
-        before_s, self._monotonic_s = self._monotonic_s, self._clock.monotonic_s()
+        before_ns, before_s = self._now_ns, self._monotonic_s
+        jumped_s = self._jump_s(before_ns, before_s, simulated)
+        if jumped_s:  # no jump if the process was only suspended between the two readings
+            jumped_s = self._jump_s(before_ns, before_s, simulated)
+        self.jumps += jumped_s != 0
+        return jumped_s
+
+    def _jump_s(self, before_ns: int, before_s: float, simulated: bool) -> float:
+        """Read both clocks, and return how far the robot's jumped since these times, seconds."""
+        self._now_ns, self._monotonic_s = self._clock.now_ns(), self._clock.monotonic_s()
         if before_ns == 0:  # simulated time begins
             return 0.0
         step_s = (self._now_ns - before_ns) / 1e9
         if simulated:
-            jumped_s = step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0
-        else:
-            jumped_s = step_s - (self._monotonic_s - before_s)
-            jumped_s = jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0
-        self.jumps += jumped_s != 0
-        return jumped_s
+            return step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0
+        jumped_s = step_s - (self._monotonic_s - before_s)
+        return jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0
