@@ -226,6 +226,7 @@ def _show_photographs(folder: Path, actions: int, timeout_s: float, view: Path |
         *('--params-file', str(share_file('config/vla.yaml'))),
         *('-p', f'model:={folder / "tiny"}', '-p', 'device:=cpu', '-p', 'frame_id:=demo_base'),
         *('-p', f'contracts:={write_contract(folder)}'),
+        *('-p', 'frozen_image_timeout_s:=0.0'),  # on a slow machine a photograph is long the same
     )
     with (
         catching_signals() as stopped,
