@@ -227,6 +227,14 @@ class StateOracle:
         fitting = self.fitting(images)
         return max(images_ns, fitting[0].taken_ns) if fitting else images_ns
 
+    def surely_complete_ns(self, images: Sequence[Seen], needs_state: bool) -> int:
+        """Return the same, also if the node has dropped each state that it may have dropped."""
+        images_ns = max(image.taken_ns for image in images)
+        if not needs_state:
+            return images_ns
+        kept_ns = [one.taken_ns for one in self.fitting(images) if not one.is_doubtful]
+        return max(images_ns, kept_ns[0] if kept_ns else self._now_ns())
+
     def why_not(self, images: Sequence[Seen], values: Sequence[float]) -> str:
         """Return why an observation of these images has not this state; empty: it may have it."""
         if self._is_noticing:

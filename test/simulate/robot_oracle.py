@@ -493,7 +493,8 @@ class RobotOracle:
 
     def _check_wait(self, images: Sequence[Seen]) -> None:
         """It is neither too old nor did it wait while the worker had nothing to do."""
-        complete_ns = self._assembly.states.complete_ns(images)
+        needs_state = bool(self._shape.state_dim)
+        complete_ns = self._assembly.states.surely_complete_ns(images, needs_state)
         idle_since_ns = max(complete_ns, self._around.worker_free_ns())
         waited_s = (self._around.now_ns() - idle_since_ns) / NS
         if self._around.any_stalled_lately(waited_s + NOTICE_S):
