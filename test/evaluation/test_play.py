@@ -292,24 +292,16 @@ def test_free_running_no_row_begins_before_it_is_due() -> None:
 
 def test_free_running_rows_that_are_over_are_skipped() -> None:
     """But for the last one: what came is executed, as for chunks of one row."""
-    robot = FakeRobot(
-        0.9,
-        lambda number, stamp_ns, at_s: (
-            received(stamp_ns, at_s, 8, 0.0, stamp_ns / 1e9) if number == 1 else None
-        ),
-    )
-    world = FakeWorld(robot.clock)
-    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
-    assert world.rows == [4, 5, 6, 7]
-    late = FakeRobot(
-        2.5,
-        lambda number, stamp_ns, at_s: (
-            received(stamp_ns, at_s, 8, 0.0, stamp_ns / 1e9) if number == 1 else None
-        ),
-    )
-    world = FakeWorld(late.clock)
-    played(late, world, Pace(True, 30.0, time_limit_s=4.0))
-    assert world.rows == [7]
+    for latency_s, executed in ((0.9, [4, 5, 6, 7]), (2.5, [7])):
+        robot = FakeRobot(
+            latency_s,
+            lambda number, stamp_ns, at_s: (
+                received(stamp_ns, at_s, 8, 0.0, stamp_ns / 1e9) if number == 1 else None
+            ),
+        )
+        world = FakeWorld(robot.clock)
+        played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+        assert world.rows == executed
 
 
 def test_free_running_a_newer_chunk_replaces_the_rest() -> None:
