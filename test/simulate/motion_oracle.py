@@ -39,6 +39,7 @@ class _Opening(NamedTuple):
 
     opening: float
     due_ns: float
+    valid_until_ns: float  # it must have begun by then
 
 
 class MotionOracle:
@@ -74,15 +75,15 @@ class MotionOracle:
         self._ramp_ns = self._ramp_s(contract) * NS
         period_ns = contract.period_s * NS
         self._replace_from(start_ns)
-        end_ns = start_ns + min(period_ns, valid_ns - 2 * self._ramp_ns)
+        lasts_ns = min(period_ns, valid_ns - 2 * self._ramp_ns)
+        self._openings.clear()
         for number, row in enumerate(rows):
             begin_ns = start_ns + number * period_ns
             twist = self._bounded(action_twist(np.array(row), contract), contract)
-            self._rows.append(_Row(twist, begin_ns, end_ns + number * period_ns))
-        self._openings = [
-            _Opening(contract.opening(row[6]), start_ns + number * period_ns)
-            for number, row in enumerate(rows)
-        ]
+            self._rows.append(_Row(twist, begin_ns, begin_ns + lasts_ns))
+            self._openings.append(
+                _Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns)
+            )
         self._perhaps_told = 0
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
@@ -186,7 +187,11 @@ class MotionOracle:
         perhaps = self._begun(self._now_ns + _UNSURE_NS)
         if not perhaps and not math.isinf(self._unsure_until_ns):
             self._violation('the gripper is told where to be, and no row of an action begins')
-        allowed = {self._after(count) for count in range(surely, perhaps + 1)}
+        allowed = {
+            self._after(count, moment_ns)
+            for count in range(surely, perhaps + 1)
+            for moment_ns in (self._now_ns - _UNSURE_NS, self._now_ns + _UNSURE_NS)
+        }
         if allowed and None not in allowed and opening not in allowed:
             self._violation(f'the gripper is to be open by {opening}, by its actions by {allowed}')
         self._gripper = opening
@@ -196,11 +201,11 @@ class MotionOracle:
     def _begun(self, moment_ns: int) -> int:
         return sum(row.due_ns <= moment_ns for row in self._openings)
 
-    def _after(self, count: int) -> float | None:
-        """Where it is when so many rows have begun."""
+    def _after(self, count: int, moment_ns: int) -> float | None:
+        """Where it is when so many rows have begun, at this moment. Rows out of date move nothing."""
         gripper = self._gripper
         for row in self._openings[:count]:
-            if not _CLOSED <= row.opening <= _OPEN:
+            if moment_ns < row.valid_until_ns and not _CLOSED <= row.opening <= _OPEN:
                 gripper = float(row.opening > _OPEN)
         return gripper
 
