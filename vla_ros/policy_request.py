@@ -6,8 +6,8 @@ Importing this loads neither numpy nor a policy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,20 @@ class PolicyRequest:
     contracts: str = ''
     preprocessing: str = 'raw'
     rotate_180: bool = False
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> PolicyRequest:
+        """Return the policy that the node's parameters ask for.
+
+        Defaults stand for what is absent or has another type; other parameters do not matter.
+        """
+        return cls(
+            **{
+                field.name: parameters[field.name]
+                for field in fields(cls)
+                if type(parameters.get(field.name)) is type(field.default)
+            }
+        )
 
     @property
     def label(self) -> str:

@@ -81,9 +81,7 @@ class MotionOracle:
             begin_ns = start_ns + number * period_ns
             twist = self._bounded(action_twist(np.array(row), contract), contract)
             self._rows.append(_Row(twist, begin_ns, begin_ns + lasts_ns))
-            self._openings.append(
-                _Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns)
-            )
+            self._openings.append(_Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns))
         self._perhaps_told = 0
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
@@ -202,7 +200,7 @@ class MotionOracle:
         return sum(row.due_ns <= moment_ns for row in self._openings)
 
     def _after(self, count: int, moment_ns: int) -> float | None:
-        """Where it is when so many rows have begun, at this moment. Rows out of date move nothing."""
+        """Where it is when so many rows have begun by this moment; late ones move nothing."""
         gripper = self._gripper
         for row in self._openings[:count]:
             if moment_ns < row.valid_until_ns and not _CLOSED <= row.opening <= _OPEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from rclpy.node import Node
@@ -78,14 +79,9 @@ class SimulatedRobot(RobotSide):
 class SimulatedTimeRobot(SimulatedRobot):
     """A simulated robot whose clock advances on request, and is published on ``clock``."""
 
-    def __init__(
-        self,
-        namespace: str = '',
-        name: str = 'simulated_robot',
-        spec: PolicySpec | None = None,
-    ) -> None:
-        """Begin at one second."""
-        super().__init__(namespace, name, spec)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Begin at one second; the arguments are those of SimulatedRobot."""
+        super().__init__(*arguments, **options)
         self._now_ns = 10**9
         self._times: Publisher = self.node.create_publisher(Clock, 'clock', 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,14 +34,7 @@ def check_parameters(facts: Facts) -> Iterator[Finding]:
     if setup.model:
         overrides['model'] = setup.model
     facts.overrides = overrides
-    defaults = dataclasses.asdict(PolicyRequest())
-    facts.request = PolicyRequest(
-        **{
-            name: overrides[name]
-            for name, default in defaults.items()
-            if type(overrides.get(name)) is type(default)
-        }
-    )
+    facts.request = PolicyRequest.of(overrides)
     yield from _check_values(facts)
 
 

@@ -30,6 +30,7 @@ from vla_ros.evaluation.summary import Condition, Outcome, summarize
 from vla_ros.measure.agreement import agreement, tokens_of
 from vla_ros.measure.machine import describe_machine
 from vla_ros.msg import VlaStatus
+from vla_ros.parameters.overrides import read_value
 from vla_ros.policies import PolicyRequest, inspect, load_policy, product
 from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import make_world
@@ -240,19 +241,7 @@ def _known_spec(parameters: Mapping[str, str]) -> PolicySpec | None:
 
 def _request(parameters: Mapping[str, str]) -> PolicyRequest:
     """Return the request for the policy of a node with these parameters."""
-    get = parameters.get
-    return PolicyRequest(
-        model=parameters['model'],
-        revision=get('revision', ''),
-        device=get('device', 'auto'),
-        dtype=get('dtype', 'auto'),
-        quantization=get('quantization', 'none'),
-        compile=get('compile') == 'true',
-        unnorm_key=parameters['unnorm_key'],
-        contracts=get('contracts', ''),
-        preprocessing=get('preprocessing', 'raw'),
-        rotate_180=get('rotate_180') == 'true',
-    )
+    return PolicyRequest.of({name: read_value(text) for name, text in parameters.items()})
 
 
 def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condition:

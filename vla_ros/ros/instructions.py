@@ -127,15 +127,13 @@ class Instructions:
             for publisher in self._node.get_publishers_info_by_topic(self.topic)
         )
 
-    def why_none(
-        self, parameters: Parameters, image_topics: str, waiting_since_s: float
-    ) -> Cause | None:
-        """Return why no instruction is in force; None if one is.
+    def why_none(self, parameters: Parameters, image_topics: str, waiting_since_s: float) -> Cause:
+        """Return why no instruction is in force; call it only if none is.
 
         :param image_topics: topics on which images arrive now; empty if they do not.
         :param waiting_since_s: when the robot began to wait for images, monotonic [s].
         """
-        if self._text or self._cause:
+        if self._cause:
             return self._cause
         message = f'no instruction on {self.topic}'
         limit_s = parameters.no_instruction_timeout_s

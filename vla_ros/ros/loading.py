@@ -28,24 +28,8 @@ def load_policy(parameters: Parameters, progress: ProgressCallback) -> Policy:
 
     :raises PolicyError: if there is no such policy.
     """
-    request = policy_request(parameters)
+    request = PolicyRequest.of(vars(parameters))
     return policies.load_policy(request, len(parameters.robot_names), progress)
-
-
-def policy_request(parameters: Parameters) -> PolicyRequest:
-    """Return the policy that the parameters ask for."""
-    return PolicyRequest(
-        model=parameters.model,
-        revision=parameters.revision,
-        device=parameters.device,
-        dtype=parameters.dtype,
-        quantization=parameters.quantization,
-        compile=parameters.compile,
-        unnorm_key=parameters.unnorm_key,
-        contracts=parameters.contracts,
-        preprocessing=parameters.preprocessing,
-        rotate_180=parameters.rotate_180,
-    )
 
 
 def progress_text(status: WorkerStatus) -> str:

@@ -46,6 +46,7 @@ from vla_ros.types import InstructionError, check_instruction
 EXIT_HUNG = 70
 CLOSE_LIMIT_S = 8.0  # for the policy's end and the robots' last messages; launch kills after 10 s
 
+_DEFAULTS = Parameters()  # while nothing is configured
 _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
 _JOIN_TIMEOUT_S = 2.0  # launch sends SIGTERM 5 s after SIGINT
@@ -91,7 +92,7 @@ class VlaNode(LifecycleNode):
         self._beat = beat
         self.exit_code = Future()  # done when the process must end
         self._configuration: Configuration | None = None
-        self._policy_info = policy_message(Parameters(), None)  # as long as nothing is configured
+        self._policy_info = policy_message(_DEFAULTS, None)  # as long as nothing is configured
         self._activate_when_ready = False
         self._shut_down = False
         self._error: Cause | None = None
@@ -366,7 +367,7 @@ class VlaNode(LifecycleNode):
         """Act on what has taken too long."""
         configuration = self._configuration
         if configuration is None:
-            self._beat(*silence_limit(None, Parameters()))
+            self._beat(*silence_limit(None, _DEFAULTS))
             self._before_callback()
             return
         status, parameters = configuration.status(), configuration.parameters

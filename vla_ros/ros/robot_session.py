@@ -169,12 +169,15 @@ class RobotSession:
     @property
     def cause(self) -> Cause | None:
         """Why the active robot holds; None if it acts."""
-        no_instruction = self._parts.instructions.why_none(
-            self._params,
-            self.observations.arriving_topics,
-            self.observations.listening_since_s,
+        return self.why_off() or self._why_no_instruction() or self._gate.cause
+
+    def _why_no_instruction(self) -> Cause | None:
+        instructions, observations = self._parts.instructions, self.observations
+        if instructions.text:
+            return None
+        return instructions.why_none(
+            self._params, observations.arriving_topics, observations.listening_since_s
         )
-        return self.why_off() or no_instruction or self._gate.cause
 
     @property
     def topics(self) -> list[str]:
