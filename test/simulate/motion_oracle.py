@@ -55,6 +55,7 @@ class MotionOracle:
         self._ramp_ns = 1.0
         self._unsure_until_ns = 0.0
         self._now_ns = 0  # of the last twist, or of the action after it
+        self._start_ns = 0  # of the last chunk
         self._must_move = False  # at the last twist
         self._stands_still = False  # since the twist before, though it has to move
 
@@ -73,6 +74,7 @@ class MotionOracle:
         :param valid_ns: for how long row 0 is.
         """
         self._ramp_ns = self._ramp_s(contract) * NS
+        self._start_ns = start_ns
         period_ns = contract.period_s * NS
         self._replace_from(start_ns)
         lasts_ns = min(period_ns, valid_ns - 2 * self._ramp_ns)
@@ -120,25 +122,31 @@ class MotionOracle:
         self._must_move = must_move
         if not is_sure or now_ns < self._unsure_until_ns:
             return
-        expected = self._expected(now_ns)
-        is_other = (np.abs(twist - expected) > self._steepest() * _UNSURE_NS + 1e-9).any()
-        if is_other and not twist.any():
-            self._stand_still(must_move)
-        elif is_other:
+        if not self._is_other(twist, now_ns):
+            self._stands_still = False
+        elif not twist.any():
+            self._stand_still(now_ns, must_move)
+        else:
+            expected = self._expected(now_ns)
             self._violation(
                 f'twist {twist.round(4).tolist()}, by its actions {expected.round(4).tolist()}'
             )
-        else:
-            self._stands_still = False
 
-    def _stand_still(self, must_move: bool) -> None:
+    def _is_other(self, twist: Vector, now_ns: float) -> bool:
+        steepest = self._steepest() * _UNSURE_NS + 1e-9
+        return bool((np.abs(twist - self._expected(now_ns)) > steepest).any())
+
+    def _stand_still(self, now_ns: int, must_move: bool) -> None:
         """It may once, as it stops; then its status says that it holds."""
-        if self._stands_still and must_move:
-            self._violation('it stands still, though its action is not over')
-        if self._stands_still or not must_move:
-            self.stop()
-        else:
+        if must_move and not self._stands_still:
             self._stands_still = True
+            return
+        if must_move:
+            self._violation('it stands still, though its action is not over')
+        else:  # it may have stopped before its last action, which begins at zero then
+            self._rows = [row for row in self._rows if row.start_ns >= self._start_ns]
+        if must_move or self._is_other(np.zeros(6), now_ns):
+            self.stop()
 
     def _expected(self, now_ns: float) -> Vector:
         """The average over the last two ramps, weighted by a triangle."""

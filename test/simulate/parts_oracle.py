@@ -239,12 +239,17 @@ class StateOracle:
         """Return why an observation of these images has not this state; empty: it may have it."""
         if self._is_noticing:
             return ''  # what comes of it is dropped
-        before_ns = self.complete_ns(images)
+        before_ns = self.surely_complete_ns(images, needs_state=True)
         fitting = [one for one in self.fitting(images) if one.taken_ns <= before_ns]
         chosen = [one for one in fitting if one.values == tuple(values)]
         if not chosen:
             return 'none such was measured within the tolerance'
-        newer = [one for one in fitting if one.stamp_ns > chosen[0].stamp_ns]
+        surely_ns, stamp_ns = self.complete_ns(images), chosen[0].stamp_ns
+        newer = [
+            one
+            for one in fitting
+            if one.stamp_ns > stamp_ns and one.taken_ns <= surely_ns and not one.is_doubtful
+        ]
         return f'there was a newer one: {newer[-1].values}' if newer else ''
 
     def is_void(self, values: Sequence[float]) -> bool:

@@ -840,8 +840,7 @@ class RobotOracle:
         self._look_at_parts(status)
         if is_late:
             self.disturb()
-        is_told = (now_ns - self.status_ns) / NS > NOTICE_S and not self._owes_status
-        if status.state == State.RUNNING and is_told:
+        if status.state == State.RUNNING and self._is_told:
             for is_so, why in (
                 (not self.may_act, self._why_not() if not self.may_act else ''),
                 (no_image, f'no image for {silent_s:.3f} s'),
@@ -854,6 +853,12 @@ class RobotOracle:
                     break
         self._check_liveness(now_ns)
 
+    @property
+    def _is_told(self) -> bool:
+        """Whether the last status is so old that the next one could have been sent."""
+        is_old = (self._around.now_ns() - self.status_ns) / NS > NOTICE_S
+        return is_old and not self._owes_status
+
     def _check_silence(self, status: VlaStatus) -> None:
         """A camera that came and fell silent is the reason, whatever came before."""
         limit_s = self._params['image_timeout_s'] + 2 * NOTICE_S
@@ -861,7 +866,7 @@ class RobotOracle:
         fell_silent = any(
             camera.has_come and (now_ns - camera.last_ns) / NS > limit_s for camera in self._cameras
         )
-        is_steady = (now_ns - self._held_ns) / NS > _STEADY_S
+        is_steady = self._is_told and (now_ns - self._held_ns) / NS > _STEADY_S
         if not fell_silent or not is_steady or not self._surely_wants or self._in_doubt:
             return
         if status.state == State.HOLDING and status.reason not in (*_SILENT, *_OF_INFERENCES):
