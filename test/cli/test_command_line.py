@@ -66,10 +66,11 @@ def test_check_prints_the_action(tiny_checkpoint: Path) -> None:
 
         refused = run(
             'check',
-            *('--instruction', 'a </s> b', '--timeout', '8'),
+            *('--instruction', 'a </s> b', '--timeout', '90'),
             *('--ros-args', '-r', f'__ns:={namespace}'),
         )
         assert refused.returncode == 1
+        assert 'the node rejected the instruction: ' in refused.stderr
         assert "special token '</s>'" in refused.stderr
 
 

@@ -54,8 +54,7 @@ def node() -> Iterator[Robot]:
 def stack(node: Robot) -> Iterator[Robot]:
     """RUNNING at the beginning; it must be able to go on at the end."""
     yield started(node)
-    node.say('go')
-    node.wait_for(lambda: node.status.instruction == 'go')
+    node.instruct('go')
     node.recovers()
 
 
@@ -299,8 +298,7 @@ def test_an_instruction_that_the_policy_refuses() -> None:
         with stack.expects_hold(Reason.INSTRUCTION_REJECTED, within_s=AT_ONCE_S):
             stack.see(noise())
         stack.wait_for(lambda: counter(stack, 'instructions_rejected') == 1)
-        stack.say('go on')
-        stack.wait_for(lambda: stack.status.instruction == 'go on')
+        stack.instruct('go on')
         stack.recovers()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.graph import CameraThread, Running, noise, running_node
+from support.graph import FRESH, CameraThread, Running, noise, running_node
 from support.nodes import started
 from support.servo import PATIENT, moving_node, written
 from vla_ros.console import END_SIGNALS
@@ -187,7 +187,7 @@ def test_the_watchdog_ends_with_the_node(end: str) -> None:
 
 @pytest.mark.parametrize('sent', END_SIGNALS)
 def test_a_signal_that_asks_for_the_end_ends_it(sent: signal.Signals) -> None:
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', program=FRESH) as running:
         stack = started(running.robot)
         running.process.send_signal(sent)
         assert running.ends() == 0
@@ -198,7 +198,7 @@ def test_a_signal_that_asks_for_the_end_ends_it(sent: signal.Signals) -> None:
 def test_nohup_keeps_it_when_the_terminal_goes_away() -> None:
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of this process, and so of the node
     try:
-        with running_node('model:=scripted') as running:
+        with running_node('model:=scripted', program=FRESH) as running:
             stack = started(running.robot)
             running.process.send_signal(signal.SIGHUP)
             stack.recovers()
@@ -213,7 +213,7 @@ def test_nohup_keeps_it_when_the_terminal_goes_away() -> None:
 
 @pytest.mark.parametrize('sent', [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
 def test_a_native_crash_prints_every_stack(sent: signal.Signals) -> None:
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', program=FRESH) as running:
         running.robot.wait_for_state(State.HOLDING)
         running.process.send_signal(sent)
         assert running.ends() == -sent

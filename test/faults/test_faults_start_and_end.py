@@ -19,7 +19,7 @@ from lifecycle_msgs.msg import Transition
 from safetensors.torch import load_file, save_file
 
 from support.fakes import FakePolicy
-from support.graph import Robot, Running, noise, running_node
+from support.graph import FRESH, Robot, Running, noise, running_node
 from support.in_process import unstarted_node
 from support.nodes import PATIENT, mended, never_acted, started
 from vla_ros.reasons import Reason, State
@@ -209,7 +209,7 @@ def test_a_native_crash_and_the_next_process_acts(fault: str, code: int) -> None
 
 
 def test_kill_9_and_the_next_process_acts() -> None:
-    with running_node('model:=scripted', 'instruction:=go') as running:
+    with running_node('model:=scripted', 'instruction:=go', program=FRESH) as running:
         stack = started(running.robot)
         running.process.kill()
         assert running.ends() == -signal.SIGKILL
@@ -281,7 +281,8 @@ def test_configurations_with_changing_models_leave_nothing_behind(
     from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
 
     models = [str(tiny_checkpoint), str(write_random_checkpoint(tmp_path / 'two', seed=2))]
-    with running_node('model:=scripted', 'device:=cpu', 'frozen_image_timeout_s:=0.0') as running:
+    parameters = ('model:=scripted', 'device:=cpu', 'frozen_image_timeout_s:=0.0')
+    with running_node(*parameters, program=FRESH) as running:
         stack = started(running.robot)
         measured = []
         for turn in range(16):

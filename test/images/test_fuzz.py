@@ -397,8 +397,7 @@ def assert_balanced_and_alive(
 ) -> None:
     """A good picture gives an action still; then nothing is unaccounted for."""
     person = running.robot
-    person.say('open the drawer')
-    person.wait_for(lambda: person.status.instruction == 'open the drawer')
+    person.instruct('open the drawer')
     count = len(person.actions)
 
     def acts() -> bool:

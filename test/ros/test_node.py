@@ -15,7 +15,7 @@ from lifecycle_msgs.msg import Transition
 from PIL import Image as PilImage
 from sensor_msgs.msg import CompressedImage
 
-from support.graph import PICTURE, Robot, Running, image_message, running_node
+from support.graph import FRESH, PICTURE, Robot, Running, image_message, running_node
 from support.in_process import unstarted_node
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.reasons import State
@@ -96,7 +96,7 @@ def test_the_action_before_is_the_draft_of_the_next(stack: Robot) -> None:
 
 
 def test_the_times_of_an_action_fit_together(stack: Robot) -> None:
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     action = stack.actions[0]
@@ -120,7 +120,7 @@ def test_sequence_counts_what_was_published(stack: Robot) -> None:
 
 
 def test_an_empty_instruction_holds(stack: Robot) -> None:
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     stack.say('')
@@ -141,7 +141,7 @@ def test_an_empty_instruction_holds(stack: Robot) -> None:
     ],
 )
 def test_a_bad_instruction_holds_and_is_counted(stack: Robot, instruction: str, why: str) -> None:
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     rejected = stack.status.counters.instructions_rejected
@@ -155,7 +155,7 @@ def test_a_bad_instruction_holds_and_is_counted(stack: Robot, instruction: str, 
     stack.see()
     time.sleep(0.3)
     assert len(stack.actions) == 1
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 2)
 
@@ -172,7 +172,7 @@ BAD_PICTURES = {
 @pytest.mark.parametrize('fault', BAD_PICTURES)
 def test_a_bad_picture_holds_and_is_counted(stack: Robot, fault: str) -> None:
     message, why = BAD_PICTURES[fault]
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     rejected = stack.status.counters.rejected
@@ -207,7 +207,7 @@ def test_other_parameters_are_fixed_while_configured(stack: Robot) -> None:
 
 def test_lifecycle(stack: Robot) -> None:
     assert stack.lifecycle_state() == 'active'
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 1)
     assert stack.transition(Transition.TRANSITION_DEACTIVATE)
@@ -223,7 +223,7 @@ def test_lifecycle(stack: Robot) -> None:
     assert stack.transition(Transition.TRANSITION_ACTIVATE)
     assert stack.status.policy.dtype == 'bfloat16'
     stack.wait_until_heard()
-    stack.say('open the drawer')
+    stack.instruct('open the drawer')
     stack.see()
     stack.wait_for(lambda: len(stack.actions) == 2)
     assert stack.actions[-1].sequence == 1
@@ -312,7 +312,7 @@ def test_unusable_arguments_refuse_to_start(arguments: list[str], words: list[st
 
 
 def test_output_is_not_buffered_and_the_node_answers_while_it_loads(tiny_checkpoint: Path) -> None:
-    with running_node(f'model:={tiny_checkpoint}') as running:
+    with running_node(f'model:={tiny_checkpoint}', program=FRESH) as running:
         person = running.robot
         assert running.process.stdout is not None
         assert 'UNCONFIGURED' in running.process.stdout.readline()

@@ -45,15 +45,10 @@ def two_robots(*parameters: str) -> Iterator[tuple[Running, Robot, Robot]]:
     assert running.process.returncode == 0
 
 
-def instruct(stack: Robot, instruction: str) -> None:
-    stack.say(instruction)
-    stack.wait_for(lambda: stack.status.instruction == instruction.strip())
-
-
 def held_in_one_batch(a: Robot, b: Robot) -> None:
     """Pictures of both come while the node's first inference, of a's first picture, runs."""
     for each in (a, b):
-        instruct(each, 'go')
+        each.instruct('go')
     a.see(noise())
     a.wait_for(lambda: a.status.counters.taken == 1)
     a.see(noise())
@@ -82,7 +77,7 @@ def test_each_robot_has_the_actions_of_its_own_pictures_and_instruction(
     with two_robots(*model, *GENEROUS, *STILL) as (_, a, b):
         stacks = {'a': a, 'b': b}
         for name, (_, instruction) in shown.items():
-            instruct(stacks[name], instruction)
+            stacks[name].instruct(instruction)
         for count in range(1, 4):
             for name, (picture, _) in shown.items():
                 stacks[name].see(image_message(picture))
@@ -140,7 +135,7 @@ def test_what_one_lacks_or_does_wrong_is_its_own_affair(
 ) -> None:
     a, b = pair
     for each in (a, b):
-        instruct(each, 'go')
+        each.instruct('go')
         each.recovers()
     befall, why = FAULTS_OF_B[fault]
     with CameraThread(a):
@@ -202,7 +197,7 @@ def test_a_new_instruction_of_one_leaves_the_others_inference_alone() -> None:
     with two_robots('model:=scripted:slow=3@1-2', *GENEROUS, 'image_timeout_s:=60.0') as (_, a, b):
         held_in_one_batch(a, b)
         b.wait_for(lambda: b.status.counters.taken == 1)
-        instruct(b, 'something else')
+        b.instruct('something else')
         a.wait_for(lambda: len(a.actions) == 2)
         assert settled(a).counters.cancelled == 0
         status = settled(b)
@@ -227,7 +222,7 @@ def test_who_waits_behind_a_late_inference_says_so_and_acts_then() -> None:
     limits = ('inference_timeout_s:=0.5', 'max_action_age_s:=20.0', 'max_image_age_s:=20.0')
     with two_robots('model:=scripted:hung=4@1', *limits, 'image_timeout_s:=60.0') as (_, a, b):
         for each in (a, b):
-            instruct(each, 'go')
+            each.instruct('go')
         a.see(noise())
         a.wait_for_state(State.HOLDING, 'overrun')
         b.see(noise())
@@ -244,7 +239,7 @@ def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
     chosen = random.Random(0)
     with two_robots(f'model:={script}', *limits) as (_, a, b):
         for each in (a, b):
-            instruct(each, 'go')
+            each.instruct('go')
         with CameraThread(a) as camera_a, CameraThread(b) as camera_b:
             for count in range(20, 200, 20):
                 a.wait_for(lambda count=count: min(camera_a.shown, camera_b.shown) >= count)
@@ -254,7 +249,7 @@ def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
         for each in (a, b):
             assert settled(each).counters.received > 0 and each.status.counters.taken > 0
             assert not [s for s in each.statuses if unaccounted(s.counters)]
-            instruct(each, 'the last')
+            each.instruct('the last')
             each.recovers()
 
 

@@ -6,6 +6,7 @@ The rest of a seed's faults, and all their details, are drawn by the seed itself
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -136,6 +137,7 @@ def _is_simulated(seed: int) -> bool:
     return seed % _SIMULATED_EVERY == _SIMULATED_EVERY - 1
 
 
+@functools.cache
 def _shape(seed: int) -> Shape:
     random = Random(f'shape/{seed}')
     return Shape(

@@ -14,8 +14,7 @@ def started(stack: Robot, instruction: str = 'go') -> Robot:
     """Until the node is RUNNING."""
     stack.wait_for_state(State.HOLDING)
     stack.wait_until_heard()
-    stack.say(instruction)
-    stack.wait_for(lambda: stack.status.instruction == instruction)
+    stack.instruct(instruction)
     stack.recovers()
     return stack
 

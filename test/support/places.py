@@ -22,6 +22,8 @@ if os.environ.get('ROS_DISTRO') == 'humble':
 _WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1, ...
 _RUN = os.getppid() + 1 + int(_WORKER.removeprefix('gw')) if _WORKER else os.getpid()
 os.environ['ROS_DOMAIN_ID'] = str(1 + _RUN % 100)
+for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):  # new, old
+    os.environ[name] = str(Path(__file__).parent / 'discovery.xml')
 # What an operator has stopped on this machine is none of the tests' business.
 ROS_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_home_'))
 os.environ['ROS_HOME'] = str(ROS_HOME)

@@ -17,7 +17,7 @@ from vla_ros.client.vla_client import ReceivedAction
 from vla_ros.console import Say
 from vla_ros.errors import VlaError
 from vla_ros.msg import VlaAction, VlaStatus
-from vla_ros.reasons import State
+from vla_ros.reasons import Reason, State
 from vla_ros.types import ONE_CAMERA
 
 _SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until an action arrives
@@ -45,6 +45,7 @@ class Question(RobotSide):
         self._image = image.copy()
         self._say = say
         self._sent_stamps: set[int] = set()
+        self._before = self.latest  # as of the first image
         self._last_sent_s = -_SEND_PERIOD_S
         self._said, self._said_s = '', 0.0
         self._unheard_since_s = 0.0
@@ -86,6 +87,8 @@ class Question(RobotSide):
         self._say_state(now_s)
         if self.latest.state == State.ERROR:
             raise CheckFailed(f'the node is in {self.latest.message}', 'see its log')
+        if self._sent_stamps and self._is_rejected():
+            raise CheckFailed(f'the node rejected the instruction: {self.latest.message}')
         if self.latest.state not in _LISTENING or subscribed:
             self._unheard_since_s = now_s
         elif now_s - self._unheard_since_s > _HEARD_WITHIN_S:
@@ -98,7 +101,14 @@ class Question(RobotSide):
             self._last_sent_s = now_s
             self._send()
 
+    def _is_rejected(self) -> bool:
+        """Return whether the node holds since it rejected an instruction, probably ours."""
+        holds = self.latest.reason == Reason.INSTRUCTION_REJECTED
+        return holds and self.was_rejected(self._before)
+
     def _send(self) -> None:
+        if not self._sent_stamps:
+            self._before = self.latest
         self.lease.renew()
         self._image[0, 0, 0] ^= 1  # noise, since the node holds if no pixel ever changes
         stamp_ns = self.node.get_clock().now().nanoseconds

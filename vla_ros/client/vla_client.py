@@ -135,6 +135,11 @@ class VlaClient:
         """Return whether the last status shows this instruction; '' is in force during a hold."""
         return self.status is not None and self.status.instruction == _shown(text)
 
+    def was_rejected(self, before: VlaStatus) -> bool:
+        """Return whether the node has rejected an instruction since that status."""
+        counted = before.counters.instructions_rejected
+        return self.latest.counters.instructions_rejected > counted
+
     def close(self) -> None:
         """End the thread, and destroy the node if the client created it."""
         self._cleanup.close()
@@ -155,7 +160,7 @@ class VlaClient:
         def is_settled() -> bool:
             if self.latest is before:
                 return False
-            return self._has_failed() or self.is_in_force(text) or self._was_rejected(before)
+            return self._has_failed() or self.is_in_force(text) or self.was_rejected(before)
 
         left_s = ends_s - self.clock.monotonic_s()
         if not self.repeat_until(lambda: self.say(text), is_settled, left_s):
@@ -331,10 +336,6 @@ class VlaClient:
 
     def _has_failed(self) -> bool:
         return self.latest.state == State.ERROR
-
-    def _was_rejected(self, before: VlaStatus) -> bool:
-        counted = before.counters.instructions_rejected
-        return self.latest.counters.instructions_rejected > counted
 
     def _switch(
         self,
