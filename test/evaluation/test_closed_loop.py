@@ -5,39 +5,57 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image as PilImage
 
+from support.forked import running_forked
 from support.places import ROOT
 from vla_ros.cli.eval import main
 from vla_ros.simulation import BlocksWorld
 
 
-def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, '-m', f'vla_ros.cli.{module}', *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=240.0, check=False
-    )
+class Told(NamedTuple):
+    """What ``vla_eval`` answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def conditions(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+        """Of the JSON line, by control, pace, added latency and where deltas start."""
+        assert self.code == 0, self.err
+        report = json.loads(self.out.splitlines()[-1])
+        keys = ('control', 'pace', 'added_latency_s', 'deltas_from')
+        return {tuple(one[key] for key in keys): one for one in report['conditions']}
 
 
-def conditions(*arguments: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Of the JSON line, by control, pace, added latency and where deltas start."""
-    done = run('eval', *arguments)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    keys = ('control', 'pace', 'added_latency_s', 'deltas_from')
-    return {tuple(one[key] for key in keys): one for one in report['conditions']}
+@pytest.fixture
+def evaluate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Told]:
+    """``vla_eval`` in this process, with its nodes in others."""
+    monkeypatch.setattr('vla_ros.evaluation.closed_loop.running', running_forked)
+
+    def run(*arguments: str) -> Told:
+        code = main(list(arguments))
+        return Told(code, *capsys.readouterr())
+
+    return run
 
 
-def test_it_picks_up_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:
+def test_it_picks_up_what_it_is_told_and_nothing_else(
+    evaluate: Callable[..., Told], tmp_path: Path
+) -> None:
     """In step. What is random is fixed by the seeds, but for how a processor rounds."""
     gif, sheet, plot = (tmp_path / name for name in ('film.gif', 'sheet.png', 'plot.png'))
     files = ('--gif', str(gif), '--sheet', str(sheet), '--plot', str(plot))
-    some = ('--episodes', '2', '--time-limit', '4', '--control', 'none,swapped,black')
-    done = conditions(*some, *files)
+    some = ('--episodes', '2', '--time-limit', '3', '--control', 'none,swapped,black')
+    done = evaluate(*some, *files).conditions
     told = done['none', 'step', 0.0, 'now']
     assert told['all']['episodes'] == 4
     assert told['all']['successes'] >= 3
@@ -60,7 +78,8 @@ def test_the_demo_films_it(tmp_path: Path) -> None:
         for name, kind in (('gif', 'gif'), ('sheet', 'png'), ('view', 'png'))
     }
     options = [word for name, file in files.items() for word in (f'--{name}', str(file))]
-    demo = run('demo', '--episodes', '2', *options)
+    command = [sys.executable, '-m', 'vla_ros.cli.demo', '--episodes', '2', *options]
+    demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240.0)
     assert demo.returncode == 0, demo.stderr
     assert demo.stdout.count('pick up the ') == 2
     assert 'of 2 episodes succeeded' in demo.stdout
@@ -69,11 +88,11 @@ def test_the_demo_films_it(tmp_path: Path) -> None:
             assert picture.width > 300
 
 
-def test_it_can_run_freely_and_late() -> None:
-    done = conditions(
+def test_it_can_run_freely_and_late(evaluate: Callable[..., Told]) -> None:
+    done = evaluate(
         *('--episodes', '1', '--pace', 'free', '--added-latency', '0.3', '--time-limit', '3'),
         *('--deltas-from', 'now,image'),
-    )
+    ).conditions
     assert list(done) == [('none', 'free', 0.3, 'now'), ('none', 'free', 0.3, 'image')]
     for one in done.values():
         assert one['latency_s']['p50'] > 0.3
@@ -82,15 +101,14 @@ def test_it_can_run_freely_and_late() -> None:
         assert all(episode['steps'] > 0 for episode in one['episodes'])
 
 
-def test_fewer_bits_are_held_against_all_of_them() -> None:
+def test_fewer_bits_are_held_against_all_of_them(evaluate: Callable[..., Told]) -> None:
     """In step, so that no machine is too slow to see pictures on which they differ."""
-    done = run(
-        'eval',
-        *('--episodes', '1', '--time-limit', '2'),
+    done = evaluate(
+        *('--episodes', '1', '--time-limit', '1'),
         *('--dtype', 'float32', '--quantization', 'none,int8,int4'),
     )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])['conditions']
+    assert done.code == 0, done.err
+    results = json.loads(done.out.splitlines()[-1])['conditions']
     assert [one['quantization'] for one in results] == ['none', 'int8', 'int4']
     exact, int8, int4 = (one['agreement']['equal_bins'] for one in results)
     assert exact == 1.0
@@ -98,8 +116,8 @@ def test_fewer_bits_are_held_against_all_of_them() -> None:
     assert 0.3 < int4 < 1.0
 
 
-def test_the_clock_can_be_the_simulations() -> None:
-    [told] = conditions('--episodes', '1', '--sim-time').values()
+def test_the_clock_can_be_the_simulations(evaluate: Callable[..., Told]) -> None:
+    [told] = evaluate('--episodes', '1', '--sim-time').conditions.values()
     assert told['all']['successes'] >= 1
 
 
@@ -131,8 +149,8 @@ def test_a_picture_that_can_not_be_written_is_told_before_anything_is_played(
     assert "No such file or directory: '/nowhere/plot.png'" in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there_ends_it() -> None:
-    done = run('eval', '--model', '/nowhere/at/all')
-    assert done.returncode == 1
-    assert 'the node is in ERROR: ' in done.stderr
-    assert 'Traceback' not in done.stderr
+def test_a_model_that_is_not_there_ends_it(evaluate: Callable[..., Told]) -> None:
+    done = evaluate('--model', '/nowhere/at/all')
+    assert done.code == 1
+    assert 'the node is in ERROR: ' in done.err
+    assert 'Traceback' not in done.err

@@ -1,4 +1,4 @@
-"""The node in a process of its own, forked from one that has imported all it needs.
+"""Processes of this package, forked from one that has imported all they need.
 
 Importing torch takes seconds of a core, a fork a moment. Each pytest process has one such server,
 from the standard library; it ends with that process.
@@ -6,30 +6,39 @@ from the standard library; it ends with that process.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from multiprocessing.connection import Connection
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 _server = multiprocessing.get_context('forkserver')
 _server.set_forkserver_preload(['vla_ros.cli.node', 'vla_ros.ros.node', 'vla_ros.openvla'])
 
 
-class ForkedNode:
-    """As much of ``subprocess.Popen`` as tests of the node use."""
+class Forked:
+    """``python -m MODULE``, and as much of ``subprocess.Popen`` as the tests use."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        """Start ``vla_node`` with these arguments."""
-        read_end, write_end = _server.Pipe(duplex=False)
-        self._process = _server.Process(target=_run, args=(arguments, dict(os.environ), write_end))
+    def __init__(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it.
+
+        :param environment: variables in addition to those of this process.
+        """
+        descriptor, self._output = tempfile.mkstemp(prefix='vla_ros_output_')
+        os.close(descriptor)
+        variables = {**os.environ, **(environment or {})}
+        self._process = _server.Process(
+            target=_run, args=(module, list(arguments), variables, self._output)
+        )
         self._process.start()
-        write_end.close()
-        self.stdout = os.fdopen(os.dup(read_end.fileno()), encoding='utf-8', errors='replace')
-        read_end.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -43,18 +52,15 @@ class ForkedNode:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired('vla_node', timeout or 0.0)
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
         return self.returncode
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Return all that the process and its watchdog said."""
-        with self.stdout, ThreadPoolExecutor(1) as reader:
-            try:
-                output = reader.submit(self.stdout.read).result(timeout)
-            except FutureTimeoutError:
-                self.kill()  # else the reader, too, would wait
-                raise subprocess.TimeoutExpired('vla_node', timeout) from None
+        """Return all that was printed, after the end."""
         self.wait(timeout)
+        file = Path(self._output)
+        output = file.read_text(errors='replace')
+        file.unlink()
         return output, None
 
     def send_signal(self, sent: int) -> None:
@@ -65,14 +71,25 @@ class ForkedNode:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], environment: dict[str, str], output: Connection) -> None:
-    """Be the node."""
-    from vla_ros.cli.node import main
+@contextlib.contextmanager
+def running_forked(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, **streams: Any
+) -> Iterator[Forked]:
+    """In place of ``client.processes.running``; what is printed becomes the test's."""
+    process = Forked(module, arguments, environment)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        print(*process.communicate(20.0))
 
+
+def _run(module: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
+    """Be that process."""
     os.environ.clear()
     os.environ.update(environment)
-    for stream in (1, 2):
-        os.dup2(output.fileno(), stream)
-    output.close()
-    sys.argv = ['vla_node', *arguments]
-    sys.exit(main())
+    with open(output, 'wb', buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = [module, *arguments]
+    sys.exit(import_module(module).main())

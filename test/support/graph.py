@@ -23,7 +23,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from support.forked import ForkedNode
+from support.forked import Forked
 from support.places import ROOT
 from vla_ros.client import ReceivedAction, RobotSide
 from vla_ros.graph.executor import spinning
@@ -275,7 +275,8 @@ def robot(namespace: str, reliable: bool = True) -> Iterator[Robot]:
     rclpy.shutdown(context=context)
 
 
-FRESH = ('-m', 'vla_ros.cli.node')  # the node as a person starts it, which imports all anew
+NODE = 'vla_ros.cli.node'
+FRESH = ('-m', NODE)  # the node as a person starts it, which imports all anew
 
 
 @dataclass
@@ -292,7 +293,8 @@ class Running:
 
     def start(self) -> None:
         """Start the node, or start it again after it has ended, as launch does."""
-        self.process = self._fresh() if self.program else ForkedNode(self.arguments)
+        self.process = self._fresh() if self.program else Forked(NODE, self.arguments)
+        self.has_ended = False
 
     def _fresh(self) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
@@ -308,6 +310,7 @@ class Running:
         """Wait for the end; its exit code, negative for a signal."""
         output, _ = self.process.communicate(timeout=timeout_s)
         self.output += output
+        self.has_ended = True
         returncode: int = self.process.returncode
         return returncode
 
@@ -334,6 +337,6 @@ def running_node(
         finally:
             if running.process.poll() is None:
                 running.process.send_signal(signal.SIGINT)
-            if running.process.stdout is not None and not running.process.stdout.closed:
+            if not running.has_ended:
                 running.ends()
             print(running.output)
