@@ -283,7 +283,7 @@ def an_empty_parameter(stack: Robot) -> None:
 def test_a_hold_outlives_configuration_and_process(
     hold: Callable[[Robot], None], message: str
 ) -> None:
-    with running_node('model:=scripted', 'instruction:=go') as running:
+    with running_node('model:=scripted', 'instruction:=go', 'max_command_age_s:=20.0') as running:
         stack = running.robot
         stack.wait_for_state(State.HOLDING)
         stack.wait_until_heard()

@@ -5,6 +5,7 @@ The second half of the faults in docs/faults.md, injected through the real node 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import statistics
@@ -285,7 +286,7 @@ def test_configurations_with_changing_models_leave_nothing_behind(
     with running_node(*parameters, program=FRESH) as running:
         stack = started(running.robot)
         measured = []
-        for turn in range(16):
+        for turn in range(14):
             assert stack.transition(Transition.TRANSITION_DEACTIVATE)
             assert stack.transition(Transition.TRANSITION_CLEANUP)
             stack.wait_for_state(State.UNCONFIGURED)
@@ -295,12 +296,12 @@ def test_configurations_with_changing_models_leave_nothing_behind(
             assert stack.transition(Transition.TRANSITION_ACTIVATE)
             started(stack)
             measured.append(threads_and_memory(running))
-        threads, memory_kb = zip(*measured[6:], strict=True)
+        threads, memory_kb = zip(*measured[4:], strict=True)
         assert threads[-1] <= threads[0]
-        # An allocator keeps some megabytes, more where threads wait for each other: what leaks,
-        # leaks in every turn.
-        slope_kb, _ = statistics.linear_regression(range(len(memory_kb)), memory_kb)
+        # An allocator takes some megabytes now and then: what leaks, leaks whenever the same model
+        # is loaded, which is in every second turn.
+        leaked_kb = statistics.median(b - a for a, b in itertools.pairwise(memory_kb[::2]))
         weights_kb = sum(f.stat().st_size for f in tiny_checkpoint.glob('*.safetensors')) / 1024
-        print(f'{slope_kb:.0f} kB a turn; the weights have {weights_kb:.0f} kB')
-        assert slope_kb < weights_kb / 10
+        print(f'{memory_kb} kB; the weights have {weights_kb:.0f} kB')
+        assert leaked_kb < weights_kb / 10
     assert running.process.returncode == 0

@@ -254,14 +254,14 @@ def assert_whole(image: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize('cv_bridge', [True, False])
-def test_30_000_images(
+def test_10_000_images(
     random: Generator, cv_bridge: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if not cv_bridge:
         monkeypatch.setattr(trial, 'verdict', trial.Verdict)
     account = Account(tmp_path / 'latch.json')
     used = 0
-    for number in range(30_000):
+    for number in range(10_000):
         message = with_lies(sound_image(random), random)
         stated = (message.height, message.width, 3)
         observation = account.shows(message, image_to_rgb)
@@ -270,23 +270,23 @@ def test_30_000_images(
             assert observation.image.shape == stated, number
             assert_whole(observation.image)
     counters = account.cameras.counters
-    assert counters.received == 30_000
-    assert counters.rejected == 30_000 - used
-    assert 5_000 < used < 25_000
+    assert counters.received == 10_000
+    assert counters.rejected == 10_000 - used
+    assert 1_500 < used < 8_500
 
 
-def test_40_000_compressed_images(random: Generator, tmp_path: Path) -> None:
+def test_10_000_compressed_images(random: Generator, tmp_path: Path) -> None:
     account = Account(tmp_path / 'latch.json')
     used = 0
-    for _ in range(40_000):
+    for _ in range(10_000):
         observation = account.shows(fuzzed_compressed(random), compressed_to_rgb)
         if observation is not None:
             used += 1
             assert_whole(observation.image)
     counters = account.cameras.counters
-    assert counters.received == 40_000
-    assert counters.rejected == 40_000 - used
-    assert 5_000 < used < 35_000
+    assert counters.received == 10_000
+    assert counters.rejected == 10_000 - used
+    assert 1_250 < used < 8_750
 
 
 def test_10_000_stamps(random: Generator, tmp_path: Path) -> None:
@@ -329,10 +329,10 @@ def fuzzed_instruction(random: Generator) -> str:
     return chosen(random, [' ', 'x', 'é', '漢', '\n', '\0']) * length
 
 
-def test_10_000_instructions(random: Generator, tmp_path: Path) -> None:
+def test_5_000_instructions(random: Generator, tmp_path: Path) -> None:
     account = Account(tmp_path / 'latch.json')
     refused = 0
-    for _ in range(10_000):
+    for _ in range(5_000):
         instruction = fuzzed_instruction(random)
         try:
             check_instruction(instruction)
@@ -347,14 +347,14 @@ def test_10_000_instructions(random: Generator, tmp_path: Path) -> None:
         account.instructions.set(instruction)
         assert account.instructions.text == in_force
     assert account.instructions.counters.instructions_rejected == refused
-    assert 1_000 < refused < 9_000
+    assert 500 < refused < 4_500
 
 
 # The whole node
 
 
 @pytest.mark.parametrize('transport', ['raw', 'compressed'])
-def test_the_node_outlives_1500_messages(
+def test_the_node_outlives_600_messages(
     random: Generator, transport: str, tiny_checkpoint: Path
 ) -> None:
     parameters = [f'model:={tiny_checkpoint}', 'device:=cpu', f'image_transport:={transport}']
@@ -363,7 +363,7 @@ def test_the_node_outlives_1500_messages(
         person = running.robot
         person.wait_for_state(State.HOLDING)
         person.wait_until_heard()
-        for number in range(1500):
+        for number in range(600):
             message = sound_picture(random, transport)
             if number % 3:
                 message = fuzzed_picture(random, transport)

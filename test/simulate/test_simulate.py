@@ -14,7 +14,7 @@ from support.places import ROOT
 
 SIMULATE = ROOT / 'test' / 'simulate'
 SEEDS = '0-49'
-_MORE = 16  # seeds that differ from one state of the sources to the next
+_MORE = 10  # seeds that differ from one state of the sources to the next
 _FIRST_OF_THEM = 1_000_000  # above those that anybody writes down
 
 

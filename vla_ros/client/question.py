@@ -88,7 +88,9 @@ class Question(RobotSide):
         if self.latest.state == State.ERROR:
             raise CheckFailed(f'the node is in {self.latest.message}', 'see its log')
         if self._sent_stamps and self._is_rejected():
-            raise CheckFailed(f'the node rejected the instruction: {self.latest.message}')
+            raise CheckFailed(
+                f'the node rejected the instruction: {self.latest.message}', 'change --instruction'
+            )
         if self.latest.state not in _LISTENING or subscribed:
             self._unheard_since_s = now_s
         elif now_s - self._unheard_since_s > _HEARD_WITHIN_S:
