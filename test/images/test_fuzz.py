@@ -412,6 +412,6 @@ def assert_balanced_and_alive(
     person.wait_for(lambda: len(person.statuses) > known + 2)
     print(f'{person.status.counters.received} received, {person.status.counters.rejected} rejected')
     assert not unaccounted(person.status.counters)
-    assert person.status.counters.received > 700
-    assert person.status.counters.rejected > 200
+    assert person.status.counters.received > 280
+    assert person.status.counters.rejected > 80
     assert person.status.counters.instructions_rejected > 0
