@@ -32,8 +32,8 @@ demo: setup
 	@$(WITH_MESSAGES) .venv/bin/vla_demo $(if $(DEMO_EPISODES),--episodes $(DEMO_EPISODES)) $(ARGS)
 
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
-# Most tests wait for a node or a time-out: make test TEST_PROCESSES=4 is faster on a quiet machine.
-TEST_PROCESSES = 2
+# More than there are cores, since many tests wait for a node or a time-out.
+TEST_PROCESSES = 3
 test: setup
 	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(ARGS)

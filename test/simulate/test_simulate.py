@@ -13,8 +13,9 @@ from pathlib import Path
 from support.places import ROOT
 
 SIMULATE = ROOT / 'test' / 'simulate'
-SEEDS = '0-49'
-_MORE = 10  # seeds that differ from one state of the sources to the next
+# Those of the first fifty that have every kind of fault among them.
+SEEDS = '0,1,3,6-8,13-15,17,21-23,27-29,32,35,38,45,46,48'
+_MORE = 16  # seeds that differ from one state of the sources to the next
 _FIRST_OF_THEM = 1_000_000  # above those that anybody writes down
 
 
