@@ -130,7 +130,7 @@ def test_combinations_take_turns_if_they_fit(
     monkeypatch.setattr(OpenVLAPolicy, 'predict', recorded)
     if not fit:
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
-    threads = [1, torch.get_num_threads()]
+    threads = [1, 2]
     combinations = combine(['cpu'], ['float32', 'bfloat16'], ['none'], [False], [1], threads)
     combinations = locate(combinations, str(tiny_checkpoint))
     task = measure.Task('pick up the cup', repeats=2)

@@ -20,6 +20,8 @@ if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ['ROS_LOCALHOST_ONLY'] = '1'
 # Each process of pytest-xdist has a graph of its own, too, and so has another test run.
 _WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1, ...
+if _WORKER:  # the processes share the cores; with more threads they wait for each other
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 _RUN = os.getppid() + 1 + int(_WORKER.removeprefix('gw')) if _WORKER else os.getpid()
 os.environ['ROS_DOMAIN_ID'] = str(1 + _RUN % 100)
 for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):  # new, old
