@@ -40,6 +40,15 @@ from vla_ros.types import Prediction
 NOISE = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """One thread is what the tests may have, and what a policy might set."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 def torch_switches() -> dict[str, Any]:
     backends, dynamo = torch.backends, torch._dynamo.config
     return {

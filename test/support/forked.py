@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _server = multiprocessing.get_context('forkserver')
-_server.set_forkserver_preload(['vla_ros.cli.node', 'vla_ros.ros.node', 'vla_ros.openvla'])
+_server.set_forkserver_preload(['support.preloaded'])
 
 
 class Forked:
