@@ -82,3 +82,12 @@ def is_fresh(stamp_ns: int, now_ns: int, max_age_s: float) -> bool:
 def age_s(stamp_ns: int, now_ns: int) -> float:
     """Return the age of a stamp, seconds; negative if the stamp is in the future."""
     return (now_ns - stamp_ns) / 1e9
+
+
+def latency_s(stamp_ns: int, now_ns: int) -> float:
+    """Return the time since an image was captured, seconds.
+
+    :param stamp_ns: up to MAX_CLOCK_SKEW_S in the future, as of a camera whose clock is ahead: that
+        counts as now.
+    """
+    return max(0.0, age_s(stamp_ns, now_ns))

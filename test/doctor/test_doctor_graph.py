@@ -199,10 +199,10 @@ def test_a_best_effort_camera_that_a_reliable_node_does_not_hear() -> None:
     ]
 
 
-def heard(rate_hz: float, count: int, byte_count: int = 100) -> Heard:
+def heard(rate_hz: float, count: int, byte_count: int = 100, age_s: float = 0.01) -> Heard:
     offer = Offer('/camera', 'sensor_msgs/msg/Image', 'reliable', 'volatile', 1)
     pictures = [
-        HeardImage(number / rate_hz, 0.01, byte_count, '640x480 rgb8', '', True)
+        HeardImage(number / rate_hz, age_s, byte_count, '640x480 rgb8', '', True)
         for number in range(count)
     ]
     return Heard('/image', 'sensor_msgs/msg/Image', [offer], 'reliable', [], pictures, 3.0)
@@ -215,6 +215,13 @@ def test_a_camera_slower_than_the_data_set() -> None:
         '(docs/install.md)',
     )
     assert_sound(judge_camera(heard(5.0, 15), Parameters(), rate_hz=5.0))
+
+
+def test_a_camera_whose_clock_is_ahead() -> None:
+    assert list(judge_camera(heard(5.0, 15, age_s=-0.094), Parameters()))[-1] == warn(
+        '/image: 640x480 rgb8, stamped 0.094 s ahead of this clock; more than 0.1 s are rejected',
+        "synchronise the camera's clock with this machine's",
+    )
 
 
 def test_a_camera_that_says_next_to_nothing() -> None:

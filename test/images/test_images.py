@@ -17,6 +17,8 @@ import cv_bridge  # noqa: F401 - what these tests try out must be there
 import numpy as np
 import PIL.Image
 import pytest
+import simplejpeg
+from matplotlib.cbook import get_sample_data
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -205,9 +207,9 @@ def encoded(extension: str, pixels: NDArray[Any], *options: int) -> CompressedIm
     return CompressedImage(format=extension, data=data)
 
 
-def saved(image: PIL.Image.Image, kind: str, exif: PIL.Image.Exif | None = None) -> CompressedImage:
+def saved(image: PIL.Image.Image, kind: str, **options: Any) -> CompressedImage:
     buffer = io.BytesIO()
-    image.save(buffer, kind, exif=exif or PIL.Image.Exif())
+    image.save(buffer, kind, **options)
     return CompressedImage(format=kind.lower(), data=buffer.getvalue())
 
 
@@ -244,6 +246,79 @@ def test_format_is_told_by_the_bytes() -> None:
     message = encoded('png', scene_bgr())
     message.format = 'rgb8; jpeg compressed bgr8'
     assert compressed_to_rgb(message).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+@pytest.mark.parametrize(
+    ('description', 'is_swapped'),
+    [
+        ('', False),
+        ('jpeg', False),
+        ('rgb8', False),
+        ('rgb8; jpeg compressed bgr8', False),
+        ('bgra8; png compressed bgr8', False),
+        ('rgb16; png compressed bgr16', False),
+        ('mono8; jpeg compressed mono8', False),
+        ('yuv422; jpeg compressed rgb8', False),  # no colours to ROS's subscriber
+        ('rgb8; jpeg compressed rgb8', True),
+        ('bgr8; jpeg compressed', True),
+        ('rgba8; png compressed rgba8', True),
+    ],
+)
+def test_colours_are_in_the_order_that_ros_reads(
+    extension: str, description: str, is_swapped: bool
+) -> None:
+    message = encoded(extension, scene_bgr())
+    as_stored = compressed_to_rgb(message)
+    message.format = description
+    rgb = compressed_to_rgb(message)
+    np.testing.assert_array_equal(rgb, as_stored[:, :, ::-1] if is_swapped else as_stored)
+    assert rgb.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ('description', 'why'),
+    [
+        ('16UC1; jpeg compressed mono8', 'depth image'),
+        ('mono16; png compressed mono8', 'depth image'),
+        ('32FC1; png compressed mono8', 'depth image'),
+        ('bayer_rggb8; jpeg compressed mono8', 'Bayer mosaic'),
+        ('bayer_grbg16; png compressed bgr8', 'Bayer mosaic'),
+    ],
+)
+def test_what_was_no_picture_before_it_was_compressed(description: str, why: str) -> None:
+    message = encoded('png', scene_bgr())
+    message.format = description
+    with pytest.raises(UnusableImage, match=why):
+        compressed_to_rgb(message)
+
+
+def without_huffman_tables(jpeg: bytes) -> bytes:
+    """As the MJPEG stream of a USB camera has it; an encoder with standard tables is assumed."""
+    head, position = jpeg[:2], 2
+    while jpeg[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], 'big')
+        head += b'' if jpeg[position + 1] == 0xC4 else jpeg[position:end]
+        position = end
+    return head + jpeg[position:]
+
+
+def test_a_jpeg_without_huffman_tables_has_the_standard_ones() -> None:
+    sound = saved(PIL.Image.fromarray(scene_bgr()), 'JPEG')
+    bare = without_huffman_tables(bytes(sound.data))
+    assert len(bare) < len(sound.data) - 400
+    rgb = compressed_to_rgb(CompressedImage(format='jpeg', data=bare))
+    np.testing.assert_array_equal(rgb, compressed_to_rgb(sound))
+
+
+@pytest.mark.parametrize('zeros', [1, 2, 3, 8, 64, 4096])
+@pytest.mark.parametrize('progressive', [False, True])
+def test_a_jpeg_padded_with_zeros_is_whole(zeros: int, progressive: bool) -> None:
+    for seed in range(40):  # some end with 0xFF, 0x00
+        sound = saved(PIL.Image.fromarray(scene_bgr(40 + seed)), 'JPEG', progressive=progressive)
+        data = bytes(sound.data)
+        padded = CompressedImage(format='jpeg', data=data[:-2] + bytes(zeros) + data[-2:])
+        np.testing.assert_array_equal(compressed_to_rgb(padded), compressed_to_rgb(sound))
 
 
 def test_exif_orientation_is_not_applied() -> None:
@@ -310,6 +385,55 @@ def test_cut_off_is_an_error_not_half_a_picture(extension: str) -> None:
         else:  # only the end mark is missing
             np.testing.assert_array_equal(rgb, whole, f'cut at {length} of {len(data)}')
     assert refused > len(data) - 30
+
+
+def photographs(count: int, random: np.random.Generator) -> Iterator[PIL.Image.Image]:
+    """Parts of a photograph, 320 x 240."""
+    with get_sample_data('grace_hopper.jpg') as file, PIL.Image.open(file) as photograph:
+        width, height = photograph.size
+        for _ in range(count):
+            share = random.uniform(0.5, 1.0)
+            left, top = random.uniform(0, 1 - share, 2)
+            box = (left * width, top * height, (left + share) * width, (top + share) * height)
+            yield photograph.convert('RGB').resize((320, 240), box=box)
+
+
+@pytest.mark.parametrize('kind', ['cut', 'cut, with an end mark', 'gap', 'zeros'])
+def test_a_damaged_photograph_is_no_picture(kind: str) -> None:
+    random = np.random.default_rng(0)
+    refused = 0
+    for photograph in photographs(100, random):
+        jpeg = bytes(saved(photograph, 'JPEG', quality=int(random.integers(60, 96))).data)
+        broken = damaged(jpeg, 'cut, with an end mark' if kind == 'cut' else kind, random)
+        broken = broken[:-2] if kind == 'cut' else broken
+        try:
+            compressed_to_rgb(CompressedImage(format='jpeg', data=broken))
+        except UnusableImage:
+            refused += 1
+    print(f'{refused} of 100')
+    assert refused >= 95
+
+
+SOUND: dict[str, Callable[[PIL.Image.Image], CompressedImage]] = {
+    'quality 75': lambda image: saved(image, 'JPEG'),
+    'quality 30': lambda image: saved(image, 'JPEG', quality=30),
+    'quality 95, whole colours': lambda image: saved(image, 'JPEG', quality=95, subsampling=0),
+    'half colours': lambda image: saved(image, 'JPEG', subsampling=1),
+    'optimized': lambda image: saved(image, 'JPEG', optimize=True),
+    'progressive': lambda image: saved(image, 'JPEG', progressive=True),
+    'restart markers': lambda image: saved(image, 'JPEG', restart_marker_rows=1),
+    'gray': lambda image: saved(image.convert('L'), 'JPEG'),
+    'OpenCV': lambda image: encoded('jpg', np.asarray(image)),
+    'turbo, a quarter of the colours': lambda image: CompressedImage(
+        data=simplejpeg.encode_jpeg(np.ascontiguousarray(image), 80, 'RGB', '411')
+    ),
+}
+
+
+@pytest.mark.parametrize('encoder', SOUND)
+def test_sound_photographs_are_pictures(encoder: str) -> None:
+    for photograph in photographs(100, np.random.default_rng(1)):
+        assert compressed_to_rgb(SOUND[encoder](photograph)).shape == (240, 320, 3)
 
 
 def damaged(jpeg: bytes, kind: str, random: np.random.Generator) -> bytes:

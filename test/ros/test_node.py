@@ -110,6 +110,17 @@ def test_the_times_of_an_action_fit_together(stack: Robot) -> None:
     assert seconds(action.valid_until) == pytest.approx(captured + 20.0, abs=1e-6)
 
 
+def test_a_picture_of_a_clock_that_is_ahead_has_no_latency(stack: Robot) -> None:
+    stack.instruct('open the drawer')
+
+    def acts() -> bool:
+        stack.see(age_s=-0.09)
+        return bool(stack.actions)
+
+    stack.wait_for(acts)
+    assert stack.actions[0].latency.sec >= 0
+
+
 def test_sequence_counts_what_was_published(stack: Robot) -> None:
     stack.say('open the drawer')
     for count in range(1, 4):

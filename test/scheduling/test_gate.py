@@ -49,6 +49,15 @@ def test_a_fresh_valid_action_is_admitted(gate: ActionGate, clock: ManualClock) 
     assert gate.inference.percentiles().p50_s == 0.2
 
 
+def test_an_image_of_a_clock_that_is_ahead_has_no_latency(
+    gate: ActionGate, clock: ManualClock
+) -> None:
+    result = a_result(clock, prediction=a_prediction())
+    clock.advance(-0.09)
+    assert gate.admit(result)
+    assert gate.latency.percentiles().p50_s == 0.0
+
+
 def test_drafts_of_published_actions_are_counted(gate: ActionGate, clock: ManualClock) -> None:
     assert (gate.drafts.drafted, gate.drafts.accepted) == (0, 0)
     for accepted in (6, 3):

@@ -197,7 +197,7 @@ def _raw(content: bytes) -> Image:
 def _compressed(content: bytes) -> CompressedImage:
     file = io.BytesIO()
     PilImage.frombytes('RGB', (SIDE, SIDE), content).save(file, 'PNG')
-    message = CompressedImage(format='rgb8; png compressed rgb8')
+    message = CompressedImage(format='rgb8; png compressed bgr8')
     message.data = array.array('B', file.getvalue())
     return message
 

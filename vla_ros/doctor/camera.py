@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from vla_ros.clock import MAX_CLOCK_SKEW_S
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.doctor.middleware import SEGMENT_BYTES
 from vla_ros.doctor.rate import TOLERANCE
@@ -172,6 +173,12 @@ def _judge_images(heard: Heard, parameters: Parameters) -> Finding:
         )
     kinds = ', '.join(dict.fromkeys(image.kind for image in images))
     age_s = statistics.median(image.age_s for image in images)
+    if age_s < 0:
+        return warn(
+            f'{kinds}, stamped {-age_s:.2g} s ahead of this clock; more than '
+            f'{MAX_CLOCK_SKEW_S:g} s are rejected',
+            "synchronise the camera's clock with this machine's",
+        )
     found = f'{kinds}, {age_s:.2g} s old on arrival'
     if age_s > parameters.max_image_age_s:
         return fail(

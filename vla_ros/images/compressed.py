@@ -8,6 +8,7 @@ Neither applies EXIF orientation; whether cv_bridge does depends on its version.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import struct
@@ -20,7 +21,7 @@ import PIL.Image
 import simplejpeg
 from numpy.typing import NDArray
 
-from vla_ros.images.raw import MOST_SHOWN, UnusableImage, check_size
+from vla_ros.images.raw import DEPTH, MOST_SHOWN, UnusableImage, check_size
 
 MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
 MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
@@ -31,8 +32,12 @@ MAX_PARTS = 10_000
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'
 _FIRST_SCAN = b'\xff\xda'
+_END = b'\xff\xd9'
 _NO_MARKER = (b'\x00', b'\xff', b'')
 _NO_LENGTH = tuple(bytes([marker]) for marker in (0x01, *range(0xD0, 0xDA)))
+
+# ROS's names of colour encodings with 8 or 16 bits.
+_COLOURS = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'rgb16', 'bgr16', 'rgba16', 'bgra16')
 
 # The errors that Pillow documents, or raised in our tests, for bytes that are not a whole image.
 # Its warnings are exceptions only where the process turns them into exceptions.
@@ -62,15 +67,22 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
     """Return the RGB image of a compressed message.
 
     :param message: a JPEG or PNG, recognised by its bytes and not by ``message.format``. Its EXIF
-        orientation is not applied.
+        orientation is not applied. Where ``format`` names the source's encoding, it decides on the
+        order of the colours, as for ROS's own subscriber.
     :returns: uint8 [H, W, 3] RGB, read-only. Gray is repeated, alpha is discarded.
     :raises UnusableImage: if it can't be decoded completely, or is not a colour or 8-bit gray
         image.
     """
     what = f'compressed image of format {message.format[:MOST_SHOWN]!r}'
-    if 'compressedDepth' in message.format:
+    source, _, _ = message.format.partition(';')
+    if 'compressedDepth' in message.format or DEPTH.fullmatch(source):
         raise UnusableImage(
             f'{what} is a depth image', "send the camera's colour topic (.../compressed) instead"
+        )
+    if source.startswith('bayer_'):
+        raise UnusableImage(
+            f'{what} is of a Bayer mosaic, whose colours a compression does not keep',
+            'have the camera, or image_proc, make it a colour image before it is compressed',
         )
     if not len(message.data):  # an array has no truth of its own
         raise UnusableImage(f'{what} has no data', 'check its publisher', expected='a JPEG or PNG')
@@ -84,6 +96,24 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
         )
     data = bytes(message.data)
     _check_parts(data, what)
+    pixels = _decoded(data, what)
+    if _has_swapped_colours(message.format):
+        pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+    return pixels
+
+
+def _has_swapped_colours(description: str) -> bool:
+    """Return whether red and blue are swapped in the file, by a message's ``format``.
+
+    ROS's publisher stores what it calls bgr as a file of true colours (``rgb8; jpeg compressed
+    bgr8``). Its subscriber takes other colour images for ones that were stored without conversion:
+    https://github.com/ros-perception/image_transport_plugins, compressed_subscriber.cpp.
+    """
+    source, semicolon, stored = description.partition(';')
+    return bool(semicolon and source in _COLOURS and 'compressed bgr' not in stored)
+
+
+def _decoded(data: bytes, what: str) -> NDArray[np.uint8]:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
             check_size(image.width, image.height)
@@ -91,8 +121,7 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
             if image.format == 'PNG':
                 return np.asarray(image.convert('RGB'))
             _check_scans(data, what)
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, 'RGB', strict=True)
-            return pixels
+            return decode_jpeg(data)
     except UnusableImage:
         raise
     except _UNDECODABLE as error:
@@ -102,6 +131,38 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
             f'{what} with {len(data)} bytes of data is not a complete JPEG or PNG{detail}',
             'check its publisher and the connection',
         ) from error
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """Return the RGB image of a whole JPEG.
+
+    :returns: uint8 [H, W, 3]. EXIF orientation is not applied.
+    :raises ValueError: if it is damaged.
+    """
+    try:
+        return _strictly_decoded(data)
+    except ValueError:
+        for unpadded in _without_padding(data):
+            with contextlib.suppress(ValueError):
+                return _strictly_decoded(unpadded)
+        raise
+
+
+def _strictly_decoded(jpeg: bytes) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, 'RGB', strict=True)
+    return pixels
+
+
+def _without_padding(jpeg: bytes) -> Iterator[bytes]:
+    """Yield a JPEG without the zeros that some cameras put before its end.
+
+    To the decoder these are damage. The scan itself may end with two, one or none.
+    """
+    padded = jpeg.removesuffix(_END)
+    scan = padded.rstrip(b'\0')
+    if padded != jpeg:
+        for own in range(min(2, len(padded) - len(scan) - 1), -1, -1):
+            yield scan + bytes(own) + _END
 
 
 def _check_parts(data: bytes, what: str) -> None:

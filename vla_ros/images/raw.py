@@ -25,7 +25,7 @@ _MAX_PADDING = 2  # bytes of data over bytes of pixels, plus:
 _MAX_SURPLUS_BYTES = 65_536  # whole pages, for small images
 MOST_SHOWN = 80  # characters of the publisher's text in an error
 
-_DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
+DEPTH = re.compile(r'mono16|(16U|16S|32S|32F|64F)C1')
 
 
 class UnusableImage(VlaError, ValueError):
@@ -90,7 +90,7 @@ def _checked_encoding(message: ImageMessage) -> Encoding:
     :raises UnusableImage: if they contradict each other, or the encoding is not supported.
     """
     name, width, height = message.encoding, message.width, message.height
-    if _DEPTH.fullmatch(name):
+    if DEPTH.fullmatch(name):
         raise UnusableImage(
             f'image encoding {name!r} looks like a depth image (or 16-bit gray), a colour topic '
             'is needed',

@@ -8,6 +8,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_ros.clock import latency_s
 from vla_ros.graph.heard import cleaned
 from vla_ros.graph.stamps import to_duration, to_time
 from vla_ros.msg import (
@@ -54,7 +55,7 @@ def action_message(admitted: Admitted, frame_id: str) -> VlaAction:
         period=to_duration(description.period_s or 0.0),
         token_probabilities=[] if tokens is None else tokens.probabilities.tolist(),
         inference_time=to_duration(result.inference_s),
-        latency=to_duration((now_ns - observation.stamp_ns) / 1e9),
+        latency=to_duration(latency_s(observation.stamp_ns, now_ns)),
         **dataclasses.asdict(description.gripper),
     )
     message.header.stamp = to_time(now_ns)

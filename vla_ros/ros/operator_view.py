@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from vla_ros.clock import Clock, age_s
+from vla_ros.clock import Clock, latency_s
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import ActionContract
 from vla_ros.reasons import State
@@ -121,5 +121,5 @@ class OperatorViewPublisher:
             spec=self._spec,
             contract=self._contract,
             published=self._published,
-            age_s=age_s(self._result.observation.stamp_ns, now_ns),
+            age_s=latency_s(self._result.observation.stamp_ns, now_ns),
         )

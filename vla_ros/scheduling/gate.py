@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vla_ros.clock import Clock, age_s, is_fresh
+from vla_ros.clock import Clock, age_s, is_fresh, latency_s
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.result import Outcome, Result
@@ -112,6 +112,6 @@ class ActionGate:
             self.drafts.drafted += prediction.tokens.drafted
             self.drafts.accepted += prediction.tokens.accepted
         self.cause = None
-        self.latency.add(action_age_s)
+        self.latency.add(latency_s(result.observation.stamp_ns, now_ns))
         self.inference.add(result.inference_s)
         return True
