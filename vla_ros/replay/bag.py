@@ -1,26 +1,29 @@
-"""Reader of recordings with the library `rosbags`: topics, and messages as they were recorded.
+"""Reader of recordings: topics, and messages as they were recorded.
 
-Independent of the meaning of messages. A recording may be damaged or malicious: every error while
-it is read becomes one error that names the recording.
+Independent of the meaning of messages. Every message of the files is either yielded or counted. A
+recording may be damaged or malicious: every error while it is read becomes one error that names the
+recording. The library `rosbags` decodes messages.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosbags.interfaces import MessageDefinitionFormat
-from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from vla_ros.errors import VlaError
+from vla_ros.replay.folder import find_files, open_file
+from vla_ros.replay.storage import ZSTD_MAGIC, Storage, StorageError, unpack
 
 _NS_PER_S = 10**9
-_SUFFIXES = ('.mcap', '.db3', '.zstd', '.yaml')
-_REPAIR = 'record it again, or try `ros2 bag reindex` on it'
+_COPY_AGAIN = 'check its permissions, or copy it again from where it was made'
 
 
 class BagError(VlaError):
@@ -35,12 +38,24 @@ class UnreadableMessage(VlaError, ValueError):
 class Topic:
     """A recorded topic.
 
-    :param message_type: such as ``sensor_msgs/msg/Image``.
-    :param count: number of messages, according to the recording's metadata.
+    :param message_types: such as ``sensor_msgs/msg/Image``; mostly one.
+    :param count: number of messages in the files.
+    :param announced: the same by the recording's metadata or the files' statistics.
     """
 
-    message_type: str
+    message_types: Sequence[str]
     count: int
+    announced: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Number of messages that are announced and not in the files."""
+        return max(0, self.announced - self.count)
+
+    @property
+    def missing_message(self) -> str:
+        """What is known of the missing messages, for a report."""
+        return f'the recording announces {self.announced} messages and has {self.count}'
 
 
 @dataclass(frozen=True)
@@ -77,51 +92,54 @@ class Bag:
     def __enter__(self) -> Bag:
         if not self.path.exists():
             raise BagError(f'bag {self.path} does not exist', 'name a folder that ros2 bag wrote')
-        if self.path.is_dir() and not (self.path / 'metadata.yaml').is_file():
-            raise BagError(
-                f'bag {self.path} has no metadata.yaml',
-                'name the folder that ros2 bag wrote, or make the file with `ros2 bag reindex`',
-            )
-        for file in self.path.iterdir() if self.path.is_dir() else [self.path]:
-            if file.suffix in _SUFFIXES and not file.is_file():  # a pipe would be waited for
-                raise BagError(f'{file} is not a regular file', 'name a folder that ros2 bag wrote')
-        try:
-            self._reader = Reader(self.path)
-            self._reader.open()
-        except Exception as error:  # of sqlite3, struct, YAML, an assertion ...
-            raise BagError(f'bag {self.path} cannot be read ({_text(error)})', _REPAIR) from error
-        self.topics = {
-            connection.topic: Topic(connection.msgtype, connection.msgcount)
-            for connection in self._reader.connections
-        }
+        with ExitStack() as stack:
+            try:
+                files = find_files(self.path)
+                self._files = [open_file(path, stack) for path in files.paths]
+            except StorageError as error:
+                raise BagError(
+                    f'bag {self.path} cannot be read: {error.what}', error.advice
+                ) from error
+            except Exception as error:  # of the system, sqlite3, struct, zstd ...
+                text = f'bag {self.path} cannot be read ({_text(error)})'
+                raise BagError(text, _COPY_AGAIN) from error
+            self._stack = stack.pop_all()
+        self.topics = _topics(self._files, files.announced)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._stack.close()
 
     def topics_of(self, *message_types: str) -> list[str]:
-        """Return the topics of these message types, sorted."""
-        return sorted(n for n, topic in self.topics.items() if topic.message_type in message_types)
+        """Return the topics with messages of these types, sorted."""
+        wanted = {*message_types}
+        return sorted(name for name, one in self.topics.items() if wanted & {*one.message_types})
 
     def messages(self, topics: Collection[str]) -> Iterator[RawMessage]:
         """Yield the messages on these topics, in the order of the recorder's clock.
 
         :raises BagError: where the recording is damaged.
         """
-        connections = [one for one in self._reader.connections if one.topic in topics]
-        if not connections:
+        # Files overlap in time if recordings were merged.
+        yield from heapq.merge(
+            *(self._messages_of(file, topics) for file in self._files),
+            key=lambda message: message.bag_time_ns,
+        )
+
+    def _messages_of(self, file: Storage, topics: Collection[str]) -> Iterator[RawMessage]:
+        wanted = {key: one for key, one in file.channels.items() if one.topic in topics}
+        if not wanted:
             return
-        messages = self._reader.messages(connections)
-        while True:
-            try:
-                connection, bag_time_ns, data = next(messages)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise BagError(
-                    f'bag {self.path} is damaged within its messages ({_text(error)})', _REPAIR
-                ) from error
-            yield RawMessage(connection.topic, connection.msgtype, bag_time_ns, data)
+        try:
+            for bag_time_ns, key, data in file.messages(wanted):
+                one = wanted[key]
+                yield RawMessage(one.topic, one.message_type, bag_time_ns, data)
+        except StorageError as error:
+            text = f'bag {self.path} is damaged within its messages: {error.what}'
+            raise BagError(text, error.advice) from error
+        except Exception as error:  # of sqlite3, struct, zstd ...
+            text = f'bag {self.path} is damaged within its messages ({_text(error)})'
+            raise BagError(text, file.recovery) from error
 
     def decode(self, message: RawMessage) -> Any:
         """Return the message with ROS's names of its fields; arrays of numbers are NumPy's.
@@ -135,7 +153,10 @@ class Bag:
             stores, failure = [], error
         for types in stores:
             try:
-                return types.deserialize_cdr(message.data, message.message_type)
+                data = message.data
+                if data.startswith(ZSTD_MAGIC):  # CDR begins with 0
+                    data = unpack(data)
+                return types.deserialize_cdr(data, message.message_type)
             except Exception as error:  # too short, too long or not text: perhaps another version
                 failure = error
         raise UnreadableMessage(
@@ -147,16 +168,39 @@ class Bag:
         if message_type in self._common.fielddefs:
             return [self._common]
         if message_type not in self._types:
-            recorded = [
-                one.msgdef.data
-                for one in self._reader.connections
-                if one.msgtype == message_type
-                and one.msgdef.format is MessageDefinitionFormat.MSG
-                and one.msgdef.data
-            ]
-            texts = recorded[-1:] or self._definitions.get(message_type, ())
+            recorded = {
+                one.definition: None
+                for file in self._files
+                for one in file.channels.values()
+                if one.message_type == message_type and one.definition
+            }
+            texts = list(recorded) or self._definitions.get(message_type, ())
             self._types[message_type] = [_with_type(message_type, text) for text in texts]
         return self._types[message_type]
+
+
+def _topics(files: Sequence[Storage], announced: Mapping[tuple[str, str], int]) -> dict[str, Topic]:
+    """Return the topics of all files, and those that only metadata.yaml announces, sorted.
+
+    :param announced: messages by topic and type.
+    """
+    types: defaultdict[str, set[str]] = defaultdict(set)
+    counts: Counter[str] = Counter()
+    by_files: Counter[str] = Counter()
+    for file in files:
+        for key, one in file.channels.items():
+            types[one.topic].add(one.message_type)
+            counts[one.topic] += file.counts[key]
+            by_files[one.topic] += file.announced.get(key, 0)
+    by_metadata: Counter[str] = Counter()
+    for (topic, message_type), count in announced.items():
+        if topic not in counts:
+            types[topic].add(message_type)
+        by_metadata[topic] += count
+    return {
+        topic: Topic(sorted(types[topic]), counts[topic], max(by_files[topic], by_metadata[topic]))
+        for topic in sorted(types)
+    }
 
 
 def _with_type(message_type: str, definition: str) -> Typestore:

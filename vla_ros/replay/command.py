@@ -67,7 +67,7 @@ def replay(setup: Setup, say: Say) -> str:
     results: list[Replayed] = []
     with Bag(setup.bag, {ACTION: action_definitions()}) as bag:
         _check_topics(bag, setup, requests[0])
-        task = _task(bag, setup)
+        task = _task(bag, setup, say)
         for folder in folders:
             _make_folder(folder)
         for request, folder in zip(requests, folders, strict=True):
@@ -77,12 +77,14 @@ def replay(setup: Setup, say: Say) -> str:
     return _report({**results[0].recipe, 'runs': runs, 'comparisons': compare_all(rows)})
 
 
-def _task(bag: Bag, setup: Setup) -> Task:
+def _task(bag: Bag, setup: Setup, say: Say) -> Task:
     topic = None
     if setup.instruction is not None:
         instructions = Instructions.always(setup.instruction)
     else:
         topic = find_instruction_topic(bag, setup.instruction_topic)
+        if bag.topics[topic].missing:
+            say(f'instructions are missing: {bag.topics[topic].missing_message} on {topic}')
         instructions = Instructions.recorded(bag, topic)
     sampling = setup.sampling
     recipe = {

@@ -175,7 +175,7 @@ class Frames:
 
     @property
     def count(self) -> int:
-        """Number of the first camera's images, according to the recording's metadata."""
+        """Number of the first camera's images in the recording."""
         return self._bag.topics[self.topics.images[self._leader]].count
 
     @property
@@ -193,18 +193,17 @@ class Frames:
 
         :raises BagError: where the recording is damaged.
         """
-        taken, rest = 0, 'missing'
+        taken = 0
         state = [self.topics.state] if self.topics.state else []
         for raw in self._bag.messages([*self._cameras, *state]):
             if taken == self._limit:
-                rest = 'after_limit'
                 break
             observation = self._add(raw)
             if observation is not None:
                 taken += 1
                 yield Frame(self._number, raw.bag_time_ns, observation, self._starts_over)
                 self._starts_over = False
-        self._count_rest(rest)
+        self._count_rest()
 
     def _add(self, raw: RawMessage) -> Observation | None:
         """Give a message to the assembler; return the observation that it completes."""
@@ -259,12 +258,12 @@ class Frames:
         self._assembler.drop()
         self._starts_over = True
 
-    def _count_rest(self, rest: str) -> None:
+    def _count_rest(self) -> None:
         """Count the images that were not read, and those that found no other parts."""
         for topic in self._cameras:
-            self.skipped.add_rest(rest, self._unread(topic))
+            self._count_unread(topic, self.skipped)
         if self.topics.state:
-            self.skipped_states.add_rest(rest, self._unread(self.topics.state))
+            self._count_unread(self.topics.state, self.skipped_states)
         why = (
             f'the newest messages on {self.topics} were not captured within '
             f'--sync-tolerance, {self._tolerance_s:g} s'
@@ -272,9 +271,10 @@ class Frames:
         self.skipped.add_rest('replaced', self._assembler.counters.replaced, why)
         self.skipped.add_rest('pending', self._assembler.counters.pending)
 
-    def _unread(self, topic: str) -> int:
-        """Return the number of messages beyond those read, by the recording's metadata."""
-        return self._bag.topics[topic].count - self._read[topic]
+    def _count_unread(self, name: str, skipped: Skipped) -> None:
+        topic = self._bag.topics[name]
+        skipped.add_rest('after_limit', topic.count - self._read[name])
+        skipped.add_rest('missing', topic.missing, topic.missing_message)
 
 
 def _schedule(sampling: Sampling) -> Callable[[int, int], bool]:

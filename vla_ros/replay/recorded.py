@@ -13,6 +13,7 @@ from vla_ros.replay.bag import Bag, UnreadableMessage
 from vla_ros.share import share_file
 
 ACTION = 'vla_ros/msg/VlaAction'
+_Values = Callable[[Any], Sequence[float]]
 _OLD_ACTIONS = ('VlaAction_0.1.msg',)  # the newest first
 
 
@@ -49,18 +50,27 @@ def read_recorded(bag: Bag, say: Say) -> list[Recorded]:
 
     :raises BagError: where the recording is damaged.
     """
-    topics = [name for name in bag.topics_of(ACTION) if name.endswith('action')]
-    return [_read(bag, topic, say) for topic in topics + bag.topics_of(*_TWISTS)]
+    actions = [name for name in bag.topics_of(ACTION) if name.endswith('action')]
+    twists = bag.topics_of(*_TWISTS)
+    return [
+        *(_read(bag, topic, {ACTION: _action_values}, say) for topic in actions),
+        *(_read(bag, topic, _TWISTS, say) for topic in twists),
+    ]
 
 
-def _read(bag: Bag, topic: str, say: Say) -> Recorded:
-    message_type = bag.topics[topic].message_type
-    values_of = _TWISTS.get(message_type, _action_values)
-    times_ns, values, unreadable = [], [], 0
+def _read(bag: Bag, topic: str, values_of: Mapping[str, _Values], say: Say) -> Recorded:
+    """Return the values of a topic.
+
+    :param values_of: the values of a message, by type; messages of other types are reported.
+    """
+    times_ns, values, unreadable, others = [], [], 0, 0
     for raw in bag.messages([topic]):
+        if raw.message_type not in values_of:
+            others += 1
+            continue
         try:
-            numbers = [float(number) for number in values_of(bag.decode(raw))]
-        except UnreadableMessage as error:
+            numbers = [float(one) for one in values_of[raw.message_type](bag.decode(raw))]
+        except (UnreadableMessage, AttributeError, TypeError) as error:  # its own definition
             if not unreadable:
                 say(f'{error}; the plot does not show it')
             unreadable += 1
@@ -69,7 +79,11 @@ def _read(bag: Bag, topic: str, say: Say) -> Recorded:
         values.append(numbers)
     if unreadable:
         say(f'{unreadable} messages on {topic} could not be read')
-    return Recorded(topic, message_type == ACTION, times_ns, values)
+    if others:
+        say(f'{others} messages on {topic} are of other types; the plot does not show them')
+    if bag.topics[topic].missing:
+        say(f'{topic}: {bag.topics[topic].missing_message}')
+    return Recorded(topic, ACTION in values_of, times_ns, values)
 
 
 def _action_values(message: Any) -> list[float]:
@@ -81,7 +95,7 @@ def _twist_values(twist: Any) -> list[float]:
     return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
 
 
-_TWISTS: Mapping[str, Callable[[Any], list[float]]] = {
+_TWISTS: Mapping[str, _Values] = {
     'geometry_msgs/msg/Twist': _twist_values,
     'geometry_msgs/msg/TwistStamped': lambda message: _twist_values(message.twist),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,25 @@ TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
     'sensor_msgs/msg/Image': image_to_rgb,
     'sensor_msgs/msg/CompressedImage': compressed_to_rgb,
 }
-_STATE = 'sensor_msgs/msg/JointState'
-_STRING = 'std_msgs/msg/String'
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input of a policy, as messages about it name it.
+
+    :param option: names its topic.
+    """
+
+    name: str
+    message_types: Collection[str]
+    option: str
+
+
+_IMAGES = _Input('images', TO_RGB, '--image')
+_STATES = _Input('states', ['sensor_msgs/msg/JointState'], '--state')
+_INSTRUCTIONS = _Input(
+    'instructions', ['std_msgs/msg/String'], '--instruction-topic (or --instruction TEXT)'
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ def find_topics(bag: Bag, images: Sequence[str], state: str | None, spec: Policy
         raise BagError(f'{state} is of no use, since the policy takes no state', 'omit --state')
     return Topics(
         _image_topics(bag, images, spec.cameras),
-        _find(bag, state, bag.topics_of(_STATE), 'states', '--state') if spec.state_dim else None,
+        _find(bag, state, _STATES) if spec.state_dim else None,
     )
 
 
@@ -62,7 +79,7 @@ def _image_topics(bag: Bag, wanted: Sequence[str], cameras: Sequence[str]) -> di
     topics = bag.topics_of(*TO_RGB)
     listed = ', '.join(cameras)
     if not wanted and len(cameras) == 1:
-        return {cameras[0]: _find(bag, None, topics, 'images', '--image')}
+        return {cameras[0]: _find(bag, None, _IMAGES)}
     if not wanted:
         return {camera: _named_topic(bag, topics, camera, listed) for camera in cameras}
     if len(wanted) != len(cameras) or len(set(wanted)) != len(wanted):
@@ -70,7 +87,7 @@ def _image_topics(bag: Bag, wanted: Sequence[str], cameras: Sequence[str]) -> di
             f'--image names {", ".join(wanted)}; the policy needs {len(cameras)} different topics',
             f'name one for each of its cameras, in this order: {listed}',
         )
-    found = [_find(bag, topic, topics, 'images', '--image') for topic in wanted]
+    found = [_find(bag, topic, _IMAGES) for topic in wanted]
     return dict(zip(cameras, found, strict=True))
 
 
@@ -84,7 +101,7 @@ def _named_topic(bag: Bag, topics: Sequence[str], camera: str, listed: str) -> s
             f'name one for each camera ({listed}) with --image; its topics of images: '
             f'{", ".join(topics) or "none"}',
         )
-    return named[0]
+    return _find(bag, named[0], _IMAGES)
 
 
 def find_instruction_topic(bag: Bag, topic: str | None) -> str:
@@ -93,23 +110,44 @@ def find_instruction_topic(bag: Bag, topic: str | None) -> str:
     :param topic: the requested topic; None: the only one whose name ends in ``instruction``.
     :raises BagError: if there is no such topic of strings, or there are several.
     """
-    topics = bag.topics_of(_STRING)
-    if topic is None:
-        topics = [name for name in topics if name.endswith('instruction')]
-    return _find(bag, topic, topics, 'instructions', '--instruction-topic (or --instruction TEXT)')
+    if topic is not None:
+        return _find(bag, topic, _INSTRUCTIONS)
+    topics = bag.topics_of(*_INSTRUCTIONS.message_types)
+    named = [name for name in topics if name.endswith('instruction')]
+    return _find(bag, None, _INSTRUCTIONS, named)
 
 
-def _find(bag: Bag, wanted: str | None, topics: list[str], what: str, option: str) -> str:
+def _find(
+    bag: Bag, wanted: str | None, kind: _Input, candidates: Sequence[str] | None = None
+) -> str:
+    """Return the wanted topic, or the only candidate.
+
+    :param candidates: by default all topics with messages of the types.
+    :raises BagError: if there is none, or several; if it also has messages of other types.
+    """
+    topics = bag.topics_of(*kind.message_types) if candidates is None else candidates
     listed = ', '.join(topics) or 'none'
     if wanted is not None and wanted not in topics:
         raise BagError(
-            f'{wanted} is not a topic of {what} in bag {bag.path}',
-            f'its topics of {what}: {listed}',
+            f'{wanted} is not a topic of {kind.name} in bag {bag.path}{_types(bag, wanted)}',
+            f'its topics of {kind.name}: {listed}',
         )
     if wanted is None and len(topics) != 1:
-        others = ', '.join(f'{name} ({one.message_type})' for name, one in bag.topics.items())
+        others = ', '.join(f'{name}{_types(bag, name)}' for name in bag.topics)
         raise BagError(
-            f'bag {bag.path} has {len(topics)} topics of {what} ({listed})',
-            f'name one with {option}; all its topics: {others or "none"}',
+            f'bag {bag.path} has {len(topics)} topics of {kind.name} ({listed})',
+            f'name one with {kind.option}; all its topics: {others or "none"}',
         )
-    return wanted or topics[0]
+    topic = wanted or topics[0]
+    if set(bag.topics[topic].message_types) - set(kind.message_types):
+        raise BagError(
+            f'{topic} in bag {bag.path} has messages of several types{_types(bag, topic)}',
+            f'name another topic with {kind.option}, or record one type on each topic',
+        )
+    return topic
+
+
+def _types(bag: Bag, topic: str) -> str:
+    """Return the types on a topic in brackets; empty if there is no such topic."""
+    types = bag.topics[topic].message_types if topic in bag.topics else ()
+    return f' ({", ".join(types)})' if types else ''
