@@ -96,6 +96,7 @@ class Bag:
             try:
                 files = find_files(self.path)
                 self._files = [open_file(path, stack) for path in files.paths]
+                self.topics = _topics(self._files, files.announced)
             except StorageError as error:
                 raise BagError(
                     f'bag {self.path} cannot be read: {error.what}', error.advice
@@ -104,7 +105,6 @@ class Bag:
                 text = f'bag {self.path} cannot be read ({_text(error)})'
                 raise BagError(text, _COPY_AGAIN) from error
             self._stack = stack.pop_all()
-        self.topics = _topics(self._files, files.announced)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -71,10 +71,12 @@ class McapFile:
         self._cache: dict[int, bytes] = {}  # content of chunks
         for kind, position, size in self._records():
             self._add(kind, position, size)
-        self._is_indexed = self._counts() == {k: n for k, n in self.announced.items() if n}
-        if not self._is_indexed or self._counts().keys() - self.channels.keys():
-            self._index()
         self.counts = self._counts()
+        announced = {channel: count for channel, count in self.announced.items() if count}
+        self._is_indexed = bool(announced) and self.counts == announced
+        if not self._is_indexed or self.counts.keys() - self.channels.keys():
+            self._index()
+            self.counts = self._counts()
         self._check_channels()
 
     def close(self) -> None:

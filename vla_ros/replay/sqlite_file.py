@@ -83,7 +83,7 @@ class SqliteFile:
             definitions = dict(self._database.execute(f"{query}WHERE encoding = 'ros2msg'"))
         query = 'SELECT id, name, type, serialization_format FROM topics'
         return {
-            number: Channel(topic, schema, encoding, definitions.get(schema, ''))
+            number: Channel(str(topic), str(schema), str(encoding), definitions.get(schema, ''))
             for number, topic, schema, encoding in self._database.execute(query)
         }
 
