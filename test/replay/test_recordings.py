@@ -178,6 +178,12 @@ def test_an_interrupted_transaction_is_undone(tmp_path: Path) -> None:
     assert state_of(folder) == before
 
 
+def test_the_log_of_a_linked_database_is_applied(tmp_path: Path) -> None:
+    folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
+    (tmp_path / 'link.db3').symlink_to(folder / 'bag.db3')
+    assert times_of(tmp_path / 'link.db3') == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_log_of_another_database_is_not_applied(tmp_path: Path) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
     with recording(tmp_path / 'other', 'sqlite3') as recorder:
@@ -349,6 +355,15 @@ def test_a_recording_in_several_files(storage: str, tmp_path: Path, run: Run) ->
     assert f'has no metadata.yaml, but bag.{suffix}' in told and 'ros2 bag reindex' in told
 
 
+def test_metadata_with_nothing_but_files(tmp_path: Path) -> None:
+    """As `ros2 bag reindex` leaves it."""
+    bag = record_six(tmp_path / 'bag', 'mcap')
+    file = yaml.safe_dump({'relative_file_paths': ['bag.mcap'], 'topics_with_message_count': None})
+    text = 'rosbag2_bagfile_information:\n  ' + file.replace('\n', '\n  ')
+    (bag / 'metadata.yaml').write_text(text)
+    assert times_of(bag) == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_file_that_is_listed_twice_is_read_once(tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'mcap')
     metadata_of(bag, lambda one: one['relative_file_paths'].append('bag.mcap'))
@@ -393,7 +408,7 @@ def test_a_recording_of_ros_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
-        (b'', 'is empty: the recorder wrote nothing, or a copy failed; copy the recording again'),
+        (b'', 'is empty: the recorder was killed, or a copy failed; copy the recording again'),
         (bytes(5000), 'is zeros, as a full disk or a power failure leaves them; copy'),
         (b'\x1f\x8b\x08' + bytes(9), 'is compressed with gzip; unpack it first'),
         (b'PK\x03\x04', 'is a ZIP archive; unpack it first'),
@@ -504,8 +519,9 @@ WHOLE = Mcap(CHANNELS, SIX)
         Mcap(CHANNELS, [images(0, 1), []], loose=[*SAID, *images(3, 4, 5, 2)]),
         Mcap(CHANNELS, [images(4, 2), [*images(5, 0), *SAID], images(3, 1)]),
         Mcap(CHANNELS, [images(*numbers) for numbers in ((4, 2), (5, 0), (3, 1))], [*SAID]),
+        replace(WHOLE, channels_first=True),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_sound_files_of_mcap(file: Mcap, tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'
@@ -555,6 +571,13 @@ def test_a_wrong_index_is_found_when_it_is_read(tmp_path: Path) -> None:
     assert '`mcap recover bag.mcap -o recovered.mcap`' in told
 
 
+def redefined(name: str, other: str) -> bytes:
+    """A file whose two chunks give a number to different things."""
+    file = bytes(replace(WHOLE, is_finished=False))
+    begin, _, end = file.rpartition(name.encode())
+    return begin + other.encode() + end
+
+
 def cut(data: bytes) -> bytes:
     return data[: data.index(record(DATA_END, bytes(4))) - 30]
 
@@ -566,10 +589,12 @@ def cut(data: bytes) -> bytes:
         (bytes(replace(WHOLE, is_finished=False)) + bytes(5000), 'begins no record; save what'),
         (bytes(WHOLE) + bytes(WHOLE), 'bytes behind its end; another file was appended?; join'),
         (bytes(Mcap({}, SIX)), '7 messages belong to no channel'),
+        (redefined('/camera/image', '/camera/other'), 'channel 1 is defined twice, differently'),
+        (redefined('std_msgs/msg/String', 'std_msgs/msg/Header'), 'type 2 is defined twice'),
         (bytes(replace(WHOLE, compression='zstd')), 'is damaged within its messages (Zstd'),
         (bytes(replace(WHOLE, pack=lambda data: data[:-1])), 'of the chunk at byte'),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_damaged_files_of_mcap(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'

@@ -38,6 +38,7 @@ class Mcap:
     described_in_summary: bool = True
     statistics: dict[int, int] | None = None
     qos: str | None = None
+    channels_first: bool = False  # before their types
     hidden: set[int] = field(default_factory=set)  # channels that the index leaves out
 
     def __bytes__(self) -> bytes:
@@ -55,16 +56,16 @@ class Mcap:
         return body + summary + record(FOOTER, struct.pack('<QQI', start, 0, 0)) + MAGIC
 
     def _descriptions(self) -> bytes:
-        records = b''
+        schemas, channels = b'', b''
         for number, (topic, name, encoding, kind) in self.channels.items():
             if name:
                 schema = struct.pack('<H', number) + text(name) + text(kind) + text('')
-                records += record(SCHEMA, schema)
+                schemas += record(SCHEMA, schema)
             qos = b'' if self.qos is None else text('offered_qos_profiles') + text(self.qos)
             head = struct.pack('<HH', number, number if name else 0)
             metadata = struct.pack('<I', len(qos)) + qos
-            records += record(CHANNEL, head + text(topic) + text(encoding) + metadata)
-        return records
+            channels += record(CHANNEL, head + text(topic) + text(encoding) + metadata)
+        return channels + schemas if self.channels_first else schemas + channels
 
     def _chunk(self, described: bytes, messages: Sequence[Message]) -> bytes:
         content, places = described, []

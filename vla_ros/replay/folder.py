@@ -98,7 +98,7 @@ def _listed(metadata: Any) -> Files:
             'convert it with `ros2 bag convert`, to zstd or none',
         )
     announced: Counter[tuple[str, str]] = Counter()
-    for one in metadata['topics_with_message_count']:
+    for one in metadata.get('topics_with_message_count') or ():  # `ros2 bag reindex` may find none
         topic = one['topic_metadata']
         announced[str(topic['name']), str(topic['type'])] += int(one['message_count'])
     names = [PurePath(name).name for name in metadata['relative_file_paths']]

@@ -60,11 +60,11 @@ class McapFile:
             'save what is whole with the tool of mcap.dev: '
             f'`mcap recover {path.name} -o recovered.mcap`'
         )
-        self.channels: dict[int, Channel] = {}
         self.announced: dict[int, int] = {}
         self._file = path.open('rb')
         stack.callback(self._file.close)
-        self._schemas: dict[int, tuple[str, str, str]] = {}  # name, encoding, text
+        self._schemas: dict[int, tuple[str, str, str]] = {0: ('', '', '')}  # name, encoding, text
+        self._topics: dict[int, tuple[str, str, int]] = {}  # topic, encoding, schema by channel
         self._chunks: list[_Chunk] = []
         # The places of messages, as _ENTRY has them, by channel and chunk.
         self._entries: defaultdict[tuple[int, int], bytearray] = defaultdict(bytearray)
@@ -74,14 +74,11 @@ class McapFile:
         self.counts = self._counts()
         announced = {channel: count for channel, count in self.announced.items() if count}
         self._is_indexed = bool(announced) and self.counts == announced
-        if not self._is_indexed or self.counts.keys() - self.channels.keys():
+        if not self._is_indexed or self.counts.keys() - self._topics.keys():
             self._index()
             self.counts = self._counts()
+        self.channels = {number: self._channel(number) for number in self._topics}
         self._check_channels()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def messages(self, channels: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield time, channel and data of each message, in the order of time.
@@ -191,13 +188,14 @@ class McapFile:
         if kind == _SCHEMA:
             name, offset = _text(record, 2)
             encoding, offset = _text(record, offset)
-            self._schemas[number] = (name, encoding, _text(record, offset)[0])
+            schema = (name, encoding, _text(record, offset)[0])
+            if self._schemas.setdefault(number, schema) != schema:
+                raise self._damaged(f'type {number} is defined twice, differently')
         elif kind == _CHANNEL:
-            schema = self._schemas.get(int.from_bytes(record[2:4], 'little'), ('', '', ''))
-            topic, offset = _text(record, 4)
-            name, encoding, text = schema
-            definition = text if encoding == 'ros2msg' else ''
-            self.channels[number] = Channel(topic, name, _text(record, offset)[0], definition)
+            name, offset = _text(record, 4)
+            topic = (name, _text(record, offset)[0], int.from_bytes(record[2:4], 'little'))
+            if self._topics.setdefault(number, topic) != topic:
+                raise self._damaged(f'channel {number} is defined twice, differently')
         elif kind == _INDEX and self._chunks:
             size = int.from_bytes(record[2:6], 'little')
             self._entries[number, len(self._chunks) - 1] += record[6 : 6 + size]
@@ -252,6 +250,11 @@ class McapFile:
         if len(content) != chunk.size or (chunk.crc and crc32(content) != chunk.crc):
             raise self._damaged(f'the content of the chunk at byte {chunk.position} has changed')
         return content
+
+    def _channel(self, number: int) -> Channel:
+        topic, encoding, schema = self._topics[number]
+        name, kind, text = self._schemas.get(schema, self._schemas[0])
+        return Channel(topic, name, encoding, text if kind == 'ros2msg' else '')
 
     def _counts(self) -> Counter[int]:
         """Return the number of messages by channel, without channels that have none."""

@@ -43,10 +43,6 @@ class SqliteFile:
         self.channels = self._read_channels()
         self.counts = self._count()
 
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
-
     def messages(self, channels: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield time, channel and data of each message, in the order of time.
 
@@ -98,10 +94,11 @@ class SqliteFile:
 
 def _opened(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """Return the database, with its log applied."""
+    path = path.resolve()  # the log of a linked database is beside the database itself
     logs = [path.with_name(path.name + suffix) for suffix in _LOGS]
     logs = [log for log in logs if log.exists() and log.stat().st_size]
     if not logs:
-        return sqlite3.connect(f'file:{quote(str(path.absolute()))}?immutable=1', uri=True)
+        return sqlite3.connect(f'file:{quote(str(path))}?immutable=1', uri=True)
     database = sqlite3.connect(_copy([path, *logs], stack))
     stack.callback(database.close)  # before the folder is removed
     [(result,)] = database.execute('PRAGMA quick_check(1)')  # the log may be of another database

@@ -70,7 +70,9 @@ class Channel:
     @property
     def message_type(self) -> str:
         """The type; one that is not of ROS 2 has its encoding, so that it equals no type of ROS."""
-        return self.schema if self.encoding == CDR else f'{self.schema} in {self.encoding}'
+        if self.schema and self.encoding == CDR:
+            return self.schema
+        return f'{self.schema or "no type"} in {self.encoding or "no encoding"}'
 
 
 class Storage(Protocol):
@@ -98,9 +100,6 @@ class Storage(Protocol):
         :raises StorageError: where the file is damaged.
         """
 
-    def close(self) -> None:
-        """Close the file."""
-
 
 def file_magic(path: Path) -> bytes:
     """Return the first bytes of a file of ROS 2.
@@ -111,7 +110,8 @@ def file_magic(path: Path) -> bytes:
         head = file.read(64)
     if not head:
         raise StorageError(
-            f'{path.name} is empty: the recorder wrote nothing, or a copy failed', _COPY_AGAIN
+            f'{path.name} is empty: the recorder was killed, or a copy failed',
+            f'{_COPY_AGAIN}; if it is empty there, too, `ros2 bag reindex` without it',
         )
     for magic in (MCAP_MAGIC, SQLITE_MAGIC, ZSTD_MAGIC):
         if head.startswith(magic):
