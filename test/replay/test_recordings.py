@@ -178,6 +178,43 @@ def test_an_interrupted_transaction_is_undone(tmp_path: Path) -> None:
     assert state_of(folder) == before
 
 
+def test_a_damaged_log_loses_nothing_in_silence(tmp_path: Path) -> None:
+    folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
+    log = folder / 'bag.db3-wal'
+    data, random, rejected = log.read_bytes(), np.random.default_rng(0), 0
+    for number in range(60):
+        changed = bytearray(data)
+        place = int(random.integers(1, len(data)))
+        if number % 2:
+            del changed[place:]
+        else:
+            changed[place] ^= 0xFF
+        log.write_bytes(changed)
+        try:
+            assert times_of(folder / 'bag.db3') == [0, 1, 2, 3, 4, 5]
+        except BagError as error:
+            assert 'bag.db3-wal is cut off or damaged' in str(error)
+            rejected += 1
+    assert rejected > 50
+
+
+def test_a_log_that_began_anew_is_applied(tmp_path: Path) -> None:
+    """Behind its new frames are those of before, which are in the database already."""
+    folder, bag = tmp_path / 'killed', record_six(tmp_path / 'bag', 'sqlite3', range(3))
+    folder.mkdir()
+    with open_database(bag, 'wal') as database:
+        add = 'INSERT INTO messages (topic_id, timestamp, data) VALUES (2, ?, ?)'
+        for number in (3, 4):
+            database.execute(add, (at(number), image(number)))
+            database.commit()
+        database.execute('PRAGMA wal_checkpoint(RESTART)').fetchall()
+        database.execute(add, (at(5), image(5)))
+        database.commit()
+        for suffix in ('', '-wal'):
+            shutil.copy(bag / f'bag.db3{suffix}', folder)
+    assert times_of(folder / 'bag.db3') == [0, 1, 2, 3, 4, 5]
+
+
 def test_the_log_of_a_linked_database_is_applied(tmp_path: Path) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
     (tmp_path / 'link.db3').symlink_to(folder / 'bag.db3')

@@ -16,7 +16,10 @@ from urllib.parse import quote
 from vla_ros.replay.storage import Channel, StorageError, temporary_folder
 
 # Beside a database: writes that are not in it yet, or that must be undone, after a crash.
-_LOGS = ('-wal', '-journal')
+_WAL = '-wal'
+_LOGS = (_WAL, '-journal')
+_WAL_HEAD_SIZE, _FRAME_HEAD_SIZE = 32, 24  # bytes
+_MIN_PAGE, _MAX_PAGE = 512, 65536  # bytes
 _CLOSE = "close the recorder, and apply the log: `sqlite3 {0} 'pragma wal_checkpoint(truncate)'`"
 _NOT_A_RECORDING = 'name a folder that ros2 bag wrote, an .mcap or a .db3'
 
@@ -107,7 +110,39 @@ def _opened(path: Path, stack: ExitStack) -> sqlite3.Connection:
             f'{path.name} and {logs[0].name} do not fit together',
             'copy both again, after the recorder was closed',
         )
+    [(_, applied, _)] = database.execute('PRAGMA wal_checkpoint').fetchall()
+    if logs[0].name.endswith(_WAL) and _has_more(logs[0], applied):
+        raise StorageError(
+            f'{logs[0].name} is cut off or damaged, so SQLite would leave out messages',
+            f'copy it again; to do without them, {_CLOSE.format(path.name)}',
+        )
     return database
+
+
+def _has_more(log: Path, applied: int) -> bool:
+    """Return whether a write-ahead log has more transactions than SQLite can apply.
+
+    See https://sqlite.org/fileformat.html, section 4. Behind the current frames, a log may have
+    those of before its last restart, with another salt.
+
+    :param applied: number of frames that SQLite applied.
+    """
+    with log.open('rb') as file:
+        head = file.read(_WAL_HEAD_SIZE)
+        salt, page_size = head[16:24], int.from_bytes(head[8:12], 'big')
+        if len(head) < _WAL_HEAD_SIZE or not _MIN_PAGE <= page_size <= _MAX_PAGE:
+            return True
+        size = _FRAME_HEAD_SIZE + page_size
+        file.seek(_WAL_HEAD_SIZE + applied * size)
+        is_current = True
+        while frame := file.read(size):
+            if len(frame) < size:
+                return is_current
+            is_current = frame[8:16] == salt
+            ends_transaction = any(frame[4:8])
+            if ends_transaction and (is_current or not applied):
+                return True
+    return False
 
 
 def _copy(files: list[Path], stack: ExitStack) -> Path:
