@@ -43,6 +43,7 @@ class Checkpoint:
         self.directory = directory
         self._remember = remember
         weight_map = _weight_map(directory, remember)
+        check_tensors(weight_map, directory)
         self._shards = {name: directory / shard for name, shard in weight_map.items()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: set[torch.dtype] = set()
@@ -54,7 +55,6 @@ class Checkpoint:
 
         :raises CheckpointError: if one is missing, surplus, or of another shape.
         """
-        check_tensors(self.shapes, self.directory)
         missing = expected.keys() - self.shapes.keys()
         if missing:
             raise CheckpointError(
@@ -104,6 +104,8 @@ class Checkpoint:
                 if header.get_dtype() not in _DTYPES:
                     raise CheckpointError(
                         f'{shard}: {name} has dtype {header.get_dtype()}',
+                        f'expected one of {", ".join(_DTYPES)}; if another tool quantised them, '
+                        'take the weights from before, and set quantization',
                         value=header.get_dtype(),
                         expected=f'one of {", ".join(_DTYPES)}',
                     )

@@ -281,7 +281,7 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
         )
     try:
         folder = Path(model).expanduser()
-        is_folder = folder.is_dir()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, RuntimeError) as error:  # no such user, name too long, not permitted
         raise CheckpointError(f'model {model[:80]!r} cannot be looked up: {error}') from error
     if is_folder:
@@ -291,6 +291,9 @@ def _local_folder(model: str, revision: str | None) -> Path | None:
                 'leave the revision out, or set model to a hub id',
             )
         return folder
+    if is_file:
+        check_names([folder.name], model)
+        raise CheckpointError(f'model {model!r} is a file', 'name the folder of its checkpoint')
     if folder.is_absolute() or model.startswith(('.', '~')) or model.count('/') != 1:
         raise CheckpointError(
             f'model {model!r} is not a folder on this machine, nor of the form owner/name of a '

@@ -56,10 +56,20 @@ _CLASSES = ('OpenVLAForActionPrediction', 'OpenVLAConfig')
 _KEYS_OF_OTHERS = re.compile(
     r'proprio|state_dim|action_(head|expert|model|quer|horizon|window|tokenizer)|actions?_chunk|'
     r'chunk_(len|size$)|diffusion|flow_match|l1_regression|num_images|image_sequence|wrist|'
-    r'quantization_config|compression_config|(^|_)(film|lora|peft|adapters?|vq)(_|$)'
+    r'(^|_)(film|lora|peft|adapters?|vq)(_|$)'
 )
+_QUANTIZATIONS = ('quantization_config', 'compression_config')
+# Names that other tools give to the parts of a quantised weight: bitsandbytes, GPTQ, AWQ, FP8.
+_QUANTIZED = re.compile(
+    r'\.(qweight|qzeros|scales|g_idx|absmax|nested_absmax|quant_map|nested_quant_map|SCB|'
+    r'weight_format|weight_scale|weight_scale_inv|weight_zero_point|weight_packed|input_scale|'
+    r'quant_state\..*)$'
+)
+# Names of the modules that wrap a model while it is trained or compiled.
+_WRAPPED = re.compile(r'(^|\.)(module|_orig_mod|_fsdp_wrapped_module|base_model\.model)\.')
 
 _NO_PART = 'these weights alone are a part of its policy, and vla_ros runs plain OpenVLA only'
+_UNQUANTIZED = 'take the weights from before the quantization, and set quantization to int8 or int4'
 _MERGE = (
     'merge the adapter into the weights (merge_and_unload of peft), save them to a new folder, and '
     'name that; if they are merged already, move the adapter out of the folder'
@@ -90,6 +100,8 @@ def check_names(names: Iterable[str], where: str) -> None:
     :param where: the folder or the hub id, named in errors.
     :raises CheckpointError: if a name belongs to another policy than plain OpenVLA.
     """
+    names = set(names)
+    _check_kind_of_folder(names, where)
     own = _without_other_checkpoints(names)
     heads = {name for name in own if _matches(name, _HEADS)}
     if heads:
@@ -113,17 +125,41 @@ def check_names(names: Iterable[str], where: str) -> None:
         )
 
 
+def _check_kind_of_folder(names: set[str], where: str) -> None:
+    """Check that the folder itself is a checkpoint of this kind of files."""
+    if {'snapshots', 'refs'} <= names or {'snapshots', 'blobs'} <= names:
+        owner_and_name = PurePosixPath(where).name.removeprefix('models--').replace('--', '/', 1)
+        commits = [name for name in names if name.startswith('snapshots/')]
+        raise CheckpointError(
+            f"{where} is a folder of the hub's cache, not a checkpoint: it has {listing(commits)}",
+            f'set model to {owner_and_name}, or to one of these folders in it',
+        )
+    has_safetensors = any(_suffix(name) == '.safetensors' and '/' not in name for name in names)
+    gguf = {name for name in names if _suffix(name) == '.gguf'}
+    if gguf and not has_safetensors:
+        raise CheckpointError(
+            f'{where} has GGUF files, of llama.cpp: {listing(gguf)}',
+            'take the safetensors that they were made of, and set quantization to int8 or int4',
+        )
+    if {'quantize_config.json', 'quant_config.json'} & names:
+        raise CheckpointError(
+            f'{where} has weights that GPTQ or AWQ quantised: there is a file of their settings',
+            _UNQUANTIZED,
+        )
+    inside = {name.partition('/')[0] for name in names if fnmatchcase(name, '*/config.json')}
+    if inside and 'config.json' not in names:
+        raise CheckpointError(
+            f'{where} has no config.json, but its folders have: {listing(inside)}',
+            'name the folder of one checkpoint',
+        )
+
+
 def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Check the content of config.json.
 
     :raises CheckpointError: if it is of another model.
     """
-    if 'vla' in config:
-        raise CheckpointError(
-            f'{path} is of a native Prismatic run folder (as of MiniVLA and openvla-7b-prismatic): '
-            'it has the key vla',
-            'take a checkpoint that was converted to the Hugging Face layout',
-        )
+    _check_layout(config, path)
     if config.get('model_type') != 'openvla':
         raise CheckpointError(
             f'{path} is the config of another model: model_type is '
@@ -137,6 +173,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}',
             f'{_NO_PART}: take a checkpoint of plain OpenVLA',
         )
+    _check_quantization(config, path)
     _check_classes(config, path)
     weights = config.get('transformers_weights')
     if weights not in (None, 'model.safetensors', 'model.safetensors.index.json'):
@@ -155,16 +192,17 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     if others:
         raise CheckpointError(
             f'{path} is of another policy than plain OpenVLA: it has {listing(others)}',
-            'take a checkpoint of plain OpenVLA; for 8 or 4 bits take unquantised weights and set '
-            'quantization',
+            'take a checkpoint of plain OpenVLA',
         )
 
 
 def check_tensors(names: Iterable[str], directory: Path) -> None:
     """Check the names of the stored tensors.
 
-    :raises CheckpointError: if there are adapters among them.
+    :raises CheckpointError: if there are adapters or quantised weights among them, or if they are
+        of a model that was wrapped.
     """
+    names = list(names)
     adapters = [name for name in names if 'lora_' in name]
     if adapters:
         raise CheckpointError(
@@ -172,11 +210,63 @@ def check_tensors(names: Iterable[str], directory: Path) -> None:
             f'{listing(adapters)}',
             _MERGE,
         )
+    quantized = [name for name in names if _QUANTIZED.search(name)]
+    if quantized:
+        raise CheckpointError(
+            f'{directory} has weights that another tool quantised: {listing(quantized)}',
+            _UNQUANTIZED,
+        )
+    wrapped = {match[2]: name for name in names for match in _WRAPPED.finditer(name)}
+    if wrapped:
+        raise CheckpointError(
+            f'{directory} has the weights of a model inside {listing(wrapped)}: '
+            f'{listing(wrapped.values())}',
+            'save the model inside (model.module of DataParallel, model._orig_mod of '
+            'torch.compile, merge_and_unload of peft), or take this out of the names',
+        )
 
 
 def is_training_state(name: str) -> bool:
     """Return whether the file is of an optimizer or a scheduler, or a log: not of the policy."""
     return bool(_TRAINING_STATE.search(name.lower()))
+
+
+def _check_layout(config: Mapping[str, Any], path: Path) -> None:
+    """Check that the config is not of a library with another layout: Prismatic, LeRobot."""
+    vla, vlm = config.get('vla'), config.get('model')
+    if 'vla' in config or (isinstance(vlm, Mapping) and 'model_id' in vlm):
+        backbone = vla.get('base_vlm') if isinstance(vla, Mapping) else ''
+        kind = 'MiniVLA' if 'qwen' in str(backbone).lower() else 'Prismatic model'
+        raise CheckpointError(
+            f'{path} is of a {kind} in the native Prismatic layout (as of MiniVLA and '
+            f'openvla-7b-prismatic): it has the key {"vla" if "vla" in config else "model"}',
+            'vla_ros runs plain OpenVLA only'
+            if kind == 'MiniVLA'
+            else 'take a checkpoint in the Hugging Face layout, or convert this one with '
+            "OpenVLA's convert_openvla_weights_to_hf.py",
+        )
+    if 'model_type' not in config and isinstance(config.get('type'), str):
+        raise CheckpointError(
+            f'{path} is of a LeRobot policy: type is {quoted(config["type"])}',
+            'run it with LeRobot; vla_ros runs plain OpenVLA only',
+        )
+
+
+def _check_quantization(config: Mapping[str, Any], path: Path) -> None:
+    """Check that no other tool quantised the weights."""
+    text_config = config.get('text_config')
+    parts = {'': config, 'text_config.': text_config if isinstance(text_config, Mapping) else {}}
+    for where, part in parts.items():
+        for key in _QUANTIZATIONS:
+            settings = part.get(key)
+            if not settings:
+                continue
+            method = settings.get('quant_method') if isinstance(settings, Mapping) else None
+            raise CheckpointError(
+                f'{path} is of weights that {quoted(method or "another tool")} quantised: it has '
+                f'{where}{key}',
+                _UNQUANTIZED,
+            )
 
 
 def _check_classes(config: Mapping[str, Any], path: Path) -> None:
