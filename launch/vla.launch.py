@@ -1,59 +1,207 @@
 """Start the node ``vla``. ``ros2 launch vla_ros vla.launch.py --show-args`` lists the arguments.
 
 Each parameter of the node is an argument. An empty one leaves the parameter as in the params_file.
+
+In a bring-up, only what it passes in ``launch_arguments`` counts: its own arguments may have the
+same names and other meanings. launch puts both into one dictionary (``launch_configurations``), so
+the names are taken from the inclusion itself.
 """
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
+from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from vla_ros.parameters.check import ParameterError, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Definition
 
 RESPAWN_DELAY_S = 2.0
 
 # Topics of the node that can be remapped.
 TOPICS = {
-    'image': 'topic of the camera',
-    'twist': 'topic for the twists, such as /servo_node/delta_twist_cmds',
-    'gripper': 'topic for the opening of the gripper',
+    'image': 'Topic of the camera',
+    'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
+    'gripper': 'Topic for the opening of the gripper',
 }
+BOOLS = {'true': True, 'false': False}
+CHOICES = {'log_level': ('debug', 'info', 'warn', 'error', 'fatal'), 'respawn': tuple(BOOLS)}
+# Arguments that ``ros2 launch`` adds for options of its own.
+OPTIONS_OF_ROS2_LAUNCH = ('launch-prefix', 'launch-prefix-filter')
+
+
+def argument_help(one: Definition) -> str:
+    """Return the help of a parameter's argument: sentence, unit, what is allowed, default."""
+    allowed = ' Allowed: true, false.' if one.kind is bool else ''
+    names = ' Commas separate the names.' if one.kind is tuple else ''
+    return f'{one.help}{allowed}{names} Default: {default_text(one.default)}.'
+
+
+def default_text(default: object) -> str:
+    """Return a default as it is written on the command line."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f'{default:g}' if isinstance(default, float) else str(default or 'empty')
+
+
+def other_arguments() -> dict[str, tuple[str, str]]:
+    """Return default and help of the arguments that are no parameters of ours, by name."""
+    share = Path(get_package_share_directory('vla_ros'))
+    topics = {
+        topic: (topic, f'{what}; for several robots one each, as in /a/{topic},/b/{topic}.')
+        for topic, what in TOPICS.items()
+    }
+    return topics | {
+        'use_sim_time': (
+            '',
+            'Whether the time is that of /clock. Allowed: true, false. Default: false.',
+        ),
+        'namespace': ('', 'Namespace of the node.'),
+        'params_file': (str(share / 'config' / 'vla.yaml'), 'YAML file with parameters.'),
+        'log_level': (
+            'info',
+            f'Log level of the node. Allowed: {", ".join(CHOICES["log_level"])}.',
+        ),
+        'respawn': (
+            'true',
+            'Whether to start the node again when it hangs or crashes. Allowed: true, false.',
+        ),
+    }
+
+
+def arguments() -> dict[str, tuple[str, str]]:
+    """Return default and help of all arguments, by name; an empty default keeps the parameter's."""
+    parameters = {name: ('', argument_help(one)) for name, one in DEFINITIONS.items()}
+    return parameters | other_arguments()
+
+
+# -- what was given ----------------------------------------------------------------------------
+
+
+def inclusion() -> IncludeLaunchDescription | None:
+    """Return the action that includes this file: of ``ros2 launch`` itself, or of a bring-up.
+
+    launch visits actions recursively, so the innermost inclusion on the stack is ours. None if the
+    description was made without one.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        entity = frame.f_locals.get('entity')
+        if isinstance(entity, IncludeLaunchDescription):
+            return entity
+    return None
+
+
+def given_arguments(context: LaunchContext) -> tuple[dict[str, str], list[str]]:
+    """Return the value of each argument, and the names that a bring-up set but did not pass.
+
+    :raises RuntimeError: if an argument that was passed is not declared.
+    """
+    defaults = {name: default for name, (default, _) in arguments().items()}
+    values = {name: context.launch_configurations.get(name, defaults[name]) for name in defaults}
+    included = inclusion()
+    if included is None:
+        return values, []
+    passed = {
+        perform_substitutions(context, normalize_to_list_of_substitutions(name))
+        for name, _ in included.launch_arguments
+    }
+    check_declared(passed - {*OPTIONS_OF_ROS2_LAUNCH}, defaults)
+    foreign = [name for name in defaults if name not in passed and values[name] != defaults[name]]
+    return values | {name: defaults[name] for name in foreign}, foreign
+
+
+def check_declared(passed: Collection[str], declared: Collection[str]) -> None:
+    """Raise RuntimeError if a name is not declared; it tells the nearest one."""
+    unknown = sorted(set(passed) - set(declared))
+    if not unknown:
+        return
+    hints = {name: difflib.get_close_matches(name, declared, n=1) for name in unknown}
+    told = [f'{name} (did you mean {hint[0]}?)' if hint else name for name, hint in hints.items()]
+    raise RuntimeError(
+        f'undeclared launch argument: {", ".join(told)}; all are listed by: '
+        'ros2 launch vla_ros vla.launch.py --show-args'
+    )
 
 
 def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
     """Return the parameter's value; raise RuntimeError if the text does not have its type."""
-    if kind is tuple:
-        return ParameterValue([item.strip() for item in text.split(',')], value_type=None)
     try:
-        value = {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
+        readers = {bool: lambda: BOOLS[text.lower()], tuple: lambda: items(text)}
+        value = readers.get(kind, lambda: kind(text))()
     except (KeyError, ValueError):
         expected = 'true or false' if kind is bool else 'a number'
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
-    return ParameterValue(value, value_type=kind)
+    if name in DEFINITIONS:
+        check_allowed(name, value)
+    return ParameterValue(value, value_type=None if kind is tuple else kind)
 
 
-def argument_help(one: Definition) -> str:
-    """Return the help of a parameter's argument."""
-    return f'{one.help} Commas separate the names.' if one.kind is tuple else one.help
+def items(text: str) -> list[str]:
+    """Return what commas separate."""
+    return [item.strip() for item in text.split(',')]
+
+
+def check_allowed(name: str, value: object) -> None:
+    """Raise RuntimeError if the node would reject the value."""
+    try:
+        check_value(name, value)
+    except ParameterError as error:
+        raise RuntimeError(f'launch argument: {error}') from None
+
+
+def check_choices(given: Mapping[str, str]) -> None:
+    """Raise RuntimeError if an argument that is no parameter has a value that is not allowed."""
+    for name, choices in CHOICES.items():
+        if given[name] not in choices:
+            raise RuntimeError(
+                f'launch argument {name} is {given[name]!r}; expected {", ".join(choices)}'
+            )
+
+
+def parameters(given: Mapping[str, str]) -> dict[str, ParameterValue]:
+    """Return the parameters that are given as arguments."""
+    kinds = {name: one.kind for name, one in DEFINITIONS.items()} | {'use_sim_time': bool}
+    return {
+        name: parameter_value(name, kind, given[name])
+        for name, kind in kinds.items()
+        if given[name]
+    }
+
+
+def full_namespace(pushed: str, own: str) -> str:
+    """Return the absolute namespace of the node; empty for the root.
+
+    :param pushed: of the PushRosNamespace around this file.
+    """
+    parts = [own] if own.startswith('/') else [pushed, own]
+    return ''.join(f'/{name}' for part in parts for name in part.split('/') if name)
 
 
 def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
     """Return the remappings of a topic: to one name, or to one for each robot in their order."""
     if given == topic:
         return []  # the topics keep their names
-    names, others = ([part.strip() for part in text.split(',')] for text in (robots, given))
+    names, others = items(robots), items(given)
     if len(others) != len(names):
         raise RuntimeError(
             f'launch argument {topic} is {given!r}, {len(others)} topics; expected {len(names)}, '
@@ -68,15 +216,18 @@ def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
     ]
 
 
+# -- the node ----------------------------------------------------------------------------------
+
+
 def start_node(context: LaunchContext) -> list[Action]:
     """Return the node, with the parameters that are given as arguments."""
-    given = dict(context.launch_configurations)  # a copy, used at every start
-    overrides = {
-        name: parameter_value(name, one.kind, given[name])
-        for name, one in DEFINITIONS.items()
-        if given[name]
-    }
-    logger = '.'.join([*filter(None, given['namespace'].split('/')), 'vla'])
+    given, foreign = given_arguments(context)
+    check_choices(given)
+    overrides = parameters(given)
+    # A later start has the same surroundings: what a bring-up set around this file is gone then.
+    configurations, environment = dict(context.launch_configurations), dict(context.environment)
+    namespace = full_namespace(configurations.get('ros_namespace', ''), given['namespace'])
+    logger = '.'.join([*filter(None, namespace.split('/')), 'vla'])
 
     def start(again: bool = False) -> list[Action]:
         # After a crash the robots wait for the operator, who may have stopped them.
@@ -85,7 +236,7 @@ def start_node(context: LaunchContext) -> list[Action]:
             package='vla_ros',
             executable='vla_node',
             name='vla',
-            namespace=given['namespace'],
+            namespace=namespace,
             parameters=[given['params_file'], {**overrides, **held}],
             remappings=[
                 pair
@@ -98,49 +249,33 @@ def start_node(context: LaunchContext) -> list[Action]:
         )
         return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended))]
 
+    def restore(context: LaunchContext) -> None:
+        context.launch_configurations.update(configurations)
+        context.environment.update(environment)
+
     def ended(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
         """Start it again, unless the user ended it (0) or must fix an argument (2)."""
         if context.is_shutdown or given['respawn'] == 'false' or event.returncode in (0, 2):
             return None
-        return [TimerAction(period=RESPAWN_DELAY_S, actions=start(again=True))]
+        again = GroupAction([OpaqueFunction(function=restore), *start(again=True)])
+        return [TimerAction(period=RESPAWN_DELAY_S, actions=[again])]
 
-    return start()
+    return [*ignored(foreign), *start()]
+
+
+def ignored(foreign: Collection[str]) -> list[Action]:
+    """Return the line that tells which values of a bring-up are not the node's."""
+    if not foreign:
+        return []
+    names = ', '.join(foreign)
+    text = f'vla.launch.py: not in launch_arguments of its inclusion, so ignored: {names}'
+    return [LogInfo(msg=text)]
 
 
 def generate_launch_description() -> LaunchDescription:
-    share = Path(get_package_share_directory('vla_ros'))
-    arguments = [
-        DeclareLaunchArgument(name, default_value='', description=argument_help(one))
-        for name, one in DEFINITIONS.items()
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in arguments().items()
     ]
-    return LaunchDescription(
-        [
-            *arguments,
-            *[
-                DeclareLaunchArgument(
-                    topic,
-                    default_value=topic,
-                    description=f'{what}; for several robots one each, as in /a/{topic},/b/{topic}',
-                )
-                for topic, what in TOPICS.items()
-            ],
-            DeclareLaunchArgument(
-                'namespace', default_value='', description='namespace of the node'
-            ),
-            DeclareLaunchArgument(
-                'params_file',
-                default_value=str(share / 'config' / 'vla.yaml'),
-                description='YAML file with parameters',
-            ),
-            DeclareLaunchArgument(
-                'log_level', default_value='info', description='log level of the node'
-            ),
-            DeclareLaunchArgument(
-                'respawn',
-                default_value='true',
-                choices=['true', 'false'],
-                description='start the node again when it hangs or crashes',
-            ),
-            OpaqueFunction(function=start_node),
-        ]
-    )
+    # A group, so that no argument outlives this file and becomes that of another one.
+    return LaunchDescription([GroupAction([*declared, OpaqueFunction(function=start_node)])])

@@ -15,6 +15,13 @@ from support.places import ROOT
 from vla_ros.parameters.definition import DEFINITIONS
 
 
+class Inclusion:
+    """The stand-in of IncludeLaunchDescription: the arguments that it passes."""
+
+    def __init__(self, **passed: str) -> None:
+        self.launch_arguments = list(passed.items())
+
+
 class Made:
     """What the launch file made: its kind and arguments."""
 
@@ -31,11 +38,13 @@ STAND_INS = {
     'ament_index_python.packages': ['get_package_share_directory'],
     'launch': ['Action', 'LaunchContext', 'LaunchDescription'],
     'launch.actions': [
-        *('DeclareLaunchArgument', 'OpaqueFunction', 'RegisterEventHandler', 'TimerAction'),
+        *('DeclareLaunchArgument', 'GroupAction', 'LogInfo', 'OpaqueFunction'),
+        *('RegisterEventHandler', 'TimerAction'),
     ],
     'launch.event_handlers': ['OnProcessExit'],
     'launch.events': [],
     'launch.events.process': ['ProcessExited'],
+    'launch.utilities': [],
     'launch_ros': [],
     'launch_ros.actions': ['Node'],
     'launch_ros.parameter_descriptions': ['ParameterValue'],
@@ -50,6 +59,12 @@ def launch_file(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             setattr(stand_in, name, maker(name))
         monkeypatch.setitem(sys.modules, module, stand_in)
     monkeypatch.setitem(sys.modules, 'ament_index_python', ModuleType('ament_index_python'))
+    stand_ins: Any = sys.modules
+    stand_ins['launch.actions'].IncludeLaunchDescription = Inclusion
+    stand_ins['launch.utilities'].normalize_to_list_of_substitutions = lambda name: [name]
+    stand_ins['launch.utilities'].perform_substitutions = lambda context, parts: ''.join(parts)
+    share = lambda name: f'/share/{name}'  # noqa: E731
+    stand_ins['ament_index_python.packages'].get_package_share_directory = share
     spec = importlib.util.spec_from_file_location('vla_launch', ROOT / 'launch' / 'vla.launch.py')
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,14 +72,34 @@ def launch_file(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def visit(entity: Inclusion, function: Callable[[], Any]) -> Any:
+    """Call as launch does, which has the inclusion in a variable of this name."""
+    return function()
+
+
+def start(
+    launch_file: ModuleType,
+    given: dict[str, str],
+    foreign: dict[str, str] | None = None,
+    **pushed: str,
+) -> tuple[list[Any], Any]:
+    """What the launch file starts, and the context.
+
+    :param given: the arguments that the inclusion passes.
+    :param foreign: other values around it: those of the bring-up.
+    """
+    defaults = {name: default for name, (default, _) in launch_file.arguments().items()}
+    context = SimpleNamespace(
+        launch_configurations={**defaults, **(foreign or {}), **given, **pushed},
+        environment={'LANG': 'C'},
+        is_shutdown=False,
+    )
+    return visit(Inclusion(**given), lambda: launch_file.start_node(context)), context
+
+
 def started(launch_file: ModuleType, **given: str) -> tuple[Made, Callable[[int], Any]]:
     """The node, and what happens when it ends with a code."""
-    arguments = dict.fromkeys(DEFINITIONS, '')
-    arguments |= {topic: topic for topic in launch_file.TOPICS}
-    arguments |= {'namespace': '', 'params_file': 'vla.yaml', 'log_level': 'info'}
-    arguments |= {'respawn': 'true', **given}
-    context = SimpleNamespace(launch_configurations=arguments, is_shutdown=False)
-    node, handler = launch_file.start_node(context)
+    (node, handler), context = start(launch_file, {'params_file': 'vla.yaml', **given})
     [on_process_exit] = handler.positional
     assert on_process_exit.named['target_action'] is node
 
@@ -78,30 +113,47 @@ def started(launch_file: ModuleType, **given: str) -> tuple[Made, Callable[[int]
 # -- arguments ---------------------------------------------------------------------------------
 
 
-def test_every_parameter_is_an_argument(
-    launch_file: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch_file, 'get_package_share_directory', lambda name: f'/share/{name}')
-    description = launch_file.generate_launch_description()
-    [actions] = description.positional
+def helps(launch_file: ModuleType) -> dict[str, str]:
+    """The description of each argument."""
+    [[group]] = launch_file.generate_launch_description().positional
+    [actions] = group.positional
     arguments = [one for one in actions if one.kind == 'DeclareLaunchArgument']
-    helps = {one.positional[0]: one.named['description'] for one in arguments}
-    assert len(helps) == len(arguments)  # no parameter has the name of another argument
-    assert {'namespace', 'params_file', 'image', 'respawn'} < helps.keys() - DEFINITIONS.keys()
+    found = {one.positional[0]: one.named['description'] for one in arguments}
+    assert len(found) == len(arguments)  # no parameter has the name of another argument
+    return found
+
+
+def test_every_parameter_is_an_argument(launch_file: ModuleType) -> None:
+    found = helps(launch_file)
+    others = {'namespace', 'params_file', 'image', 'respawn', 'use_sim_time', 'log_level'}
+    assert others < found.keys() - DEFINITIONS.keys()
+    assert {'autostart', 'image_reliability'} < found.keys()
     for name, one in DEFINITIONS.items():
-        assert helps[name].startswith(one.help)
+        assert found[name].startswith(one.help)
+
+
+def test_the_help_of_an_argument_has_unit_choices_and_default(launch_file: ModuleType) -> None:
+    found = helps(launch_file)
+    assert found['max_image_age_s'].endswith('[s]. Allowed: 0.001 to 3600. Default: 0.5.')
+    assert found['quantization'].endswith('Allowed: none, int8, int4. Default: none.')
+    assert found['autostart'].endswith('Allowed: true, false. Default: true.')
+    assert found['robots'].endswith('Commas separate the names. Default: empty.')
+    assert 'Allowed: debug, info, warn, error, fatal.' in found['log_level']
 
 
 TEXTS = {bool: ('False', False), float: ('2', 2.0), str: ('2', '2'), tuple: ('a, b', ['a', 'b'])}
 
 
 def test_an_argument_has_the_type_of_its_parameter(launch_file: ModuleType) -> None:
-    given = {name: TEXTS[one.kind][0] for name, one in DEFINITIONS.items()}
-    node, _ = started(launch_file, **given)
+    texts = {
+        name: (one.choices[-1], one.choices[-1]) if one.choices else TEXTS[one.kind]
+        for name, one in DEFINITIONS.items()
+    } | {'control_rate_hz': ('50', 50.0)}
+    node, _ = started(launch_file, **{name: text for name, (text, _) in texts.items()})
     overrides = node.named['parameters'][1]
     for name, one in DEFINITIONS.items():
         [value] = overrides[name].positional
-        assert value == TEXTS[one.kind][1] and type(value) is type(TEXTS[one.kind][1])
+        assert value == texts[name][1] and type(value) is type(texts[name][1])
         assert overrides[name].named['value_type'] is (None if one.kind is tuple else one.kind)
 
 
@@ -119,6 +171,112 @@ def test_a_text_of_another_type_is_refused(
 ) -> None:
     with pytest.raises(RuntimeError, match=f"{name} is '{text}'; expected {expected}"):
         started(launch_file, **{name: text})
+
+
+@pytest.mark.parametrize(
+    ('given', 'told'),
+    [
+        ({'quantization': 'int9'}, "parameter quantization is 'int9'; allowed: none, int8, int4"),
+        ({'max_image_age_s': '0'}, 'parameter max_image_age_s is 0; allowed: 0.001 to 3600'),
+        ({'robots': 'a,2b'}, "parameter robots has the name '2b'"),
+        ({'respawn': 'maybe'}, "launch argument respawn is 'maybe'; expected true, false"),
+        ({'log_level': 'loud'}, "launch argument log_level is 'loud'; expected debug, info"),
+        ({'use_sim_time': '1'}, "launch argument use_sim_time is '1'; expected true or false"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused(
+    launch_file: ModuleType, given: dict[str, str], told: str
+) -> None:
+    with pytest.raises(RuntimeError, match=told):
+        started(launch_file, **given)
+
+
+def test_use_sim_time_and_autostart_reach_the_node(launch_file: ModuleType) -> None:
+    node, _ = started(launch_file, use_sim_time='true', autostart='false')
+    overrides = node.named['parameters'][1]
+    assert overrides['use_sim_time'].positional == (True,)
+    assert overrides['autostart'].positional == (False,)
+
+
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('quantisation', r'quantisation \(did you mean quantization\?\);'),
+        ('use_simtime', r'use_simtime \(did you mean use_sim_time\?\);'),
+        ('xyzzy', 'argument: xyzzy;'),
+    ],
+)
+def test_an_undeclared_argument_is_refused_with_the_nearest_name(
+    launch_file: ModuleType, name: str, told: str
+) -> None:
+    with pytest.raises(RuntimeError, match=told) as refusal:
+        started(launch_file, **{name: 'int8'})
+    assert '\n' not in str(refusal.value)
+
+
+def test_the_options_of_ros2_launch_are_no_arguments_of_ours(launch_file: ModuleType) -> None:
+    node, _ = started(launch_file, **{'launch-prefix': 'gdb', 'launch-prefix-filter': 'vla'})
+    assert node.kind == 'Node'
+
+
+# -- in a bring-up -----------------------------------------------------------------------------
+
+
+def test_arguments_of_a_bring_up_are_not_ours_unless_passed(launch_file: ModuleType) -> None:
+    """Its own device and topic have other meanings, and its other arguments other names."""
+    foreign = {'device': '/dev/video0', 'image': '/other', 'quantisation': 'x', 'respawn': 'no'}
+    passed = {'model': 'scripted', 'params_file': 'vla.yaml'}
+    (told, node, _), _ = start(launch_file, passed, foreign)
+    assert told.kind == 'LogInfo' and told.named['msg'].endswith('ignored: device, image, respawn')
+    values = {name: one.positional for name, one in node.named['parameters'][1].items()}
+    assert values == {'model': ('scripted',)}
+    assert node.named['remappings'] == []
+
+
+def test_what_a_bring_up_passes_is_ours(launch_file: ModuleType) -> None:
+    (node, _), _ = start(launch_file, {'device': 'cpu'}, {'device': '/dev/video0'})
+    assert node.named['parameters'][1]['device'].positional == ('cpu',)
+
+
+def test_a_bring_up_must_not_pass_what_is_undeclared(launch_file: ModuleType) -> None:
+    with pytest.raises(RuntimeError, match='did you mean quantization'):
+        start(launch_file, {'quantisation': 'int8'}, {'camera_name': 'front'})
+
+
+def test_the_innermost_inclusion_counts(launch_file: ModuleType) -> None:
+    def included() -> Any:
+        return start(launch_file, {'model': 'scripted'})
+
+    outer = Inclusion(camera_name='front', device='/dev/video0')
+    (node, _), _ = visit(outer, included)
+    assert node.named['parameters'][1]['model'].positional == ('scripted',)
+
+
+def test_no_argument_outlives_the_file(launch_file: ModuleType) -> None:
+    """Otherwise our image or params_file would be that of whatever is included next."""
+    [[group]] = launch_file.generate_launch_description().positional
+    assert group.kind == 'GroupAction' and 'scoped' not in group.named
+    kinds = {one.kind for one in group.positional[0]}
+    assert kinds == {'DeclareLaunchArgument', 'OpaqueFunction'}
+
+
+@pytest.mark.parametrize(
+    ('pushed', 'own', 'full', 'logger'),
+    [
+        ('', '', '', 'vla'),
+        ('', 'left', '/left', 'left.vla'),
+        ('/cell', '', '/cell', 'cell.vla'),
+        ('/cell', 'left', '/cell/left', 'cell.left.vla'),
+        ('/cell', '/left', '/left', 'left.vla'),
+    ],
+)
+def test_the_log_level_is_that_of_the_node_in_its_full_namespace(
+    launch_file: ModuleType, pushed: str, own: str, full: str, logger: str
+) -> None:
+    given = {'namespace': own, 'log_level': 'debug'}
+    (node, _), _ = start(launch_file, given, ros_namespace=pushed)
+    assert node.named['namespace'] == full
+    assert node.named['arguments'] == ['--ros-args', '--log-level', f'{logger}:=debug']
 
 
 ISOLATED = """
@@ -151,7 +309,11 @@ def test_a_node_that_died_is_started_again_disabled(launch_file: ModuleType, cod
     assert node.named['parameters'][1]['enabled'].positional == (True,)
     [timer] = end(code)
     assert timer.named['period'] == launch_file.RESPAWN_DELAY_S
-    again, handler = timer.named['actions']
+    [group] = timer.named['actions']
+    restore, again, handler = group.positional[0]
+    later = SimpleNamespace(launch_configurations={}, environment={})
+    restore.named['function'](later)
+    assert later.launch_configurations['model'] == 'scripted' and later.environment['LANG'] == 'C'
     assert again.kind == 'Node' and handler.kind == 'RegisterEventHandler'
     assert again.named['parameters'][1]['enabled'] is False
     assert again.named['parameters'][1]['model'].positional == ('scripted',)
