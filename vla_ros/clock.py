@@ -23,6 +23,9 @@ class Clock(Protocol):
     def system_ns(self) -> int:
         """Return this machine's system time, nanoseconds, the stamp of the middleware."""
 
+    def simulated_step_s(self) -> float | None:
+        """Return the step of the robot's time, seconds; None if it is not simulated."""
+
     def sleep(self, seconds: float) -> None:
         """Block the calling thread."""
 
@@ -39,6 +42,9 @@ class SystemClock:
     def system_ns(self) -> int:
         return time.time_ns()
 
+    def simulated_step_s(self) -> float | None:
+        return None
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -50,6 +56,7 @@ class ManualClock:
         self._now_ns = now_ns
         self._monotonic_s = 0.0
         self._system_ns = now_ns
+        self.step_s: float | None = None  # as of a system clock
 
     def now_ns(self) -> int:
         return self._now_ns
@@ -59,6 +66,9 @@ class ManualClock:
 
     def system_ns(self) -> int:
         return self._system_ns
+
+    def simulated_step_s(self) -> float | None:
+        return self.step_s
 
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)

@@ -43,6 +43,7 @@ class HeardImage:
     :param kind: size and encoding.
     :param refusal: the error with which the node would reject it; None if it would not.
     :param changed: whether a pixel differs from the image before.
+    :param cause: the likely cause of its age, and what to do; empty if unknown.
     """
 
     received_s: float
@@ -51,6 +52,7 @@ class HeardImage:
     kind: str
     refusal: VlaError | None
     changed: bool
+    cause: str = ''
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ def _judge_images(heard: Heard, parameters: Parameters) -> Finding:
     if age_s > parameters.max_image_age_s:
         return fail(
             f'{found}; max_image_age_s is {parameters.max_image_age_s:g}',
-            'synchronise the clocks, find the cause of the delay, or raise max_image_age_s',
+            images[-1].cause
+            or 'synchronise the clocks, find the cause of the delay, or raise max_image_age_s',
         )
     still = not any(image.changed for image in images[1:])
     if len(images) > 1 and still and parameters.frozen_image_timeout_s:

@@ -32,7 +32,7 @@ from vla_ros.reasons import State
 from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import topic_prefix
-from vla_ros.scheduling import CameraWatch
+from vla_ros.scheduling import CameraWatch, clock_advice
 
 _DISCOVERY_S = 3.5  # a process that is there is found within that: it tells so every 3 s
 _SETTLE_S = 0.3  # between the first publisher that is found and the others
@@ -177,6 +177,7 @@ class _Camera:
                 kind,
                 refusal,
                 changed,
+                clock_advice(stamp_ns, self._clock, ''),
             )
         )
 

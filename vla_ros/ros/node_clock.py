@@ -11,7 +11,7 @@ from rclpy.node import Node
 
 from vla_ros.clock import Clock, SystemClock
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling import ClockWatch
+from vla_ros.scheduling import ClockStep, ClockWatch
 
 
 class ClockLook(NamedTuple):
@@ -71,6 +71,10 @@ class NodeClock:
     def system_ns(self) -> int:
         return self._clock.system_ns()
 
+    def simulated_step_s(self) -> float | None:
+        """Return the step of /clock as seen by :meth:`look`; None if the time is the system's."""
+        return self._step.smallest_s if self.is_simulated else None
+
     def sleep(self, seconds: float) -> None:
         self._clock.sleep(seconds)
 
@@ -85,10 +89,13 @@ class NodeClock:
     def start_over(self) -> None:
         """Count jumps from zero, from now on."""
         self._watch = ClockWatch(self)
+        self._step = ClockStep()
 
     def look(self) -> ClockLook:
         """Compare the clock with the monotonic one; call this often."""
         simulated = self.is_simulated
+        if simulated:
+            self._step.note(self.now_ns())
         jumped_s = self._watch.jump_s(simulated)
         if jumped_s:
             message = (
@@ -97,6 +104,9 @@ class NodeClock:
             )
             return ClockLook(Cause(Reason.CLOCK_JUMP, message), True)
         if simulated and self.now_ns() == 0:
-            message = 'no simulated time: use_sim_time is true, and nothing publishes /clock'
+            message = (
+                'no simulated time: use_sim_time is true, and nothing publishes /clock; start the '
+                'simulation, play the recording with --clock, or set use_sim_time to false'
+            )
             return ClockLook(Cause(Reason.NO_SIMULATED_TIME, message), False)
         return ClockLook(None, False)

@@ -4,7 +4,7 @@ Independent of ROS and torch.
 """
 
 from vla_ros.scheduling.camera import CameraCounters, CameraWatch
-from vla_ros.scheduling.clock import ClockWatch
+from vla_ros.scheduling.clock import ClockStep, ClockWatch
 from vla_ros.scheduling.commands import CommandWatch, StallWatch
 from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.inference import Deadline, WorkerLimits
@@ -12,6 +12,7 @@ from vla_ros.scheduling.latency import LatencyWindow, Percentiles
 from vla_ros.scheduling.phase import Phase, WorkerStatus
 from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlots, SlotClosed, SlotStatistics
+from vla_ros.scheduling.stamps import clock_advice
 from vla_ros.scheduling.worker import BuildPolicy, InferenceWorker
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     'BuildPolicy',
     'CameraCounters',
     'CameraWatch',
+    'ClockStep',
     'ClockWatch',
     'CommandWatch',
     'Deadline',
@@ -35,5 +37,6 @@ __all__ = [
     'StallWatch',
     'WorkerLimits',
     'WorkerStatus',
+    'clock_advice',
     'failure_text',
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_ros.clock import Clock
 from vla_ros.reasons import Cause, Reason
+from vla_ros.scheduling.stamps import clock_advice
 from vla_ros.types import Observation, PolicySpec
 
 _STATES_KEPT = 256  # 0.25 s of a state at 1 kHz
@@ -146,18 +147,27 @@ class Assembler:
             return Cause(
                 Reason.IMAGES_APART,
                 f'apart: the images of {", ".join(self._spec.cameras)} were not captured within '
-                f'{tolerance}; synchronise the cameras, or raise it',
+                f'{tolerance}; {self._advice("synchronise the cameras, or raise it")}',
             )
         if close_s - self._waiting_since_s <= self._limits.state_timeout_s:
             return None
         limit = f'state_timeout_s, {self._limits.state_timeout_s:g} s'
         if not self._states:
             return Cause(Reason.STATE_MISSING, f'no state for {limit}; publish it')
+        advice = clock_advice(
+            self._states[-1].stamp_ns,
+            self._clock,
+            'synchronise the clocks, publish it more often, or raise the tolerance',
+        )
         return Cause(
             Reason.STATE_STALE,
-            f'for {limit}, no state was measured within {tolerance}, of the images; synchronise '
-            'the clocks, publish it more often, or raise the tolerance',
+            f'for {limit}, no state was measured within {tolerance}, of the images; {advice}',
         )
+
+    def _advice(self, otherwise: str) -> str:
+        """Return the likely cause of the oldest image's stamp."""
+        oldest_ns = min(image.stamp_ns for image in self._images.values())
+        return clock_advice(oldest_ns, self._clock, otherwise)
 
     def _join(self, instruction: str) -> Observation | None:
         if not self._has_all_cameras() or not self._are_close():

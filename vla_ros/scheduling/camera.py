@@ -16,6 +16,7 @@ from vla_ros.clock import MAX_CLOCK_SKEW_S, Clock, age_s
 from vla_ros.errors import VlaError
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.novelty import Novelty
+from vla_ros.scheduling.stamps import clock_advice
 
 
 @dataclass
@@ -107,7 +108,7 @@ class CameraWatch:
                 Reason.IMAGE_FUTURE,
                 f"future: the image's stamp is {ahead_s:.2f} s ahead of this machine's clock, "
                 f'{MAX_CLOCK_SKEW_S:g} s are allowed',
-                "synchronise the camera's clock",
+                clock_advice(stamp_ns, self._clock, "synchronise the camera's clock"),
             )
         return self._judge_order(stamp_ns) or self._judge_pixels(image) or Verdict()
 

@@ -1,9 +1,12 @@
-"""Detection of jumps of the robot's clock."""
+"""Detection of jumps and of coarse steps of the robot's clock."""
 
 from __future__ import annotations
 
+from collections import deque
+
 from vla_ros.clock import MAX_CLOCK_SKEW_S, Clock
 
+_STEPS = 5  # a stall of this process makes one of them long, not all
 _MAX_SIMULATED_STEP_S = 10.0  # forward, between two calls: simulations may run much faster
 
 
@@ -39,3 +42,23 @@ class ClockWatch:
             return step_s if not 0 <= step_s <= _MAX_SIMULATED_STEP_S else 0.0
         jumped_s = step_s - (self._monotonic_s - before_s)
         return jumped_s if abs(jumped_s) > MAX_CLOCK_SKEW_S else 0.0
+
+
+class ClockStep:
+    """The step in which a simulated clock moves. One thread."""
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+        self._steps_s: deque[float] = deque(maxlen=_STEPS)
+
+    def note(self, now_ns: int) -> None:
+        """Note the clock's time; call this often."""
+        step_s = (now_ns - self._last_ns) / 1e9
+        if self._last_ns and 0 < step_s <= _MAX_SIMULATED_STEP_S:
+            self._steps_s.append(step_s)
+        self._last_ns = now_ns
+
+    @property
+    def smallest_s(self) -> float:
+        """Return the smallest of the last steps [s]; 0 while there are too few."""
+        return min(self._steps_s) if len(self._steps_s) == _STEPS else 0.0

@@ -13,6 +13,7 @@ from vla_ros.clock import Clock, age_s, is_fresh, latency_s
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.latency import LatencyWindow
 from vla_ros.scheduling.result import Outcome, Result
+from vla_ros.scheduling.stamps import clock_advice
 
 
 @dataclass
@@ -83,12 +84,16 @@ class ActionGate:
 
     def _refuse_stale(self, result: Result) -> None:
         # Not counted here: it was never taken, so the slot counts it.
-        image_age_s = age_s(result.observation.stamp_ns, self._clock.now_ns())
+        stamp_ns = result.observation.stamp_ns
+        image_age_s = age_s(stamp_ns, self._clock.now_ns())
+        advice = clock_advice(
+            stamp_ns, self._clock, "the camera's clock must agree with this machine's"
+        )
         when = f'{image_age_s:.2f} s old' if image_age_s >= 0 else f'{-image_age_s:.2f} s early'
         self.cause = Cause(
             Reason.IMAGE_STALE,
             f'stale: the image was {when} when its inference was due; max_image_age_s is the '
-            "limit, and the camera's clock must agree with this machine's",
+            f'limit, and {advice}',
         )
 
     def _admit_prediction(self, result: Result) -> bool:
