@@ -207,13 +207,8 @@ def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
             f'launch argument {topic} is {given!r}, {len(others)} topics; expected {len(names)}, '
             'one for each robot in the argument robots'
         )
-    transports = ('', '/compressed') if topic == 'image' else ('',)
     own = [f'{name}/{topic}' if name else topic for name in names]
-    return [
-        (f'{one}{transport}', f'{other}{transport}')
-        for one, other in zip(own, others, strict=True)
-        for transport in transports
-    ]
+    return list(zip(own, others, strict=True))
 
 
 # -- the node ----------------------------------------------------------------------------------

@@ -84,6 +84,20 @@ def test_check_speaks_compressed() -> None:
     assert 'unnorm_key         random' in checked.stdout
 
 
+@pytest.mark.parametrize('named', ['camera/image', 'camera/image/compressed'])
+def test_check_speaks_compressed_where_the_camera_is_remapped(named: str) -> None:
+    """A remapping of the images moves the compressed ones along, for node and command."""
+    remapped = ('-r', f'image:={named}')
+    parameters = ['model:=scripted', 'unnorm_key:=random', 'image_transport:=compressed']
+    with running_node(*parameters, arguments=remapped) as node:
+        node.robot.wait_for_state(State.HOLDING)
+        namespace = node.robot.get_namespace()
+        checked = run(
+            'check', '--timeout', '60', '--ros-args', '-r', f'__ns:={namespace}', *remapped
+        )
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_check_tells_that_nobody_listens_to_its_picture() -> None:
     with running_node('model:=scripted', arguments=('-r', 'image:=camera/image')) as node:
         node.robot.wait_for_state(State.HOLDING)

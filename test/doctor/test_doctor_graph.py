@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ CAMERAS: dict[str, tuple[Level, str, str]] = {
         Level.FAIL,
         r'/doctor/compressed: it carries sensor_msgs/msg/CompressedImage, the node expects '
         r'sensor_msgs/msg/Image',
-        r"name the camera's topic of that type, or set image_transport to compressed: .*",
+        r'set image_transport to compressed, or name its topic: --image TOPIC; topics of .*',
     ),
     'two': (
         Level.WARN,
@@ -178,6 +179,54 @@ def test_nobody_publishes() -> None:
     # Whatever else is on this network; but no topic to which one only listens.
     assert {'/quiet/camera/color', '/quiet/image'} <= set(there.split(', '))
     assert '/quiet/second' not in there
+
+
+def test_the_advice_for_a_compressed_topic_works() -> None:
+    """The doctor names the topic as it is, and takes it as it is named."""
+    told = {}
+    with robot('/zipped') as stack:
+        show(stack, 'cam/compressed', 20.0, make=CompressedImage)
+        for transport, topic in (
+            ('raw', 'cam'),
+            ('raw', 'cam/compressed'),
+            ('compressed', 'cam'),
+            ('compressed', 'cam/compressed'),
+        ):
+            setup = Setup(
+                'scripted',
+                {'image_transport': transport},
+                cameras=(topic,),
+                ros_arguments=('-r', '__ns:=/zipped'),
+                seconds=0.3,
+            )
+            told[transport, topic] = next(check_graph(checked(setup)))
+    advice = {key: one.advice.partition(', or ')[::2] for key, one in told.items()}
+    assert told['raw', 'cam'].text == '/zipped/cam: no publisher'
+    assert advice['raw', 'cam'][1].startswith('set image_transport to compressed')
+    assert 'it carries sensor_msgs/msg/CompressedImage' in told['raw', 'cam/compressed'].text
+    assert advice['raw', 'cam/compressed'][0] == 'set image_transport to compressed'
+    for topic in ('cam', 'cam/compressed'):
+        assert told['compressed', topic].text.startswith('/zipped/cam/compressed: published by')
+
+
+def test_no_simulated_time() -> None:
+    setup = Setup(
+        'scripted',
+        {'use_sim_time': 'true'},
+        cameras=('nowhere',),
+        ros_arguments=('-r', '__ns:=/timeless'),
+        seconds=0.1,
+    )
+    found = next(iter(check_graph(checked(setup))))
+    assert found.level is Level.FAIL
+    assert found.text == 'no simulated time: use_sim_time is true, and nothing publishes /clock'
+    assert found.advice.startswith('start the simulation, play the recording with --clock')
+
+
+def test_the_likely_cause_of_an_image_s_age() -> None:
+    pictures = [HeardImage(0.1 * n, 1e6, 100, '', None, True, 'of a recording') for n in range(9)]
+    found = list(judge_camera(replace(heard(10.0, 9), images=pictures), Parameters()))[-1]
+    assert found.level is Level.FAIL and found.advice == 'of a recording'
 
 
 def test_a_best_effort_camera_that_a_reliable_node_does_not_hear() -> None:

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from vla_ros.client.vla_client import VlaClient
 from vla_ros.graph.image_messages import compressed_message, image_message
 from vla_ros.graph.stamps import to_time
-from vla_ros.graph.topics import image_topics
+from vla_ros.graph.topics import COMPRESSED, image_topics, transport_topic
 from vla_ros.types import ONE_CAMERA
 
 
@@ -44,11 +44,15 @@ class RobotSide(VlaClient):
         quality = QoSProfile(depth=self._depth, reliability=reliability)
         topics = {name: self.topic(topic) for name, topic in image_topics(cameras).items()}
         self.images: dict[str, Publisher] = {
-            name: self.node.create_publisher(Image, topic, quality)
+            name: self.node.create_publisher(
+                Image, transport_topic(self.node, topic, '').removesuffix(COMPRESSED), quality
+            )
             for name, topic in topics.items()
         }
         self.compressed_images: dict[str, Publisher] = {
-            name: self.node.create_publisher(CompressedImage, f'{topic}/compressed', quality)
+            name: self.node.create_publisher(
+                CompressedImage, transport_topic(self.node, topic, COMPRESSED), quality
+            )
             for name, topic in topics.items()
         }
 

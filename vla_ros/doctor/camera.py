@@ -64,6 +64,8 @@ class Heard:
     :param listened: reliability of the subscription; empty if there was none.
     :param elsewhere: other topics of that type.
     :param seconds: duration of listening.
+    :param other_transport: value of image_transport for which the camera publishes, where it does
+        not for the present one; or empty.
     """
 
     topic: str
@@ -73,6 +75,7 @@ class Heard:
     elsewhere: Sequence[str]
     images: Sequence[HeardImage]
     seconds: float
+    other_transport: str = ''
 
 
 def judge_camera(
@@ -112,20 +115,15 @@ def _judge(heard: Heard, parameters: Parameters, rate_hz: float | None) -> Itera
 
 def _unheard(heard: Heard) -> Finding | None:
     """Return the reason why the node cannot hear an image there; None if it can."""
+    there = ', '.join(heard.elsewhere) or 'none'
+    advice = f'name its topic: --image TOPIC; topics of that type: {there}'
+    if heard.other_transport:
+        advice = f'set image_transport to {heard.other_transport}, or {advice}'
     if not heard.offers:
-        there = ', '.join(heard.elsewhere) or 'none'
-        return fail(
-            'no publisher',
-            f'start the camera, or name its topic: --image TOPIC; topics of that type: {there}',
-        )
+        return fail('no publisher', f'start the camera, or {advice}')
     found = sorted({offer.message_type for offer in heard.offers} - {heard.message_type})
     if found:
-        transport = 'compressed' if heard.message_type.endswith('/Image') else 'raw'
-        return fail(
-            f'it carries {", ".join(found)}, the node expects {heard.message_type}',
-            f"name the camera's topic of that type, or set image_transport to {transport}: then "
-            'the node listens to the other type, on the topic image/compressed or image',
-        )
+        return fail(f'it carries {", ".join(found)}, the node expects {heard.message_type}', advice)
     best_effort = [offer for offer in heard.offers if offer.reliability == BEST_EFFORT]
     if best_effort and heard.listened != BEST_EFFORT:
         return fail(

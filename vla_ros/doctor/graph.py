@@ -19,17 +19,23 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_ros.client.vla_client import VlaClient
-from vla_ros.clock import Clock, age_s
+from vla_ros.clock import age_s
 from vla_ros.doctor.camera import Heard, HeardImage, Offer, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.errors import VlaError
 from vla_ros.graph.stamps import from_time
+from vla_ros.graph.topics import transport_topic
 from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import State
-from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
+from vla_ros.ros.image_subscription import (
+    TRANSPORTS,
+    TYPE_NAMES,
+    ImageSubscription,
+    other_transport,
+)
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.parameters import topic_prefix
 from vla_ros.scheduling import CameraWatch, clock_advice
@@ -52,21 +58,19 @@ def check_graph(facts: Facts) -> Iterator[Finding]:
         simulated = Parameter('use_sim_time', value=facts.overrides.get('use_sim_time') is True)
         node = Node('vla_doctor', context=context, parameter_overrides=[simulated])
         robots = (facts.parameters or Parameters()).robot_names
-        with contextlib.closing(
-            VlaClient(robot=robots[0], node=node, clock=NodeClock(node))
-        ) as client:
-            yield from _look(facts, node, client)
+        clock = NodeClock(node)
+        with contextlib.closing(VlaClient(robot=robots[0], node=node, clock=clock)) as client:
+            yield from _look(facts, node, client, clock)
         node.destroy_node()
     finally:
         rclpy.try_shutdown(context=context)
 
 
-def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
+def _look(facts: Facts, node: Node, client: VlaClient, clock: NodeClock) -> Iterator[Finding]:
     parameters = facts.parameters or Parameters()
     robots = parameters.robot_names
     prefixes = [topic_prefix(name) for name in robots]
     topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
-    clock = client.clock
     cameras = [_Camera(node, topic, parameters, clock) for topic in topics]
 
     known_s = clock.monotonic_s() + _DISCOVERY_S
@@ -81,6 +85,10 @@ def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
             f'{len(topics)} camera topics, and {len(robots)} in robots',
             'name one for each, in their order: --image TOPIC,TOPIC',
         )
+    fault = clock.look().fault
+    if fault is not None:
+        what, _, advice = fault.message.partition('; ')
+        yield fail(what, advice)
     rate_hz = facts.contract.rate_hz if facts.contract else None
     for camera in cameras:
         yield from judge_camera(camera.heard(facts.setup.seconds), parameters, rate_hz)
@@ -98,12 +106,14 @@ def _look(facts: Facts, node: Node, client: VlaClient) -> Iterator[Finding]:
 class _Camera:
     """Hears one camera as the node would, and keeps the facts to judge of each image."""
 
-    def __init__(self, node: Node, topic: str, parameters: Parameters, clock: Clock) -> None:
+    def __init__(self, node: Node, topic: str, parameters: Parameters, clock: NodeClock) -> None:
         self._node = node
         self._parameters = parameters
-        self._message_type, suffix, self._to_rgb = TRANSPORTS[parameters.image_transport]
-        self._type_name = f'sensor_msgs/msg/{self._message_type.__name__}'
-        self._topic = node.resolve_topic_name(f'{topic}{suffix}')
+        self._transport = parameters.image_transport
+        self._to_rgb = TRANSPORTS[self._transport].to_rgb
+        self._type_name = TYPE_NAMES[self._transport]
+        self._images_topic = topic
+        self._topic = transport_topic(node, topic, TRANSPORTS[self._transport].suffix)
         self._clock = clock
         self._watch = CameraWatch(0.0, self._clock)  # unchanged images are judged afterwards
         self._before: NDArray[np.uint8] | None = None
@@ -127,8 +137,8 @@ class _Camera:
         if all(offer.message_type == self._type_name for offer in self.offers()):
             self._subscription = ImageSubscription(
                 self._node,
-                self._message_type,
-                self._topic,
+                self._transport,
+                self._images_topic,
                 self._on_image,
                 self._parameters.image_reliability,
             )
@@ -151,9 +161,11 @@ class _Camera:
             elsewhere,
             self.images,
             seconds,
+            other_transport(self._node, self._topic, self._transport),
         )
 
     def _on_image(self, message: Any) -> None:
+        self._clock.look()  # by which it knows the step of /clock
         stamp_ns, kind, changed = from_time(message.header.stamp), '', False
         refusal: VlaError | None
         try:

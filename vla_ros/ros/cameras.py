@@ -20,7 +20,7 @@ from vla_ros.graph.topics import image_topics
 from vla_ros.images.raw import UnusableImage
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
-from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription
+from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription, publishers_text
 from vla_ros.ros.log import Log
 from vla_ros.scheduling import CameraCounters, CameraWatch, failure_text
 
@@ -94,10 +94,11 @@ class CameraInput:
         else:
             self._on_image(self._name, image, stamp_ns)
 
-    def why_silent(
-        self, parameters: Parameters, count_publishers: Callable[[str], int]
-    ) -> Cause | None:
-        """Return why there are no images; None while they come, or may still come in time."""
+    def why_silent(self, parameters: Parameters, publishers: Callable[[str], str]) -> Cause | None:
+        """Return why there are no images; None while they come, or may still come in time.
+
+        :param publishers: tells of the publishers on a topic.
+        """
         now_s = self._clock.monotonic_s()
         if self.last_image_s is None:
             limit_s = parameters.first_image_timeout_s
@@ -106,7 +107,7 @@ class CameraInput:
             return Cause(
                 Reason.NO_FIRST_IMAGE,
                 f'no first image on {self.topic} within first_image_timeout_s, '
-                f'{limit_s:g} s; publishers there: {count_publishers(self.topic)}',
+                f'{limit_s:g} s; {publishers(self.topic)}',
             )
         limit_s = parameters.image_timeout_s
         if now_s - self.last_image_s <= limit_s:
@@ -158,14 +159,14 @@ class Cameras:
 
     def listen(self, names: Sequence[str]) -> None:
         """Hear images from now on: on ``image``, or for each of several cameras on NAME/image."""
-        message_type, suffix, to_rgb = TRANSPORTS[self._params.image_transport]
+        transport = self._params.image_transport
         for name, topic in image_topics(names).items():
             camera = self.camera(name)
             subscription = ImageSubscription(
                 self._node,
-                message_type,
-                f'{self._prefix}{topic}{suffix}',
-                functools.partial(camera.hear, to_rgb=to_rgb),
+                transport,
+                f'{self._prefix}{topic}',
+                functools.partial(camera.hear, to_rgb=TRANSPORTS[transport].to_rgb),
                 self._params.image_reliability,
             )
             camera.topic = subscription.topic
@@ -195,6 +196,7 @@ class Cameras:
 
     def why_silent(self) -> Cause | None:
         """Return why a camera sends no images; None while all do, or may still do so in time."""
-        count = self._node.count_publishers
-        causes = (camera.why_silent(self._params, count) for camera in self._cameras)
+        transport = self._params.image_transport
+        publishers = functools.partial(publishers_text, self._node, transport=transport)
+        causes = (camera.why_silent(self._params, publishers) for camera in self._cameras)
         return next((cause for cause in causes if cause), None)

@@ -17,6 +17,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from vla_ros.graph.topics import COMPRESSED, transport_topic
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
 
@@ -35,8 +36,39 @@ class Transport(NamedTuple):
 
 TRANSPORTS = {  # by the values of the parameter image_transport
     'raw': Transport(Image, '', image_to_rgb),
-    'compressed': Transport(CompressedImage, '/compressed', compressed_to_rgb),
+    'compressed': Transport(CompressedImage, COMPRESSED, compressed_to_rgb),
 }
+TYPE_NAMES = {  # of their messages
+    name: f'sensor_msgs/msg/{one.message_type.__name__}' for name, one in TRANSPORTS.items()
+}
+
+
+def publishers_text(node: Node, topic: str, transport: str) -> str:
+    """Return who publishes images for a robot that hears none, and what to do.
+
+    :param topic: full name of the topic that is subscribed to.
+    :param transport: the parameter ``image_transport``.
+    """
+    types = [info.topic_type for info in node.get_publishers_info_by_topic(topic)]
+    others = [one for one in types if one != TYPE_NAMES[transport]]
+    text = f'publishers there: {len(types) - len(others)}'
+    if others:
+        text += f', and {len(others)} of another type: {", ".join(sorted(set(others)))}'
+    other = other_transport(node, topic, transport)
+    return f'{text}; set image_transport to {other}' if other else text
+
+
+def other_transport(node: Node, topic: str, transport: str) -> str:
+    """Return the transport for which there are publishers, where this one has none; or empty."""
+    images = topic.removesuffix(COMPRESSED)
+    types = {
+        info.topic_type
+        for place in (images, f'{images}{COMPRESSED}')
+        for info in node.get_publishers_info_by_topic(place)
+    }
+    if TYPE_NAMES[transport] in types:
+        return ''
+    return next((name for name, kind in TYPE_NAMES.items() if kind in types), '')
 
 
 class ImageSubscription:
@@ -45,18 +77,20 @@ class ImageSubscription:
     def __init__(
         self,
         node: Node,
-        message_type: type,
+        transport: str,
         topic: str,
         callback: Callable[[Any], None],
         reliability: str = 'auto',
     ) -> None:
         """Subscribe.
 
+        :param transport: ``raw`` or ``compressed``.
+        :param topic: of the images; the subscription is to that of the transport.
         :param reliability: ``auto``, ``reliable`` or ``best_effort``.
         """
         self._node = node
-        self._message_type = message_type
-        self.topic = node.resolve_topic_name(topic)  # the full name, after remapping
+        self._message_type, suffix, _ = TRANSPORTS[transport]
+        self.topic = transport_topic(node, topic, suffix)  # the full name, after remapping
         self._callback = callback
         self._follows = reliability == 'auto'
         self._reliability = ReliabilityPolicy.BEST_EFFORT
