@@ -588,6 +588,11 @@ def test_a_foreign_topic_is_named_with_its_encoding(
     told = capsys.readouterr().err
     assert '/proto is not a topic of images in bag' in told
     assert f'({IMAGE} in protobuf); its topics of images: {TOPIC}' in told
+    (tmp_path / 'bag.mcap').write_bytes(bytes(Mcap(FOREIGN, [[Message(4, 0, b'')]])))
+    assert replay.main([str(one) for one in arguments]) == 1
+    told = capsys.readouterr().err
+    assert f'has 0 topics of images (none); record a topic of {IMAGE} or {COMPRESSED}' in told
+    assert f'/json (Pose in json), /proto ({IMAGE} in protobuf), ' in told
 
 
 def test_statistics_that_announce_more(tmp_path: Path, run: Run) -> None:
@@ -688,6 +693,13 @@ def test_a_topic_with_two_types_is_rejected(
     other = both | {3: ('/left', *both[3][1:]), 4: ('/left', STRING, 'cdr', 'ros2msg')}
     (tmp_path / 'bag.mcap').write_bytes(bytes(Mcap(other, SIX)))
     assert times_of(tmp_path / 'bag.mcap') == [0, 1, 2, 3, 4, 5]  # the types of others do not count
+
+
+def test_types_without_messages_do_not_count(tmp_path: Path) -> None:
+    both = CHANNELS | {3: (TOPIC, STRING, 'cdr', 'ros2msg'), 4: (TOPIC, 'Pose', 'json', '')}
+    (tmp_path / 'bag.mcap').write_bytes(bytes(Mcap(both, SIX)))
+    with Bag(tmp_path / 'bag.mcap') as bag:
+        assert bag.topics[TOPIC].message_types == [IMAGE]
 
 
 def test_raw_and_compressed_images_on_one_topic_are_read(tmp_path: Path, run: Run) -> None:

@@ -184,22 +184,23 @@ def _topics(files: Sequence[Storage], announced: Mapping[tuple[str, str], int]) 
 
     :param announced: messages by topic and type.
     """
-    types: defaultdict[str, set[str]] = defaultdict(set)
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by topic, then type
     by_files: Counter[str] = Counter()
     for file in files:
         for key, one in file.channels.items():
-            types[one.topic].add(one.message_type)
-            counts[one.topic] += file.counts[key]
+            counts[one.topic][one.message_type] += file.counts[key]
             by_files[one.topic] += file.announced.get(key, 0)
     by_metadata: Counter[str] = Counter()
     for (topic, message_type), count in announced.items():
-        if topic not in counts:
-            types[topic].add(message_type)
         by_metadata[topic] += count
+        counts[topic][message_type] += 0
     return {
-        topic: Topic(sorted(types[topic]), counts[topic], max(by_files[topic], by_metadata[topic]))
-        for topic in sorted(types)
+        topic: Topic(
+            sorted(+types or types),  # a type without messages does not matter
+            types.total(),
+            max(by_files[topic], by_metadata[topic]),
+        )
+        for topic, types in sorted(counts.items())
     }
 
 

@@ -25,18 +25,20 @@ class _Input:
     """An input of a policy, as messages about it name it.
 
     :param option: names its topic.
+    :param absent: advice for a recording without it.
     """
 
     name: str
     message_types: Collection[str]
     option: str
+    absent: str
 
 
-_IMAGES = _Input('images', TO_RGB, '--image')
-_STATES = _Input('states', ['sensor_msgs/msg/JointState'], '--state')
-_INSTRUCTIONS = _Input(
-    'instructions', ['std_msgs/msg/String'], '--instruction-topic (or --instruction TEXT)'
-)
+_STATE, _STRING = 'sensor_msgs/msg/JointState', 'std_msgs/msg/String'
+_TEXT_OPTION = '--instruction-topic (or --instruction TEXT)'
+_IMAGES = _Input('images', TO_RGB, '--image', f'record a topic of {" or ".join(TO_RGB)}')
+_STATES = _Input('states', [_STATE], '--state', f'record a topic of {_STATE}')
+_INSTRUCTIONS = _Input('instructions', [_STRING], _TEXT_OPTION, f'name one with {_TEXT_OPTION}')
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ def _find(
         )
     if wanted is None and len(topics) != 1:
         others = ', '.join(f'{name}{_types(bag, name)}' for name in bag.topics)
+        advice = f'name one with {kind.option}' if topics else kind.absent
         raise BagError(
             f'bag {bag.path} has {len(topics)} topics of {kind.name} ({listed})',
-            f'name one with {kind.option}; all its topics: {others or "none"}',
+            f'{advice}; all its topics: {others or "none"}',
         )
     topic = wanted or topics[0]
     if set(bag.topics[topic].message_types) - set(kind.message_types):
