@@ -281,6 +281,26 @@ def test_a_wrong_unnorm_key(checkpoint: Path) -> None:
     assert list(check_contract(facts)) == []  # one fault, one finding
 
 
+@pytest.mark.parametrize('key', ['2024', '007', '1e3', 'true', 'null', '0x1f', '2024-01-01'])
+def test_an_unnorm_key_that_yaml_takes_for_something_else(key: str, tiny_checkpoint: Path) -> None:
+    """The launch file gives it to the node as text, too."""
+    facts = about(tiny_checkpoint, unnorm_key=key)
+    assert facts.request.unnorm_key == facts.parameters.unnorm_key == key
+    (found,) = check_parameters(Facts(Setup(str(tiny_checkpoint), {'unnorm_key': key})))
+    assert found.level is Level.OK
+
+
+def test_an_unnorm_key_of_digits(checkpoint: Path) -> None:
+    edit_json(
+        checkpoint / 'config.json',
+        lambda config: config['norm_stats'].update({'2024': config['norm_stats']['bridge_orig']}),
+    )
+    facts = about(checkpoint, unnorm_key='2024')
+    assert_sound(check_checkpoint(facts))
+    assert_sound(check_unnorm_key(facts))
+    assert facts.unnorm_key == '2024'
+
+
 def test_no_unnorm_key_where_there_are_several(checkpoint: Path) -> None:
     def add(config: dict[str, Any]) -> None:
         config['norm_stats']['droid'] = config['norm_stats']['bridge_orig']

@@ -15,7 +15,7 @@ from vla_ros.parameters.check import (
     is_ours,
     typed_value,
 )
-from vla_ros.parameters.definition import Parameters
+from vla_ros.parameters.definition import DEFINITIONS, Parameters
 from vla_ros.parameters.overrides import ParameterFileError, read_parameter_file, read_value
 from vla_ros.policy_request import PolicyRequest
 
@@ -28,7 +28,7 @@ def check_parameters(facts: Facts) -> Iterator[Finding]:
         if setup.parameters_file is not None:
             overrides |= read_parameter_file(setup.parameters_file, setup.node)
         for name, text in setup.assignments.items():
-            overrides[name] = read_value(text)
+            overrides[name] = _assigned(name, text)
     except ParameterFileError as error:
         yield refused(error, 'fix that')
     if setup.model:
@@ -36,6 +36,16 @@ def check_parameters(facts: Facts) -> Iterator[Finding]:
     facts.overrides = overrides
     facts.request = PolicyRequest.of(overrides)
     yield from _check_values(facts)
+
+
+def _assigned(name: str, text: str) -> Any:
+    """Return the value of an assignment; like the launch file, take 2024 as text where it is.
+
+    :raises ParameterFileError: if the text is not YAML.
+    """
+    value = read_value(text)
+    is_text = name in DEFINITIONS and DEFINITIONS[name].kind is str
+    return text if is_text and type(value) is not str else value
 
 
 def _check_values(facts: Facts) -> Iterator[Finding]:

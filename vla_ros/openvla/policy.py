@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from vla_ros.openvla.checkpoint import Checkpoint
@@ -33,7 +34,7 @@ from vla_ros.openvla.placement import Placement, empty_cache, synchronize
 from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
-from vla_ros.openvla.request import Request
+from vla_ros.openvla.request import Request, check_type, rgb_array
 from vla_ros.openvla.self_check import check, plan_trials
 from vla_ros.openvla.session import OpenVLASession, own
 from vla_ros.openvla.spec import spec_of
@@ -196,7 +197,8 @@ class OpenVLAPolicy:
         self._files.check()
 
     def check_instruction(self, instruction: str) -> None:
-        """Raise InstructionError if the instruction can't be used."""
+        """Raise InstructionError if the instruction can't be used, TypeError if it is not text."""
+        check_type(instruction)
         self._prompt_ids(instruction)
 
     def session(self, unnorm_key: str | None = None) -> OpenVLASession:
@@ -209,7 +211,7 @@ class OpenVLAPolicy:
 
     def predict_action(
         self,
-        image: NDArray[np.uint8],
+        image: NDArray[np.uint8] | Image.Image,
         instruction: str,
         unnorm_key: str | None = None,
         cancel: Cancel | None = None,
@@ -218,18 +220,20 @@ class OpenVLAPolicy:
     ) -> Prediction:
         """Predict one action by greedy decoding over the whole vocabulary.
 
-        :param image: uint8 [H, W, 3] RGB.
+        :param image: uint8 [H, W, 3] RGB, or an image of PIL in mode RGB.
         :param instruction: without a template.
         :param unnorm_key: whose statistics scale the action; may be left out if there is one.
         :param cancel: looked at before every layer.
         :param return_logits: also keep the action tokens' logits.
         :param draft: int64 [<=D], a guess at the token ids; see Request.
-        :raises ValueError: if the draft is none.
+        :raises TypeError: if the image has another type or dtype, or the instruction is not text.
+        :raises ValueError: if the image has another shape, or the draft is none.
         :raises InstructionError: if the instruction can't be used.
         :raises UnnormKeyError: if there are no such statistics.
         :raises InferenceCancelled: soon after ``cancel`` is set.
         """
-        request = Request(image, instruction, unnorm_key, draft)
+        check_type(instruction)
+        request = Request(rgb_array(image), instruction, unnorm_key, draft)
         return self._attempt([request], cancel, return_logits)[0]
 
     def predict(
@@ -299,7 +303,7 @@ class OpenVLAPolicy:
             drafts = self._drafts(requests, steps, most - 1)
             input_ids, tokens = self._padded(prompts, drafts)
         image_embeds, shown = self._embeddings.get(
-            [one.image for one in requests], lambda images: self._embed(images, stages)
+            [rgb_array(one.image) for one in requests], lambda images: self._embed(images, stages)
         )
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
