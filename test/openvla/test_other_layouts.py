@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ import torch
 
 from support.checkpoints import INDEX, SHARD, edit_json, edit_weights, refused_unread
 from support.hub import REPO, Hub
-from support.places import HUB_HOME
+from support.places import HUB_HOME, ROOT
 from vla_ros.openvla import CheckpointError
 from vla_ros.openvla.hub import resolve_model
 
@@ -203,6 +204,14 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 @pytest.fixture
 def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'models--someone--tiny'))
+
+
+def test_the_table_of_checkpoints_has_each_of_them() -> None:
+    table = (ROOT / 'docs' / 'inputs.md').read_text().split('\n## Checkpoints')[1]
+    rows = [line.split('|')[1:3] for line in table.splitlines() if line.startswith('| `')]
+    told = {name: result for names, result in rows for name in re.findall('`([^`]+)`', names)}
+    assert set(told) == set(OTHERS)
+    assert all(result.startswith(' rejected: ') for result in told.values())
 
 
 @pytest.mark.parametrize('other', OTHERS)
