@@ -181,6 +181,19 @@ def test_a_commit_is_used_without_asking(hub: Hub) -> None:
     assert len(hub.asked) == asked
 
 
+def test_the_hub_is_asked_for_the_list_of_files_of_a_commit_without_one(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """The heads of an OpenVLA-OFT are never downloaded: the list alone tells."""
+    (tmp_path / 'served' / 'action_head--1_checkpoint.pt').write_bytes(b'pickle')
+    commit = COMMITS['v1']
+    snapshot = Path(snapshot_download(REPO, revision=commit, allow_patterns=['*.json', '*.saf*']))
+    shutil.rmtree(snapshot.parents[1] / 'trees')
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()
+    with pytest.raises(CheckpointError, match='OpenVLA-OFT'):
+        resolve_model(REPO, commit)
+
+
 def test_a_newer_version_is_downloaded(hub: Hub) -> None:
     resolve_model(REPO)
     hub.commits['main'] = NEWER

@@ -59,7 +59,7 @@ def resolve_model(
     try:
         if cached is None:
             return _download(model, revision, _PATIENCE_S, progress)
-        if cached.name != revision:  # a commit never changes
+        if cached.name != revision or _listed(model, cached.name) is None:
             return _download(model, revision, _ANSWER_S, progress)
     except HubFailure as failure:
         if cached is None or failure.about is About.NAME:
