@@ -247,6 +247,10 @@ def start_node(context: LaunchContext) -> list[Action]:
     def restore(context: LaunchContext) -> None:
         context.launch_configurations.update(configurations)
         context.environment.update(environment)
+        # launch_ros counts the names of nodes, and would warn of two: the dead one is none.
+        counts = context.get_locals_as_dict().get('unique_ros_node_names', {})
+        if counts.get(f'{namespace}/vla'):
+            counts[f'{namespace}/vla'] -= 1
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
         """Start it again, unless the user ended it (0) or must fix an argument (2)."""

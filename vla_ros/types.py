@@ -288,7 +288,10 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Session(Protocol):
-    """The memory of a policy for one robot between predictions: drafts, a connection."""
+    """The memory of a policy for one robot between predictions: drafts, a connection.
+
+    Where statistics scale the actions, it also has ``unnorm_key``, the name of those in force.
+    """
 
     @property
     def spec(self) -> PolicySpec: ...

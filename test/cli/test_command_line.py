@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
 
 from support.fakes import wait_until
 from support.graph import Running, robot, running_node
@@ -109,6 +110,53 @@ def test_check_tells_that_nobody_listens_to_its_picture() -> None:
             'check', '--ros-args', '-r', f'__ns:={namespace}', '-r', 'image:=camera/image'
         )
         assert remapped.returncode == 0, remapped.stderr
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+from vla_ros.cli import {command}
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+sys.exit({command}.main({arguments!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ('command', 'module', 'code'),
+    [
+        ('camera', 'rclpy', 0),
+        ('camera', 'vla_ros.demo.file_camera', 0),
+        ('simulation', 'rclpy', 130),
+        ('simulation', 'mujoco', 130),
+    ],
+)
+def test_ctrl_c_during_an_import_is_no_traceback(command: str, module: str, code: int) -> None:
+    picture = GOLDEN / 'images' / 'portrait.png'
+    arguments = [str(picture)] if command == 'camera' else []
+    script = INTERRUPTED_IMPORT.format(command=command, module=module, arguments=arguments)
+    process = [sys.executable, '-c', script]
+    ended = subprocess.run(process, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert 'Traceback' not in ended.stderr and 'Error' not in ended.stderr
+
+
+def test_ctrl_c_while_images_are_published_is_no_traceback() -> None:
+    picture = GOLDEN / 'images' / 'portrait.png'
+    seen: list[Image] = []
+    with robot('/interrupted') as stack:
+        stack.create_subscription(Image, 'image', seen.append, 1)
+        command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--rate', '200']
+        command += ['--ros-args', '-r', '__ns:=/interrupted']
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+        with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as camera:
+            stack.wait_for(lambda: len(seen) > 3)
+            camera.send_signal(signal.SIGINT)
+            camera.send_signal(signal.SIGINT)
+            _, told = camera.communicate(timeout=30)
+    assert camera.returncode == 0 and told == ''
 
 
 INSTRUCTION = 'pick up the cup'  # unless another one is given

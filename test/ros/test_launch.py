@@ -311,8 +311,14 @@ def test_a_node_that_died_is_started_again_disabled(launch_file: ModuleType, cod
     assert timer.named['period'] == launch_file.RESPAWN_DELAY_S
     [group] = timer.named['actions']
     restore, again, handler = group.positional[0]
-    later = SimpleNamespace(launch_configurations={}, environment={})
+    counts = {'/vla': 1}  # of the nodes with a name, by launch_ros: it warns of two
+    later = SimpleNamespace(
+        launch_configurations={},
+        environment={},
+        get_locals_as_dict=lambda: {'unique_ros_node_names': counts},
+    )
     restore.named['function'](later)
+    assert counts == {'/vla': 0}
     assert later.launch_configurations['model'] == 'scripted' and later.environment['LANG'] == 'C'
     assert again.kind == 'Node' and handler.kind == 'RegisterEventHandler'
     assert again.named['parameters'][1]['enabled'] is False

@@ -237,6 +237,13 @@ def test_lifecycle(stack: Robot) -> None:
     assert stack.actions[-1].sequence == 1
 
 
+def test_the_status_shows_the_unnorm_key_in_force() -> None:
+    """None was asked for: the policy took its only one."""
+    with running_node('model:=scripted') as running:
+        running.robot.wait_for_state(State.HOLDING)
+        assert running.robot.status.policy.unnorm_key == 'scripted'
+
+
 def test_compressed_pictures() -> None:
     parameters = ['model:=scripted', 'image_transport:=compressed', *GENEROUS]
     with running_node(*parameters, 'instruction:=open the drawer') as running:

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-
-import rclpy
-from rclpy.executors import ExternalShutdownException
-from rclpy.utilities import remove_ros_args
+import threading
 
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import positive, whole
-from vla_ros.client.processes import clean_shared_memory
-from vla_ros.console import complain, unbuffer_output
-from vla_ros.evaluation.alone import run_alone
-from vla_ros.evaluation.play import DELTAS, Pace
-from vla_ros.simulation import BlocksWorld
-from vla_ros.types import PolicyError
+from vla_ros.console import catch_signals, complain, unbuffer_output
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    stopped = catch_signals()  # also for a Ctrl-C during the imports that follow
     unbuffer_output()
-    given = sys.argv if arguments is None else ['vla_simulation', *arguments]
+    return _run(sys.argv if arguments is None else ['vla_simulation', *arguments], stopped)
+
+
+def _run(given: list[str], stopped: threading.Event) -> int:
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+    from rclpy.utilities import remove_ros_args
+
+    from vla_ros.client.processes import clean_shared_memory
+    from vla_ros.evaluation.alone import run_alone
+    from vla_ros.evaluation.play import DELTAS, Pace
+    from vla_ros.simulation import BlocksWorld
+    from vla_ros.types import PolicyError
+
     parser = argparse.ArgumentParser(prog='vla_simulation', description=__doc__)
     add = parser.add_argument
     add(
@@ -44,15 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)
     try:
         clean_shared_memory()
-        rclpy.init(args=given)
+        # No handlers of rclpy, which would end its context in the middle of publishing.
+        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
         with BlocksWorld() as world:
-            run_alone(world, pace, options.first_seed)
-        return 0
+            run_alone(world, pace, options.first_seed, stopped)
+        return exit_codes.INTERRUPTED
     except PolicyError as error:
         complain('vla_simulation', error)
         return exit_codes.FAILED
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return exit_codes.INTERRUPTED
     finally:
         rclpy.try_shutdown()
 

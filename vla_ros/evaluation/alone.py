@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from std_srvs.srv import Trigger
 
 from vla_ros.client.simulated_robot import SimulatedRobot
@@ -13,12 +15,11 @@ from vla_ros.simulation import BlocksWorld
 _NAME = 'vla_simulation'
 
 
-def run_alone(world: BlocksWorld, pace: Pace, first_seed: int) -> None:
-    """Play without end; the service ``~/start_over`` begins at another start.
+def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: threading.Event) -> None:
+    """Play until the event is set; the service ``~/start_over`` begins at another start.
 
     :param first_seed: seed of the first start.
     :raises EvaluationError: if the node is in ERROR.
-    :raises ExternalShutdownException: when ROS is shut down.
     """
     robot, window = SimulatedRobot(name=_NAME), open_window(_NAME)
     robot.check = lambda: end_in_error(robot)
@@ -37,7 +38,7 @@ def run_alone(world: BlocksWorld, pace: Pace, first_seed: int) -> None:
         f'instructions: {", ".join(world.instructions)}'
     )
     starts = 0
-    while True:
+    while not stopped.is_set():
         if starts < starts_asked_for:
             world.reset(first_seed + starts, world.instructions[0])
             run = FreeRun(robot, world, pace)

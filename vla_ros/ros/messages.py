@@ -108,7 +108,7 @@ def policy_message(parameters: Parameters, worker: WorkerStatus | None) -> VlaPo
     return VlaPolicyInfo(
         **dataclasses.asdict(chosen),
         preprocessing=parameters.preprocessing,
-        unnorm_key=parameters.unnorm_key,
+        unnorm_key=(worker and worker.unnorm_key) or parameters.unnorm_key,
         **_spec_fields(worker.spec if worker else None),
         load_s=worker.load_s if worker else 0.0,
         warmup_s=times.total_s,

@@ -95,6 +95,7 @@ class VlaNode(LifecycleNode):
         self._policy_info = policy_message(_DEFAULTS, None)  # as long as nothing is configured
         self._activate_when_ready = False
         self._shut_down = False
+        self._is_closing = False
         self._error: Cause | None = None
 
         robots = read_robot_names(self)
@@ -218,6 +219,7 @@ class VlaNode(LifecycleNode):
 
     def close(self) -> bool:
         """End the worker before the publishers; return False if a thread is left that hangs."""
+        self._is_closing = True
         if self.context.ok():
             self._deactivate()
         self._close_configuration()
@@ -350,7 +352,10 @@ class VlaNode(LifecycleNode):
             return
         message = f'{self._error.message}; {why}' if self._error else why
         self._error = Cause(Reason.POLICY_HUNG, message)
-        self._log.error(f'{why}: the process has to end')
+        if self._is_closing:  # such as a Ctrl-C while a library loads: nothing is wrong
+            self._log.info(f'{why}: it ends with the process')
+        else:
+            self._log.error(f'{why}: the process has to end')
         self.exit_code.set_result(EXIT_HUNG)
 
     # -- regularly ---------------------------------------------------------------------------------

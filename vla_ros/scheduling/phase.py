@@ -30,6 +30,7 @@ class WorkerStatus:
     :param load_s: duration of loading, once it is complete.
     :param warmup_times: durations of the warm-up, once it is complete.
     :param failure: the cause, if the phase is FAILED.
+    :param unnorm_key: the one in force, once the policy is loaded; empty if the policy has none.
     """
 
     phase: Phase
@@ -40,3 +41,4 @@ class WorkerStatus:
     load_s: float
     warmup_times: WarmupTimes | None
     failure: Cause | None
+    unnorm_key: str = ''

@@ -88,6 +88,7 @@ class InferenceWorker:
         self._progress: Progress | None = None
         self._info: PolicyInfo | None = None
         self._spec: PolicySpec | None = None
+        self._key_in_force = ''
         self._load_s = 0.0
         self._warmup_times: WarmupTimes | None = None
         self._failure: Cause | None = None
@@ -156,6 +157,7 @@ class InferenceWorker:
                 self._load_s,
                 self._warmup_times,
                 self._failure,
+                self._key_in_force,
             )
 
     def statistics(self, source: int = 0) -> SlotStatistics:
@@ -182,6 +184,7 @@ class InferenceWorker:
             self._sessions = [policy.session(self._unnorm_key) for _ in self._session_epochs]
             with self._lock:
                 self._info, self._spec = policy.info, self._sessions[0].spec
+                self._key_in_force = getattr(self._sessions[0], 'unnorm_key', None) or ''
                 self._load_s = self._clock.monotonic_s() - self._phase_since_s
             self._enter(Phase.WARMING_UP)
             warmup_times = policy.warmup(self._report, self._closing)
