@@ -59,7 +59,8 @@ def resolve_model(
     try:
         if cached is None:
             return _download(model, revision, _PATIENCE_S, progress)
-        if cached.name != revision or _listed(model, cached.name) is None:
+        may_ask = not constants.HF_HUB_OFFLINE  # else the user wants what is here
+        if may_ask and (cached.name != revision or _listed(model, cached.name) is None):
             return _download(model, revision, _ANSWER_S, progress)
     except HubFailure as failure:
         if cached is None or failure.about is About.NAME:
@@ -307,6 +308,8 @@ def _progress_bar(repo_id: str, progress: ProgressCallback | None) -> type[tqdm]
     """Return a tqdm that reports to ``progress`` and not to the terminal."""
 
     class ProgressBar(tqdm):
+        monitor_interval = 0  # no thread looks after it: it draws nothing
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop('name', None)
             super().__init__(*args, **{**kwargs, 'disable': False, 'file': _Discard()})
