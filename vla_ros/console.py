@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -45,22 +44,41 @@ def forget_output() -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def catch_signals() -> threading.Event:
-    """Return an event that every signal to end sets; none raises KeyboardInterrupt any more.
+class EndRequest:
+    """Whether a signal to end has come.
+
+    Setting it takes no lock, unlike that of a threading.Event: a second signal interrupts the
+    handler of the first one, in the same thread, which would wait for itself.
+    """
+
+    def __init__(self) -> None:
+        self._has_come = False
+
+    def is_set(self) -> bool:
+        """Return whether one has come."""
+        return self._has_come
+
+    def set(self) -> None:
+        """Note that one has come; for signal handlers."""
+        self._has_come = True
+
+
+def catch_signals() -> EndRequest:
+    """Return what every signal to end sets; none raises KeyboardInterrupt any more.
 
     A KeyboardInterrupt while rclpy converts a message would become another error. Main thread only.
     Call it before ``rclpy.init``, which passes signals on to earlier handlers. A SIGHUP that nohup
     ignores stays ignored.
     """
-    heard = threading.Event()
+    request = EndRequest()
     for number in _unignored():
-        signal.signal(number, lambda *_: heard.set())
-    return heard
+        signal.signal(number, lambda *_: request.set())
+    return request
 
 
 @contextlib.contextmanager
-def catching_signals() -> Iterator[threading.Event]:
-    """Set an event as :func:`catch_signals`, until the block ends."""
+def catching_signals() -> Iterator[EndRequest]:
+    """Catch signals as :func:`catch_signals`, until the block ends."""
     with _handlers_restored():
         yield catch_signals()
 

@@ -57,8 +57,14 @@ class Forked:
 
     def communicate(self, timeout: float) -> tuple[str, None]:
         """Return all that was printed, after the end."""
-        self.wait(timeout)
         file = Path(self._output)
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.send_signal(signal.SIGABRT)  # it prints what each of its threads does
+            self.wait(10.0)
+            print(file.read_text(errors='replace'))
+            raise
         output = file.read_text(errors='replace')
         file.unlink()
         return output, None

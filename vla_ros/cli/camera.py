@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 from pathlib import Path
 
 from vla_ros.cli import exit_codes
-from vla_ros.console import catch_signals, complain
+from vla_ros.console import EndRequest, catch_signals, complain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     return _publish(sys.argv if arguments is None else ['vla_camera', *arguments], stopped)
 
 
-def _publish(argv: list[str], stopped: threading.Event) -> int:
+def _publish(argv: list[str], stopped: EndRequest) -> int:
     from rclpy.utilities import remove_ros_args
 
     from vla_ros.demo.file_camera import publish_files

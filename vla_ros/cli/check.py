@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from rclpy.utilities import remove_ros_args
 from vla_ros.cli import exit_codes
 from vla_ros.client.lease import Heir
 from vla_ros.client.question import CheckFailed, Question, pattern
-from vla_ros.console import catch_signals, complain, forget_output, unbuffer_output
+from vla_ros.console import EndRequest, catch_signals, complain, forget_output, unbuffer_output
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadableImage, read_image
 from vla_ros.msg import VlaAction
@@ -54,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         return exit_codes.UNHEARD
 
 
-def _check(argv: list[str], options: argparse.Namespace, interrupted: threading.Event) -> int:
+def _check(argv: list[str], options: argparse.Namespace, interrupted: EndRequest) -> int:
     try:
         image = read_image(options.image) if options.image else pattern()
         action = _ask(argv, options, image, interrupted)
@@ -71,7 +70,7 @@ def _ask(
     argv: list[str],
     options: argparse.Namespace,
     image: NDArray[np.uint8],
-    interrupted: threading.Event,
+    interrupted: EndRequest,
 ) -> VlaAction | None:
     """Return the action; None if a signal ended the wait.
 

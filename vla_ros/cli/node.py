@@ -9,7 +9,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from vla_ros.cli import exit_codes
 from vla_ros.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from vla_ros.console import EndRequest
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import VlaNode
 
@@ -77,7 +77,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     os._exit(exit_code)
 
 
-def _spin(node: VlaNode, executor: GuardedExecutor, stopped: threading.Event) -> int:
+def _spin(node: VlaNode, executor: GuardedExecutor, stopped: EndRequest) -> int:
     """Spin until the node or a signal requests the end, and return the exit code."""
     from rclpy.executors import ExternalShutdownException
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import threading
 
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import positive, whole
-from vla_ros.console import catch_signals, complain, unbuffer_output
+from vla_ros.console import EndRequest, catch_signals, complain, unbuffer_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(sys.argv if arguments is None else ['vla_simulation', *arguments], stopped)
 
 
-def _run(given: list[str], stopped: threading.Event) -> int:
+def _run(given: list[str], stopped: EndRequest) -> int:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
     from rclpy.utilities import remove_ros_args

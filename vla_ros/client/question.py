@@ -5,8 +5,6 @@ The instruction is leased (``lease.py``): it is taken back at the end, even afte
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.node import Node
@@ -14,7 +12,7 @@ from rclpy.node import Node
 from vla_ros.client.lease import Lease
 from vla_ros.client.robot_side import RobotSide
 from vla_ros.client.vla_client import ReceivedAction
-from vla_ros.console import Say
+from vla_ros.console import EndRequest, Say
 from vla_ros.errors import VlaError
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason, State
@@ -50,7 +48,7 @@ class Question(RobotSide):
         self._said, self._said_s = '', 0.0
         self._unheard_since_s = 0.0
 
-    def ask(self, timeout_s: float, interrupted: threading.Event) -> VlaAction | None:
+    def ask(self, timeout_s: float, interrupted: EndRequest) -> VlaAction | None:
         """Return the node's action for the image; None if a signal ends the wait.
 
         :raises CheckFailed: if there is no action in time, or there can be none.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from vla_ros.client.processes import clean_shared_memory
+from vla_ros.console import EndRequest
 from vla_ros.graph.image_messages import image_message
 from vla_ros.images.files import read_image
 
@@ -50,7 +50,7 @@ def publish_files(
     rate_hz: float,
     best_effort: bool,
     arguments: Sequence[str],
-    stopped: threading.Event,
+    stopped: EndRequest,
 ) -> None:
     """Publish the images until the event is set.
 

@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import PIL.Image
@@ -26,7 +25,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.client.processes import camera_environment, running
 from vla_ros.client.vla_client import ReceivedAction, VlaClient
-from vla_ros.console import catching_signals
+from vla_ros.console import EndRequest, catching_signals
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.motion import load_contracts
@@ -138,7 +137,7 @@ def watch(
     operator: Operator,
     processes: list[subprocess.Popen[bytes]],
     timeout_s: float,
-    stopped: threading.Event,
+    stopped: EndRequest,
 ) -> None:
     """Wait until all actions have been received.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 from std_srvs.srv import Trigger
 
 from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.console import EndRequest
 from vla_ros.evaluation.closed_loop import blocks_model, end_in_error
 from vla_ros.evaluation.play import FreeRun, Pace, main_image
 from vla_ros.evaluation.window import open_window
@@ -15,7 +14,7 @@ from vla_ros.simulation import BlocksWorld
 _NAME = 'vla_simulation'
 
 
-def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: threading.Event) -> None:
+def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: EndRequest) -> None:
     """Play until the event is set; the service ``~/start_over`` begins at another start.
 
     :param first_seed: seed of the first start.

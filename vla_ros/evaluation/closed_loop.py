@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.client.processes import PATIENT, parameter_arguments, running
 from vla_ros.client.simulated_robot import SimulatedRobot, SimulatedTimeRobot
-from vla_ros.console import Say, catching_signals
+from vla_ros.console import EndRequest, Say, catching_signals
 from vla_ros.evaluation.episode import EvaluationError
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import State
@@ -89,9 +88,7 @@ def end_in_error(robot: SimulatedRobot) -> None:
         raise EvaluationError(f'the node is in {robot.latest.message}')
 
 
-def _check(
-    robot: SimulatedRobot, process: subprocess.Popen[bytes], stopped: threading.Event
-) -> None:
+def _check(robot: SimulatedRobot, process: subprocess.Popen[bytes], stopped: EndRequest) -> None:
     if stopped.is_set():
         raise KeyboardInterrupt
     if process.poll() is not None:

@@ -1,0 +1,42 @@
+"""Signals to a command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from support.places import ROOT
+
+# A second signal interrupts the handler of the first one, wherever that is.
+STORM = """
+import os
+from vla_ros.console import END_SIGNALS, catch_signals
+
+request = catch_signals()
+assert not request.is_set()
+sender = os.fork()
+if not sender:
+    for number in range(100_000):
+        os.kill(os.getppid(), END_SIGNALS[number % len(END_SIGNALS)])
+    os._exit(0)
+while os.waitpid(sender, os.WNOHANG) == (0, 0):
+    pass
+assert request.is_set()
+"""
+
+
+def test_signals_one_upon_the_other_stop_nothing() -> None:
+    ended = subprocess.run([sys.executable, '-c', STORM], cwd=ROOT, timeout=60.0)
+    assert ended.returncode == 0
+
+
+def test_each_signal_to_end_is_noted() -> None:
+    from vla_ros.console import END_SIGNALS, catching_signals
+
+    for sent in END_SIGNALS:
+        before = signal.getsignal(sent)
+        with catching_signals() as request:
+            signal.raise_signal(sent)
+            assert request.is_set()
+        assert signal.getsignal(sent) is before
