@@ -131,11 +131,6 @@ def test_reading_and_what_lies_beside_it_change_nothing(file: Path) -> None:
     watched.check()
 
 
-@pytest.fixture
-def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint'))
-
-
 @pytest.mark.parametrize('name', [*READ, 'dataset_statistics.json'])
 def test_a_policy_knows_every_file_that_it_read(name: str, folder: Path) -> None:
     statistics = '{"random": {"action": {"q01": [0], "q99": [1]}}}'

@@ -166,11 +166,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.fixture
-def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint'))
-
-
 @pytest.mark.parametrize('fault', REFUSED)
 def test_two_sources_of_one_fact_are_refused(
     fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch

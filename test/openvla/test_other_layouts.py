@@ -201,11 +201,6 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.fixture
-def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'models--someone--tiny'))
-
-
 def test_the_table_of_checkpoints_has_each_of_them() -> None:
     table = (ROOT / 'docs' / 'inputs.md').read_text().split('\n## Checkpoints')[1]
     rows = [line.split('|')[1:3] for line in table.splitlines() if line.startswith('| `')]

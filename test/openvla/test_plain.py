@@ -161,11 +161,6 @@ RELATIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.fixture
-def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / 'checkpoint'))
-
-
 @pytest.mark.parametrize('relative', RELATIVES)
 def test_a_relative_of_openvla_is_refused_by_name(
     relative: str, folder: Path, monkeypatch: pytest.MonkeyPatch
