@@ -49,7 +49,7 @@ OPTIONS_OF_ROS2_LAUNCH = ('launch-prefix', 'launch-prefix-filter')
 
 
 def argument_help(one: Definition) -> str:
-    """Return the help of a parameter's argument: sentence, unit, what is allowed, default."""
+    """Return the help of a parameter's argument: sentence, unit, allowed values, default."""
     allowed = ' Allowed: true, false.' if one.kind is bool else ''
     names = ' Commas separate the names.' if one.kind is tuple else ''
     return f'{one.help}{allowed}{names} Default: {default_text(one.default)}.'
@@ -157,7 +157,7 @@ def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
 
 
 def items(text: str) -> list[str]:
-    """Return what commas separate."""
+    """Return the items between the commas."""
     return [item.strip() for item in text.split(',')]
 
 

@@ -45,26 +45,28 @@ def forget_output() -> None:
 
 
 class EndRequest:
-    """Whether a signal to end has come.
+    """A flag that signals to end set. Used by the main thread.
 
-    Setting it takes no lock, unlike that of a threading.Event: a second signal interrupts the
-    handler of the first one, in the same thread, which would wait for itself.
+    No lock is taken, unlike in threading.Event: a second signal may interrupt the handler of the
+    first one, in the same thread, which would then wait for itself.
     """
 
     def __init__(self) -> None:
         self._has_come = False
 
     def is_set(self) -> bool:
-        """Return whether one has come."""
+        """Return whether a signal to end has come."""
         return self._has_come
 
     def set(self) -> None:
-        """Note that one has come; for signal handlers."""
+        """Set the flag; for signal handlers."""
         self._has_come = True
 
 
 def catch_signals() -> EndRequest:
-    """Return what every signal to end sets; none raises KeyboardInterrupt any more.
+    """Catch the signals to end, and return the flag that they set.
+
+    None of them raises KeyboardInterrupt any more.
 
     A KeyboardInterrupt while rclpy converts a message would become another error. Main thread only.
     Call it before ``rclpy.init``, which passes signals on to earlier handlers. A SIGHUP that nohup

@@ -34,7 +34,7 @@ class PolicyRequest:
     def of(cls, parameters: Mapping[str, Any]) -> PolicyRequest:
         """Return the policy that the node's parameters ask for.
 
-        Defaults stand for what is absent or has another type; other parameters do not matter.
+        A parameter that is absent, or has another type, keeps its default.
         """
         return cls(
             **{

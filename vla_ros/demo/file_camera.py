@@ -52,7 +52,7 @@ def publish_files(
     arguments: Sequence[str],
     stopped: EndRequest,
 ) -> None:
-    """Publish the images until the event is set.
+    """Publish the images until a signal to end comes.
 
     :param arguments: the command line, of which ROS reads its part.
     :raises UnreadableImage: if a file is no image.

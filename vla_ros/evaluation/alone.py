@@ -15,7 +15,7 @@ _NAME = 'vla_simulation'
 
 
 def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: EndRequest) -> None:
-    """Play until the event is set; the service ``~/start_over`` begins at another start.
+    """Play until a signal to end comes; the service ``~/start_over`` begins at another start.
 
     :param first_seed: seed of the first start.
     :raises EvaluationError: if the node is in ERROR.

@@ -183,9 +183,9 @@ def _point(snapshot: Path, revision: str) -> None:
 def _download(
     repo_id: str, revision: str | None, answer_s: float, progress: ProgressCallback | None
 ) -> Path:
-    """Download what is not in the cache yet.
+    """Download the files that are not in the cache yet.
 
-    :param answer_s: maximum duration until the hub has said what the revision is [s].
+    :param answer_s: maximum duration until the hub has named the commit of the revision [s].
     :raises HubFailure: if the hub or the way to it fails.
     :raises CheckpointError: if the model is not plain OpenVLA.
     """
@@ -236,7 +236,7 @@ def _begin(repo_id: str, revision: str, answer_s: float) -> Path:
 
 
 def _answer(ask: Callable[[], _Answer], seconds: float) -> _Answer:
-    """Return what ``ask`` returns, in a thread of its own: not all of its waits have a bound.
+    """Return the result of ``ask``, called in another thread: not all of its waits have a bound.
 
     :raises TimeoutError: if it takes longer. The thread may go on, and does no harm.
     """

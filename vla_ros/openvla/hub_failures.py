@@ -104,7 +104,7 @@ def _failure(chain: list[BaseException], revision: str | None) -> HubFailure:
 
 
 def _refused(error: BaseException, revision: str | None) -> HubFailure | None:
-    """Return what the hub, or its client, says about this model."""
+    """Return the failure if the hub, or its client, rejects this model."""
     if isinstance(error, HFValidationError):
         return HubFailure(str(error), 'correct the name', About.NAME)
     if isinstance(error, RevisionNotFoundError):
@@ -129,7 +129,7 @@ def _refused(error: BaseException, revision: str | None) -> HubFailure | None:
 
 
 def _answered(error: BaseException, _: str | None) -> HubFailure | None:
-    """Return what the status of the answer means, of the hub or of a proxy."""
+    """Return the failure if the hub, or a proxy, answers with the status of an error."""
     if not isinstance(error, HfHubHTTPError) or error.response is None:
         return None
     status = error.response.status_code
@@ -138,7 +138,7 @@ def _answered(error: BaseException, _: str | None) -> HubFailure | None:
 
 
 def _unanswered(error: BaseException, _: str | None) -> HubFailure | None:
-    """Return why there is no answer."""
+    """Return the failure if there is no answer."""
     hub, names = f'the hub ({constants.ENDPOINT})', {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, OfflineModeIsEnabled):
         return HubFailure(

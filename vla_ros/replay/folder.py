@@ -87,7 +87,7 @@ def open_file(path: Path, stack: ExitStack) -> Storage:
 
 
 def _listed(metadata: Any) -> Files:
-    """Return what metadata.yaml lists.
+    """Return the files and the numbers of messages in metadata.yaml.
 
     :raises KeyError: if it lacks something. So do TypeError, ValueError and AttributeError.
     """

@@ -1,4 +1,4 @@
-"""The files of a recording: what each offers, whatever its format, and its kind by its content.
+"""The interface of a recording's files, whatever their format, and their kind by their content.
 
 A file is recognised by its first bytes, since names are often changed. One that is not a recording
 of ROS 2 is named, with what its user can do.

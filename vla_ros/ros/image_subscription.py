@@ -44,7 +44,7 @@ TYPE_NAMES = {  # of their messages
 
 
 def publishers_text(node: Node, topic: str, transport: str) -> str:
-    """Return who publishes images for a robot that hears none, and what to do.
+    """Return a text about the publishers of images, with advice, for a robot that hears none.
 
     :param topic: full name of the topic that is subscribed to.
     :param transport: the parameter ``image_transport``.
