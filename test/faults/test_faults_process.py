@@ -191,7 +191,7 @@ def test_a_signal_that_asks_for_the_end_ends_it(sent: signal.Signals) -> None:
         stack = started(running.robot)
         running.process.send_signal(sent)
         assert running.ends() == 0
-        assert stack.status.state == State.READY  # its last word
+        stack.wait_for_state(State.READY)  # its last word
     assert 'Traceback' not in running.output
 
 

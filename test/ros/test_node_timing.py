@@ -120,7 +120,7 @@ def test_the_newest_picture_is_the_one_that_is_acted_on() -> None:
 
 def test_a_cause_whose_text_changes_drops_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = NodeTime()
-    with node_with(FakePolicy(), clock=clock, instruction='go') as (stack, _):
+    with node_with(FakePolicy(), clock=clock, instruction='go') as (stack, node):
         clock.let_pass(Parameters().first_image_timeout_s + 1)
         stack.wait_for_state(State.HOLDING, Reason.NO_FIRST_IMAGE, 'publishers there: 1')
         resets: list[int | None] = []
@@ -133,6 +133,10 @@ def test_a_cause_whose_text_changes_drops_nothing_again(monkeypatch: pytest.Monk
         monkeypatch.setattr(InferenceWorker, 'reset', record)
         for publishers in (2, 3):
             stack.create_publisher(Image, stack.images.topic_name, 1)
+            stack.wait_for(
+                lambda count=publishers: node.count_publishers(stack.images.topic_name) == count
+            )
+            clock.let_pass(1.1)  # the node looks once a second
             stack.wait_for_state(
                 State.HOLDING, Reason.NO_FIRST_IMAGE, f'publishers there: {publishers}'
             )

@@ -218,12 +218,15 @@ class VlaNode(LifecycleNode):
         self._error = Cause(Reason.TRANSITION_FAILED, message)
 
     def close(self) -> bool:
-        """End the worker before the publishers; return False if a thread is left that hangs."""
+        """End the worker before the publishers; return False if a thread is left that hangs.
+
+        The robots' last statuses are delivered, if their listeners answer in time.
+        """
         self._is_closing = True
         if self.context.ok():
             self._deactivate()
         self._close_configuration()
-        if self.exit_code.done() and self.context.ok():
+        if self.context.ok():
             clock = self._shared.clock
             ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
             for robot in self._robots:
