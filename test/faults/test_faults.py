@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
 from support.graph import PICTURE, CameraThread, Robot, image_message, noise, running_node
+from support.inputs import shows
 from support.nodes import PATIENT, started
 from support.places import ROOT
 from vla_ros.reasons import Reason, State
@@ -189,6 +190,7 @@ def test_a_camera_that_is_killed(stack: Robot, tmp_path: Path) -> None:
             camera.send_signal(signal.SIGKILL)
 
 
+@shows('Publishers', 'the node holds; the status', 'nobody publishes the images')
 def test_no_camera_at_all() -> None:
     limits = ('first_image_timeout_s:=0.5', 'autostart:=false')
     with running_node('model:=scripted', 'instruction:=go', *limits) as run:

@@ -27,6 +27,7 @@ from sensor_msgs.msg import Image
 from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, robot, running_node, spinning_node
 from support.in_process import node_with, unstarted_node
+from support.inputs import shows
 from support.nodes import started
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason, State
@@ -56,6 +57,7 @@ def another_node(name: str, namespace: str) -> Iterator[Node]:
 # -- others in this node's place ---------------------------------------------------------------
 
 
+@shows('Publishers', 'the node holds', 'two nodes with the name of this one')
 def test_a_second_node_of_the_same_name() -> None:
     with running_node('model:=scripted') as running:
         stack = started(running.robot)
@@ -71,6 +73,11 @@ def test_a_second_node_of_the_same_name() -> None:
             stack.wait_for_state(State.RUNNING)
 
 
+@shows(
+    'Publishers',
+    'the node holds, and the status names it',
+    "another node publishes the robot's actions or twists",
+)
 @pytest.mark.parametrize(('kind', 'topic'), [(VlaAction, 'action'), (TwistStamped, 'twist')])
 def test_a_second_publisher_of_what_moves_the_robot(kind: type, topic: str) -> None:
     with node_with(FakePolicy(), instruction='go', **TWIST) as (stack, _), CameraThread(stack):

@@ -21,6 +21,7 @@ from std_srvs.srv import SetBool, Trigger
 from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, Running, noise, running_node
 from support.in_process import node_with, sleeping
+from support.inputs import shows
 from support.nodes import started
 from support.places import ROS_HOME
 from vla_ros.reasons import Reason, State
@@ -158,6 +159,11 @@ def test_clocks_that_disagree_do_not_lose_every_instruction() -> None:
         assert stack.status.counters.instructions_stale == 1
 
 
+@shows(
+    'Publishers',
+    'not obeyed',
+    'an instruction that was published before the node came up (transient local)',
+)
 def test_a_latched_instruction_from_before_the_node_came_up() -> None:
     with running_node('model:=scripted:slow=2@load') as running:
         stack = running.robot
@@ -176,6 +182,11 @@ def test_a_latched_instruction_from_before_the_node_came_up() -> None:
             stack.wait_for(lambda: stack.status.instruction == 'go')
 
 
+@shows(
+    'Publishers',
+    'the node holds, with their number',
+    'several publishers of instructions that contradict each other',
+)
 def test_instructions_that_change_too_often() -> None:
     with node_with(sleeping(0.3)) as (stack, _), CameraThread(stack):
 

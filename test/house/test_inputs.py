@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
 
+from support.inputs import rows
 from support.places import ROOT
 from vla_ros.images.encodings import ENCODINGS
 from vla_ros.images.raw import DEPTH
-
-INPUTS = (ROOT / 'docs' / 'inputs.md').read_text()
-
-
-def rows(heading: str) -> list[tuple[str, str]]:
-    """Of all tables below a heading: the first two cells."""
-    section = re.split(r'^## ', INPUTS.split(f'\n## {heading}')[1], flags=re.MULTILINE)[0]
-    lines = [line for line in section.splitlines() if line.startswith('| ')]
-    cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
-    return [(first, second) for first, second, *_ in cells]
 
 
 def test_every_encoding_has_a_row() -> None:
@@ -37,3 +29,23 @@ def test_every_depth_encoding_has_a_row(name: str) -> None:
     assert DEPTH.fullmatch(name)
     [row] = [result for names, result in rows('Images of a topic') if f'`{name}`' in names]
     assert row == 'rejected: a depth image'
+
+
+def marks() -> list[tuple[str, str, str]]:
+    """Heading, result and situation of every row that a test shows."""
+    found = []
+    for file in (ROOT / 'test').rglob('test_*.py'):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == 'shows':
+                heading, result, *situations = [ast.literal_eval(one) for one in call.args]
+                found += [(heading, result, situation) for situation in situations]
+    return found
+
+
+@pytest.mark.parametrize('heading', ['Recordings', 'Launch', 'Stamps', 'Publishers'])
+def test_every_row_is_shown_by_a_test(heading: str) -> None:
+    told = dict(rows(heading))
+    shown = [(result, situation) for table, result, situation in marks() if table == heading]
+    assert len(told) == len(rows(heading)) and {situation for _, situation in shown} == set(told)
+    for result, situation in shown:
+        assert result and told[situation].startswith(result)

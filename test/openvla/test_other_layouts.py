@@ -15,7 +15,8 @@ import torch
 
 from support.checkpoints import INDEX, SHARD, edit_json, edit_weights, refused_unread
 from support.hub import REPO, Hub
-from support.places import HUB_HOME, ROOT
+from support.inputs import rows
+from support.places import HUB_HOME
 from vla_ros.openvla import CheckpointError
 from vla_ros.openvla.hub import resolve_model
 
@@ -202,11 +203,14 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 
 
 def test_the_table_of_checkpoints_has_each_of_them() -> None:
-    table = (ROOT / 'docs' / 'inputs.md').read_text().split('\n## Checkpoints')[1]
-    rows = [line.split('|')[1:3] for line in table.splitlines() if line.startswith('| `')]
-    told = {name: result for names, result in rows for name in re.findall('`([^`]+)`', names)}
+    told = {
+        name: result
+        for names, result in rows('Checkpoints')
+        for name in re.findall('`([^`]+)`', names)
+        if names.startswith('`')
+    }
     assert set(told) == set(OTHERS)
-    assert all(result.startswith(' rejected: ') for result in told.values())
+    assert all(result.startswith('rejected: ') for result in told.values())
 
 
 @pytest.mark.parametrize('other', OTHERS)

@@ -1,6 +1,6 @@
 """Recordings as users have them: each gives all of its messages, or one line that says what to do.
 
-docs/replay.md has a table of what is tested here.
+docs/inputs.md has a table of what is tested here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Writer
 from rosbags.rosbag2.storage_mcap import zstd
 
 from support.bags import LATENCY_NS, STORAGES, TYPES, Recorder, at, recording
+from support.inputs import shows
 from support.mcap import DATA_END, MAGIC, Mcap, Message, record
 from vla_ros.cli import replay
 from vla_ros.replay.bag import Bag, BagError
@@ -157,6 +158,11 @@ def killed_recorder(path: Path, bag: Path, mode: str) -> Path:
     return path
 
 
+@shows(
+    'Recordings',
+    'read',
+    'with a write-ahead log (`.db3-wal`) or a journal (`.db3-journal`) beside it',
+)
 def test_a_write_ahead_log_is_applied(tmp_path: Path, run: Run) -> None:
     """Of 6 images, 3 are only in the log."""
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
@@ -170,6 +176,11 @@ def test_a_write_ahead_log_is_applied(tmp_path: Path, run: Run) -> None:
     assert times_of(folder / 'bag.db3') == [0, 1, 2]
 
 
+@shows(
+    'Recordings',
+    'read',
+    'with a write-ahead log (`.db3-wal`) or a journal (`.db3-journal`) beside it',
+)
 def test_an_interrupted_transaction_is_undone(tmp_path: Path) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'delete')
     before = state_of(folder)
@@ -178,6 +189,7 @@ def test_an_interrupted_transaction_is_undone(tmp_path: Path) -> None:
     assert state_of(folder) == before
 
 
+@shows('Recordings', 'rejected', 'the log is cut off or damaged')
 def test_a_damaged_log_loses_nothing_in_silence(tmp_path: Path) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
     log = folder / 'bag.db3-wal'
@@ -221,6 +233,7 @@ def test_the_log_of_a_linked_database_is_applied(tmp_path: Path) -> None:
     assert times_of(tmp_path / 'link.db3') == [0, 1, 2, 3, 4, 5]
 
 
+@shows('Recordings', 'rejected', 'the log is of another database')
 def test_a_log_of_another_database_is_not_applied(tmp_path: Path) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
     with recording(tmp_path / 'other', 'sqlite3') as recorder:
@@ -231,6 +244,7 @@ def test_a_log_of_another_database_is_not_applied(tmp_path: Path) -> None:
     assert 'bag.db3 and bag.db3-wal do not fit together' in told or 'cannot be read' in told
 
 
+@shows('Recordings', 'rejected', 'it is being written, or there is no space for a copy')
 def test_a_database_that_is_being_written_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +262,7 @@ def test_a_database_that_is_being_written_is_rejected(
     assert "`sqlite3 bag.db3 'pragma wal_checkpoint(truncate)'`" in told
 
 
+@shows('Recordings', 'rejected', 'it is being written, or there is no space for a copy')
 def test_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
 
@@ -260,6 +275,7 @@ def test_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+@shows('Recordings', 'rejected', 'messages without a topic, time or data; a damaged page')
 @pytest.mark.parametrize(
     ('change', 'told'),
     [
@@ -283,6 +299,7 @@ def test_a_changed_database(change: str, told: str, tmp_path: Path) -> None:
     assert told in refused(bag)
 
 
+@shows('Recordings', 'rejected', 'an index that lacks messages')
 def test_an_index_that_lacks_messages(tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'sqlite3')
     with open_database(bag, 'delete') as database:
@@ -295,6 +312,12 @@ def test_an_index_that_lacks_messages(tmp_path: Path) -> None:
     assert '6 messages, of which its index lists 0; make the index again' in refused(bag)
 
 
+@shows(
+    'Recordings',
+    'read',
+    'folder with metadata.yaml; one file of it',
+    'no quality of service, no definitions of types (before Iron)',
+)
 @pytest.mark.parametrize('schema', ['no qos', 'bad qos', 'old'])
 def test_a_database_without_quality_of_service(schema: str, tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'sqlite3')
@@ -334,6 +357,12 @@ def announce(count: int) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+@shows(
+    'Recordings',
+    'read',
+    'metadata.yaml announces more messages',
+    'metadata.yaml announces fewer messages',
+)
 @pytest.mark.parametrize('storage', STORAGES)
 def test_metadata_counts_more_or_less(storage: str, tmp_path: Path, run: Run) -> None:
     bag = record_six(tmp_path / 'bag', storage)
@@ -372,13 +401,26 @@ def split(tmp_path: Path, storage: str) -> Path:
     return metadata_of(bag, change)
 
 
+@shows('Recordings', 'read', 'several files (split, merged), also overlapping in time')
 @pytest.mark.parametrize('storage', STORAGES)
 def test_a_recording_in_several_files(storage: str, tmp_path: Path, run: Run) -> None:
     bag = split(tmp_path, storage)
-    suffix = 'db3' if storage == 'sqlite3' else 'mcap'
     assert times_of(bag) == [0, 1, 2, 3, 4, 5]
     counts = run(bag, '--limit', 5)
     assert (counts['used'], counts['skipped']) == (5, {'after_limit': 1})
+
+
+@shows(
+    'Recordings',
+    'rejected',
+    'metadata.yaml lists a file that is absent',
+    'the folder has a file that metadata.yaml does not list',
+    'metadata.yaml is absent or damaged',
+)
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_file_is_absent_or_unlisted(storage: str, tmp_path: Path) -> None:
+    bag = split(tmp_path, storage)
+    suffix = 'db3' if storage == 'sqlite3' else 'mcap'
     shutil.copytree(bag, tmp_path / 'unlisted')
     metadata_of(tmp_path / 'unlisted', lambda one: one['relative_file_paths'].pop())
     told = refused(tmp_path / 'unlisted')
@@ -418,6 +460,7 @@ def test_a_topic_that_only_the_metadata_has(tmp_path: Path) -> None:
         assert read.topics[TOPIC].count == 6
 
 
+@shows('Recordings', 'rejected', 'folder of several recordings')
 def test_what_a_folder_holds_instead(tmp_path: Path) -> None:
     record_six(tmp_path / 'day' / 'one', 'mcap')
     record_six(tmp_path / 'day' / 'two', 'sqlite3')
@@ -432,6 +475,7 @@ def test_what_a_folder_holds_instead(tmp_path: Path) -> None:
 # -- single files of every kind --------------------------------------------------------------------
 
 
+@shows('Recordings', 'rejected', 'ROS 1, a .bag or in mcap')
 def test_a_recording_of_ros_1(tmp_path: Path) -> None:
     with Writer1(tmp_path / 'old.bag'):
         pass
@@ -442,6 +486,7 @@ def test_a_recording_of_ros_1(tmp_path: Path) -> None:
     assert 'old.mcap has messages of ROS 1; convert' in refused(tmp_path / 'old.mcap')
 
 
+@shows('Recordings', 'rejected', 'empty file; zeros; pointer of Git LFS; gzip, bzip2, xz, lz4, ZIP')
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
@@ -460,6 +505,7 @@ def test_files_that_are_something_else(content: bytes, told: str, tmp_path: Path
         assert told in refused(tmp_path / name)
 
 
+@shows('Recordings', 'read', 'file with another name or suffix')
 @pytest.mark.parametrize('storage', STORAGES)
 def test_a_file_is_known_by_its_content(storage: str, tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', storage)
@@ -488,6 +534,12 @@ def compressed(path: Path, storage: str, mode: CompressionMode) -> Path:
     return path
 
 
+@shows(
+    'Recordings',
+    'read',
+    'zstd: files, messages or chunks; lz4: chunks',
+    'a listed file is compressed and metadata.yaml says it is not, or the reverse',
+)
 @pytest.mark.parametrize(
     ('storage', 'mode'),
     [
@@ -505,6 +557,10 @@ def test_compressed_recordings(
     [file] = set(bag.iterdir()) - {bag / 'metadata.yaml'}
     assert (file.suffix == '.zstd') == (mode is CompressionMode.FILE)
     assert run(bag)['used'] == run(file)['used'] == 6
+    if mode is not CompressionMode.STORAGE:
+        untold = shutil.copytree(bag, tmp_path / 'untold')
+        metadata_of(untold, lambda one: one.update(compression_format='', compression_mode=''))
+        assert times_of(untold) == [0, 1, 2, 3, 4, 5]
     if mode is CompressionMode.FILE:  # `ros2 bag play` leaves the file beside
         plain = file.with_suffix('')
         plain.write_bytes(zstd.decompress(file.read_bytes()))
@@ -518,6 +574,7 @@ def test_compressed_recordings(
         assert 'is compressed twice; unpack it with `zstd -d`' in refused(bag)
 
 
+@shows('Recordings', 'rejected', 'a compressed file that is cut off; another compression')
 def test_an_unknown_compression(tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'sqlite3')
     metadata_of(bag, lambda one: one.update(compression_format='bz2', compression_mode='MESSAGE'))
@@ -531,6 +588,15 @@ def test_an_unknown_compression(tmp_path: Path) -> None:
 WHOLE = Mcap(CHANNELS, SIX)
 
 
+@shows(
+    'Recordings',
+    'read',
+    'no index, no statistics, no summary, or wrong ones',
+    'no end, as of a recorder that was killed, with whole records',
+    'times that are not in order, chunks that overlap',
+    'empty profile; quality of service absent or malformed',
+    'channels with JSON, protobuf or other encodings beside those of ROS 2',
+)
 @pytest.mark.parametrize(
     'file',
     [
@@ -601,6 +667,7 @@ def test_statistics_that_announce_more(tmp_path: Path, run: Run) -> None:
     assert run(path)['skipped'] == {'missing': 2}
 
 
+@shows('Recordings', 'rejected', 'cut off within a record; damaged; an index that does not fit')
 def test_a_wrong_index_is_found_when_it_is_read(tmp_path: Path) -> None:
     """It has the right number of messages, in the wrong chunks."""
     path = tmp_path / 'bag.mcap'
@@ -624,6 +691,12 @@ def cut(data: bytes) -> bytes:
     return data[: data.index(record(DATA_END, bytes(4))) - 30]
 
 
+@shows(
+    'Recordings',
+    'rejected',
+    'cut off within a record; damaged; an index that does not fit',
+    'another file appended',
+)
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
@@ -679,6 +752,7 @@ def test_any_cut_and_any_changed_byte_is_right_or_one_line(tmp_path: Path) -> No
 # -- several types and channels on one topic -------------------------------------------------------
 
 
+@shows('Recordings', 'rejected', 'other types on the topic of an input')
 @pytest.mark.parametrize('encoding', ['cdr', 'json'])
 def test_a_topic_with_two_types_is_rejected(
     encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -702,6 +776,7 @@ def test_types_without_messages_do_not_count(tmp_path: Path) -> None:
         assert bag.topics[TOPIC].message_types == [IMAGE]
 
 
+@shows('Recordings', 'read', 'raw and compressed images on one topic')
 def test_raw_and_compressed_images_on_one_topic_are_read(tmp_path: Path, run: Run) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(RED).save(buffer, 'png')
@@ -731,6 +806,7 @@ def test_a_database_with_two_types_on_a_topic(tmp_path: Path) -> None:
         assert (read.topics[TOPIC].count, read.topics[TOPIC].missing) == (6, 0)
 
 
+@shows('Recordings', 'read together', 'several channels of one topic with one type')
 @pytest.mark.parametrize('is_finished', [True, False])
 def test_two_channels_of_a_topic_count_together(
     is_finished: bool, tmp_path: Path, run: Run
@@ -744,6 +820,7 @@ def test_two_channels_of_a_topic_count_together(
     assert (counts['used'], counts['skipped']) == (3, {'after_limit': 5})
 
 
+@shows('Recordings', 'read together', 'several channels of one topic with one type')
 def test_two_rows_of_a_topic_count_together(tmp_path: Path, run: Run) -> None:
     bag = record_six(tmp_path / 'bag', 'sqlite3')
     with open_database(bag, 'delete') as database:
@@ -766,3 +843,21 @@ def test_twists_of_two_types_on_one_topic_are_drawn(tmp_path: Path) -> None:
     with Bag(bag) as read:
         [twists] = read_recorded(read, said.append)
     assert (twists.values, said) == ([values, values], [])
+
+
+@shows('Recordings', 'reported', 'other types on a topic of the plot')
+def test_messages_of_other_types_are_not_drawn(tmp_path: Path) -> None:
+    twist, vector = 'geometry_msgs/msg/Twist', TYPES.types['geometry_msgs/msg/Vector3']
+    message = TYPES.types[twist](vector(0.1, 0.2, 0.3), vector(0.4, 0.5, 0.6))
+    channels = {
+        1: ('/cmd_vel', twist, 'cdr', 'ros2msg'),
+        2: ('/cmd_vel', STRING, 'cdr', 'ros2msg'),
+    }
+    moved = Message(1, at(0), bytes(TYPES.serialize_cdr(message, twist)))
+    path = tmp_path / 'bag.mcap'
+    path.write_bytes(bytes(Mcap(channels, [[moved, Message(2, at(1), words('stop'))]])))
+    said: list[str] = []
+    with Bag(path) as read:
+        [twists] = read_recorded(read, said.append)
+    assert twists.values == [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]
+    assert said == ['1 messages on /cmd_vel are of other types; the plot does not show them']

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from support.bags import ACTION, LATENCY_NS, STORAGES, Recorder, at, new_types, recording
 from support.golden import CASES, picture
+from support.inputs import shows
 from support.places import GOLDEN, ROOT
 from vla_ros.cli import replay
 from vla_ros.motion import load_contracts
@@ -605,6 +606,12 @@ def test_texts_of_a_recording_are_printable_on_the_terminal(
     assert said.replace('\n', '').isprintable()
 
 
+@shows(
+    'Recordings',
+    'rejected',
+    'messages without a topic, time or data; a damaged page',
+    'cut off within a record; damaged; an index that does not fit',
+)
 @pytest.mark.parametrize('storage', STORAGES)
 @pytest.mark.parametrize('kept', [0.0, 0.02, 0.5, 0.9])
 def test_a_damaged_bag(
@@ -619,6 +626,7 @@ def test_a_damaged_bag(
     assert 'cannot be read' in told or 'is damaged' in told
 
 
+@shows('Recordings', 'rejected', 'metadata.yaml is absent or damaged')
 def test_a_damaged_metadata_file(tmp_path: Path, refused: Callable[..., str]) -> None:
     bag = record_red(tmp_path / 'bag')
     for content in ('{', 'rosbag2_bagfile_information: {}', '', '[]'):

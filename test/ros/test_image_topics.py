@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.inputs import shows
 from vla_ros.graph.topics import transport_topic
 from vla_ros.ros.image_subscription import publishers_text
 
@@ -47,6 +48,16 @@ def test_compressed_images_move_along_with_the_images(
     assert transport_topic(node({}, **remapped), 'image', suffix) == topic
 
 
+@shows(
+    'Publishers',
+    'the node holds, and the status names the type',
+    'publishers of another type on the topic of the images',
+)
+@shows(
+    'Publishers',
+    'the status names the value for `image_transport`',
+    'only compressed images, or only raw ones, and the node wants the other',
+)
 @pytest.mark.parametrize(
     ('published', 'transport', 'topic', 'told'),
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.inputs import shows
 from support.places import ROOT
 from vla_ros.parameters.definition import DEFINITIONS
 
@@ -157,11 +158,13 @@ def test_an_argument_has_the_type_of_its_parameter(launch_file: ModuleType) -> N
         assert overrides[name].named['value_type'] is (None if one.kind is tuple else one.kind)
 
 
+@shows('Launch', 'the parameter stays', 'an empty argument')
 def test_an_empty_argument_leaves_the_parameter_as_in_the_file(launch_file: ModuleType) -> None:
     node, _ = started(launch_file)
     assert node.named['parameters'] == ['vla.yaml', {}]
 
 
+@shows('Launch', 'launch ends', 'a value of another type, or that is not allowed')
 @pytest.mark.parametrize(
     ('name', 'text', 'expected'),
     [('compile', 'yes', 'true or false'), ('max_image_age_s', 'half', 'a number')],
@@ -173,6 +176,7 @@ def test_a_text_of_another_type_is_refused(
         started(launch_file, **{name: text})
 
 
+@shows('Launch', 'launch ends', 'a value of another type, or that is not allowed')
 @pytest.mark.parametrize(
     ('given', 'told'),
     [
@@ -191,13 +195,17 @@ def test_a_value_that_is_not_allowed_is_refused(
         started(launch_file, **given)
 
 
+@shows('Launch', 'reach the node', '`use_sim_time`, `autostart`, `image_reliability`')
 def test_use_sim_time_and_autostart_reach_the_node(launch_file: ModuleType) -> None:
-    node, _ = started(launch_file, use_sim_time='true', autostart='false')
+    given = {'use_sim_time': 'true', 'autostart': 'false', 'image_reliability': 'best_effort'}
+    node, _ = started(launch_file, **given)
     overrides = node.named['parameters'][1]
+    assert overrides['image_reliability'].positional == ('best_effort',)
     assert overrides['use_sim_time'].positional == (True,)
     assert overrides['autostart'].positional == (False,)
 
 
+@shows('Launch', 'launch ends', 'an argument that is not declared')
 @pytest.mark.parametrize(
     ('name', 'told'),
     [
@@ -222,6 +230,11 @@ def test_the_options_of_ros2_launch_are_no_arguments_of_ours(launch_file: Module
 # -- in a bring-up -----------------------------------------------------------------------------
 
 
+@shows(
+    'Launch',
+    'ignored',
+    'a bring-up that has an argument of the same name, such as `device`, and does not pass it',
+)
 def test_arguments_of_a_bring_up_are_not_ours_unless_passed(launch_file: ModuleType) -> None:
     """Its own device and topic have other meanings, and its other arguments other names."""
     foreign = {'device': '/dev/video0', 'image': '/other', 'quantisation': 'x', 'respawn': 'no'}
@@ -233,11 +246,13 @@ def test_arguments_of_a_bring_up_are_not_ours_unless_passed(launch_file: ModuleT
     assert node.named['remappings'] == []
 
 
+@shows('Launch', 'only these count', 'a bring-up in Python, XML or YAML that passes arguments')
 def test_what_a_bring_up_passes_is_ours(launch_file: ModuleType) -> None:
     (node, _), _ = start(launch_file, {'device': 'cpu'}, {'device': '/dev/video0'})
     assert node.named['parameters'][1]['device'].positional == ('cpu',)
 
 
+@shows('Launch', 'launch ends', 'a bring-up that passes an argument that is not declared')
 def test_a_bring_up_must_not_pass_what_is_undeclared(launch_file: ModuleType) -> None:
     with pytest.raises(RuntimeError, match='did you mean quantization'):
         start(launch_file, {'quantisation': 'int8'}, {'camera_name': 'front'})
@@ -252,6 +267,7 @@ def test_the_innermost_inclusion_counts(launch_file: ModuleType) -> None:
     assert node.named['parameters'][1]['model'].positional == ('scripted',)
 
 
+@shows('Launch', 'sees none', 'what the bring-up includes next')
 def test_no_argument_outlives_the_file(launch_file: ModuleType) -> None:
     """Otherwise our image or params_file would be that of whatever is included next."""
     [[group]] = launch_file.generate_launch_description().positional
@@ -303,6 +319,7 @@ def test_it_needs_ros_and_the_standard_library_only() -> None:
 # -- restarts ----------------------------------------------------------------------------------
 
 
+@shows('Launch', 'launch starts it again', 'the node dies')
 @pytest.mark.parametrize('code', [70, 1, -6, -7, -9, -11, 3])
 def test_a_node_that_died_is_started_again_disabled(launch_file: ModuleType, code: int) -> None:
     node, end = started(launch_file, model='scripted', enabled='true')
@@ -325,6 +342,7 @@ def test_a_node_that_died_is_started_again_disabled(launch_file: ModuleType, cod
     assert again.named['parameters'][1]['model'].positional == ('scripted',)
 
 
+@shows('Launch', 'not started again', 'the node ends with 0 or 2, or launch itself ends')
 @pytest.mark.parametrize('code', [0, 2])
 def test_a_node_that_was_ended_or_given_unusable_arguments_is_not(
     launch_file: ModuleType, code: int
@@ -333,6 +351,7 @@ def test_a_node_that_was_ended_or_given_unusable_arguments_is_not(
     assert end(code) is None
 
 
+@shows('Launch', 'not started again', 'the node ends with 0 or 2, or launch itself ends')
 @pytest.mark.parametrize('code', [70, -6, -9])
 def test_nothing_is_started_again_when_launch_ends_or_was_told_not_to(
     launch_file: ModuleType, code: int

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from support.fakes import SPEC
+from support.inputs import shows
 from vla_ros.clock import ManualClock
 from vla_ros.reasons import Reason
 from vla_ros.scheduling import ActionGate, CameraWatch, ClockStep, Outcome, Result, clock_advice
@@ -53,6 +54,25 @@ CASES = {  # the clock, the stamp [s], the words of the advice
 }
 
 
+@shows('Stamps', 'set `use_sim_time`', 'simulated time, and the node has system time')
+@shows(
+    'Stamps',
+    'set `use_sim_time` where it is stamped',
+    'system time, and the node has simulated time',
+)
+@shows(
+    'Stamps', 'have the driver stamp with the system time', 'time since the boot of this machine'
+)
+@shows(
+    'Stamps',
+    'set `use_sim_time`',
+    'time since the boot of another machine, or of a clock that was never set',
+)
+@shows('Stamps', 'play it with `--clock`', 'of a recording')
+@shows('Stamps', 'stop one', 'of another simulation or recording than /clock')
+@shows('Stamps', 'publish /clock every 0.1 s or more often', 'between two steps of a coarse /clock')
+@shows('Stamps', 'have the driver stamp with UTC', '37 s ahead: TAI, as PTP has')
+@shows('Stamps', 'synchronise the clocks', 'early or late without any of these causes')
 @pytest.mark.parametrize('case', CASES)
 def test_the_likely_cause_is_named(case: str) -> None:
     clock, stamp_s, told = CASES[case]
