@@ -7,11 +7,13 @@ recording. The library `rosbags` decodes messages.
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,17 @@ from rosbags.typesys.store import Typestore
 
 from vla_ros.errors import VlaError
 from vla_ros.replay.folder import find_files, open_file
-from vla_ros.replay.storage import ZSTD_MAGIC, Storage, StorageError, unpack
+from vla_ros.replay.storage import (
+    MAX_BYTES,
+    ZSTD_MAGIC,
+    Storage,
+    StorageError,
+    error_text,
+    unpack,
+)
 
 _NS_PER_S = 10**9
+_MORE_FILES = 'allow more open files than the recording has: `ulimit -n 4096`'
 _COPY_AGAIN = 'check its permissions, or copy it again from where it was made'
 
 
@@ -101,9 +111,10 @@ class Bag:
                 raise BagError(
                     f'bag {self.path} cannot be read: {error.what}', error.advice
                 ) from error
-            except Exception as error:  # of the system, sqlite3, struct, zstd ...
-                text = f'bag {self.path} cannot be read ({_text(error)})'
-                raise BagError(text, _COPY_AGAIN) from error
+            except Exception as error:  # mostly of the system
+                text = f'bag {self.path} cannot be read ({error_text(error)})'
+                too_many = isinstance(error, OSError) and error.errno == errno.EMFILE
+                raise BagError(text, _MORE_FILES if too_many else _COPY_AGAIN) from error
             self._stack = stack.pop_all()
         return self
 
@@ -121,24 +132,38 @@ class Bag:
         :raises BagError: where the recording is damaged.
         """
         # Files overlap in time if recordings were merged.
-        yield from heapq.merge(
-            *(self._messages_of(file, topics) for file in self._files),
-            key=lambda message: message.bag_time_ns,
+        merged = heapq.merge(
+            *(self._messages_of(file, topics) for file in self._files), key=itemgetter(0)
         )
+        return (message for _, message in merged if message is not None)
 
-    def _messages_of(self, file: Storage, topics: Collection[str]) -> Iterator[RawMessage]:
-        wanted = {key: one for key, one in file.channels.items() if one.topic in topics}
+    def _messages_of(
+        self, file: Storage, topics: Collection[str]
+    ) -> Iterator[tuple[int, RawMessage | None]]:
+        """Yield the messages of a file with their times.
+
+        None, at the time of the first message, comes before: so no file is read before its time.
+        """
+        wanted = {
+            key: one
+            for key, one in file.channels.items()
+            if one.topic in topics and key in file.first_ns
+        }
         if not wanted:
             return
+        yield min(file.first_ns[key] for key in wanted), None
         try:
             for bag_time_ns, key, data in file.messages(wanted):
                 one = wanted[key]
-                yield RawMessage(one.topic, one.message_type, bag_time_ns, data)
+                yield (
+                    bag_time_ns,
+                    RawMessage(one.topic, one.message_type, bag_time_ns, data),
+                )
         except StorageError as error:
             text = f'bag {self.path} is damaged within its messages: {error.what}'
             raise BagError(text, error.advice) from error
         except Exception as error:  # of sqlite3, struct, zstd ...
-            text = f'bag {self.path} is damaged within its messages ({_text(error)})'
+            text = f'bag {self.path} is damaged within its messages ({error_text(error)})'
             raise BagError(text, file.recovery) from error
 
     def decode(self, message: RawMessage) -> Any:
@@ -155,12 +180,12 @@ class Bag:
             try:
                 data = message.data
                 if data.startswith(ZSTD_MAGIC):  # CDR begins with 0
-                    data = unpack(data)
+                    data = unpack(data, MAX_BYTES)
                 return types.deserialize_cdr(data, message.message_type)
             except Exception as error:  # too short, too long or not text: perhaps another version
                 failure = error
         raise UnreadableMessage(
-            f'a message on {message.topic} is not a {message.message_type} ({_text(failure)})'
+            f'a message on {message.topic} is not a {message.message_type} ({error_text(failure)})'
         ) from failure
 
     def _stores(self, message_type: str) -> list[Typestore]:
@@ -189,7 +214,8 @@ def _topics(files: Sequence[Storage], announced: Mapping[tuple[str, str], int]) 
     for file in files:
         for key, one in file.channels.items():
             counts[one.topic][one.message_type] += file.counts[key]
-            by_files[one.topic] += file.announced.get(key, 0)
+            # What one file lacks is not made up for by another, which may have no statistics.
+            by_files[one.topic] += max(file.announced.get(key, 0), file.counts[key])
     by_metadata: Counter[str] = Counter()
     for (topic, message_type), count in announced.items():
         by_metadata[topic] += count
@@ -215,9 +241,3 @@ def _with_type(message_type: str, definition: str) -> Typestore:
 def nanoseconds(time: Any) -> int:
     """Return the nanoseconds of a builtin_interfaces/Time."""
     return int(time.sec) * _NS_PER_S + int(time.nanosec)
-
-
-def _text(error: Exception) -> str:
-    """Return the error's type and first line; some of the library's errors have no text."""
-    lines = str(error).strip().splitlines()
-    return f'{type(error).__name__}: {lines[0][:200]}' if lines else type(error).__name__

@@ -20,6 +20,7 @@ from vla_ros.replay.storage import (
     ZSTD_MAGIC,
     Storage,
     StorageError,
+    error_text,
     file_magic,
     unpack_file,
 )
@@ -76,6 +77,7 @@ def open_file(path: Path, stack: ExitStack) -> Storage:
 
     :param stack: closes it.
     :raises StorageError: if it is not a file of a recording, or is damaged.
+    :raises OSError: if the system can't read it.
     """
     magic = file_magic(path)
     if magic == ZSTD_MAGIC:
@@ -83,7 +85,14 @@ def open_file(path: Path, stack: ExitStack) -> Storage:
         magic = file_magic(path)
     if magic == ZSTD_MAGIC:
         raise StorageError(f'{path.name} is compressed twice', 'unpack it with `zstd -d`')
-    return SqliteFile(path, stack) if magic == SQLITE_MAGIC else McapFile(path, stack)
+    kind = SqliteFile if magic == SQLITE_MAGIC else McapFile
+    try:
+        return kind(path, stack)
+    except (StorageError, OSError):
+        raise
+    except Exception as error:  # of sqlite3, struct, zstd ...
+        text = f'{path.name} is damaged ({error_text(error)})'
+        raise StorageError(text, kind.recovery_of(path)) from error
 
 
 def _listed(metadata: Any) -> Files:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ _LOGS = (_WAL, '-journal')
 _WAL_HEAD_SIZE, _FRAME_HEAD_SIZE = 32, 24  # bytes
 _MIN_PAGE, _MAX_PAGE = 512, 65536  # bytes
 _CLOSE = "close the recorder, and apply the log: `sqlite3 {0} 'pragma wal_checkpoint(truncate)'`"
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"  # not a view, which may be endless
 _NOT_A_RECORDING = 'name a folder that ros2 bag wrote, an .mcap or a .db3'
 
 
@@ -35,16 +37,21 @@ class SqliteFile:
         :raises sqlite3.Error: if it is damaged.
         """
         self._name = path.name
-        self.recovery = (
-            'copy it again if the copy was cut off, or save what is left: '
-            f'`sqlite3 {path.name} .recover | sqlite3 recovered.db3`'
-        )
+        self.recovery = self.recovery_of(path)
         self.announced: dict[int, int] = {}
         self._database = _opened(path, stack)
         stack.callback(self._database.close)
         self._database.text_factory = lambda text: text.decode(errors='replace')
         self.channels = self._read_channels()
-        self.counts = self._count()
+        self.counts, self.first_ns = self._count()
+
+    @staticmethod
+    def recovery_of(path: Path) -> str:
+        """Return advice for a file that is damaged."""
+        return (
+            'copy it again if the copy was cut off, or save what is left: '
+            f'`sqlite3 {path.name} .recover | sqlite3 recovered.db3`'
+        )
 
     def messages(self, channels: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield time, channel and data of each message, in the order of time.
@@ -58,9 +65,7 @@ class SqliteFile:
         count = 0
         for time_ns, channel, data in self._database.execute(query, list(channels)):
             if not isinstance(time_ns, int) or not isinstance(data, bytes):
-                raise StorageError(
-                    f'{self._name} has a message without time or data', self.recovery
-                )
+                raise self._incomplete()
             count += 1
             yield time_ns, channel, data
         expected = sum(self.counts[channel] for channel in channels)
@@ -71,7 +76,7 @@ class SqliteFile:
             )
 
     def _read_channels(self) -> dict[int, Channel]:
-        tables = {name for (name,) in self._database.execute('SELECT name FROM sqlite_master')}
+        tables = {name for (name,) in self._database.execute(_TABLES)}
         if not {'topics', 'messages'} <= tables:
             raise StorageError(
                 f'{self._name} is a database of sqlite3, but not of a recording', _NOT_A_RECORDING
@@ -86,13 +91,21 @@ class SqliteFile:
             for number, topic, schema, encoding in self._database.execute(query)
         }
 
-    def _count(self) -> dict[int, int]:
-        query = 'SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id'
-        counts = dict(self._database.execute(query))
+    def _count(self) -> tuple[Counter[int], dict[int, int]]:
+        """Return the number and the earliest time of the messages by channel."""
+        query = 'SELECT topic_id, COUNT(*), MIN(timestamp) FROM messages GROUP BY topic_id'
+        rows = self._database.execute(query).fetchall()
+        counts = Counter({channel: count for channel, count, _ in rows})
+        first_ns = {channel: time_ns for channel, _, time_ns in rows}
         lost = sum(count for channel, count in counts.items() if channel not in self.channels)
         if lost:
             raise StorageError(f'{self._name}: {lost} messages belong to no topic', self.recovery)
-        return {channel: counts.get(channel, 0) for channel in self.channels}
+        if not all(isinstance(time_ns, int) for time_ns in first_ns.values()):
+            raise self._incomplete()
+        return counts, first_ns
+
+    def _incomplete(self) -> StorageError:
+        return StorageError(f'{self._name} has a message without time or data', self.recovery)
 
 
 def _opened(path: Path, stack: ExitStack) -> sqlite3.Connection:
@@ -123,13 +136,13 @@ def _has_more(log: Path, applied: int) -> bool:
     """Return whether a write-ahead log has more transactions than SQLite can apply.
 
     See https://sqlite.org/fileformat.html, section 4. Behind the current frames, a log may have
-    those of before its last restart, with another salt.
+    those of before its last restart. A restart adds 1 to the first half of the salt.
 
     :param applied: number of frames that SQLite applied.
     """
     with log.open('rb') as file:
         head = file.read(_WAL_HEAD_SIZE)
-        salt, page_size = head[16:24], int.from_bytes(head[8:12], 'big')
+        page_size, salt = int.from_bytes(head[8:12], 'big'), head[16:20]
         if len(head) < _WAL_HEAD_SIZE or not _MIN_PAGE <= page_size <= _MAX_PAGE:
             return True
         size = _FRAME_HEAD_SIZE + page_size
@@ -138,7 +151,7 @@ def _has_more(log: Path, applied: int) -> bool:
         while frame := file.read(size):
             if len(frame) < size:
                 return is_current
-            is_current = frame[8:16] == salt
+            is_current = frame[8:12] >= salt
             ends_transaction = any(frame[4:8])
             if ends_transaction and (is_current or not applied):
                 return True

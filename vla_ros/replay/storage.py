@@ -25,6 +25,7 @@ from vla_ros.errors import VlaError
 
 CDR = 'cdr'  # the encoding of all messages of ROS 2
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+MAX_BYTES = 2**30  # of a message, or of a part of a file; more is damage, or meant to fill memory
 
 _COPY_AGAIN = 'copy the recording again, from where it was made'
 _UNPACK = 'unpack it first'
@@ -91,6 +92,10 @@ class Storage(Protocol):
         """The same by the file's own statistics; empty if it has none."""
 
     @property
+    def first_ns(self) -> Mapping[int, int]:
+        """Time of the earliest message by channel, without channels that have none."""
+
+    @property
     def recovery(self) -> str:
         """Advice for a file of this format that is damaged."""
 
@@ -137,14 +142,16 @@ def unpack_file(path: Path, stack: ExitStack) -> Path:
             shutil.copyfileobj(source, target)
     except (EOFError, zstd.ZstdError) as error:
         raise StorageError(f'{path.name} is cut off or damaged ({error})', _COPY_AGAIN) from error
+    except OSError as error:
+        raise StorageError(
+            f'{path.name} cannot be unpacked into {unpacked.parent} ({error.strerror})',
+            'make space there, or name another folder with the environment variable TMPDIR',
+        ) from error
     return unpacked
 
 
-def unpack(data: bytes, size: int = -1) -> bytes:
-    """Return data that was compressed with zstd.
-
-    :param size: maximum number of bytes; -1: no limit.
-    """
+def unpack(data: bytes, size: int) -> bytes:
+    """Return data that was compressed with zstd, at most the first ``size`` bytes."""
     with zstd.open(io.BytesIO(data), 'rb') as file:
         return file.read(size)
 
@@ -152,3 +159,9 @@ def unpack(data: bytes, size: int = -1) -> bytes:
 def temporary_folder(stack: ExitStack) -> Path:
     """Return an empty folder, which is removed when ``stack`` is closed."""
     return Path(stack.enter_context(TemporaryDirectory(prefix='vla_replay_')))
+
+
+def error_text(error: Exception) -> str:
+    """Return the error's type and first line; some of the libraries' errors have no text."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0][:200]}' if lines else type(error).__name__
