@@ -29,9 +29,11 @@ from rosbags.rosbag2.storage_mcap import zstd
 
 from support.bags import LATENCY_NS, STORAGES, TYPES, Recorder, at, recording
 from support.inputs import shows
-from support.mcap import DATA_END, MAGIC, Mcap, Message, record
+from support.mcap import CHUNK, DATA_END, MAGIC, MESSAGE, Mcap, Message, message, record
 from vla_ros.cli import replay
-from vla_ros.replay.bag import Bag, BagError
+from vla_ros.replay import bag as bags
+from vla_ros.replay import mcap_file, storage
+from vla_ros.replay.bag import Bag, BagError, UnreadableMessage
 from vla_ros.replay.recorded import read_recorded
 
 IMAGE, STRING = 'sensor_msgs/msg/Image', 'std_msgs/msg/String'
@@ -210,6 +212,20 @@ def test_a_damaged_log_loses_nothing_in_silence(tmp_path: Path) -> None:
     assert rejected > 50
 
 
+@pytest.mark.parametrize('byte', range(8, 16))
+def test_a_damaged_salt_loses_nothing_in_silence(byte: int, tmp_path: Path) -> None:
+    """The last frame is not taken for one of before a restart, since there was none."""
+    folder = killed_recorder(tmp_path / 'killed', tmp_path / 'bag', 'wal')
+    log = folder / 'bag.db3-wal'
+    changed = bytearray(log.read_bytes())
+    page_size = int.from_bytes(changed[8:12], 'big')
+    last = len(changed) - page_size - 24
+    assert any(changed[last + 4 : last + 8])  # it ends a transaction
+    changed[last + byte] ^= 0xFF
+    log.write_bytes(changed)
+    assert 'bag.db3-wal is cut off or damaged' in refused(folder / 'bag.db3')
+
+
 def test_a_log_that_began_anew_is_applied(tmp_path: Path) -> None:
     """Behind its new frames are those of before, which are in the database already."""
     folder, bag = tmp_path / 'killed', record_six(tmp_path / 'bag', 'sqlite3', range(3))
@@ -275,14 +291,22 @@ def test_no_room_for_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+ENDLESS = (
+    'CREATE VIEW messages AS WITH RECURSIVE one(id) AS (SELECT 1 UNION ALL SELECT id FROM one) '
+    "SELECT id, 2 AS topic_id, id AS timestamp, x'00' AS data FROM one"
+)
+
+
 @shows('Recordings', 'rejected', 'messages without a topic, time or data; a damaged page')
 @pytest.mark.parametrize(
     ('change', 'told'),
     [
         ('DELETE FROM topics WHERE id = 2', '6 messages belong to no topic'),
         ('DROP TABLE messages', 'is a database of sqlite3, but not of a recording'),
+        (f'DROP TABLE messages; {ENDLESS}', 'is a database of sqlite3, but not of a recording'),
         ('UPDATE messages SET data = NULL WHERE id = 3', 'a message without time or data'),
         ("UPDATE messages SET timestamp = 'x' WHERE id = 3", 'a message without time or data'),
+        ("UPDATE messages SET timestamp = 'x'", 'a message without time or data'),
     ],
 )
 def test_a_changed_database(change: str, told: str, tmp_path: Path) -> None:
@@ -294,7 +318,7 @@ def test_a_changed_database(change: str, told: str, tmp_path: Path) -> None:
             database.execute('ALTER TABLE messages RENAME TO old')
             database.execute(sql.replace('NOT NULL', ''))
             database.execute('INSERT INTO messages SELECT * FROM old')
-        database.execute(change)
+        database.executescript(change)
         database.commit()
     assert told in refused(bag)
 
@@ -443,6 +467,19 @@ def test_metadata_with_nothing_but_files(tmp_path: Path) -> None:
     assert times_of(bag) == [0, 1, 2, 3, 4, 5]
 
 
+@shows('Recordings', 'rejected', 'more files than a process may open')
+def test_more_files_than_a_process_may_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = record_six(tmp_path / 'bag', 'mcap')
+
+    def full(*_: object) -> None:
+        raise OSError(24, 'Too many open files')
+
+    monkeypatch.setattr(bags, 'open_file', full)
+    assert 'Too many open files); allow more open files than' in refused(bag)
+
+
 def test_a_file_that_is_listed_twice_is_read_once(tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'mcap')
     metadata_of(bag, lambda one: one['relative_file_paths'].append('bag.mcap'))
@@ -574,6 +611,32 @@ def test_compressed_recordings(
         assert 'is compressed twice; unpack it with `zstd -d`' in refused(bag)
 
 
+@shows('Recordings', 'rejected', 'no space for the temporary copy')
+def test_no_room_for_an_unpacked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = compressed(tmp_path / 'bag', 'mcap', CompressionMode.FILE)
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(shutil, 'copyfileobj', full)
+    told = refused(bag)
+    assert 'cannot be unpacked into ' in told and '(No space left on device); make space' in told
+    assert told.endswith('the environment variable TMPDIR')
+
+
+@shows('Recordings', 'counted as not usable', 'a message that unpacks to more than 1 GiB')
+def test_a_message_is_unpacked_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = compressed(tmp_path / 'bag', 'mcap', CompressionMode.MESSAGE)
+    with Bag(bag) as read:
+        [raw, *_] = read.messages([TOPIC])
+        assert read.decode(raw).height == 24
+        monkeypatch.setattr(bags, 'MAX_BYTES', len(image(0)) - 1)
+        with pytest.raises(UnreadableMessage):
+            read.decode(raw)
+
+
 @shows('Recordings', 'rejected', 'a compressed file that is cut off; another compression')
 def test_an_unknown_compression(tmp_path: Path) -> None:
     bag = record_six(tmp_path / 'bag', 'sqlite3')
@@ -623,8 +686,11 @@ WHOLE = Mcap(CHANNELS, SIX)
         Mcap(CHANNELS, [images(4, 2), [*images(5, 0), *SAID], images(3, 1)]),
         Mcap(CHANNELS, [images(*numbers) for numbers in ((4, 2), (5, 0), (3, 1))], [*SAID]),
         replace(WHOLE, channels_first=True),
+        replace(WHOLE, types_in_summary=False),
+        replace(WHOLE, types_in_summary=False, has_index=False),
+        replace(WHOLE, statistics_tail=bytes(7)),
     ],
-    ids=range(23),
+    ids=range(26),
 )
 def test_sound_files_of_mcap(file: Mcap, tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'
@@ -634,6 +700,65 @@ def test_sound_files_of_mcap(file: Mcap, tmp_path: Path) -> None:
     with Bag(path) as bag:
         [raw, *_] = bag.messages([TOPIC])
         assert bag.decode(raw).data.tobytes() == RED.tobytes()
+
+
+def test_equal_times_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    texts = [str(number) for number in range(6)]
+    said = [Message(2, at(0), words(text)) for text in texts]
+    chunks = Mcap(CHANNELS, [said[:2], said[2:4]], is_finished=False)
+    (tmp_path / 'bag.mcap').write_bytes(bytes(chunks) + b''.join(map(message, said[4:])))
+    with Bag(tmp_path / 'bag.mcap') as bag:
+        raws = bag.messages(['/instruction'])
+        assert [bag.decode(raw).data for raw in raws] == texts
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the chunks that were unpacked."""
+    sizes: list[int] = []
+
+    def unpack(data: bytes, size: int) -> bytes:
+        sizes.append(size)
+        return storage.unpack(data, size)
+
+    monkeypatch.setattr(mcap_file, 'unpack', unpack)
+    return sizes
+
+
+def zipped(*chunks: list[Message]) -> bytes:
+    return bytes(Mcap(CHANNELS, chunks, compression='zstd', pack=zstd.compress))
+
+
+def test_a_chunk_is_unpacked_once_and_not_before_its_time(
+    tmp_path: Path, unpacked: list[int]
+) -> None:
+    """Two chunks over all of the time, as of two recordings in one file; then two others."""
+    chunks = [images(0, 2, 4, 6), images(1, 3, 5, 7), images(8, 9), images(10)]
+    (tmp_path / 'bag.mcap').write_bytes(zipped(*chunks))
+    with Bag(tmp_path / 'bag.mcap') as bag:
+        assert not unpacked
+        counts = [len(unpacked) for _ in bag.messages([TOPIC])]
+    assert counts == [1, *[2] * 7, 3, 3, 4]
+
+
+def test_a_file_is_not_read_before_its_time(tmp_path: Path, unpacked: list[int]) -> None:
+    bag = record_six(tmp_path / 'bag', 'mcap')
+    (bag / 'bag.mcap').unlink()
+    for name, *numbers in (('a.mcap', 0, 1), ('b.mcap', 4, 5), ('c.mcap', 2, 3)):
+        (bag / name).write_bytes(zipped(images(*numbers)))
+    metadata_of(bag, lambda one: one.update(relative_file_paths=['a.mcap', 'b.mcap', 'c.mcap']))
+    with Bag(bag) as read:
+        assert [len(unpacked) for _ in read.messages([TOPIC])] == [1, 1, 2, 2, 3, 3]
+
+
+@shows('Recordings', 'rejected', 'chunks that overlap in time by more than 2 GiB')
+def test_overlap_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcap_file, '_MAX_WAITING_BYTES', 4 * len(image(0)))
+    (tmp_path / 'bag.mcap').write_bytes(zipped(images(0, 2, 4), images(1, 3, 5)))
+    told = refused(tmp_path / 'bag.mcap')
+    assert 'too many chunks that overlap in time; order its messages: `mcap sort' in told
+    (tmp_path / 'bag.mcap').write_bytes(zipped(images(0, 1, 2), images(3, 4, 5)))
+    assert times_of(tmp_path / 'bag.mcap') == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_unfinished_file_with_foreign_channels_is_replayed(tmp_path: Path, run: Run) -> None:
@@ -661,6 +786,16 @@ def test_a_foreign_topic_is_named_with_its_encoding(
     assert f'/json (Pose in json), /proto ({IMAGE} in protobuf), ' in told
 
 
+def test_one_file_does_not_make_up_for_another(tmp_path: Path) -> None:
+    """The first lacks 2 of 3 images; the second has 3, and no statistics."""
+    bag = record_six(tmp_path / 'bag', 'mcap')
+    (bag / 'bag.mcap').write_bytes(bytes(Mcap(CHANNELS, [images(0)], statistics={1: 3})))
+    (bag / 'second.mcap').write_bytes(bytes(Mcap(CHANNELS, [images(1, 2, 3)], statistics={})))
+    metadata_of(bag, lambda one: one['relative_file_paths'].append('second.mcap'))
+    with Bag(metadata_of(bag, announce(0))) as read:
+        assert (read.topics[TOPIC].count, read.topics[TOPIC].missing) == (4, 2)
+
+
 def test_statistics_that_announce_more(tmp_path: Path, run: Run) -> None:
     path = tmp_path / 'bag.mcap'
     path.write_bytes(bytes(replace(WHOLE, statistics={1: 8, 2: 1})))
@@ -678,6 +813,14 @@ def test_a_wrong_index_is_found_when_it_is_read(tmp_path: Path) -> None:
     told = refused(path)
     assert 'the index of chunk 1 does not fit its content; save what is whole' in told
     assert '`mcap recover bag.mcap -o recovered.mcap`' in told
+
+
+def declared(size: int) -> bytes:
+    """A file whose chunks say that they unpack to so many bytes."""
+    file = replace(WHOLE, compression='zstd', pack=zstd.compress, has_index=False)
+    position = bytes(file).index(b'zstd') - 4 - struct.calcsize('<QI')
+    head = bytes(file)[:position]
+    return head + struct.pack('<Q', size) + bytes(file)[position + 8 :]
 
 
 def redefined(name: str, other: str) -> bytes:
@@ -708,8 +851,12 @@ def cut(data: bytes) -> bytes:
         (redefined('std_msgs/msg/String', 'std_msgs/msg/Header'), 'type 2 is defined twice'),
         (bytes(replace(WHOLE, compression='zstd')), 'is damaged within its messages (Zstd'),
         (bytes(replace(WHOLE, pack=lambda data: data[:-1])), 'of the chunk at byte'),
+        (declared(2**50), f'has {2**50} bytes, of at most {2**30}; save what is whole'),
+        (declared(2**64 - 1), f'has {2**64 - 1} bytes, of at most {2**30}; save what is whole'),
+        (MAGIC + record(CHUNK, bytes(4)), 'bag.mcap is damaged (error: unpack_from requires'),
+        (MAGIC + record(MESSAGE, bytes(3)), '`mcap recover bag.mcap -o recovered.mcap`'),
     ],
-    ids=range(8),
+    ids=range(12),
 )
 def test_damaged_files_of_mcap(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'

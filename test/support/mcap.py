@@ -36,7 +36,9 @@ class Mcap:
     has_index: bool = True
     is_finished: bool = True
     described_in_summary: bool = True
+    types_in_summary: bool = True
     statistics: dict[int, int] | None = None
+    statistics_tail: bytes = b''  # fields that a later version adds
     qos: str | None = None
     channels_first: bool = False  # before their types
     hidden: set[int] = field(default_factory=set)  # channels that the index leaves out
@@ -51,14 +53,15 @@ class Mcap:
         if not self.is_finished:
             return body
         body += record(DATA_END, bytes(4))
-        summary = (described if self.described_in_summary else b'') + self._statistics()
+        repeated = described if self.types_in_summary else self._descriptions(types=False)
+        summary = (repeated if self.described_in_summary else b'') + self._statistics()
         start = len(body) if summary else 0
         return body + summary + record(FOOTER, struct.pack('<QQI', start, 0, 0)) + MAGIC
 
-    def _descriptions(self) -> bytes:
+    def _descriptions(self, *, types: bool = True) -> bytes:
         schemas, channels = b'', b''
         for number, (topic, name, encoding, kind) in self.channels.items():
-            if name:
+            if name and types:
                 schema = struct.pack('<H', number) + text(name) + text(kind) + text('')
                 schemas += record(SCHEMA, schema)
             qos = b'' if self.qos is None else text('offered_qos_profiles') + text(self.qos)
@@ -96,7 +99,9 @@ class Mcap:
             return b''
         head = struct.pack('<QHIIIIQQ', sum(counts.values()), 0, 0, 0, 0, 0, 0, 0)
         listed = b''.join(struct.pack('<HQ', *one) for one in counts.items())
-        return record(STATISTICS, head + struct.pack('<I', len(listed)) + listed)
+        return record(
+            STATISTICS, head + struct.pack('<I', len(listed)) + listed + self.statistics_tail
+        )
 
 
 def record(kind: int, content: bytes) -> bytes:

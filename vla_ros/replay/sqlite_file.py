@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import struct
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -136,14 +137,14 @@ def _has_more(log: Path, applied: int) -> bool:
     """Return whether a write-ahead log has more transactions than SQLite can apply.
 
     See https://sqlite.org/fileformat.html, section 4. Behind the current frames, a log may have
-    those of before its last restart. A restart adds 1 to the first half of the salt.
+    those of before its restarts, each of which adds 1 to the first half of the salt.
 
     :param applied: number of frames that SQLite applied.
     """
     with log.open('rb') as file:
-        head = file.read(_WAL_HEAD_SIZE)
-        page_size, salt = int.from_bytes(head[8:12], 'big'), head[16:20]
-        if len(head) < _WAL_HEAD_SIZE or not _MIN_PAGE <= page_size <= _MAX_PAGE:
+        head = file.read(_WAL_HEAD_SIZE).ljust(_WAL_HEAD_SIZE, b'\0')
+        page_size, restarts, salt = struct.unpack('>III', head[8:20])
+        if not _MIN_PAGE <= page_size <= _MAX_PAGE:
             return True
         size = _FRAME_HEAD_SIZE + page_size
         file.seek(_WAL_HEAD_SIZE + applied * size)
@@ -151,7 +152,8 @@ def _has_more(log: Path, applied: int) -> bool:
         while frame := file.read(size):
             if len(frame) < size:
                 return is_current
-            is_current = frame[8:12] >= salt
+            age = (salt - int.from_bytes(frame[8:12], 'big')) % 2**32  # in restarts
+            is_current = not 0 < age <= restarts
             ends_transaction = any(frame[4:8])
             if ends_transaction and (is_current or not applied):
                 return True
