@@ -145,9 +145,9 @@ def killed_recorder(path: Path, bag: Path, mode: str) -> Path:
         add = 'INSERT INTO messages (topic_id, timestamp, data) VALUES (2, ?, ?)'
         for number in (3, 4, 5):
             database.execute(add, (at(number), image(number)))
-        if mode == 'wal':
-            database.commit()
-        else:  # what is not committed is in the file already, and has to be undone
+            if mode == 'wal':
+                database.commit()
+        if mode != 'wal':  # what is not committed is in the file already, and has to be undone
             database.execute('PRAGMA cache_size=0')
             database.execute('PRAGMA cache_spill=1')
             for number in range(6, 300):
@@ -732,13 +732,13 @@ def zipped(*chunks: list[Message]) -> bytes:
 def test_a_chunk_is_unpacked_once_and_not_before_its_time(
     tmp_path: Path, unpacked: list[int]
 ) -> None:
-    """Two chunks over all of the time, as of two recordings in one file; then two others."""
-    chunks = [images(0, 2, 4, 6), images(1, 3, 5, 7), images(8, 9), images(10)]
+    """Six chunks over the same time, as of six recordings in one file; then another."""
+    chunks = [*(images(number, number + 6) for number in range(6)), images(12)]
     (tmp_path / 'bag.mcap').write_bytes(zipped(*chunks))
     with Bag(tmp_path / 'bag.mcap') as bag:
         assert not unpacked
         counts = [len(unpacked) for _ in bag.messages([TOPIC])]
-    assert counts == [1, *[2] * 7, 3, 3, 4]
+    assert counts == [1, 2, 3, 4, 5, *[6] * 7, 7]
 
 
 def test_a_file_is_not_read_before_its_time(tmp_path: Path, unpacked: list[int]) -> None:

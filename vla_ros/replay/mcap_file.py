@@ -208,13 +208,17 @@ class McapFile:
         """Take in a message outside chunks."""
         channel, _, time_ns, _ = _MESSAGE_HEAD.unpack(self._read(position, _MESSAGE_HEAD.size))
         begin = position - _HEAD.size
-        last = self._chunks[-1] if self._chunks else None
-        continues = last and last.is_run and last.position + last.size == begin
-        if not last or not continues or last.size > _RUN_BYTES:
-            last = _Chunk(begin, 0, '', 0, 0, is_run=True)
-            self._chunks.append(last)
-        last.size = last.packed_size = position + size - last.position
-        _add_listing(last.listings, channel, 1, time_ns)
+        run = self._chunks[-1] if self._chunks else None
+        if (
+            run is None
+            or not run.is_run
+            or run.position + run.size != begin
+            or run.size > _RUN_BYTES
+        ):
+            run = _Chunk(begin, 0, '', 0, 0, is_run=True)
+            self._chunks.append(run)
+        run.size = run.packed_size = position + size - run.position
+        _add_listing(run.listings, channel, 1, time_ns)
 
     def _add_index(self, record: bytes) -> None:
         """Take in the index of one channel in the last chunk."""
