@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 import pytest
@@ -31,6 +32,7 @@ def test_every_depth_encoding_has_a_row(name: str) -> None:
     assert row == 'rejected: a depth image'
 
 
+@functools.cache
 def marks() -> list[tuple[str, str, str]]:
     """Heading, result and situation of every row that a test shows."""
     found = []
