@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vla_ros.openvla.config import check_no_pointer, read_json
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
+from vla_ros.openvla.json_files import check_no_pointer, read_json
 from vla_ros.openvla.plain import PICKLE_SUFFIXES, check_tensors, is_training_state
 
 INDEX_NAME = 'model.safetensors.index.json'

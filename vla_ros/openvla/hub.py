@@ -29,9 +29,9 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFou
 from tqdm import tqdm
 
 from vla_ros.openvla.checkpoint import INDEX_NAME, SINGLE_NAME
-from vla_ros.openvla.config import read_json
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.hub_failures import About, HubFailure, hub_calls
+from vla_ros.openvla.json_files import read_json
 from vla_ros.openvla.plain import check_config, check_names, is_training_state
 from vla_ros.types import Progress, ProgressCallback
 

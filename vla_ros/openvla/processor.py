@@ -18,9 +18,10 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from vla_ros.openvla.config import OpenVLAConfig, TowerConfig, read_json, read_text
+from vla_ros.openvla.config import OpenVLAConfig, TowerConfig
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
+from vla_ros.openvla.json_files import read_json, read_text
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.text import is_blank, quoted
 from vla_ros.types import InstructionError, check_instruction
