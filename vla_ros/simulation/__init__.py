@@ -12,6 +12,7 @@ from vla_ros.simulation.blocks import (
     Pose,
     State,
 )
+from vla_ros.simulation.blocks4 import Blocks4World
 from vla_ros.simulation.libero import LiberoWorld
 from vla_ros.simulation.scene import SimulationError
 from vla_ros.simulation.world import FreeWorld, World
@@ -22,6 +23,7 @@ __all__ = [
     'INSTRUCTIONS',
     'MAX_STEPS',
     'WORLDS',
+    'Blocks4World',
     'BlocksWorld',
     'FreeWorld',
     'LiberoWorld',

@@ -98,14 +98,15 @@ class BlocksWorld(Closable):
     :raises SimulationError: if MuJoCo, robosuite or OpenGL is missing; says what to install.
     """
 
-    instructions = tuple(INSTRUCTIONS)
+    instructions: tuple[str, ...] = tuple(INSTRUCTIONS)
     contract = CONTRACT
     max_steps = MAX_STEPS
     node_parameters: Mapping[str, str] = MappingProxyType({})  # images need no change
+    table_friction: float | None = None
 
     def __init__(self) -> None:
         self._mujoco = import_mujoco()
-        self._model = build_model()
+        self._model = build_model(self.table_friction)
         self._data = self._mujoco.MjData(self._model)
         self._options = scene_options(self._mujoco)
         self._arm = Arm(self._mujoco, self._model, self._data)
@@ -143,7 +144,7 @@ class BlocksWorld(Closable):
         :returns: images of uint8 [224, 224, 3].
         :raises PolicyError: if there is no such instruction.
         """
-        check_instruction(instruction, INSTRUCTIONS)
+        check_instruction(instruction, self.instructions)
         self._instruction, self._owed_s = instruction, 0.0
         random = np.random.default_rng(seed)
         self._mujoco.mj_resetData(self._model, self._data)
@@ -192,8 +193,7 @@ class BlocksWorld(Closable):
 
     def moved(self, pose: Pose, action: NDArray[np.float64]) -> Pose:
         """Return the tool's pose at the end of an action that starts from a pose."""
-        turn = rotation(shorten(action[3:6], MAX_TURN_RAD))
-        return Pose(pose.position + shorten(action[:3], MAX_TRANSLATION_M), turn @ pose.rotation)
+        return moved_pose(pose, action)
 
     def advance(self, seconds: float) -> None:
         """Simulate a duration; a remainder below one tick is kept for the next call.
@@ -253,15 +253,26 @@ class BlocksWorld(Closable):
 
     @property
     def success(self) -> bool:
-        """Whether the requested block, and only this one, is lifted, and the hand holds it now."""
-        if self._instruction is None:
-            return False
-        asked, state = INSTRUCTIONS[self._instruction], self.state
-        way = state.blocks[asked].position - state.tool.position
-        return float(np.linalg.norm(way)) < HELD_M and all(
-            (lowest_point_m(pose) > LIFTED_M) == (colour == asked)
-            for colour, pose in state.blocks.items()
-        )
+        """Whether the task of the episode's instruction is done now."""
+        return self._instruction is not None and self._is_done(self._instruction, self.state)
+
+    def _is_done(self, instruction: str, state: State) -> bool:
+        return is_picked_up(INSTRUCTIONS[instruction], state)
+
+
+def is_picked_up(asked: str, state: State) -> bool:
+    """Return whether the block of a colour, and only this one, is lifted and held by the hand."""
+    way = state.blocks[asked].position - state.tool.position
+    return float(np.linalg.norm(way)) < HELD_M and all(
+        (lowest_point_m(pose) > LIFTED_M) == (colour == asked)
+        for colour, pose in state.blocks.items()
+    )
+
+
+def moved_pose(pose: Pose, action: NDArray[np.float64]) -> Pose:
+    """Return the tool's pose at the end of an action that starts from a pose."""
+    turn = rotation(shorten(action[3:6], MAX_TURN_RAD))
+    return Pose(pose.position + shorten(action[:3], MAX_TRANSLATION_M), turn @ pose.rotation)
 
 
 def lowest_point_m(block: Pose) -> float:

@@ -81,9 +81,19 @@ def _turn_to_grasp(tool: NDArray[np.float64], block: Pose) -> NDArray[np.float64
     along = axes[:2, 2] if lies else axes[:2, int(abs(axes[2, 0]) > abs(axes[2, 1]))]
     sides = math.pi if lies else math.pi / 2  # a turn after which it looks the same
     # The tool's y, across the fingers' way, must lie along the block: along x at yaw 0.
-    yaw = math.atan2(along[1], along[0])
+    return turn_to(tool, math.atan2(along[1], along[0]), sides)
+
+
+def turn_to(tool: NDArray[np.float64], yaw: float, period: float) -> NDArray[np.float64]:
+    """Return the shortest turn that points the tool down, with its y at an angle from the base's x.
+
+    :param tool: its rotation, float64 [3, 3].
+    :param yaw: angle [rad].
+    :param period: turn after which the goal is as good [rad].
+    :returns: float64 [3], axis times angle, radians.
+    """
     now = math.atan2(tool[1, 1], tool[0, 1])
-    yaw = now + (yaw - now + sides / 2) % sides - sides / 2
+    yaw = now + (yaw - now + period / 2) % period - period / 2
     sine, cosine = math.sin(yaw), math.cos(yaw)
     wanted = np.array([[-sine, cosine, 0.0], [cosine, sine, 0.0], [0.0, 0.0, -1.0]])
     return rotation_vector(wanted @ tool.T)

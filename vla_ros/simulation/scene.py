@@ -82,9 +82,11 @@ def _robosuite_assets() -> Path:
     return Path(spec.origin).parent / 'models' / 'assets'
 
 
-def build_model() -> Any:
+def build_model(table_friction: float | None = None) -> Any:
     """Return the compiled ``mujoco.MjModel`` of the robot, the table and the blocks.
 
+    :param table_friction: sliding friction on the table; None: that of a block, which is so
+        much that a pushed block falls over.
     :raises SimulationError: if MuJoCo or robosuite is missing.
     """
     mujoco = import_mujoco()
@@ -107,6 +109,9 @@ def build_model() -> Any:
     spec.visual.headlight.specular = (0.0, 0.0, 0.0)
     _simplify_arm(spec)
     _add_surroundings(mujoco, spec)
+    if table_friction is not None:
+        table = spec.geom('table')
+        table.friction, table.priority = (table_friction, 0.005, 0.0001), 1
     for colour, rgba in COLOURS.items():
         _add_block(mujoco, spec, colour, rgba)
     return spec.compile()

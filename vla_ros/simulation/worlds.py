@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from vla_ros.simulation.blocks import BlocksWorld
+from vla_ros.simulation.blocks4 import Blocks4World
 from vla_ros.simulation.libero import SUITES, LiberoWorld
 from vla_ros.simulation.world import World
 from vla_ros.types import PolicyError
 
 WORLDS: Mapping[str, Callable[[], World]] = {
     'blocks': BlocksWorld,
+    'blocks4': Blocks4World,
     **{suite: partial(LiberoWorld, suite) for suite in SUITES},
 }
 
