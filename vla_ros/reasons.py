@@ -86,6 +86,7 @@ class Reason(IntEnum):
     MOTION_NOT_FINITE = 102
     MOTION_NO_TIME = 103
     MOTION_NOT_A_DISPLACEMENT = 104
+    MOTION_ROWS_PAST = 105
 
 
 class Cause(NamedTuple):

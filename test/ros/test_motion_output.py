@@ -127,13 +127,16 @@ class Arm:
         after_s: float = 0.0,
         period_s: float | None = None,
         space: ActionSpace = ActionSpace.UNKNOWN,
+        age_s: float = 0.0,
     ) -> None:
         """
         :param rows: metres along x, and the gripper, of each.
         :param period_s: of the policy; None: the contract's.
         :param space: of the policy.
+        :param age_s: how long ago row 0 was due.
         """
         now = self.clock.now()
+        due_ns = now.node_ns - round(age_s * NS)
         self.clock.advance(after_s)
         actions = np.array([[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows])
         spec = replace(SPEC, horizon=len(rows), period_s=period_s, action_space=space)
@@ -143,6 +146,7 @@ class Arm:
                 Result(OBSERVATION, Outcome.PREDICTED, prediction),
                 describe(spec, CONTRACT),
                 now,
+                due_ns,
                 now.node_ns + round(valid_s * NS),
                 sequence=1,
             )
@@ -336,6 +340,27 @@ def test_a_suspension_plays_no_row_late() -> None:
     arm.runs(1.0)
     assert (arm.speeds[sent:] == 0).all()
     assert arm.grippers == [1]
+
+
+def test_rows_that_are_past_their_time_are_skipped() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1), (0.01, 0), (0.02, 0)], age_s=0.3)  # row 1 has half of its time left
+    arm.runs(1.0)
+    assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.025)
+    assert arm.grippers == [0, 0]
+    assert arm.output.motion.counters.rows_skipped == 1
+
+
+def test_a_chunk_whose_rows_are_all_past_moves_nothing() -> None:
+    arm = Arm()
+    arm.acts_by([(0.01, 1)] * 3)
+    arm.runs(0.1)
+    arm.acts_by([(0.01, 0)] * 3, age_s=0.61)
+    arm.runs(1.0)
+    assert (arm.speeds[5:] == 0).all() and arm.grippers == [1]
+    cause = arm.output.motion.cause
+    assert cause is not None and cause.reason is Reason.MOTION_ROWS_PAST
+    assert arm.output.motion.counters.motions_refused == 1
 
 
 def test_joint_actions_move_nothing() -> None:

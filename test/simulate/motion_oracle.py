@@ -65,24 +65,28 @@ class MotionOracle:
         self,
         rows: Sequence[Sequence[float]],
         contract: ActionContract,
+        due_ns: int,
         start_ns: int,
         valid_ns: int,
     ) -> None:
         """A chunk has been published.
 
         :param contract: with the chunk's own period.
-        :param valid_ns: for how long row 0 is.
+        :param due_ns: of row 0, perhaps before ``start_ns``: what is past is not made.
+        :param valid_ns: for how long row 0 is, from then on.
         """
-        self._ramp_ns = self._ramp_s(contract) * NS
+        self._ramp_ns = self.ramp_s(contract) * NS
         self._start_ns = start_ns
         period_ns = contract.period_s * NS
         self._replace_from(start_ns)
         lasts_ns = min(period_ns, valid_ns - 2 * self._ramp_ns)
         self._openings.clear()
         for number, row in enumerate(rows):
-            begin_ns = start_ns + number * period_ns
+            begin_ns = due_ns + number * period_ns
+            if begin_ns + lasts_ns <= start_ns:
+                continue
             twist = self._bounded(action_twist(np.array(row), contract), contract)
-            self._rows.append(_Row(twist, begin_ns, begin_ns + lasts_ns))
+            self._rows.append(_Row(twist, max(begin_ns, start_ns), begin_ns + lasts_ns))
             self._openings.append(_Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns))
         self._perhaps_told = 0
         self._now_ns = start_ns
@@ -177,7 +181,7 @@ class MotionOracle:
             min(self._params['max_angular_speed_rad_s'], contract.max_angular_rad_s),
         )
 
-    def _ramp_s(self, contract: ActionContract) -> float:
+    def ramp_s(self, contract: ActionContract) -> float:
         linear, angular = self._limits(contract)
         return max(
             2 * math.sqrt(linear / self._params['max_linear_jerk_m_s3']),

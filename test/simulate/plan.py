@@ -168,6 +168,7 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
         'unnorm_key': random.choice(_UNNORM_KEYS),
         'frame_id': 'base_link',
         'motion': random.choice(('twist', 'twist', 'none')),
+        'chunk_timing': random.choice(('published', 'timed')),
         'control_rate_hz': random.choice((20.0, 20.0, 25.0, 40.0)),
         'max_linear_speed_m_s': random.choice((0.1, 0.25, 1.0)),
         'max_angular_speed_rad_s': random.choice((0.5, 1.0, 3.0)),

@@ -213,8 +213,8 @@ PLANTED = [
     Planted(
         'motion: it goes on beyond the validity of its action',
         _MOTION,
-        '        end_s = min(now_s + contract.period_s, valid_until_s - ramps_s)\n',
-        '        end_s = now_s + 2 * contract.period_s\n',
+        '        ends_s = due.ends_s(period_s, ramps_s)\n',
+        '        ends_s = due.row_0_s + 2 * period_s\n',
     ),
     Planted(
         "motion: the robot's own limits are not asked",
@@ -372,6 +372,44 @@ PLANTED = [
         _MOTION,
         '            period_s = period_s or self._contract.period_s\n',
         '            period_s = self._contract.period_s\n',
+    ),
+    Planted(
+        'chunks: rows that are past are played late',
+        _MOTION,
+        '        past = due.past(len(twists), period_s, ends_s)\n',
+        '        past = 0\n        due = due._replace(row_0_s=due.now_s)\n'
+        '        ends_s = due.now_s + period_s\n',
+    ),
+    Planted(
+        'chunks: the row that is due begins anew',
+        _MOTION,
+        '        due = due.from_row(past, period_s)\n',
+        '        due = due.from_row(past, period_s)._replace(row_0_s=due.now_s)\n'
+        '        ends_s = due.row_0_s + period_s - later_s\n',
+    ),
+    Planted(
+        'chunks: the gripper is told of rows that are past',
+        _MOTION,
+        '        self._gripper.follow(openings[past:], due.row_0_s,',
+        '        self._gripper.follow(openings, due.row_0_s,',
+    ),
+    Planted(
+        'chunks: timed rows are due from the publication on',
+        _SESSION,
+        'due_ns=min(stamp_ns, published.node_ns) if is_timed else published.node_ns',
+        'due_ns=published.node_ns',
+    ),
+    Planted(
+        'chunks: a motion does not ask when its rows are due',
+        _OUTPUT,
+        '            due_s=start_s - (published.node_ns - admitted.due_ns) / 1e9,\n',
+        '',
+    ),
+    Planted(
+        'chunks: a motion whose rows are all past is none and goes on',
+        _MOTION,
+        '            return _rows_past(past, due, period_s)\n',
+        '            return None\n',
     ),
     Planted(
         'assembly: the tolerance is not checked',

@@ -87,13 +87,17 @@ class Shown:
 class Acted:
     """The last action.
 
+    :param due_ns: of row 0, by the node's clock.
+    :param ramp_s: how long its motion takes to reach its speed, and to lose it.
     :param period_s: time between two rows, of which there are ``horizon``.
     """
 
     published_ns: int
     node_ns: int
-    valid_until_ns: int
+    due_ns: int
+    valid_ns: int
     period_s: float
+    ramp_s: float
     horizon: int
 
 
@@ -531,19 +535,27 @@ class RobotOracle:
 
     def _begin_motion(self, action: Any, now_ns: int, node_ns: int) -> None:
         contract = self._contracts.get(action.unnorm_key)
-        stamp_ns, valid_until_ns = _ns(action.header.stamp), _ns(action.valid_until)
-        may_be_none = (valid_until_ns - stamp_ns) / NS < 2 * self._ramp_s() + MARGIN_S
-        if contract is None or may_be_none:
+        stamp_ns, due_ns = _ns(action.header.stamp), _ns(action.due)
+        valid_ns = _ns(action.valid_until) - due_ns
+        if contract is None:
             self._may_be_none += 1
             self._motion.doubt()
-        if contract is None:
             return
         contract = with_period(contract, _ns(action.period) / NS)
-        self._acted = Acted(now_ns, node_ns, valid_until_ns, contract.period_s, action.horizon)
-        if not may_be_none:
+        ramp_s = self._motion.ramp_s(contract)
+        acted = Acted(now_ns, node_ns, due_ns, valid_ns, contract.period_s, ramp_s, action.horizon)
+        left_s = self._lasts_s(acted) - (stamp_ns - due_ns) / NS
+        if self._row_s(acted) <= MARGIN_S or left_s < MARGIN_S:
+            self._may_be_none += 1
+            self._motion.doubt()
+        if left_s < -MARGIN_S:  # all of its rows are past, surely
+            self._acted, self._zeros = None, 0
+            return
+        self._acted = acted
+        if self._row_s(acted) > MARGIN_S and left_s >= MARGIN_S:
             rows = np.reshape(action.actions, (action.horizon, -1)).tolist()
             start_ns = self._around.motion_ns(stamp_ns)
-            self._motion.follow(rows, contract, start_ns, valid_until_ns - stamp_ns)
+            self._motion.follow(rows, contract, start_ns - stamp_ns + due_ns, start_ns, valid_ns)
 
     def _why_not(self) -> str:
         if not self._around.is_active():
@@ -592,8 +604,10 @@ class RobotOracle:
                 self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
             if abs(_ns(action.header.stamp) - node_ns) > MARGIN_S * NS:
                 self._violation(f'{what}: its stamp is not the time of its publication')
-        if action.due != action.header.stamp:
-            self._violation(f'{what}: row 0 is not due as it is published')
+        is_timed = self._params['chunk_timing'] == 'timed'
+        due_ns = min(stamp_ns, _ns(action.header.stamp)) if is_timed else _ns(action.header.stamp)
+        if _ns(action.due) != due_ns:
+            self._violation(f'{what}: row 0 is due at another time than by chunk_timing')
         latency_s = action.latency.sec + action.latency.nanosec / NS
         if abs(latency_s - max(0.0, age_s)) > 1e-6:
             self._violation(f'{what}: latency is {latency_s}, its observation is {age_s} s old')
@@ -649,24 +663,21 @@ class RobotOracle:
         elif self._voided_ns is None:
             self._motion.check_gripper(message.data)
 
-    def _ramp_s(self) -> float:
-        """How long a motion takes to reach its speed, and to lose it."""
-        linear_s = 2 * math.sqrt(
-            self._params['max_linear_speed_m_s'] / self._params['max_linear_jerk_m_s3']
-        )
-        angular_s = 2 * math.sqrt(
-            self._params['max_angular_speed_rad_s'] / self._params['max_angular_jerk_rad_s3']
-        )
-        return max(linear_s, angular_s, 2 / self._params['control_rate_hz'])
-
     def _overdue_s(self, acted: Acted) -> float:
         """How long ago the motion should have ended."""
-        valid_s = (acted.valid_until_ns - acted.node_ns) / NS
-        last_s = (acted.horizon - 1) * acted.period_s  # when the last row begins
-        horizon_s = last_s + min(acted.period_s + 2 * self._ramp_s(), valid_s)
+        horizon_s = self._lasts_s(acted) + 2 * acted.ramp_s
         if self._around.is_simulated():
-            return (self._around.node_ns() - acted.node_ns) / NS - horizon_s
-        return (self._around.now_ns() - acted.published_ns) / NS - horizon_s
+            return (self._around.node_ns() - acted.due_ns) / NS - horizon_s
+        late_s = (acted.node_ns - acted.due_ns) / NS
+        return (self._around.now_ns() - acted.published_ns) / NS + late_s - horizon_s
+
+    def _row_s(self, acted: Acted) -> float:
+        """How long a row lasts, without the ramps."""
+        return min(acted.period_s, acted.valid_ns / NS - 2 * acted.ramp_s)
+
+    def _lasts_s(self, acted: Acted) -> float:
+        """From when row 0 is due to the end of the last row."""
+        return (acted.horizon - 1) * acted.period_s + self._row_s(acted)
 
     # -- status ------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from vla_ros.motion.contract import ActionContract
 from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
+from vla_ros.motion.rows import Due
 from vla_ros.reasons import Cause, Reason
 from vla_ros.types import ActionSpace
 
@@ -27,12 +28,14 @@ class MotionCounters:
     :param motions: published actions that became a motion; a chunk counts as one.
     :param motions_refused: published actions that did not, for lack of a contract or because they
         are not a motion.
+    :param rows_skipped: rows that were not played, since their time was past.
     :param clipped_linear: motions that were shortened, since their linear speed was too high.
     :param clipped_angular: motions that were shortened, since their angular speed was too high.
     """
 
     motions: int = 0
     motions_refused: int = 0
+    rows_skipped: int = 0
     clipped_linear: int = 0
     clipped_angular: int = 0
 
@@ -76,11 +79,13 @@ class Motion:
         valid_until_s: float,
         space: ActionSpace = ActionSpace.UNKNOWN,
         period_s: float | None = None,
+        due_s: float | None = None,
     ) -> bool:
         """Begin a chunk, and return whether it is a motion.
 
-        The chunk replaces the rest of the previous one. Row k begins k periods from now. It makes
-        its displacement in one period and the ramps, or a part of it if its validity ends sooner.
+        The chunk replaces the rest of the previous one. Row k begins k periods after row 0 is due.
+        It makes its displacement in one period and the ramps, or a part of it if its validity ends
+        sooner. Of rows that were due before now, only what is left of their time is made.
         A chunk that is not a motion is counted, stops the robot, and sets ``cause``.
 
         :param actions: float64 [K, D], un-normalised; [D] is a chunk of one row.
@@ -88,6 +93,7 @@ class Motion:
             periods later.
         :param space: action space; UNKNOWN: the contract's, which has displacements.
         :param period_s: time between two rows; None: the contract's.
+        :param due_s: time at which row 0 is due, at the latest now; None: now.
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
@@ -100,7 +106,9 @@ class Motion:
         elif self._contract is not None:
             period_s = period_s or self._contract.period_s
             contract = replace(self._contract, period_s=period_s)
-            self._try(np.atleast_2d(actions), contract, now_s, valid_until_s)
+            due_s = now_s if due_s is None else min(due_s, now_s)
+            due = Due(due_s, now_s, valid_until_s)
+            self.cause = self._begin(np.atleast_2d(actions), contract, due)
         if self.cause:
             self.stop()
             self.counters.motions_refused += 1
@@ -153,44 +161,53 @@ class Motion:
             )
         )
 
-    def _try(
-        self,
-        actions: NDArray[np.float64],
-        contract: ActionContract,
-        now_s: float,
-        valid_until_s: float,
-    ) -> None:
+    def _begin(
+        self, actions: NDArray[np.float64], contract: ActionContract, due: Due
+    ) -> Cause | None:
+        """Begin a chunk; return why it is not a motion, or None if it is."""
         if actions.shape[1] != ACTION_DIM:
-            self.cause = Cause(
-                Reason.MOTION_SHAPE,
-                f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}',
-            )
-            return
-        ramps_s = 2 * self._profile.limits.ramp_s
-        end_s = min(now_s + contract.period_s, valid_until_s - ramps_s)
-        if end_s <= now_s:
-            self.cause = Cause(
+            text = f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}'
+            return Cause(Reason.MOTION_SHAPE, text)
+        period_s, ramps_s = contract.period_s, 2 * self._profile.limits.ramp_s
+        ends_s = due.ends_s(period_s, ramps_s)
+        if ends_s <= due.row_0_s:
+            return Cause(
                 Reason.MOTION_NO_TIME,
-                f'the action is valid for another {valid_until_s - now_s:.3f} s, and its motion '
-                f'needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
+                f'the action is valid for another {due.valid_until_s - due.now_s:.3f} s, and its '
+                f'motion needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
             )
-            return
         with np.errstate(over='ignore', invalid='ignore'):
             twists = np.array([action_twist(row, contract) for row in actions])
         openings = [contract.opening(float(row[6])) for row in actions]
         finite = np.isfinite(twists).all(axis=1) & np.isfinite(openings)
         if not finite.all():
             row = actions[int(finite.argmin())]
-            self.cause = Cause(
+            return Cause(
                 Reason.MOTION_NOT_FINITE,
                 f'the action {row.tolist()} is not a motion: its displacement or its gripper is '
                 'not finite',
             )
-            return
-        clipped = self._profile.follow(twists, now_s, contract.period_s, end_s)
-        self._gripper.follow(openings, now_s, contract.period_s, valid_until_s)
-        self._gripper.begin_rows(now_s)
-        self.cause = None
+        past = due.past(len(twists), period_s, ends_s)
+        self.counters.rows_skipped += past
+        if past == len(twists):
+            return _rows_past(past, due, period_s)
+        later_s = past * period_s
+        due = due.from_row(past, period_s)
+        clipped = self._profile.follow(
+            twists[past:], due.row_0_s, period_s, ends_s + later_s, due.now_s
+        )
+        self._gripper.follow(openings[past:], due.row_0_s, period_s, due.valid_until_s)
+        self._gripper.begin_rows(due.now_s)
         self.counters.motions += 1
         self.counters.clipped_linear += clipped.linear
         self.counters.clipped_angular += clipped.angular
+        return None
+
+
+def _rows_past(rows: int, due: Due, period_s: float) -> Cause:
+    return Cause(
+        Reason.MOTION_ROWS_PAST,
+        f'the chunk is {due.now_s - due.row_0_s:.2f} s old, and its {rows} rows take '
+        f'{rows * period_s:.2f} s from its observation on, so all of them are past their time; use '
+        'a faster policy, or another chunk_timing',
+    )

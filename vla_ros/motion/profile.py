@@ -77,7 +77,12 @@ class TwistProfile:
     _commands: list[_Command] = field(default_factory=list)
 
     def follow(
-        self, twists: NDArray[np.float64], start_s: float, period_s: float, ends_s: float
+        self,
+        twists: NDArray[np.float64],
+        start_s: float,
+        period_s: float,
+        ends_s: float,
+        now_s: float | None = None,
     ) -> Clipped:
         """Command row 0 from ``start_s`` on, and each further row one period later.
 
@@ -85,6 +90,8 @@ class TwistProfile:
 
         :param twists: float64 [K, 6]; a part beyond its limit is shortened and keeps its direction.
         :param ends_s: end of row 0; row k ends k periods later, or when the next row starts.
+        :param now_s: time from which the rows may be commanded, where row 0 was due before; of what
+            was due until then nothing is commanded. None: ``start_s``.
         :raises ValueError: if a value is not finite; nothing changes then.
         """
         if not (np.isfinite(twists).all() and np.isfinite([start_s, period_s, ends_s]).all()):
@@ -92,8 +99,9 @@ class TwistProfile:
                 f'twists {twists.tolist()} from {start_s} to {ends_s} s, {period_s} s each: '
                 'not finite'
             )
-        self._end_all(start_s)
-        starts_s = [start_s + row * period_s for row in range(len(twists) + 1)]
+        now_s = start_s if now_s is None else max(now_s, start_s)
+        self._end_all(now_s)
+        starts_s = [max(now_s, start_s + row * period_s) for row in range(len(twists) + 1)]
         bounded = [self._bounded(twist) for twist in twists]
         for row, (twist, _) in enumerate(bounded):
             # Exactly the number at which the next row starts: rows that overlap are too fast.

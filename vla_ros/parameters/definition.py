@@ -302,6 +302,13 @@ class Parameters:
         group='Motion',
         choices=('none', 'twist'),
     )
+    chunk_timing: str = parameter(
+        'published',
+        'When the rows of a chunk are due; published: one period after the other from the '
+        'publication; timed: from the observation on, and what is past is skipped.',
+        group='Motion',
+        choices=('published', 'timed'),
+    )
     control_rate_hz: float = parameter(
         50.0,
         'Rate at which twists are published while moving.',

@@ -43,7 +43,7 @@ def action_message(admitted: Admitted, frame_id: str) -> VlaAction:
     message = VlaAction(
         observation_stamp=to_time(observation.stamp_ns),
         valid_until=to_time(admitted.valid_until_ns),
-        due=to_time(now_ns),
+        due=to_time(admitted.due_ns),
         sequence=admitted.sequence,
         instruction=observation.instruction,
         unnorm_key=printable(prediction.unnorm_key),  # a policy may call it anything
@@ -155,15 +155,15 @@ def _percentiles(window: LatencyWindow) -> VlaPercentiles:
     return VlaPercentiles(**dataclasses.asdict(window.percentiles()))
 
 
-def motion_message(mode: str, cause: Cause | None) -> VlaMotion:
+def motion_message(parameters: Parameters, cause: Cause | None = None) -> VlaMotion:
     """Return the motion.
 
-    :param mode: the parameter ``motion``.
     :param cause: why the last action moved nothing; None if it did, or should not.
     """
-    if cause is None:
-        return VlaMotion(mode=mode)
-    return VlaMotion(mode=mode, reason=cause.reason, message=cause.message)
+    message = VlaMotion(mode=parameters.motion, chunk_timing=parameters.chunk_timing)
+    if cause is not None:
+        message.reason, message.message = cause.reason, cause.message
+    return message
 
 
 def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticArray:

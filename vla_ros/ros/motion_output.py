@@ -81,6 +81,7 @@ class MotionOutput(Output):
             start_s + remaining_s,
             admitted.description.action_space,
             admitted.description.period_s,
+            due_s=start_s - (published.node_ns - admitted.due_ns) / 1e9,
         )
         if not moves:
             self.hold()

@@ -31,7 +31,8 @@ class Admitted:
 
     :param result: has a valid prediction.
     :param description: of the actions.
-    :param published: when the chunk is published; row 0 is due then.
+    :param published: when the chunk is published.
+    :param due_ns: when row 0 is due, by the node's clock; not later than ``published``.
     :param valid_until_ns: by the node's clock, when the motion of row 0 must have ended; that of
         row k may end k periods later.
     :param sequence: number of the chunk, from 1.
@@ -40,6 +41,7 @@ class Admitted:
     result: Result
     description: ActionDescription
     published: Moment
+    due_ns: int
     valid_until_ns: int
     sequence: int
 

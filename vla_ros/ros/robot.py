@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
 
-from vla_ros.msg import VlaMotion, VlaPolicyInfo, VlaStatus
+from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
 from vla_ros.ros.instructions import Instructions
-from vla_ros.ros.messages import counters_message, status_message
+from vla_ros.ros.messages import counters_message, motion_message, status_message
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.parameters import topic_prefix
 from vla_ros.ros.robot_session import LoadedPolicy, RobotParts, RobotSession, SessionReport
@@ -73,7 +73,7 @@ class RobotPort:
 
     def configure(self, parameters: Parameters) -> None:
         """Count from zero. The instruction stays, if there is one."""
-        self._report = SessionReport(motion=VlaMotion(mode=parameters.motion))
+        self._report = SessionReport(motion=motion_message(parameters))
         self.view.clear(parameters.frame_ids[self._parts.source])
         self.instructions.configure(parameters.instruction)
 

@@ -243,11 +243,15 @@ class RobotSession:
     def _publish(self, result: Result, contract: ActionContract | None) -> None:
         self._parts.instructions.has_acted()
         max_age_ns = round(self._params.max_action_age_s * 1e9)
+        published, stamp_ns = self._clock.now(), result.observation.stamp_ns
+        is_timed = self._params.chunk_timing == 'timed'
         admitted = Admitted(
             result,
             description=describe(self._policy.spec, contract),
-            published=self._clock.now(),
-            valid_until_ns=result.observation.stamp_ns + max_age_ns,
+            published=published,
+            # An image may be stamped a little in the future.
+            due_ns=min(stamp_ns, published.node_ns) if is_timed else published.node_ns,
+            valid_until_ns=stamp_ns + max_age_ns,
             sequence=self._gate.counters.published,
         )
         for output in self._outputs:
@@ -272,7 +276,7 @@ class RobotSession:
             ),
             in_flight=slot.taken - self._gate.counters.total,
             latencies=latencies_message(self._gate),
-            motion=motion_message(self._params.motion, cause),
+            motion=motion_message(self._params, cause),
         )
 
 
