@@ -122,8 +122,8 @@ def a_picture_of_yesterday(folder: Path) -> None:
 
 
 FIELDS = (
-    'robot, period_s, frame, metres_per_unit, rotation, radians_per_unit, gripper_closed, '
-    'gripper_open, max_linear_m_s, max_angular_rad_s, center_crop, source'
+    'robot, period_s, gripper_closed, gripper_open, center_crop, source, frame, metres_per_unit, '
+    'rotation, radians_per_unit, max_linear_m_s, max_angular_rad_s'
 )
 
 
@@ -153,7 +153,7 @@ FIELDS = (
         (
             no_gripper_range,
             "contracts file {}/mine.yaml: mine is 'UR5e; or UR10e'",
-            f'expected {FIELDS}, indented below it',
+            f'expected {FIELDS}, indented below it (docs/contracts.md)',
         ),
         (a_folder, '{} is a folder', 'expected a regular file'),
         (

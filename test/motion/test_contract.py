@@ -15,10 +15,26 @@ import pytest
 import yaml
 
 from support.places import ROOT
-from vla_ros.motion import ActionContract, ContractError, load_contracts
+from vla_ros.motion import (
+    ActionContract,
+    ContractError,
+    JointContract,
+    describe,
+    load_contracts,
+)
+from vla_ros.motion.contract_fields import fields_of
+from vla_ros.motion.state import AxisAngle, Joints, Position, state_dim, state_topics
+from vla_ros.scripted.policy import spec_of
+from vla_ros.scripted.script import Options
+from vla_ros.types import ActionSpace
 
 SUITES = ['libero_spatial', 'libero_object', 'libero_goal', 'libero_10', 'libero_90']
 LIBERO = [*SUITES, *(f'{suite}_no_noops' for suite in SUITES)]
+ALOHA = [
+    *('aloha1_put_X_into_pot_300_demos', 'aloha1_fold_shorts_20_demos'),
+    *('aloha1_fold_shirt_30_demos', 'aloha1_scoop_X_into_bowl_45_demos'),
+]
+BLOCKS = ['vla_ros_blocks', 'vla_ros_blocks4']
 # The data sets of openvla-7b, with the two of its first stage.
 MIXTURE = [
     'fractal20220817_data',
@@ -66,6 +82,25 @@ FIELDS: dict[str, Any] = {
 }
 
 
+JOINTS: dict[str, Any] = {
+    'action_space': 'joint_position',
+    'robot': 'two arms',
+    'period_s': 0.04,
+    'joints': ['a', 'b', 'left hand', 'c', 'right hand'],
+    'grippers': ['left hand', 'right hand'],
+    'radians_per_unit': 1.0,
+    'gripper_closed': 0.0,
+    'gripper_open': 1.0,
+    'center_crop': True,
+    'state': [
+        {'value': 'position', 'unit': 0.001},
+        {'value': 'axis_angle', 'unit': 1.0, 'near': [0, 0, 0, 1]},
+        {'value': 'joints', 'joints': ['c', 'a'], 'zero': 0.5, 'unit': -2.0},
+    ],
+    'source': 'record.py',
+}
+
+
 def written(folder: Path, content: Any) -> Path:
     file = folder / 'mine.yaml'
     file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
@@ -83,7 +118,7 @@ def refusal(file: Path) -> str:
 
 def test_what_is_shipped() -> None:
     contracts = load_contracts()
-    assert set(contracts) == {'bridge_orig', 'fractal20220817_data', *LIBERO, 'vla_ros_blocks'}
+    assert set(contracts) == {'bridge_orig', 'fractal20220817_data', *LIBERO, *ALOHA, *BLOCKS}
     for key, contract in contracts.items():
         assert contract.unnorm_key == key
         assert contract.source.strip()
@@ -141,6 +176,19 @@ def test_the_unit_of_libero_is_what_the_arm_moves_by() -> None:
     assert libero.radians_per_unit == pytest.approx(0.5 * travelled, rel=0.01)
 
 
+@pytest.mark.parametrize('key', ALOHA)
+def test_aloha_moves_fourteen_joints_and_feels_them(key: str) -> None:
+    contract = load_contracts()[key]
+    assert isinstance(contract, JointContract)
+    arm = ['waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate', 'gripper']
+    assert list(contract.columns) == [f'{side}_{one}' for side in ('left', 'right') for one in arm]
+    assert contract.gripper_columns == (6, 13)
+    assert (contract.rate_hz, contract.action_space) == (25.0, ActionSpace.JOINT_POSITION)
+    felt = [name for part in contract.state for name in part.joints]
+    fingers = {'left_gripper': 'left_left_finger', 'right_gripper': 'right_left_finger'}
+    assert felt == [fingers.get(name, name) for name in contract.columns]
+
+
 # --- A person's own -------------------------------------------------------------------------------
 
 
@@ -162,6 +210,84 @@ def test_entries_can_be_shared(tmp_path: Path) -> None:
     contracts = load_contracts(file)
     assert contracts['b'] == dataclasses.replace(contracts['a'], unnorm_key='b')
     assert contracts['c'] == dataclasses.replace(contracts['a'], unnorm_key='c', frame='base')
+
+
+def test_a_contract_of_joints(tmp_path: Path) -> None:
+    contract = load_contracts(written(tmp_path, {'mine': JOINTS}))['mine']
+    assert contract.columns == ('a', 'b', 'left hand', 'c', 'right hand')
+    assert contract.gripper_columns == (2, 4)
+    assert (state_dim(contract.state), state_topics(contract.state)) == (
+        8,
+        ('ee_pose', 'joint_states'),
+    )
+    assert contract.summary == (
+        'mine: two arms, 25 actions a second, positions of 5 joints, left hand, right hand from 0 '
+        '(closed) to 1, state of 8 values from ee_pose and joint_states'
+    )
+    spec = dataclasses.replace(spec_of(Options(action_dim=5)), period_s=None)
+    described = describe(spec, contract)
+    assert described.action_space is ActionSpace.JOINT_POSITION
+    assert (described.names, described.period_s) == (contract.columns, 0.04)
+    assert described.gripper.gripper_column == -1  # there are two
+    one = dataclasses.replace(contract, grippers=('c',))
+    assert describe(spec, one).gripper.gripper_column == 3
+    another = dataclasses.replace(spec, action_dim=7, names=tuple('abcdefg'))
+    assert describe(another, contract).names == another.names
+
+
+PARTS = JOINTS['state']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'action_space': 'joint_torque'},
+            "action_space is 'joint_torque'; expected one of pose_delta, joint_position",
+        ),
+        ({'action_space': None}, 'action_space is None; expected one of pose_delta'),
+        (
+            {'action_space': 'pose_delta'},
+            'joints is a field of action_space joint_position, and this one is pose_delta; set',
+        ),
+        ({'frame': 'base'}, 'frame is a field of action_space pose_delta, and this one is joint_'),
+        ({'joints': 'a, b'}, "joints is 'a, b'; expected a list of 1 to 200 names"),
+        ({'joints': []}, r'joints is \[\]; expected a list of 1'),
+        ({'joints': ['a', 7]}, 'joints has 7; expected text'),
+        ({'joints': ['a', 'b', 'a']}, "joints has 'a' twice; expected each name once"),
+        ({'grippers': ['d']}, "grippers has 'd'; expected one of joints: a, b, left hand"),
+        ({'radians_per_unit': 57.3}, 'radians_per_unit is 57.3; expected 1e-06 to 3.14159'),
+        ({'state': 'all'}, "state is 'all'; expected a list of parts"),
+        ({'state': ['all']}, "state, part 1 is 'all'; expected a mapping with value"),
+        ({'state': [{'unit': 1.0}]}, 'state, part 1: missing: value; expected one of position, '),
+        ({'state': [{'value': 'torque'}]}, "state, part 1: value is 'torque'; expected one of pos"),
+        ({'state': [*PARTS, {'value': 'position'}]}, 'state, part 4: missing: unit; write all'),
+        ({'state': [{**PARTS[0], 'near': 1}]}, "state, part 1: 'near' is unknown; expected one of"),
+        ({'state': [{**PARTS[0], 'unit': 0}]}, 'state, part 1: unit is 0; expected a number other'),
+        (
+            {'state': [{**PARTS[1], 'near': [0, 1]}]},
+            r'state, part 1: near is \[0, 1\]; expected ',
+        ),
+        ({'state': [{**PARTS[1], 'near': [0] * 4}]}, 'state, part 1: near is zero; expected a qua'),
+        ({'state': [{**PARTS[2], 'joints': ['a', 'a']}]}, "state, part 1: joints has 'a' twice"),
+        ({'state': [{**PARTS[2], 'zero': '0'}]}, "state, part 1: zero is '0'; expected a number"),
+    ],
+    ids=str,
+)
+def test_joints_and_states_that_can_not_be(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = written(tmp_path, {'mine': {**JOINTS, **changes}})
+    assert re.match(f'contracts file {re.escape(str(file))}: mine: {message}', refusal(file))
+
+
+@pytest.mark.parametrize('content', [FIELDS, JOINTS], ids=['displacements', 'joints'])
+def test_what_a_contract_must_have(tmp_path: Path, content: dict[str, Any]) -> None:
+    for name in set(content) - {'state', 'action_space'}:
+        file = written(tmp_path, {'mine': {one: content[one] for one in content if one != name}})
+        assert f': mine: missing: {name}; write all of them' in refusal(file)
+    file = written(tmp_path, {'mine': {one: content[one] for one in content if one != 'state'}})
+    assert load_contracts(file)['mine'].state == ()
 
 
 @pytest.mark.parametrize(
@@ -210,12 +336,12 @@ def test_unknown_and_missing_fields(tmp_path: Path) -> None:
         f"{file}: mine: 'meters_per_unit' is unknown; did you mean metres_per_unit?"
     )
     file = written(tmp_path, {'mine': {**FIELDS, 'zzz': 1}})
-    assert "mine: 'zzz' is unknown; expected one of robot, period_s, frame" in refusal(file)
+    assert "mine: 'zzz' is unknown; expected one of robot, period_s, gripper" in refusal(file)
     file = written(tmp_path, {'mine': {**FIELDS, 'unnorm_key': 'mine'}})
     assert "mine: 'unnorm_key' is unknown; expected one of" in refusal(file)
     # A shipped name is no excuse: nothing is inherited.
     file = written(tmp_path, {'bridge_orig': {'robot': 'ViperX', 'center_crop': True}})
-    assert f'{file}: bridge_orig: missing: period_s, frame, metres_per_unit' in refusal(file)
+    assert f'{file}: bridge_orig: missing: period_s, gripper_closed, gripper' in refusal(file)
 
 
 @pytest.mark.parametrize(
@@ -391,6 +517,24 @@ def as_column(contract: ActionContract) -> list[str]:
     ]
 
 
+def test_the_section_of_aloha_shows_what_is_shipped() -> None:
+    text = section('ALOHA')
+    [source] = re.findall(r'^\* ALOHA: (.*(?:\n  .*)*)', text, flags=re.MULTILINE)
+    contracts = load_contracts()
+    joints = {key: one for key, one in contracts.items() if isinstance(one, JointContract)}
+    assert [name for name in re.findall('`(aloha1.*?)`', text)] == list(joints)
+    for contract in joints.values():
+        assert source.replace('\n ', '') == contract.source
+        assert columns(text)['ALOHA'] == [
+            contract.robot,
+            f'{contract.rate_hz:g}',
+            ', '.join(name.removeprefix('left_') for name in contract.columns[:7]),
+            f'{contract.radians_per_unit:g}',
+            f'{contract.gripper_closed:g}, {contract.gripper_open:g}',
+            'yes' if contract.center_crop else 'no',
+        ]
+
+
 def test_the_table_shows_what_is_shipped() -> None:
     text = section('The shipped contracts')
     [suites] = re.findall(r'LIBERO stands for (.*?)\.\n', text, flags=re.DOTALL)
@@ -402,13 +546,17 @@ def test_the_table_shows_what_is_shipped() -> None:
         for name in re.findall('`(.*?)`', suites if head == 'LIBERO' else head)
     }
     contracts = load_contracts()
+    contracts = {k: one for k, one in contracts.items() if isinstance(one, ActionContract)}
     assert list(shown) == list(contracts)
     assert shown == {key: (as_column(one), one.source) for key, one in contracts.items()}
 
 
 def test_every_field_is_explained() -> None:
     explained = {name for cells in rows('The contract') for name in re.findall('`(.*?)`', cells[0])}
-    assert explained == {field.name for field in dataclasses.fields(ActionContract)[1:]}
+    assert explained == set(fields_of(ActionContract)) | set(fields_of(JointContract))
+    explained = {name for cells in rows('The state') for name in re.findall('`(.*?)`', cells[0])}
+    kinds = (Position, AxisAngle, Joints)
+    assert explained == {'value', *(name for kind in kinds for name in fields_of(kind))}
 
 
 def test_whatever_openvla_was_trained_on_is_shipped_or_left_out_with_a_reason() -> None:
@@ -419,5 +567,7 @@ def test_whatever_openvla_was_trained_on_is_shipped_or_left_out_with_a_reason() 
 
 
 def test_the_example_in_the_docs_is_a_contract(tmp_path: Path) -> None:
-    [example] = re.findall(r'```yaml\n(.*?)```', section('A contract of your own'), re.DOTALL)
-    assert load_contracts(written(tmp_path, example))['my_pick_and_place'].rate_hz == 10.0
+    examples = re.findall(r'```yaml\n(.*?)```', section('A contract of your own'), re.DOTALL)
+    contracts = load_contracts(written(tmp_path, ''.join(examples)))
+    assert contracts['my_pick_and_place'].rate_hz == 10.0
+    assert len(contracts['my_joints'].columns) == state_dim(contracts['my_joints'].state) == 7

@@ -291,6 +291,17 @@ def test_without_a_contract_there_is_no_motion() -> None:
     assert one.counters.motions_refused == 1
 
 
+def test_positions_of_joints_are_no_motion() -> None:
+    key = 'aloha1_put_X_into_pot_300_demos'
+    one = Motion(load_contracts(), LIMITS, 'bridge_orig')
+    assert one.execute(action(0.02), 'bridge_orig', 0.0, FOREVER_S)
+    assert not one.execute(np.zeros((25, 14)), key, 0.05, FOREVER_S)
+    assert one.cause is not None and one.cause.reason is Reason.MOTION_NOT_A_DISPLACEMENT
+    assert 'JOINT_POSITION' in one.cause.message
+    assert not sampled(one, 1.0).any() and one.contract is None
+    assert one.counters.motions_refused == 1
+
+
 def test_another_data_set_than_before_has_its_own_contract() -> None:
     slow = replace(CONTRACT, unnorm_key='slow', period_s=1.0)
     one = Motion({'bridge': CONTRACT, 'slow': slow}, WIDE, '')

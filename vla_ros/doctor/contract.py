@@ -9,7 +9,8 @@ from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
 
 
 def check_contract(facts: Facts) -> Iterator[Finding]:
-    from vla_ros.motion.contract import ContractError, load_contracts
+    from vla_ros.motion.contract import ActionContract, load_contracts
+    from vla_ros.motion.contract_fields import ContractError
 
     try:
         contracts = load_contracts(facts.request.contracts or None)
@@ -35,9 +36,10 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
             'depends on the data set, which the node needs before it reads the checkpoint',
             f'unnorm_key:={key}',
         )
-    yield ok(
-        f'{key}: {contract.robot}, {contract.rate_hz:.3g} actions a second, axes of the '
-        f'{contract.frame}, rotation as {contract.rotation}, gripper from '
-        f'{contract.gripper_closed:g} (closed) to {contract.gripper_open:g}, at most '
-        f'{contract.max_linear_m_s:g} m/s'
-    )
+    if facts.moves and not isinstance(contract, ActionContract):
+        yield fail(
+            f'motion is twist, and the actions of {key} are '
+            f'{contract.action_space.name}: they cause no twist',
+            'set motion to none, and use the topic action',
+        )
+    yield ok(contract.summary)

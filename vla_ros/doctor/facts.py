@@ -14,7 +14,7 @@ from vla_ros.policy_request import Inspection, PolicyRequest
 if TYPE_CHECKING:  # the doctor reports what is not installed
     import torch
 
-    from vla_ros.motion.contract import ActionContract
+    from vla_ros.motion.contract import Contract
 
 # As a remapping that follows --ros-args: the node's name.
 NODE_NAME = re.compile(r'(?:vla:)?__(?:node|name):=(.+)')
@@ -68,7 +68,7 @@ class Facts:
     is_whole: bool = False
     fits: bool | None = None
     unnorm_key: str = ''
-    contract: ActionContract | None = None
+    contract: Contract | None = None
     image_bytes: int | None = None
     image_age_s: float | None = None
     rows: int = 1

@@ -3,7 +3,15 @@
 Needs NumPy and YAML; independent of ROS, torch and threads.
 """
 
-from vla_ros.motion.contract import ActionContract, ContractError, load_contracts, was_cropped
+from vla_ros.motion.contract import (
+    ActionContract,
+    Contract,
+    JointContract,
+    load_contracts,
+    shipped_displacements,
+    was_cropped,
+)
+from vla_ros.motion.contract_fields import ContractError
 from vla_ros.motion.description import ActionDescription, describe
 from vla_ros.motion.displacement import ACTION_DIM
 from vla_ros.motion.motion import Motion, MotionCounters
@@ -13,12 +21,15 @@ __all__ = [
     'ACTION_DIM',
     'ActionContract',
     'ActionDescription',
+    'Contract',
     'ContractError',
+    'JointContract',
     'Motion',
     'MotionCounters',
     'MotionLimits',
     'Twist',
     'describe',
     'load_contracts',
+    'shipped_displacements',
     'was_cropped',
 ]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vla_ros.motion.contract import ActionContract
-from vla_ros.motion.displacement import ACTION_DIM
+from vla_ros.motion.contract import Contract
 from vla_ros.types import ActionSpace, PolicySpec
-
-_ROTATIONS = {'rpy': ('roll', 'pitch', 'yaw'), 'axis_angle': ('rx', 'ry', 'rz')}
 
 
 @dataclass(frozen=True)
 class GripperColumn:
     """The gripper in an action, as VlaAction names its fields.
 
-    :param gripper_column: index of the column; -1 if there is none or it is unknown.
+    :param gripper_column: index of the column; -1 if there is none, if there are several, or if it
+        is unknown.
     :param gripper_closed: value of that column when the gripper is closed.
     :param gripper_open: value of that column when the gripper is open.
     """
@@ -39,17 +37,24 @@ class ActionDescription:
     gripper: GripperColumn
 
 
-def describe(spec: PolicySpec, contract: ActionContract | None) -> ActionDescription:
+def describe(spec: PolicySpec, contract: Contract | None) -> ActionDescription:
     """Return the meaning of the actions; the contract completes what the spec leaves unknown.
 
-    :param contract: contract of the data set whose statistics scaled the actions. It applies to
-        actions of seven values only.
+    :param contract: contract of the data set whose statistics scaled the actions. It does not apply
+        to a policy with another number of columns, or another action space.
     """
-    if contract is None or spec.action_dim != ACTION_DIM:
+    if contract is None or not _applies(contract, spec):
         return ActionDescription(spec.action_space, spec.names, spec.period_s, GripperColumn())
     space, names = spec.action_space, spec.names
     if space is ActionSpace.UNKNOWN:
-        space = ActionSpace.POSE_DELTA
-        names = ('x', 'y', 'z', *_ROTATIONS[contract.rotation], 'gripper')
-    gripper = GripperColumn(ACTION_DIM - 1, contract.gripper_closed, contract.gripper_open)
+        space, names = contract.action_space, contract.columns
+    gripper = GripperColumn()
+    if len(contract.gripper_columns) == 1:
+        [column] = contract.gripper_columns
+        gripper = GripperColumn(column, contract.gripper_closed, contract.gripper_open)
     return ActionDescription(space, names, spec.period_s or contract.period_s, gripper)
+
+
+def _applies(contract: Contract, spec: PolicySpec) -> bool:
+    fits = spec.action_space in (ActionSpace.UNKNOWN, contract.action_space)
+    return fits and spec.action_dim == len(contract.columns)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.motion.contract import ActionContract
+from vla_ros.motion.contract import ActionContract, Contract
 from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
@@ -49,7 +49,7 @@ class Motion:
     """
 
     def __init__(
-        self, contracts: Mapping[str, ActionContract], limits: MotionLimits, unnorm_key: str
+        self, contracts: Mapping[str, Contract], limits: MotionLimits, unnorm_key: str
     ) -> None:
         self.counters = MotionCounters()
         self.cause: Cause | None = None  # why actions cause no motion
@@ -98,11 +98,7 @@ class Motion:
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
         if space not in (ActionSpace.POSE_DELTA, ActionSpace.UNKNOWN):
-            self.cause = Cause(
-                Reason.MOTION_NOT_A_DISPLACEMENT,
-                f'the action space is {space.name}, and a motion needs POSE_DELTA; set '
-                'the parameter motion to none, and use the topic action',
-            )
+            self.cause = _not_a_displacement(space)
         elif self._contract is not None:
             period_s = period_s or self._contract.period_s
             contract = replace(self._contract, period_s=period_s)
@@ -142,8 +138,8 @@ class Motion:
         return self._profile.is_over(now_s)
 
     def _choose(self, unnorm_key: str) -> None:
-        contract = self._contract = self._contracts.get(unnorm_key)
-        limits = self._limits
+        contract = self._contracts.get(unnorm_key)
+        limits, self._contract = self._limits, None
         if contract is None:
             self.cause = Cause(
                 Reason.MOTION_NO_CONTRACT,
@@ -152,7 +148,10 @@ class Motion:
                 'file, and set the parameter contracts to its path (docs/contracts.md)',
             )
             return
-        self.cause = None
+        if not isinstance(contract, ActionContract):
+            self.cause = _not_a_displacement(contract.action_space)
+            return
+        self.cause, self._contract = None, contract
         self._profile = TwistProfile(
             replace(
                 limits,
@@ -210,4 +209,12 @@ def _rows_past(rows: int, due: Due, period_s: float) -> Cause:
         f'the chunk is {due.now_s - due.row_0_s:.2f} s old, and its {rows} rows take '
         f'{rows * period_s:.2f} s from its observation on, so all of them are past their time; use '
         'a faster policy, or another chunk_timing',
+    )
+
+
+def _not_a_displacement(space: ActionSpace) -> Cause:
+    return Cause(
+        Reason.MOTION_NOT_A_DISPLACEMENT,
+        f'the action space is {space.name}, and a motion needs POSE_DELTA; set '
+        'the parameter motion to none, and use the topic action',
     )

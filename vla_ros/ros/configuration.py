@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from vla_ros.images.raw import backend
-from vla_ros.motion import ActionContract, load_contracts
+from vla_ros.motion import Contract, load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.loading import LoadPolicy, silence_limit, warmup_text, why_too_slow
@@ -46,7 +46,7 @@ class Configuration:
         self._shared = shared
         self._load_policy = load_policy
         self._beat, self._wake = beat, wake
-        self._contracts: Mapping[str, ActionContract] = {}  # the worker's until it is warm
+        self._contracts: Mapping[str, Contract] = {}  # the worker's until it is warm
         self._worker = InferenceWorker(
             self._build_policy,
             WorkerLimits(

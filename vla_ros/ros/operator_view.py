@@ -15,7 +15,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.clock import Clock, latency_s
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import ActionContract
+from vla_ros.motion import Contract
 from vla_ros.reasons import State
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import Result
@@ -63,11 +63,11 @@ class OperatorViewPublisher:
         self._result: Result | None = None  # the last with a prediction
         self._published = False
         self._spec: PolicySpec | None = None
-        self._contract: ActionContract | None = None
+        self._contract: Contract | None = None
         self._is_new = True
 
     def keep(
-        self, result: Result, published: bool, spec: PolicySpec, contract: ActionContract | None
+        self, result: Result, published: bool, spec: PolicySpec, contract: Contract | None
     ) -> None:
         """Keep the result if it has a prediction.
 

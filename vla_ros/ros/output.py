@@ -14,7 +14,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.clock import Clock
-from vla_ros.motion import ActionContract, ActionDescription
+from vla_ros.motion import ActionDescription, Contract
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.node_clock import Moment
@@ -60,7 +60,7 @@ class OutputSetup:
     prefix: str
     frame_id: str
     parameters: Parameters
-    contracts: Mapping[str, ActionContract]
+    contracts: Mapping[str, Contract]
 
 
 class Output(ABC):

@@ -11,7 +11,7 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
-from vla_ros.motion import ActionContract, describe
+from vla_ros.motion import Contract, describe
 from vla_ros.msg import VlaLatencies, VlaMotion
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
@@ -51,7 +51,7 @@ class LoadedPolicy:
 
     worker: InferenceWorker
     spec: PolicySpec
-    contracts: Mapping[str, ActionContract]
+    contracts: Mapping[str, Contract]
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class RobotSession:
         elif result.error is not None:
             self._log.error(failure_text(result.error), every_s=10.0)
 
-    def _publish(self, result: Result, contract: ActionContract | None) -> None:
+    def _publish(self, result: Result, contract: Contract | None) -> None:
         self._parts.instructions.has_acted()
         max_age_ns = round(self._params.max_action_age_s * 1e9)
         published, stamp_ns = self._clock.now(), result.observation.stamp_ns

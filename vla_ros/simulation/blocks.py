@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.motion.contract import load_contracts
+from vla_ros.motion.contract import shipped_displacements
 from vla_ros.simulation.arm import Arm, rotation, rotation_vector
 from vla_ros.simulation.scene import (
     BLOCK_HALF_SIZE,
@@ -42,7 +42,7 @@ LIFTED_M = 0.05  # minimum height of a lifted block's lowest corner over the tab
 HELD_M = 0.04  # maximum distance of the tool from a held block's centre: half its diagonal
 
 # The arm makes the displacement within the period: an action's numbers are metres and radians.
-CONTRACT = load_contracts()['vla_ros_blocks']
+CONTRACT = shipped_displacements('vla_ros_blocks')
 MAX_TRANSLATION_M = CONTRACT.max_linear_m_s * CONTRACT.period_s  # 0.05
 MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.motion.contract import load_contracts
+from vla_ros.motion.contract import shipped_displacements
 from vla_ros.simulation.scene import SimulationError
 from vla_ros.simulation.world import Closable, Sensors, check_instruction, checked_action
 from vla_ros.types import Observation, PolicyError, PolicySpec
@@ -76,7 +76,7 @@ class LiberoWorld(Closable):
     def __init__(self, suite: str) -> None:
         if suite not in MAX_STEPS:
             raise PolicyError(f'LIBERO has no suite {suite!r}; there are: {", ".join(SUITES)}')
-        self.contract = load_contracts()[suite]
+        self.contract = shipped_displacements(suite)
         self.max_steps = MAX_STEPS[suite]
         with _libero('cannot be imported'):
             benchmark = importlib.import_module('libero.libero.benchmark')

@@ -27,7 +27,7 @@ from vla_ros.drawing import (
     wrap,
     write,
 )
-from vla_ros.motion import ACTION_DIM, ActionContract, describe
+from vla_ros.motion import ACTION_DIM, ActionContract, Contract, describe
 from vla_ros.types import ActionSpace, PolicySpec, Prediction, unknown_names
 from vla_ros.view.layout import COLUMN, HEADER, LEFT, SIDE
 
@@ -84,7 +84,7 @@ class ActionLayout:
 
 
 def layout_of(
-    prediction: Prediction, spec: PolicySpec | None, contract: ActionContract | None
+    prediction: Prediction, spec: PolicySpec | None, contract: Contract | None
 ) -> ActionLayout:
     """Return the layout of a prediction's action.
 
@@ -108,7 +108,7 @@ def draw_action_frame(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     layout: ActionLayout,
-    contract: ActionContract | None,
+    contract: Contract | None,
 ) -> None:
     """Draw the parts that all actions of a layout share: names, rings, the bars' tracks.
 
@@ -171,7 +171,7 @@ def draw_action(
     draw: ImageDraw.ImageDraw,
     prediction: Prediction,
     layout: ActionLayout,
-    contract: ActionContract | None,
+    contract: Contract | None,
     frame: str,
     colour: str,
 ) -> None:
@@ -217,7 +217,7 @@ def _draw_motion(
     canvas: Image.Image,
     draw: ImageDraw.ImageDraw,
     rows: list[list[float]],
-    contract: ActionContract | None,
+    contract: Contract | None,
     frame: str,
     colour: str,
 ) -> list[int]:
@@ -228,7 +228,7 @@ def _draw_motion(
     translations, rotations = [row[:3] for row in rows], [row[3:6] for row in rows]
     openings = [row[6] for row in rows]
     metres = radians = ''
-    if contract is not None:
+    if isinstance(contract, ActionContract):
         metres, radians = ' m', ' rad'
         translations = [[contract.metres_per_unit * v for v in row] for row in translations]
         rotations = [[contract.radians_per_unit * v for v in row] for row in rotations]

@@ -33,7 +33,7 @@ from vla_ros.drawing import (
     wrap,
     write,
 )
-from vla_ros.motion import ActionContract
+from vla_ros.motion import Contract
 from vla_ros.reasons import State
 from vla_ros.types import PolicySpec, Prediction
 from vla_ros.view.action import ActionLayout, draw_action, draw_action_frame, layout_of
@@ -76,7 +76,7 @@ class OperatorView:
     instruction: str = ''
     prediction: Prediction | None = None
     spec: PolicySpec | None = None
-    contract: ActionContract | None = None
+    contract: Contract | None = None
     published: bool = False
     age_s: float | None = None
     frame: str = ''
@@ -176,7 +176,7 @@ def _place_image(canvas: Image.Image, image: NDArray[np.uint8]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _still(layout: ActionLayout | None, contract: ActionContract | None) -> Image.Image:
+def _still(layout: ActionLayout | None, contract: Contract | None) -> Image.Image:
     """Draw the unchanging parts, once. Callers must copy the result before they draw on it.
 
     :param layout: of the action; None without an action.
