@@ -231,8 +231,8 @@ def tokenize(
     :param actions: float32 [..., D].
     :returns: token ids int64 [..., D], and normalised values float64 [..., D] in [-1, 1].
     """
-    q01, q99, mask = statistics.q01, statistics.q99, statistics.mask
-    values = np.where(mask, 2 * (actions - q01) / (q99 - q01) - 1, actions).clip(-1, 1)
+    low, high, mask = statistics.low, statistics.high, statistics.mask
+    values = np.where(mask, 2 * (actions - low) / (high - low) - 1, actions).clip(-1, 1)
     edges = np.linspace(-1, 1, tokenizer.n_action_bins)
     bins = np.digitize(values, edges).clip(max=len(tokenizer.bin_centers))
     return tokenizer.vocab_size - bins, values

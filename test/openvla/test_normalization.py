@@ -30,8 +30,8 @@ def refusal(key: str = 'mine', **changes: Any) -> str:
 
 def test_sound_ones_are_read_as_they_are() -> None:
     statistics = read()['mine']
-    assert statistics.q01.dtype == statistics.q99.dtype == np.float64
-    assert (statistics.q01.tolist(), statistics.q99.tolist()) == (Q01, Q99)
+    assert statistics.low.dtype == statistics.high.dtype == np.float64
+    assert (statistics.low.tolist(), statistics.high.tolist()) == (Q01, Q99)
     assert statistics.mask.dtype == np.bool_ and statistics.mask.tolist() == MASK
     assert read(mask='absent')['mine'].mask.all()
 
@@ -49,7 +49,7 @@ def test_a_value_that_never_changed_stays_what_it_was() -> None:
 
 
 def test_whole_numbers_become_the_nearest_ones() -> None:
-    assert read(q99=[2**53 + 1, 2.0, 1])['mine'].q99[0] == 2.0**53
+    assert read(q99=[2**53 + 1, 2.0, 1])['mine'].high[0] == 2.0**53
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,14 @@ def test_training_starts_are_not_those_of_evaluation() -> None:
 def test_tokens_decode_to_the_bin_of_the_action() -> None:
     [statistics] = read_norm_stats(norm_stats(), 'norm_stats').values()
     random = np.random.default_rng(0)
-    actions = random.uniform(statistics.q01, statistics.q99, (500, 7)).astype(np.float32)
-    actions[0], actions[1] = statistics.q99, statistics.q01
+    actions = random.uniform(statistics.low, statistics.high, (500, 7)).astype(np.float32)
+    actions[0], actions[1] = statistics.high, statistics.low
     token_ids, values = tokenize(actions, statistics, ActionTokenizer())
     assert token_ids.min() >= 32000 - 255 and token_ids.max() <= 31999
     bins = np.linspace(-1, 1, 256)
     centers = (bins[:-1] + bins[1:]) / 2
     decoded = statistics.unnormalize(centers[32000 - token_ids - 1])
-    half_a_bin = (statistics.q99 - statistics.q01) / 255 / 2
+    half_a_bin = (statistics.high - statistics.low) / 255 / 2
     half_a_bin[6] = 1 / 255
     assert (np.abs(decoded - actions) <= half_a_bin + 1e-6).all()
     assert np.abs(values).max() <= 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -50,9 +50,12 @@ class Checkpoint:
         for shard in sorted(set(self._shards.values())):
             self._read_header(shard)
 
-    def check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+    def check_shapes(
+        self, expected: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
+    ) -> None:
         """Compare the stored tensors with those of a model.
 
+        :param unused: names of tensors that may be stored although the model has not got them.
         :raises CheckpointError: if one is missing, surplus, or of another shape.
         """
         missing = expected.keys() - self.shapes.keys()
@@ -61,7 +64,7 @@ class Checkpoint:
                 f'{self.directory} lacks {len(missing)} of {len(expected)} tensors: '
                 f'{listing(missing)}'
             )
-        surplus = self.shapes.keys() - expected.keys()
+        surplus = self.shapes.keys() - expected.keys() - set(unused)
         if surplus:
             raise CheckpointError(
                 f'{self.directory} has {len(surplus)} tensors that this model has not: '

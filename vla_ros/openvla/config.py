@@ -18,6 +18,7 @@ from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.json_files import read_json
+from vla_ros.openvla.layout import Layout, read_layout
 from vla_ros.openvla.normalization import ActionStatistics, read_norm_stats
 from vla_ros.openvla.plain import check_config
 
@@ -30,8 +31,8 @@ _TIMM_IDS = {
     ),
 }
 
-# The defaults of transformers' LlamaConfig when the checkpoints were written: their config.json
-# stores only other values. Pinned here, because a library's defaults may change.
+# The defaults of transformers' LlamaConfig and Qwen2Config when the checkpoints were written: their
+# config.json stores only other values. Pinned here, because a library's defaults may change.
 # rms_norm_eps: Meta's is 1e-5, the published OpenVLA port runs with 1e-6.
 _LLAMA_DEFAULTS = {
     'vocab_size': 32000,
@@ -43,6 +44,15 @@ _LLAMA_DEFAULTS = {
     'rope_theta': 10000.0,
     'bos_token_id': 1,
     'eos_token_id': 2,
+    'tie_word_embeddings': False,
+}
+_QWEN2_DEFAULTS = {
+    **_LLAMA_DEFAULTS,
+    'vocab_size': 151936,
+    'intermediate_size': 22016,
+    'num_key_value_heads': 32,
+    'bos_token_id': 151643,
+    'eos_token_id': 151643,
 }
 _LLAMA_SIZES = (
     'vocab_size',
@@ -53,8 +63,7 @@ _LLAMA_SIZES = (
     'num_key_value_heads',
 )
 _LLAMA_TOKENS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
-
-# The only kind of Llama that language.py implements.
+# What language.py implements: the only value of a field of text_config.
 _LLAMA_KIND = {
     'model_type': 'llama',
     'hidden_act': 'silu',
@@ -62,6 +71,7 @@ _LLAMA_KIND = {
     'mlp_bias': False,
     'tie_word_embeddings': False,
 }
+_QWEN2_KIND = {'model_type': 'qwen2', 'hidden_act': 'silu', 'use_sliding_window': False}
 
 _MAX_LAYERS = 1000  # each is built before it is compared with the weights
 
@@ -70,6 +80,11 @@ PROMPT_VICUNA = (
     'A chat between a curious user and an artificial intelligence assistant. '
     "The assistant gives helpful, detailed, and polite answers to the user's questions. "
     'USER: What action should the robot take to {instruction}? ASSISTANT:'
+)
+PROMPT_QWEN = (  # ChatML
+    '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.'
+    '<|im_end|>\n<|im_start|>user\nWhat action should the robot take to {instruction}?'
+    '<|im_end|>\n<|im_start|>assistant\n'
 )
 
 
@@ -87,11 +102,13 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The language model; the names are those of a Hugging Face config.json.
+    """The language model, a Llama or a Qwen2; the names are those of a Hugging Face config.json.
 
     :param vocab_size: rows of the embedding, padding included.
     :param head_dim: values per attention head; even.
     :param num_key_value_heads: divides ``num_attention_heads``; fewer means grouped queries.
+    :param attention_bias: whether queries, keys and values have a bias: those of Qwen2 have.
+    :param tie_word_embeddings: whether the head is the embedding.
     """
 
     vocab_size: int
@@ -106,6 +123,8 @@ class LlamaConfig:
     bos_token_id: int
     eos_token_id: int
     pad_token_id: int
+    attention_bias: bool = False
+    tie_word_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,7 @@ class OpenVLAConfig:
 
     :param towers: one, or two whose features are fused.
     :param prompt_template: with ``{instruction}`` in it.
+    :param layout: of a policy that gives chunks; None for OpenVLA.
     """
 
     towers: tuple[TowerConfig, ...]
@@ -121,6 +141,7 @@ class OpenVLAConfig:
     prompt_template: str
     action_tokenizer: ActionTokenizer
     norm_stats: Mapping[str, ActionStatistics]
+    layout: Layout | None = None
 
     @cached_property
     def longest_key(self) -> str:
@@ -129,22 +150,24 @@ class OpenVLAConfig:
 
     @classmethod
     def from_directory(cls, directory: Path, remember: Remember = unwatched) -> OpenVLAConfig:
-        """Read config.json and, if it exists, dataset_statistics.json.
+        """Read config.json and, where they exist, dataset_statistics.json and vla_ros.json.
 
         :param remember: called with each file immediately before it is opened.
         :raises CheckpointError: if a file is missing or is not of OpenVLA.
         """
         path = directory / 'config.json'
         config = read_json(path, remember)
+        layout = read_layout(directory, remember)
         try:
-            check_config(config, path)
-            llama = _read_llama(config, path)
+            check_config(config, path, layout)
+            llama = _read_llama(config, path, layout)
             return cls(
                 towers=_read_towers(config, path),
                 llama=llama,
-                prompt_template=_prompt_template(config),
+                prompt_template=_prompt_template(config, layout),
                 action_tokenizer=_read_action_tokenizer(config, llama.vocab_size, path),
-                norm_stats=_read_statistics(directory, config, remember),
+                norm_stats=_read_statistics(directory, config, layout, remember),
+                layout=layout,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f'{path} is malformed: {error!r}') from error
@@ -175,20 +198,24 @@ def _read_towers(config: Mapping[str, Any], path: Path) -> tuple[TowerConfig, ..
     )
 
 
-def _read_llama(config: Mapping[str, Any], path: Path) -> LlamaConfig:
+def _read_llama(config: Mapping[str, Any], path: Path, layout: Layout | None) -> LlamaConfig:
     """Read the configuration of the language model.
 
     :raises CheckpointError: if language.py does not implement the model.
     """
     text_config = config.get('text_config', {})
-    for name, only in _LLAMA_KIND.items():
+    # OpenVLA has a Llama only; with a Qwen2 it would be a policy that nobody described.
+    is_qwen2 = layout is not None and text_config.get('model_type') == 'qwen2'
+    kind, defaults = (_QWEN2_KIND, _QWEN2_DEFAULTS) if is_qwen2 else (_LLAMA_KIND, _LLAMA_DEFAULTS)
+    for name, only in kind.items():
         if text_config.get(name, only) != only:
             raise CheckpointError(
                 f'{path}: text_config has {name} {text_config[name]!r}',
                 value=text_config[name],
                 expected=repr(only),
             )
-    llama = {**_LLAMA_DEFAULTS, 'pad_token_id': config.get('pad_token_id', 32000), **text_config}
+    llama = {**defaults, 'pad_token_id': config.get('pad_token_id', 32000), **text_config}
+    llama['attention_bias'] = is_qwen2
     # As transformers 5 writes it.
     rope = llama.get('rope_parameters') or llama.get('rope_scaling') or {}
     rope_type = rope.get('rope_type', rope.get('type', 'default'))
@@ -210,6 +237,8 @@ def _check_llama(llama: Mapping[str, Any], path: Path) -> None:
         _check(llama, name, _is_whole(llama[name], 1), 'a whole number above 0', path)
     few = llama['num_hidden_layers'] <= _MAX_LAYERS
     _check(llama, 'num_hidden_layers', few, f'at most {_MAX_LAYERS}', path)
+    tied = llama['tie_word_embeddings']
+    _check(llama, 'tie_word_embeddings', type(tied) is bool, 'true or false', path)
     for name in _LLAMA_TOKENS:
         fits = _is_whole(llama[name], 0) and llama[name] < llama['vocab_size']
         _check(llama, name, fits, f'a token id below vocab_size {llama["vocab_size"]}', path)
@@ -254,18 +283,20 @@ def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -
     return ActionTokenizer(vocab_size, n_action_bins)
 
 
-def _prompt_template(config: Mapping[str, Any]) -> str:
+def _prompt_template(config: Mapping[str, Any], layout: Layout | None) -> str:
+    if layout is not None and layout.prompt == 'qwen':
+        return PROMPT_QWEN
     # The reference goes by the folder's name; the language model's id is reliable.
     vicuna = str(config.get('llm_backbone_id', '')).startswith('vicuna')
     return PROMPT_VICUNA if vicuna else PROMPT_LLAMA
 
 
 def _read_statistics(
-    directory: Path, config: Mapping[str, Any], remember: Remember
+    directory: Path, config: Mapping[str, Any], layout: Layout | None, remember: Remember
 ) -> dict[str, ActionStatistics]:
     # As in the reference's scripts, the file of a fine-tuning comes before config.json. A broken
     # link is an error, because config.json has the base model's statistics.
     path = directory / 'dataset_statistics.json'
     if os.path.lexists(path):
-        return read_norm_stats(read_json(path, remember), str(path))
-    return read_norm_stats(config.get('norm_stats'), str(directory / 'config.json'))
+        return read_norm_stats(read_json(path, remember), str(path), layout)
+    return read_norm_stats(config.get('norm_stats'), str(directory / 'config.json'), layout)

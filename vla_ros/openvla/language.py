@@ -1,8 +1,9 @@
-"""The language model: a Llama with static shapes, and its kv-cache.
+"""The language model: a Llama or a Qwen2 with static shapes, and its kv-cache.
 
 Prompts are padded on the right. Attention is causal, so no real position attends to a pad, and
 decoded tokens overwrite the pads: positions are contiguous, and padding changes no result. Names
-and the order of roundings are those of transformers' LlamaForCausalLM.
+and the order of roundings are those of transformers' LlamaForCausalLM and Qwen2ForCausalLM. A
+Qwen2 is a Llama with biases of queries, keys and values, and often with its embedding as its head.
 
 Runs in the policy's thread. Independent of images, prompts and actions.
 """
@@ -53,16 +54,55 @@ class KVCache:
 class Llama(nn.Module):
     """The network. Its parameters have the checkpoint's names.
 
+    :param has_logits: False if it is never asked for logits, and so has no ``lm_head``.
+
     ``block_cost`` is the cost of a pass of a few tokens, in passes of one token: 1 where reading
     the weights takes all of the time.
     """
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, has_logits: bool = True) -> None:
         super().__init__()
         self.config = config
         self.block_cost = 1.0
         self.model = Trunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            if has_logits and not config.tie_word_embeddings
+            else None
+        )
+
+    def hidden_states(self, x: Tensor) -> list[Tensor]:
+        """Return the input and the output of every layer, the last one normalised; causal.
+
+        :param x: [B, T, hidden].
+        :returns: [B, T, hidden] each, one more than there are layers.
+        """
+        rotary = self._rotary(x)
+        states = [x]
+        for layer in self.model.layers:
+            states.append(layer(states[-1], rotary))
+        states[-1] = self.model.norm(states[-1])
+        return states
+
+    def attend_all(self, x: Tensor, visible: Tensor, keep: Tensor) -> Tensor:
+        """Return the normalised output at some positions, where each attends to all visible ones.
+
+        :param x: [B, T, hidden].
+        :param visible: bool [B, T], False for pads.
+        :param keep: int64 [B, R], the positions to return.
+        :returns: [B, R, hidden].
+        """
+        rotary = self._rotary(x)
+        mask = visible[:, None, None]  # [B, 1, 1, T]
+        *layers, last = self.model.layers
+        for layer in layers:
+            x = layer(x, rotary, mask=mask)
+        return self.model.norm(last(x, rotary, keep=keep, mask=mask))
+
+    def _rotary(self, x: Tensor) -> Tensor:
+        """Return the tables of all positions of [B, T, hidden]: [2, 1, 1, T, head_dim]."""
+        tables = rotary_tables(self.config, x.shape[1], x.device)
+        return tables.to(x.dtype)[:, None, None]
 
     def forward(
         self, x: Tensor, positions: Tensor | None, cache: KVCache, keep: Tensor | None = None
@@ -99,7 +139,7 @@ class Llama(nn.Module):
         """
         needed = lengths[:, None] - 1 + torch.arange(rows, device=lengths.device)  # [B, rows]
         needed = needed.clamp(max=inputs_embeds.shape[1] - 1)
-        return self._logits(self(inputs_embeds, None, cache=cache, keep=needed))
+        return self.logits(self.model.norm(self(inputs_embeds, None, cache=cache, keep=needed)))
 
     def decode(self, token_ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """Return the logits after each of some successive tokens.
@@ -110,11 +150,13 @@ class Llama(nn.Module):
         :returns: float32 [B, T, vocab].
         """
         x = self.model.embed_tokens(token_ids)  # [B, T, hidden]
-        return self._logits(self(x, positions, cache=cache))
+        return self.logits(self.model.norm(self(x, positions, cache=cache)))
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits, float32 [B, T, vocab], of [B, T, hidden]."""
-        return self.lm_head(self.model.norm(hidden)).float()
+    def logits(self, normalized: Tensor) -> Tensor:
+        """Return the logits, float32 [B, T, vocab], of the normalised output [B, T, hidden]."""
+        if self.lm_head is None:
+            return F.linear(normalized, self.model.embed_tokens.weight).float()
+        return self.lm_head(normalized).float()
 
 
 class Trunk(nn.Module):
@@ -144,22 +186,25 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         rotary: Tensor,
-        kv_cache: Tensor,
-        positions: Tensor | None,
+        kv_cache: Tensor | None = None,
+        positions: Tensor | None = None,
         keep: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return the layer's output; see :meth:`Llama.forward`.
 
         :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
-        :param kv_cache: [2, B, key_value_heads, S, head_dim], this layer's; written to.
+        :param kv_cache: [2, B, key_value_heads, S, head_dim], this layer's; written to. None where
+            nothing is decoded.
+        :param mask: bool [B, 1, 1, T], what every position attends to; None: causal.
         """
-        attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep)
+        attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep, mask)
         x = (x if keep is None else _rows(x, keep)) + attended
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Attention(nn.Module):
-    """Causal attention; several query heads may share one head of keys and values."""
+    """Attention, usually causal; several query heads may share one head of keys and values."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -167,30 +212,32 @@ class Attention(nn.Module):
         self.grouped = config.num_key_value_heads != config.num_attention_heads
         query_size = config.num_attention_heads * config.head_dim
         key_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
 
     def forward(
         self,
         x: Tensor,
         rotary: Tensor,
-        kv_cache: Tensor,
+        kv_cache: Tensor | None,
         positions: Tensor | None,
         keep: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         """Attend; the parameters are those of Layer. H heads (KVH of keys), each of E values."""
         query = self._heads(self.q_proj, x if keep is None else _rows(x, keep))  # [B, H, R, E]
         key = _rotate(self._heads(self.k_proj, x), rotary)  # [B, KVH, T, E]
         value = self._heads(self.v_proj, x)  # [B, KVH, T, E]
-        mask = None
-        if positions is None:
-            kv_cache[0, :, :, : x.shape[1]] = key
-            kv_cache[1, :, :, : x.shape[1]] = value
+        if kv_cache is None or positions is None:
+            if kv_cache is not None:
+                kv_cache[0, :, :, : x.shape[1]] = key
+                kv_cache[1, :, :, : x.shape[1]] = value
             if keep is not None:
                 rotary = rotary[:, 0, 0, keep][:, :, None]  # [2, B, 1, R, E]
-                mask = _up_to(keep, key)
+                mask = _up_to(keep, key) if mask is None else mask
         else:
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
             kv_cache[0, batch, :, positions] = key.transpose(1, 2)

@@ -64,7 +64,8 @@ def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
         ) from error
     state_dict = model.state_dict()
     checkpoint.check_shapes(
-        {name: tuple(state_dict[key].shape) for name, key in model.stored_names().items()}
+        {name: tuple(state_dict[key].shape) for name, key in model.stored_names().items()},
+        model.unused_names(),
     )
     return model
 

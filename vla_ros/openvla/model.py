@@ -1,4 +1,4 @@
-"""The OpenVLA network: vision backbone, projector, language model.
+"""The network: vision backbone, projector, language model, and what makes chunks.
 
 Runs in the policy's thread. Independent of prompts, actions and ROS; :mod:`.loading` makes one of a
 checkpoint.
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.action_head import BridgeHead, L1Head, StateProjector
+from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
 from vla_ros.openvla.language import Llama
+from vla_ros.openvla.layout import Layout
 from vla_ros.openvla.vision import Projector, VisionBackbone
 from vla_ros.types import Cancel, InferenceCancelled
 
@@ -21,32 +23,52 @@ from vla_ros.types import Cancel, InferenceCancelled
 # loaded model. torch's own limits, 8 and 256, are for shapes that vary without end.
 _MOST_GRAPHS = 4096
 
+ACTION_QUERIES = 64  # of VLA-Adapter, for a chunk of any size
+
 
 class OpenVLAModel(nn.Module):
-    """The network.
+    """The network, of the parts that the config names.
 
-    Its parameters have the checkpoint's names, except LayerScale's (:func:`stored_key`).
+    Its parameters have the checkpoint's names, except LayerScale's (:func:`stored_key`). What
+    makes chunks is in :mod:`.chunks`.
     """
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
-        self.vision_backbone = VisionBackbone(config.towers)
-        self.projector = Projector(
-            self.vision_backbone.embed_dim,
-            config.llama.hidden_size,
-            fused=len(config.towers) == 2,
+        layout, hidden_size = config.layout, config.llama.hidden_size
+        self.layout = layout
+        self.vision_backbone = VisionBackbone(
+            config.towers, hidden_size if layout is not None and layout.film else None
         )
-        self.language_model = Llama(config.llama)
+        self.projector = Projector(
+            self.vision_backbone.embed_dim, hidden_size, fused=len(config.towers) == 2
+        )
+        self.action_head = None if layout is None else _action_head(layout, config.llama)
+        self.language_model = Llama(config.llama, has_logits=self.action_head is None)
+        self.state_projector = (
+            StateProjector(layout.state_dim, hidden_size)
+            if layout is not None and layout.state_dim
+            else None
+        )
+        self.action_queries = (
+            nn.Embedding(ACTION_QUERIES, hidden_size)
+            if layout is not None and layout.is_bridge
+            else None
+        )
         self._cancel: Cancel | None = None
         self._is_compiled = False
 
     @property
     def device(self) -> torch.device:
-        return self.language_model.lm_head.weight.device
+        return self.language_model.model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.language_model.lm_head.weight.dtype
+        return self.language_model.model.embed_tokens.weight.dtype
+
+    @property
+    def is_compiled(self) -> bool:
+        return self._is_compiled
 
     def embed(self, input_ids: Tensor, image_embeds: Tensor) -> Tensor:
         """Return the model's input: the first token (BOS), the patches, all other tokens.
@@ -69,7 +91,7 @@ class OpenVLAModel(nn.Module):
 
     def watch_layers(self) -> None:
         """Check for cancellation before every layer."""
-        for layer in self._layers():
+        for layer in [*self._layers(), *self._head_blocks()]:
             layer.register_forward_pre_hook(self.check_cancelled)
 
     def compile_layers(self) -> None:
@@ -100,6 +122,10 @@ class OpenVLAModel(nn.Module):
         """Return the name of every tensor here, by its name in the checkpoint."""
         return {stored_key(key): key for key in self.state_dict()}
 
+    def unused_names(self) -> set[str]:
+        """Return the checkpoint's names of tensors that never run here: logits, beside a head."""
+        return set() if self.action_head is None else {'language_model.lm_head.weight'}
+
     def language_linears(self) -> dict[str, nn.Linear]:
         """Return the language model's linear layers by name, except its head."""
         return _linears(self.language_model.model, 'language_model.model')
@@ -113,6 +139,26 @@ class OpenVLAModel(nn.Module):
     def _layers(self) -> Iterator[nn.Module]:
         yield from self.vision_backbone.blocks()
         yield from self.language_model.model.layers
+
+    def _head_blocks(self) -> Iterator[nn.Module]:
+        """Yield the blocks of the action head. They are too small to be worth compiling."""
+        if self.action_head is not None:
+            yield from self.action_head.mlp_resnet_blocks
+
+
+def _action_head(layout: Layout, language: LlamaConfig) -> L1Head | BridgeHead | None:
+    """Return the head that the layout names; None if tokens make the chunk."""
+    if layout.emits_tokens:
+        return None
+    if layout.action_head == 'l1':
+        return L1Head(language.hidden_size, layout.action_dim)
+    return BridgeHead(
+        language.hidden_size,
+        layout.action_dim,
+        layout.horizon,
+        language.num_hidden_layers,
+        pro=layout.action_head == 'bridge_pro',
+    )
 
 
 def stored_key(key: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vla_ros.openvla.errors import CheckpointError, listing
+from vla_ros.openvla.layout import Layout
 from vla_ros.text import quoted
 
 PICKLE_SUFFIXES = ('.bin', '.pt', '.pth', '.ckpt')
@@ -154,9 +155,10 @@ def _check_kind_of_folder(names: set[str], where: str) -> None:
         )
 
 
-def check_config(config: Mapping[str, Any], path: Path) -> None:
+def check_config(config: Mapping[str, Any], path: Path, layout: Layout | None = None) -> None:
     """Check the content of config.json.
 
+    :param layout: of a policy that gives chunks; None for OpenVLA.
     :raises CheckpointError: if it is of another model.
     """
     _check_layout(config, path)
@@ -168,7 +170,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             expected="'openvla'",
         )
     llm = config.get('llm_backbone_id')
-    if isinstance(llm, str) and llm.startswith('qwen'):
+    if layout is None and isinstance(llm, str) and llm.startswith('qwen'):
         raise CheckpointError(
             f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}',
             f'{_NO_PART}: take a checkpoint of plain OpenVLA',

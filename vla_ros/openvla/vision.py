@@ -7,11 +7,12 @@ Runs in the policy's thread. Independent of files and text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vla_ros.openvla.config import TowerConfig
@@ -20,13 +21,18 @@ from vla_ros.openvla.towers import TOWERS
 
 
 class VisionBackbone(nn.Module):
-    """Images to patch features. Its parts have the names of the checkpoint's keys."""
+    """Images to patch features. Its parts have the names of the checkpoint's keys.
 
-    def __init__(self, towers: tuple[TowerConfig, ...]) -> None:
+    :param film_dim: size of the language model's embeddings, where the instruction scales and
+        shifts the features; None where it does not.
+    """
+
+    def __init__(self, towers: tuple[TowerConfig, ...], film_dim: int | None = None) -> None:
         super().__init__()
-        self.featurizer: VisionTransformer = _build_tower(towers[0])
+        self.has_film = film_dim is not None
+        self.featurizer: VisionTransformer = _build_tower(towers[0], film_dim)
         self.fused_featurizer: VisionTransformer | None = (
-            _build_tower(towers[1]) if len(towers) == 2 else None
+            _build_tower(towers[1], film_dim) if len(towers) == 2 else None
         )
 
     @property
@@ -47,20 +53,55 @@ class VisionBackbone(nn.Module):
         for tower in self._towers:
             yield from tower.blocks
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor, instruction: Tensor | None = None) -> Tensor:
         """Return the patch features, those of the towers side by side.
 
         :param pixel_values: [B, 3 * towers, H, W], three channels for each tower, in their order.
+        :param instruction: [B, film_dim], what FiLM makes scales and shifts of; only with FiLM.
         :returns: [B, N, embed_dim], N = 256 patches at 224 pixels; no class or register tokens.
         """
         per_tower = pixel_values.split(3, dim=1)  # [B, 3, H, W] each
         features = [
-            tower.forward_intermediates(
-                pixels, indices=1, norm=False, output_fmt='NLC', intermediates_only=True
-            )[0]
+            _features(tower, pixels)
+            if instruction is None
+            else _film_features(tower, pixels, instruction)
             for tower, pixels in zip(self._towers, per_tower, strict=True)
         ]  # [B, N, C] each
         return torch.cat(features, dim=2)
+
+
+class FilmBlock(Block):
+    """A block of a tower whose features the instruction scales and shifts after the attention.
+
+    Perez et al. 2018, arXiv:1709.07871, as OpenVLA-OFT+ has it.
+    """
+
+    def __init__(self, film_dim: int, dim: int, **options: Any) -> None:
+        super().__init__(dim, **options)
+        self.scale = nn.Linear(film_dim, dim)
+        self.shift = nn.Linear(film_dim, dim)
+
+    def forward(self, x: Tensor, instruction: Tensor) -> Tensor:
+        """Return the output [B, N, dim] of [B, N, dim] and the instruction [B, film_dim]."""
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        x = x * (1 + self.scale(instruction)[:, None]) + self.shift(instruction)[:, None]
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def _features(tower: VisionTransformer, pixels: Tensor) -> Tensor:
+    """Return the output of the last block that is left: [B, N, C] of [B, 3, H, W]."""
+    features: Tensor = tower.forward_intermediates(
+        pixels, indices=1, norm=False, output_fmt='NLC', intermediates_only=True
+    )[0]
+    return features
+
+
+def _film_features(tower: VisionTransformer, pixels: Tensor, instruction: Tensor) -> Tensor:
+    """Return the same with FiLM; timm gives its blocks one input only."""
+    x = tower.norm_pre(tower.patch_drop(tower._pos_embed(tower.patch_embed(pixels))))
+    for block in tower.blocks:
+        x = block(x, instruction)
+    return x[:, tower.num_prefix_tokens :]
 
 
 class Projector(nn.Module):
@@ -80,12 +121,14 @@ class Projector(nn.Module):
         return projected if self.fc3 is None else self.fc3(self.act(projected))
 
 
-def _build_tower(tower: TowerConfig) -> VisionTransformer:
+def _build_tower(tower: TowerConfig, film_dim: int | None) -> VisionTransformer:
     """Build the tower.
 
     :raises CheckpointError: if the tower is unknown.
     """
     options: dict[str, Any] = {'num_classes': 0, 'img_size': tower.image_size}
+    if film_dim is not None:
+        options['block_fn'] = partial(FilmBlock, film_dim)
     if tower.act_layer is not None:
         options['act_layer'] = tower.act_layer
     if tower.timm_id in TOWERS:
