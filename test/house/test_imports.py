@@ -25,7 +25,10 @@ FLOORS = (
     {'demo'},
     {'doctor', 'evaluation', 'pipeline', 'replay'},
     {'bench', 'client', 'ros'},
-    {'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic', 'view'},
+    {
+        *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),
+        'view',
+    },
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'policy_request'},
     {'drawing', 'images', 'types'},
@@ -36,7 +39,8 @@ FLOORS = (
 
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
-    *('bench', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay', 'scheduling'),
+    *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay'),
+    'scheduling',
     *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog'),
 }
 ROS = {
@@ -157,6 +161,7 @@ def modules_after(statement: str) -> set[str]:
             [*POLICY, 'vla_ros.ros.node'],
         ),
         # The doctor tells of what may be missing or broken.
+        (['vla_ros.convert.reading'], [*HEAVY, 'numpy']),  # the process that reads pickles
         (['vla_ros.cli.doctor'], [*HEAVY, 'numpy', 'yaml', 'packaging', 'vla_ros.types']),
         (
             [

@@ -10,7 +10,7 @@ from simulate.mutants import planted
 from support.places import ROOT
 
 FUNCTION_LINES = 50
-CLI_LINES = 1300
+CLI_LINES = 1420  # 120 of these since vla_convert; its file has 66
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

@@ -47,8 +47,13 @@ class Checkpoint:
         self._shards = {name: directory / shard for name, shard in weight_map.items()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: set[torch.dtype] = set()
-        for shard in sorted(set(self._shards.values())):
+        for shard in self.files:
             self._read_header(shard)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files with the weights, sorted."""
+        return sorted(set(self._shards.values()))
 
     def check_shapes(
         self, expected: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
@@ -84,9 +89,9 @@ class Checkpoint:
 
         :raises CheckpointError: if one holds a value that is not finite.
         """
-        for shard in sorted(set(self._shards.values())):
+        for shard in self.files:
             wanted = sorted(name for name in names if self._shards[name] == shard)
-            with _opened(shard, self._remember) as file:
+            with opened_safetensors(shard, self._remember) as file:
                 for name in wanted:
                     tensor = file.get_tensor(name)
                     _check_finite(tensor, name, shard)
@@ -94,7 +99,7 @@ class Checkpoint:
 
     def _read_header(self, shard: Path) -> None:
         promised = {name for name, path in self._shards.items() if path == shard}
-        with _opened(shard, self._remember) as file:
+        with opened_safetensors(shard, self._remember) as file:
             stored = set(file.keys())
             if promised != stored:
                 raise CheckpointError(
@@ -146,7 +151,7 @@ def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:
         weight_map = _read_index(directory / INDEX_NAME, remember)
     elif SINGLE_NAME in stored:
         source = SINGLE_NAME
-        with _opened(directory / SINGLE_NAME, remember) as file:
+        with opened_safetensors(directory / SINGLE_NAME, remember) as file:
             weight_map = dict.fromkeys(file.keys(), SINGLE_NAME)
     else:
         reason, advice = _why_no_weights(directory, stored)
@@ -215,8 +220,11 @@ def _read_index(path: Path, remember: Remember) -> dict[str, str]:
     return weight_map
 
 
-def _opened(path: Path, remember: Remember) -> safe_open:
-    """Open a regular file only: a device or a named pipe could block without limit."""
+def opened_safetensors(path: Path, remember: Remember = unwatched) -> safe_open:
+    """Open a regular safetensors file: a device or a named pipe could block without limit.
+
+    :raises CheckpointError: if it is missing, damaged or of another kind.
+    """
     if not os.path.isfile(path):
         raise CheckpointError(
             f'{path} is no regular file, nor a link to one that can be found',

@@ -69,12 +69,13 @@ _QUANTIZED = re.compile(
 # Names of the modules that wrap a model while it is trained or compiled.
 _WRAPPED = re.compile(r'(^|\.)(module|_orig_mod|_fsdp_wrapped_module|base_model\.model)\.')
 
-_NO_PART = 'these weights alone are a part of its policy, and vla_ros runs plain OpenVLA only'
+_NO_PART = 'these weights alone are a part of its policy'
 _UNQUANTIZED = 'take the weights from before the quantization, and set quantization to int8 or int4'
 _MERGE = (
     'merge the adapter into the weights (merge_and_unload of peft), save them to a new folder, and '
     'name that; if they are merged already, move the adapter out of the folder'
 )
+_PRESETS = 'libero|aloha|bridge|calvin'  # of vla_convert
 
 
 def check_folder(directory: Path) -> None:
@@ -91,14 +92,15 @@ def check_folder(directory: Path) -> None:
             names += [f'{name}/{entry.name}' for entry in os.scandir(directory / name)]
         except OSError:  # a file, or a folder without permission
             continue
-    check_names(names, str(directory))
+    check_names(names, str(directory), is_here=True)
 
 
-def check_names(names: Iterable[str], where: str) -> None:
+def check_names(names: Iterable[str], where: str, is_here: bool = False) -> None:
     """Check the names of a checkpoint's files.
 
     :param names: of files and folders, relative, with slashes.
     :param where: the folder or the hub id, named in errors.
+    :param is_here: ``where`` is a folder, which vla_convert can read.
     :raises CheckpointError: if a name belongs to another policy than plain OpenVLA.
     """
     names = set(names)
@@ -109,13 +111,14 @@ def check_names(names: Iterable[str], where: str) -> None:
         kind = 'a VLA-Adapter' if {'merges.txt', 'vocab.json'} & own else 'an OpenVLA-OFT'
         raise CheckpointError(
             f'{where} is {kind} folder: it has {listing(heads)}',
-            f'{_NO_PART}: take a checkpoint of plain OpenVLA',
+            f'{_NO_PART}: {_conversion(where, is_here, f"--preset {_PRESETS}")}',
         )
     adapters = {name for name in own if _matches(name, _ADAPTERS)}
     if adapters:
         raise CheckpointError(
             f'{where} has an adapter beside its weights: {listing(adapters)}',
-            f'without it the weights are another policy: {_MERGE}',
+            'without it the weights are another policy: '
+            f'{_conversion(where, is_here, "--adapter merge")}; or {_MERGE}',
         )
     unknown = {name for name in own if _is_unknown_pickle(name)}
     if unknown and any(_suffix(name) == '.safetensors' and '/' not in name for name in own):
@@ -124,6 +127,13 @@ def check_names(names: Iterable[str], where: str) -> None:
             'are a part of the policy, vla_ros cannot run it',
             'if not, move them out of the folder',
         )
+
+
+def _conversion(where: str, is_here: bool, options: str) -> str:
+    """Return the command that makes a folder for the node."""
+    if is_here:
+        return f'convert it with vla_convert {where} {where.rstrip("/")}-converted {options}'
+    return f'hf download {where} --local-dir FOLDER, then vla_convert FOLDER OUT {options}'
 
 
 def _check_kind_of_folder(names: set[str], where: str) -> None:
@@ -173,7 +183,7 @@ def check_config(config: Mapping[str, Any], path: Path, layout: Layout | None = 
     if layout is None and isinstance(llm, str) and llm.startswith('qwen'):
         raise CheckpointError(
             f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}',
-            f'{_NO_PART}: take a checkpoint of plain OpenVLA',
+            f'{_NO_PART}: convert its folder, with its action head, with vla_convert',
         )
     _check_quantization(config, path)
     _check_classes(config, path)

@@ -1,0 +1,1 @@
+"""Writer of the folders that the node loads, from the folders that trainings leave."""
