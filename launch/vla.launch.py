@@ -41,6 +41,7 @@ TOPICS = {
     'image': 'Topic of the camera',
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
     'gripper': 'Topic for the opening of the gripper',
+    'ee_pose': "Topic of the tool's pose",
 }
 BOOLS = {'true': True, 'false': False}
 CHOICES = {'log_level': ('debug', 'info', 'warn', 'error', 'fatal'), 'respawn': tuple(BOOLS)}

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import TwistStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from numpy.typing import NDArray
 
 from support.fakes import SPEC, a_prediction
 from vla_ros.clock import ManualClock
+from vla_ros.graph.stamps import to_time
 from vla_ros.motion import describe, load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason
@@ -74,6 +75,7 @@ class StandIn:
         self.context = SimpleNamespace(ok=lambda: True)
         self.publishers: dict[str, Publisher] = {}
         self.timer: Callable[[], None] = lambda: None
+        self.hears: dict[str, Callable[[Any], None]] = {}
 
     def create_publisher(self, _: type, topic: str, __: object) -> Publisher:
         return self.publishers.setdefault(topic, Publisher(topic))
@@ -81,6 +83,15 @@ class StandIn:
     def create_timer(self, _: float, callback: Callable[[], None], clock: object) -> object:
         self.timer = callback
         return callback
+
+    def create_subscription(
+        self, _: type, topic: str, callback: Callable[[Any], None], __: object
+    ) -> str:
+        self.hears[topic] = callback
+        return topic
+
+    def destroy_subscription(self, topic: str) -> None:
+        del self.hears[topic]
 
     def destroy_timer(self, _: object) -> None:
         self.timer = lambda: None
@@ -93,13 +104,20 @@ class StandIn:
 
 
 class Arm:
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, **options: Any) -> None:
+        """
+        :param options: parameters.
+        """
+        self.position = np.zeros(3)
         self.clock = clock or Clock()
         self.node = StandIn()
         node: Any = self.node
         shared: Any = SimpleNamespace(clock=self.clock, log=Log(node, self.clock))
-        parameters = Parameters(motion='twist', frame_id='base', unnorm_key=DATA_SET)
-        setup = OutputSetup(node, shared, '', 'base', parameters, load_contracts())
+        options = {'motion': 'twist', 'frame_id': 'base', 'unnorm_key': DATA_SET, **options}
+        parameters = Parameters(**options)
+        setup = OutputSetup(
+            node, shared, '', 'base', parameters, load_contracts(), parameters.workspace_m, 'image'
+        )
         self.output = MotionOutput(setup)
 
     @property
@@ -128,22 +146,26 @@ class Arm:
         period_s: float | None = None,
         space: ActionSpace = ActionSpace.UNKNOWN,
         age_s: float = 0.0,
+        image_age_s: float = 0.0,
     ) -> None:
         """
         :param rows: metres along x, and the gripper, of each.
         :param period_s: of the policy; None: the contract's.
         :param space: of the policy.
         :param age_s: how long ago row 0 was due.
+        :param image_age_s: of its image.
         """
         now = self.clock.now()
         due_ns = now.node_ns - round(age_s * NS)
+        stamp_ns = now.node_ns - round(image_age_s * NS)
+        observation = Observation.of_one(OBSERVATION.image, 'go', stamp_ns)
         self.clock.advance(after_s)
         actions = np.array([[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows])
         spec = replace(SPEC, horizon=len(rows), period_s=period_s, action_space=space)
         prediction = a_prediction(actions=actions, unnorm_key=DATA_SET)
         self.output.publish(
             Admitted(
-                Result(OBSERVATION, Outcome.PREDICTED, prediction),
+                Result(observation, Outcome.PREDICTED, prediction),
                 describe(spec, CONTRACT),
                 now,
                 due_ns,
@@ -156,6 +178,28 @@ class Arm:
         for _ in range(round(seconds / PERIOD_S)):
             self.clock.advance(PERIOD_S)
             self.node.timer()
+
+    def poses(self, seconds: float, obeys: bool = True) -> None:
+        """Run, and publish where it is; it follows the twists."""
+        for _ in range(round(seconds / PERIOD_S)):
+            sent = len(self.twists)
+            self.runs(PERIOD_S)
+            if obeys and len(self.twists) > sent:
+                self.position[0] += PERIOD_S * self.twists[-1].twist.linear.x
+            self.pose()
+
+    def pose(self, frame: str = 'base', w: float = 1.0, age_s: float = 0.0) -> None:
+        message = PoseStamped()
+        message.header.frame_id = frame
+        message.header.stamp = to_time(self.clock.now_ns() - round(age_s * NS))
+        message.pose.position.x = self.position[0]
+        message.pose.orientation.w = w
+        self.node.hears['ee_pose'](message)
+
+    @property
+    def reason(self) -> Reason | None:
+        cause = self.output.cause
+        return cause.reason if cause else None
 
 
 def test_an_action_is_a_displacement_then_zeros_then_silence() -> None:
@@ -361,6 +405,153 @@ def test_a_chunk_whose_rows_are_all_past_moves_nothing() -> None:
     cause = arm.output.motion.cause
     assert cause is not None and cause.reason is Reason.MOTION_ROWS_PAST
     assert arm.output.motion.counters.motions_refused == 1
+
+
+FROM_POSE = {'chunk_timing': 'from_pose', 'max_action_age_s': 5.0}
+BOX = '-1, 0.03, -1, 1, -1, 1'
+
+
+def test_from_the_pose_what_was_done_since_the_image_is_taken_off() -> None:
+    arm = Arm(**FROM_POSE)
+    arm.poses(0.1)
+    arm.acts_by([(0.02, 1)] * 4, valid_s=5.0)
+    arm.poses(0.46)
+    assert 0.03 < arm.position[0] < 0.04
+    arm.acts_by([(0.02, 1)] * 5, valid_s=5.0, image_age_s=0.46)  # of the place where it began
+    arm.poses(2.0)
+    assert arm.position[0] == pytest.approx(0.1, abs=2e-3)
+    assert arm.output.motion.counters.rows_skipped == 2
+    assert arm.grippers == [1] * 6
+
+
+def test_from_the_pose_a_late_chunk_is_right_for_an_arm_that_waited() -> None:
+    arm = Arm(**FROM_POSE)
+    arm.poses(2.0)
+    arm.acts_by([(0.02, 1), (0.02, 1), (0.0, 0)], valid_s=5.0, image_age_s=1.9)
+    arm.poses(2.0)
+    assert arm.position[0] == pytest.approx(0.04, abs=1e-3)
+    assert arm.grippers == [1, 1, 0]
+
+
+def test_a_hold_ends_a_chunk_that_is_played_from_the_pose() -> None:
+    arm = Arm(**FROM_POSE)
+    arm.poses(0.1)
+    arm.acts_by([(0.02, 1)] * 8, valid_s=5.0)
+    arm.poses(0.3)
+    sent = len(arm.twists)
+    arm.output.hold()
+    arm.poses(2.0)
+    assert len(arm.twists) > sent and (arm.speeds[sent:] == 0).all()
+
+
+def test_a_motion_from_the_pose_needs_poses() -> None:
+    arm = Arm(**FROM_POSE)
+    arm.acts()
+    assert arm.reason is Reason.MOTION_NO_POSE
+    arm.poses(0.1)
+    arm.acts_by([(0.02, 1)], image_age_s=0.5)
+    assert arm.reason is Reason.MOTION_POSE_UNCOVERED
+    arm.runs(0.3)
+    arm.acts_by([(0.02, 1)], image_age_s=0.3)
+    assert arm.reason is Reason.MOTION_POSE_STALE
+    assert not arm.twists and arm.output.motion.counters.motions_refused == 3
+    arm.poses(0.1)
+    arm.acts_by([(0.02, 1)], image_age_s=0.04)
+    assert arm.reason is None
+
+
+@pytest.mark.parametrize('options', [FROM_POSE, {'workspace_m': BOX}])
+@pytest.mark.parametrize(
+    ('fault', 'expected'),
+    [
+        ('stale', Reason.MOTION_POSE_STALE),
+        ('invalid', Reason.MOTION_POSE_INVALID),
+        ('jump', Reason.MOTION_POSE_JUMP),
+        ('frame', Reason.MOTION_POSE_FRAME),
+    ],
+)
+def test_a_motion_ends_when_its_pose_is_lost(
+    options: dict[str, Any], fault: str, expected: Reason
+) -> None:
+    arm = Arm(**options)
+    arm.poses(0.1)
+    arm.acts_by([(0.01, 1)] * 8, valid_s=5.0)
+    arm.poses(0.3)
+    sent = len(arm.twists)
+    assert arm.speeds[-1] > 0
+    if fault == 'stale':
+        arm.runs(0.21)
+        sent = len(arm.twists)
+        arm.runs(PERIOD_S)
+    elif fault == 'invalid':
+        arm.pose(w=0.5)
+    elif fault == 'jump':
+        arm.clock.advance(0.01)
+        arm.position[0] += 0.2
+        arm.pose()
+    else:
+        arm.clock.advance(0.01)
+        arm.pose(frame='tool')
+    assert arm.reason is expected
+    arm.runs(1.0)
+    assert len(arm.speeds) > sent and (arm.speeds[sent:] == 0).all()
+    assert arm.output.motion.counters.motions_interrupted == 1
+    arm.poses(0.1, obeys=False)
+    arm.pose()
+    arm.acts_by([(0.01, 1)] * 8, valid_s=5.0)
+    assert arm.reason is None
+
+
+def test_poses_in_another_frame_than_the_twists() -> None:
+    arm = Arm(**FROM_POSE)
+    arm.pose(frame='camera')
+    arm.acts()
+    assert arm.reason is Reason.MOTION_POSE_FRAME
+    cause = arm.output.cause
+    assert cause is not None and "'camera'" in cause.message and "'base'" in cause.message
+
+
+@pytest.mark.parametrize('timing', ['published', 'timed', 'from_pose'])
+def test_a_motion_that_would_leave_the_workspace_is_shortened(timing: str) -> None:
+    arm = Arm(chunk_timing=timing, workspace_m=BOX)
+    arm.poses(0.1)
+    arm.acts_by([(0.02, 1)] * 3, valid_s=5.0)
+    arm.poses(2.0)
+    assert arm.position[0] == pytest.approx(0.03, abs=1e-3)
+    assert arm.output.motion.counters.clipped_workspace == 1
+    assert arm.output.limited == 'workspace_m'
+    arm.acts_by([(-0.02, 1)], valid_s=5.0)
+    arm.poses(1.0)
+    assert arm.position[0] == pytest.approx(0.01, abs=1e-3)
+    assert arm.output.limited == ''
+
+
+def test_a_workspace_without_a_pose_moves_nothing() -> None:
+    arm = Arm(workspace_m=BOX)
+    arm.acts()
+    arm.runs(0.5)
+    assert not arm.twists and arm.reason is Reason.MOTION_NO_POSE
+
+
+def test_a_tool_beyond_its_workspace_is_not_moved_further() -> None:
+    """Something has pushed it; the motion that was right before would go on outward."""
+    arm = Arm(workspace_m=BOX)
+    arm.poses(0.1)
+    arm.acts_by([(0.005, 1)] * 4, valid_s=5.0)
+    arm.poses(0.3)
+    assert arm.speeds[-1] > 0
+    arm.position[0] = 0.031
+    arm.poses(0.04, obeys=False)
+    assert arm.speeds[-1] == 0
+
+
+def test_no_pose_is_heard_where_none_is_needed() -> None:
+    for timing in ('published', 'timed'):
+        assert not Arm(chunk_timing=timing).node.hears
+    arm = Arm(**FROM_POSE)
+    assert list(arm.node.hears) == ['ee_pose']
+    arm.output.close(0.0)
+    assert not arm.node.hears
 
 
 def test_joint_actions_move_nothing() -> None:

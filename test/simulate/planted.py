@@ -26,6 +26,9 @@ _CAMERA = 'vla_ros/scheduling/camera.py'
 _CLOCK = 'vla_ros/scheduling/clock.py'
 _TYPES = 'vla_ros/types.py'
 _ASSEMBLY = 'vla_ros/scheduling/assembly.py'
+_ROWS = 'vla_ros/motion/rows.py'
+_ROUTE = 'vla_ros/motion/route.py'
+_POSE = 'vla_ros/motion/pose.py'
 _GRIPPER = 'vla_ros/motion/gripper.py'
 
 
@@ -213,8 +216,8 @@ PLANTED = [
     Planted(
         'motion: it goes on beyond the validity of its action',
         _MOTION,
-        '        ends_s = due.ends_s(period_s, ramps_s)\n',
-        '        ends_s = due.row_0_s + 2 * period_s\n',
+        '    ends_s = due.ends_s(period_s, ramps_s)\n',
+        '    ends_s = due.row_0_s + 2 * period_s\n',
     ),
     Planted(
         "motion: the robot's own limits are not asked",
@@ -338,9 +341,9 @@ PLANTED = [
     ),
     Planted(
         'chunks: a row lasts until the next one, whatever its validity',
-        _PROFILE,
-        '            end_s = min(ends_s + row * period_s, starts_s[row + 1])\n',
-        '            end_s = starts_s[row + 1]\n',
+        _ROWS,
+        'min(ends_s + row * period_s, starts_s[row + 1])',
+        'starts_s[row + 1]',
     ),
     Planted(
         'chunks: rows that have not begun outlive the chunk',
@@ -376,22 +379,22 @@ PLANTED = [
     Planted(
         'chunks: rows that are past are played late',
         _MOTION,
-        '        past = due.past(len(twists), period_s, ends_s)\n',
-        '        past = 0\n        due = due._replace(row_0_s=due.now_s)\n'
-        '        ends_s = due.now_s + period_s\n',
+        '            skipped = due.past(len(twists), period_s, ends_s)\n',
+        '            skipped, ends_s = 0, due.now_s + period_s\n'
+        '            due = due._replace(row_0_s=due.now_s)\n',
     ),
     Planted(
         'chunks: the row that is due begins anew',
         _MOTION,
-        '        due = due.from_row(past, period_s)\n',
-        '        due = due.from_row(past, period_s)._replace(row_0_s=due.now_s)\n'
-        '        ends_s = due.row_0_s + period_s - later_s\n',
+        '            due, ends_s = due.from_row(skipped, period_s), ends_s + skipped * period_s\n',
+        '            due = due.from_row(skipped, period_s)._replace(row_0_s=due.now_s)\n'
+        '            ends_s = due.now_s + period_s\n',
     ),
     Planted(
         'chunks: the gripper is told of rows that are past',
         _MOTION,
-        '        self._gripper.follow(openings[past:], due.row_0_s,',
-        '        self._gripper.follow(openings, due.row_0_s,',
+        '        rows, openings = rows[skipped:], openings[skipped:]\n',
+        '        rows = rows[skipped:]\n',
     ),
     Planted(
         'chunks: timed rows are due from the publication on',
@@ -408,8 +411,8 @@ PLANTED = [
     Planted(
         'chunks: a motion whose rows are all past is none and goes on',
         _MOTION,
-        '            return _rows_past(past, due, period_s)\n',
-        '            return None\n',
+        '            raise _NoMotion(*_rows_past(skipped, due, period_s))\n',
+        '            return\n',
     ),
     Planted(
         'assembly: the tolerance is not checked',

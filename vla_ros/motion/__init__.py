@@ -14,19 +14,26 @@ from vla_ros.motion.contract import (
 from vla_ros.motion.contract_fields import ContractError
 from vla_ros.motion.description import ActionDescription, describe
 from vla_ros.motion.displacement import ACTION_DIM
-from vla_ros.motion.motion import Motion, MotionCounters
+from vla_ros.motion.motion import Capture, Guide, Motion, MotionCounters
+from vla_ros.motion.pose import Pose, PoseHistory
 from vla_ros.motion.profile import MotionLimits, Twist
+from vla_ros.motion.route import Box
 
 __all__ = [
     'ACTION_DIM',
     'ActionContract',
     'ActionDescription',
+    'Box',
+    'Capture',
     'Contract',
     'ContractError',
+    'Guide',
     'JointContract',
     'Motion',
     'MotionCounters',
     'MotionLimits',
+    'Pose',
+    'PoseHistory',
     'Twist',
     'describe',
     'load_contracts',

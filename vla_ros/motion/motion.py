@@ -6,8 +6,9 @@ time, whatever the policy does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 from vla_ros.motion.contract import ActionContract, Contract
 from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
-from vla_ros.motion.profile import MotionLimits, Twist, TwistProfile
+from vla_ros.motion.pose import Pose, PoseHistory
+from vla_ros.motion.profile import Clipped, MotionLimits, Twist, TwistProfile
+from vla_ros.motion.route import Box, Planned, Progress, inward, path_of, plan, rows_done
 from vla_ros.motion.rows import Due
 from vla_ros.reasons import Cause, Reason
 from vla_ros.types import ActionSpace
+
+_Found = TypeVar('_Found')
 
 
 @dataclass
@@ -28,16 +33,48 @@ class MotionCounters:
     :param motions: published actions that became a motion; a chunk counts as one.
     :param motions_refused: published actions that did not, for lack of a contract or because they
         are not a motion.
-    :param rows_skipped: rows that were not played, since their time was past.
+    :param rows_skipped: rows that were not played, since their time was past or they were done.
+    :param motions_interrupted: motions that ended early, since the pose of the tool was lost.
     :param clipped_linear: motions that were shortened, since their linear speed was too high.
     :param clipped_angular: motions that were shortened, since their angular speed was too high.
+    :param clipped_workspace: motions that were shortened, since they led out of the workspace.
     """
 
     motions: int = 0
     motions_refused: int = 0
     rows_skipped: int = 0
+    motions_interrupted: int = 0
     clipped_linear: int = 0
     clipped_angular: int = 0
+    clipped_workspace: int = 0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a motion is to know of the tool.
+
+    :param poses: what was heard of it.
+    :param frame_id: frame of the twists; the poses must be in it if it is the base.
+    :param from_image: whether the displacements of a chunk are counted from the pose that its image
+        shows; otherwise they follow from wherever the tool is.
+    :param box: where the tool may go, in the frame of the poses; None: anywhere.
+    """
+
+    poses: PoseHistory
+    frame_id: str
+    from_image: bool
+    box: Box | None
+
+
+class Capture(NamedTuple):
+    """The image of a chunk, by the robot's clock in nanoseconds.
+
+    :param stamp_ns: of the policy's first camera.
+    :param now_ns: when the chunk begins.
+    """
+
+    stamp_ns: int
+    now_ns: int
 
 
 class Motion:
@@ -46,12 +83,19 @@ class Motion:
     :param contracts: action contracts by unnorm_key.
     :param limits: limits of the robot; lower limits of a contract take precedence.
     :param unnorm_key: data set of the actions to come; empty: that of the first action.
+    :param guide: the pose of the tool, where the motion depends on it.
     """
 
     def __init__(
-        self, contracts: Mapping[str, Contract], limits: MotionLimits, unnorm_key: str
+        self,
+        contracts: Mapping[str, Contract],
+        limits: MotionLimits,
+        unnorm_key: str,
+        guide: Guide | None = None,
     ) -> None:
         self.counters = MotionCounters()
+        self.leaves_workspace = False  # the last motion would have, and was shortened
+        self._guide = guide
         self.cause: Cause | None = None  # why actions cause no motion
         self._contracts = contracts
         self._limits = limits
@@ -80,6 +124,7 @@ class Motion:
         space: ActionSpace = ActionSpace.UNKNOWN,
         period_s: float | None = None,
         due_s: float | None = None,
+        capture: Capture | None = None,
     ) -> bool:
         """Begin a chunk, and return whether it is a motion.
 
@@ -94,6 +139,7 @@ class Motion:
         :param space: action space; UNKNOWN: the contract's, which has displacements.
         :param period_s: time between two rows; None: the contract's.
         :param due_s: time at which row 0 is due, at the latest now; None: now.
+        :param capture: needed with a guide.
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
@@ -102,13 +148,30 @@ class Motion:
         elif self._contract is not None:
             period_s = period_s or self._contract.period_s
             contract = replace(self._contract, period_s=period_s)
+            capture = capture or Capture(0, 0)
             due_s = now_s if due_s is None else min(due_s, now_s)
             due = Due(due_s, now_s, valid_until_s)
-            self.cause = self._begin(np.atleast_2d(actions), contract, due)
+            self.leaves_workspace = False
+            try:
+                self._begin(np.atleast_2d(actions), contract, due, capture)
+                self.cause = None
+            except _NoMotion as refused:
+                self.cause = refused.cause
         if self.cause:
             self.stop()
             self.counters.motions_refused += 1
         return not self.cause
+
+    def interrupt(self, cause: Cause) -> None:
+        """Stop immediately, since the tool's pose is lost; actions may move it again later."""
+        self.stop()
+        self.cause = cause
+        self.counters.motions_interrupted += 1
+
+    def why_lost(self, now_ns: int) -> Cause | None:
+        """Return why the tool's pose is lost, if a motion needs it; None if it is known."""
+        newest = self._guide.poses.newest(now_ns) if self._guide is not None else None
+        return newest if isinstance(newest, Cause) else None
 
     def stop(self) -> None:
         """Stop immediately, and discard the rows to come. The gripper stays as it is."""
@@ -131,7 +194,12 @@ class Motion:
 
         :returns: float64 [6], m/s and rad/s, along the axes of the contract's frame.
         """
-        return self._profile.twist(now_s)
+        twist, guide = self._profile.twist(now_s), self._guide
+        if guide is None or guide.box is None or self._contract is None or not twist.any():
+            return twist
+        # A workspace bounds the goals. This is for a tool that is not where it was commanded to.
+        last = guide.poses.last
+        return inward(twist, last, self._contract.frame, guide.box) if last else twist
 
     def is_over(self, now_s: float) -> bool:
         """Return whether the twist stays zero until the next chunk."""
@@ -157,58 +225,172 @@ class Motion:
                 limits,
                 linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),
                 angular_rad_s=min(limits.angular_rad_s, contract.max_angular_rad_s),
-            )
+            ),
+            kept_s=0.0 if self._guide is None else self._guide.poses.max_age_s,
         )
 
     def _begin(
-        self, actions: NDArray[np.float64], contract: ActionContract, due: Due
-    ) -> Cause | None:
-        """Begin a chunk; return why it is not a motion, or None if it is."""
-        if actions.shape[1] != ACTION_DIM:
-            text = f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}'
-            return Cause(Reason.MOTION_SHAPE, text)
-        period_s, ramps_s = contract.period_s, 2 * self._profile.limits.ramp_s
-        ends_s = due.ends_s(period_s, ramps_s)
-        if ends_s <= due.row_0_s:
-            return Cause(
-                Reason.MOTION_NO_TIME,
-                f'the action is valid for another {due.valid_until_s - due.now_s:.3f} s, and its '
-                f'motion needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
+        self, actions: NDArray[np.float64], contract: ActionContract, due: Due, capture: Capture
+    ) -> None:
+        """Begin a chunk.
+
+        :raises _NoMotion: if it is not a motion.
+        """
+        twists, openings = _rows(actions, contract)
+        guide, period_s, ramps_s = self._guide, contract.period_s, 2 * self._profile.limits.ramp_s
+        tool = None if guide is None else self._settled(guide, contract, due.now_s, capture.now_ns)
+        rows: Sequence[Pose | Twist] = list(twists)
+        if guide is not None and guide.from_image and tool is not None:
+            rows, progress = self._goals(
+                guide, contract, twists, openings, tool, due.now_s, capture
             )
-        with np.errstate(over='ignore', invalid='ignore'):
-            twists = np.array([action_twist(row, contract) for row in actions])
-        openings = [contract.opening(float(row[6])) for row in actions]
-        finite = np.isfinite(twists).all(axis=1) & np.isfinite(openings)
-        if not finite.all():
-            row = actions[int(finite.argmin())]
-            return Cause(
-                Reason.MOTION_NOT_FINITE,
-                f'the action {row.tolist()} is not a motion: its displacement or its gripper is '
-                'not finite',
-            )
-        past = due.past(len(twists), period_s, ends_s)
-        self.counters.rows_skipped += past
-        if past == len(twists):
-            return _rows_past(past, due, period_s)
-        later_s = past * period_s
-        due = due.from_row(past, period_s)
-        clipped = self._profile.follow(
-            twists[past:], due.row_0_s, period_s, ends_s + later_s, due.now_s
-        )
-        self._gripper.follow(openings[past:], due.row_0_s, period_s, due.valid_until_s)
+            skipped, made = progress.done, 1.0 - progress.left
+            due = due.from_row(skipped, period_s)._replace(row_0_s=due.now_s - made * period_s)
+            ends_s = _ends_s(due, period_s, ramps_s, due.now_s)
+        else:
+            ends_s = _ends_s(due, period_s, ramps_s, due.row_0_s)
+            skipped = due.past(len(twists), period_s, ends_s)
+            due, ends_s = due.from_row(skipped, period_s), ends_s + skipped * period_s
+        self.counters.rows_skipped += skipped
+        rows, openings = rows[skipped:], openings[skipped:]
+        if not openings:
+            raise _NoMotion(*_rows_past(skipped, due, period_s))
+        windows = due.windows(len(openings), period_s, ends_s)
+        # The twists lag behind their rows by a ramp, and the gripper must not be early.
+        later_s = ramps_s / 2 if guide is not None and guide.from_image else 0.0
+        planned = Planned(twists[skipped:], Clipped(False, False), False)
+        if guide is not None and tool is not None:
+            bounded = self._profile.bounded
+            planned = plan(tool, rows, windows, contract.frame, bounded, guide.box)
+        clipped = self._profile.follow(planned.twists, windows, due.now_s)
+        self._gripper.follow(openings, due.row_0_s, period_s, due.valid_until_s, later_s)
         self._gripper.begin_rows(due.now_s)
         self.counters.motions += 1
-        self.counters.clipped_linear += clipped.linear
-        self.counters.clipped_angular += clipped.angular
-        return None
+        self.counters.clipped_linear += clipped.linear or planned.clipped.linear
+        self.counters.clipped_angular += clipped.angular or planned.clipped.angular
+        self.counters.clipped_workspace += planned.left_box
+        self.leaves_workspace = planned.left_box
+
+    def _settled(self, guide: Guide, contract: ActionContract, now_s: float, now_ns: int) -> Pose:
+        """Return where the tool comes to rest if all commands end now.
+
+        The newest pose is a little old, and the twists lag behind the commands by their ramps: the
+        tool has still to make what was commanded and is not in the pose.
+        """
+        newest = _known(guide.poses.newest(now_ns))
+        if contract.frame == 'base' and guide.poses.frame.lstrip('/') != guide.frame_id.lstrip('/'):
+            raise _NoMotion(
+                Reason.MOTION_POSE_FRAME,
+                f'ee_pose is in the frame {guide.poses.frame!r}, and the motion in frame_id, '
+                f'{guide.frame_id!r}; publish the pose in that frame',
+            )
+        since_s = now_s - (now_ns - newest.stamp_ns) / 1e9
+        return newest.pose.moved(self._profile.pending(since_s, now_s), contract.frame)
+
+    def _goals(
+        self,
+        guide: Guide,
+        contract: ActionContract,
+        twists: NDArray[np.float64],
+        openings: Sequence[float],
+        tool: Pose,
+        now_s: float,
+        capture: Capture,
+    ) -> tuple[list[Pose], Progress]:
+        """Return the goal of each row, and how far the arm has come.
+
+        The displacements are counted from the pose that the image shows. So what the arm has done
+        since then is taken off, and a late chunk is right for an arm that waited.
+        """
+
+        def motion_s(stamp_ns: int) -> float:
+            return now_s - (capture.now_ns - stamp_ns) / 1e9
+
+        image_s = motion_s(capture.stamp_ns)
+        start = _known(guide.poses.at(capture.stamp_ns))
+        path = path_of(start, list(twists * contract.period_s), contract.frame)
+        heard = [(motion_s(one.stamp_ns), one.pose) for one in guide.poses.since(capture.stamp_ns)]
+        progress = rows_done(
+            path,
+            self._gripper.states(openings, image_s),
+            [*heard, (now_s, tool)],
+            self._gripper.changes_since(image_s),
+            (image_s, contract.period_s),
+        )
+        if progress is None:
+            raise _NoMotion(
+                Reason.MOTION_GRIPPER_AHEAD,
+                'the gripper has moved since the image, and not as this chunk moves it, so it is '
+                'unknown which rows are done; a chunk of a later image will tell',
+            )
+        return path[1:], progress
+
+
+class _NoMotion(Exception):
+    """A chunk that is not a motion."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.cause = Cause(reason, message)
+
+
+def _rows(
+    actions: NDArray[np.float64], contract: ActionContract
+) -> tuple[NDArray[np.float64], list[float]]:
+    """Return the twist of each row, float64 [K, 6], and the opening of its gripper.
+
+    :raises _NoMotion: if they have another size, or are not finite.
+    """
+    if actions.shape[1] != ACTION_DIM:
+        text = f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}'
+        raise _NoMotion(Reason.MOTION_SHAPE, text)
+    with np.errstate(over='ignore', invalid='ignore'):
+        twists = np.array([action_twist(row, contract) for row in actions])
+    openings = [contract.opening(float(row[6])) for row in actions]
+    finite = np.isfinite(twists).all(axis=1) & np.isfinite(openings)
+    if not finite.all():
+        row = actions[int(finite.argmin())]
+        raise _NoMotion(
+            Reason.MOTION_NOT_FINITE,
+            f'the action {row.tolist()} is not a motion: its displacement or its gripper is not '
+            'finite',
+        )
+    return twists, openings
+
+
+def _ends_s(due: Due, period_s: float, ramps_s: float, begins_s: float) -> float:
+    """Return when row 0 ends.
+
+    :param begins_s: when it begins.
+    :raises _NoMotion: if its validity leaves no time to it.
+    """
+    ends_s = due.ends_s(period_s, ramps_s)
+    if ends_s <= begins_s:
+        raise _NoMotion(
+            Reason.MOTION_NO_TIME,
+            f'the action is valid for another {due.valid_until_s - due.now_s:.3f} s, and its '
+            f'motion needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
+        )
+    return ends_s
+
+
+def _known(answer: _Found | Cause) -> _Found:
+    """Return what was found of a pose.
+
+    :raises _NoMotion: if it is unknown.
+    """
+    if isinstance(answer, Cause):
+        raise _NoMotion(*answer)
+    return answer
 
 
 def _rows_past(rows: int, due: Due, period_s: float) -> Cause:
+    late_s = rows * period_s
     return Cause(
         Reason.MOTION_ROWS_PAST,
-        f'the chunk is {due.now_s - due.row_0_s:.2f} s old, and its {rows} rows take '
-        f'{rows * period_s:.2f} s from its observation on, so all of them are past their time; use '
-        'a faster policy, or another chunk_timing',
+        f'the chunk is {due.now_s - due.row_0_s + late_s:.2f} s old, and its {rows} rows take '
+        f'{late_s:.2f} s from its observation on, so all of them are past their time; use a faster '
+        'policy, or another chunk_timing',
     )
 
 

@@ -16,10 +16,13 @@ The twist is a function of time, so a late tick publishes the right twist and re
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vla_ros.motion.rows import Window
 
 _BELOW = 1 - 1e-12  # keeps a shortened vector below its limit in spite of rounding
 
@@ -71,56 +74,58 @@ class TwistProfile:
     """The latest commands, and the twist that results from them.
 
     Times are seconds of any clock that does not go back.
+
+    :param kept_s: for how long a command that is over is kept, for :meth:`pending`.
     """
 
     limits: MotionLimits
+    kept_s: float = 0.0
     _commands: list[_Command] = field(default_factory=list)
 
     def follow(
-        self,
-        twists: NDArray[np.float64],
-        start_s: float,
-        period_s: float,
-        ends_s: float,
-        now_s: float | None = None,
+        self, twists: NDArray[np.float64], windows: Sequence[Window], now_s: float
     ) -> Clipped:
-        """Command row 0 from ``start_s`` on, and each further row one period later.
-
-        They replace the commands for that time.
+        """Command each twist in its time. They replace the commands from now on.
 
         :param twists: float64 [K, 6]; a part beyond its limit is shortened and keeps its direction.
-        :param ends_s: end of row 0; row k ends k periods later, or when the next row starts.
-        :param now_s: time from which the rows may be commanded, where row 0 was due before; of what
-            was due until then nothing is commanded. None: ``start_s``.
+        :param windows: of each twist, one after the other, none before ``now_s``.
         :raises ValueError: if a value is not finite; nothing changes then.
         """
-        if not (np.isfinite(twists).all() and np.isfinite([start_s, period_s, ends_s]).all()):
-            raise ValueError(
-                f'twists {twists.tolist()} from {start_s} to {ends_s} s, {period_s} s each: '
-                'not finite'
-            )
-        now_s = start_s if now_s is None else max(now_s, start_s)
+        if not (np.isfinite(twists).all() and np.isfinite(windows).all() and math.isfinite(now_s)):
+            raise ValueError(f'twists {twists.tolist()} in {windows} s: not finite')
         self._end_all(now_s)
-        starts_s = [max(now_s, start_s + row * period_s) for row in range(len(twists) + 1)]
-        bounded = [self._bounded(twist) for twist in twists]
-        for row, (twist, _) in enumerate(bounded):
-            # Exactly the number at which the next row starts: rows that overlap are too fast.
-            end_s = min(ends_s + row * period_s, starts_s[row + 1])
-            if starts_s[row] < end_s:
-                self._commands.append(_Command(twist, starts_s[row], end_s))
+        bounded = [self.bounded(twist) for twist in twists]
+        for (twist, _), (start_s, end_s) in zip(bounded, windows, strict=True):
+            if start_s < end_s:
+                self._commands.append(_Command(twist, start_s, end_s))
         return Clipped(
             any(clipped.linear for _, clipped in bounded),
             any(clipped.angular for _, clipped in bounded),
         )
 
+    def pending(self, since_s: float, now_s: float) -> Twist:
+        """Return the displacement from a moment on, if all commands end now.
+
+        :param since_s: at most ``kept_s`` ago.
+        :returns: float64 [6], metres and radians.
+        """
+        total = np.zeros(6)
+        for command in self._commands:
+            lasts_s = min(command.end_s, now_s) - command.start_s
+            if lasts_s > 0:
+                age_s = since_s - command.start_s
+                made_s = self._made_s(age_s) - self._made_s(age_s - lasts_s)
+                total += (lasts_s - made_s) * command.twist
+        return total
+
     def _end_all(self, end_s: float) -> None:
-        """End all commands at a time, and forget those without effect after it."""
+        """End all commands at a time, and forget those that have been over for ``kept_s``."""
         for command in self._commands:
             command.end_s = min(command.end_s, end_s)
         self._commands = [
             command
             for command in self._commands
-            if command.start_s < command.end_s and end_s < self._over_s(command)
+            if command.start_s < command.end_s and end_s < self._over_s(command) + self.kept_s
         ]
 
     def stop(self) -> None:
@@ -140,9 +145,10 @@ class TwistProfile:
             weight = self._share(now_s - command.start_s) - self._share(now_s - command.end_s)
             total += weight * command.twist
         # The weights add up to at most one, except for rounding.
-        return self._bounded(total)[0]
+        return self.bounded(total)[0]
 
-    def _bounded(self, twist: Twist) -> tuple[Twist, Clipped]:
+    def bounded(self, twist: Twist) -> tuple[Twist, Clipped]:
+        """Return the twist, shortened to the limits, and what was shortened."""
         linear, linear_clipped = _shortened(twist[:3], self.limits.linear_m_s)
         angular, angular_clipped = _shortened(twist[3:], self.limits.angular_rad_s)
         return np.concatenate([linear, angular]), Clipped(linear_clipped, angular_clipped)
@@ -154,6 +160,12 @@ class TwistProfile:
         """Return the share of the triangle that is younger than ``age_s``, 0 to 1."""
         x = min(max(age_s / self.limits.ramp_s, 0.0), 2.0)
         return x * x / 2 if x <= 1 else 1 - (2 - x) ** 2 / 2
+
+    def _made_s(self, age_s: float) -> float:
+        """Return the integral of :meth:`_share` from 0 to ``age_s`` [s]."""
+        ramp_s = self.limits.ramp_s
+        x = max(age_s / ramp_s, 0.0)
+        return ramp_s * (x**3 / 6 if x <= 1 else x - 1 + max(2 - x, 0.0) ** 3 / 6)
 
 
 def _shortened(vector: NDArray[np.float64], limit: float) -> tuple[NDArray[np.float64], bool]:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class Window(NamedTuple):
+    """The time in which a row is commanded."""
+
+    start_s: float
+    end_s: float
+
+
 class Due(NamedTuple):
     """The times of a chunk, in seconds of one clock. Row k is due k periods after row 0.
 
@@ -33,6 +40,18 @@ class Due(NamedTuple):
         """
         ends = (ends_s + row * period_s for row in range(rows))
         return next((row for row, end_s in enumerate(ends) if end_s > self.now_s), rows)
+
+    def windows(self, rows: int, period_s: float, ends_s: float) -> list[Window]:
+        """Return the time of each row, of which those before ``now_s`` have lost what is past.
+
+        :param ends_s: end of row 0; row k ends k periods later, or when the next row starts.
+        """
+        starts_s = [max(self.now_s, self.row_0_s + row * period_s) for row in range(rows + 1)]
+        # Exactly the number at which the next row starts: rows that overlap are too fast.
+        return [
+            Window(start_s, min(ends_s + row * period_s, starts_s[row + 1]))
+            for row, start_s in enumerate(starts_s[:-1])
+        ]
 
     def from_row(self, row: int, period_s: float) -> Due:
         """Return the times of the rest of the chunk, as if ``row`` were row 0."""

@@ -22,6 +22,7 @@ _EXPECTED = {
 }
 _MAX_RAMP_S = 0.5
 _TICKS_PER_RAMP = 2
+_FAR_M = 100.0
 _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
@@ -95,6 +96,7 @@ def check_all(parameters: Parameters) -> None:
     _check_ages(parameters)
     _check_frames(parameters)
     _check_ramp(parameters)
+    _check_workspaces(parameters)
 
 
 def motion_limits(parameters: Parameters) -> MotionLimits:
@@ -108,6 +110,42 @@ def motion_limits(parameters: Parameters) -> MotionLimits:
         parameters.max_angular_jerk_rad_s3,
         least_ramp_s=_TICKS_PER_RAMP / parameters.control_rate_hz,
     )
+
+
+def workspace(text: str) -> tuple[float, ...]:
+    """Return x_min, x_max, y_min, y_max, z_min, z_max; empty if there is no box.
+
+    :param text: of one robot.
+    :raises ParameterError: if it is not such a box.
+    """
+    if not text:
+        return ()
+    try:
+        numbers = tuple(float(number) for number in text.split(','))
+    except ValueError:
+        numbers = ()
+    lows, highs = numbers[::2], numbers[1::2]
+    is_box = len(numbers) == 6 and all(-_FAR_M <= one <= _FAR_M for one in numbers)
+    if not is_box or not all(low < high for low, high in zip(lows, highs, strict=True)):
+        raise _not_allowed(
+            f'parameter workspace_m has the box {text!r}',
+            text,
+            f'x_min, x_max, y_min, y_max, z_min, z_max in metres, each at most {_FAR_M:g}, each '
+            'min below its max',
+        )
+    return numbers
+
+
+def _check_workspaces(parameters: Parameters) -> None:
+    boxes, robots = parameters.workspaces, len(parameters.robot_names)
+    if len(boxes) != robots:
+        raise _not_allowed(
+            f'parameter workspace_m has {len(boxes)} boxes',
+            parameters.workspace_m,
+            f'one, or {robots}, one for each robot in the parameter robots',
+        )
+    for box in boxes:
+        workspace(box)
 
 
 def _check_robots(names: Sequence[str]) -> None:

@@ -305,9 +305,26 @@ class Parameters:
     chunk_timing: str = parameter(
         'published',
         'When the rows of a chunk are due; published: one period after the other from the '
-        'publication; timed: from the observation on, and what is past is skipped.',
+        'publication; timed: from the observation on, and what is past is skipped; from_pose: as '
+        'published, displaced from where ee_pose was in the image, without what is done.',
         group='Motion',
-        choices=('published', 'timed'),
+        choices=('published', 'timed', 'from_pose'),
+    )
+    max_pose_age_s: float = parameter(
+        0.2,
+        'Maximum age of the pose on ee_pose, and time between two poses around an image; then '
+        'motions that need it stop.',
+        group='Motion',
+        unit='s',
+        bounds=(0.01, 10.0),
+    )
+    workspace_m: str = parameter(
+        '',
+        'Box that the tool must not leave: x_min, x_max, y_min, y_max, z_min, z_max in the frame '
+        'of ee_pose, with several robots one for all, or one for each, separated by semicolons; '
+        'empty: none.',
+        group='Motion',
+        unit='m',
     )
     control_rate_hz: float = parameter(
         50.0,
@@ -363,6 +380,12 @@ class Parameters:
     def robot_names(self) -> tuple[str, ...]:
         """Return the name of each robot; ``('',)`` for one robot without a name."""
         return self.robots or ('',)
+
+    @property
+    def workspaces(self) -> list[str]:
+        """Return the text of each robot's box, in the order of ``robot_names``."""
+        boxes = [box.strip() for box in self.workspace_m.split(';')]
+        return boxes * len(self.robot_names) if len(boxes) == 1 else boxes
 
     @property
     def frame_ids(self) -> list[str]:

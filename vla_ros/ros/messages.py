@@ -155,12 +155,17 @@ def _percentiles(window: LatencyWindow) -> VlaPercentiles:
     return VlaPercentiles(**dataclasses.asdict(window.percentiles()))
 
 
-def motion_message(parameters: Parameters, cause: Cause | None = None) -> VlaMotion:
+def motion_message(
+    parameters: Parameters, cause: Cause | None = None, limited: str = ''
+) -> VlaMotion:
     """Return the motion.
 
     :param cause: why the last action moved nothing; None if it did, or should not.
+    :param limited: what shortened the last motion, apart from speeds; empty if nothing did.
     """
-    message = VlaMotion(mode=parameters.motion, chunk_timing=parameters.chunk_timing)
+    message = VlaMotion(
+        mode=parameters.motion, chunk_timing=parameters.chunk_timing, limited=limited
+    )
     if cause is not None:
         message.reason, message.message = cause.reason, cause.message
     return message
@@ -183,7 +188,7 @@ def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
     values['draft_acceptance'] = f'{counters.accepted / max(1, counters.drafted):.3f}'
     values['image_to_action_p95_s'] = f'{latencies.image_to_action.p95_s:.4f}'
     values['inference_p95_s'] = f'{latencies.inference.p95_s:.4f}'
-    values['motion'] = status.motion.message
+    values['motion'] = status.motion.message or status.motion.limited
     level = _LEVELS.get(State(status.state), DiagnosticStatus.WARN)
     if status.motion.message and level == DiagnosticStatus.OK:
         level = DiagnosticStatus.WARN

@@ -7,6 +7,7 @@ hold stops the robot immediately.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from geometry_msgs.msg import TwistStamped, Vector3
 from rclpy.clock import Clock, ClockType
@@ -15,12 +16,13 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import Motion, Twist
-from vla_ros.parameters.check import motion_limits
+from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory, Twist
+from vla_ros.parameters.check import motion_limits, workspace
 from vla_ros.reasons import Cause
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.output import Admitted, Output, OutputSetup
+from vla_ros.ros.pose_input import PoseInput
 
 _ZERO_S = 0.2  # zero is repeated before the silence: one message may get lost
 _STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
@@ -38,7 +40,11 @@ class MotionOutput(Output):
     def __init__(self, setup: OutputSetup) -> None:
         """Create the publishers and the timer."""
         node, parameters, prefix = setup.node, setup.parameters, setup.prefix
-        self.motion = Motion(setup.contracts, motion_limits(parameters), parameters.unnorm_key)
+        self._guide = guide = _guide(setup)
+        self.motion = Motion(
+            setup.contracts, motion_limits(parameters), parameters.unnorm_key, guide
+        )
+        self._first_camera = setup.first_camera
         self._node = node
         self._clock = clock = setup.shared.clock
         self._frame_id = setup.frame_id
@@ -55,7 +61,12 @@ class MotionOutput(Output):
         )
         self._grippers = node.create_publisher(Float64, f'{prefix}gripper', 1)
         self.topics = (self._twists.topic_name,)
-        self.counters = (self.motion.counters,)
+        self.counters: tuple[Any, ...] = (self.motion.counters,)
+        self._pose_inputs: list[PoseInput] = []  # one at most
+        if guide is not None:
+            self.counters += (guide.poses.counters,)
+            pose_input = PoseInput(node, clock, prefix, guide.poses, self._interrupt)
+            self._pose_inputs.append(pose_input)
         self._timer = node.create_timer(
             self._period_s,
             self._on_timer,
@@ -82,6 +93,9 @@ class MotionOutput(Output):
             admitted.description.action_space,
             admitted.description.period_s,
             due_s=start_s - (published.node_ns - admitted.due_ns) / 1e9,
+            capture=Capture(
+                admitted.result.observation.stamps_ns[self._first_camera], published.node_ns
+            ),
         )
         if not moves:
             self.hold()
@@ -95,6 +109,16 @@ class MotionOutput(Output):
         self.motion.stop()
         if moved and self._node.context.ok():
             self._tick()
+
+    @property
+    def limited(self) -> str:
+        """The workspace, if the last motion would have left it."""
+        return 'workspace_m' if self.motion.leaves_workspace else ''
+
+    def forget_stamps(self) -> None:
+        """Forget the poses."""
+        if self._guide is not None:
+            self._guide.poses.forget()
 
     def forget(self) -> None:
         """Stop, and forget the state of the gripper."""
@@ -118,6 +142,8 @@ class MotionOutput(Output):
     def close(self, flush_s: float) -> None:
         """Destroy timer and publishers, once all listeners have the last twist."""
         self._node.destroy_timer(self._timer)
+        for pose_input in self._pose_inputs:
+            pose_input.close()
         if self._node.context.ok():
             self._twists.wait_for_all_acked(Duration(seconds=flush_s))
         self._node.destroy_publisher(self._twists)
@@ -146,6 +172,8 @@ class MotionOutput(Output):
         if self._simulated:
             self._stop_at_standstill(now)
         now_s = self._motion_s(now)
+        if not self.motion.is_over(now_s) and (lost := self.motion.why_lost(now.node_ns)):
+            self.motion.interrupt(lost)
         message = TwistStamped()
         message.header.stamp = to_time(now.node_ns)
         message.header.frame_id = self._frame_id
@@ -157,6 +185,12 @@ class MotionOutput(Output):
             self._tell_gripper()
         self._sent_s = now.monotonic_s
         self._zeros_left -= self.motion.is_over(now_s)
+
+    def _interrupt(self, cause: Cause) -> None:
+        """Stop the motion that the tool's pose no longer supports."""
+        if not self.motion.is_over(self._motion_s(self._clock.now())):
+            self.motion.interrupt(cause)
+            self.hold()
 
     def _tell_gripper(self) -> None:
         if self.motion.gripper is not None:
@@ -177,6 +211,18 @@ class MotionOutput(Output):
             self._ticked_ns, self._advanced_s = now.node_ns, now.monotonic_s
         elif now.monotonic_s - self._advanced_s > _STANDSTILL_S:
             self.motion.stop()  # by that clock no motion would ever end
+
+
+def _guide(setup: OutputSetup) -> Guide | None:
+    """Return what the motions must know of the tool; None if they need no pose."""
+    parameters = setup.parameters
+    from_image = parameters.chunk_timing == 'from_pose'
+    numbers = workspace(setup.workspace)
+    if not from_image and not numbers:
+        return None
+    span_s = parameters.max_action_age_s + 2 * parameters.max_pose_age_s
+    poses = PoseHistory(span_s, parameters.max_pose_age_s)
+    return Guide(poses, setup.frame_id, from_image, Box.of(numbers) if numbers else None)
 
 
 def _vectors(twist: Twist) -> list[Vector3]:

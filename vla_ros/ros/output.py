@@ -53,6 +53,8 @@ class OutputSetup:
     :param prefix: prefix of the topics' names.
     :param frame_id: the robot's own name of the frame of its actions.
     :param contracts: by unnorm_key.
+    :param workspace: the robot's own box of ``workspace_m``.
+    :param first_camera: name of the policy's first camera.
     """
 
     node: LifecycleNode
@@ -61,6 +63,8 @@ class OutputSetup:
     frame_id: str
     parameters: Parameters
     contracts: Mapping[str, Contract]
+    workspace: str
+    first_camera: str
 
 
 class Output(ABC):
@@ -89,6 +93,15 @@ class Output(ABC):
     def forget(self) -> None:
         """Forget what is known of the robot: the operator may have moved it."""
         return
+
+    def forget_stamps(self) -> None:
+        """Forget what was stamped: the clock has jumped."""
+        return
+
+    @property
+    def limited(self) -> str:
+        """What shortened the last motion, apart from speeds; empty if nothing did."""
+        return ''
 
     def catch_up(self) -> None:
         """Send what is due, if other callbacks have delayed a timer."""

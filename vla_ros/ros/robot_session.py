@@ -93,7 +93,16 @@ class RobotSession:
         self.active = False
         frame_id = parameters.frame_ids[parts.source]
         self._outputs = make_outputs(
-            OutputSetup(node, shared, parts.prefix, frame_id, parameters, policy.contracts)
+            OutputSetup(
+                node,
+                shared,
+                parts.prefix,
+                frame_id,
+                parameters,
+                policy.contracts,
+                parameters.workspaces[parts.source],
+                policy.spec.cameras[0],
+            )
         )
         self._output_counters = [group for output in self._outputs for group in output.counters]
         self._is_off = bool(self.why_off())
@@ -203,6 +212,8 @@ class RobotSession:
         """Drop observations and inferences that clock, cameras or instruction no longer support."""
         if clock_jumped:
             self.observations.forget_stamps()
+            for output in self._outputs:
+                output.forget_stamps()
         self._parts.instructions.expire(self._params.max_instruction_age_s)
         cause = clock_fault or self.observations.why_none()
         watched, self._watched = self._watched, cause
@@ -266,6 +277,7 @@ class RobotSession:
         """Return the counters and latencies now."""
         slot = self._policy.worker.statistics(self._parts.source)
         cause = next((output.cause for output in self._outputs if output.cause), None)
+        limited = next((output.limited for output in self._outputs if output.limited), '')
         return SessionReport(
             (
                 *self.observations.counters,
@@ -276,7 +288,7 @@ class RobotSession:
             ),
             in_flight=slot.taken - self._gate.counters.total,
             latencies=latencies_message(self._gate),
-            motion=motion_message(self._params, cause),
+            motion=motion_message(self._params, cause, limited),
         )
 
 
