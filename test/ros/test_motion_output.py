@@ -421,7 +421,7 @@ def test_from_the_pose_what_was_done_since_the_image_is_taken_off() -> None:
     arm.poses(2.0)
     assert arm.position[0] == pytest.approx(0.1, abs=2e-3)
     assert arm.output.motion.counters.rows_skipped == 2
-    assert arm.grippers == [1] * 6
+    assert arm.grippers == [1] * 5
 
 
 def test_from_the_pose_a_late_chunk_is_right_for_an_arm_that_waited() -> None:
