@@ -14,7 +14,9 @@ from vla_ros.cli.eval import main
 from vla_ros.client import ReceivedAction
 from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.evaluation.closed_loop import closed_loop, settled_status
-from vla_ros.evaluation.play import FreeRun, Pace, play
+from vla_ros.evaluation.pace import Pace
+from vla_ros.evaluation.play import play
+from vla_ros.evaluation.running import FreeRun
 from vla_ros.reasons import Reason, State
 from vla_ros.scheduling.accounts import unaccounted
 from vla_ros.scripted.policy import spec_of
@@ -31,7 +33,7 @@ PARAMETERS = {
     'state_timeout_s': '1.0',
     'sync_tolerance_s': '0.001',  # parts that are apart never fit by chance
 }
-PACE = Pace(free=True, rate_hz=10.0)
+PACE = Pace('free', rate_hz=10.0)
 TICKS = 8  # of the cameras, in which an arm that is not held would move
 
 

@@ -125,8 +125,8 @@ def test_the_clock_can_be_the_simulations(evaluate: Callable[..., Told]) -> None
     ('arguments', 'why'),
     [
         (('--pace', 'free', '--sim-time'), '--sim-time goes with --pace step only'),
-        (('--added-latency', '0.1'), '--added-latency and --deltas-from need --pace free'),
-        (('--pace', 'fast'), "'fast' is not allowed; allowed: step, free"),
+        (('--added-latency', '0.1'), '--added-latency and --deltas-from need --pace free or world'),
+        (('--pace', 'fast'), "'fast' is not allowed; allowed: step, free, world"),
         (('--quantization', 'none,int5'), "'int5' is not allowed; allowed: none, int8, int4"),
         (('--world', 'libero_10'), '--world libero_10 needs --model'),
         (('--world', 'moon'), "invalid choice: 'moon'"),

@@ -125,6 +125,7 @@ def test_the_json_of_a_condition_is_flat() -> None:
     assert condition.as_json() == {
         **{'model': 'models/blocks', 'device': 'cpu', 'dtype': 'float32', 'quantization': 'none'},
         **{'pace': 'free', 'added_latency_s': 0.2, 'control': 'none', 'deltas_from': 'image'},
+        'motion': 'action',
     }
     assert Condition.from_json({'name': 'more', **condition.as_json()}) == condition
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vla_ros.client import Answer, ReceivedAction
 from vla_ros.evaluation.episode import EvaluationError
-from vla_ros.evaluation.play import Pace, play
+from vla_ros.evaluation.pace import Pace
+from vla_ros.evaluation.play import play
 from vla_ros.graph.stamps import to_duration, to_time
 from vla_ros.motion.contract import load_contracts
 from vla_ros.reasons import Reason, State
@@ -28,6 +29,7 @@ def received(
     due = to_time(round(1e9 * (due_s or arrived_s)))
     actions = np.zeros((rows, 7))
     actions[:, 0] = first + np.arange(rows)
+    actions[:, 6] = 1.0  # open, as at the start
     message = SimpleNamespace(due=due, period=NO_PERIOD)
     return ReceivedAction(message, actions, stamp_ns, arrived_s)
 
@@ -81,8 +83,14 @@ class FakeWorld:
     def moved(self, pose: float, action: NDArray[np.float64]) -> float:
         return pose + float(action[0])
 
+    def apart(self, one: float, other: float) -> float:
+        return abs(one - other)
+
     def advance(self, seconds: float) -> None:
         self.time_s += seconds
+
+    def drive(self, twist: NDArray[np.float64], gripper_open: bool, seconds: float) -> None:
+        self.advance(seconds)
 
 
 class FakeRobot:
@@ -167,7 +175,7 @@ def test_an_action_is_never_felt_sooner_than_it_came(
     or by what the arm has to do before."""
     robot = FakeRobot(latency_s)
     world = FakeWorld(robot.clock)
-    episode, _ = played(robot, world, Pace(True, rate_hz, added_s, 'image', 6.0))
+    episode, _ = played(robot, world, Pace('free', rate_hz, added_s, 'image', 6.0))
     assert episode.steps == len(world.began) > 3
     felt_s = np.array([began_s - captured_s for began_s, captured_s in world.began])
     total_s = latency_s + added_s
@@ -181,7 +189,7 @@ def test_an_action_is_never_felt_sooner_than_it_came(
 
 def test_pictures_come_late_with_the_stamp_of_their_capture() -> None:
     robot = FakeRobot(0.01)
-    played(robot, FakeWorld(robot.clock), Pace(True, 30.0, 0.2, 'now', 2.0))
+    played(robot, FakeWorld(robot.clock), Pace('free', 30.0, 0.2, 'now', 2.0))
     late_s = [at_s - stamp_ns / 1e9 for at_s, stamp_ns in robot.shown]
     assert late_s == pytest.approx([0.2] * len(late_s), abs=1e-6)
 
@@ -189,7 +197,7 @@ def test_pictures_come_late_with_the_stamp_of_their_capture() -> None:
 def test_the_arm_finishes_what_it_does_and_takes_each_action_once() -> None:
     robot = FakeRobot(0.01)
     world = FakeWorld(robot.clock)
-    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
     began_s = [at_s for at_s, _ in world.began]
     assert np.diff(began_s) == pytest.approx(world.contract.period_s)
     assert {start for _, start in world.began} == {None}  # from where the arm is
@@ -199,7 +207,7 @@ def test_a_slow_simulation_skips_pictures_and_not_time() -> None:
     robot = FakeRobot(0.01)
     world = FakeWorld(robot.clock, looking_s=0.08)
     started_s = robot.clock.s
-    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    episode, _ = played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
     assert world.time_s == pytest.approx(episode.duration_s)
     assert robot.clock.s - started_s == pytest.approx(episode.duration_s, abs=0.2)
     assert episode.skipped > 50
@@ -210,7 +218,7 @@ def test_actions_to_pictures_of_somebody_else_are_not_done() -> None:
     robot = FakeRobot(None)
     robot.newest = received(123, 0.0)
     world = FakeWorld(robot.clock)
-    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=20.0))
+    episode, _ = played(robot, world, Pace('free', 30.0, time_limit_s=20.0))
     assert (episode.steps, episode.success, world.began) == (0, False, [])
 
 
@@ -238,7 +246,7 @@ def test_a_world_that_waits_can_not_run_freely() -> None:
         contract=FakeWorld.contract, max_steps=1, reset=lambda seed, instruction: None
     )
     with pytest.raises(EvaluationError, match='only in step'):
-        played(robot, world, Pace(free=True))  # type: ignore[arg-type]
+        played(robot, world, Pace('free'))  # type: ignore[arg-type]
 
 
 # -- chunks ----------------------------------------------------------------------------------------
@@ -272,7 +280,7 @@ def only_first(number: int, *when: Any) -> ReceivedAction | None:
 def test_free_running_each_row_begins_when_it_is_due() -> None:
     robot = FakeRobot(0.01, only_first)
     world = FakeWorld(robot.clock)
-    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    episode, _ = played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
     assert world.rows == list(range(8)) and episode.steps == 8
     began_s = [at_s for at_s, _ in world.began]
     assert np.diff(began_s) == pytest.approx(world.contract.period_s, abs=1 / 30 + 1e-6)
@@ -285,7 +293,7 @@ def test_free_running_no_row_begins_before_it_is_due() -> None:
         lambda number, *when: received(*when, 8, 0.0, when[1] + 1.0) if number == 1 else None,
     )
     world = FakeWorld(robot.clock)
-    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
     assert world.rows == list(range(8))
     assert world.began[0][0] == pytest.approx(1.01, abs=2 / 30)
 
@@ -300,7 +308,7 @@ def test_free_running_rows_that_are_over_are_skipped() -> None:
             ),
         )
         world = FakeWorld(robot.clock)
-        played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+        played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
         assert world.rows == executed
 
 
@@ -310,7 +318,7 @@ def test_free_running_a_newer_chunk_replaces_the_rest() -> None:
 
     robot = FakeRobot(0.01, answer)
     world = FakeWorld(robot.clock)
-    episode, _ = played(robot, world, Pace(True, 30.0, time_limit_s=2.0))
+    episode, _ = played(robot, world, Pace('free', 30.0, time_limit_s=2.0))
     chunks = [row // 100 for row in world.rows]
     assert chunks == sorted(chunks) and set(chunks) == {1, 17, 33, 49}
     for chunk in set(chunks):
@@ -330,13 +338,13 @@ def test_free_running_a_hold_ends_the_chunk() -> None:
             robot.latest.state = State.HOLDING
 
     world.begin = begin_and_hold  # type: ignore[method-assign]
-    played(robot, world, Pace(True, 30.0, time_limit_s=4.0))
+    played(robot, world, Pace('free', 30.0, time_limit_s=4.0))
     assert world.rows == [0, 1, 2]
 
 
 def test_a_row_of_deltas_from_the_image_starts_where_the_rows_before_end() -> None:
     robot = FakeRobot(0.01, only_first)
     world = FakeWorld(robot.clock)
-    played(robot, world, Pace(True, 30.0, 0.0, 'image', time_limit_s=4.0))
+    played(robot, world, Pace('free', 30.0, 0.0, 'image', time_limit_s=4.0))
     starts = [start for _, start in world.began]
     assert starts == [sum(range(row)) for row in range(8)]  # the image was captured at 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import assignment, count, list_of, one_of, positive, seconds, whole
 from vla_ros.console import complain, interrupting
-from vla_ros.evaluation.play import DELTAS, Pace
+from vla_ros.evaluation.pace import DELTAS, MOTIONS, Pace
 from vla_ros.evaluation.run import FILMED, Setup, run
 from vla_ros.evaluation.summary import CONTROLS, PACES
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
@@ -33,12 +33,13 @@ _OWN_OPTIONS = {
 _LISTS: dict[str, tuple[tuple[str, ...], str]] = {
     '--dtype': (('auto', *DTYPES), 'type of the weights and activations'),
     '--quantization': (QUANTIZATIONS, 'weights of 8 or 4 bits'),
-    '--pace': (tuple(PACES), 'whether the world waits for each action'),
+    '--pace': (tuple(PACES), 'whether the world waits for each action; world: in its own time'),
     '--control': (tuple(CONTROLS), 'change of the instruction or the images'),
     '--deltas-from': (
         DELTAS,
-        "free: start of a displacement: the tool's pose now, or when the image was captured",
+        "free, world: start of a displacement: the tool's pose now, or when the image was captured",
     ),
+    '--motion': (MOTIONS, "world: what moves the arm: the actions, or the node's twists"),
 }
 
 
@@ -63,10 +64,12 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
     """Exit with 2 if options contradict each other."""
     if 'free' in options.pace and options.sim_time:
         parser.error('--sim-time goes with --pace step only: free-running, time is real')
+    if 'twist' in options.motion and options.pace != ['world']:
+        parser.error('--motion twist needs --pace world')
     if options.pace == ['step'] and (
         options.added_latency != [0.0] or options.deltas_from != ['now']
     ):
-        parser.error('--added-latency and --deltas-from need --pace free: in step, the world waits')
+        parser.error('--added-latency and --deltas-from need --pace free or world')
     if options.world != 'blocks' and not options.model:
         parser.error(f'--world {options.world} needs --model: the shipped one is for blocks')
     if own := sorted({name for name, _ in options.parameter} & set(_OWN_OPTIONS)):
@@ -93,11 +96,17 @@ def _setup(options: argparse.Namespace, command: str) -> Setup:
 
 def _paces(options: argparse.Namespace) -> list[Pace]:
     step = Pace(time_limit_s=options.time_limit, rows=options.rows)
-    free = [
-        replace(step, free=True, rate_hz=options.rate, added_latency_s=late_s, deltas_from=start)
-        for start, late_s in itertools.product(options.deltas_from, options.added_latency)
+    moving = [
+        replace(step, motion=how, rate_hz=options.rate, added_latency_s=late_s, deltas_from=start)
+        for how, start, late_s in itertools.product(
+            options.motion, options.deltas_from, options.added_latency
+        )
     ]
-    return [one for pace in options.pace for one in ([step] if pace == 'step' else free)]
+    return [
+        replace(one, kind=kind)
+        for kind in options.pace
+        for one in ([step] if kind == 'step' else moving)
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     add('--rows', type=count, help='rows of each chunk to execute (default: all)')
     add('--sim-time', action='store_true', help="use the world's clock as the robot's")
     _add_lists(parser)
-    add('--rate', type=positive, default=30.0, help='free: camera rate, Hz (default: %(default)s)')
+    add(
+        '--rate',
+        type=positive,
+        default=30.0,
+        help='free, world: camera rate, Hz (default: %(default)s)',
+    )
     add(
         '-p',
         dest='parameter',
@@ -152,7 +166,7 @@ def _add_lists(parser: argparse.ArgumentParser) -> None:
         metavar='LIST',
         type=list_of(seconds),
         default='0',
-        help='free: delay of the images, seconds (default: %(default)s)',
+        help='free, world: delay of the images, seconds (default: %(default)s)',
     )
     parser.add_argument(
         '--device',

@@ -28,7 +28,7 @@ def _run(given: list[str], stopped: EndRequest) -> int:
 
     from vla_ros.client.processes import clean_shared_memory
     from vla_ros.evaluation.alone import run_alone
-    from vla_ros.evaluation.play import DELTAS, Pace
+    from vla_ros.evaluation.pace import DELTAS, Pace
     from vla_ros.simulation import BlocksWorld
     from vla_ros.types import PolicyError
 
@@ -46,7 +46,7 @@ def _run(given: list[str], stopped: EndRequest) -> int:
         '(default: %(default)s)',
     )
     options = parser.parse_args(remove_ros_args(given)[1:])
-    pace = Pace(free=True, rate_hz=options.rate, deltas_from=options.deltas_from)
+    pace = Pace('free', rate_hz=options.rate, deltas_from=options.deltas_from)
     try:
         clean_shared_memory()
         # No handlers of rclpy, which would end its context in the middle of publishing.

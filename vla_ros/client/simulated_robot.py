@@ -7,15 +7,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Float64
 
 from vla_ros.client.robot_side import RobotSide
 from vla_ros.client.vla_client import REPEAT_S
-from vla_ros.graph.stamps import to_time
+from vla_ros.graph.stamps import from_time, to_time
+from vla_ros.simulation.arm import quaternion
 from vla_ros.types import ONE_CAMERA, Observation, PolicySpec
 
+_TWISTS_WAITING = 10
 _LEAST_SPINS = 3  # so that a robot that is late still handles an action and a status
 
 
@@ -42,6 +47,10 @@ class SimulatedRobot(RobotSide):
             _ = self._states  # made now, so that the node knows it before the first state
         self._cleanup.callback(node.destroy_node)
         self.black = False
+        self._poses: Publisher | None = None
+        self._twist = TwistStamped()
+        self.gripper_is_open = True
+        self.zeros = 0  # twists of zero in a row
 
     def now_ns(self) -> int:
         """Return the time of the robot's clock, nanoseconds."""
@@ -74,6 +83,58 @@ class SimulatedRobot(RobotSide):
         :param stamp_ns: capture time by the robot's clock, nanoseconds.
         """
         self.show(seen.images, stamp_ns, seen.state)
+
+    # -- the node's motion -------------------------------------------------------------------------
+
+    def follow_twists(self) -> None:
+        """Listen to the node's twists and gripper from now on; publish the tool's pose."""
+        self.gripper_is_open, self.zeros = True, 0
+        if self._poses is not None:
+            return
+        node = self.node
+        self._poses = node.create_publisher(PoseStamped, self.topic('ee_pose'), 10)
+        node.create_subscription(
+            TwistStamped, self.topic('twist'), self._keep_twist, _TWISTS_WAITING
+        )
+        node.create_subscription(Float64, self.topic('gripper'), self._keep_gripper, 10)
+
+    def tell_pose(self, pose: Any) -> None:
+        """Publish the current pose of the tool.
+
+        :param pose: with a position, float64 [3], and a rotation, float64 [3, 3].
+        """
+        if self._poses is None:
+            return
+        message = PoseStamped()
+        message.header.stamp = to_time(self.now_ns())
+        place, turn = message.pose.position, message.pose.orientation
+        place.x, place.y, place.z = pose.position.tolist()
+        turn.x, turn.y, turn.z, turn.w = quaternion(pose.rotation).tolist()
+        self._poses.publish(message)
+
+    def twist_of(self, timeout_s: float) -> NDArray[np.float64] | None:
+        """Return the node's twist of this moment, float64 [6]; None if none comes in time."""
+        self.spin_once(0.0)
+        if not self.wait_until(self._has_twist, timeout_s):
+            return None
+        linear, angular = self._twist.twist.linear, self._twist.twist.angular
+        return np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+
+    def _has_twist(self) -> bool:
+        return from_time(self._twist.header.stamp) >= self.now_ns()
+
+    def _keep_twist(self, message: TwistStamped) -> None:
+        with self.changed:
+            self._twist = message
+            parts = (message.twist.linear, message.twist.angular)
+            is_zero = not any(value for one in parts for value in (one.x, one.y, one.z))
+            self.zeros = self.zeros + 1 if is_zero else 0
+            self._wake()
+
+    def _keep_gripper(self, message: Float64) -> None:
+        with self.changed:
+            self.gripper_is_open = message.data > 0.5
+            self._wake()
 
 
 class SimulatedTimeRobot(SimulatedRobot):

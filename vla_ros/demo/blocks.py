@@ -16,7 +16,8 @@ from vla_ros.demo.photographs import NAMESPACE, write_view
 from vla_ros.evaluation.closed_loop import blocks_model, closed_loop, settled_status
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
-from vla_ros.evaluation.play import Pace, main_image, play
+from vla_ros.evaluation.pace import Pace
+from vla_ros.evaluation.play import main_image, play
 from vla_ros.evaluation.window import Window, open_window
 from vla_ros.msg import VlaStatus
 from vla_ros.simulation import BlocksWorld

@@ -7,7 +7,9 @@ from std_srvs.srv import Trigger
 from vla_ros.client.simulated_robot import SimulatedRobot
 from vla_ros.console import EndRequest
 from vla_ros.evaluation.closed_loop import blocks_model, end_in_error
-from vla_ros.evaluation.play import FreeRun, Pace, main_image
+from vla_ros.evaluation.pace import Pace
+from vla_ros.evaluation.play import main_image
+from vla_ros.evaluation.running import FreeRun
 from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld
 

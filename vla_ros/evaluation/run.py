@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from vla_ros.console import say
 from vla_ros.evaluation.closed_loop import blocks_model, closed_loop, settled_status
 from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
-from vla_ros.evaluation.play import Pace, main_image, play
+from vla_ros.evaluation.pace import Pace
+from vla_ros.evaluation.play import main_image, play
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
@@ -38,6 +39,8 @@ from vla_ros.types import Observation, PolicyError, PolicySpec
 
 FILMED = 6  # episodes, at most
 
+# Parameters of a node whose twists start from where the tool was in the image.
+FROM_POSE = {'chunk_timing': 'from_pose'}
 _STDERR = 2  # standard output is for the report
 _COMPARED = 300  # maximum number of observations
 
@@ -83,8 +86,9 @@ def run(setup: Setup) -> None:
         if file is not None:
             file.touch()  # so that an error comes before anything is played
     with make_world(setup.world) as world:
-        if any(pace.free for pace in setup.paces) and not isinstance(world, FreeWorld):
-            raise PolicyError(f'the world {setup.world} cannot run freely', 'take --pace step')
+        runs = any(pace.kind != 'step' for pace in setup.paces)
+        if runs and not isinstance(world, FreeWorld):
+            raise PolicyError(f'the world {setup.world} only runs in step', 'take --pace step')
         evaluation = Evaluation(world, setup)
         try:
             evaluation.run()
@@ -115,6 +119,31 @@ def _report(evaluation: Evaluation, setup: Setup) -> None:
     if setup.sheet:
         evaluation.film.write_contact_sheet(setup.sheet)
     print(f'\n{json.dumps(report)}')
+
+
+class _Node(NamedTuple):
+    """What a node must be started with.
+
+    :param simulated_time: whether its clock is the world's.
+    :param parameters: names and values.
+    """
+
+    simulated_time: bool
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+def _nodes(setup: Setup) -> dict[_Node, list[Pace]]:
+    """Return the paces of each node, in their order."""
+    nodes: dict[_Node, list[Pace]] = {}
+    for pace in setup.paces:
+        parameters: dict[str, str] = {}
+        if pace.motion == 'twist':
+            parameters |= {'motion': 'twist', 'frame_id': 'base'}
+            parameters |= FROM_POSE if pace.deltas_from == 'image' else {}
+        simulated_time = pace.kind == 'world' or (pace.kind == 'step' and setup.simulated_time)
+        node = _Node(simulated_time, tuple(parameters.items()))
+        nodes.setdefault(node, []).append(pace)
+    return nodes
 
 
 class Evaluation:
@@ -151,26 +180,29 @@ class Evaluation:
         for request in placements:
             placement = {name: getattr(request, name) for name in self._setup.placements}
             parameters, before = {**self._parameters, **placement}, len(self.outcomes)
-            self._play_with_one_node(parameters)
+            for node, paces in _nodes(self._setup).items():
+                self._play_with_one_node(node, {**parameters, **dict(node.parameters)}, paces)
             if len(placements) > 1:
                 shared = self._agreement(parameters)
                 self.outcomes[before:] = [
                     replace(outcome, agreement=shared) for outcome in self.outcomes[before:]
                 ]
 
-    def _play_with_one_node(self, parameters: Mapping[str, str]) -> None:
-        """Play all conditions of one loaded policy."""
+    def _play_with_one_node(
+        self, node: _Node, parameters: Mapping[str, str], paces: Sequence[Pace]
+    ) -> None:
+        """Play some paces of one loaded policy, with all controls."""
         setup = self._setup
-        node = closed_loop(
+        loop = closed_loop(
             f'/vla_eval_{os.getpid()}',  # a namespace in which no robot listens
             parameters,
             say,
-            setup.simulated_time,
+            node.simulated_time,
             self._spec,
             stdout=_STDERR,
         )
-        with node as robot:
-            for control, pace in itertools.product(setup.controls, setup.paces):
+        with loop as robot:
+            for control, pace in itertools.product(setup.controls, paces):
                 condition = _condition(self.model, robot.latest, control, pace)
                 say(str(condition))
                 before = settled_status(robot).counters
@@ -253,8 +285,9 @@ def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condi
             dtype=policy.dtype,
             quantization=policy.quantization,
         ),
-        pace='free' if pace.free else 'step',
+        pace=pace.kind,
         added_latency_s=pace.added_latency_s,
         control=control,
         deltas_from=pace.deltas_from,
+        motion=pace.motion,
     )

@@ -13,7 +13,7 @@ from vla_ros.policy_request import PolicyRequest
 
 _Z = 1.959964  # standard deviations around the mean with 95 % of a normal distribution
 # Names of paces and of controls, with their texts in reports.
-PACES = {'step': 'in step', 'free': 'free-running'}
+PACES = {'step': 'in step', 'free': 'free-running', 'world': 'in world time'}
 _OF_POLICY = ('model', 'device', 'dtype', 'quantization')
 CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black image'}
 
@@ -23,12 +23,14 @@ class Condition:
     """One way to run a policy and a world. No field is ``auto``.
 
     :param policy: the request, resolved.
-    :param pace: ``step`` (the world waits for each action) or ``free`` (it does not).
+    :param pace: ``step`` (the world waits for each action), ``free`` (it does not) or ``world`` (an
+        inference takes ``added_latency_s`` of the world's time).
     :param added_latency_s: additional time from capture to sending of an image [s].
     :param control: change of the policy's input, which must lower the success rate: ``none``,
         ``swapped`` (another instruction) or ``black`` (black images).
     :param deltas_from: start of a displacement: the tool's pose ``now``, or when the ``image`` was
         captured.
+    :param motion: what moves the arm: ``action`` or ``twist``.
     """
 
     policy: PolicyRequest
@@ -36,6 +38,7 @@ class Condition:
     added_latency_s: float = 0.0
     control: str = 'none'
     deltas_from: str = 'now'
+    motion: str = 'action'
 
     def __str__(self) -> str:
         policy = self.policy
@@ -43,6 +46,7 @@ class Condition:
         words += [policy.quantization] if policy.quantization != 'none' else []
         parts = [' '.join(words), PACES[self.pace]]
         parts += [f'+{1e3 * self.added_latency_s:.0f} ms'] if self.added_latency_s else []
+        parts += ['twists'] if self.motion == 'twist' else []
         parts += ['deltas from the image'] if self.deltas_from == 'image' else []
         parts += [CONTROLS[self.control]] if self.control != 'none' else []
         return ', '.join(parts)

@@ -25,7 +25,7 @@ _POSTURE_GAIN = 0.05  # gain of the pull towards HOME, in the null space of the 
 
 @dataclass
 class _Path:
-    """A minimum-jerk path of the joints.
+    """A path of the joints: with minimum jerk from rest to rest, or at a steady speed.
 
     :param start: float64 [7], radians.
     :param way: float64 [7], radians from ``start`` to the end.
@@ -35,6 +35,16 @@ class _Path:
     way: NDArray[np.float64]
     duration_s: float
     elapsed_s: float = 0.0
+    is_steady: bool = False
+
+    def now(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the place, speed and acceleration of the joints: float64 [7] each."""
+        s = min(self.elapsed_s / self.duration_s, 1.0)
+        if self.is_steady:
+            return self.start + self.way * s, self.way * (s < 1.0) / self.duration_s, 0.0 * self.way
+        place = self.start + self.way * s**3 * (10 - 15 * s + 6 * s**2)
+        speed = self.way * 30 * s**2 * (1 - s) ** 2 / self.duration_s
+        return place, speed, self.way * 60 * s * (1 - s) * (1 - 2 * s) / self.duration_s**2
 
 
 class Arm:
@@ -93,6 +103,23 @@ class Arm:
         start = np.array(self._data.qpos[self._qpos])
         goal = self._solve(start, self.position + translation, rotation(turn) @ self.rotation)
         self._path = _Path(start, goal - start, _PATH_SHARE * period_s)
+        self._move_fingers(gripper_open)
+
+    def lead(
+        self,
+        position: NDArray[np.float64],
+        rotation: NDArray[np.float64],
+        gripper_open: bool,
+        duration_s: float,
+    ) -> None:
+        """Start moving the tool to a pose at a steady speed, from where the last path leads."""
+        path = self._path
+        start = path.start + path.way if path.is_steady else np.array(self._data.qpos[self._qpos])
+        way = self._solve(start, position, rotation) - start
+        self._path = _Path(start, way, duration_s, is_steady=True)
+        self._move_fingers(gripper_open)
+
+    def _move_fingers(self, gripper_open: bool) -> None:
         travel = FINGER_TRAVEL_M if gripper_open else 0.0
         self._data.ctrl[self._finger_motors] = travel, -travel
 
@@ -105,10 +132,7 @@ class Arm:
     def _track(self, path: _Path) -> None:
         """Simulate one tick of computed torque towards the current place on the path."""
         mujoco, data = self._mujoco, self._data
-        s = min(path.elapsed_s / path.duration_s, 1.0)
-        place = path.start + path.way * s**3 * (10 - 15 * s + 6 * s**2)
-        speed = path.way * 30 * s**2 * (1 - s) ** 2 / path.duration_s
-        acceleration = path.way * 60 * s * (1 - s) * (1 - 2 * s) / path.duration_s**2
+        place, speed, acceleration = path.now()
         acceleration += _STIFFNESS * (place - data.qpos[self._qpos])
         acceleration += _DAMPING * (speed - data.qvel[self._dofs])
         mujoco.mj_step1(self._model, data)
@@ -159,6 +183,25 @@ def rotation_vector(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     sine, cosine = float(np.linalg.norm(doubled)) / 2, (float(np.trace(matrix)) - 1) / 2
     scale = math.atan2(sine, cosine) / sine if sine > 1e-9 else 1.0
     return doubled * (scale / 2)
+
+
+def quaternion(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quaternion x, y, z, w of a rotation, whose largest part is positive: float64 [4].
+
+    It is an eigenvector of a matrix of the rotation's values (Bar-Itzhack 2000,
+    doi:10.2514/2.4654), so that no case needs a formula of its own.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = matrix
+    symmetric = np.array(
+        [
+            [a - e - i, b + d, c + g, h - f],
+            [b + d, e - a - i, f + h, c - g],
+            [c + g, f + h, i - a - e, d - b],
+            [h - f, c - g, d - b, a + e + i],
+        ]
+    )
+    vector: NDArray[np.float64] = np.linalg.eigh(symmetric)[1][:, -1]
+    return vector if vector[np.abs(vector).argmax()] > 0 else -vector
 
 
 def rotation(turn: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -46,6 +46,9 @@ CONTRACT = shipped_displacements('vla_ros_blocks')
 MAX_TRANSLATION_M = CONTRACT.max_linear_m_s * CONTRACT.period_s  # 0.05
 MAX_TURN_RAD = CONTRACT.max_angular_rad_s * CONTRACT.period_s  # 0.15
 
+_ASTRAY_M = 0.02  # maximum distance of the tool from where twists lead it
+_TURN_M_RAD = 0.1  # way that is as far as a turn of 1 rad
+
 # The world's cameras and those of the scene, whose second one is part of the robot's model.
 _CAMERAS = {'front': 'front', 'wrist': 'eye_in_hand'}
 SENSORS = Sensors(
@@ -113,6 +116,7 @@ class BlocksWorld(Closable):
         self._instruction: str | None = None
         self._selection = SENSORS.main_camera
         self._owed_s = 0.0  # time that has passed but is not simulated yet
+        self._led: Pose | None = None  # where the last twist leads; None: the last motion was none
         self._renderer = self._make_renderer()
         # At the latest when the process ends, and before MuJoCo ends OpenGL.
         atexit.register(self._renderer.close)
@@ -145,7 +149,7 @@ class BlocksWorld(Closable):
         :raises PolicyError: if there is no such instruction.
         """
         check_instruction(instruction, self.instructions)
-        self._instruction, self._owed_s = instruction, 0.0
+        self._instruction, self._owed_s, self._led = instruction, 0.0, None
         random = np.random.default_rng(seed)
         self._mujoco.mj_resetData(self._model, self._data)
         yaw = random.uniform(-_TOOL_YAW_RAD, _TOOL_YAW_RAD)
@@ -178,8 +182,9 @@ class BlocksWorld(Closable):
         :raises PolicyError: if it is not seven finite numbers, or no episode has begun.
         """
         if self._instruction is None:
-            raise PolicyError('no episode has begun; call reset first')
+            raise PolicyError('no episode has begun', 'call reset first')
         action = checked_action(action)
+        self._led = None
         translation, turn = action[:3], action[3:6]
         if start is not None:
             translation = start.position + translation - self._arm.position
@@ -190,6 +195,28 @@ class BlocksWorld(Closable):
             bool(action[6] > 0.5),
             CONTRACT.period_s,
         )
+
+    def drive(self, twist: NDArray[np.float64], gripper_open: bool, seconds: float) -> None:
+        """Move the tool with a velocity for a duration.
+
+        :param twist: float64 [6]: metres and radians per second along the base's axes.
+        :raises PolicyError: if no episode has begun.
+        """
+        if self._instruction is None:
+            raise PolicyError('no episode has begun', 'call reset first')
+        pose = self.pose
+        # A tool that cannot follow, at the end of its reach, does not go on later.
+        led = pose if self._led is None or self.apart(self._led, pose) > _ASTRAY_M else self._led
+        turn = rotation(twist[3:] * seconds)
+        self._led = Pose(led.position + twist[:3] * seconds, turn @ led.rotation)
+        self._arm.lead(self._led.position, self._led.rotation, gripper_open, seconds)
+        self.advance(seconds)
+
+    def apart(self, one: Pose, other: Pose) -> float:
+        """Return how far two poses are apart [m]; a turn counts as the way of the fingers."""
+        turn = rotation_vector(one.rotation @ other.rotation.T)
+        way = float(np.linalg.norm(one.position - other.position))
+        return way + _TURN_M_RAD * float(np.linalg.norm(turn))
 
     def moved(self, pose: Pose, action: NDArray[np.float64]) -> Pose:
         """Return the tool's pose at the end of an action that starts from a pose."""
@@ -212,7 +239,7 @@ class BlocksWorld(Closable):
         :raises PolicyError: if no episode has begun.
         """
         if self._instruction is None:
-            raise PolicyError('no episode has begun; call reset first')
+            raise PolicyError('no episode has begun', 'call reset first')
         images = {name: self._draw(camera) for name, camera in self._selection.cameras.items()}
         return Observation(
             images,

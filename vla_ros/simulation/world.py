@@ -157,8 +157,17 @@ class FreeWorld(World, Protocol):
     def moved(self, pose: Any, action: NDArray[np.float64]) -> Any:
         """Return the pose at the end of an action that starts from a pose."""
 
+    def apart(self, one: Any, other: Any) -> float:
+        """Return how far two poses are apart [m]; a turn counts, too."""
+
     def advance(self, seconds: float) -> None:
         """Simulate a duration. An arm that has completed its action rests."""
+
+    def drive(self, twist: NDArray[np.float64], gripper_open: bool, seconds: float) -> None:
+        """Move the tool with a velocity for a duration.
+
+        :param twist: float64 [6]: metres and radians per second along the base's axes.
+        """
 
 
 Closed = TypeVar('Closed', bound='Closable')
