@@ -18,7 +18,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     (
         ('image_transport:=raw', 'use_sim_time:=false'),
         {'twist', 'gripper'},
-        {'image/compressed', '/clock'},
+        {'image/compressed', '/clock', 'ee_pose'},
     ),
     (
         (
@@ -26,6 +26,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
             'use_sim_time:=true',
             'motion:=twist',
             'frame_id:=arm_base',
+            'chunk_timing:=from_pose',
         ),
         set(),
         {'image'},
