@@ -11,6 +11,8 @@ import torch
 
 from support.trainings import HEAD, PROJECTOR, STATE, VALUES, l1_head, projector
 
+LIMITS = {'min': -2.0, 'q01': -1.0, 'q99': 1.0, 'max': 2.0}
+
 
 @pytest.fixture
 def oft_tiny(tiny_checkpoint: Path, tmp_path: Path) -> Path:
@@ -18,8 +20,9 @@ def oft_tiny(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / 'oft'))
     torch.save(l1_head(), folder / HEAD)
     torch.save(projector(), folder / PROJECTOR)
-    bounds = {'q01': [-1.0] * VALUES, 'q99': [1.0] * VALUES, 'mask': [True] * 6 + [False]}
-    state = {'q01': [-2.0] * STATE, 'q99': [2.0] * STATE}
+    bounds = {name: [value] * VALUES for name, value in LIMITS.items()}
+    bounds['mask'] = [True] * 6 + [False]
+    state = {name: [2 * value] * STATE for name, value in LIMITS.items()}
     statistics = {'libero': {'action': bounds, 'proprio': state}}
     (folder / 'dataset_statistics.json').write_text(json.dumps(statistics))
     return folder

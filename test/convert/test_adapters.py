@@ -217,11 +217,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.fixture(scope='module')
+def adapter(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp('adapter') / 'base')
+    train(folder, r=4, lora_alpha=8)
+    return folder / 'lora_adapter'
+
+
 @pytest.mark.parametrize('name', MISTAKES)
 def test_what_is_not_this_formula_is_rejected(
-    name: str, base: Path, tmp_path: Path, capsys: Any
+    name: str, adapter: Path, base: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    train(base, r=4, lora_alpha=8)
+    shutil.copytree(adapter, base / 'lora_adapter')
     change, word = MISTAKES[name]
     change(base / 'lora_adapter')
     assert main([str(base), str(tmp_path / 'out'), '--adapter', 'merge']) == 1

@@ -24,9 +24,9 @@ from vla_ros.openvla import CheckpointError, OpenVLAPolicy, UnnormKeyError, hub
 from vla_ros.openvla.checkpoint import _check_finite
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.processor import PromptTokenizer
-from vla_ros.synthetic.checkpoint_writer import SHAPES
 from vla_ros.synthetic.own_folder import MARKER
 from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic.shapes import SHAPES
 from vla_ros.types import Progress
 
 HEAD = 'language_model.lm_head.weight'
@@ -510,4 +510,7 @@ def test_random_checkpoints_are_deterministic(tiny_checkpoint: Path, tmp_path: P
             continue  # it has dates
         assert (again / file.name).read_bytes() == file.read_bytes(), file.name
     assert (other / SHARD).read_bytes() != (tiny_checkpoint / SHARD).read_bytes()
-    assert SHAPES == ('tiny', 'blocks', 'openvla-7b', 'openvla-v01-7b')
+    assert (
+        *('tiny', 'blocks', 'openvla-7b', 'openvla-v01-7b'),
+        *('vla-adapter-pro', 'vla-adapter-pro-tiny', 'openvla-oft', 'openvla-oft-tiny'),
+    ) == SHAPES

@@ -33,8 +33,8 @@ from vla_ros.measure.statistics import recipe_text
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.pipeline.summary import PipelineError, pipeline_tables
 from vla_ros.policies import PolicyRequest, inspect
-from vla_ros.synthetic.checkpoint_writer import SHAPES
 from vla_ros.synthetic.random_model import cached_random_checkpoint, default_cache
+from vla_ros.synthetic.shapes import SHAPES
 from vla_ros.types import PolicyError
 
 

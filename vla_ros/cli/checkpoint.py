@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vla_ros.cli import exit_codes
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.synthetic.checkpoint_writer import SHAPES
 from vla_ros.synthetic.random_checkpoint import write_random_checkpoint
+from vla_ros.synthetic.shapes import SHAPES
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,8 +28,11 @@ from vla_ros.convert.source import Source, read_source
 from vla_ros.convert.weights import Weight, opened_weights, write_weights
 from vla_ros.files import read_bytes
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.json_files import read_json
 from vla_ros.openvla.layout import Layout, write_layout
+from vla_ros.openvla.loading import build_model
 from vla_ros.text import quoted
 
 # Files of the model that are copied as they are, from the folder, else from the adapter's base.
@@ -80,7 +83,7 @@ def convert(folder: Path, out: Path, options: Options, say: Say) -> str:
         _write_json(partial / INDEX_NAME, {'metadata': {}, 'weight_map': shards})
         if plan.layout is not None:
             write_layout(partial, plan.layout)
-        Checkpoint(partial)
+        _check_loads(partial, folder)
         _check_place(out)
         partial.rename(out)
     return _described(plan.layout)
@@ -109,6 +112,19 @@ def _plan(source: Source, base: Path, options: Options, scratch: Path) -> _Plan:
         weights = read_towers(source.vision, scratch, weights, dtype)
     layout = layout_of(source, base, options, parts)
     return _Plan(weights | parts, layout, texts)
+
+
+def _check_loads(written: Path, folder: Path) -> None:
+    """Check the written files as the loader does, up to the values of the weights.
+
+    :param folder: the training's, which errors name: each file was copied or made of it.
+    :raises ConvertError: if the loader would not take them.
+    """
+    try:
+        build_model(Checkpoint(written), OpenVLAConfig.from_directory(written))
+    except CheckpointError as error:
+        what = error.what.replace(str(written), str(folder))
+        raise ConvertError(what, error.advice, expected=error.expected) from error
 
 
 def _parts(source: Source, options: Options, scratch: Path) -> dict[str, Weight]:
