@@ -101,6 +101,8 @@ class PolicySpec:
     :param period_s: time between two rows; None if unknown.
     :param emits_tokens: whether drafts and token probabilities exist.
     :param deterministic: whether equal inputs give equal actions.
+    :param largest_normalized: magnitude of a normalised value that may move a robot. Tokens stand
+        for values up to 1.
     :raises PolicyError: if the period is not finite or not above 0.
     """
 
@@ -113,6 +115,7 @@ class PolicySpec:
     period_s: float | None
     emits_tokens: bool
     deterministic: bool
+    largest_normalized: float = 1.0
 
     def __post_init__(self) -> None:
         period_s = self.period_s
@@ -197,7 +200,8 @@ class Prediction:
 
     :param actions: float64 [K, D], un-normalised, in the units of the data set.
     :param unnorm_key: data set whose statistics scaled ``actions``; empty if the policy has none.
-    :param normalized_actions: float64 [K, D], each within [-1, 1].
+    :param normalized_actions: float64 [K, D], each within [-1, 1], or a little beyond where no
+        tokens stand for them.
     :param invalid: why the actions must not move a robot; None if they may.
     :param model_images: uint8 [S, S, 3] RGB by camera name: the model's inputs before they were
         normalised; never written to.
@@ -237,8 +241,9 @@ def invalid_reason(prediction: Prediction, spec: PolicySpec) -> InvalidReason | 
     for values, what in zip(checked, ('value', 'normalized value'), strict=False):
         if not (finite := np.isfinite(values)).all():
             return _first(Invalid.NOT_FINITE, values, ~finite, what)
-    if normalized is not None and (beyond := np.abs(normalized) > 1).any():
-        return _first(Invalid.OUT_OF_BOUNDS, normalized, beyond, '-1 and 1')
+    most = spec.largest_normalized
+    if normalized is not None and (beyond := np.abs(normalized) > most).any():
+        return _first(Invalid.OUT_OF_BOUNDS, normalized, beyond, f'{-most:g} and {most:g}')
     return None
 
 

@@ -35,7 +35,7 @@ def policy(name: str) -> OpenVLAPolicy:
 def requests(name: str) -> list[Request]:
     """Of every golden case: different pictures, instructions, prompt lengths and action sizes."""
     return [
-        Request(picture(case), case['instruction'], case['unnorm_key'])
+        Request((picture(case),), case['instruction'], case['unnorm_key'])
         for checkpoint, case in CASES.values()
         if checkpoint == name
     ]
@@ -82,7 +82,7 @@ def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.Monk
             draft = differing(ids, *random.integers(0, len(ids), random.integers(0, 3)))
             draft = None if random.integers(4) == 0 else draft[: random.integers(1, len(ids) + 1)]
             request = requests(name)[index]
-            asked.append(Request(request.image, request.instruction, request.unnorm_key, draft))
+            asked.append(Request(request.images, request.instruction, request.unnorm_key, draft))
         for index, request, prediction in zip(indices, asked, predict(one, asked), strict=True):
             expected = alone(name)[index]
             assert prediction.tokens.ids.tolist() == expected.tokens.ids.tolist()
@@ -112,7 +112,7 @@ def test_other_sizes_are_refused(count: int) -> None:
 
 def test_one_that_is_not_usable_fails_alone() -> None:
     good = requests('openvla_tiny')[0]
-    bad = Request(good.image, ' ', good.unnorm_key)
+    bad = Request(good.images, ' ', good.unnorm_key)
     first, second, third = predict(policy('openvla_tiny'), [good, bad, good])
     assert isinstance(second, InstructionError) and 'instruction is empty' in str(second)
     expected = alone('openvla_tiny')[0].tokens.ids.tolist()
@@ -129,7 +129,7 @@ def test_an_identical_picture_is_not_looked_at_again(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(VisionBackbone, 'forward', noted)
     first, second = requests('openvla_tiny')[:2]
-    third = Request(second.image.copy(), first.instruction, first.unnorm_key)
+    third = Request((second.images[0].copy(),), first.instruction, first.unnorm_key)
     predict(one, [requests('openvla_tiny')[5]])
     looked.clear()
     fresh = predict(one, [first, second, third, first])
@@ -154,37 +154,44 @@ def test_pictures_are_told_apart_by_every_pixel() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     other = image.copy()
     other[3, 5, 2] = 1
-    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9, 11)]
+    shown = [np.full((2, 2, 3), level, np.uint8) for level in (7, 9, 11, 13)]
     made: list[NDArray[np.uint8]] = []
 
-    def make(images: list[NDArray[np.uint8]]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
-        first = len(made)
-        made.extend(images)
-        return torch.arange(float(first), len(made))[:, None], shown[first : len(made)]
+    def embedded(
+        images: list[NDArray[np.uint8]], words: list[str] | None = None
+    ) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
+        def make(new: list[int]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
+            first = len(made)
+            made.extend(images[number] for number in new)
+            return torch.arange(float(first), len(made))[:, None], shown[first : len(made)]
+
+        return embeddings.get(images, make, words)
 
     embeddings = EmbeddingCache()
-    found, pictures = embeddings.get([other, image, other.copy()], make)
+    found, pictures = embedded([other, image, other.copy()])
     assert [each is known for each, known in zip(made, (other, image), strict=True)] == [True] * 2
     assert found.tolist() == [[0.0], [1.0], [0.0]]
     assert pictures == [shown[0], shown[1], shown[0]]
-    assert embeddings.get([image.copy()], make)[1][0] is shown[1]
+    assert embedded([image.copy()])[1][0] is shown[1]
     assert len(made) == 2
-    found, pictures = embeddings.get([image, image[:, :4]], make)
+    found, pictures = embedded([image, image[:, :4]])
     assert made[2].shape == (4, 4, 3)
     assert found.tolist() == [[1.0], [2.0]]
     assert pictures == [shown[1], shown[2]]
+    found, _ = embedded([image, image, image], ['go', '', 'go'])  # as with FiLM
+    assert found.tolist() == [[3.0], [1.0], [3.0]]
 
 
 def test_embeddings_that_were_not_made_are_not_remembered() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
 
-    def fail(images: list[NDArray[np.uint8]]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
+    def fail(new: list[int]) -> tuple[torch.Tensor, list[NDArray[np.uint8]]]:
         raise InferenceCancelled
 
     embeddings, values = EmbeddingCache(), torch.ones(1, 2)
     with pytest.raises(InferenceCancelled):
         embeddings.get([image], fail)
-    assert embeddings.get([image], lambda images: (values, images))[0].tolist() == [[1.0, 1.0]]
+    assert embeddings.get([image], lambda _: (values, [image]))[0].tolist() == [[1.0, 1.0]]
 
 
 def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
@@ -195,8 +202,8 @@ def test_a_buffer_that_is_written_anew_is_looked_at_anew() -> None:
     actions = []
     for fill in (0, 255):
         buffer[:] = fill
-        request = Request(buffer, first.instruction, first.unnorm_key)
+        request = Request((buffer,), first.instruction, first.unnorm_key)
         actions.append(predict(one, [request])[0].tokens.ids.tolist())
     predict(one, [second])
-    fresh = Request(np.full_like(buffer, 255), first.instruction, first.unnorm_key)
+    fresh = Request((np.full_like(buffer, 255),), first.instruction, first.unnorm_key)
     assert actions[1] == predict(one, [fresh])[0].tokens.ids.tolist() != actions[0]

@@ -34,7 +34,7 @@ def request(key: str, draft: Ids | None) -> tuple[OpenVLAPolicy, Request, Ids]:
     name, case = CASES[key]
     with Image.open(GOLDEN / case['image']) as image:
         picture = np.asarray(image.convert('RGB'))
-    asked = Request(picture, case['instruction'], case['unnorm_key'], draft)
+    asked = Request((picture,), case['instruction'], case['unnorm_key'], draft)
     return policy(name), asked, np.array(case['new_tokens'])
 
 

@@ -238,9 +238,9 @@ def test_an_instruction_that_does_not_reach_the_model_is_refused(
 @pytest.fixture(scope='module')
 def predictions(tiny_checkpoint: Path) -> dict[str, Prediction]:
     policy = load(tiny_checkpoint)
-    trials = plan_trials(policy._prompt_tokenizer, np.zeros(2, np.int64), 1, compiled=False)
+    trials = plan_trials(policy._prompt_tokenizer, policy.config, 1, compiled=False)
     return {
-        name: policy.predict_action(trial.image, trial.instruction, return_logits=True)
+        name: policy.predict_action(trial.images[0], trial.instruction, return_logits=True)
         for name, trial in trials.items()
     }
 
@@ -283,20 +283,22 @@ def test_what_changes_no_more_than_roundings_does_not_count(
     """On a device that rounds differently each time, an ignored picture changes the logits too."""
     noisy = {'noise again': changed(predictions['noise again'], 0.05)}
     blind = {
-        'black': changed(predictions['noise'], 0.06, seed=1),
-        'white': changed(predictions['noise'], 0.06, seed=2),
+        'black image': changed(predictions['noise'], 0.06, seed=1),
+        'white image': changed(predictions['noise'], 0.06, seed=2),
     }
     with pytest.raises(SelfCheckError, match='self-check of the image failed'):
         check(predictions | noisy | blind)
 
 
 def test_a_black_picture_may_have_no_valid_action(predictions: dict[str, Prediction]) -> None:
-    black = predictions['black']
+    black = predictions['black image']
     actions = np.full_like(black.actions, np.nan)
     invalid = InvalidReason(Invalid.BY_POLICY)
-    check(predictions | {'black': dataclasses.replace(black, invalid=invalid, actions=actions)})
+    check(
+        predictions | {'black image': dataclasses.replace(black, invalid=invalid, actions=actions)}
+    )
     with pytest.raises(SelfCheckError, match='self-check of finite numbers failed'):
-        check(predictions | {'black': dataclasses.replace(black, actions=actions)})
+        check(predictions | {'black image': dataclasses.replace(black, actions=actions)})
 
 
 def test_the_warmup_can_be_cancelled_at_every_step(tiny_checkpoint: Path) -> None:

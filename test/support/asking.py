@@ -14,7 +14,10 @@ def asked(policy: OpenVLAPolicy, request: Request) -> tuple[OpenVLASession, Obse
     """A new session that has the request's draft, and what it is asked about."""
     session = policy.session(request.unnorm_key)
     session.draft = request.draft
-    return session, Observation.of_one(request.image, request.instruction, 0)
+    cameras = session.spec.cameras
+    images = dict(zip(cameras, request.images, strict=True))
+    stamps_ns = dict.fromkeys(cameras, 0)
+    return session, Observation(images, request.instruction, stamps_ns, request.state)
 
 
 def predict(policy: OpenVLAPolicy, requests: Sequence[Request]) -> list[Prediction | PolicyError]:

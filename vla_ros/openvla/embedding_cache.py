@@ -21,11 +21,13 @@ class Embedded(NamedTuple):
     """One image of the last batch.
 
     :param image: uint8 [H, W, 3], as it came.
+    :param words: the instruction, if the embeddings depend on it; otherwise empty.
     :param model_image: uint8 [S, S, 3], as the first tower was given it.
     :param embeds: [...], what the model made of it.
     """
 
     image: Image
+    words: str
     model_image: Image
     embeds: Tensor
 
@@ -39,34 +41,38 @@ class EmbeddingCache:
     def get(
         self,
         images: Sequence[Image],
-        make: Callable[[list[Image]], tuple[Tensor, list[Image]]],
+        make: Callable[[list[int]], tuple[Tensor, list[Image]]],
+        words: Sequence[str] | None = None,
     ) -> tuple[Tensor, list[Image]]:
         """Return the embeddings of a batch [len(images), ...], and what the first tower was given.
 
         :param images: the batch; an image may occur several times.
-        :param make: called with all images that are new, each once, if there are any; returns their
-            embeddings [new, ...], and what the first tower was given for each.
+        :param make: called with the numbers of all images that are new, each once, if there are
+            any; returns their embeddings [new, ...], and what the first tower was given for each.
+        :param words: of each image, if its embeddings depend on words.
         """
-        known, new = list(self._last), list[Image]()
+        inputs = list(zip(images, words or [''] * len(images), strict=True))
+        known, new = list(self._last), list[int]()
         places = []
-        for image in images:
-            candidates = [*(embedded.image for embedded in known), *new]
-            place = _place(image, candidates)
+        for number, one in enumerate(inputs):
+            candidates = [*((each.image, each.words) for each in known), *(inputs[i] for i in new)]
+            place = _place(one, candidates)
             if place == len(candidates):
-                new.append(image)
+                new.append(number)
             places.append(place)
         if new:
             embeds, model_images = make(new)
             # Copies, because a camera's driver may write the next image into the same memory.
-            known += map(Embedded, [image.copy() for image in new], model_images, embeds)
+            copies = [images[number].copy() for number in new]
+            known += map(Embedded, copies, (inputs[i][1] for i in new), model_images, embeds)
         self._last = [known[place] for place in sorted(set(places))]
         batch = [known[place] for place in places]
         return torch.stack([one.embeds for one in batch]), [one.model_image for one in batch]
 
 
-def _place(image: Image, candidates: Sequence[Image]) -> int:
-    """Return the index of an identical image; the number of candidates if there is none."""
-    for index, candidate in enumerate(candidates):
-        if np.array_equal(image, candidate):
+def _place(one: tuple[Image, str], candidates: Sequence[tuple[Image, str]]) -> int:
+    """Return the index of identical words and an identical image; if there is none, the length."""
+    for index, (image, words) in enumerate(candidates):
+        if words == one[1] and np.array_equal(image, one[0]):
             return index
     return len(candidates)

@@ -32,12 +32,14 @@ from vla_ros.openvla.checkpoint import INDEX_NAME, SINGLE_NAME
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.hub_failures import About, HubFailure, hub_calls
 from vla_ros.openvla.json_files import read_json
+from vla_ros.openvla.layout import LAYOUT_NAME, read_layout
 from vla_ros.openvla.plain import check_config, check_names, is_training_state
 from vla_ros.types import Progress, ProgressCallback
 
 _ANSWER_S = 4.0  # for the hub's answer, if the model is in the cache
 _PATIENCE_S = 30.0  # if it is not
 _COMMIT = re.compile('[0-9a-f]{40}')
+_DESCRIPTIONS = ['config.json', LAYOUT_NAME]  # what the first, small download takes
 _SUFFIXES = ('.json', '.safetensors')  # never code, never pickles
 _Answer = TypeVar('_Answer')
 
@@ -119,7 +121,7 @@ def _cached(repo_id: str, revision: str | None) -> Path | None:
                 snapshot_download(
                     repo_id,
                     revision=revision,
-                    allow_patterns=['config.json'],
+                    allow_patterns=_DESCRIPTIONS,
                     local_files_only=True,
                 )
             )
@@ -199,7 +201,7 @@ def _download(
             f'{repo_id} has no config.json, so it is not an OpenVLA checkpoint',
             'name another model',
         )
-    check_config(read_json(begun / 'config.json'), begun / 'config.json')
+    check_config(read_json(begun / 'config.json'), begun / 'config.json', read_layout(begun))
     with hub_calls(revision):
         snapshot_download(
             repo_id,
@@ -228,7 +230,7 @@ def _begin(repo_id: str, revision: str, answer_s: float) -> Path:
         snapshot_download(
             repo_id,
             revision=commit,
-            allow_patterns=['config.json'],
+            allow_patterns=_DESCRIPTIONS,
             etag_timeout=answer_s,
             tqdm_class=_progress_bar(repo_id, None),
         )

@@ -5,6 +5,7 @@ A :class:`.Preprocessing` may come before it. Runs in the policy's thread. Indep
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ from vla_ros.openvla.errors import CheckpointError, listing
 from vla_ros.openvla.files import Remember, unwatched
 from vla_ros.openvla.json_files import read_json, read_text
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
-from vla_ros.text import is_blank, quoted
+from vla_ros.text import is_blank, printable, quoted
 from vla_ros.types import InstructionError, check_instruction
 
 # The single space between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
+_QWEN_FIRST = '<|im_start|>'
 # The keys of a preprocessor's config that change its images.
 _TVF_KEYS = (
     'tvf_resize_params',
@@ -196,17 +198,24 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f'{path} is no tokenizer: {error}') from error
-        _check_tokenizer(self._tokenizer, directory, remember)
+        # A prompt of Qwen's begins with the template's own special token and ends with a newline.
+        self._is_qwen = config.layout is not None and config.layout.prompt == 'qwen'
+        self._added = _added_tokens(text)
+        _check_tokenizer(self._tokenizer, directory, not self._is_qwen, remember)
         self._tokenizer.no_truncation()  # a prompt cut short would be another instruction
         self._tokenizer.no_padding()
         self._template = config.prompt_template
-        vocabulary, bos = config.llama.vocab_size, config.llama.bos_token_id
+        vocabulary = config.llama.vocab_size
+        first = (
+            self._tokenizer.token_to_id(_QWEN_FIRST) if self._is_qwen else config.llama.bos_token_id
+        )
         input_ids = self._encode('pick up the cup')
-        if input_ids[0] != bos or max(input_ids) >= vocabulary:
+        if input_ids[0] != first or max(input_ids) >= vocabulary:
             raise CheckpointError(
                 f'{path} does not fit the model: a prompt becomes {input_ids[:3]}... up to '
                 f'{max(input_ids)}',
-                expected=f'{bos} first and all below {vocabulary}',
+                expected=f'{_QWEN_FIRST if first is None else first} first and all below '
+                f'{vocabulary}',
             )
         shortest = len(self._encode('a'))
         self._template_tokens = shortest - 1
@@ -225,13 +234,15 @@ class PromptTokenizer:
         """Return the input ids of an instruction's prompt.
 
         :param instruction: without template.
-        :returns: int64 [1, T], beginning with BOS and ending with the space token, T at most
-            the last of ``prompt_lengths``.
-        :raises InstructionError: if the instruction is empty, too long, or not plain text.
+        :returns: int64 [1, T], T at most the last of ``prompt_lengths``; a Llama's begins with BOS
+            and ends with the space token.
+        :raises InstructionError: if the instruction is empty, too long, or not plain text, or has
+            the text of a special token.
         """
         if is_blank(instruction):
             raise InstructionError('instruction is empty', 'say what to do')
         check_instruction(instruction)
+        self._check_special(instruction)
         input_ids = self._encode(instruction)
         tokens, most, template = len(input_ids), self.prompt_lengths[-1], self._template_tokens
         if tokens > most:
@@ -247,7 +258,19 @@ class PromptTokenizer:
         """Return the smallest of ``prompt_lengths`` for a prompt of ``tokens`` tokens."""
         return next(length for length in self.prompt_lengths if length >= tokens)
 
+    def _check_special(self, instruction: str) -> None:
+        """Raise InstructionError for the text of one of the tokenizer's added tokens."""
+        lowered = instruction.lower()
+        for token in self._added:
+            if token in lowered:
+                raise InstructionError(
+                    f'instruction {printable(instruction, 80)!r} has the special token {token!r}',
+                    'leave it out, since the tokenizer would not read it as text',
+                )
+
     def _encode(self, instruction: str) -> list[int]:
+        if self._is_qwen:
+            return self._tokenizer.encode(self.prompt(instruction), add_special_tokens=False).ids
         input_ids = self._tokenizer.encode(self.prompt(instruction)).ids
         if not input_ids or input_ids[-1] != SPACE_TOKEN_ID:
             input_ids.append(SPACE_TOKEN_ID)
@@ -301,9 +324,22 @@ def _read_preprocessor(directory: Path, remember: Remember) -> tuple[Mapping[str
     return nested, new
 
 
-def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) -> None:
+def _added_tokens(text: str) -> tuple[str, ...]:
+    """Return the texts of the added tokens of tokenizer.json that are more than one character.
+
+    :param text: of the file, which the tokenizers library can read.
+    """
+    added = json.loads(text).get('added_tokens') or ()
+    contents = (token.get('content') for token in added if isinstance(token, Mapping))
+    return tuple(one for one in contents if isinstance(one, str) and len(one) > 1)
+
+
+def _check_tokenizer(
+    tokenizer: Tokenizer, directory: Path, adds_bos: bool, remember: Remember
+) -> None:
     """Check that no other file contradicts tokenizer.json, which alone is used.
 
+    :param adds_bos: whether prompts begin with BOS.
     :raises CheckpointError: if another file has another id for a token, or other ends of a prompt.
     """
     added = directory / 'added_tokens.json'
@@ -314,7 +350,7 @@ def _check_tokenizer(tokenizer: Tokenizer, directory: Path, remember: Remember) 
         return
     config = read_json(path, remember)
     # The reference adds these tokens to a prompt even if tokenizer.json does not.
-    for key, only in (('add_bos_token', True), ('add_eos_token', False)):
+    for key, only in (('add_bos_token', adds_bos), ('add_eos_token', False)):
         if config.get(key, only) not in (only, None):
             raise CheckpointError(
                 f'{path}: {key} is {quoted(config[key])}', value=config[key], expected=str(only)

@@ -1,25 +1,28 @@
-"""Self-checks of a warm policy: image and instruction affect the action, equal inputs give equal.
+"""Self-checks of a warm policy: every input affects the action, equal inputs give equal ones.
 
 Users have run policies that ignored the image: black, white and noise gave one plausible action
 (openvla issue 346). Only the outputs show that. Runs in the policy's thread. Depends on the
-tokenizer and on predictions only.
+tokenizer, the config and on predictions only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.request import Request
-from vla_ros.types import Prediction, SelfCheckError, TokenTrace
+from vla_ros.openvla.spec import spec_of
+from vla_ros.types import ONE_CAMERA, Prediction, SelfCheckError, TokenTrace
 
 _INSTRUCTION = 'pick up the red cup and put it on the left plate'
 
-# All in standard deviations of the first step's action logits.
+# With tokens, in standard deviations of the first step's action logits.
 #
 # Two equal calls give equal logits on a CPU, and usually on a GPU. Where the order of sums varies
 # they differ by roundings: in bfloat16 by 0.03 to 0.06 with every sum in another order (compiled
@@ -29,6 +32,11 @@ _REPEAT_TOLERANCE = 0.2
 # calls. Sound checkpoints were measured at 1.0 and more for images, 0.08 and more for words.
 _MIN_CHANGE = 0.01
 _MIN_CHANGE_OF_REPEAT = 3
+# Without tokens, in normalised values, of which a data set has nearly all from -1 to 1. Sound tiny
+# checkpoints were measured at 0.2 and more for images, 0.002 and more for words, 0.03 for states.
+_MIN_CHANGE_OF_VALUES = 1e-4
+
+_BLACK_AND_WHITE = ('black', 'white')
 
 
 @dataclass(frozen=True)
@@ -36,44 +44,52 @@ class Trial:
     """One inference of the warm-up.
 
     :param text: the progress that the user reads.
-    :param image: uint8 [H, W, 3].
+    :param images: uint8 [H, W, 3], of each camera.
     :param draft: int64 [<=D].
     :param batch_size: number of requests.
+    :param state: float64 [S], raw; None if the policy takes none.
     """
 
     text: str
-    image: NDArray[np.uint8]
+    images: tuple[NDArray[np.uint8], ...]
     instruction: str
     draft: NDArray[np.int64] | None = None
     batch_size: int = 1
+    state: NDArray[np.float64] | None = None
 
     def requests(self, unnorm_key: str) -> list[Request]:
-        """Return requests with different images, which no smaller batch has had."""
-        first = self.batch_size * (self.batch_size - 1) // 2
+        """Return requests with different images."""
         return [
-            Request(np.roll(self.image, first + row), self.instruction, unnorm_key, self.draft)
+            Request(
+                tuple(np.roll(image, row) for image in self.images),
+                self.instruction,
+                unnorm_key,
+                self.draft,
+                self.state,
+            )
             for row in range(self.batch_size)
         ]
 
 
 def plan_trials(
-    tokenizer: PromptTokenizer,
-    wrong_draft: NDArray[np.int64],
-    max_batch_size: int,
-    compiled: bool,
+    tokenizer: PromptTokenizer, config: OpenVLAConfig, max_batch_size: int, compiled: bool
 ) -> dict[str, Trial]:
     """Return the inferences, in order, that run every shape and give predictions to check.
 
     The first is checked, too. The last is the first again without its draft, because a draft must
-    not matter; its image differs from that of the trial before it, so that no cached embedding
-    makes it fast.
+    not matter.
 
-    :param wrong_draft: int64 [<=D], tokens that are never chosen; with two of them a trial has the
-        shapes of a prefill, of a block and of a single token.
     :param compiled: whether the texts mention compilation.
     """
-    black = np.zeros((224, 224, 3), np.uint8)
-    noise = np.random.default_rng(0).integers(0, 256, black.shape, np.uint8)
+    statistics = config.norm_stats[config.longest_key]
+    cameras = spec_of(config, config.longest_key).cameras
+    # Tokens that are never chosen. With two, a trial has the shapes of a prefill, of a block and
+    # of a single token.
+    wrong_draft = np.full(min(2, statistics.action_dim), config.llama.pad_token_id)
+    states = statistics.state
+    state = None if states is None else (states.low + states.high) / 2
+    random = np.random.default_rng(0)
+    noise = tuple(random.integers(0, 256, (224, 224, 3), np.uint8) for _ in cameras)
     tokens = tokenizer(_INSTRUCTION).shape[1]
     lengths = tokenizer.prompt_lengths
     first_length = tokenizer.padded_length(tokens)
@@ -82,7 +98,12 @@ def plan_trials(
     def first_inference(length: int, instruction: str, batch_size: int) -> Trial:
         together = f', batch of {batch_size}' if batch_size > 1 else ''
         text = f'first inference, prompts up to {length} tokens{together}{compiling}'
-        return Trial(text, noise, instruction, wrong_draft, batch_size)
+        draft = wrong_draft if config.layout is None else None
+        return Trial(text, noise, instruction, draft, batch_size, state)
+
+    def checked(text: str, **changes: Any) -> Trial:
+        trial = Trial(f'self-check: {text}', noise, _INSTRUCTION, state=state)
+        return replace(trial, **changes)
 
     instructions = {
         length: _repeated(tokenizer, shorter + 1)
@@ -97,57 +118,117 @@ def plan_trials(
             for length, size in shapes
         },
         # Of equal length, because other positions alone would change the action.
-        'other words': Trial('self-check: other words', noise, _repeated(tokenizer, tokens)),
-        'black': Trial('self-check: black, white and noise images', black, _INSTRUCTION),
-        'white': Trial('self-check: black, white and noise images', ~black, _INSTRUCTION),
-        'noise again': Trial('self-check: the same again', noise, _INSTRUCTION),
+        'other words': checked('other words', instruction=_repeated(tokenizer, tokens)),
+        **(
+            {}
+            if states is None
+            else {
+                'low state': checked('the state', state=states.low),
+                'high state': checked('the state', state=states.high),
+            }
+        ),
+        **{
+            f'{colour} {camera}': checked(
+                f'black, white and noise images{_of(camera, cameras)}',
+                images=_with_level(noise, place, level),
+            )
+            for place, camera in enumerate(cameras)
+            for colour, level in zip(_BLACK_AND_WHITE, (0, 255), strict=True)
+        },
+        'noise again': checked('the same again'),
     }
 
 
-def check(predictions: Mapping[str, Prediction]) -> None:
+def check(predictions: Mapping[str, Prediction], cameras: Sequence[str] = (ONE_CAMERA,)) -> None:
     """Check the predictions of all trials.
 
-    :param predictions: with logits, of the trials, under their names.
+    :param predictions: with logits where there are tokens, of the trials, under their names.
+    :param cameras: of the policy.
     :raises SelfCheckError: naming the check that failed.
     """
     for name, prediction in predictions.items():
         _check_choice(name, prediction)
     noise = predictions['noise']
+    scale = _Scale.of(noise)
     repeat = _check_repeatable(noise, predictions['noise again'])
-    least = max(_MIN_CHANGE, _MIN_CHANGE_OF_REPEAT * repeat)
-    spread = float(_logits(noise)[0].std())
-    for first, second in (('black', 'white'), ('black', 'noise'), ('white', 'noise')):
-        change = _change(predictions[first], predictions[second], spread)
-        if not change > least:
-            raise SelfCheckError(
-                f'self-check of the image failed: {first} and {second} images change the logits of '
-                f'an action by {change:.2g} of their spread, more than {least:.2g} is expected',
-                'the policy does not see: vision or projector weights of this checkpoint are zero '
-                'or damaged, so download or export it again',
-            )
-    change = _change(noise, predictions['other words'], spread)
+    least = max(scale.least, _MIN_CHANGE_OF_REPEAT * repeat)
+    for camera in cameras:
+        black, white = (predictions[f'{colour} {camera}'] for colour in _BLACK_AND_WHITE)
+        for names, first, second in (
+            ('black and white', black, white),
+            ('black and noise', black, noise),
+            ('white and noise', white, noise),
+        ):
+            change = scale.change(first, second)
+            if not change > least:
+                raise SelfCheckError(
+                    f'self-check of the image{_of(camera, cameras)} failed: {names} images change '
+                    f'{scale.words(change)}, more than {least:.2g} is expected',
+                    'the policy does not see: vision or projector weights of this checkpoint are '
+                    'zero or damaged, so download or export it again',
+                )
+    change = scale.change(noise, predictions['other words'])
     if not change > least:
         raise SelfCheckError(
-            f'self-check of the instruction failed: other words than {_INSTRUCTION!r} change the '
-            f'logits of an action by {change:.2g} of their spread, more than {least:.2g} is '
-            'expected',
+            f'self-check of the instruction failed: other words than {_INSTRUCTION!r} change '
+            f'{scale.words(change)}, more than {least:.2g} is expected',
             'the policy does not hear: embedding or tokenizer of this checkpoint are damaged, so '
             'download or export it again',
         )
+    if 'low state' in predictions:
+        change = scale.change(predictions['low state'], predictions['high state'])
+        if not change > least:
+            raise SelfCheckError(
+                f'self-check of the state failed: its lowest and highest values change '
+                f'{scale.words(change)}, more than {least:.2g} is expected',
+                'the policy does not feel: the projector of the state in this checkpoint is zero '
+                'or damaged, so download or convert it again',
+            )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The unit of the changes of an action.
+
+    :param spread: of the outputs; 1 for normalised values.
+    :param least: change that an input must make, in this unit.
+    :param what: the words for a change.
+    """
+
+    spread: float
+    least: float
+    what: str
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> _Scale:
+        if prediction.tokens is None:
+            return cls(1.0, _MIN_CHANGE_OF_VALUES, 'the normalised actions by {:.2g}')
+        spread = float(_outputs(prediction)[0].std())
+        return cls(spread, _MIN_CHANGE, 'the logits of an action by {:.2g} of their spread')
+
+    def change(self, first: Prediction, second: Prediction) -> float:
+        """Return the root mean square difference of the first step's outputs."""
+        difference = _outputs(first)[0] - _outputs(second)[0]
+        return float(np.sqrt((difference**2).mean())) / self.spread
+
+    def words(self, change: float) -> str:
+        return self.what.format(change)
 
 
 def _check_choice(name: str, prediction: Prediction) -> None:
-    finite = np.isfinite(_logits(prediction))
+    outputs = _outputs(prediction)
+    finite = np.isfinite(outputs)
     # An invalid action has NaN where no token was emitted; black images may cause one.
     valid = prediction.invalid is None
     if not finite.all() or (valid and not np.isfinite(prediction.action).all()):
         raise SelfCheckError(
             f'self-check of finite numbers failed: in the trial {name!r} {(~finite).sum()} of '
-            f'{finite.size} logits are not finite, action {prediction.action.tolist()}',
+            f'{finite.size} {"logits" if prediction.tokens else "values"} are not finite, action '
+            f'{prediction.action.tolist()}',
             "the checkpoint's weights have NaN, or values too large for this dtype: try dtype "
             'bfloat16 or float32, or download the checkpoint again',
         )
-    if not (_logits(prediction).std(axis=1) > 0).all():
+    if prediction.tokens is not None and not (outputs.std(axis=1) > 0).all():
         raise SelfCheckError(
             f'self-check of a choice failed: in the trial {name!r} all action tokens are equally '
             'likely at some step',
@@ -156,31 +237,35 @@ def _check_choice(name: str, prediction: Prediction) -> None:
 
 
 def _check_repeatable(first: Prediction, again: Prediction) -> float:
-    """Return the difference of two equal calls, in standard deviations of the logits.
+    """Return the difference of two equal calls, in the unit of :class:`_Scale`.
 
     Tokens may differ only where the logits tie within the tolerance; the tokens after such a place
     belong to different sequences and are not compared.
     """
-    ids, ids_again = _tokens(first).ids, _tokens(again).ids
+    if first.tokens is None:
+        change = _Scale.of(first).change(first, again)
+        if not change <= _REPEAT_TOLERANCE:
+            raise _not_repeatable(f'by {change:.2g} in their normalised actions')
+        return change
+    ids, ids_again = first.tokens.ids, _tokens(again).ids
     shared = min(len(ids), len(ids_again))
     unequal = np.flatnonzero(ids[:shared] != ids_again[:shared])
     steps = unequal[0] + 1 if len(unequal) else shared
-    logits, logits_again = _logits(first)[:steps], _logits(again)[:steps]
+    logits, logits_again = _outputs(first)[:steps], _outputs(again)[:steps]
     changes = np.sqrt(((logits - logits_again) ** 2).mean(axis=1)) / logits.std(axis=1)  # [steps]
     if not changes.max() <= _REPEAT_TOLERANCE:
-        raise SelfCheckError(
-            f'self-check of repeatability failed: two equal calls differ by {changes.max():.2g} of '
-            f'the spread of their logits at step {changes.argmax()}, at most {_REPEAT_TOLERANCE} '
-            'is allowed',
-            'the device computes wrongly: try another version of torch, another dtype, or the cpu',
+        raise _not_repeatable(
+            f'by {changes.max():.2g} of the spread of their logits at step {changes.argmax()}'
         )
     return float(changes[0])
 
 
-def _change(first: Prediction, second: Prediction, spread: float) -> float:
-    """Return the root mean square difference of the first step's action logits, over ``spread``."""
-    difference = _logits(first)[0] - _logits(second)[0]
-    return float(np.sqrt((difference**2).mean())) / spread
+def _not_repeatable(by: str) -> SelfCheckError:
+    return SelfCheckError(
+        f'self-check of repeatability failed: two equal calls differ {by}, at most '
+        f'{_REPEAT_TOLERANCE} is allowed',
+        'the device computes wrongly: try another version of torch, another dtype, or the cpu',
+    )
 
 
 def _tokens(prediction: Prediction) -> TokenTrace:
@@ -189,12 +274,29 @@ def _tokens(prediction: Prediction) -> TokenTrace:
     return prediction.tokens
 
 
-def _logits(prediction: Prediction) -> NDArray[np.float64]:
-    """Return the action logits, [steps, n_action_bins]."""
-    logits = _tokens(prediction).logits
+def _outputs(prediction: Prediction) -> NDArray[np.float64]:
+    """Return the action logits [steps, n_action_bins]; without tokens all values [1, K * D]."""
+    if prediction.tokens is None:
+        if prediction.normalized_actions is None:
+            raise ValueError('the prediction has neither tokens nor normalised actions')
+        return prediction.normalized_actions.reshape(1, -1)
+    logits = prediction.tokens.logits
     if logits is None:
         raise ValueError('the prediction has no logits')
     return logits.astype(np.float64)
+
+
+def _of(camera: str, cameras: Sequence[str]) -> str:
+    """Return the words for one of several cameras."""
+    return f' of {camera}' if len(cameras) > 1 else ''
+
+
+def _with_level(
+    images: tuple[NDArray[np.uint8], ...], place: int, level: int
+) -> tuple[NDArray[np.uint8], ...]:
+    """Return the images, the one at ``place`` replaced by a single grey level."""
+    plain = np.full_like(images[place], level)
+    return tuple(plain if index == place else image for index, image in enumerate(images))
 
 
 def _repeated(tokenizer: PromptTokenizer, tokens: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.openvla.request import Request
-from vla_ros.types import Observation, PolicyError, PolicySpec, Prediction, Session
+from vla_ros.openvla.request import Request, camera_images, checked_state
+from vla_ros.types import Observation, PolicySpec, Prediction, Session
 
 
 class OpenVLASession:
@@ -14,11 +14,14 @@ class OpenVLASession:
 
     Belongs to the policy's thread. ``draft`` is int64 [<=D], the token ids of the last valid
     action; None if there is none.
+
+    :param takes_drafts: whether the policy decodes tokens one after the other.
     """
 
-    def __init__(self, spec: PolicySpec, unnorm_key: str) -> None:
+    def __init__(self, spec: PolicySpec, unnorm_key: str, takes_drafts: bool = True) -> None:
         self.spec = spec
         self.unnorm_key = unnorm_key
+        self.takes_drafts = takes_drafts
         self.draft: NDArray[np.int64] | None = None
 
     def reset(self) -> None:
@@ -28,20 +31,19 @@ class OpenVLASession:
     def request(self, observation: Observation) -> Request:
         """Return the request for an observation.
 
-        :raises PolicyError: if the camera's image is missing.
+        :raises PolicyError: if a camera's image is missing, or the state is missing or not usable.
         """
-        (camera,) = self.spec.cameras
-        if camera not in observation.images:
-            raise PolicyError(
-                f'there is no image of the camera {camera!r}; there are images of '
-                f'{", ".join(sorted(observation.images)) or "no camera"}'
-            )
-        image = observation.images[camera]
-        return Request(image, observation.instruction, self.unnorm_key, self.draft)
+        return Request(
+            camera_images(observation.images, self.spec),
+            observation.instruction,
+            self.unnorm_key,
+            self.draft,
+            checked_state(observation.state, self.spec),
+        )
 
     def remember(self, prediction: Prediction) -> None:
-        """Keep a valid action as the draft of the next one."""
-        if prediction.invalid is None and prediction.tokens is not None:
+        """Keep a valid action as the draft of the next one, if tokens are decoded one by one."""
+        if self.takes_drafts and prediction.invalid is None and prediction.tokens is not None:
             self.draft = prediction.tokens.ids
 
 

@@ -1,10 +1,14 @@
-"""The spec of a checkpoint, from its config.json alone."""
+"""The spec of a checkpoint, from its JSON files alone."""
 
 from __future__ import annotations
 
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.normalization import select_statistics
 from vla_ros.types import ONE_CAMERA, ActionSpace, PolicySpec, unknown_names
+
+# Heads are trained on values from -1 to 1, and nothing keeps their output there: the reference
+# executes values a little beyond. Twice the range of the data set is no such value.
+_LARGEST_OF_HEADS = 2.0
 
 
 def spec_of(config: OpenVLAConfig, unnorm_key: str | None) -> PolicySpec:
@@ -13,14 +17,17 @@ def spec_of(config: OpenVLAConfig, unnorm_key: str | None) -> PolicySpec:
     :raises UnnormKeyError: if there are no such statistics.
     """
     action_dim = select_statistics(config.norm_stats, unnorm_key)[1].action_dim
+    layout = config.layout
+    emits_tokens = layout is None or layout.emits_tokens
     return PolicySpec(
-        cameras=(ONE_CAMERA,),
-        state_dim=0,
+        cameras=(ONE_CAMERA,) if layout is None else layout.cameras,
+        state_dim=0 if layout is None else layout.state_dim,
         action_dim=action_dim,
-        horizon=1,
+        horizon=1 if layout is None else layout.horizon,
         action_space=ActionSpace.UNKNOWN,  # the action contract tells
         names=unknown_names(action_dim),
         period_s=None,
-        emits_tokens=True,
+        emits_tokens=emits_tokens,
         deterministic=True,
+        largest_normalized=1.0 if emits_tokens else _LARGEST_OF_HEADS,
     )

@@ -1,0 +1,216 @@
+"""OpenVLA's actions: tokens that are decoded one after the other, with drafts.
+
+Runs in the policy's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_ros.openvla.action_tokenizer import ActionTokenizer
+from vla_ros.openvla.batches import Batch, ImageEmbedder, padded, padded_width
+from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.decoding import decode_greedy
+from vla_ros.openvla.language import KVCache
+from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.normalization import ActionStatistics
+from vla_ros.openvla.processor import PromptTokenizer
+from vla_ros.openvla.stages import Stages
+from vla_ros.types import ONE_CAMERA, Invalid, InvalidReason, Prediction, TokenTrace
+
+
+class TokenPredictor:
+    """One action of one image, token by token."""
+
+    stages = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
+
+    def __init__(
+        self,
+        config: OpenVLAConfig,
+        model: OpenVLAModel,
+        tokenizer: PromptTokenizer,
+        embedder: ImageEmbedder,
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._tokenizer = tokenizer
+        self._embedder = embedder
+
+    @property
+    def most_values(self) -> int:
+        """Number of values of the longest action of all data sets."""
+        return self._config.norm_stats[self._config.longest_key].action_dim
+
+    def predict(
+        self, batch: Batch, stages: Stages, return_logits: bool, always_block: bool
+    ) -> list[Prediction]:
+        """Return a prediction for each request; see :class:`.Predictor`.
+
+        :raises ValueError: if a draft is none.
+        """
+        model, llama = self._model, self._model.language_model
+        steps = np.array([one.action_dim for one in batch.statistics])  # [B]
+        most = self.most_values
+        with stages('preprocess'):
+            drafts = self._drafts(batch, steps, most - 1)
+            input_ids, tokens = self._padded(batch, drafts)
+        image_embeds, shown = self._embedder(batch, stages)
+        with stages('prefill'):
+            inputs_embeds = model.embed(input_ids, image_embeds)
+            lengths = tokens + image_embeds.shape[1]
+            cache = KVCache.empty(llama.config, inputs_embeds, inputs_embeds.shape[1] + most)
+            logits = llama.prefill(inputs_embeds, lengths, cache, rows=most)
+        with stages('decode'):
+            token_ids, logits = decode_greedy(
+                llama, logits, lengths, cache, steps, drafts, always_block
+            )
+        with stages('postprocess'):
+            return [
+                self._prediction(
+                    token_ids[row, : steps[row]],
+                    logits[row],
+                    drafts[row],
+                    batch.keys[row],
+                    batch.statistics[row],
+                    shown[row][0],
+                    stages.seconds,
+                    return_logits,
+                )
+                for row in range(len(batch))
+            ]
+
+    def _drafts(self, batch: Batch, steps: NDArray[np.int64], places: int) -> NDArray[np.int64]:
+        """Return the tokens of the drafts that can save time: all but the last one.
+
+        :returns: int64 [B, places], -1 after the end of each.
+        :raises ValueError: if a draft has another shape, or ids that do not exist.
+        """
+        drafts = np.full((len(batch), places), -1)
+        vocabulary = self._config.llama.vocab_size
+        for row, (request, most) in enumerate(zip(batch.requests, steps.tolist(), strict=True)):
+            draft = request.draft
+            if draft is None:
+                continue
+            if draft.ndim != 1 or len(draft) > most or ((draft < 0) | (draft >= vocabulary)).any():
+                raise ValueError(
+                    f'draft is {draft.tolist()}; expected at most {most} token ids below '
+                    f'{vocabulary}'
+                )
+            drafts[row, : min(len(draft), most - 1)] = draft[: most - 1]
+        return drafts
+
+    def _padded(self, batch: Batch, drafts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the prompts, each with its draft behind it, padded.
+
+        :param drafts: int64 [B, places]; there are as many places without a draft.
+        :returns: int64 [B, padded T + places], and int64 [B]: T.
+        """
+        both = [
+            torch.cat([prompt, torch.from_numpy(draft[draft >= 0])])
+            for prompt, draft in zip(batch.prompts, drafts, strict=True)
+        ]
+        width = padded_width(batch, self._tokenizer) + drafts.shape[1]
+        device = self._model.device
+        input_ids, _ = padded(both, width, device, self._config.llama.pad_token_id)
+        return input_ids, torch.from_numpy(batch.tokens).to(device)
+
+    def _prediction(
+        self,
+        token_ids: NDArray[np.int64],
+        logits: Tensor,
+        draft: NDArray[np.int64],
+        unnorm_key: str,
+        statistics: ActionStatistics,
+        image: NDArray[np.uint8],
+        timings: Mapping[str, float],
+        return_logits: bool,
+    ) -> Prediction:
+        """Return the prediction of one request.
+
+        :param token_ids: int64 [D]; the ones after an end-of-sequence token are cut off.
+        :param logits: float32 [>=D, vocab], on the CPU.
+        :param draft: int64 [<=D], -1 where there is none.
+        :param image: as the first vision tower was given it.
+        """
+        draft = draft[: len(token_ids)]
+        drafted = int((draft >= 0).sum())
+        accepted = int((draft == token_ids[: len(draft)]).sum())
+        eos = self._config.llama.eos_token_id
+        ends = np.flatnonzero(token_ids == eos)
+        token_ids = token_ids[: ends[0] + 1 if len(ends) else None]
+        tokenizer = self._config.action_tokenizer
+        logits = action_logits(logits[: len(token_ids)], tokenizer)
+        normalized = np.full(statistics.action_dim, np.nan)  # NaN where no token was emitted
+        normalized[: len(token_ids)] = tokenizer.decode(token_ids)
+        invalid = why_not_finite(logits)
+        if invalid is None and token_ids[-1] == eos:
+            step = len(token_ids) - 1
+            invalid = InvalidReason(Invalid.ENDED_EARLY, step, step, str(statistics.action_dim))
+        values = statistics.action_dim
+        return Prediction(
+            actions=statistics.unnormalize(normalized)[np.newaxis],
+            unnorm_key=unnorm_key,
+            normalized_actions=normalized[np.newaxis],
+            invalid=invalid or why_no_action(token_ids, tokenizer),
+            model_images={ONE_CAMERA: image},
+            tokens=trace(token_ids, logits, tokenizer, values, return_logits, drafted, accepted),
+            timings=timings,
+        )
+
+
+def action_logits(logits: Tensor, tokenizer: ActionTokenizer) -> Tensor:
+    """Return the logits of the action tokens, float32 [N, bins], of [N, vocab], as a copy."""
+    return logits[:, tokenizer.first_id : tokenizer.vocab_size].clone()
+
+
+def trace(
+    token_ids: NDArray[np.int64],
+    logits: Tensor,
+    tokenizer: ActionTokenizer,
+    values: int,
+    return_logits: bool,
+    drafted: int = 0,
+    accepted: int = 0,
+) -> TokenTrace:
+    """Return the tokens of a prediction with their probabilities.
+
+    :param token_ids: int64 [<=values].
+    :param logits: float32 [len(token_ids), bins], from :func:`action_logits`.
+    :param values: number of values of the actions; those without an action token have the
+        probability 0.
+    """
+    probabilities = np.zeros(values, dtype=np.float32)
+    steps = np.flatnonzero(tokenizer.is_action(token_ids))
+    chosen = torch.from_numpy(token_ids[steps] - tokenizer.first_id)
+    probabilities[steps] = logits.softmax(dim=1)[torch.from_numpy(steps), chosen].numpy()
+    return TokenTrace(
+        ids=token_ids,
+        probabilities=probabilities,
+        logits=logits.numpy() if return_logits else None,
+        drafted=drafted,
+        accepted=accepted,
+    )
+
+
+def why_not_finite(logits: Tensor) -> InvalidReason | None:
+    """Return the first logit of [N, bins] that is not finite; None if all are."""
+    finite = torch.isfinite(logits)
+    if bool(finite.all()):
+        return None
+    step, column = (~finite).nonzero()[0].tolist()
+    return InvalidReason(Invalid.NOT_FINITE, step, float(logits[step, column]), 'a logit of step')
+
+
+def why_no_action(token_ids: NDArray[np.int64], tokenizer: ActionTokenizer) -> InvalidReason | None:
+    """Return the first token that stands for no value; None if all do."""
+    is_action = tokenizer.is_action(token_ids)
+    if is_action.all():
+        return None
+    step = int(is_action.argmin())
+    expected = f'{tokenizer.first_id} to {tokenizer.vocab_size - 1}'
+    return InvalidReason(Invalid.TOKEN, step, int(token_ids[step]), expected)
