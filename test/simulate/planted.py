@@ -186,8 +186,8 @@ PLANTED = [
     Planted(
         'types: what is out of bounds is admitted',
         _TYPES,
-        '(beyond := np.abs(normalized) > 1).any():\n',
-        '(beyond := np.abs(normalized) > 2).any():\n',
+        '(beyond := np.abs(normalized) > most).any():\n',
+        '(beyond := np.abs(normalized) > 2 * most).any():\n',
     ),
     Planted(
         'robot: a hold does not stop the motion',

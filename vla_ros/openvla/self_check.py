@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.normalization import Statistics
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.request import Request
 from vla_ros.openvla.spec import spec_of
@@ -101,10 +101,6 @@ def plan_trials(
         draft = wrong_draft if config.layout is None else None
         return Trial(text, noise, instruction, draft, batch_size, state)
 
-    def checked(text: str, **changes: Any) -> Trial:
-        trial = Trial(f'self-check: {text}', noise, _INSTRUCTION, state=state)
-        return replace(trial, **changes)
-
     instructions = {
         length: _repeated(tokenizer, shorter + 1)
         for shorter, length in zip((0, *lengths), lengths, strict=False)
@@ -117,26 +113,30 @@ def plan_trials(
             f'{size} of {length} tokens': first_inference(length, instructions[length], size)
             for length, size in shapes
         },
-        # Of equal length, because other positions alone would change the action.
-        'other words': checked('other words', instruction=_repeated(tokenizer, tokens)),
-        **(
-            {}
-            if states is None
-            else {
-                'low state': checked('the state', state=states.low),
-                'high state': checked('the state', state=states.high),
-            }
+        **_input_trials(
+            Trial('', noise, _INSTRUCTION, state=state),
+            cameras,
+            states,
+            other_words=_repeated(tokenizer, tokens),  # of equal length: positions alone matter
         ),
-        **{
-            f'{colour} {camera}': checked(
-                f'black, white and noise images{_of(camera, cameras)}',
-                images=_with_level(noise, place, level),
-            )
-            for place, camera in enumerate(cameras)
-            for colour, level in zip(_BLACK_AND_WHITE, (0, 255), strict=True)
-        },
-        'noise again': checked('the same again'),
     }
+
+
+def _input_trials(
+    base: Trial, cameras: Sequence[str], states: Statistics | None, other_words: str
+) -> dict[str, Trial]:
+    """Return the trials that differ from ``base`` in one input, and ``base`` again."""
+    trials = {'other words': ('other words', replace(base, instruction=other_words))}
+    if states is not None:
+        trials['low state'] = ('the state', replace(base, state=states.low))
+        trials['high state'] = ('the state', replace(base, state=states.high))
+    for place, camera in enumerate(cameras):
+        for colour, level in zip(_BLACK_AND_WHITE, (0, 255), strict=True):
+            text = f'black, white and noise images{_of(camera, cameras)}'
+            changed = replace(base, images=_with_level(base.images, place, level))
+            trials[f'{colour} {camera}'] = (text, changed)
+    trials['noise again'] = ('the same again', base)
+    return {name: replace(one, text=f'self-check: {text}') for name, (text, one) in trials.items()}
 
 
 def check(predictions: Mapping[str, Prediction], cameras: Sequence[str] = (ONE_CAMERA,)) -> None:
