@@ -17,10 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.checkpoints import edit_json
+from support.checkpoints import edit_json, refused_unread
+from support.doctor_setups import about
 from support.trainings import HEAD, PROJECTOR, l1_head, noise, norm, projector
 from vla_ros.cli.convert import main
 from vla_ros.convert import reading, run, writing
+from vla_ros.doctor.checkpoint import check_checkpoint
+from vla_ros.doctor.findings import Level
 from vla_ros.openvla import CheckpointError, OpenVLAPolicy
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.layout import Layout, read_layout
@@ -193,6 +196,17 @@ def test_nothing_is_written_over(oft_tiny: Path, tmp_path: Path, capsys: Any) ->
     assert 'exists' in refused(capsys, oft_tiny, *LIBERO, name='oft')
     assert 'is not a folder' in refused(capsys, oft_tiny, *LIBERO, name='no/out')
     assert 'is not a folder' in refused(capsys, tmp_path / 'openvla', *LIBERO, name='new')
+
+
+def test_policy_and_doctor_say_the_command(
+    oft_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f'vla_convert {oft_tiny} {oft_tiny}-converted'
+    text, found = refused_unread(oft_tiny, [f'{command} --preset libero|'], monkeypatch)
+    assert command in text and command in found.advice
+    assert main([str(oft_tiny), f'{oft_tiny}-converted', *LIBERO]) == 0
+    (finding,) = check_checkpoint(about(Path(f'{oft_tiny}-converted')))
+    assert finding.level is Level.OK, finding
 
 
 def test_plain_openvla_needs_no_conversion(

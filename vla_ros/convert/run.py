@@ -31,8 +31,8 @@ from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.json_files import read_json
+from vla_ros.openvla.kind import OpenVLAInspection
 from vla_ros.openvla.layout import Layout, write_layout
-from vla_ros.openvla.loading import build_model
 from vla_ros.text import quoted
 
 # Files of the model that are copied as they are, from the folder, else from the adapter's base.
@@ -121,7 +121,7 @@ def _check_loads(written: Path, folder: Path) -> None:
     :raises ConvertError: if the loader would not take them.
     """
     try:
-        build_model(Checkpoint(written), OpenVLAConfig.from_directory(written))
+        OpenVLAInspection(written, OpenVLAConfig.from_directory(written)).check()
     except CheckpointError as error:
         what = error.what.replace(str(written), str(folder))
         raise ConvertError(what, error.advice, expected=error.expected) from error
