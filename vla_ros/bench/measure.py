@@ -141,14 +141,16 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> tuple[list[Meas
     request = combinations[0].policy
     inspection = inspection_of(request)
     spec = inspection.spec(request.unnorm_key or None)
-    if isinstance(inspection, OpenVLAInspection):
+    is_openvla = isinstance(inspection, OpenVLAInspection)
+    if not is_openvla or inspection.config.layout is not None:
+        for one in combinations:
+            if one.draft != 'none':
+                raise PolicyError(f'model {request.model!r} takes no drafts', 'leave --draft out')
+    if is_openvla:
         models = model_facts(inspection, spec, task.instruction, combinations)
         pairs = zip(combinations, models, strict=True)
         together = fit_together(inspection, combinations, models)
         return [Measurement(one, spec, model) for one, model in pairs], together
-    for one in combinations:
-        if one.draft != 'none':
-            raise PolicyError(f'model {request.model!r} takes no drafts', 'leave --draft out')
     return [Measurement(one, spec) for one in combinations], True
 
 

@@ -48,8 +48,9 @@ def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measure
         for stage in measurement.timings[0]
     }
     model, rows = measurement.model, measurement.spec.horizon
-    # The prefill gives the first token.
-    decode_steps = None if model is None else rows * measurement.spec.action_dim - 1
+    # The prefill gives the first token. A head gives all values without decoding.
+    decodes = model is not None and 'decode' in stages_s
+    decode_steps = rows * measurement.spec.action_dim - 1 if decodes else None
     decode_step_s = None
     if decode_steps and measurement.combination.draft == 'none':
         decode_step_s = stages_s['decode']['p50'] / decode_steps
@@ -75,7 +76,9 @@ def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measure
         'drafted': drafted,
         'accepted': measurement.accepted,
         'acceptance': measurement.accepted / drafted if drafted else None,
-        'beside_first': None if model is None else _agreement(measurement, first, model.action_ids),
+        'beside_first': None
+        if model is None or not measurement.spec.emits_tokens
+        else _agreement(measurement, first, model.action_ids),
         **_costs(model, ceilings, stages_s, decode_step_s),
     }
 
@@ -128,7 +131,8 @@ def _reached(
     """Return the rates of the medians, and their fractions of the ceilings."""
     rates = {
         stage: costs.flops[stage] / stages_s[stage]['p50'] / 1e9
-        for stage in ('vision', 'projector', 'prefill')
+        for stage in ('vision', 'projector', 'prefill', 'head')
+        if stage in costs.flops
     }
     read = costs.decode_step_bytes / decode_step_s / 1e9 if decode_step_s else None
     return {

@@ -12,9 +12,12 @@ from enum import Enum, auto
 import torch
 from torch import nn
 
+from vla_ros.openvla.action_head import BridgeHead
+from vla_ros.openvla.chunks import bridge_inputs, mean_embedding, parallel_hidden
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import KVCache
-from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.layout import Layout
+from vla_ros.openvla.model import ACTION_QUERIES, OpenVLAModel
 from vla_ros.openvla.placement import Placement, has_bfloat16
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 
@@ -68,11 +71,13 @@ def block_cost(placement: Placement) -> float:
 class Costs:
     """The costs of one inference.
 
-    :param positions: of the prefill: patches, the prompt with its pads, and the draft's places.
+    :param positions: of the prefill: patches, the prompt with its pads, and the places of the draft
+        or of the chunk.
     :param flops: floating-point operations of the products of matrices in ``vision``,
-        ``projector``, ``prefill`` and one ``decode_step``; a multiply-add counts as two, and
-        attention as if it were not causal.
-    :param decode_step_bytes: of the weights that one decode step reads, for any batch size.
+        ``projector``, ``prefill``, and one ``decode_step`` or the ``head``; a multiply-add counts
+        as two, and attention as if it were not causal.
+    :param decode_step_bytes: of the weights that one decode step reads, for any batch size; 0 if
+        nothing is decoded.
     :param model_bytes: of all weights that are loaded.
     """
 
@@ -96,14 +101,17 @@ def count_costs(
 
     :param prompt_tokens: of one prompt, with its pads and the draft's places.
     :param device: where the model would run; it decides how layers are quantised.
-    :param rows: number of logits that the prefill makes.
+    :param rows: number of logits that the prefill makes; only where tokens are decoded.
     """
     model = _shapes_of(config, dtype)
     with torch.device('meta'):
-        size = config.towers[0].image_size
-        pixel_values = torch.empty(batch_size, 3 * len(config.towers), size, size, dtype=dtype)
         input_ids = torch.empty(batch_size, prompt_tokens, dtype=torch.int64)
         lengths = torch.empty(batch_size, dtype=torch.int64)
+        pixel_values = _pixel_values(config, batch_size, dtype)
+        if config.layout is not None:
+            positions, flops = _chunk_costs(model, config.layout, input_ids, lengths, pixel_values)
+            replace_linears(model, quantization, torch.device(device))
+            return Costs(positions, flops, 0, _weight_bytes(model))
         vision, features = _counted(lambda: model.vision_backbone(pixel_values))
         projector, image_embeds = _counted(lambda: model.projector(features))
         inputs_embeds = model.embed(input_ids, image_embeds)  # [B, positions, hidden]
@@ -123,6 +131,55 @@ def count_costs(
         _weight_bytes(language_model) - _weight_bytes(language_model.model.embed_tokens),
         _weight_bytes(model),
     )
+
+
+def _pixel_values(config: OpenVLAConfig, batch_size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the pixel values of a batch: [B * cameras, 3 * towers, H, W]."""
+    images = batch_size * (1 if config.layout is None else len(config.layout.cameras))
+    size = config.towers[0].image_size
+    return torch.empty(images, 3 * len(config.towers), size, size, dtype=dtype)
+
+
+def _chunk_costs(
+    model: OpenVLAModel,
+    layout: Layout,
+    input_ids: torch.Tensor,
+    lengths: torch.Tensor,
+    pixel_values: torch.Tensor,
+) -> tuple[int, dict[str, int]]:
+    """Return the positions and the operations of a pass that gives chunks; see :class:`Costs`.
+
+    :param input_ids: int64 [B, T].
+    :param lengths: int64 [B].
+    """
+    batch_size, head = len(input_ids), model.action_head
+    words = None
+    if layout.film:
+        words = mean_embedding(model, input_ids, lengths).repeat(len(layout.cameras), 1)
+    vision, features = _counted(lambda: model.vision_backbone(pixel_values, words))
+    projector, embeds = _counted(lambda: model.projector(features))
+    image_embeds = embeds.reshape(batch_size, -1, embeds.shape[2])
+    state = None
+    if layout.state_dim:
+        state = torch.empty(batch_size, layout.state_dim, dtype=embeds.dtype)
+    inputs = model, input_ids, lengths, image_embeds, state
+    if isinstance(head, BridgeHead):
+        task: list[torch.Tensor] = []
+        adapter: list[torch.Tensor] = []
+
+        def run() -> torch.Tensor:
+            task[:], adapter[:] = bridge_inputs(*inputs)
+            return task[-1]
+
+        prefill, _ = _counted(run)
+        slots = ACTION_QUERIES - 1
+        cost, _ = _counted(lambda: head(task, adapter))
+    else:
+        prefill, hidden = _counted(lambda: parallel_hidden(*inputs))
+        slots = hidden.shape[1] + 1 + (state is not None)
+        cost, _ = _counted(lambda: head(hidden) if head else model.language_model.logits(hidden))
+    positions = input_ids.shape[1] + image_embeds.shape[1] + slots
+    return positions, {'vision': vision, 'projector': projector, 'prefill': prefill, 'head': cost}
 
 
 def model_bytes(
