@@ -278,7 +278,7 @@ def test_it_can_be_cancelled_before_every_layer(name: str) -> None:
             self.asked += 1
             return self.asked > self.most
 
-    def ask(cancel: After | threading.Event) -> None:
+    def ask(cancel: After) -> None:
         one.reset()
         one.predict_action(
             case.pictures(), 'go', case.facts['unnorm_key'], cancel, state=np.ones(8)

@@ -141,15 +141,15 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> tuple[list[Meas
     request = combinations[0].policy
     inspection = inspection_of(request)
     spec = inspection.spec(request.unnorm_key or None)
-    is_openvla = isinstance(inspection, OpenVLAInspection)
-    if not is_openvla or inspection.config.layout is not None:
+    openvla = inspection if isinstance(inspection, OpenVLAInspection) else None
+    if openvla is None or openvla.config.layout is not None:
         for one in combinations:
             if one.draft != 'none':
                 raise PolicyError(f'model {request.model!r} takes no drafts', 'leave --draft out')
-    if is_openvla:
-        models = model_facts(inspection, spec, task.instruction, combinations)
+    if openvla is not None:
+        models = model_facts(openvla, spec, task.instruction, combinations)
         pairs = zip(combinations, models, strict=True)
-        together = fit_together(inspection, combinations, models)
+        together = fit_together(openvla, combinations, models)
         return [Measurement(one, spec, model) for one, model in pairs], together
     return [Measurement(one, spec) for one in combinations], True
 
