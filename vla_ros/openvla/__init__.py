@@ -1,4 +1,4 @@
-"""The OpenVLA policy, independent of ROS."""
+"""OpenVLA and its family as a policy, independent of ROS."""
 
 from vla_ros.openvla.errors import (
     CheckpointError,
