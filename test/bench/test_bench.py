@@ -379,6 +379,25 @@ def test_a_random_model_is_written_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert (directory / INDEX_NAME).stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize('shape', ['vla-adapter-pro-tiny', 'openvla-oft-tiny'])
+def test_a_random_model_of_chunks(
+    shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ['--random', shape, '--cache', tmp_path, '--repeats', 1, '--device', 'cpu']
+    printed, report = run(capsys, *options, '--dtype', 'float32', '--batch-size', '1,2')
+    for one in report['combinations']:
+        assert (one['rows'], one['valid_actions']) == (8, one['batch_size'])
+        assert list(one['stages_s']) == [
+            *('preprocess', 'vision', 'projector', 'prefill', 'head', 'postprocess')
+        ]
+        assert all(times['p50'] > 0 for times in one['stages_s'].values())
+        assert one['decode_steps'] is one['decode_step_s'] is one['beside_first'] is None
+        assert one['flops']['head'] > 0
+    assert 'decode' not in printed.partition('\n\nload, warm-up')[0]
+    refusal = refused(capsys, *options, '--draft', 'right')
+    assert 'takes no drafts' in refusal
+
+
 def test_no_room_for_a_random_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), {'free': 1_000_000}))
     with pytest.raises(PolicyError, match=r'would take 0.0\d GB, and 0.00 GB are free; make room'):
