@@ -23,8 +23,12 @@ from vla_ros.types import PolicySpec
 _READY_S = 1800.0  # the node's own limits come first
 _STATUS_S = 20.0  # a status comes once a second, unless the machine is busy
 
-# Limits for ages: the evaluation judges them, not the node.
-_NO_LIMITS = {'max_image_age_s': '3600.0', 'state_timeout_s': '3600.0'}
+# Limits for ages: the evaluation judges them, not the node. The world gives the whole state.
+_NO_LIMITS = {
+    'max_image_age_s': '3600.0',
+    'state_timeout_s': '3600.0',
+    'state_from': 'topic',
+}
 
 
 def blocks_model() -> str:

@@ -254,6 +254,13 @@ class Parameters:
         unit='s',
         bounds=(0.0, 60.0),
     )
+    state_from: str = parameter(
+        'auto',
+        'Source of the state; topic: the topic state has the whole vector; contract: joint_states '
+        'and ee_pose, as the contract of the data set lists; auto: contract, if it lists a state.',
+        group='Images',
+        choices=('auto', 'topic', 'contract'),
+    )
     state_timeout_s: float = parameter(
         2.0,
         'Maximum time in which no state fits the images; then the robot holds.',

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from vla_ros.images.raw import backend
 from vla_ros.motion import Contract, load_contracts
+from vla_ros.motion.state import StatePart, state_topics
+from vla_ros.motion.state_parts import state_of
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.loading import LoadPolicy, silence_limit, warmup_text, why_too_slow
@@ -17,7 +19,7 @@ from vla_ros.ros.robot import RobotPort
 from vla_ros.ros.robot_session import LoadedPolicy, RobotSession
 from vla_ros.ros.shared import Shared
 from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
-from vla_ros.types import Policy, ProgressCallback
+from vla_ros.types import Policy, PolicyError, ProgressCallback
 
 Beat = Callable[[float, str], None]
 
@@ -47,6 +49,7 @@ class Configuration:
         self._load_policy = load_policy
         self._beat, self._wake = beat, wake
         self._contracts: Mapping[str, Contract] = {}  # the worker's until it is warm
+        self._state: Sequence[StatePart] = ()  # the same
         self._worker = InferenceWorker(
             self._build_policy,
             WorkerLimits(
@@ -68,7 +71,24 @@ class Configuration:
         """Load the policy. It may take seconds, while the executor must answer."""
         self._shared.log.info(f'images are converted by: {backend()}')
         self._contracts = load_contracts(self.parameters.contracts or None)
-        return self._load_policy(self.parameters, progress)
+        policy = self._load_policy(self.parameters, progress)
+        try:
+            self._state = self._state_of(policy)
+        except PolicyError:
+            policy.close()
+            raise
+        return policy
+
+    def _state_of(self, policy: Policy) -> Sequence[StatePart]:
+        """Return the parts of the state by the contract of the data set that is in force."""
+        if not policy.spec(self.parameters.unnorm_key or None).state_dim:
+            return ()
+        session = policy.session(self.parameters.unnorm_key or None)
+        contract = self._contracts.get(getattr(session, 'unnorm_key', None) or '')
+        parts = state_of(session.spec, contract, self.parameters.state_from)
+        if parts:
+            self._shared.log.info(f'the state is made of {" and ".join(state_topics(parts))}')
+        return parts
 
     def _on_notified(self) -> None:
         """Wake the executor. What begins now may keep the interpreter's lock for its own time."""
@@ -105,7 +125,7 @@ class Configuration:
             return False
         if self.is_warm:
             return True
-        policy = LoadedPolicy(self._worker, status.spec, self._contracts)
+        policy = LoadedPolicy(self._worker, status.spec, self._contracts, self._state)
         self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
         self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
         if why := why_too_slow(status, self.parameters):

@@ -5,25 +5,37 @@ Used by the executor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import JointState
 
-from vla_ros.graph.stamps import from_time
+from vla_ros.motion.state import StatePart
+from vla_ros.motion.state_parts import StateParts
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Cause, Reason
+from vla_ros.reasons import Cause
 from vla_ros.ros.cameras import Cameras
 from vla_ros.ros.shared import Shared
+from vla_ros.ros.state_input import StateInput
 from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
 from vla_ros.types import Observation, PolicySpec
 
-_STATES_WAITING = 50
+
+@dataclass(frozen=True)
+class Needs:
+    """What a robot's observations must have.
+
+    :param spec: the cameras and the length of the state.
+    :param state: parts of the state by the contract; empty: the topic ``state`` has all of it.
+    :param frame_id: frame of the robot's actions and of its ``ee_pose``.
+    """
+
+    spec: PolicySpec
+    state: Sequence[StatePart]
+    frame_id: str
 
 
 class Observations:
@@ -35,7 +47,7 @@ class Observations:
         shared: Shared,
         prefix: str,
         parameters: Parameters,
-        spec: PolicySpec,
+        needs: Needs,
         instruction: Callable[[], str],
         on_observation: Callable[[Observation], None],
         on_fault: Callable[[Cause], None],
@@ -43,7 +55,7 @@ class Observations:
         """Count from zero, without a subscription.
 
         :param prefix: prefix of the topics' names.
-        :param spec: the cameras and the state that the policy needs.
+        :param needs: what the policy needs.
         :param instruction: the one to carry out now; empty: none.
         :param on_fault: called with the reason why an image or a state cannot be used.
         """
@@ -53,13 +65,20 @@ class Observations:
         limits = AssemblyLimits(
             parameters.sync_tolerance_s, parameters.image_timeout_s, parameters.state_timeout_s
         )
-        self._assembler = Assembler(spec, limits, shared.clock, AssemblyCounters())
-        self._node, self._clock = node, shared.clock
-        self._prefix = prefix
-        self._spec = spec
+        self._spec = needs.spec
+        self._assembler = Assembler(self._spec, limits, shared.clock, AssemblyCounters())
+        self._clock = shared.clock
         self._instruction = instruction
-        self._on_observation, self._on_fault = on_observation, on_fault
-        self._states: list[Subscription] = []  # one at most
+        self._on_observation = on_observation
+        self._state = StateInput(
+            node,
+            prefix,
+            StateParts(needs.state, parameters.sync_tolerance_s, needs.frame_id),
+            self._assembler,
+            instruction,
+            self._submit,
+            on_fault,
+        )
         self.listening_since_s = 0.0
 
     @property
@@ -72,19 +91,13 @@ class Observations:
         self.listening_since_s = self._clock.monotonic_s()
         self.cameras.listen(self._spec.cameras)
         if self._spec.state_dim:
-            quality = QoSProfile(depth=_STATES_WAITING, reliability=ReliabilityPolicy.BEST_EFFORT)
-            topic = f'{self._prefix}state'
-            self._states = [
-                self._node.create_subscription(JointState, topic, self._on_state, quality)
-            ]
+            self._state.listen()
 
     def stop_listening(self) -> None:
         """End the subscriptions."""
         self.cameras.stop_listening()
         self._assembler.clear()
-        for subscription in self._states:
-            self._node.destroy_subscription(subscription)
-        self._states = []
+        self._state.stop_listening()
 
     def follow_publishers(self) -> None:
         """Adapt to the publishers there are now. Call it about once a second."""
@@ -98,6 +111,7 @@ class Observations:
         """Forget the stamps of the last images, and all images and states: the clock has jumped."""
         self.cameras.forget_stamps()
         self._assembler.clear()
+        self._state.clear()
 
     @property
     def arriving_topics(self) -> str:
@@ -107,20 +121,16 @@ class Observations:
 
     def why_none(self) -> Cause | None:
         """Return why there are no observations; None while they come, or may still in time."""
-        return self.cameras.why_silent() or self._assembler.cause()
+        if silent := self.cameras.why_silent():
+            return silent
+        cause = self._assembler.cause()
+        return cause and self._state.explain(cause)
 
     def _on_image(self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int) -> None:
         if instruction := self._instruction():
             self._submit(self._assembler.add_image(camera, pixels, stamp_ns, instruction))
         else:
             self.cameras.counters.idle += 1
-
-    def _on_state(self, message: JointState) -> None:
-        values, stamp_ns = np.array(message.position), from_time(message.header.stamp)
-        try:
-            self._submit(self._assembler.add_state(values, stamp_ns, self._instruction()))
-        except ValueError as error:
-            self._on_fault(Cause(Reason.STATE_REJECTED, f'state rejected: {error}'))
 
     def _submit(self, observation: Observation | None) -> None:
         if observation is not None:

@@ -5,19 +5,20 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.motion import Contract, describe
+from vla_ros.motion.state import StatePart
 from vla_ros.msg import VlaLatencies, VlaMotion
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import latencies_message, motion_message
-from vla_ros.ros.observations import Observations
+from vla_ros.ros.observations import Needs, Observations
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
@@ -47,11 +48,13 @@ class LoadedPolicy:
     """A warm policy, and what is known of its actions.
 
     :ivar contracts: by unnorm_key.
+    :ivar state: parts of the state by the contract; empty: the topic ``state`` has all of it.
     """
 
     worker: InferenceWorker
     spec: PolicySpec
     contracts: Mapping[str, Contract]
+    state: Sequence[StatePart]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class RobotSession:
             shared,
             parts.prefix,
             parameters,
-            policy.spec,
+            Needs(policy.spec, policy.state, frame_id),
             instruction=lambda: '' if self._is_off else parts.instructions.text,
             on_observation=self._submit,
             on_fault=self.drop,

@@ -27,8 +27,9 @@ class AssemblyCounters:
     :param replaced: images that were dropped for a newer one of their camera, or by a reset.
     :param pending: images that wait for other cameras or a state now.
     :param joined: images that became part of an observation.
-    :param states_received: states that were received.
-    :param states_rejected: number of these with another length, or a value that is not finite.
+    :param states_received: messages with a state, or with parts of one.
+    :param states_rejected: number of these that were not usable.
+    :param states_unrelated: number of these with none of the joints of the state.
     """
 
     replaced: int = 0
@@ -36,6 +37,7 @@ class AssemblyCounters:
     joined: int = 0
     states_received: int = 0
     states_rejected: int = 0
+    states_unrelated: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,12 @@ class Assembler:
                 f'the state {values.tolist()} has {len(values)} values; allowed: '
                 f'{self._spec.state_dim}, all finite'
             )
+        return self.keep_state(values, stamp_ns, instruction)
+
+    def keep_state(
+        self, values: NDArray[np.float64], stamp_ns: int, instruction: str
+    ) -> Observation | None:
+        """Keep a state that was checked and counted; return an observation if it completes one."""
         self._states.append(_State(values, stamp_ns))
         return self._join(instruction) if instruction else None
 

@@ -1,0 +1,128 @@
+"""The state of one robot: the whole vector of a topic, or parts of messages by a contract.
+
+Used by the executor's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import JointState
+
+from vla_ros.graph.stamps import from_time
+from vla_ros.motion.state import EE_POSE, JOINT_STATES, JointPositions, Pose
+from vla_ros.motion.state_parts import Joined, StateParts
+from vla_ros.reasons import Cause, Reason
+from vla_ros.scheduling.assembly import Assembler
+from vla_ros.types import Observation
+
+_WAITING = 50
+_QUALITY = QoSProfile(depth=_WAITING, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+OnObservation = Callable[[Observation | None], None]
+OnFault = Callable[[Cause], None]
+
+
+class StateInput:
+    """Gives states to an assembler between :meth:`listen` and :meth:`stop_listening`."""
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        prefix: str,
+        parts: StateParts,
+        assembler: Assembler,
+        instruction: Callable[[], str],
+        on_observation: OnObservation,
+        on_fault: OnFault,
+    ) -> None:
+        """Start without a subscription.
+
+        :param parts: of the state by the contract; without any, the topic ``state`` has all of it.
+        :param instruction: the one to carry out now; empty: none.
+        :param on_observation: called with an observation, or None, after each state.
+        :param on_fault: called with the reason why a state cannot be used.
+        """
+        self._node, self._prefix = node, prefix
+        self._assembler = assembler
+        self._instruction = instruction
+        self._on_observation, self._on_fault = on_observation, on_fault
+        self._parts = parts
+        self._subscriptions: list[Subscription] = []
+
+    def listen(self) -> None:
+        """Subscribe to the topics that the state needs."""
+        subscribers: dict[str, tuple[type, Callable[[Any], None]]] = {
+            'state': (JointState, self._on_state),
+            JOINT_STATES: (JointState, self._on_joints),
+            EE_POSE: (PoseStamped, self._on_pose),
+        }
+        for topic in self._parts.topics or ('state',):
+            kind, callback = subscribers[topic]
+            name = f'{self._prefix}{topic}'
+            self._subscriptions.append(
+                self._node.create_subscription(kind, name, callback, _QUALITY)
+            )
+
+    def stop_listening(self) -> None:
+        """End the subscriptions, and forget all states."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all parts of states: the clock has jumped."""
+        self._parts.clear()
+
+    def explain(self, cause: Cause) -> Cause:
+        """Return the cause, with the part of the state that is missing or old."""
+        if not self._parts.topics or cause.reason not in (Reason.STATE_MISSING, Reason.STATE_STALE):
+            return cause
+        why = self._parts.why_none()
+        return Cause(cause.reason, f'{cause.message}; {why}') if why else cause
+
+    def _on_state(self, message: JointState) -> None:
+        values, stamp_ns = np.array(message.position), from_time(message.header.stamp)
+        try:
+            observation = self._assembler.add_state(values, stamp_ns, self._instruction())
+        except ValueError as error:
+            self._on_fault(Cause(Reason.STATE_REJECTED, f'state rejected: {error}'))
+        else:
+            self._on_observation(observation)
+
+    def _on_joints(self, message: JointState) -> None:
+        joints = JointPositions(message.name, message.position)
+        if not self._parts.concerns(joints):
+            self._assembler.counters.states_unrelated += 1
+        stamp_ns = from_time(message.header.stamp)
+        self._take(lambda: self._parts.add_joints(joints, stamp_ns))
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        point, turn = message.pose.position, message.pose.orientation
+        pose = Pose(
+            np.array([point.x, point.y, point.z]), np.array([turn.x, turn.y, turn.z, turn.w])
+        )
+        frame, stamp_ns = message.header.frame_id, from_time(message.header.stamp)
+        self._take(lambda: self._parts.add_pose(pose, frame, stamp_ns))
+
+    def _take(self, add: Callable[[], Joined | None]) -> None:
+        counters = self._assembler.counters
+        counters.states_received += 1
+        try:
+            joined = add()
+        except ValueError as error:
+            counters.states_rejected += 1
+            self._on_fault(Cause(Reason.STATE_REJECTED, f'state rejected: {error}'))
+            return
+        if joined is not None:
+            instruction = self._instruction()
+            self._on_observation(
+                self._assembler.keep_state(joined.values, joined.stamp_ns, instruction)
+            )
