@@ -42,6 +42,8 @@ TOPICS = {
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
     'gripper': 'Topic for the opening of the gripper',
     'ee_pose': "Topic of the tool's pose",
+    'joint_states': 'Topic of the positions of the joints',
+    'state': 'Topic of the whole state',
 }
 BOOLS = {'true': True, 'false': False}
 CHOICES = {'log_level': ('debug', 'info', 'warn', 'error', 'fatal'), 'respawn': tuple(BOOLS)}

@@ -16,12 +16,14 @@ Rights = dict[str, set[str]]
 # hear, what it does not.
 STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     (
-        ('image_transport:=raw', 'use_sim_time:=false'),
+        ('model:=scripted:state=2', 'image_transport:=raw', 'use_sim_time:=false'),
         {'twist', 'gripper'},
-        {'image/compressed', '/clock', 'ee_pose'},
+        {'image/compressed', '/clock', 'ee_pose', 'joint_states'},
     ),
     (
         (
+            'model:=scripted:state=8',
+            'unnorm_key:=libero_spatial',  # whose contract has a state
             'image_transport:=compressed',
             'use_sim_time:=true',
             'motion:=twist',
@@ -29,7 +31,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
             'chunk_timing:=from_pose',
         ),
         set(),
-        {'image'},
+        {'image', 'state'},
     ),
 )
 SINCE_JAZZY = {'~/get_type_description'}  # services that Humble's nodes do not have
@@ -80,7 +82,7 @@ def test_the_policy_is_what_the_node_does() -> None:
         expected['reply'] -= SINCE_JAZZY
     done: Rights = {'publish': set(), 'subscribe': set(), 'reply': set(), 'request': set()}
     for parameters, unsent, unheard in STARTS:
-        with running_node('model:=scripted', *parameters) as running:
+        with running_node(*parameters) as running:
             robot = running.robot
             robot.wait_for_state(State.HOLDING)
             robot.wait_until_heard()
