@@ -79,8 +79,8 @@ def state_of(spec: PolicySpec, contract: Contract | None, state_from: str) -> tu
 class StateParts:
     """Keeps the newest samples of each part, and joins them.
 
-    A new sample is joined with the nearest sample of every other part, if all of them lie within the
-    tolerance.
+    A new sample is joined with the nearest sample of every other part, if all of them lie within
+    the tolerance.
 
     :ivar topics: those that bring the parts; empty without parts.
     """
