@@ -101,6 +101,22 @@ def test_it_can_run_freely_and_late(evaluate: Callable[..., Told]) -> None:
         assert all(episode['steps'] > 0 for episode in one['episodes'])
 
 
+def test_world_time_counts_the_worlds_latency_alone(evaluate: Callable[..., Told]) -> None:
+    """Through the actions and through the node's twists, from the pose."""
+    done = evaluate(
+        *('--episodes', '1', '--pace', 'world', '--added-latency', '0.4', '--time-limit', '12'),
+        *('--deltas-from', 'image', '--motion', 'action,twist', '--dtype', 'float32'),
+    )
+    assert done.code == 0, done.err
+    results = json.loads(done.out.splitlines()[-1])['conditions']
+    assert [one['motion'] for one in results] == ['action', 'twist']
+    for one in results:
+        assert [one['latency_s'][name] for name in ('p50', 'p99')] == pytest.approx([0.4, 0.4])
+        assert one['all']['successes'] >= 1
+        assert one['unanswered'] == one['skipped'] == 0
+        assert not any(episode['failure'] for episode in one['episodes'])
+
+
 def test_fewer_bits_are_held_against_all_of_them(evaluate: Callable[..., Told]) -> None:
     """In step, so that no machine is too slow to see pictures on which they differ."""
     done = evaluate(
@@ -130,6 +146,7 @@ def test_the_clock_can_be_the_simulations(evaluate: Callable[..., Told]) -> None
         (('--quantization', 'none,int5'), "'int5' is not allowed; allowed: none, int8, int4"),
         (('--world', 'libero_10'), '--world libero_10 needs --model'),
         (('--world', 'moon'), "invalid choice: 'moon'"),
+        (('--motion', 'twist'), '--motion twist needs --pace world'),
         (('-p', 'model'), "'model' is not of the form NAME:=VALUE"),
         (('-p', 'dtype:=float16'), '-p dtype has an option of its own: --dtype'),
     ],

@@ -7,7 +7,9 @@ experiments/robot/libero/run_libero_eval.py and libero_utils.py, experiments/rob
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,11 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from support.forked import running_forked
+from support.places import GOLDEN
+from vla_ros.cli.eval import main
 from vla_ros.motion import load_contracts
 from vla_ros.openvla.preprocessing import (
     Preprocessing,
@@ -26,12 +32,12 @@ from vla_ros.openvla.preprocessing import (
     jpeg_round_trip,
     lanczos3_resized,
 )
-from vla_ros.policies import PolicyRequest, center_crop
+from vla_ros.policies import PolicyRequest, center_crop, load_policy
 from vla_ros.scripted.policy import spec_of
 from vla_ros.scripted.script import Options
 from vla_ros.simulation import WORLDS, BlocksWorld, LiberoWorld, SimulationError, make_world
 from vla_ros.simulation.libero import SUITES
-from vla_ros.types import PolicyError
+from vla_ros.types import PolicyError, Prediction
 
 DUMMY = [0, 0, 0, 0, 0, 0, -1]
 NOTHING = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
@@ -306,6 +312,68 @@ def test_there_is_a_camera_at_the_wrist_and_a_state() -> None:
     assert observation.state == pytest.approx([0.1, 0.2, 0.3, angle, 0.0, 0.0, 0.02, -0.03])
 
 
+# --- Policies of chunks -----------------------------------------------------------------------
+
+
+def calm(golden: Path, folder: Path) -> str:
+    """Copy a checkpoint, with smaller actions: the node rejects those far outside the range."""
+    shutil.copytree(golden, folder)
+    file = folder / 'model.safetensors'
+    tensors = {
+        name: 0.3 * tensor if name.startswith('action_head.') and '.fc2.' in name else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, {'format': 'pt'})
+    return str(folder)
+
+
+@pytest.mark.parametrize('model', ['vla_adapter_pro_tiny', 'openvla_oft_libero_tiny'])
+def test_vla_eval_plays_a_policy_of_chunks_two_cameras_and_a_state(
+    calls: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    model: str,
+) -> None:
+    """Through the node, every row is the policy's own for the world's images and state."""
+    monkeypatch.setattr('vla_ros.evaluation.closed_loop.running', running_forked)
+    monkeypatch.setattr(Benchmark, 'get_task', lambda self, i: Task(*['task'] * 5, 'init'))
+    step = OffScreenRenderEnv.step
+    monkeypatch.setattr(OffScreenRenderEnv, 'step', lambda *args: (*step(*args)[:2], False, {}))
+    folder = calm(GOLDEN / model, tmp_path / model)
+    options = ('--episodes', '1', '--time-limit', '0.8', '--dtype', 'float32', '--device', 'cpu')
+    code = main(['--world', 'libero_spatial', '--model', folder, *options])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    [episode] = json.loads(printed.out.splitlines()[-1])['conditions'][0]['episodes']
+    assert (episode['failure'], episode['steps']) == ('', 16)
+    sent = np.array(named(calls, 'step')[10:])
+
+    key = 'libero_spatial_no_noops'
+    request = PolicyRequest(
+        folder,
+        device='cpu',
+        dtype='float32',
+        unnorm_key=key,
+        preprocessing='training',
+        rotate_180=True,
+    )
+    policy = load_policy(request)
+    with LiberoWorld('libero_spatial') as world:
+        world.equip(policy.spec(key))
+        observation = world.reset(0, 'task')
+        assert list(observation.images) == ['image', 'wrist_image']
+        session = policy.session(key)
+        for chunk in sent.reshape(2, 8, 7):
+            [prediction] = policy.predict([(session, observation)])
+            assert isinstance(prediction, Prediction)
+            expected = np.array([as_the_reference(row) for row in prediction.actions])
+            np.testing.assert_allclose(chunk, expected, atol=1e-5)
+            for row in prediction.actions:
+                observation = world.step(row)
+    policy.close()
+
+
 # --- LIBERO's manners -----------------------------------------------------------------------------
 
 
@@ -395,10 +463,12 @@ def test_a_wrong_suite_and_a_wrong_instruction_are_named() -> None:
 
 @pytest.mark.usefixtures('calls')
 def test_worlds_have_names() -> None:
-    assert tuple(WORLDS) == ('blocks', *SUITES)
+    assert tuple(WORLDS) == ('blocks', 'blocks4', *SUITES)
     world = make_world('libero_goal')
     assert isinstance(world, LiberoWorld) and world.contract.unnorm_key == 'libero_goal'
-    with pytest.raises(PolicyError, match=r"no world 'moon'; there are: blocks, libero_spatial, "):
+    with pytest.raises(
+        PolicyError, match=r"no world 'moon'; there are: blocks, blocks4, libero_spatial, "
+    ):
         make_world('moon')
 
 

@@ -20,6 +20,7 @@ from vla_ros.evaluation.pace import DELTAS, MOTIONS, Pace
 from vla_ros.evaluation.run import FILMED, Setup, run
 from vla_ros.evaluation.summary import CONTROLS, PACES
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
+from vla_ros.simulation.libero import SUITES
 from vla_ros.simulation.worlds import WORLDS
 from vla_ros.types import PolicyError
 
@@ -70,8 +71,8 @@ def _check_together(parser: argparse.ArgumentParser, options: argparse.Namespace
         options.added_latency != [0.0] or options.deltas_from != ['now']
     ):
         parser.error('--added-latency and --deltas-from need --pace free or world')
-    if options.world != 'blocks' and not options.model:
-        parser.error(f'--world {options.world} needs --model: the shipped one is for blocks')
+    if options.world in SUITES and not options.model:
+        parser.error(f'--world {options.world} needs --model: none is shipped for LIBERO')
     if own := sorted({name for name, _ in options.parameter} & set(_OWN_OPTIONS)):
         parser.error(f'-p {own[0]} has an option of its own: {_OWN_OPTIONS[own[0]]}')
 
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('--world', choices=WORLDS, default='blocks', help='(default: %(default)s)')
-    add('--model', help='checkpoint folder or hub id (default: the one shipped for blocks)')
+    add('--model', help='checkpoint folder or hub id (default: the one shipped for the world)')
     add(
         '--episodes',
         type=count,

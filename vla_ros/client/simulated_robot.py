@@ -20,6 +20,7 @@ from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.simulation.arm import quaternion
 from vla_ros.types import ONE_CAMERA, Observation, PolicySpec
 
+BASE = 'base'  # frame of the twists and of the pose
 _TWISTS_WAITING = 10
 _LEAST_SPINS = 3  # so that a robot that is late still handles an action and a status
 
@@ -106,6 +107,7 @@ class SimulatedRobot(RobotSide):
         if self._poses is None:
             return
         message = PoseStamped()
+        message.header.frame_id = BASE
         message.header.stamp = to_time(self.now_ns())
         place, turn = message.pose.position, message.pose.orientation
         place.x, place.y, place.z = pose.position.tolist()

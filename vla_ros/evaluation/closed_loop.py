@@ -31,9 +31,17 @@ _NO_LIMITS = {
 }
 
 
-def blocks_model() -> str:
-    """Return the folder of the checkpoint that is shipped for the world ``blocks``."""
-    return str(share_file('models/blocks/config.json').parent)
+def blocks_model(world: str = 'blocks') -> str:
+    """Return the folder of the checkpoint that is shipped for a world.
+
+    :raises EvaluationError: if none is.
+    """
+    try:
+        return str(share_file(f'models/{world}/config.json').parent)
+    except FileNotFoundError as error:
+        raise EvaluationError(
+            f'no model is shipped for the world {world}', 'add --model'
+        ) from error
 
 
 @contextlib.contextmanager

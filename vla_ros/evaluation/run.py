@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_ros.client.simulated_robot import SimulatedRobot
+from vla_ros.client.simulated_robot import BASE, SimulatedRobot
 from vla_ros.console import say
 from vla_ros.evaluation.closed_loop import blocks_model, closed_loop, settled_status
 from vla_ros.evaluation.episode import Episode
@@ -30,17 +30,22 @@ from vla_ros.evaluation.report import report_text, versions
 from vla_ros.evaluation.summary import Condition, Outcome, summarize
 from vla_ros.measure.agreement import agreement, tokens_of
 from vla_ros.measure.machine import describe_machine
+from vla_ros.motion import ActionContract
 from vla_ros.msg import VlaStatus
 from vla_ros.parameters.overrides import read_value
 from vla_ros.policies import PolicyRequest, inspect, load_policy, product
+from vla_ros.policy_request import Inspection
 from vla_ros.simulation import FreeWorld, World
 from vla_ros.simulation.worlds import make_world
 from vla_ros.types import Observation, PolicyError, PolicySpec
 
 FILMED = 6  # episodes, at most
 
+_NO_NOOPS = '_no_noops'  # ends the name of LIBERO's data sets that OpenVLA was fine-tuned on
 # Parameters of a node whose twists start from where the tool was in the image.
 FROM_POSE = {'chunk_timing': 'from_pose'}
+# The node keeps the poses of this time.
+_MOTION_LIMITS = {'max_action_age_s': '60.0', 'inference_timeout_s': '60.0'}
 _STDERR = 2  # standard output is for the report
 _COMPARED = 300  # maximum number of observations
 
@@ -138,7 +143,7 @@ def _nodes(setup: Setup) -> dict[_Node, list[Pace]]:
     for pace in setup.paces:
         parameters: dict[str, str] = {}
         if pace.motion == 'twist':
-            parameters |= {'motion': 'twist', 'frame_id': 'base'}
+            parameters |= {'motion': 'twist', 'frame_id': BASE, **_MOTION_LIMITS}
             parameters |= FROM_POSE if pace.deltas_from == 'image' else {}
         simulated_time = pace.kind == 'world' or (pace.kind == 'step' and setup.simulated_time)
         node = _Node(simulated_time, tuple(parameters.items()))
@@ -154,7 +159,7 @@ class Evaluation:
 
         :raises PolicyError: if the policy needs what the world does not have.
         """
-        self.model = setup.model or blocks_model()
+        self.model = setup.model or blocks_model(setup.world)
         self.outcomes: list[Outcome] = []
         self.film = Film(world.contract, FILMED if setup.gif or setup.sheet else 0)
         self._is_upside_down = world.node_parameters.get('rotate_180') == 'true'
@@ -167,7 +172,10 @@ class Evaluation:
             **setup.parameters,
             'model': self.model,
         }
-        self._spec = _known_spec(self._parameters)
+        inspection = _inspection(self._parameters)
+        if 'unnorm_key' not in setup.parameters and inspection is not None:
+            self._parameters['unnorm_key'] = _key(world.contract, inspection)
+        self._spec = _known_spec(inspection, self._parameters['unnorm_key'])
         if self._spec is not None:
             world.equip(self._spec)
 
@@ -258,15 +266,28 @@ class Evaluation:
         return agreement(self._reference, token_ids)
 
 
-def _known_spec(parameters: Mapping[str, str]) -> PolicySpec | None:
-    """Return the spec of a node's policy; None if only the node can tell.
+def _inspection(parameters: Mapping[str, str]) -> Inspection | None:
+    """Return what is known of a node's policy; None if only the node can tell.
 
     So it is while the policy's files must be downloaded. Of an unusable model the node reports the
     error.
     """
     try:
-        inspection = inspect(_request(parameters))
-        return None if inspection is None else inspection.spec(parameters['unnorm_key'])
+        return inspect(_request(parameters))
+    except PolicyError:
+        return None
+
+
+def _key(contract: ActionContract, inspection: Inspection) -> str:
+    """Return the key of the world's data set, or that of the same data without idle actions."""
+    key, without = contract.unnorm_key, contract.unnorm_key + _NO_NOOPS
+    return without if key not in (keys := inspection.unnorm_keys) and without in keys else key
+
+
+def _known_spec(inspection: Inspection | None, unnorm_key: str) -> PolicySpec | None:
+    """Return the spec of a policy; None if only the node can tell."""
+    try:
+        return None if inspection is None else inspection.spec(unnorm_key)
     except PolicyError:
         return None
 

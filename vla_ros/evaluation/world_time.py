@@ -29,6 +29,7 @@ _CLOCK_S = 0.03  # time that the clock needs to the node, before an image
 _TWIST_S = 0.5  # maximum time to the next twist of a motion
 _LAST_TWIST_S = 0.1  # that after several twists of zero, which end a motion
 _ZEROS = 8
+_MAX_REFUSED = 10  # chunks in a row that gave no twist
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class WorldRun(Run):
         self._fresh_ns = 0  # when it came
         self._failed = 0  # images in a row that no action came to
         self._is_moving = False  # whether a twist is expected
+        self._begins = False  # whether a chunk came, and none of its twists
         self._moved = 0  # ticks
+        self._refused = 0  # chunks in a row that gave no motion
         if pace.motion == 'twist':
             robot.follow_twists()
             robot.tell_pose(world.pose)
@@ -136,7 +139,7 @@ class WorldRun(Run):
             round(1e9 * period_s),
         )
         if self._pace.motion == 'twist':
-            self._is_moving = True
+            self._is_moving = self._begins = True
             watch(waiting.captured.seen, received.actions[0])
 
     def _request_chunk(self, waiting: _Waiting) -> ReceivedAction | None:
@@ -189,6 +192,10 @@ class WorldRun(Run):
         robot = self._robot
         twist = robot.twist_of(self._twist_patience_s)
         self._is_moving = twist is not None
+        if self._begins:
+            self._begins, self._refused = False, 0 if self._is_moving else self._refused + 1
+            if self._refused == _MAX_REFUSED:
+                self.failure = f'the node does not move: {robot.latest.motion.message}'
         if twist is None:
             self._world.advance(TICK_S)
         else:

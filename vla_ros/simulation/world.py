@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from vla_ros.motion import ACTION_DIM, ActionContract
 from vla_ros.types import ONE_CAMERA, Observation, PolicyError, PolicySpec
 
+_WRIST, _WRIST_IMAGE = 'wrist', 'wrist_image'  # a world's name of a camera, and vla_convert's
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -49,7 +51,7 @@ class Sensors:
 
         A camera of the policy is the world's camera of the same name. Names that only count are
         the world's cameras in order: ``image`` and ``camera_1`` are the first, ``camera_2`` is the
-        second.
+        second. ``wrist_image`` is ``wrist``.
 
         :raises PolicyError: if the world lacks a camera, has another state, or takes actions of
             another size.
@@ -65,7 +67,10 @@ class Sensors:
 
     def _selection(self, cameras: Sequence[str], state_dim: int) -> Selection:
         numbered = {f'camera_{number}': name for number, name in enumerate(self.cameras, 1)}
-        names = {name: name for name in self.cameras} | numbered | {ONE_CAMERA: self.cameras[0]}
+        of_family = {ONE_CAMERA: self.cameras[0]}
+        if _WRIST in self.cameras:
+            of_family[_WRIST_IMAGE] = _WRIST
+        names = {name: name for name in self.cameras} | numbered | of_family
         for camera in cameras:
             if camera not in names:
                 there = ', '.join(f'{name} ({number})' for number, name in numbered.items())
