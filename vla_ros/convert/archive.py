@@ -30,6 +30,7 @@ _END_64 = struct.Struct('<4sQ2H2I4Q')
 _LOCATOR = struct.Struct('<4sIQI')
 _EXTRA = struct.Struct('<2H')
 _FLAGS = 0x0808  # sizes repeated behind the data; names in UTF-8
+_FOLDER = 0x10  # miniz, which torch has, gives no bytes of such a record
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # the value is in a 64-bit field
 _NAME = re.compile(
     r'([^/\\\0:]{1,200})/'
@@ -170,13 +171,15 @@ class Archive:
             fields = _CENTRAL.unpack_from(directory, at)
             mark, _, _, flags, method, _, _, _, packed, size, *lengths = fields[:13]
             name_size, extra_size, comment_size = lengths
-            disk, local = fields[13], fields[16]
+            disk, attributes, local = fields[13], fields[15], fields[16]
             at += _CENTRAL.size
             raw = directory[at : at + name_size]
             extra = directory[at + name_size : at + name_size + extra_size]
             at += name_size + extra_size + comment_size
             if mark != b'PK\x01\x02' or at > len(directory) or comment_size or disk:
                 raise self.error('its directory is malformed')
+            if attributes & _FOLDER:
+                raise self.error('it marks a record as a folder')
             shown = quoted(raw.decode('utf-8', 'replace'))
             if flags & ~_FLAGS or method:
                 raise self.error(f'{shown} is compressed or encrypted', 'stored records')
