@@ -238,7 +238,7 @@ def test_quantised_it_stays_near(name: str, quantization: str, bound: float) -> 
     own = case.predict(quantized).normalized_actions
     expected = case.predict(policy(name)).normalized_actions
     assert 0 < np.sqrt(((own - expected) ** 2).mean()) < bound
-    # The head and the projector of the state keep the dtype.
+    # The ends of the head and the projector of the state keep the dtype.
     assert quantized._model.action_head.fc1.weight.dtype == torch.float32
     assert quantized._model.state_projector.fc1.weight.dtype == torch.float32
 

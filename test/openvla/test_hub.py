@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import _tree_cache, constants, snapshot_download
 
+from support.family_golden import PRO_CASE
 from support.hub import COMMITS, REPO, Hub
 from support.places import HUB_HOME
 from vla_ros.doctor.checkpoint import check_checkpoint
@@ -30,6 +31,22 @@ def test_a_model_is_downloaded_with_progress_and_without_code(hub: Hub) -> None:
     assert any('someone/tiny-vla' in progress.text for progress in told)
     policy = OpenVLAPolicy.from_pretrained(REPO, device='cpu')
     assert policy.info.model == REPO
+
+
+def test_a_converted_model_is_downloaded_too(hub: Hub, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / 'served')
+    shutil.copytree(PRO_CASE.folder(), tmp_path / 'served')
+    policy = OpenVLAPolicy.from_pretrained(REPO, device='cpu')
+    assert policy.spec(PRO_CASE.facts['unnorm_key']).cameras == PRO_CASE.layout.cameras
+
+
+def test_a_model_that_was_not_converted_is_refused(hub: Hub, tmp_path: Path) -> None:
+    """Its config.json names a Qwen2."""
+    shutil.rmtree(tmp_path / 'served')
+    shutil.copytree(PRO_CASE.folder(), tmp_path / 'served', ignore=shutil.ignore_patterns('vla_*'))
+    with pytest.raises(CheckpointError, match='is of a VLA-Adapter or MiniVLA'):
+        resolve_model(REPO)
+    assert not list(HUB_HOME.rglob('*.safetensors'))
 
 
 def test_the_revision_is_the_one_asked_for(hub: Hub) -> None:

@@ -44,10 +44,12 @@ class OpenVLAInspection:
         checkpoint = Checkpoint(self.folder)
         build_model(checkpoint, self.config)
         dtypes = ', '.join(sorted(str(one).removeprefix('torch.') for one in checkpoint.dtypes))
-        return (
+        found = (
             f'{self.folder}: {len(checkpoint.shapes)} tensors in {dtypes}, of the names and shapes '
             'that config.json wants; their values are looked at when it is loaded'
         )
+        doubt = '' if self.config.layout is None else self.config.layout.doubt
+        return f'{found}; {doubt}' if doubt else found
 
     @property
     def unnorm_keys(self) -> tuple[str, ...]:

@@ -89,6 +89,16 @@ class Layout:
         """Whether the chunk is made of tokens."""
         return self.action_head == 'tokens'
 
+    @property
+    def doubt(self) -> str:
+        """A reason to doubt that the policy is of use, for the user; empty if there is none."""
+        if self.action_head != 'bridge':
+            return ''
+        return (
+            'nothing in the head of VLA-Adapter without Pro tells the rows of a chunk apart: all '
+            f'{self.horizon} are equal; take a Pro checkpoint'
+        )
+
     def _check_cameras(self) -> None:
         names = self.cameras
         if not isinstance(names, tuple) or not 1 <= len(names) <= MAX_CAMERAS:

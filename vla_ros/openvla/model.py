@@ -130,6 +130,15 @@ class OpenVLAModel(nn.Module):
         """Return the language model's linear layers by name, except its head."""
         return _linears(self.language_model.model, 'language_model.model')
 
+    def head_linears(self) -> dict[str, nn.Linear]:
+        """Return the linear layers of the blocks of VLA-Adapter's head by name.
+
+        They are a seventh of its weights. Those of the other head are few.
+        """
+        if not isinstance(self.action_head, BridgeHead):
+            return {}
+        return _linears(self.action_head.mlp_resnet_blocks, 'action_head.mlp_resnet_blocks')
+
     def vision_linears(self) -> dict[str, nn.Linear]:
         """Return the linear layers of vision backbone and projector by name."""
         return _linears(self.vision_backbone, 'vision_backbone') | _linears(

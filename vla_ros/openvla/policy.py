@@ -134,7 +134,8 @@ class OpenVLAPolicy:
         )
         with explained(info, 'loading'):
             model = load(Checkpoint(directory, files.remember), config, placement, progress)
-        _warn(config, directory)
+        if config.layout is not None and config.layout.doubt:
+            _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files
         return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
 
@@ -163,7 +164,8 @@ class OpenVLAPolicy:
         for done, (name, trial) in enumerate(trials.items()):
             if progress is not None:
                 progress(Progress(trial.text, done, len(trials)))
-            self.reset()  # so that no embedding of an earlier trial makes this one fast
+            if done == len(trials) - 1:
+                self.reset()  # no embedding that was kept makes the last one fast
             trial_started = time.monotonic()
             predictions[name] = self._attempt(
                 trial.requests(longest), cancel, return_logits=True, always_block=True
@@ -315,13 +317,3 @@ def _predictor(
     if config.layout is None:
         return TokenPredictor(config, model, tokenizer, embedder)
     return ChunkPredictor(config, config.layout, model, tokenizer, embedder)
-
-
-def _warn(config: OpenVLAConfig, directory: Path) -> None:
-    if config.layout is not None and config.layout.action_head == 'bridge':
-        _LOG.warning(
-            '%s has the head of VLA-Adapter without Pro: nothing in it tells the rows of a chunk '
-            'apart, and all %d are equal; take a Pro checkpoint',
-            directory,
-            config.layout.horizon,
-        )

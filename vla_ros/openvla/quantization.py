@@ -1,8 +1,9 @@
 """Linear layers with weights of 8 or 4 bits, multiplied by torch's own kernels.
 
-``int8``: the linear layers of language model, vision towers and projector. ``int4``: those of the
-language model in 4 bits, the others in 8. Embedding, head, norms and patch convolutions keep the
-dtype: together they are small, and the head decides between neighbouring bins.
+``int8``: the linear layers of language model, vision towers and projector, and of the blocks of
+VLA-Adapter's head. ``int4``: those of the language model in 4 bits, the others in 8. Embedding,
+logits, the state's projector, norms and patch convolutions keep the dtype: together they are small,
+and the logits decide between neighbouring bins.
 
 Weights are rounded to the nearest value; no data is needed. int8 is symmetric with a scale per
 output row; int4 has a scale and a zero for each group of inputs of a row. Runs in the policy's
@@ -276,7 +277,7 @@ def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
 def replace_linears(
     model: OpenVLAModel, quantization: str, device: torch.device
 ) -> dict[str, QuantizedLinear]:
-    """Replace the model's linear layers, except its head, by quantised ones without weights.
+    """Replace the model's large linear layers by quantised ones without weights.
 
     :param model: on the meta device.
     :param quantization: ``none``, ``int8`` or ``int4``.
@@ -285,10 +286,11 @@ def replace_linears(
     """
     if quantization == 'none':
         return {}
-    vision, language = model.vision_linears(), model.language_linears()
-    replaced = {name: choose_linear('int8', device, linear) for name, linear in vision.items()}
+    in_8_bits = model.vision_linears() | model.head_linears()
+    replaced = {name: choose_linear('int8', device, linear) for name, linear in in_8_bits.items()}
     replaced |= {
-        name: choose_linear(quantization, device, linear) for name, linear in language.items()
+        name: choose_linear(quantization, device, linear)
+        for name, linear in model.language_linears().items()
     }
     for name, layer in replaced.items():
         model.set_submodule(name, layer)

@@ -58,10 +58,11 @@ class Trial:
     state: NDArray[np.float64] | None = None
 
     def requests(self, unnorm_key: str) -> list[Request]:
-        """Return requests with different images."""
+        """Return requests with different images, which no smaller batch has had."""
+        first = self.batch_size * (self.batch_size - 1) // 2
         return [
             Request(
-                tuple(np.roll(image, row) for image in self.images),
+                tuple(np.roll(image, first + row) for image in self.images),
                 self.instruction,
                 unnorm_key,
                 self.draft,
