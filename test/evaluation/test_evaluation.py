@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,7 +20,13 @@ from vla_ros.evaluation.episode import Episode
 from vla_ros.evaluation.film import Film
 from vla_ros.evaluation.plot import plot_success
 from vla_ros.evaluation.report import report_text, tables, versions
-from vla_ros.evaluation.summary import Condition, Outcome, summarize, wilson_interval
+from vla_ros.evaluation.summary import (
+    Condition,
+    Outcome,
+    paired_interval,
+    summarize,
+    wilson_interval,
+)
 from vla_ros.evaluation.window import Window, open_window
 from vla_ros.measure.agreement import agreement
 from vla_ros.motion import load_contracts
@@ -74,6 +81,20 @@ def test_the_interval_never_leaves_what_a_rate_can_be_and_holds_the_rate() -> No
             low, high = wilson_interval(successes, episodes)
             assert 0 <= low <= high <= 1
             assert low - 1e-12 <= successes / episodes <= high + 1e-12
+
+
+def test_policies_are_compared_by_their_pairs_of_starts() -> None:
+    # By the formulas of Agresti and Min 2005, for 300 pairs: 5 and 2 that differ.
+    assert paired_interval(2, 5, 300) == pytest.approx((-0.028256, 0.008388), abs=1e-6)
+    assert paired_interval(0, 0, 1)[0] < 0 < paired_interval(0, 0, 1)[1]
+    int8 = Condition(replace(BLOCKS, quantization='int8'))
+    late = [Outcome(free(0.5), [episode(True)] * 4), Outcome(free(1.0), [episode(False)] * 4)]
+    first, second = outcome(STEP, 8), outcome(int8, 7)
+    summaries = summarize([first, *late, second])
+    assert [one['difference'] for one in summaries[:3]] == [None] * 3
+    assert summaries[3]['difference']['rate'] == pytest.approx(-0.1)
+    assert summaries[3]['difference']['interval'] == paired_interval(0, 1, 10)
+    assert '-10.0 (-' in tables(summaries)
 
 
 def test_episodes_are_summed_up_by_instruction_and_together() -> None:

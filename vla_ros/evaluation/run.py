@@ -190,7 +190,7 @@ class Evaluation:
             parameters, before = {**self._parameters, **placement}, len(self.outcomes)
             for node, paces in _nodes(self._setup).items():
                 self._play_with_one_node(node, {**parameters, **dict(node.parameters)}, paces)
-            if len(placements) > 1:
+            if len(placements) > 1 and (self._spec is None or self._spec.emits_tokens):
                 shared = self._agreement(parameters)
                 self.outcomes[before:] = [
                     replace(outcome, agreement=shared) for outcome in self.outcomes[before:]

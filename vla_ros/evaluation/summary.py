@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 
 from vla_ros.evaluation.episode import Episode
@@ -87,8 +87,46 @@ def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
 
     It has the condition, ``all`` its episodes together and for each of the ``instructions``,
     ``latency_s`` from capture to arrival (None if there was no action), and each episode.
+    ``difference`` is that of the success rate to the first policy's, in the same conditions and
+    with the same starts; None for the first policy.
     """
-    return [_summary(outcome) for outcome in outcomes]
+    return [
+        {**_summary(outcome), 'difference': _difference(_first_of(outcome, outcomes), outcome)}
+        for outcome in outcomes
+    ]
+
+
+def _first_of(outcome: Outcome, outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the first outcome whose conditions differ in the policy only."""
+    own = outcome.condition
+    return next(one for one in outcomes if replace(one.condition, policy=own.policy) == own)
+
+
+def _difference(first: Outcome, second: Outcome) -> Summary | None:
+    """Return the difference of two success rates with the same starts, and its interval."""
+    if first is second or len(first.episodes) != len(second.episodes):
+        return None
+    pairs = [
+        (one.success, other.success)
+        for one, other in zip(first.episodes, second.episodes, strict=True)
+    ]
+    won, lost = pairs.count((False, True)), pairs.count((True, False))
+    return {'rate': (won - lost) / len(pairs), 'interval': paired_interval(won, lost, len(pairs))}
+
+
+def paired_interval(won: int, lost: int, pairs: int) -> tuple[float, float]:
+    """Return the interval of a difference of two paired success rates, with 95 % confidence.
+
+    It is Wald's after half a pair is added to each of the four outcomes (Agresti and Min,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in
+    Medicine 24 (2005), 729-740).
+
+    :param won: number of pairs in which only the second succeeded.
+    :param lost: number of pairs in which only the first succeeded.
+    """
+    n, centre, apart = pairs + 2, won - lost, won + lost + 1
+    reach = _Z * math.sqrt(apart - centre**2 / n)
+    return max(-1.0, (centre - reach) / n), min(1.0, (centre + reach) / n)
 
 
 def _summary(outcome: Outcome) -> Summary:
