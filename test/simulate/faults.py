@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from simulate.plan import Fault, Shape
     from simulate.world import Camera, Joints, World
 
 _POLICY_FAULT_S = 0.6
+NS = 10**9
 
 Begin = Callable[['World', 'Fault'], None]
 
@@ -812,3 +815,67 @@ KINDS['second_publisher_of_twists'] = Kind(
 )
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+# -- the pose of the tool --------------------------------------------------------------------------
+
+_FROM_POSE = {'chunk_timing': 'from_pose', 'motion': 'twist'}
+
+
+def _tool(world: World, fault: Fault, **knobs: Any) -> None:
+    """Turn the knobs of a robot's tool for a while."""
+    tool = world.tools[fault.robot]
+    for name, value in knobs.items():
+        setattr(tool, name, value)
+    _for_a_while(world, fault, tool.heal)
+
+
+@_kind(**_FROM_POSE)
+def pose_silent(world: World, fault: Fault) -> None:
+    _tool(world, fault, is_silent=True)
+
+
+@_kind(**_FROM_POSE)
+def pose_late(world: World, fault: Fault) -> None:
+    _tool(world, fault, delay_s=world.random.choice((0.05, 0.1, 0.3, 1.0)))
+
+
+@_kind(**_FROM_POSE)
+def pose_that_is_none(world: World, fault: Fault) -> None:
+    """Not finite, no rotation, in another frame, without a stamp, or of the future."""
+    what = world.random.choice(('finite', 'rotation', 'frame', 'stamp', 'ahead'))
+    lead_ns = world.random.choice((NS // 20, NS))
+
+    def spoil(message: Any) -> None:
+        if what == 'finite':
+            message.pose.position.y = float('nan')
+        elif what == 'rotation':
+            message.pose.orientation.w = 2.0
+        elif what == 'frame':
+            message.header.frame_id = 'camera'
+
+    def restamp(stamp_ns: int) -> int:
+        return {'stamp': 0, 'ahead': stamp_ns + lead_ns}.get(what, stamp_ns)
+
+    _tool(world, fault, spoil=spoil, restamp=restamp)
+
+
+@_kind(**_FROM_POSE)
+def pose_jumps(world: World, fault: Fault) -> None:
+    """The arm is where it was not; as if two publishers took turns, perhaps."""
+    tool, often = world.tools[fault.robot], world.random.random() < 0.3
+
+    def spoil(message: Any) -> None:
+        message.pose.position.x += 0.5
+
+    if often:
+        _tool(world, fault, spoil=lambda one: spoil(one) if world.random.random() < 0.2 else None)
+    else:
+        tool.position = tool.position + np.array([0.0, 0.3, 0.0])
+
+
+@_kind(workspace_m='0.35, 0.45, -0.05, 0.05, 0.27, 0.33', motion='twist')
+def tool_is_pushed_out_of_its_workspace(world: World, fault: Fault) -> None:
+    tool, metres = world.tools[fault.robot], world.random.choice((0.06, 0.2))
+    axis = np.eye(3)[world.random.randrange(3)]
+    tool.position = tool.position + world.random.choice((-1, 1)) * metres * axis

@@ -14,11 +14,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simulate.parts_oracle import MARGIN_S
+from simulate.pose_oracle import Place, PoseOracle
+from simulate.route_oracle import (
+    Guide,
+    History,
+    Refused,
+    Unsure,
+    box_of,
+    goals_of,
+    progress,
+)
 from simulate.scheduler import NS
 from vla_ros.motion import ActionContract
 from vla_ros.motion.displacement import action_twist
 
 _TICKS_PER_RAMP = 2  # a ramp is at least so long
+MARGIN_NS = MARGIN_S * NS
 _UNSURE_NS = 2_000_000  # of a moment: the node reads two clocks one after the other
 _CLOSED, _OPEN = 0.4, 0.6  # between them a gripper stays as it is
 
@@ -42,6 +54,30 @@ class _Opening(NamedTuple):
     valid_until_ns: float  # it must have begun by then
 
 
+@dataclass(frozen=True)
+class ChunkTimes:
+    """When a chunk came.
+
+    :param due_ns, start_ns: as for ``follow``, by the clock that motions run by.
+    :param valid_ns: for how long row 0 is, from ``due_ns`` on.
+    :param stamp_ns: of the action, by the node's clock.
+    :param image_ns: of the image of the first camera.
+    :param real_ns: now, by the scheduler's clock.
+    """
+
+    due_ns: int
+    start_ns: int
+    valid_ns: int
+    stamp_ns: int
+    image_ns: int
+    real_ns: int
+
+
+def valid_until(times: ChunkTimes, row: int, period_ns: float) -> float:
+    """Until when the motion of a row is valid."""
+    return times.due_ns + times.valid_ns + row * period_ns
+
+
 class MotionOracle:
     """The twist and the gripper that the chunks so far mean."""
 
@@ -57,6 +93,13 @@ class MotionOracle:
         self._now_ns = 0  # of the last twist, or of the action after it
         self._start_ns = 0  # of the last chunk
         self._must_move = False  # at the last twist
+        self._is_from_pose = parameters['chunk_timing'] == 'from_pose'
+        self._box = box_of(parameters)
+        self.poses = PoseOracle(parameters)
+        self._is_adrift = False  # what is commanded is not known
+        self._loose: Vector = np.zeros(6)  # of the twists of the last chunk
+        self._slack_ns = 0.0  # of its rows' times
+        self._histories: list[History] = [[]]  # of the gripper, one of which is right
         self._stands_still = False  # since the twist before, though it has to move
 
     # -- chunks ------------------------------------------------------------------------------------
@@ -92,6 +135,160 @@ class MotionOracle:
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether it goes by the tool's pose."""
+        return self._is_from_pose or self._box is not None
+
+    def guided(
+        self,
+        rows: Sequence[Sequence[float]],
+        contract: ActionContract,
+        times: ChunkTimes,
+    ) -> bool | None:
+        """A chunk has been published that goes by the tool's pose.
+
+        :param contract: with the chunk's own period.
+        :returns: whether it is a motion; None: perhaps.
+        """
+        self._now_ns = self._start_ns = times.start_ns
+        try:
+            self._follow_guided(rows, contract, times)
+        except Unsure:
+            self._is_adrift = True
+            self.doubt()
+            return None
+        except Refused:
+            self.stop()
+            return False
+        return not math.isinf(self._unsure_until_ns) or None
+
+    def _follow_guided(
+        self, rows: Sequence[Sequence[float]], contract: ActionContract, times: ChunkTimes
+    ) -> None:
+        now_ns, period_ns = times.start_ns, contract.period_s * NS
+        self._ramp_ns = self.ramp_s(contract) * NS
+        newest = self.poses.newest(times.real_ns, times.stamp_ns)
+        if newest.place is None:
+            raise Unsure if newest.is_unsure else Refused
+        if not self.poses.is_in_frame:
+            raise Refused
+        twists = [action_twist(np.array(row), contract) for row in rows]
+        openings = [contract.opening(row[6]) for row in rows]
+        since_ns = now_ns - (times.stamp_ns - self.poses.poses[-1][0])
+        tool = newest.place.moved(self._to_come(since_ns, now_ns))
+        guide = Guide(self.poses, now_ns, times.stamp_ns, times.image_ns, tool)
+        goals: list[Place] = []
+        done, due_ns, slack_ns = 0, times.due_ns, 0.0
+        if self._is_from_pose:
+            goals = goals_of(guide, [twist * contract.period_s for twist in twists])
+            done, left = self._progress(guide, goals, openings)
+            due_ns = now_ns - (1 - left) * period_ns
+            length_m = goals[done].distance_to(goals[done + 1])
+            slack_ns = 0.0 if left == 1.0 else period_ns * self._unsure_m(contract) / length_m
+        ends_ns = min(due_ns + period_ns, valid_until(times, done, period_ns) - 2 * self._ramp_ns)
+        begins_ns = now_ns if self._is_from_pose else due_ns
+        if ends_ns < begins_ns - MARGIN_NS:
+            raise Refused
+        if ends_ns < begins_ns + MARGIN_NS:
+            raise Unsure
+        if not self._is_from_pose:
+            left = [ends_ns + row * period_ns - now_ns for row in range(len(rows))]
+            if any(abs(one) < MARGIN_NS for one in left):
+                raise Unsure
+            done = sum(one < 0 for one in left)
+            if done == len(rows):
+                raise Refused
+            due_ns, ends_ns = due_ns + done * period_ns, ends_ns + done * period_ns
+        if self._is_adrift:
+            raise Unsure
+        self._replace_from(now_ns)
+        self._openings.clear()
+        self._perhaps_told, self._slack_ns = 0, slack_ns
+        self._must_move = self._stands_still = False
+        self._loose = np.zeros(6)
+        later_ns = self._ramp_ns if self._is_from_pose else 0.0
+        valid_ns = valid_until(times, done, period_ns)
+        place = tool
+        for number in range(len(rows) - done):
+            begin_ns = max(now_ns, due_ns + number * period_ns)
+            end_ns = min(ends_ns + number * period_ns, due_ns + (number + 1) * period_ns)
+            lasts_s = (end_ns - begin_ns) / NS
+            if self._is_from_pose:
+                goal = goals[done + number + 1]
+            else:
+                goal = place.moved(self._bounded(twists[done + number], contract) * lasts_s)
+            if self._box is not None:
+                goal = Place(self._box.inside(goal.position, place.position), goal.rotation)
+            twist = self._bounded(place.way_to(goal) / lasts_s, contract)
+            self._rows.append(_Row(twist, begin_ns, end_ns))
+            loose = np.repeat(2 * np.array(self._limits(contract)) * _UNSURE_NS / NS / lasts_s, 3)
+            self._loose = np.maximum(self._loose, loose)
+            place = place.moved(twist * lasts_s)
+            told_ns = due_ns + number * period_ns + (later_ns if number else 0.0)
+            opening = openings[done + number]
+            self._openings.append(_Opening(opening, told_ns, valid_ns + number * period_ns))
+
+    def _progress(
+        self, guide: Guide, goals: list[Place], openings: Sequence[float]
+    ) -> tuple[int, float]:
+        """The same by every history of the gripper, or unsure."""
+        found: set[tuple[int, float] | None] = set()
+        for history in self._histories:
+            try:
+                found.add(progress(guide, goals, openings, history, _UNSURE_NS))
+            except Refused:
+                found.add(None)
+        if len(found) > 1:
+            raise Unsure
+        [answer] = found
+        if answer is None:
+            raise Refused
+        return answer
+
+    def _unsure_m(self, contract: ActionContract) -> float:
+        linear, angular = self._limits(contract)
+        return (linear + 0.1 * angular) * _UNSURE_NS / NS
+
+    def _to_come(self, since_ns: float, now_ns: float) -> Vector:
+        """The way from a moment on, if all rows end now: all of it, less what was made before."""
+        total = np.zeros(6)
+        for row in self._rows:
+            end_ns = min(row.end_ns, now_ns)
+            if end_ns <= row.start_ns:
+                continue
+            whole_ns = end_ns - row.start_ns
+            made_ns = self._area(since_ns - row.start_ns) - self._area(since_ns - end_ns)
+            total += row.twist * (whole_ns - made_ns) / NS
+        return total
+
+    def _area(self, age_ns: float) -> float:
+        """The integral of the share."""
+        x, ramp_ns = age_ns / self._ramp_ns, self._ramp_ns
+        if x <= 0:
+            return 0.0
+        if x >= 2:
+            return (x - 1) * ramp_ns
+        return ramp_ns * (x**3 - 2 * max(0.0, x - 1) ** 3) / 6
+
+    def lose_pose(self) -> None:
+        """A pose has come that ends the motion."""
+        self.stop()
+
+    def rest(self) -> None:
+        """It surely holds: nothing is commanded."""
+        self.stop()
+        self._is_adrift = False
+
+    def perhaps_forget_gripper(self) -> None:
+        """The node forgets the gripper, at this moment or not."""
+        unique = [
+            one for number, one in enumerate(self._histories) if one not in self._histories[:number]
+        ]
+        if [] not in unique:
+            unique.append([])
+        self._histories = unique
+
     def doubt(self) -> None:
         """It may move or not, until the next chunk that is surely a motion."""
         self.stop()
@@ -106,15 +303,31 @@ class MotionOracle:
     def _replace_from(self, start_ns: int) -> None:
         if math.isinf(self._unsure_until_ns):
             self._unsure_until_ns = start_ns + 2 * self._ramp_ns
+        kept_ns = self._params['max_pose_age_s'] * NS if self.is_guided else 0.0
         for row in self._rows:
             row.end_ns = min(row.end_ns, start_ns)
         self._rows = [
             row
             for row in self._rows
-            if row.start_ns < row.end_ns and row.end_ns + 2 * self._ramp_ns > start_ns
+            if row.start_ns < row.end_ns and row.end_ns + 2 * self._ramp_ns > start_ns - kept_ns
         ]
 
     # -- twists ------------------------------------------------------------------------------------
+
+    def look_at_pose(self, real_ns: int, stamp_ns: int, is_sure: bool) -> None:
+        """A twist is about to be sent; the motion ends if the pose is lost.
+
+        :param real_ns: by the scheduler's clock.
+        :param stamp_ns: of the twist.
+        """
+        if not self.is_guided:
+            return
+        newest = self.poses.newest(real_ns, stamp_ns)
+        if newest.is_unsure or not is_sure:
+            self._is_adrift = True
+            self.doubt()
+        elif newest.place is None:
+            self.stop()
 
     def check_twist(self, twist: Vector, now_ns: int, is_sure: bool, must_move: bool) -> None:
         """
@@ -137,7 +350,7 @@ class MotionOracle:
             )
 
     def _is_other(self, twist: Vector, now_ns: float) -> bool:
-        steepest = self._steepest() * _UNSURE_NS + 1e-9
+        steepest = self._steepest() * (_UNSURE_NS + self._slack_ns) + self._loose + 1e-9
         return bool((np.abs(twist - self._expected(now_ns)) > steepest).any())
 
     def _stand_still(self, now_ns: int, must_move: bool) -> None:
@@ -158,6 +371,8 @@ class MotionOracle:
         for row in self._rows:
             young = self._share(now_ns - row.start_ns) - self._share(now_ns - row.end_ns)
             total += young * row.twist
+        if self._box is not None and self.poses.poses:
+            return self._box.inward(total, self.poses.poses[-1][1].position)
         return total
 
     def _share(self, age_ns: float) -> float:
@@ -193,18 +408,23 @@ class MotionOracle:
 
     def check_gripper(self, opening: float) -> None:
         """The gripper is told where to be, just after an action or a twist, as a row begins."""
-        surely = max(1, self._begun(self._now_ns - _UNSURE_NS))
-        perhaps = self._begun(self._now_ns + _UNSURE_NS)
+        near_ns = round(_UNSURE_NS + self._slack_ns)
+        surely = max(1, self._begun(self._now_ns - near_ns))
+        perhaps = self._begun(self._now_ns + near_ns)
         if not perhaps and not math.isinf(self._unsure_until_ns):
             self._violation('the gripper is told where to be, and no row of an action begins')
         allowed = {
             self._after(count, moment_ns)
             for count in range(surely, perhaps + 1)
-            for moment_ns in (self._now_ns - _UNSURE_NS, self._now_ns + _UNSURE_NS)
+            for moment_ns in (self._now_ns - near_ns, self._now_ns + near_ns)
         }
         if allowed and None not in allowed and opening not in allowed:
             self._violation(f'the gripper is to be open by {opening}, by its actions by {allowed}')
         self._gripper = opening
+        for history in self._histories:
+            del history[:-50]
+            if not history or history[-1][1] != opening:
+                history.append((self._now_ns, opening))
         self._openings = self._openings[surely:]
         self._perhaps_told = max(0, perhaps - surely)
 
@@ -221,7 +441,7 @@ class MotionOracle:
 
     def _check_told(self, before_ns: int, must_move: bool) -> None:
         """The rows that were due at the twist before have begun with that."""
-        begun = self._begun(before_ns - _UNSURE_NS)
+        begun = self._begun(round(before_ns - _UNSURE_NS - self._slack_ns))
         due = self._openings[self._perhaps_told : begun]
         if must_move and any(not _CLOSED <= row.opening <= _OPEN for row in due):
             self._violation('the gripper is not told where to be, though a row has begun')

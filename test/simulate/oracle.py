@@ -231,6 +231,8 @@ class Oracle:
                 robot.hear(message.data, late)
             elif topic == f'/{prefix}state':
                 robot.feel(_ns(message.header.stamp), message.position.tolist())
+            elif topic == f'/{prefix}ee_pose':
+                robot.hear_pose(message)
         if topic in self._image_topics:
             self._took_image(*self._image_topics[topic], message)
 

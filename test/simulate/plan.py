@@ -25,6 +25,8 @@ _SIMULATED_EVERY = 4  # seeds: in one of them the node goes by simulated time
 _CAMERAS = ('front', 'wrist')
 _FREE_RUNNING_TOLERANCE_S = 0.25  # more than the time between two images of a camera
 _FREE_RUNNING_HZ = 10.0  # or more
+_POSE_KINDS = tuple(name for name in KINDS if name.startswith('pose_'))  # need from_pose
+_BOX = '0.35, 0.45, -0.05, 0.05, 0.27, 0.33'  # where a tool begins
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class Plan:
     operator_s: tuple[float, float]
 
     @property
+    def needs_pose(self) -> bool:
+        """Whether the motions go by the pose of the tool."""
+        parameters = self.parameters
+        is_guided = parameters['chunk_timing'] == 'from_pose' or bool(parameters['workspace_m'])
+        return is_guided and parameters['motion'] == 'twist'
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the robots; one that is empty where there is only one."""
         return self.robots or ('',)
@@ -90,9 +99,16 @@ def make_plan(seed: int) -> Plan:
     robots = random.choices(((), ('a',), ('a', 'b'), ('a', 'b', 'c')), (3, 1, 3, 2))[0]
     simulated, shape = _is_simulated(seed), _shape(seed)
     kinds = _deal(seed)
-    possible = [name for name, kind in KINDS.items() if kind.is_possible(simulated, shape)]
+    possible = [
+        name
+        for name, kind in KINDS.items()
+        if kind.is_possible(simulated, shape) and name not in _POSE_KINDS
+    ]
     least = max(0, _MIN_FAULTS - len(kinds))
     kinds += random.choices(possible, k=random.randint(least, least + _MOST_MORE))
+    parameters = _parameters(random, simulated, robots)
+    if parameters['chunk_timing'] == 'from_pose':
+        kinds += random.sample(_POSE_KINDS, random.randint(0, 2))
     random.shuffle(kinds)
     faults = sorted(
         (
@@ -106,7 +122,6 @@ def make_plan(seed: int) -> Plan:
         ),
         key=lambda one: one.start_s,
     )
-    parameters = _parameters(random, simulated, robots)
     for kind in kinds:
         parameters.update(KINDS[kind].parameters)
     synchronised = len(shape.cameras) == 1 or random.random() < 0.6
@@ -168,7 +183,9 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
         'unnorm_key': random.choice(_UNNORM_KEYS),
         'frame_id': 'base_link',
         'motion': random.choice(('twist', 'twist', 'none')),
-        'chunk_timing': random.choice(('published', 'timed')),
+        'chunk_timing': random.choice(('published', 'published', 'timed', 'timed', 'from_pose')),
+        'max_pose_age_s': random.choice((0.15, 0.2, 0.5)),
+        'workspace_m': random.choice(('', '', _BOX)),
         'control_rate_hz': random.choice((20.0, 20.0, 25.0, 40.0)),
         'max_linear_speed_m_s': random.choice((0.1, 0.25, 1.0)),
         'max_angular_speed_rad_s': random.choice((0.5, 1.0, 3.0)),

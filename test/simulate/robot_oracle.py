@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from simulate.motion_oracle import MotionOracle, with_period
+from simulate.motion_oracle import ChunkTimes, MotionOracle, with_period
 from simulate.parts_oracle import (
     MARGIN_S,
     NOTICE_S,
@@ -193,6 +193,7 @@ class RobotOracle:
         self._grippers = 0  # told where to be
         self._rivalled_ns = -10 * NS
         self._may_be_none = 0  # actions that may be no motion
+        self._surely_none = 0  # that are none
         self._owes_zero = False
         self._owes_status = False
         self._owed_reason: Reason | None = None
@@ -204,6 +205,7 @@ class RobotOracle:
         for camera in self._cameras:
             camera.start_over()
         self._assembly.start_over()
+        self._motion.perhaps_forget_gripper()
         self.void()
 
     def begin_with(self, instruction: str) -> None:
@@ -270,6 +272,7 @@ class RobotOracle:
     def doubt_wanted(self) -> None:
         """Others act in the node's place, and it may have noticed: then it wants no images."""
         self._rivalled_ns = self._around.now_ns()
+        self._motion.perhaps_forget_gripper()
         self._assembly.doubt()
 
     @property
@@ -351,6 +354,7 @@ class RobotOracle:
             self.stopped = False
         else:
             self.enabled = on
+        self._motion.perhaps_forget_gripper()
         self.void()
 
     def forget_switches(self) -> None:
@@ -418,6 +422,7 @@ class RobotOracle:
             self._assembly.states.doubt_clock()
         for camera in self._cameras:
             camera.doubt_clock()
+        self._motion.poses.doubt(self._around.now_ns())
 
     @property
     def _in_doubt(self) -> bool:
@@ -428,6 +433,7 @@ class RobotOracle:
         self.disturb()
         self._voided_ns = None
         self._motion.doubt()
+        self._motion.poses.doubt(self._around.now_ns())
         self._assembly.doubt()
         self._assembly.states.need_not_notice()
         epochs = [epoch for at_ns, epoch in self._doubts if at_ns >= since_ns]
@@ -526,14 +532,14 @@ class RobotOracle:
             self._violation(f'{what}: {self._why_not()}')
         if action.instruction not in self.instructions:
             self._violation(f'{what}: {action.instruction!r} is not in force: {self.instructions}')
-        self._check_source(what, action, stamp_ns)
+        images = self._check_source(what, action, stamp_ns)
         self._check_times(what, action, stamp_ns, node_ns)
         self.instructions = frozenset((action.instruction,))
         self.must_hold, self._voided_ns = False, None
         self.acted_ns = now_ns
-        self._begin_motion(action, now_ns, node_ns)
+        self._begin_motion(action, now_ns, node_ns, images)
 
-    def _begin_motion(self, action: Any, now_ns: int, node_ns: int) -> None:
+    def _begin_motion(self, action: Any, now_ns: int, node_ns: int, images: Sequence[Seen]) -> None:
         contract = self._contracts.get(action.unnorm_key)
         stamp_ns, due_ns = _ns(action.header.stamp), _ns(action.due)
         valid_ns = _ns(action.valid_until) - due_ns
@@ -544,6 +550,9 @@ class RobotOracle:
         contract = with_period(contract, _ns(action.period) / NS)
         ramp_s = self._motion.ramp_s(contract)
         acted = Acted(now_ns, node_ns, due_ns, valid_ns, contract.period_s, ramp_s, action.horizon)
+        if self._motion.is_guided and images:
+            self._begin_guided(action, acted, images[0].stamp_ns)
+            return
         left_s = self._lasts_s(acted) - (stamp_ns - due_ns) / NS
         if self._row_s(acted) <= MARGIN_S or left_s < MARGIN_S:
             self._may_be_none += 1
@@ -557,6 +566,31 @@ class RobotOracle:
             start_ns = self._around.motion_ns(stamp_ns)
             self._motion.follow(rows, contract, start_ns - stamp_ns + due_ns, start_ns, valid_ns)
 
+    def _begin_guided(self, action: Any, acted: Acted, image_ns: int) -> None:
+        """Of a motion that goes by the pose of the tool."""
+        stamp_ns = _ns(action.header.stamp)
+        start_ns = self._around.motion_ns(stamp_ns)
+        times = ChunkTimes(
+            start_ns - stamp_ns + acted.due_ns,
+            start_ns,
+            acted.valid_ns,
+            stamp_ns,
+            image_ns,
+            self._around.now_ns(),
+        )
+        contract = with_period(self._contracts[action.unnorm_key], acted.period_s)
+        rows = np.reshape(action.actions, (action.horizon, -1)).tolist()
+        is_motion = self._motion.guided(rows, contract, times)
+        self._may_be_none += is_motion is not True
+        self._surely_none += is_motion is False
+        self._acted, self._zeros = (None, 0) if is_motion is False else (acted, self._zeros)
+
+    def hear_pose(self, message: Any) -> None:
+        """The node takes a pose."""
+        poses = self._motion.poses
+        if poses.hear(message, self._around.now_ns(), self._around.node_ns()):
+            self._motion.lose_pose()
+
     def _why_not(self) -> str:
         if not self._around.is_active():
             return 'the node is not active'
@@ -564,12 +598,12 @@ class RobotOracle:
             return 'the robot is stopped'
         return 'the robot is disabled' if self.enabled is False else 'there is no instruction'
 
-    def _check_source(self, what: str, action: Any, stamp_ns: int) -> None:
+    def _check_source(self, what: str, action: Any, stamp_ns: int) -> Sequence[Seen]:
         """It comes of an image that still counts, by an inference that was sound and in time."""
         mine = [one for one in self._shown if _gave(one.call, one.member, action)]
         if not mine:
             self._violation(f'{what}: no inference gave it')
-            return
+            return ()
         call, images = mine[-1].call, mine[-1].images
         if stamp_ns != min(image.stamp_ns for image in images):
             self._violation(f'{what}: its oldest image has another stamp')
@@ -589,6 +623,7 @@ class RobotOracle:
             self._violation(f'{what}: its inference took {call.duration_s:.3f} s of {limit_s} s')
         if not is_sound(call):
             self._violation(f'{what}: its inference was {call.fault}')
+        return images
 
     def _counts_for(self, image: Seen, instruction: str) -> bool:
         is_current = image.epoch == self.epoch and instruction in image.instructions
@@ -622,6 +657,7 @@ class RobotOracle:
             self._violation(f'twist {twist.tolist()} is not finite')
         moment_ns = self._around.motion_ns(_ns(message.header.stamp))
         is_sure = not self._around.stalled_lately(0.1) and self._voided_ns is None
+        self._motion.look_at_pose(self._around.now_ns(), _ns(message.header.stamp), is_sure)
         self._motion.check_twist(twist, moment_ns, is_sure, is_sure and self._must_move)
         if not twist.any():
             self._owes_zero = False
@@ -695,7 +731,7 @@ class RobotOracle:
         if before is None or before.reason != status.reason:
             self._check_parts(status.reason)
         if status.state != State.RUNNING:
-            self._motion.stop()
+            self._motion.rest()
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
         if status.state == State.HOLDING and status.reason == Reason.NONE:
@@ -816,6 +852,11 @@ class RobotOracle:
             self._violation(
                 f'motions_refused is {counters.motions_refused}, at most {self._may_be_none} may be'
             )
+        if counters.motions > self.sequence - self._surely_none:
+            self._violation(
+                f'motions is {counters.motions}, and {self._surely_none} actions of '
+                f'{self.sequence} are none'
+            )
         # The gripper is told with each motion, but for the first ones, where it is not sure.
         is_silent = self._grippers < counters.motions / 2 - _UNSURE_GRIPPERS
         if is_silent or self._grippers > counters.motions * self._shape.horizon:
@@ -840,6 +881,8 @@ class RobotOracle:
         if self._voided_ns is not None and (now_ns - self._voided_ns) / NS > NOTICE_S:
             self._voided_ns = None
             self.must_hold = True
+        if now_ns - self._rivalled_ns < _RIVALLED_S * NS:  # it notices that they are gone
+            self._motion.perhaps_forget_gripper()
         last_ns = min(camera.last_ns for camera in self._cameras)
         silent_s, limit_s = (now_ns - last_ns) / NS, self._params['image_timeout_s']
         no_image = silent_s > limit_s + NOTICE_S

@@ -290,6 +290,10 @@ class Simulation:
             return
         self.trace.add_foreign(f'publishes {topic} {_brief(message)}')
         self.oracle.published(topic, message)
+        if topic.endswith('twist'):
+            for number, tool in enumerate(self.world.tools):
+                if topic == f'/{self.world.prefix(number)}twist':
+                    tool.follow(message)
         if topic.endswith('status'):
             for number in range(len(self.plan.names)):
                 if topic == f'/{self.world.prefix(number)}status':
@@ -350,6 +354,9 @@ def _brief(message: Any) -> str:
             f'{message.sequence} of {stamp.sec}.{stamp.nanosec:09} {message.instruction!r} '
             f'{list(message.actions)}'
         )
+    if kind == 'PoseStamped':
+        stamp, at = message.header.stamp, message.pose.position
+        return f'{stamp.sec}.{stamp.nanosec:09} {at.x} {at.y} {at.z}'
     if kind == 'JointState':
         stamp = message.header.stamp
         return f'{stamp.sec}.{stamp.nanosec:09} {list(message.position)}'

@@ -9,13 +9,17 @@ from __future__ import annotations
 import array
 import io
 import itertools
+import math
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from numpy.typing import NDArray
 from PIL import Image as PilImage
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -37,6 +41,9 @@ _LATENCY_S = (0.005, 0.03)  # from capture to publishing
 _TRANSPORT_S = (0.0002, 0.004)
 _TRIGGER_S = (0.0, 0.012)  # from a rig's trigger to the capture of a camera
 _STATE_HZ = 20.0
+_POSE_HZ = 30.0
+_NOISE_M = 0.001  # of a pose
+_OBEYED_S = 0.1  # a twist is for so long
 _CLOCK_HZ = 50.0  # of /clock
 _LAST_LOOK_S = (0.2, 0.5)  # the operator's, in the last phase
 MAX_SKEW_S = 0.1  # that a clock may move by itself, as documented, and a stamp be ahead
@@ -237,6 +244,71 @@ class Joints:
         self._publisher.publish(message, world.delay(_TRANSPORT_S) + self.delay_s)
 
 
+class Tool:
+    """Follows a robot's twists, roughly, and tells its pose. The knobs are the faults'."""
+
+    def __init__(self, world: World, robot: int) -> None:
+        self._world = world
+        self.position = np.array([0.4, 0.0, 0.3])
+        self._turn = np.zeros(3)
+        self._twist = np.zeros(6)
+        self._twist_ns = self._moved_ns = world.scheduler.now_ns
+        topic, node = f'/{world.prefix(robot)}ee_pose', (f'arm_{robot}', '/')
+        self._publisher = RemotePublisher(world.graph, topic, PoseStamped, node, BEST_EFFORT)
+        self.heal()
+        world.scheduler.after(world.random.uniform(0, 1 / _POSE_HZ), self._tick)
+
+    def heal(self) -> None:
+        self.is_silent = False
+        self.delay_s = 0.0  # on its way
+        self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
+        self.spoil: Callable[[PoseStamped], None] = lambda message: None
+
+    def follow(self, message: Any) -> None:
+        """Hear a twist."""
+        self._move()
+        linear, angular = message.twist.linear, message.twist.angular
+        self._twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        self._twist_ns = self._world.scheduler.now_ns
+
+    def _move(self) -> None:
+        now_ns = self._world.scheduler.now_ns
+        until_ns = min(now_ns, self._twist_ns + round(_OBEYED_S * NS))
+        step = self._twist * max(0, until_ns - self._moved_ns) / NS
+        self.position = self.position + step[:3]
+        self._turn = self._turn + step[3:]
+        self._moved_ns = now_ns
+
+    def _tick(self) -> None:
+        if not self.is_silent:
+            self._tell()
+        period_s = self._world.random.uniform(0.9, 1.1) / _POSE_HZ
+        self._world.scheduler.after(period_s, self._tick)
+
+    def _tell(self) -> None:
+        world = self._world
+        self._move()
+        message = PoseStamped()
+        message.header.frame_id = 'base_link'
+        message.header.stamp = to_stamp(max(0, self.restamp(world.robot_ns())))
+        noise = [world.random.uniform(-_NOISE_M, _NOISE_M) for _ in range(3)]
+        point, orientation = message.pose.position, message.pose.orientation
+        point.x, point.y, point.z = (self.position + noise).tolist()
+        quaternion = _quaternion(self._turn)
+        orientation.x, orientation.y, orientation.z, orientation.w = map(float, quaternion)
+        self.spoil(message)
+        self._publisher.publish(message, world.delay(_TRANSPORT_S) + self.delay_s)
+
+
+def _quaternion(vector: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return the quaternion, x, y, z, w, of a rotation vector."""
+    angle = float(np.linalg.norm(vector))
+    if angle == 0.0:
+        return 0.0, 0.0, 0.0, 1.0
+    x, y, z = vector / angle * math.sin(angle / 2)
+    return x, y, z, math.cos(angle / 2)
+
+
 class Operator:
     """Looks at every robot's status now and then, and does what it says is needed."""
 
@@ -340,6 +412,7 @@ class World:
         robots = range(len(plan.names))
         self.cameras = [Rig(self, robot).cameras for robot in robots]  # of each robot
         self.joints = [Joints(self, robot) for robot in robots if plan.shape.state_dim]
+        self.tools = [Tool(self, robot) for robot in robots if plan.needs_pose]
         self.operator = Operator(self)
         self._undo: list[Callable[[], None]] = []
 
@@ -440,7 +513,7 @@ class World:
         for undo in self._undo:
             undo()
         self._undo.clear()
-        for part in (*itertools.chain(*self.cameras), *self.joints):
+        for part in (*itertools.chain(*self.cameras), *self.joints, *self.tools):
             part.heal()
         self.knobs.fault, self.knobs.load, self.knobs.warmup = '', '', ''
         self.knobs.files_changed = False
