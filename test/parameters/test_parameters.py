@@ -21,7 +21,7 @@ from vla_ros.ros.parameters import declare_parameters, read_parameters
 
 UNITS = {  # by the end of the name, longest first
     **{'_rad_s3': 'rad/s^3', '_m_s3': 'm/s^3', '_rad_s': 'rad/s', '_m_s': 'm/s'},
-    **{'_hz': 'Hz', '_s': 's', '': ''},
+    **{'_hz': 'Hz', '_s': 's', '_m': 'm', '': ''},
 }
 ALL = [pytest.param(one, id=name) for name, one in DEFINITIONS.items()]
 BOUNDED = [pytest.param(one, id=name) for name, one in DEFINITIONS.items() if one.bounds]
@@ -58,6 +58,35 @@ def test_the_unit_follows_the_quantity() -> None:
 
 def test_defaults_are_allowed() -> None:
     check_all(Parameters())
+
+
+@pytest.mark.parametrize(
+    ('workspace_m', 'robots'),
+    [
+        ('0, 1, 0, 1, 0', ()),
+        ('0, 1, 0, 1, 0, a', ()),
+        ('0, 1, 1, 0, 0, 1', ()),
+        ('0, 1, 0, 1, 0, nan', ()),
+        ('0, 1, 0, 1, 0, inf', ()),
+        ('0,1,0,1,0,1; 0,1,0,1,0,1', ()),
+        ('0,1,0,1,0,1; 0,1,0,1', ('a', 'b')),
+    ],
+)
+def test_a_workspace_that_is_no_box(workspace_m: str, robots: tuple[str, ...]) -> None:
+    with pytest.raises(ParameterError, match='workspace_m'):
+        check_all(Parameters(workspace_m=workspace_m, robots=robots))
+
+
+def test_the_workspaces_of_several_robots() -> None:
+    one, two = '0, 1, 0, 1, 0, 1', '-1, 1, -1, 1, -1, 1'
+    for text, expected in (
+        (one, [one, one]),
+        (f'{one}; {two}', [one, two]),
+        (f';{two}', ['', two]),
+    ):
+        parameters = Parameters(workspace_m=text, robots=('a', 'b'))
+        check_all(parameters)
+        assert parameters.workspaces == expected
 
 
 @pytest.mark.parametrize('one', BOUNDED)
