@@ -93,6 +93,7 @@ class MotionOracle:
         self._now_ns = 0  # of the last twist, or of the action after it
         self._start_ns = 0  # of the last chunk
         self._must_move = False  # at the last twist
+        self._comes_with_action = False  # what the gripper is told next
         self._is_from_pose = parameters['chunk_timing'] == 'from_pose'
         self._box = box_of(parameters)
         self.poses = PoseOracle(parameters)
@@ -120,6 +121,7 @@ class MotionOracle:
         """
         self._ramp_ns = self.ramp_s(contract) * NS
         self._start_ns = start_ns
+        self._comes_with_action = True
         period_ns = contract.period_s * NS
         self._replace_from(start_ns)
         lasts_ns = min(period_ns, valid_ns - 2 * self._ramp_ns)
@@ -152,6 +154,7 @@ class MotionOracle:
         :returns: whether it is a motion; None: perhaps.
         """
         self._now_ns = self._start_ns = times.start_ns
+        self._comes_with_action = True
         try:
             self._follow_guided(rows, contract, times)
         except Unsure:
@@ -409,9 +412,16 @@ class MotionOracle:
     def check_gripper(self, opening: float) -> None:
         """The gripper is told where to be, just after an action or a twist, as a row begins."""
         near_ns = round(_UNSURE_NS + self._slack_ns)
-        surely = max(1, self._begun(self._now_ns - near_ns))
+        if (
+            self._comes_with_action and self._openings
+        ):  # that tells it in any case, and its rows' times are exact
+            surely = self._begun(self._now_ns)
+        else:
+            surely = max(1, self._begun(self._now_ns - near_ns))
         perhaps = self._begun(self._now_ns + near_ns)
-        if not perhaps and not math.isinf(self._unsure_until_ns):
+        is_due = perhaps or self._comes_with_action
+        self._comes_with_action = False
+        if not is_due and not math.isinf(self._unsure_until_ns):
             self._violation('the gripper is told where to be, and no row of an action begins')
         allowed = {
             self._after(count, moment_ns)
