@@ -26,8 +26,8 @@ _MAX_UNANSWERED = 3  # images in a row
 # The node stops a motion when simulated time stops for 0.3 s, so the clock creeps instead.
 _CREEP_EVERY_S, _CREEP_S = 0.1, 0.0005
 _CLOCK_S = 0.03  # time that the clock needs to the node, before an image
-_TWIST_S = 0.5  # maximum time to the next twist of a motion
-_LAST_TWIST_S = 0.1  # that after several twists of zero, which end a motion
+_TWIST_S = 1.0  # maximum time to the next twist of a motion
+_LAST_TWIST_S = 0.2  # that after several twists of zero, which end a motion
 _ZEROS = 8
 _MAX_REFUSED = 10  # chunks in a row that gave no twist
 
