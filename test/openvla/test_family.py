@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,18 @@ from torch.nn import functional as F
 
 from support.family import write_family
 from support.family_golden import CASES, COMMITTED, OFT_CASE, PRO_CASE, SHARED, Case
-from vla_ros.openvla import CheckpointError, OpenVLAPolicy, action_head, chunks
+from vla_ros.openvla import (
+    CheckpointError,
+    OpenVLAPolicy,
+    action_head,
+    chunks,
+    config,
+    normalization,
+)
 from vla_ros.openvla.action_head import BridgeHead, L1Head, StateProjector, _BridgeBlock, _L1Block
 from vla_ros.openvla.language import Llama
-from vla_ros.openvla.normalization import Statistics
+from vla_ros.openvla.layout import Layout
+from vla_ros.openvla.normalization import ActionStatistics, Statistics, read_norm_stats
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.vision import FilmBlock
 
@@ -402,18 +411,36 @@ def no_biases(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(nn.Linear, 'forward', without)
 
 
+def as_many_queries_as_values(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(chunks, 'ACTION_QUERIES', 56)
+
+
+def bounds_of_the_other_kind(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(normalization, '_BOUNDS', {'q01_q99': ('min', 'max')})
+
+
+def statistics_of_the_base_model(patch: pytest.MonkeyPatch) -> None:
+    def read(
+        directory: Path, content: dict[str, Any], layout: Layout, remember: object
+    ) -> dict[str, ActionStatistics]:
+        return read_norm_stats(content['norm_stats'], 'config.json', layout)
+
+    patch.setattr(config, '_read_statistics', read)
+
+
 VLA_ADAPTER = (
     *(rope_tables_in_float32, rope_of_halves, rope_of_pairs, no_rope, vla_adapter_sees_everything),
     *(states_one_layer_early, no_final_norm_of_states, head_one_position_late),
     *(task_one_position_late, gate_after_the_softmax, no_gate, residual_around_the_ffn, no_state),
     *(state_normalised_twice, state_not_clipped, raw_state, mask_forgotten),
-    *(last_token_missing, cameras_swapped, no_biases),
+    *(last_token_missing, cameras_swapped, no_biases, as_many_queries_as_values),
+    *(bounds_of_the_other_kind, statistics_of_the_base_model),
 )
 OFT = (
     *(oft_is_causal, no_final_norm, no_stop_token, placeholders_not_zeroed, pads_are_seen),
     *(state_before_the_patches, head_one_position_late, no_residual_in_the_head),
     *(values_before_rows, state_not_clipped, raw_state, no_state, actions_clipped, mask_forgotten),
-    *(last_token_missing, cameras_swapped),
+    *(last_token_missing, cameras_swapped, bounds_of_the_other_kind),
 )
 
 
@@ -436,6 +463,15 @@ def test_a_mistake_in_openvla_oft_is_noticed(
 def fresh_error(case: Case) -> float:
     policy = OpenVLAPolicy.from_pretrained(case.folder(), device='cpu', dtype='float32')
     return float(np.abs(case.predict(policy).actions - case.array('actions')).max())
+
+
+def test_roundings_of_another_order_are_noticed() -> None:
+    """Equal within any tolerance, but not bit for bit."""
+    statistics = PRO_CASE.policy().config.norm_stats[PRO_CASE.facts['unnorm_key']]
+    normalized, actions = PRO_CASE.array('normalized_actions'), PRO_CASE.array('actions')
+    assert (statistics.unnormalize(normalized) == actions).all()
+    assert (replace(statistics, epsilon=0.0).unnormalize(normalized) != actions).any()
+    assert (statistics.unnormalize(normalized.astype(np.float64)) != actions).any()
 
 
 def test_a_block_that_is_written_out_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_what_is_written_is_read_again(layout: Layout, tmp_path: Path) -> None:
         ({'state_dim': -1}, 'state_dim is -1'),
         ({'normalization': 'bounds'}, "normalization is 'bounds'"),
         ({'prompt': 'vicuna'}, "prompt is 'vicuna'"),
+        ({'prompt': 'qwen', 'action_head': 'tokens'}, 'openvla with action_head tokens'),
         ({'cameras': []}, 'a list of 1 to 3 names'),
         ({'cameras': list('abcd')}, 'a list of 1 to 3 names'),
         ({'cameras': 'image'}, 'a list of 1 to 3 names'),

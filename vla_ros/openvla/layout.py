@@ -76,6 +76,9 @@ class Layout:
         if type(self.film) is not bool:
             raise _unfit('film', self.film, 'true or false')
         self._check_cameras()
+        if self.emits_tokens and self.prompt == 'qwen':
+            # VLA-Adapter's own path without a head reads other bins than it was trained on.
+            raise _unfit('prompt', self.prompt, 'openvla with action_head tokens')
         if self.is_bridge:
             self._check_bridge()
 
