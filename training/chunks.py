@@ -1,4 +1,4 @@
-"""The model of models/blocks4 in training: a chunk of actions for every instruction at once.
+"""The model of models/blocks4 in training: a chunk of actions for every instruction.
 
 The forward is the one of inference, with gradients, for a batch of every instruction with every
 image. The vocabulary has only the tokens that occur; all other rows of the checkpoint's are zero.
