@@ -85,6 +85,34 @@ def test_check_speaks_compressed() -> None:
     assert 'unnorm_key         random' in checked.stdout
 
 
+@pytest.mark.parametrize(
+    ('state', 'parameters', 'parts'),
+    [
+        ('3', (), ['state: a robot at rest on {}/state']),
+        (
+            '8',
+            ('unnorm_key:=libero_goal', 'frame_id:=panda_link0'),
+            [
+                'joint_states: a robot at rest on {}/joint_states',
+                'ee_pose: a robot at rest on {}/ee_pose',
+            ],
+        ),
+    ],
+    ids=['the whole state', 'a state by the contract'],
+)
+def test_check_shows_several_cameras_and_a_state(
+    state: str, parameters: tuple[str, ...], parts: list[str]
+) -> None:
+    with running_node(f'model:=scripted:cameras=2,state={state}', *parameters) as node:
+        namespace = node.robot.get_namespace()
+        frame = ('--frame-id', 'panda_link0')
+        checked = run('check', '--timeout', '60', *frame, '--ros-args', '-r', f'__ns:={namespace}')
+    assert checked.returncode == 0, checked.stderr
+    cameras = [f'{name}: an image on {{}}/{name}/image' for name in ('camera_1', 'camera_2')]
+    for part in (*cameras, *parts):
+        assert part.format(namespace) in checked.stdout
+
+
 @pytest.mark.parametrize('named', ['camera/image', 'camera/image/compressed'])
 def test_check_speaks_compressed_where_the_camera_is_remapped(named: str) -> None:
     """A remapping of the images moves the compressed ones along, for node and command."""

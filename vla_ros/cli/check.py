@@ -1,4 +1,4 @@
-"""``vla_check``: send one image and one instruction to a running node, and print its action.
+"""``vla_check``: send one observation and instruction to a running node, and print its action.
 
 The node publishes this action like any other, so a robot that listens to it moves. At the end of
 this command, even if it is killed, the instruction is taken back and the node holds.
@@ -25,6 +25,7 @@ from vla_ros.client.question import CheckFailed, Question, pattern
 from vla_ros.console import EndRequest, catch_signals, complain, forget_output, unbuffer_output
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadableImage, read_image
+from vla_ros.motion import ContractError
 from vla_ros.msg import VlaAction
 
 _UNHEARD = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     argv = sys.argv if arguments is None else ['vla_check', *arguments]
     parser = argparse.ArgumentParser(prog='vla_check', description=__doc__)
     parser.add_argument('--image', type=Path, help='image file to send (default: a pattern)')
+    parser.add_argument('--contracts', default='', help="YAML file, as the node's contracts")
+    parser.add_argument('--frame-id', default='', help="frame of ee_pose, as the node's frame_id")
     parser.add_argument('--instruction', default='pick up the cup', help='(default: %(default)s)')
     parser.add_argument(
         '--timeout',
@@ -57,7 +60,7 @@ def _check(argv: list[str], options: argparse.Namespace, interrupted: EndRequest
     try:
         image = read_image(options.image) if options.image else pattern()
         action = _ask(argv, options, image, interrupted)
-    except (CheckFailed, UnreadableImage) as failure:
+    except (CheckFailed, ContractError, UnreadableImage) as failure:
         complain('vla_check', failure)
         return exit_codes.FAILED
     if action is None:
@@ -85,6 +88,8 @@ def _ask(
         image,
         options.instruction,
         lambda text: print(f'{time.monotonic() - started_s:7.1f} s  {text}'),
+        options.contracts,
+        options.frame_id,
     )
     heir = Heir(options.instruction, argv[1:])
     try:

@@ -11,12 +11,12 @@ from rclpy.node import Node
 
 from vla_ros.client.lease import Lease
 from vla_ros.client.robot_side import RobotSide
+from vla_ros.client.state_question import StateQuestion
 from vla_ros.client.vla_client import ReceivedAction
 from vla_ros.console import EndRequest, Say
 from vla_ros.errors import VlaError
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason, State
-from vla_ros.types import ONE_CAMERA
 
 _SEND_PERIOD_S = 1.0  # the image is sent again, with a new stamp, until an action arrives
 _SHOW_PERIOD_S = 5.0
@@ -29,13 +29,23 @@ class CheckFailed(VlaError):
 
 
 class Question(RobotSide):
-    """A camera and an operator for one action. Used by the main thread.
+    """The cameras, a state and an operator for one action. Used by the main thread.
 
-    :param image: uint8 [H, W, 3] RGB.
+    :param image: uint8 [H, W, 3] RGB, for all cameras of the policy.
     :param say: called with each new state of the node, and every 5 s.
+    :param contracts: file of the user's contracts; empty: the shipped ones only.
+    :param frame_id: frame of ``ee_pose``, where the policy's state needs it.
     """
 
-    def __init__(self, node: Node, image: NDArray[np.uint8], instruction: str, say: Say) -> None:
+    def __init__(
+        self,
+        node: Node,
+        image: NDArray[np.uint8],
+        instruction: str,
+        say: Say,
+        contracts: str = '',
+        frame_id: str = '',
+    ) -> None:
         super().__init__(node=node)
         self.action: VlaAction | None = None
         self.lease = Lease(self, instruction)
@@ -44,6 +54,7 @@ class Question(RobotSide):
         self._say = say
         self._sent_stamps: set[int] = set()
         self._before = self.latest  # as of the first image
+        self._parts = StateQuestion(self, contracts, frame_id)
         self._last_sent_s = -_SEND_PERIOD_S
         self._said, self._said_s = '', 0.0
         self._unheard_since_s = 0.0
@@ -81,7 +92,9 @@ class Question(RobotSide):
 
     def _go_on(self) -> None:
         """Report the node's state, and send the image when the node listens."""
-        now_s, subscribed = self.clock.monotonic_s(), self.subscribed()
+        now_s = self.clock.monotonic_s()
+        self._offer_cameras()
+        subscribed = self._all_subscribed()
         self._say_state(now_s)
         if self.latest.state == State.ERROR:
             raise CheckFailed(f'the node is in {self.latest.message}', 'see its log')
@@ -101,6 +114,20 @@ class Question(RobotSide):
             self._last_sent_s = now_s
             self._send()
 
+    def _offer_cameras(self) -> None:
+        """Offer the cameras that the node's policy reads, once it is known."""
+        cameras = tuple(self.latest.policy.cameras)
+        if cameras and cameras != tuple(self.images):
+            self.offer(cameras)
+
+    def _all_subscribed(self) -> bool:
+        """Return whether the node hears every camera."""
+        heard = {publisher.topic_name for publisher in self.subscribed()}
+        return all(
+            {self.images[name].topic_name, self.compressed_images[name].topic_name} & heard
+            for name in self.images
+        )
+
     def _is_rejected(self) -> bool:
         """Return whether the node holds since it rejected an instruction, probably ours."""
         holds = self.latest.reason == Reason.INSTRUCTION_REJECTED
@@ -110,10 +137,14 @@ class Question(RobotSide):
         if not self._sent_stamps:
             self._before = self.latest
         self.lease.renew()
-        self._image[0, 0, 0] ^= 1  # noise, since the node holds if no pixel ever changes
+        self._image[0, 0, 0] += 1  # noise, since the node holds if images repeat; wraps around
         stamp_ns = self.node.get_clock().now().nanoseconds
         self._sent_stamps.add(stamp_ns)
-        self.show({ONE_CAMERA: self._image}, stamp_ns)
+        if len(self._sent_stamps) == 1:
+            for name, publisher in self.images.items():
+                self._say(f'{name}: an image on {publisher.topic_name}')
+        self.show({name: self._image for name in self.images}, stamp_ns)
+        self._parts.send(stamp_ns, self._say)
 
     def _say_state(self, now_s: float) -> None:
         text = 'waiting for the node' if self.status is None else str(self.latest.message)

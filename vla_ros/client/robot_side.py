@@ -41,17 +41,25 @@ class RobotSide(VlaClient):
     ) -> None:
         super().__init__(namespace, robot, **options)
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        quality = QoSProfile(depth=self._depth, reliability=reliability)
+        self._quality = QoSProfile(depth=self._depth, reliability=reliability)
+        self.images: dict[str, Publisher] = {}
+        self.compressed_images: dict[str, Publisher] = {}
+        self.offer(cameras)
+
+    def offer(self, cameras: Sequence[str]) -> None:
+        """Publish the images of these cameras from now on, in place of those before."""
+        for publisher in (*self.images.values(), *self.compressed_images.values()):
+            self.node.destroy_publisher(publisher)
         topics = {name: self.topic(topic) for name, topic in image_topics(cameras).items()}
-        self.images: dict[str, Publisher] = {
+        self.images = {
             name: self.node.create_publisher(
-                Image, transport_topic(self.node, topic, '').removesuffix(COMPRESSED), quality
+                Image, transport_topic(self.node, topic, '').removesuffix(COMPRESSED), self._quality
             )
             for name, topic in topics.items()
         }
-        self.compressed_images: dict[str, Publisher] = {
+        self.compressed_images = {
             name: self.node.create_publisher(
-                CompressedImage, transport_topic(self.node, topic, COMPRESSED), quality
+                CompressedImage, transport_topic(self.node, topic, COMPRESSED), self._quality
             )
             for name, topic in topics.items()
         }
