@@ -28,7 +28,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from vla_ros.parameters.check import ParameterError, check_value
@@ -230,7 +230,9 @@ def start_node(context: LaunchContext) -> list[Action]:
     def start(again: bool = False) -> list[Action]:
         # After a crash the robots wait for the operator, who may have stopped them.
         held = {'enabled': False} if again else {}
-        node = Node(
+        # The first one stays on the graph, and speaks to each later process of the same name.
+        kind = Node if again else LifecycleNode
+        node = kind(
             package='vla_ros',
             executable='vla_node',
             name='vla',

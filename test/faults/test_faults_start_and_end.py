@@ -24,7 +24,7 @@ from support.in_process import unstarted_node
 from support.nodes import PATIENT, mended, never_acted, started
 from vla_ros.reasons import Reason, State
 from vla_ros.ros.loading import load_policy
-from vla_ros.types import WarmupTimes
+from vla_ros.types import Cancel, InferenceCancelled, WarmupTimes
 
 LOAD_TIMEOUT = Reason.LOAD_TIMEOUT, 'loading took longer than load_timeout_s, 1 s'
 WARMUP_TIMEOUT = Reason.WARMUP_TIMEOUT, 'warming up took longer than warmup_timeout_s, 1 s'
@@ -100,28 +100,65 @@ def test_a_preparation_that_hangs_ends_with_70(model: str, reason: Reason, messa
 def test_cleanup_of_a_hung_warmup_is_answered_and_ends_with_70() -> None:
     with running_node('model:=scripted:hung@warmup') as running:
         running.robot.wait_for_state(State.WARMING_UP)
+        assert running.robot.transition(Transition.TRANSITION_DEACTIVATE)
         assert running.robot.transition(Transition.TRANSITION_CLEANUP)
         assert running.ends() == 70
     assert 'Traceback' not in running.output
 
 
-def test_activation_before_the_policy_is_ready_is_refused(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    ready = threading.Event()
+class Patient(FakePolicy):
+    """Is warm when the test says so, or is cancelled."""
 
-    class Patient(FakePolicy):
-        def warmup(self, *_: object) -> WarmupTimes:
-            assert ready.wait(60.0)
-            return WarmupTimes(0.0, 0.0, 0.0)
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready = threading.Event()
 
+    def warmup(self, progress: object = None, cancel: Cancel | None = None) -> WarmupTimes:
+        while not self.ready.wait(0.005):
+            if cancel is not None and cancel.is_set():
+                raise InferenceCancelled
+        return WarmupTimes(0.0, 0.0, 0.0)
+
+
+def test_an_activation_before_the_policy_is_ready_lets_it_act_when_it_is() -> None:
+    """So does any lifecycle manager: configure, then activate, each answered at once."""
+    policy = Patient()
+    with unstarted_node(lambda *_: policy, autostart=False) as (stack, _):
+        assert stack.transition(Transition.TRANSITION_CONFIGURE)
+        assert stack.transition(Transition.TRANSITION_ACTIVATE)
+        assert stack.lifecycle_state() == 'active'
+        stack.wait_for_state(State.WARMING_UP)
+        stack.say('go')
+        stack.see()
+        policy.ready.set()
+        started(stack)
+
+
+def test_a_deactivation_while_it_warms_up() -> None:
+    """Deactivated: it is READY, and does not act. Activated again: it acts."""
+    policy = Patient()
+    with unstarted_node(lambda *_: policy, instruction='go') as (stack, _):
+        stack.wait_for_state(State.WARMING_UP)
+        assert stack.lifecycle_state() == 'active'
+        assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+        assert stack.lifecycle_state() == 'inactive'
+        policy.ready.set()
+        stack.wait_for_state(State.READY)
+        assert never_acted(stack)
+        assert stack.transition(Transition.TRANSITION_ACTIVATE)
+        started(stack)
+        assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+        stack.wait_for_state(State.READY)
+
+
+def test_a_cleanup_while_an_active_node_warms_up() -> None:
     with unstarted_node(lambda *_: Patient()) as (stack, _):
         stack.wait_for_state(State.WARMING_UP)
-        assert not stack.transition(Transition.TRANSITION_ACTIVATE)
-        assert stack.lifecycle_state() == 'inactive'
-        ready.set()
-        started(stack)
-    assert 'activate is refused: the policy is not ready yet' in capfd.readouterr().err
+        assert stack.transition(Transition.TRANSITION_DEACTIVATE)
+        assert stack.transition(Transition.TRANSITION_CLEANUP)
+        assert stack.lifecycle_state() == 'unconfigured'
+        stack.wait_for_state(State.UNCONFIGURED)
+        assert never_acted(stack)
 
 
 def zeroed_projector(weights: dict[str, torch.Tensor]) -> None:

@@ -47,7 +47,7 @@ STAND_INS = {
     'launch.events.process': ['ProcessExited'],
     'launch.utilities': [],
     'launch_ros': [],
-    'launch_ros.actions': ['Node'],
+    'launch_ros.actions': ['LifecycleNode', 'Node'],
     'launch_ros.parameter_descriptions': ['ParameterValue'],
 }
 
@@ -224,7 +224,7 @@ def test_an_undeclared_argument_is_refused_with_the_nearest_name(
 
 def test_the_options_of_ros2_launch_are_no_arguments_of_ours(launch_file: ModuleType) -> None:
     node, _ = started(launch_file, **{'launch-prefix': 'gdb', 'launch-prefix-filter': 'vla'})
-    assert node.kind == 'Node'
+    assert node.kind == 'LifecycleNode'
 
 
 # -- in a bring-up -----------------------------------------------------------------------------

@@ -227,9 +227,8 @@ def test_lifecycle(stack: Robot) -> None:
     assert stack.status.instruction == ''
     assert stack.set_parameter_of_node('dtype', 'bfloat16').successful
     assert stack.transition(Transition.TRANSITION_CONFIGURE)
-    assert not stack.transition(Transition.TRANSITION_ACTIVATE)  # loading: refused, not awaited
-    stack.wait_for_state(State.READY)
-    assert stack.transition(Transition.TRANSITION_ACTIVATE)
+    assert stack.transition(Transition.TRANSITION_ACTIVATE)  # while it loads
+    stack.wait_for_state(State.HOLDING)
     assert stack.status.policy.dtype == 'bfloat16'
     stack.wait_until_heard()
     stack.instruct('open the drawer')

@@ -90,9 +90,14 @@ def test_an_error_in_a_transition_gives_back_what_there_is(
         with monkeypatch.context() as patch:
             patch.setattr(RobotSession, 'activate', planted)
             assert not stack.transition(Transition.TRANSITION_ACTIVATE)
-        stack.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED)
-        assert policy.closed
-        assert stack.lifecycle_state() == 'unconfigured'
+            stack.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED)
+            assert policy.closed
+            assert stack.lifecycle_state() == 'unconfigured'
+            # The same error when the policy of an active node is warm.
+            assert stack.transition(Transition.TRANSITION_CONFIGURE)
+            stack.transition(Transition.TRANSITION_ACTIVATE)
+            stack.wait_for_state(State.ERROR, Reason.TRANSITION_FAILED)
+            stack.wait_for(lambda: stack.lifecycle_state() == 'unconfigured')
         assert stack.transition(Transition.TRANSITION_CONFIGURE)
         stack.wait_for_state(State.READY)
         assert stack.transition(Transition.TRANSITION_ACTIVATE)
@@ -252,6 +257,7 @@ def test_a_person_who_takes_over_is_not_overridden_by_autostart() -> None:
 
     with unstarted_node(lambda *_: Patient(), instruction='go') as (stack, node):
         stack.wait_for_state(State.WARMING_UP)
+        assert stack.transition(Transition.TRANSITION_DEACTIVATE)
         assert stack.transition(Transition.TRANSITION_CLEANUP)
         stack.wait_for_state(State.UNCONFIGURED)
         assert stack.transition(Transition.TRANSITION_CONFIGURE)

@@ -195,7 +195,16 @@ class Oracle:
 
     def _may_be_stuck_s(self) -> float:
         """Of a preparation next to nothing may be left."""
-        return self._params['hang_timeout_s'] if self._state == 'active' else 0.0
+        return self._params['hang_timeout_s'] if self._is_prepared else 0.0
+
+    @property
+    def _is_prepared(self) -> bool:
+        """Whether the node is active, and has said that its policy is ready."""
+        statuses = [robot.status for robot in self.robots]
+        return self._state == 'active' and not any(
+            status is None or status.state in (State.LOADING, State.WARMING_UP)
+            for status in statuses
+        )
 
     def _stuck_s(self) -> float:
         """For how long the executor's thread has not run, though the process was not suspended.
@@ -471,7 +480,7 @@ class Oracle:
             return
         is_ending = self._signalled_ns is not None
         limit_s = _CLOSE_S if is_ending else self._params['hang_timeout_s']
-        if self._state == 'active' and self._stuck_s() > limit_s + _ENDED_S:
+        if self._is_prepared and self._stuck_s() > limit_s + _ENDED_S:
             self._violation(f'the process is stuck for {self._stuck_s():.2f} s, and goes on')
         late = self._waiting_for_late_call()
         for robot in self.robots:
@@ -503,7 +512,7 @@ class Oracle:
             if end_ns > self._scheduler.now_ns:
                 break
             self._stall_seen += 1
-            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._state == 'active':
+            if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._is_prepared:
                 for robot in self.robots:
                     robot.void(until_ns=end_ns)
 

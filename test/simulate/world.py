@@ -356,7 +356,7 @@ class Operator:
             if status.reason == Reason.SHUT_DOWN:
                 world.signal_process()  # nothing else ends that
             else:
-                world.change_state(Transition.TRANSITION_CONFIGURE)
+                self._bring_up()
         elif status.state == State.READY:
             world.change_state(Transition.TRANSITION_ACTIVATE)
         elif status.state in (State.HOLDING, State.RUNNING):
@@ -368,6 +368,15 @@ class Operator:
                 self.say(robot, self.new_text())
             else:
                 self._repeat(robot)
+
+    def _bring_up(self) -> None:
+        """Configure; activate at once, as managers do, or when it is ready, or while it loads."""
+        world = self._world
+        world.change_state(Transition.TRANSITION_CONFIGURE)
+        activates = world.random.choice(('at once', 'later', 'when ready'))
+        if activates != 'when ready':
+            delay_s = 0.01 if activates == 'at once' else world.random.uniform(0.02, 0.5)
+            world.change_state(Transition.TRANSITION_ACTIVATE, delay_s=delay_s)
 
     def _repeat(self, robot: int) -> None:
         """An instruction that ages has to be said again."""

@@ -371,7 +371,7 @@ class Parameters:
 
     autostart: bool = parameter(
         True,
-        'Whether to configure at start and to activate when the policy is ready.',
+        'Whether to configure and to activate at start; false: for a lifecycle manager.',
         group='Process',
         settable=Settable.AT_START,
     )

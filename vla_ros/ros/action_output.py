@@ -16,9 +16,10 @@ class ActionOutput(Output):
     def __init__(self, setup: OutputSetup) -> None:
         """Create the publisher."""
         self._node, self._frame_id = setup.node, setup.frame_id
-        # A message that is not delivered while it is valid must not be delivered later.
+        # A message that is not delivered while it is valid must not be delivered later. It is no
+        # lifecycle publisher: an active node makes it when its policy is warm.
         lifespan = Duration(seconds=setup.parameters.max_action_age_s)
-        self._actions = setup.node.create_lifecycle_publisher(
+        self._actions = setup.node.create_publisher(
             VlaAction, f'{setup.prefix}action', QoSProfile(depth=1, lifespan=lifespan)
         )
         self.topics = (self._actions.topic_name,)
@@ -27,4 +28,4 @@ class ActionOutput(Output):
         self._actions.publish(action_message(admitted, self._frame_id))
 
     def close(self, flush_s: float) -> None:
-        self._node.destroy_lifecycle_publisher(self._actions)
+        self._node.destroy_publisher(self._actions)

@@ -50,6 +50,7 @@ class Configuration:
         self._beat, self._wake = beat, wake
         self._contracts: Mapping[str, Contract] = {}  # the worker's until it is warm
         self._state: Sequence[StatePart] = ()  # the same
+        self._is_activated = False
         self._worker = InferenceWorker(
             self._build_policy,
             WorkerLimits(
@@ -114,17 +115,22 @@ class Configuration:
         return bool(self.sessions)
 
     @property
+    def is_activated(self) -> bool:
+        """Whether the robots may move, now or as soon as the policy is warm."""
+        return self._is_activated
+
+    @property
     def is_active(self) -> bool:
-        """Whether the robots may move."""
+        """Whether the robots may move now."""
         return any(session.active for session in self.sessions)
 
     def prepare(self) -> bool:
-        """Begin the sessions if the policy is warm; return whether it is."""
+        """Begin the sessions if the policy is warm; return whether they have begun just now."""
         status = self.status()
         if status.phase is not Phase.READY or status.spec is None or status.warmup_times is None:
             return False
         if self.is_warm:
-            return True
+            return False
         policy = LoadedPolicy(self._worker, status.spec, self._contracts, self._state)
         self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
         self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
@@ -133,12 +139,14 @@ class Configuration:
         return True
 
     def activate(self) -> None:
-        """Let the robots act."""
+        """Let the robots act; call it again when their sessions have begun."""
+        self._is_activated = True
         for session in self.sessions:
             session.activate()
 
     def deactivate(self) -> None:
         """Drop everything: no running inference becomes an action."""
+        self._is_activated = False
         for session in self.sessions:
             session.deactivate()
         self._worker.reset()

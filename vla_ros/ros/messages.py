@@ -21,7 +21,7 @@ from vla_ros.msg import (
     VlaStatus,
 )
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Cause, State
+from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros.output import Admitted
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import ActionGate, LatencyWindow, WorkerStatus
@@ -33,6 +33,7 @@ _LEVELS = {
     State.READY: DiagnosticStatus.OK,
     State.ERROR: DiagnosticStatus.ERROR,
 }  # the others: WARN
+_WAITS_FOR_ORDERS = (Reason.NO_INSTRUCTION, Reason.INSTRUCTION_CHANGED)  # OK, though it holds
 
 
 def action_message(admitted: Admitted, frame_id: str) -> VlaAction:
@@ -190,6 +191,8 @@ def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
     values['inference_p95_s'] = f'{latencies.inference.p95_s:.4f}'
     values['motion'] = status.motion.message or status.motion.limited
     level = _LEVELS.get(State(status.state), DiagnosticStatus.WARN)
+    if status.reason in _WAITS_FOR_ORDERS:
+        level = DiagnosticStatus.OK
     if status.motion.message and level == DiagnosticStatus.OK:
         level = DiagnosticStatus.WARN
     message = f'{status.message}; no motion: {status.motion.message}'

@@ -26,6 +26,7 @@ from vla_ros.parameters.check import ParameterError, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
 from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
+from vla_ros.ros.bond import Bond
 from vla_ros.ros.configuration import Beat, Configuration
 from vla_ros.ros.latch import Latches, latch_path
 from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
@@ -93,7 +94,6 @@ class VlaNode(LifecycleNode):
         self.exit_code = Future()  # done when the process must end
         self._configuration: Configuration | None = None
         self._policy_info = policy_message(_DEFAULTS, None)  # as long as nothing is configured
-        self._activate_when_ready = False
         self._shut_down = False
         self._is_closing = False
         self._error: Cause | None = None
@@ -110,6 +110,7 @@ class VlaNode(LifecycleNode):
         ]
         self._views = itertools.cycle([robot.view for robot in self._robots])
         self._offer_switches()
+        self._bond = Bond(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._worker_spoke = self.create_guard_condition(self._on_worker)
         steady = RosClock(clock_type=ClockType.STEADY_TIME)  # simulated time may stop
@@ -135,10 +136,11 @@ class VlaNode(LifecycleNode):
     # -- lifecycle ---------------------------------------------------------------------------------
 
     def autostart(self) -> None:
-        """Configure now, and activate when the policy is ready, unless the parameter says no."""
+        """Configure and activate now, unless the parameter says no."""
         if self.get_parameter('autostart').value:
-            self._activate_when_ready = True
             self._try(self.trigger_configure)
+            if self._configuration is not None:
+                self._try(self.trigger_activate)
 
     @_transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -160,17 +162,14 @@ class VlaNode(LifecycleNode):
 
     @_transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let the robots act, or refuse until the policy is ready."""
+        """Let the robots act, as soon as the policy is ready."""
         configuration = self._configuration
-        if configuration is None or not configuration.prepare():
-            self._log.error(
-                f'activate is refused: the policy is not ready yet ({self._situation().text})'
-            )
+        if configuration is None:
             return TransitionCallbackReturn.FAILURE
+        configuration.prepare()
         super().on_activate(state)
-        self._activate_when_ready = False
-        self._look_for_rivals()
-        configuration.activate()
+        self._let_act(configuration)
+        self._bond.begin()
         return TransitionCallbackReturn.SUCCESS
 
     @_transition
@@ -182,7 +181,6 @@ class VlaNode(LifecycleNode):
     @_transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the policy's memory, and forget the instruction."""
-        self._activate_when_ready = False  # from now on the operator decides
         self._close_configuration()
         for robot in self._robots:
             robot.instructions.forget()
@@ -192,7 +190,6 @@ class VlaNode(LifecycleNode):
     @_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End for good, from any state."""
-        self._activate_when_ready = False
         self._deactivate()
         self._close_configuration()
         self._shut_down = True
@@ -201,7 +198,6 @@ class VlaNode(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Clean up after a transition that raised an error, or end the process."""
-        self._activate_when_ready = False
         try:
             self._deactivate()
             self._close_configuration()
@@ -213,9 +209,13 @@ class VlaNode(LifecycleNode):
 
     def keep_transition_error(self, transition: str, error: Exception) -> None:
         """Log what a transition raised, and show it: the node goes to ERROR."""
+        self._error = self._mistake(transition, error)
+
+    def _mistake(self, transition: str, error: Exception) -> Cause:
+        """Log an error that must not be, and return the reason of ERROR."""
         self._log.error(f'{transition}: {failure_text(error)}')
         message = f'{transition} raised an error: {error}; it is a mistake of vla_ros'
-        self._error = Cause(Reason.TRANSITION_FAILED, message)
+        return Cause(Reason.TRANSITION_FAILED, message)
 
     def close(self) -> bool:
         """End the worker before the publishers; return False if a thread is left that hangs.
@@ -286,12 +286,25 @@ class VlaNode(LifecycleNode):
         failure = configuration.status().failure
         if failure is not None:
             self._fail(failure)
-        elif configuration.prepare() and self._activate_when_ready:
-            self._try(self.trigger_activate)
+        else:
+            self._begin_if_ready(configuration)
         configuration.settle_results()
         self._show_change()
 
+    def _begin_if_ready(self, configuration: Configuration) -> None:
+        """Begin the robots' sessions if the policy is warm; an active node acts from now on."""
+        try:
+            if configuration.prepare() and configuration.is_activated:
+                self._let_act(configuration)
+        except Exception as error:
+            self._fail(self._mistake('activate', error))
+
+    def _let_act(self, configuration: Configuration) -> None:
+        self._look_for_rivals()
+        configuration.activate()
+
     def _deactivate(self) -> None:
+        self._bond.end()
         if self._configuration is not None:
             self._configuration.deactivate()
         self._show_change()
@@ -341,10 +354,9 @@ class VlaNode(LifecycleNode):
     def _fail(self, cause: Cause) -> None:
         """Go to ERROR and free what was loaded; configure starts again."""
         self._error = cause
-        self._activate_when_ready = False
         self._show_change()  # what follows may have to wait for a thread
         if self._configuration is not None:
-            if self._configuration.is_active:
+            if self._configuration.is_activated:
                 self._try(self.trigger_deactivate)
             self._try(self.trigger_cleanup)
         self._show_change()
