@@ -533,6 +533,28 @@ def parameters_of_a_new_configuration(world: World, fault: Fault) -> None:
     world.change_state(1, delay_s=0.1)
 
 
+@_kind()
+def speed_limits_changed(world: World, fault: Fault) -> None:
+    """While the robot moves, perhaps: lower, higher, and back."""
+    for _ in range(world.random.randint(1, 4)):
+        name, most = world.random.choice(
+            (('max_linear_speed_m_s', 1.0), ('max_angular_speed_rad_s', 3.0))
+        )
+        value = round(most * world.random.uniform(0.001, 1.0), 3)
+        delay_s = world.random.uniform(0.0, 1.0)
+        world.scheduler.after(
+            delay_s,
+            lambda name=name, value=value: world.set_parameters(**{name: max(0.001, value)}),
+        )
+
+
+@_kind()
+def time_limits_changed(world: World, fault: Fault) -> None:
+    """Those that do not fit the others are refused."""
+    name = world.random.choice(('image_timeout_s', 'inference_timeout_s', 'max_action_age_s'))
+    world.set_parameters(**{name: round(world.random.uniform(0.3, 2.0), 2)})
+
+
 @_kind(clock='system')
 def simulated_time_switched_on(world: World, fault: Fault) -> None:
     """Nobody publishes /clock."""

@@ -319,6 +319,10 @@ class Oracle:
             self._perhaps_jumps += 2
         else:
             self._next_params[name] = value
+            if self._state not in ('unconfigured', 'finalized'):
+                self._params[name] = value  # what is allowed then takes effect at once
+                for robot in self.robots:
+                    robot.limits_changed()
 
     def changed_state(self, state: str, transition: str) -> None:
         if state == 'configuring':

@@ -222,8 +222,8 @@ PLANTED = [
     Planted(
         "motion: the robot's own limits are not asked",
         _MOTION,
-        '                linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),\n',
-        '                linear_m_s=contract.max_linear_m_s,\n',
+        '        linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),\n',
+        '        linear_m_s=contract.max_linear_m_s,\n',
     ),
     Planted(
         'motion: a motion is counted before it is tried',

@@ -213,6 +213,12 @@ class RobotOracle:
         if instruction and '' in self.instructions and self.held is not True:
             self._may_be(self.instructions | {instruction})
 
+    def limits_changed(self) -> None:
+        """A parameter was set while it may act; the last motion keeps its ramp."""
+        self.disturb()
+        self._assembly.doubt()
+        self._motion.change_limits()
+
     # -- voiding -----------------------------------------------------------------------------------
 
     def void(

@@ -143,6 +143,8 @@ class Motion:
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self._choose(unnorm_key)
+        elif self._profile.is_over(now_s):
+            self._profile.limits = _within(self._limits, self._contract)
         if space not in (ActionSpace.POSE_DELTA, ActionSpace.UNKNOWN):
             self.cause = _not_a_displacement(space)
         elif self._contract is not None:
@@ -172,6 +174,35 @@ class Motion:
         """Return why the tool's pose is lost, if a motion needs it; None if it is known."""
         newest = self._guide.poses.newest(now_ns) if self._guide is not None else None
         return newest if isinstance(newest, Cause) else None
+
+    def adjust(
+        self,
+        contracts: Mapping[str, Contract],
+        limits: MotionLimits,
+        guide: Guide | None = None,
+    ) -> None:
+        """Apply other contracts and limits from now on, also to the current motion.
+
+        Lower speeds shorten it. It ends immediately if its contract has changed, or if ramps become
+        longer: by the longer ramp it would be another motion.
+
+        :param guide: with the poses of the one before.
+        """
+        before, in_force = self._contract, self._profile.limits
+        self._contracts, self._limits, self._guide = contracts, limits, guide
+        if before is None:
+            self.cause = None  # the next action finds its contract, or none
+            return
+        if contracts.get(before.unnorm_key) != before:
+            self.stop()
+            self._choose(before.unnorm_key)
+            return
+        limits = _within(limits, before)
+        if limits.ramp_s > in_force.ramp_s:
+            self.stop()
+        else:  # the ramp of the current motion stays as it is, until the motion is over
+            limits = replace(limits, least_ramp_s=in_force.ramp_s)
+        self._profile.limits = limits
 
     def stop(self) -> None:
         """Stop immediately, and discard the rows to come. The gripper stays as it is."""
@@ -220,14 +251,8 @@ class Motion:
             self.cause = _not_a_displacement(contract.action_space)
             return
         self.cause, self._contract = None, contract
-        self._profile = TwistProfile(
-            replace(
-                limits,
-                linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),
-                angular_rad_s=min(limits.angular_rad_s, contract.max_angular_rad_s),
-            ),
-            kept_s=0.0 if self._guide is None else self._guide.poses.max_age_s,
-        )
+        kept_s = 0.0 if self._guide is None else self._guide.poses.max_age_s
+        self._profile = TwistProfile(_within(limits, contract), kept_s=kept_s)
 
     def _begin(
         self, actions: NDArray[np.float64], contract: ActionContract, due: Due, capture: Capture
@@ -399,4 +424,13 @@ def _not_a_displacement(space: ActionSpace) -> Cause:
         Reason.MOTION_NOT_A_DISPLACEMENT,
         f'the action space is {space.name}, and a motion needs POSE_DELTA; set '
         'the parameter motion to none, and use the topic action',
+    )
+
+
+def _within(limits: MotionLimits, contract: ActionContract) -> MotionLimits:
+    """Return the limits, with the contract's where these are lower."""
+    return replace(
+        limits,
+        linear_m_s=min(limits.linear_m_s, contract.max_linear_m_s),
+        angular_rad_s=min(limits.angular_rad_s, contract.max_angular_rad_s),
     )

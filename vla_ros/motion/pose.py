@@ -177,6 +177,10 @@ class PoseHistory:
         self._keep(StampedPose(stamp_ns, pose))
         return broken
 
+    def adjust(self, span_s: float) -> None:
+        """Keep poses for another time from now on."""
+        self._span_ns = round(span_s * 1e9)
+
     def forget(self) -> None:
         """Forget all poses: the robot's clock has jumped."""
         self._poses, self._break, self._fault = [], None, None

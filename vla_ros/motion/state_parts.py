@@ -99,6 +99,13 @@ class StateParts:
         self._frame = frame_id
         self._names: Sequence[str] = ()  # of the last message with none of a part's joints
 
+    def adjust(self, tolerance_s: float, frame_id: str) -> None:
+        """Apply another tolerance from now on; another frame forgets all samples."""
+        self._tolerance_s = tolerance_s
+        if frame_id != self._frame_id:
+            self._frame_id = frame_id
+            self.clear()
+
     def clear(self) -> None:
         """Forget all samples."""
         for samples in self._samples:

@@ -142,6 +142,7 @@ class Parameters:
         group='Policy',
         unit='s',
         bounds=(1.0, 86400.0),
+        settable=Settable.ALWAYS,
     )
     warmup_timeout_s: float = parameter(
         900.0,
@@ -149,6 +150,7 @@ class Parameters:
         group='Policy',
         unit='s',
         bounds=(1.0, 86400.0),
+        settable=Settable.ALWAYS,
     )
 
     robots: tuple[str, ...] = parameter(
@@ -184,7 +186,7 @@ class Parameters:
         group='Instructions',
         unit='s',
         bounds=(0.1, 3600.0),
-        settable=Settable.AT_START,
+        settable=Settable.ALWAYS,
     )
     max_instruction_age_s: float = parameter(
         0.0,
@@ -192,6 +194,7 @@ class Parameters:
         group='Instructions',
         unit='s',
         bounds=(0.0, 86400.0),
+        settable=Settable.ALWAYS,
     )
     no_instruction_timeout_s: float = parameter(
         30.0,
@@ -200,6 +203,7 @@ class Parameters:
         group='Instructions',
         unit='s',
         bounds=(0.01, 86400.0),
+        settable=Settable.ALWAYS,
     )
 
     image_transport: str = parameter(
@@ -232,6 +236,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.001, 3600.0),
+        settable=Settable.ALWAYS,
     )
     first_image_timeout_s: float = parameter(
         10.0,
@@ -239,6 +244,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.01, 3600.0),
+        settable=Settable.ALWAYS,
     )
     image_timeout_s: float = parameter(
         2.0,
@@ -246,6 +252,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.01, 3600.0),
+        settable=Settable.ALWAYS,
     )
     sync_tolerance_s: float = parameter(
         0.05,
@@ -253,6 +260,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.0, 60.0),
+        settable=Settable.ALWAYS,
     )
     state_from: str = parameter(
         'auto',
@@ -267,6 +275,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.01, 3600.0),
+        settable=Settable.ALWAYS,
     )
     frozen_image_timeout_s: float = parameter(
         5.0,
@@ -275,6 +284,7 @@ class Parameters:
         group='Images',
         unit='s',
         bounds=(0.0, 3600.0),
+        settable=Settable.ALWAYS,
     )
 
     inference_timeout_s: float = parameter(
@@ -283,6 +293,7 @@ class Parameters:
         group='Actions',
         unit='s',
         bounds=(0.01, 3600.0),
+        settable=Settable.ALWAYS,
     )
     max_action_age_s: float = parameter(
         1.5,
@@ -290,17 +301,20 @@ class Parameters:
         group='Actions',
         unit='s',
         bounds=(0.01, 3600.0),
+        settable=Settable.ALWAYS,
     )
     frame_id: str = parameter(
         '',
         'Frame of the actions, written into their header; with several robots one for all, or one '
         'for each, separated by commas.',
         group='Actions',
+        settable=Settable.ALWAYS,
     )
     contracts: str = parameter(
         '',
         'YAML file with the action contracts of further data sets (docs/contracts.md).',
         group='Actions',
+        settable=Settable.ALWAYS,
     )
 
     motion: str = parameter(
@@ -346,6 +360,7 @@ class Parameters:
         group='Motion',
         unit='m/s',
         bounds=(0.001, 10.0),
+        settable=Settable.ALWAYS,
     )
     max_angular_speed_rad_s: float = parameter(
         1.0,
@@ -353,6 +368,7 @@ class Parameters:
         group='Motion',
         unit='rad/s',
         bounds=(0.001, 50.0),
+        settable=Settable.ALWAYS,
     )
     max_linear_jerk_m_s3: float = parameter(
         100.0,
@@ -360,6 +376,7 @@ class Parameters:
         group='Motion',
         unit='m/s^3',
         bounds=(0.1, 1e5),
+        settable=Settable.ALWAYS,
     )
     max_angular_jerk_rad_s3: float = parameter(
         400.0,
@@ -367,6 +384,7 @@ class Parameters:
         group='Motion',
         unit='rad/s^3',
         bounds=(0.1, 1e5),
+        settable=Settable.ALWAYS,
     )
 
     autostart: bool = parameter(
@@ -381,12 +399,13 @@ class Parameters:
         group='Process',
         unit='s',
         bounds=(0.1, 3600.0),
+        settable=Settable.ALWAYS,
     )
 
     @property
     def robot_names(self) -> tuple[str, ...]:
         """Return the name of each robot; ``('',)`` for one robot without a name."""
-        return self.robots or ('',)
+        return tuple(name for name in self.robots if name) or ('',)
 
     @property
     def workspaces(self) -> list[str]:

@@ -15,14 +15,26 @@ class ActionOutput(Output):
 
     def __init__(self, setup: OutputSetup) -> None:
         """Create the publisher."""
-        self._node, self._frame_id = setup.node, setup.frame_id
+        self._node, self._prefix = setup.node, setup.prefix
+        self._begin(setup)
+
+    def _begin(self, setup: OutputSetup) -> None:
+        self._frame_id, self._max_age_s = setup.frame_id, setup.parameters.max_action_age_s
         # A message that is not delivered while it is valid must not be delivered later. It is no
         # lifecycle publisher: an active node makes it when its policy is warm.
-        lifespan = Duration(seconds=setup.parameters.max_action_age_s)
-        self._actions = setup.node.create_publisher(
-            VlaAction, f'{setup.prefix}action', QoSProfile(depth=1, lifespan=lifespan)
+        lifespan = Duration(seconds=self._max_age_s)
+        self._actions = self._node.create_publisher(
+            VlaAction, f'{self._prefix}action', QoSProfile(depth=1, lifespan=lifespan)
         )
         self.topics = (self._actions.topic_name,)
+
+    def adjust(self, setup: OutputSetup) -> None:
+        """Make the publisher anew if its lifespan changes; listeners find it within a moment."""
+        if setup.parameters.max_action_age_s == self._max_age_s:
+            self._frame_id = setup.frame_id
+            return
+        self._node.destroy_publisher(self._actions)
+        self._begin(setup)
 
     def publish(self, admitted: Admitted) -> None:
         self._actions.publish(action_message(admitted, self._frame_id))

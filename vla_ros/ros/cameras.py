@@ -167,6 +167,12 @@ class Cameras:
             name, self._clock, self._log, watch, self.counters, self._on_image, self._on_fault
         )
 
+    def adjust(self, parameters: Parameters) -> None:
+        """Apply other limits from now on."""
+        self._params = parameters
+        for camera in self._cameras:
+            camera.watch.adjust(parameters.frozen_image_timeout_s)
+
     def listen(self, names: Sequence[str]) -> None:
         """Hear images from now on: on ``image``, or for each of several cameras on NAME/image."""
         transport = self._params.image_transport

@@ -11,6 +11,7 @@ from vla_ros.images.raw import backend
 from vla_ros.motion import Contract, load_contracts
 from vla_ros.motion.state import StatePart, state_topics
 from vla_ros.motion.state_parts import state_of
+from vla_ros.parameters.check import ParameterError
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.loading import LoadPolicy, silence_limit, warmup_text, why_too_slow
@@ -22,6 +23,8 @@ from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, W
 from vla_ros.types import Policy, PolicyError, ProgressCallback
 
 Beat = Callable[[float, str], None]
+
+LOAD_AGAIN = 'deactivate, clean up, set, configure'  # advice
 
 
 class Configuration:
@@ -48,16 +51,13 @@ class Configuration:
         self._shared = shared
         self._load_policy = load_policy
         self._beat, self._wake = beat, wake
-        self._contracts: Mapping[str, Contract] = {}  # the worker's until it is warm
+        self._loaded: Mapping[str, Contract] = {}  # contracts; the worker's until it is warm
+        self._changed: Mapping[str, Contract] | None = None  # contracts that were set since
         self._state: Sequence[StatePart] = ()  # the same
         self._is_activated = False
         self._worker = InferenceWorker(
             self._build_policy,
-            WorkerLimits(
-                parameters.max_image_age_s,
-                parameters.inference_timeout_s,
-                parameters.hang_timeout_s,
-            ),
+            _worker_limits(parameters),
             clock=shared.clock,
             unnorm_key=parameters.unnorm_key,
             notify=self._on_notified,
@@ -71,7 +71,7 @@ class Configuration:
     def _build_policy(self, progress: ProgressCallback) -> Policy:
         """Load the policy. It may take seconds, while the executor must answer."""
         self._shared.log.info(f'images are converted by: {backend()}')
-        self._contracts = load_contracts(self.parameters.contracts or None)
+        self._loaded = load_contracts(self.parameters.contracts or None)
         policy = self._load_policy(self.parameters, progress)
         try:
             self._state = self._state_of(policy)
@@ -137,6 +137,49 @@ class Configuration:
         if why := why_too_slow(status, self.parameters):
             self._shared.log.warning(why)
         return True
+
+    @property
+    def _contracts(self) -> Mapping[str, Contract]:
+        return self._loaded if self._changed is None else self._changed
+
+    def adjust(self, parameters: Parameters, rereads_contracts: bool) -> None:
+        """Apply the parameters that may change while the node is configured.
+
+        :param parameters: checked; all others are as before.
+        :param rereads_contracts: whether the file of contracts may have changed.
+        :raises VlaError: if the contracts cannot be in force; nothing changes then.
+        """
+        if rereads_contracts:
+            contracts = load_contracts(parameters.contracts or None)
+            self._check_contracts(contracts)
+            self._changed = contracts
+        self.parameters = parameters
+        self._shared.commands.adjust(parameters.max_command_age_s)
+        self._worker.adjust(_worker_limits(parameters))
+        for robot in self._robots:
+            robot.adjust(parameters, self._contracts)
+
+    def _check_contracts(self, contracts: Mapping[str, Contract]) -> None:
+        """Raise ParameterError if the policy would have to be loaded again for these contracts."""
+        if not self.is_warm:
+            raise ParameterError(
+                'parameter contracts cannot be set while the policy is loaded',
+                'set it when the policy is ready, or before the node is configured',
+            )
+        status = self.status()
+        key = status.unnorm_key
+        before, after = self._contracts.get(key), contracts.get(key)
+        for name, none, is_used in (
+            ('center_crop', False, self.parameters.preprocessing == 'training'),
+            ('state', (), status.spec is not None and status.spec.state_dim > 0),
+        ):
+            if is_used and getattr(before, name, none) != getattr(after, name, none):
+                raise ParameterError(
+                    f'parameter contracts: the contract of {key!r} has another {name}, which the '
+                    'loaded policy depends on',
+                    LOAD_AGAIN,
+                    value=name,
+                )
 
     def activate(self) -> None:
         """Let the robots act; call it again when their sessions have begun."""
@@ -209,6 +252,12 @@ class Configuration:
             if stalled_s and session.active:
                 session.drop(_stalled(stalled_s))
             session.catch_up()
+
+
+def _worker_limits(parameters: Parameters) -> WorkerLimits:
+    return WorkerLimits(
+        parameters.max_image_age_s, parameters.inference_timeout_s, parameters.hang_timeout_s
+    )
 
 
 def _stalled(stalled_s: float) -> Cause:

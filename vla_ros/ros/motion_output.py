@@ -7,6 +7,7 @@ hold stops the robot immediately.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped, Vector3
@@ -18,6 +19,7 @@ from std_msgs.msg import Float64
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory, Twist
 from vla_ros.parameters.check import motion_limits, workspace
+from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
@@ -120,6 +122,16 @@ class MotionOutput(Output):
         if self._guide is not None:
             self._guide.poses.forget()
 
+    def adjust(self, setup: OutputSetup) -> None:
+        """Apply limits and contracts from now on; a motion in another frame ends immediately."""
+        if setup.frame_id != self._frame_id:
+            self.hold()
+            self._frame_id = setup.frame_id
+        if self._guide is not None:
+            self._guide.poses.adjust(_span_s(setup.parameters))
+            self._guide = replace(self._guide, frame_id=setup.frame_id)
+        self.motion.adjust(setup.contracts, motion_limits(setup.parameters), self._guide)
+
     def forget(self) -> None:
         """Stop, and forget the state of the gripper."""
         self.hold()
@@ -220,9 +232,13 @@ def _guide(setup: OutputSetup) -> Guide | None:
     numbers = workspace(setup.workspace)
     if not from_image and not numbers:
         return None
-    span_s = parameters.max_action_age_s + 2 * parameters.max_pose_age_s
-    poses = PoseHistory(span_s, parameters.max_pose_age_s)
+    poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
     return Guide(poses, setup.frame_id, from_image, Box.of(numbers) if numbers else None)
+
+
+def _span_s(parameters: Parameters) -> float:
+    """Return for how long poses are kept: until no chunk can be of an image before them."""
+    return parameters.max_action_age_s + 2 * parameters.max_pose_age_s
 
 
 def _vectors(twist: Twist) -> list[Vector3]:

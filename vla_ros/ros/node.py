@@ -6,9 +6,10 @@ Everything here runs in the executor's one thread. What exists while the node is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from vla_ros.clock import Clock
+from vla_ros.errors import VlaError
 from vla_ros.msg import VlaPolicyInfo
-from vla_ros.parameters.check import ParameterError, check_value
+from vla_ros.parameters.check import ParameterError, check_all, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
 from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
 from vla_ros.ros.bond import Bond
-from vla_ros.ros.configuration import Beat, Configuration
+from vla_ros.ros.configuration import LOAD_AGAIN, Beat, Configuration
 from vla_ros.ros.latch import Latches, latch_path
 from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
 from vla_ros.ros.log import Log
@@ -42,7 +44,7 @@ from vla_ros.ros.situation import Situation
 from vla_ros.ros.switches import SwitchServices
 from vla_ros.scheduling import CommandWatch, Deadline, Phase, failure_text
 from vla_ros.text import quoted
-from vla_ros.types import InstructionError, check_instruction
+from vla_ros.types import check_instruction
 
 EXIT_HUNG = 70
 CLOSE_LIMIT_S = 8.0  # for the policy's end and the robots' last messages; launch kills after 10 s
@@ -262,19 +264,34 @@ class VlaNode(LifecycleNode):
         if fixed and self._configuration is not None:
             return SetParametersResult(
                 successful=False,
-                reason=f'{", ".join(fixed)} can only be set while the node is unconfigured: '
-                'deactivate, clean up, set, configure',
+                reason=f'{", ".join(fixed)} can only be set while the node is unconfigured, since '
+                f'the policy has to be loaded again: {LOAD_AGAIN}',
             )
         try:
             for name, value in own.items():
                 check_value(name, value)
             check_instruction(own.get('instruction', ''))
-        except (ParameterError, InstructionError) as error:
+            self._adjust(own)
+        except VlaError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if 'instruction' in own:
             for robot in self._robots:
                 robot.instructions.set(own['instruction'])
         return SetParametersResult(successful=True)
+
+    def _adjust(self, own: Mapping[str, Any]) -> None:
+        """Apply what was set to the current configuration, or all of it at the next one.
+
+        :raises VlaError: if it does not fit what is in force; nothing changes then.
+        """
+        configuration = self._configuration
+        if configuration is None:
+            if 'max_command_age_s' in own:  # commands have an age in every state
+                self._shared.commands.adjust(own['max_command_age_s'])
+            return
+        parameters = dataclasses.replace(configuration.parameters, **own)
+        check_all(parameters)
+        configuration.adjust(parameters, 'contracts' in own)
 
     # -- the configuration -------------------------------------------------------------------------
 

@@ -62,9 +62,7 @@ class Observations:
         self.cameras = Cameras(
             node, shared.clock, shared.log, prefix, parameters, self._on_image, on_fault
         )
-        limits = AssemblyLimits(
-            parameters.sync_tolerance_s, parameters.image_timeout_s, parameters.state_timeout_s
-        )
+        limits = _limits(parameters)
         self._spec = needs.spec
         self._assembler = Assembler(self._spec, limits, shared.clock, AssemblyCounters())
         self._clock = shared.clock
@@ -85,6 +83,12 @@ class Observations:
     def counters(self) -> tuple[Any, ...]:
         """The counters, as dataclasses."""
         return (self.cameras.counters, self.cameras.watch_counters, self._assembler.counters)
+
+    def adjust(self, parameters: Parameters, frame_id: str) -> None:
+        """Apply other limits, and another frame of ``ee_pose``, from now on."""
+        self.cameras.adjust(parameters)
+        self._assembler.adjust(_limits(parameters))
+        self._state.adjust(parameters.sync_tolerance_s, frame_id)
 
     def listen(self) -> None:
         """Subscribe to the images and the state that the policy needs."""
@@ -135,3 +139,9 @@ class Observations:
     def _submit(self, observation: Observation | None) -> None:
         if observation is not None:
             self._on_observation(observation)
+
+
+def _limits(parameters: Parameters) -> AssemblyLimits:
+    return AssemblyLimits(
+        parameters.sync_tolerance_s, parameters.image_timeout_s, parameters.state_timeout_s
+    )

@@ -66,6 +66,11 @@ class OperatorViewPublisher:
         self._contract: Contract | None = None
         self._is_new = True
 
+    def rename(self, frame_id: str) -> None:
+        """Show another name of the frame."""
+        self._is_new |= frame_id != self._frame_id
+        self._frame_id = frame_id
+
     def keep(
         self, result: Result, published: bool, spec: PolicySpec, contract: Contract | None
     ) -> None:

@@ -90,6 +90,10 @@ class Output(ABC):
         """Stop the robot; called often while it must not act."""
         return
 
+    def adjust(self, setup: OutputSetup) -> None:
+        """Apply the limits, the frame and the contracts from now on; all else stays as it is."""
+        return
+
     def forget(self) -> None:
         """Forget what is known of the robot: the operator may have moved it."""
         return

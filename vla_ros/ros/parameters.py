@@ -7,7 +7,6 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from vla_ros.parameters.check import (
     ParameterError,
@@ -37,8 +36,9 @@ def declare_parameters(node: Node) -> None:
         check_name(name)
     for definition in DEFINITIONS.values():
         name, default = definition.name, definition.default
-        # rclpy takes an empty list for one of bytes: to ROS this default is a value not set.
-        value = Parameter.Type.STRING_ARRAY if default == () else default
+        # rclpy takes an empty list for one of bytes. A parameter without a value would empty the
+        # answer to a request for all, such as that of `ros2 param dump`.
+        value = [''] if default == () else default
         try:
             node.declare_parameter(name, value, _descriptor(definition))
         except InvalidParameterTypeException as error:
@@ -65,7 +65,7 @@ def read_robot_names(node: Node) -> tuple[str, ...]:
 
 def _value(node: Node, name: str) -> Any:
     value = node.get_parameter_or(name).value
-    return tuple(value or ()) if name == 'robots' else value
+    return tuple(item for item in value or () if item) if name == 'robots' else value
 
 
 def _descriptor(definition: Definition) -> ParameterDescriptor:

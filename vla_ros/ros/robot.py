@@ -6,11 +6,12 @@ Used by the executor's thread.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
 
+from vla_ros.motion import Contract
 from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
@@ -76,6 +77,12 @@ class RobotPort:
         self._report = SessionReport(motion=motion_message(parameters))
         self.view.clear(parameters.frame_ids[self._parts.source])
         self.instructions.configure(parameters.instruction)
+
+    def adjust(self, parameters: Parameters, contracts: Mapping[str, Contract]) -> None:
+        """Apply what may change while the node is configured."""
+        self.view.rename(parameters.frame_ids[self._parts.source])
+        if self._session is not None:
+            self._session.adjust(parameters, contracts)
 
     def begin(self, parameters: Parameters, policy: LoadedPolicy) -> RobotSession:
         """Begin a session: the policy is warm."""

@@ -6,7 +6,7 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
@@ -94,19 +94,8 @@ class RobotSession:
         self._gate = ActionGate(parameters.max_action_age_s, shared.clock)
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
-        frame_id = parameters.frame_ids[parts.source]
-        self._outputs = make_outputs(
-            OutputSetup(
-                node,
-                shared,
-                parts.prefix,
-                frame_id,
-                parameters,
-                policy.contracts,
-                parameters.workspaces[parts.source],
-                policy.spec.cameras[0],
-            )
-        )
+        self._node, self._shared = node, shared
+        self._outputs = make_outputs(self._setup())
         self._output_counters = [group for output in self._outputs for group in output.counters]
         self._is_off = bool(self.why_off())
         self.observations = Observations(
@@ -114,7 +103,7 @@ class RobotSession:
             shared,
             parts.prefix,
             parameters,
-            Needs(policy.spec, policy.state, frame_id),
+            Needs(policy.spec, policy.state, parameters.frame_ids[parts.source]),
             instruction=lambda: '' if self._is_off else parts.instructions.text,
             on_observation=self._submit,
             on_fault=self.drop,
@@ -138,6 +127,29 @@ class RobotSession:
         self.active = False
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    def adjust(self, parameters: Parameters, contracts: Mapping[str, Contract]) -> None:
+        """Apply what may change while the policy is loaded: limits, frame and contracts."""
+        self._params = parameters
+        self._policy = replace(self._policy, contracts=contracts)
+        self._gate.adjust(parameters.max_action_age_s)
+        self.observations.adjust(parameters, parameters.frame_ids[self._parts.source])
+        setup = self._setup()
+        for output in self._outputs:
+            output.adjust(setup)
+
+    def _setup(self) -> OutputSetup:
+        """Return what the outputs need, by the current parameters."""
+        return OutputSetup(
+            self._node,
+            self._shared,
+            self._parts.prefix,
+            self._params.frame_ids[self._parts.source],
+            self._params,
+            self._policy.contracts,
+            self._params.workspaces[self._parts.source],
+            self._policy.spec.cameras[0],
+        )
 
     # -- holding -----------------------------------------------------------------------------------
 

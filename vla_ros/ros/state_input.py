@@ -56,6 +56,10 @@ class StateInput:
         self._parts = parts
         self._subscriptions: list[Subscription] = []
 
+    def adjust(self, tolerance_s: float, frame_id: str) -> None:
+        """Apply another tolerance and frame from now on."""
+        self._parts.adjust(tolerance_s, frame_id)
+
     def listen(self) -> None:
         """Subscribe to the topics that the state needs."""
         subscribers: dict[str, tuple[type, Callable[[Any], None]]] = {

@@ -81,13 +81,17 @@ class Assembler:
         """
         self.counters = counters
         self._spec = spec
-        self._limits = limits
-        self._tolerance_ns = round(limits.tolerance_s * 1e9)
+        self.adjust(limits)
         self._clock = clock
         self._images: dict[str, _Image] = {}
         self._states: deque[_State] = deque(maxlen=_STATES_KEPT)
         self._waiting_since_s: float | None = None  # the first image since the last observation
         self._close_s = 0.0  # the last time at which the images were close, or the first one came
+
+    def adjust(self, limits: AssemblyLimits) -> None:
+        """Apply other limits from now on."""
+        self._limits = limits
+        self._tolerance_ns = round(limits.tolerance_s * 1e9)
 
     def add_image(
         self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int, instruction: str

@@ -85,6 +85,10 @@ class CameraWatch:
         self._new_image_s = 0.0  # monotonic time of the last new image
         self._judged_s: float | None = None
 
+    def adjust(self, frozen_image_timeout_s: float) -> None:
+        """Apply another limit from now on."""
+        self._frozen_image_timeout_s = frozen_image_timeout_s
+
     def forget_stamp(self) -> None:
         """Forget the last stamp, for another clock; the images stay known."""
         self._stamp_ns: int | None = None

@@ -71,6 +71,10 @@ class CommandWatch:
         self._rejected: _Sent | None = None  # the last rejected command
         self.stall = StallWatch(clock)
 
+    def adjust(self, max_age_s: float) -> None:
+        """Apply another maximum age from now on."""
+        self._max_age_s = max_age_s
+
     def why_not(self, sent_ns: int) -> str:
         """Return why the command is too late to be accepted, or an empty text.
 

@@ -59,6 +59,10 @@ class ActionGate:
         self.latency = LatencyWindow()  # capture to publishing
         self.inference = LatencyWindow()
 
+    def adjust(self, max_action_age_s: float) -> None:
+        """Apply another maximum age from now on."""
+        self._max_action_age_s = max_action_age_s
+
     def admit(self, result: Result) -> bool:
         """Count the result, and return whether its action must be published now.
 

@@ -119,6 +119,11 @@ class InferenceWorker:
                 self._epochs[each] += 1
             self._cancel_if_unneeded()
 
+    def adjust(self, limits: WorkerLimits) -> None:
+        """Apply other limits from now on, also to the running inference."""
+        with self._lock:
+            self._limits = limits
+
     def next_result(self) -> Result | None:
         """Return the next result, or None; a result from before a reset becomes CANCELLED."""
         with self._lock:

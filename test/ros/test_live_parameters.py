@@ -1,0 +1,172 @@
+"""Parameters of a running node: what changes at once, together, or only with another policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, SetParametersResult
+from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomically
+from rclpy.parameter import Parameter
+
+from support.fakes import FakePolicy
+from support.graph import CameraThread, Robot, noise
+from support.in_process import NodeTime, node_with
+from support.servo import PATIENT, Servo, moving_node, seconds, written
+from vla_ros.parameters.definition import DEFINITIONS, Parameters
+from vla_ros.reasons import Reason, State
+from vla_ros.ros.node import VlaNode
+from vla_ros.types import Cancel, InferenceCancelled, Prediction
+
+
+@pytest.fixture
+def fake() -> Iterator[tuple[Robot, VlaNode]]:
+    with node_with(FakePolicy(), instruction='go') as (stack, node):
+        yield stack, node
+
+
+def set_together(stack: Robot, **values: object) -> SetParametersResult:
+    messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    request = SetParametersAtomically.Request(parameters=messages)
+    return stack.ask(SetParametersAtomically, 'vla/set_parameters_atomically', request).result
+
+
+def value_of(stack: Robot, name: str) -> float:
+    return float(stack.get_parameter_of_node(name).double_value)
+
+
+def test_a_dump_of_all_parameters_is_whole(fake: tuple[Robot, VlaNode]) -> None:
+    """As ``ros2 param dump`` asks: for all names in one request."""
+    stack, _ = fake
+    listed = stack.ask(ListParameters, 'vla/list_parameters', ListParameters.Request())
+    names = list(listed.result.names)
+    assert set(DEFINITIONS) <= set(names)
+    request = GetParameters.Request(names=names)
+    values = stack.ask(GetParameters, 'vla/get_parameters', request).values
+    assert len(values) == len(names)
+    assert ParameterType.PARAMETER_NOT_SET not in {value.type for value in values}
+    told = dict(zip(names, values, strict=True))
+    dumped = Parameter.from_parameter_msg(ParameterMessage(name='robots', value=told['robots']))
+    assert Parameters(robots=tuple(dumped.value)).robot_names == ('',)  # also when it is loaded
+
+
+def test_a_limit_is_checked_with_the_others_and_set_together(fake: tuple[Robot, VlaNode]) -> None:
+    stack, _ = fake
+    refused = stack.set_parameter_of_node('inference_timeout_s', 3.0)
+    assert not refused.successful
+    assert 'inference_timeout_s is 3, above max_action_age_s, 1.5' in refused.reason
+    together = {'inference_timeout_s': 3.0, 'max_action_age_s': 4.0}
+    assert not set_together(stack, **together, max_image_age_s=-1.0).successful
+    assert not set_together(stack, **together, device='cuda').successful
+    assert value_of(stack, 'max_action_age_s') == 1.5
+    assert set_together(stack, **together).successful
+    assert value_of(stack, 'inference_timeout_s') == 3.0
+    stack.recovers()
+    action = stack.actions[-1]
+    assert seconds(action.valid_until) - seconds(action.observation_stamp) == pytest.approx(4.0)
+
+
+def test_what_needs_the_policy_says_what_to_do(fake: tuple[Robot, VlaNode]) -> None:
+    stack, _ = fake
+    for name in ('model', 'image_transport'):
+        refused = stack.set_parameter_of_node(name, 'raw')
+        assert not refused.successful
+        assert name in refused.reason
+        assert 'has to be loaded again: deactivate, clean up, set, configure' in refused.reason
+    assert not stack.set_parameter_of_node('robots', 'x').successful
+
+
+def test_time_outs_take_effect_at_once() -> None:
+    clock = NodeTime()
+    limits = {'image_timeout_s': 3600.0, 'no_instruction_timeout_s': 3600.0}
+    with node_with(FakePolicy(), clock=clock, instruction='go', **limits) as (stack, _):
+        stack.see(noise(), stamp_ns=clock.now_ns())
+        stack.wait_for_state(State.RUNNING)
+        clock.let_pass(3.0)
+        assert stack.status.state == State.RUNNING
+        assert stack.set_parameter_of_node('image_timeout_s', 2.5).successful
+        stack.wait_for_state(State.HOLDING, Reason.IMAGE_TIMEOUT, 'image_timeout_s, 2.5 s')
+        assert stack.set_parameter_of_node('max_instruction_age_s', 1.0).successful
+        stack.wait_for_state(State.HOLDING, Reason.INSTRUCTION_EXPIRED)
+
+
+def test_a_running_inference_has_the_new_limit() -> None:
+    def act(cancel: Cancel) -> Prediction:
+        assert cancel.wait(60.0)
+        raise InferenceCancelled
+
+    patient = {'inference_timeout_s': 600.0, 'max_action_age_s': 600.0}
+    with node_with(FakePolicy(act), instruction='go', **patient) as (stack, _):
+        stack.see(noise())
+        stack.wait_for(lambda: stack.status.counters.in_flight == 1)
+        assert stack.set_parameter_of_node('inference_timeout_s', 0.1).successful
+        stack.wait_for_state(State.HOLDING, Reason.INFERENCE_OVERRUN)
+
+
+@pytest.fixture
+def arm(tmp_path: Path) -> Iterator[tuple[Robot, Servo, Path]]:
+    """It moves faster than 0.001 m/s all the time."""
+    contracts = written(tmp_path, metres_per_unit=1.0)
+    with moving_node(contracts, 'model:=scripted:slow=0.05', *PATIENT) as (running, servo):
+        stack = running.robot
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: is_fast(servo))
+            yield stack, servo, contracts
+    assert running.process.returncode == 0
+
+
+def is_fast(servo: Servo) -> bool:
+    return bool(servo.heard) and float(np.linalg.norm(servo.heard[-1][1][:3])) > 0.002
+
+
+def test_a_lower_speed_holds_from_the_next_tick_on(arm: tuple[Robot, Servo, Path]) -> None:
+    stack, servo, _ = arm
+    assert stack.set_parameter_of_node('max_linear_speed_m_s', 0.001).successful
+    set_s = stack.get_clock().now().nanoseconds / 1e9
+    stack.wait_for(lambda: len(servo.within(set_s, math.inf)[0]) > 50)
+    speeds = np.linalg.norm(servo.within(set_s, math.inf)[1][:, :3], axis=1)
+    assert 0.0005 < speeds.max() <= 0.001
+    assert stack.set_parameter_of_node('max_linear_speed_m_s', 0.25).successful
+    stack.wait_for(lambda: is_fast(servo))
+
+
+def test_another_frame_and_other_contracts_of_a_robot_that_moves(
+    arm: tuple[Robot, Servo, Path],
+) -> None:
+    stack, servo, contracts = arm
+    assert stack.set_parameter_of_node('frame_id', 'tool').successful
+    stack.wait_for(lambda: 'tool' in servo.frames and stack.actions[-1].header.frame_id == 'tool')
+    assert not stack.set_parameter_of_node('frame_id', '').successful  # a twist needs one
+
+    contracts.write_text('scripted: nonsense')
+    refused = stack.set_parameter_of_node('contracts', str(contracts))
+    assert not refused.successful and 'scripted' in refused.reason
+    stack.wait_for(lambda: is_fast(servo))
+    assert stack.set_parameter_of_node('contracts', '').successful
+    stack.wait_for(lambda: stack.status.motion.reason == Reason.MOTION_NO_CONTRACT)
+    stack.wait_for(lambda: not servo.moves)
+    written(contracts.parent, metres_per_unit=1.0)
+    assert stack.set_parameter_of_node('contracts', str(contracts)).successful
+    stack.wait_for(lambda: is_fast(servo) and not stack.status.motion.reason)
+
+
+def test_contracts_that_the_policy_was_loaded_with(tmp_path: Path) -> None:
+    """How images are cropped is the policy's: it would have to be loaded again."""
+    contracts = written(tmp_path)
+    parameters: dict[str, Callable[[], str] | str] = {'contracts': str(contracts)}
+    policy = FakePolicy()
+    with node_with(policy, preprocessing='training', unnorm_key='scripted', **parameters) as (
+        stack,
+        _,
+    ):
+        written(tmp_path, center_crop=True)
+        refused = stack.set_parameter_of_node('contracts', str(contracts))
+        assert not refused.successful
+        assert 'another center_crop' in refused.reason and 'clean up' in refused.reason
+        written(tmp_path, max_linear_m_s=0.1)
+        assert stack.set_parameter_of_node('contracts', str(contracts)).successful
