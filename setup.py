@@ -73,7 +73,8 @@ def discard_unfit_build(ros_prefixes: str) -> None:
     CMake can't change the places afterwards, and leaves the Python of a deleted message behind.
     """
     record = BUILD / 'made_for.json'
-    messages = sorted(file.name for file in SOURCE.glob('msg/*.msg'))
+    files = [*SOURCE.glob('msg/*.msg'), *SOURCE.glob('action/*.action')]
+    messages = sorted(file.name for file in files)
     made_for = json.dumps([str(SOURCE), sys.executable, ros_prefixes, messages])
     if not record.exists() or record.read_text() != made_for:
         shutil.rmtree(BUILD, ignore_errors=True)

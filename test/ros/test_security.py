@@ -64,12 +64,16 @@ def exercised(robot: Robot) -> Rights:
         own, near = f'{namespace}/vla/', f'{namespace}/'
         return {name.replace(own, '~/').removeprefix(near) for name, _ in found}
 
-    return {
+    rights = {
         'publish': names(robot.get_publisher_names_and_types_by_node('vla', namespace)),
         'subscribe': names(robot.get_subscriber_names_and_types_by_node('vla', namespace)),
         'reply': names(robot.get_service_names_and_types_by_node('vla', namespace)),
         'request': names(robot.get_client_names_and_types_by_node('vla', namespace)),
     }
+    # An action server is topics and services below its name.
+    of_actions = {name for found in rights.values() for name in found if '/_action/' in name}
+    rights = {kind: found - of_actions for kind, found in rights.items()}
+    return rights | {'execute': {name.partition('/_action/')[0] for name in of_actions}}
 
 
 def graph_tells(robot: Robot, expected: set[str], kind: str) -> bool:
@@ -82,7 +86,13 @@ def test_the_policy_is_what_the_node_does() -> None:
     expected['publish'] -= WITH_NAV2
     if os.environ.get('ROS_DISTRO') == 'humble':
         expected['reply'] -= SINCE_JAZZY
-    done: Rights = {'publish': set(), 'subscribe': set(), 'reply': set(), 'request': set()}
+    done: Rights = {
+        'execute': set(),
+        'publish': set(),
+        'subscribe': set(),
+        'reply': set(),
+        'request': set(),
+    }
     for parameters, unsent, unheard in STARTS:
         with running_node(*parameters) as running:
             robot = running.robot

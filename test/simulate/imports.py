@@ -26,7 +26,8 @@ SUBSTITUTES: dict[str, Any] = {
     'os': threads.os,
     'faulthandler': threads.faulthandler,
 }
-_AS_IT_IS = ('vla_ros.msg', 'vla_ros.openvla', 'vla_ros.scripted')  # and what lies in them
+# And what lies in them.
+_AS_IT_IS = ('vla_ros.action', 'vla_ros.msg', 'vla_ros.openvla', 'vla_ros.scripted')
 
 
 def _import(

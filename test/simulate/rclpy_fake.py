@@ -6,7 +6,7 @@ rcl and the middleware: clocks, timers, guard conditions, publishers, subscripti
 lifecycle's state machine, the graph and the log. Names, QoS profiles, enumerations and exceptions
 are those of the real module, which starts nothing by itself.
 
-Not here: clients of the node's, actions, serialisation, QoS events (a node is told that there are
+Not here: clients of the node's, goals, serialisation, QoS events (a node is told that there are
 none), wait sets (``executor.py`` waits). Their use is an AttributeError.
 """
 
@@ -407,6 +407,13 @@ class TypeDescriptionService(Destroyable):
         return response_type(successful=False, failure_reason='not simulated')
 
 
+class ActionServer(Destroyable):
+    """Nobody has a goal: the executor never finds it ready."""
+
+    def __init__(self, node: Node, *_: Any) -> None:
+        pass
+
+
 class EventHandle(Destroyable):
     def __init__(self, parent: Any, event_type: Any) -> None:
         raise real.UnsupportedEventTypeError('not simulated')
@@ -528,6 +535,7 @@ def module() -> ModuleType:
     fake = ModuleType(NAME)
     fake.__dict__.update(real.__dict__)
     for one in (
+        ActionServer,
         Clock,
         Context,
         EventHandle,
@@ -541,7 +549,7 @@ def module() -> ModuleType:
         TypeDescriptionService,
     ):
         setattr(fake, one.__name__, one)
-    for name in ('Client', 'WaitSet', 'ActionClient', 'ActionServer', 'EventsExecutor'):
+    for name in ('Client', 'WaitSet', 'ActionClient', 'EventsExecutor'):
         delattr(fake, name)
     fake.Client = type('Client', (), {})  # named in annotations
     fake.__dict__.update(

@@ -38,7 +38,7 @@ class Listener(VlaClient):
     def _on_frame(self, message: bytes) -> None:
         with self.changed:
             self.frames_s.append(self.clock.monotonic_s())
-            self._wake()
+            self.wake()
 
 
 @contextlib.contextmanager

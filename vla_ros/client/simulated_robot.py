@@ -131,12 +131,12 @@ class SimulatedRobot(RobotSide):
             parts = (message.twist.linear, message.twist.angular)
             is_zero = not any(value for one in parts for value in (one.x, one.y, one.z))
             self.zeros = self.zeros + 1 if is_zero else 0
-            self._wake()
+            self.wake()
 
     def _keep_gripper(self, message: Float64) -> None:
         with self.changed:
             self.gripper_is_open = message.data > 0.5
-            self._wake()
+            self.wake()
 
 
 class SimulatedTimeRobot(SimulatedRobot):

@@ -21,6 +21,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from vla_ros.client.goal import GoalClient, OnFeedback, RunningGoal
 from vla_ros.clock import Clock, SystemClock
 from vla_ros.graph.executor import spinning
 from vla_ros.graph.heard import cleaned
@@ -190,6 +191,43 @@ class VlaClient:
             'enable', SetBool, request, lambda reason: (reason in _OFF) != on, timeout_s
         )
 
+    # -- goals -------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        instruction: str,
+        time_limit_s: float,
+        on_feedback: OnFeedback = lambda feedback: None,
+        timeout_s: float = 20.0,
+    ) -> RunningGoal | None:
+        """Send a goal to the action server ``~/execute``.
+
+        :param on_feedback: called with each ExecuteInstruction.Feedback, by the thread that spins.
+        :returns: the goal; None if the node rejects it (its log says why), or does not answer.
+        """
+        return self._goal_client.start(instruction, time_limit_s, on_feedback, timeout_s)
+
+    def execute(
+        self,
+        instruction: str,
+        time_limit_s: float,
+        on_feedback: OnFeedback = lambda feedback: None,
+        timeout_s: float = 20.0,
+    ) -> Any | None:
+        """Send a goal, and wait for its end.
+
+        :returns: the ExecuteInstruction.Result; None if the node rejects the goal, or does not
+            answer within ``timeout_s`` (after ``time_limit_s``, for the result).
+        """
+        goal = self.start(instruction, time_limit_s, on_feedback, timeout_s)
+        return None if goal is None else goal.result(time_limit_s + timeout_s)
+
+    @functools.cached_property
+    def _goal_client(self) -> GoalClient:
+        goals = GoalClient(self, f'{self._base}vla/{self._prefix}execute')
+        self._cleanup.callback(goals.close)
+        return goals
+
     # -- waits -------------------------------------------------------------------------------------
 
     def wait_for(self, *states: State, timeout_s: float) -> Answer:
@@ -312,7 +350,7 @@ class VlaClient:
         with self.changed:
             self.status = cleaned(message)
             self.on_status(self.status)
-            self._wake()
+            self.wake()
 
     def _keep_action(self, message: VlaAction) -> None:
         with self.changed:
@@ -327,9 +365,10 @@ class VlaClient:
                 self.on_action(self.newest)
             else:
                 self.malformed += 1
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """End the current waits of all threads, so that they look again."""
         with self.changed:
             self._handled += 1
             self.changed.notify_all()
@@ -363,7 +402,7 @@ class VlaClient:
             if not self.wait_until(service.service_is_ready, timeout_s):
                 return None
             future = service.call_async(request)
-            future.add_done_callback(lambda _: self._wake())
+            future.add_done_callback(lambda _: self.wake())
             self.wait_until(future.done, ends_s - self.clock.monotonic_s())
             return future.result() if future.done() else None
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from rclpy.action.server import ActionServer
 from rclpy.executors import ShutdownException, SingleThreadedExecutor, TimeoutException
 from rclpy.service import Service
 from rclpy.subscription import Subscription
@@ -58,6 +59,8 @@ class GuardedExecutor(SingleThreadedExecutor):
             self._callback_guard.refuse(entity.topic_name, error)
         elif isinstance(entity, Service):
             self._callback_guard.refuse(entity.srv_name, error)
+        elif isinstance(entity, ActionServer):
+            self._callback_guard.refuse('an action server', error)
         else:
             raise error
 

@@ -5,6 +5,7 @@ Instructions are heard in every state of the node. Used by the executor's thread
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -60,10 +61,14 @@ class Instructions:
         self.counters = InstructionCounters()
         self._text = ''
         self._node = node
+        self._log = shared.log
         self._clock, self._latches, self._commands = shared.clock, shared.latches, shared.commands
         self._robot = robot
         self._on_change = on_change
         self._cause: Cause | None = None  # why the last instruction is not in force
+        self.has_goal = False  # the instruction in force is that of a goal
+        self.goal_actions = 0  # published for it
+        self.goal_probability = math.nan  # of the last one
         self._said_s = 0.0  # when the operator last gave the instruction in force
         self._none_since_s = self._clock.monotonic_s()
         self._changes_s: deque[float] = deque(maxlen=_MANY_CHANGES)  # since the last action
@@ -108,7 +113,12 @@ class Instructions:
 
     def expire(self, max_age_s: float) -> None:
         """Hold if the instruction is older than this; 0: it does not expire."""
-        if self._text and max_age_s and self._clock.monotonic_s() - self._said_s > max_age_s:
+        if (
+            self._text
+            and not self.has_goal
+            and max_age_s
+            and self._clock.monotonic_s() - self._said_s > max_age_s
+        ):
             self.counters.instructions_expired += 1
             self._hold(
                 Reason.INSTRUCTION_EXPIRED,
@@ -116,9 +126,29 @@ class Instructions:
                 f'{max_age_s:g} s; repeat it while it must be carried out',
             )
 
-    def has_acted(self) -> None:
-        """Note that an action of the instruction in force was published."""
+    def has_acted(self, probability: float) -> None:
+        """Note that an action of the instruction in force was published.
+
+        :param probability: the lowest of its tokens; NaN: it has none.
+        """
         self._changes_s.clear()
+        self.goal_actions += self.has_goal
+        self.goal_probability = probability if self.has_goal else math.nan
+
+    # -- goals -------------------------------------------------------------------------------------
+
+    def begin_goal(self, instruction: str) -> None:
+        """Let a goal's usable instruction take effect; only a hold ends it before the goal."""
+        self.has_goal = self._operator_spoke = True
+        self.goal_actions, self.goal_probability = 0, math.nan
+        self._put_in_force(instruction, None)
+        self._latch()
+
+    def end_goal(self) -> None:
+        """Hold, if the goal's instruction is still in force."""
+        if self.has_goal:
+            self._put_in_force('', None)
+            self._latch()
 
     def follow_publishers(self) -> None:
         """Note whether a publisher is transient local. Call it about once a second."""
@@ -161,11 +191,17 @@ class Instructions:
         except InstructionError as refusal:
             self.reject(str(refusal))
             return
+        if self.has_goal and not is_blank(instruction):
+            self._refuse_beside_goal(instruction)
+            return
         self._said_s = self._clock.monotonic_s()
         self._put_in_force('' if is_blank(instruction) else instruction, None)
         self._latch()
 
     def _hear(self, message: String, info: Mapping[str, Any]) -> None:
+        if self.has_goal and not is_blank(message.data):
+            self._refuse_beside_goal(message.data)
+            return
         late = '' if is_blank(message.data) else self._commands.why_not(info['source_timestamp'])
         if not late:
             self.set(message.data)
@@ -176,6 +212,14 @@ class Instructions:
             Reason.INSTRUCTION_STALE, f'instruction {message.data[:80]!r} came too late: {late}'
         )
 
+    def _refuse_beside_goal(self, instruction: str) -> None:
+        self.counters.instructions_rejected += 1
+        self._log.warning(
+            f'instruction {instruction[:80]!r} is rejected: a goal of ~/execute is carried out; '
+            'cancel it, or say hold (the empty instruction)',
+            every_s=1.0,
+        )
+
     def _hold(self, reason: Reason, message: str) -> None:
         self._put_in_force('', Cause(reason, message))
         self._latch()
@@ -183,13 +227,15 @@ class Instructions:
     def _latch(self) -> None:
         """Keep the operator's last word on disk; the robot has obeyed it already."""
         if self._operator_spoke:
-            self._latches.set(self._robot, held=not self._text)
+            # A goal ends with the process: after it the parameter must not start the robot.
+            self._latches.set(self._robot, held=not self._text or self.has_goal)
             self._latches.save()
 
     def _put_in_force(self, instruction: str, cause: Cause | None) -> None:
         if (instruction, cause) == (self._text, self._cause):
             return
         self._text, self._cause = instruction, cause
+        self.has_goal &= bool(instruction)
         now_s = self._clock.monotonic_s()
         if not instruction:
             self._none_since_s = now_s

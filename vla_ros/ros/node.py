@@ -30,6 +30,7 @@ from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
 from vla_ros.ros.bond import Bond
 from vla_ros.ros.configuration import LOAD_AGAIN, Beat, Configuration
+from vla_ros.ros.goals import SuccessService
 from vla_ros.ros.latch import Latches, latch_path
 from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
 from vla_ros.ros.log import Log
@@ -228,6 +229,8 @@ class VlaNode(LifecycleNode):
         if self.context.ok():
             self._deactivate()
         self._close_configuration()
+        for robot in self._robots:
+            robot.goals.close()
         if self.context.ok():
             clock = self._shared.clock
             ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
@@ -249,8 +252,10 @@ class VlaNode(LifecycleNode):
         """Create the services for all robots together, and for each that has a name."""
         latches = self._shared.latches
         SwitchServices(self, '', [robot.switch for robot in self._robots], latches)
+        SuccessService(self, '', [robot.goals for robot in self._robots])
         for robot in self._robots:
             if robot.prefix:
+                SuccessService(self, robot.prefix, [robot.goals])
                 SwitchServices(self, robot.prefix, [robot.switch], latches)
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
@@ -402,6 +407,11 @@ class VlaNode(LifecycleNode):
 
     def _watch(self) -> None:
         """Act on what has taken too long."""
+        self._watch_policy()
+        for robot in self._robots:
+            robot.goals.watch()
+
+    def _watch_policy(self) -> None:
         configuration = self._configuration
         if configuration is None:
             self._beat(*silence_limit(None, _DEFAULTS))

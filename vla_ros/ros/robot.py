@@ -15,6 +15,7 @@ from vla_ros.motion import Contract
 from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
+from vla_ros.ros.goals import Goals, GoalView
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import counters_message, motion_message, status_message
 from vla_ros.ros.operator_view import OperatorViewPublisher
@@ -68,6 +69,8 @@ class RobotPort:
         self.view = OperatorViewPublisher(
             node, shared.clock, name, prefix, self._situation, lambda: self.instructions.text
         )
+        goal_view = GoalView(self._situation, self.show_change)
+        self.goals = Goals(node, shared, prefix, self.instructions, goal_view)
         self._parts = RobotParts(source, prefix, self.instructions, self.switch, self.view)
 
     # -- lifecycle ---------------------------------------------------------------------------------

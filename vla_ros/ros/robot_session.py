@@ -5,6 +5,7 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -267,7 +268,10 @@ class RobotSession:
             self._log.error(failure_text(result.error), every_s=10.0)
 
     def _publish(self, result: Result, contract: Contract | None) -> None:
-        self._parts.instructions.has_acted()
+        tokens = result.predicted().tokens
+        self._parts.instructions.has_acted(
+            float(tokens.probabilities.min(initial=1.0)) if tokens is not None else math.nan
+        )
         max_age_ns = round(self._params.max_action_age_s * 1e9)
         published, stamp_ns = self._clock.now(), result.observation.stamp_ns
         is_timed = self._params.chunk_timing == 'timed'
