@@ -83,6 +83,27 @@ class AxisAngle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quaternion:
+    """The orientation of the end effector as a quaternion x, y, z, w, four numbers.
+
+    :param near: quaternion x, y, z, w. Of the two quaternions of an orientation, the one nearer to
+        it is taken.
+    """
+
+    topic: ClassVar[str] = EE_POSE
+    length: ClassVar[int] = 4
+    label: ClassVar[str] = 'orientation of ee_pose'
+    near: tuple[float, ...] = field(bounds=(-1.0, 1.0), length=4)
+
+    def values(self, pose: Pose) -> NDArray[np.float64]:
+        """Return the numbers of a pose, float64 [4].
+
+        :raises ValueError: if the quaternion has not the norm 1.
+        """
+        return nearer(unit_quaternion(pose.quaternion), np.array(self.near))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Joints:
     """The positions of joints, one number for each: (position - zero) / unit.
 
@@ -133,9 +154,14 @@ class Joints:
         return (raw - self.zero) / self.unit
 
 
-StatePart = Position | AxisAngle | Joints
+StatePart = Position | AxisAngle | Quaternion | Joints
 
-_KINDS: Mapping[str, type] = {'position': Position, 'axis_angle': AxisAngle, 'joints': Joints}
+_KINDS: Mapping[str, type] = {
+    'position': Position,
+    'axis_angle': AxisAngle,
+    'quaternion': Quaternion,
+    'joints': Joints,
+}
 PART_KINDS = tuple(_KINDS)
 
 
@@ -164,7 +190,7 @@ def _part(what: str, content: Any) -> StatePart:
     kind = choose(what, _KINDS, 'value', content, default='')
     given = {name: value for name, value in content.items() if name != 'value'}
     values = read_fields(what, kind, given, f'write all fields of value {content["value"]}')
-    if values['unit'] == 0.0:
+    if values.get('unit') == 0.0:
         raise ContractError(f'{what}: unit is 0', value=0.0, expected='a number other than 0')
     if not any(values.get('near', (1.0,))):
         raise ContractError(
