@@ -33,7 +33,7 @@ from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
-from vla_ros.ros.observations import Observations
+from vla_ros.ros.observations import Needs, Observations
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.scheduling import CommandWatch
@@ -221,7 +221,7 @@ class Account:
             shared,
             '',
             Parameters(frozen_image_timeout_s=0.0),  # few raw images, again and again
-            SPEC,
+            Needs(SPEC, (), ''),
             instruction=lambda: self.instructions.text,
             on_observation=self.observations.append,
             on_fault=self.faults.append,
