@@ -105,6 +105,8 @@ class Storm:
         self._stack.wait_for(found)
         clients: dict[type, list[Client]] = {}
         for name, [kind] in sorted(offered):
+            if '/_action/' in name:
+                continue  # these services belong to rclpy's action server and client
             package, _, typename = kind.split('/')
             service = getattr(importlib.import_module(f'{package}.srv'), typename)
             clients.setdefault(service, []).append(self._stack.create_client(service, name))

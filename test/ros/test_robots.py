@@ -259,7 +259,7 @@ def test_the_accounts_of_each_robot_hold_in_a_storm() -> None:
         ('[a, a]', ['robots is [a, a]', 'each name once']),
         ('[a, 2b]', ["robots has the name '2b'", 'letters, digits and underscores']),
         ('[a/b]', ["the name 'a/b'"]),
-        ('[""]', ["the name ''"]),
+        ('["", a]', ["the name ''"]),
         ('a', ['robots has a value of the wrong type', 'write [a, b]']),
         ('[1, 2]', ['robots has a value of the wrong type', 'write [a, b]']),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from support.places import ROOT
 from vla_ros.motion import MotionCounters
+from vla_ros.motion.pose import PoseCounters
 from vla_ros.msg import VlaCounters
 from vla_ros.ros.cameras import ImageCounters
 from vla_ros.ros.instructions import InstructionCounters
@@ -28,6 +29,7 @@ OWNERS = (
     DraftCounters,
     SlotStatistics,
     MotionCounters,
+    PoseCounters,
     RequestCounters,
 )
 # No fields of a dataclass.

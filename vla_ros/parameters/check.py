@@ -149,7 +149,8 @@ def _check_workspaces(parameters: Parameters) -> None:
 
 
 def _check_robots(names: Sequence[str]) -> None:
-    names = [name for name in names if name]  # rclpy has no empty list of texts: [''] is none
+    if list(names) == ['']:  # none: rclpy has no empty list of texts
+        return
     for name in names:
         if not _ROBOT_NAME.fullmatch(name):
             raise _not_allowed(

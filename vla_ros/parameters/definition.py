@@ -405,7 +405,7 @@ class Parameters:
     @property
     def robot_names(self) -> tuple[str, ...]:
         """Return the name of each robot; ``('',)`` for one robot without a name."""
-        return tuple(name for name in self.robots if name) or ('',)
+        return self.robots or ('',)
 
     @property
     def workspaces(self) -> list[str]:

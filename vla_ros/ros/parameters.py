@@ -65,7 +65,7 @@ def read_robot_names(node: Node) -> tuple[str, ...]:
 
 def _value(node: Node, name: str) -> Any:
     value = node.get_parameter_or(name).value
-    return tuple(item for item in value or () if item) if name == 'robots' else value
+    return tuple(value or ()) if name == 'robots' else value
 
 
 def _descriptor(definition: Definition) -> ParameterDescriptor:
