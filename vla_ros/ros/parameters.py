@@ -65,7 +65,9 @@ def read_robot_names(node: Node) -> tuple[str, ...]:
 
 def _value(node: Node, name: str) -> Any:
     value = node.get_parameter_or(name).value
-    return tuple(value or ()) if name == 'robots' else value
+    if name != 'robots':
+        return value
+    return () if list(value or ['']) == [''] else tuple(value)
 
 
 def _descriptor(definition: Definition) -> ParameterDescriptor:
