@@ -298,7 +298,8 @@ def test_a_heir_leaves_the_instruction_of_somebody_else_alone() -> None:
         [heir] = heirs_of(check)
         check.kill()
         check.wait()
-        wait_until(lambda: not Path(f'/proc/{heir}').exists())
+        # It looks for the node for 20 s at most.
+        wait_until(lambda: not Path(f'/proc/{heir}').exists(), timeout_s=60.0)
         assert node.robot.status.instruction == 'open the drawer'
 
 
