@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.imitation import PlaceHead
 from vla_ros.openvla.chunks import embed_images, run_chunk
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import Llama
@@ -23,7 +24,6 @@ from vla_ros.openvla.processor import load_processors
 
 _EMBED = 'language_model.model.embed_tokens.weight'
 _ROW_SIGMA = 0.1
-_PLACE_QUERIES = 8
 _PADS = 7  # make the sequences as long as the GPU's attention likes: a multiple of 8
 
 
@@ -64,7 +64,7 @@ class Chunker(nn.Module):
         self._shrink(
             self.model.language_model, [prompts(text)[0].tolist() for text in instructions]
         )
-        self.places = _Places(config.llama.hidden_size, places)
+        self.places = PlaceHead(config.llama.hidden_size, places)
         self._seen: Tensor | None = None
         self.model.language_model.model.layers[-2].register_forward_hook(self._see)
 
@@ -161,25 +161,3 @@ class _Patches(nn.Conv2d):
         x = x.reshape(batch, channels, height // side, side, width // side, side)
         x = x.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, H/28, W/28, C 28 28]
         return nn.functional.linear(x, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
-
-
-class _Places(nn.Module):
-    """Predicts from the image's hidden states where tool and blocks are.
-
-    A second task, which makes the towers find them earlier. It is not part of the checkpoint.
-    """
-
-    def __init__(self, hidden: int, places: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(hidden)
-        self.attention = nn.Linear(hidden, _PLACE_QUERIES)
-        self.head = nn.Sequential(
-            nn.Linear(_PLACE_QUERIES * hidden, 128), nn.GELU(), nn.Linear(128, places)
-        )
-
-    def forward(self, shown: Tensor) -> Tensor:
-        """Predict the places: [B, N, hidden] to [B, PLACES]."""
-        shown = self.norm(shown)
-        weights = self.attention(shown).softmax(dim=1)  # [B, N, queries]
-        predicted: Tensor = self.head((weights.transpose(1, 2) @ shown).flatten(1))
-        return predicted

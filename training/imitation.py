@@ -70,7 +70,7 @@ class Imitator(nn.Module):
             self.model.get_parameter(name).requires_grad_(False)
         # The share of the head's zero rows, whose logits are zero, in the sum of exponentials.
         self._other_logits = math.log(config.llama.vocab_size - (end - first))
-        self.places = _Places(hidden)
+        self.places = PlaceHead(hidden, PLACES)
 
     def learning(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name: all but the vocabulary's unused rows."""
@@ -199,24 +199,26 @@ class Imitator(nn.Module):
         return torch.addcmul(self._black, levels.repeat(1, 2, 1, 1).float(), self._per_level)
 
 
-class _Places(nn.Module):
+class PlaceHead(nn.Module):
     """Predicts from an image's embeddings where tool and blocks are.
 
     A second task, which makes the towers find them earlier. It is not part of the checkpoint.
+
+    :param places: number of values to predict.
     """
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, places: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size)
         self.attention = nn.Linear(hidden_size, _PLACE_QUERIES)
         self.head = nn.Sequential(
-            nn.Linear(_PLACE_QUERIES * hidden_size, 128), nn.GELU(), nn.Linear(128, PLACES)
+            nn.Linear(_PLACE_QUERIES * hidden_size, 128), nn.GELU(), nn.Linear(128, places)
         )
 
     def forward(self, shown: Tensor) -> Tensor:
-        """Predict the places: [B, 1 + N, hidden] to [B, PLACES]."""
+        """Predict the places: [B, N, hidden] to [B, places]."""
         shown = self.norm(shown)
-        weights = self.attention(shown).softmax(dim=1)  # [B, 1 + N, queries]
+        weights = self.attention(shown).softmax(dim=1)  # [B, N, queries]
         return self.head((weights.transpose(1, 2) @ shown).flatten(1))
 
 

@@ -51,19 +51,11 @@ class Pose:
 
     def step_to(self, goal: Pose, frame: str) -> Vector:
         """Return the displacement from here to the goal, float64 [6], as for :meth:`moved`."""
-        back = _inverse(self.quaternion)
+        back = inverse(self.quaternion)
         move = goal.position - self.position
         if frame == 'base':
             return np.concatenate([move, _vector(_product(goal.quaternion, back))])
         return np.concatenate([rotated(back, move), _vector(_product(back, goal.quaternion))])
-
-    def distance_to(self, other: Pose, metres_per_radian: float) -> float:
-        """Return the distance, where an angle counts as so many metres."""
-        turn = _vector(_product(other.quaternion, _inverse(self.quaternion)))
-        move = other.position - self.position
-        return math.hypot(
-            float(np.linalg.norm(move)), metres_per_radian * float(np.linalg.norm(turn))
-        )
 
 
 def rotated(quaternion: Vector, vector: Vector) -> Vector:
@@ -81,7 +73,8 @@ def _product(left: Vector, right: Vector) -> Vector:
     return np.array([*axis, lw * rw - left[:3] @ right[:3]])
 
 
-def _inverse(quaternion: Vector) -> Vector:
+def inverse(quaternion: Vector) -> Vector:
+    """Return the opposite rotation of a quaternion of norm 1."""
     return quaternion * [-1, -1, -1, 1]
 
 

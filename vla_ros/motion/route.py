@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.motion.gripper import Change
-from vla_ros.motion.pose import Pose, Vector, rotated
+from vla_ros.motion.pose import Pose, Vector, inverse, rotated
 from vla_ros.motion.profile import Clipped, Twist
 from vla_ros.motion.rows import Window
 
@@ -272,5 +272,4 @@ def inward(twist: Twist, at: Pose, frame: str, box: Box) -> Twist:
     if frame == 'base':
         return np.concatenate([box.inward(twist[:3], at.position), twist[3:]])
     velocity = box.inward(rotated(at.quaternion, twist[:3]), at.position)
-    back = at.quaternion * [-1, -1, -1, 1]
-    return np.concatenate([rotated(back, velocity), twist[3:]])
+    return np.concatenate([rotated(inverse(at.quaternion), velocity), twist[3:]])
