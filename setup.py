@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`pip install --no-build-isolation --no-deps .`, for a Python that has ROS 2 but no colcon.
 
 CMakeLists.txt installs everything into a staging folder, and pip installs what lies there. colcon

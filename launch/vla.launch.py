@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Start the node ``vla``. ``ros2 launch vla_ros vla.launch.py --show-args`` lists the arguments.
 
 Each parameter of the node is an argument. An empty one leaves the parameter as in the params_file.

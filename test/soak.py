@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make soak``: the node under a 30 Hz camera and a steady rain of faults; what it holds on to.
 
 The node runs in its own process with a policy that fails at random (or with a checkpoint), while

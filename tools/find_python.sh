@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Prints the Python that .venv is to be made from, or says on stderr what to install.
 #   tools/find_python.sh [candidate ...]
 # Fit is a Python 3.10 to 3.13 that can make virtual environments and compile extension modules (our

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make .venv: ROS 2, what the node needs, and the package itself with its messages and commands.
 
 `make setup` runs this with the Python that tools/find_python.sh chose. Each step leaves a record of

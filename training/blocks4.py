@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains models/blocks4, a small OpenVLA-OFT that gives chunks, by imitating the world's expert.
 
     python -m training.blocks4 OUT --minutes 7.5 --processes 14 --device cuda

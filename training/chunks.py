@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model of models/blocks4 in training: a chunk of actions for every instruction.
 
 The forward is the one of inference, with gradients, for a batch of every instruction with every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training data: images of the simulated world, with the expert's actions as labels.
 
 The expert gives the right action in every state, so every image has a label for every instruction.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The processes that make the data of models/blocks4, while it is trained.
 
 Each has a world of its own and a copy of the policy, which it renews from shared memory. The

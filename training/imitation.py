@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss: the cross entropy of the expert's action tokens, for every instruction.
 
 The image comes before the words, so the keys and values of its patches are the same for all

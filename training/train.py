@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains models/blocks, a small OpenVLA, by imitating the simulation's expert, on a CPU.
 
     torchrun --nproc-per-node 2 -m training.train FOLDER

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clocks: the robot's time, this machine's system time, and a monotonic clock.
 
 Code that waits or measures takes a Clock, so that tests control the time. Standard library only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terminal side of a command: progress and errors on standard error, and signals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours, fonts, fitted text and arrows, for the operator's view and films.
 
 Takes any text and any number without raising.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The base class of every error that a user reads.
 
 An error says what failed, the value, what is allowed and what to do.

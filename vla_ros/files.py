@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of files that a user named: regular files only, with a limit, without blocking.
 
 Standard library only; any thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The request for a policy, and the interface of each kind of policy.
 
 Importing this loads neither numpy nor a policy.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """States of the node for a robot, and reasons why it does not act.
 
 The numbers are for programs and the messages for people; programs must not parse messages. Standard

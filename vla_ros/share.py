@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paths of the package's own data files, in the source tree or installed."""
 
 from __future__ import annotations

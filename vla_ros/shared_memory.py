@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Removal of shared memory that crashed processes left behind. Linux only; independent of ROS.
 
 Fast DDS gives every process a segment, with config/fastdds.xml of 32 MB. A process removes its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions that make text from any source bounded and visible.
 
 Text from a file, a message or another library is cleaned here, and only here, before it reaches a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface between policies and all other code.
 
 An Observation goes into a Policy and a Prediction comes out. Depends on numpy only.

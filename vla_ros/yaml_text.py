@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounded parser of YAML from users, which turns every mistake into one error.
 
 PyYAML raises its own errors only for invalid syntax: an impossible date is a ValueError, deep

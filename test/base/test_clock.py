@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clocks: what a test moves, and what this machine has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors for users: their parts, their text, and how the doctor shows them."""
 
 from __future__ import annotations

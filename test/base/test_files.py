@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that a user names: whatever they are, one error at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What crashed processes leave in shared memory is removed, and nothing else."""
 
 from __future__ import annotations

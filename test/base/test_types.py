@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may move a robot, and the sentences that say why not."""
 
 from __future__ import annotations

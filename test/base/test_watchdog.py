@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The watchdog by itself: how it counts, on a clock of its own, and what it does to a process.
 
 What it does to the node is in test_faults_process.py.

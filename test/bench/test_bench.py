@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_bench: what it reports fits together. Nothing in here says how long anything may take."""
 
 from __future__ import annotations

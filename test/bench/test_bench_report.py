@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How near actions are to each other is told of bins only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands as the operator types them, against a real node."""
 
 from __future__ import annotations

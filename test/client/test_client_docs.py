@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program of docs/client.md does what the page says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client against a node that does as the test says, in one thread, by a manual clock."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders as trainings leave them, made of the tiny checkpoint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merged adapters equal PEFT's own merge; adapters of another formula are rejected."""
 
 from __future__ import annotations

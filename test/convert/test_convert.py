@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_convert: what it writes, what it asks for, and what it leaves after a failure."""
 
 from __future__ import annotations

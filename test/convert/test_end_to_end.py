@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Converted folders give the references' actions."""
 
 from __future__ import annotations

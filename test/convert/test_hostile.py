@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile ``.pt`` files: each is rejected in one line, and nothing in it is executed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_doctor finds each planted fault, says what to do, and finds none in a sound set-up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What vla_doctor says of cameras, instructions and a node that runs, heard on a real ROS graph."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What vla_doctor says of installed packages, devices and the middleware."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy of two cameras, a state and chunks, and the simulated arm, through the real node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated arm does what it is told, through the node, in processes as on a robot."""
 
 from __future__ import annotations

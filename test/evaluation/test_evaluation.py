@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What episodes add up to, and how they are shown; without ROS, a simulator or a display."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When a simulated robot acts on what, by a clock that only moves when it waits."""
 
 from __future__ import annotations

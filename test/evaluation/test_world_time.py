@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Episodes in world time: the expert's chunks, late by up to two seconds, without ROS."""
 
 from __future__ import annotations

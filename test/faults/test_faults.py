@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong while the node is active: each fault is injected through the real node.
 
 The node runs in its own process with a scripted policy; the robot's stack hears the hold in time,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong through the folder of a checkpoint, injected through the real node."""
 
 from __future__ import annotations

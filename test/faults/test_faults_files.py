@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files and texts that a user or a policy hands to the node, through the real node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Others on the ROS graph, requests that can't be, and what the middleware is told.
 
 Faults of docs/faults.md: a second node, a second publisher, impossible requests and messages.

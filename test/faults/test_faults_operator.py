@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator says too late, and what outlives process and configuration.
 
 Faults of docs/faults.md: commands have an age, a stop and a hold outlive what they were told to.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy of two cameras, a state and chunks, through the real node: faults of each part."""
 
 from __future__ import annotations

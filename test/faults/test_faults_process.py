@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What concerns the node's process itself: the interpreter's lock, suspensions, signals, crashes.
 
 Injected through the real node in its own process, as docs/faults.md lists them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong before the node is active, and how its process ends.
 
 The second half of the faults in docs/faults.md, injected through the real node in its own process.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A state that a contract makes of joint_states and ee_pose, through the real node."""
 
 from __future__ import annotations

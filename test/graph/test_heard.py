@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Texts that others publish are printable before any of our commands has them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written in several places says the same."""
 
 from __future__ import annotations
@@ -21,12 +22,28 @@ from vla_ros.msg import VlaAction, VlaCounters, VlaStatus
 from vla_ros.reasons import Reason, State
 from vla_ros.types import ActionSpace
 
+SPDX = '# SPDX-License-Identifier: Apache-2.0'
+
 
 def test_the_newest_change_is_this_version() -> None:
     version = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version')
     changes = re.findall(r'^(\d+\.\d+\.\d+) \(', (ROOT / 'CHANGELOG.rst').read_text(), re.MULTILINE)
     assert changes[0] == version
     assert "version=manifest.findtext('version')" in (ROOT / 'setup.py').read_text()
+
+
+def test_every_source_file_names_its_license() -> None:
+    folders = ('.ci', 'action', 'launch', 'msg', 'scripts', 'test', 'tools', 'training', 'vla_ros')
+    files = [file for name in folders for file in (ROOT / name).rglob('*')]
+    files += [ROOT / 'CMakeLists.txt', ROOT / 'Makefile', ROOT / 'setup.py']
+    sources = {'', '.action', '.in', '.msg', '.py', '.sh'}
+    without = [
+        file
+        for file in files
+        if file.is_file() and file.suffix in sources and 'data' not in file.parts
+        if file.stat().st_size and SPDX not in file.read_text().splitlines()[:2]
+    ]
+    assert not without
 
 
 def test_pip_and_colcon_install_the_same_commands() -> None:

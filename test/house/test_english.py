@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The language of the house: plain terms in text for readers, and Markdown that can be diffed.
 
 docs/glossary.md has the terms. Read are Markdown, message definitions, configuration, and in Python

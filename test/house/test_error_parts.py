@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors for users have parts: what failed, and at least one of advice, value and expected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arrows of imports, read from the sources; heavy ones also in fresh interpreters.
 
 A room is a folder of ``vla_ros`` or a file beside them.

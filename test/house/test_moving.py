@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was made for 0.1 is still read, or docs/moving_from_0.1.md says what took its place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes that keep the code readable, and the texts that planted mistakes replace."""
 
 from __future__ import annotations

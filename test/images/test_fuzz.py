@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages that lie: whatever comes in is used or refused, and counted, and nothing ends the node.
 
 The seed is printed; put it into SEED to see a failure again.

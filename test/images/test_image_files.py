@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image files are read as a person sees them in a viewer, or refused in one line."""
 
 from __future__ import annotations

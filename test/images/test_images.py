@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS pictures to RGB: bit for bit what OpenCV gives, and one clear error for everything else."""
 
 from __future__ import annotations

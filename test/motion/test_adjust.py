@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Limits and contracts that change while the robot moves."""
 
 from __future__ import annotations

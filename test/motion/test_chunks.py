@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A chunk of several rows as a motion: each row in its time, once, whatever replaces the rest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An arm that integrates twists, and an expert that sees it late: down, close, up, to a place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Action contracts: the shipped ones, a person's own, mistakes in them, and what the docs say."""
 
 from __future__ import annotations

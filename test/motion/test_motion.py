@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From an action to the twists that a robot is sent, without ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Poses, what is heard of them, and how far an arm has come in a chunk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state by contract: orientations as robosuite has them, parts, and how they join."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chunks whose rows are due from their observation on: each in its time or not at all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hub of the tests, and a checkpoint of their own, for every test of this folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is predicted together is what would have been predicted one by one."""
 
 from __future__ import annotations

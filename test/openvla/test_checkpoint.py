@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are not whole: each is refused with one clear error before anything runs."""
 
 from __future__ import annotations

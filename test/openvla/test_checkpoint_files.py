@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checkpoint's files are watched: one that changes ends the policy, whoever changed it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two sources of one fact in a folder: the reference's precedence, or a refusal that names both."""
 
 from __future__ import annotations

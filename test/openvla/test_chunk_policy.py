@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What surrounds a chunk: batches, sessions, warm-up, self-checks, quantisation, cancelling."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pass that makes chunks: gradients, pads, and what depends on what."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a block of tokens costs, by what multiplies it."""
 
 from __future__ import annotations

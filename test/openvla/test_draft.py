@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A draft changes how soon an action comes, never the action."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VLA-Adapter and OpenVLA-OFT against their references' outputs, case by case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference's outputs on two tiny checkpoints (test/golden/README.md), case by case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models from the hub: a small hub on this machine answers like the real one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is in the cache does not wait for the network; what is not is refused with the cause."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_ros.json: what is written is read again, and what is wrong is rejected."""
 
 from __future__ import annotations

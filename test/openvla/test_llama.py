@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our Llama computes what transformers' computes, and refuses to be one that it can't be."""
 
 from __future__ import annotations

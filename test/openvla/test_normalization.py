@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a checkpoint: right, or refused with key, value and what is expected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiny checkpoints of other models and tools, each in its own layout, refused by its name."""
 
 from __future__ import annotations

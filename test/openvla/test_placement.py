@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which device and dtype are chosen, on machines that this one only pretends to be."""
 
 from __future__ import annotations

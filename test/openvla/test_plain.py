@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is not plain OpenVLA is refused by name, before anything is loaded; what is, is loaded."""
 
 from __future__ import annotations

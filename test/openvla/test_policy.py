@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the policy promises beyond the golden values."""
 
 from __future__ import annotations

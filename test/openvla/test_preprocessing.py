@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures as in OpenVLA's training: held against what TensorFlow made of two pictures."""
 
 from __future__ import annotations

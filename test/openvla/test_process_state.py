@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading, warming up and inferring change no switch of the process, and need none to be set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures and instructions on their way in, and action tokens on their way out."""
 
 from __future__ import annotations

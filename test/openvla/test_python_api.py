@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What callers from Python give: it works, or is refused with a clear TypeError."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantised layers compute what their rounded weights say; a quantised policy keeps its word."""
 
 from __future__ import annotations

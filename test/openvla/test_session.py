@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A robot's session: its last valid action is the next one's draft, until a reset."""
 
 from __future__ import annotations

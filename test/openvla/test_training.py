@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What models/blocks was trained with: its data, its loss, and that one leads to the other."""
 
 from __future__ import annotations

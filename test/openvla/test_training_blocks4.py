@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """models/blocks4: its recipe, from frames to a checkpoint that loads, and what it does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """After the warm-up no shape is new, nothing is compiled, and the policy is checked."""
 
 from __future__ import annotations

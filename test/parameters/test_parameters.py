@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The definition of the parameters: its form, what is generated from it, and what it needs."""
 
 from __future__ import annotations

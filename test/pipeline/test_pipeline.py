@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_bench --pipeline``: a short run of the real thing, whose figures must fit together."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry: which kind owns a model, and the way from a request to a policy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings as users have them: each gives all of its messages, or one line that says what to do.
 
 docs/inputs.md has a table of what is tested here.

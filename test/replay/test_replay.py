@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_replay: the golden actions from a bag, the same bytes twice, every picture accounted for."""
 
 from __future__ import annotations

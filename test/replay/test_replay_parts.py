@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vla_replay with several cameras, a state, chunks of rows, and without tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The heartbeat for nav2's lifecycle manager, with a stand-in for the package ``bond``."""
 
 from __future__ import annotations

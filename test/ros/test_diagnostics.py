@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The levels of the diagnostics: a robot that waits for orders is no warning."""
 
 from __future__ import annotations

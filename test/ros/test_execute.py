@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The action server: what it rejects, how a goal ends, and what its client is told."""
 
 from __future__ import annotations

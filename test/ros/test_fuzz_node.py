@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that the node offers on the ROS graph, with random fields, types and timing.
 
 Nothing ends the node, every request is answered and counted once, and it acts again afterwards.

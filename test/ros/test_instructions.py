@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which instructions are obeyed, which mean hold, and which are refused."""
 
 from __future__ import annotations

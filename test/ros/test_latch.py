@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the operator decided outlives the process; what can't be read means stopped."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launch file, with stand-ins for launch and launch_ros: its arguments, when it restarts."""
 
 from __future__ import annotations

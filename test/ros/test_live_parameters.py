@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters of a running node: what changes at once, together, or only with another policy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node's parameters make of a policy."""
 
 from __future__ import annotations

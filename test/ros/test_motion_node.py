@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Motion through the real node: what a servo hears, and when it hears nothing any more."""
 
 from __future__ import annotations

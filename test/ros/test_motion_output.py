@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one robot's twists are when the process is slow, and when a clock is not what it seems.
 
 Around a stand-in for the node: time is the test's own.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node in its own process with a tiny OpenVLA, spoken to as a robot's stack does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time-outs of the node, told by a clock and not by waiting: before each bound, and beyond it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node around a policy whose time the test decides: accounts, time-outs, quality of service.
 
 The node runs in this process, in a thread and a ROS context of its own.

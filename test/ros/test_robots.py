@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several robots at one node, in its own process: each has its own topics, actions and faults."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The counters' equations: the message tells them, and every counter has one owner."""
 
 from __future__ import annotations

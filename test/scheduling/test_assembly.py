@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of several cameras and a state become observations: none twice, none apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera that shows nothing new, or at no known time; and a clock that jumps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that come too late, and clocks that disagree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may move the robot, and what is said and counted where it may not."""
 
 from __future__ import annotations

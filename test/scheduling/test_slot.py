@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The newest wins, and every item is counted once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The likely cause of a stamp that cannot be right."""
 
 from __future__ import annotations

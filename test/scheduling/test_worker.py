@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker: one thread, newest observation, named outcomes. Its time is a manual clock's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several robots at one worker: one batch of all that wait, and each robot's fate its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scripted policy: its sound actions, each fault, each way to say when, and bad scripts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A deterministic simulation of the whole, unchanged node, and an oracle that judges it.
 
 A seed decides everything: which robots and parameters there are, what cameras, operators and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rclpy's wait for ready callbacks, in virtual time.
 
 A rewrite of ``Executor._wait_for_ready_callbacks`` (Jazzy), which makes a wait set of all handles

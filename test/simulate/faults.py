@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All kinds of faults, each a function that begins it and may have it end later.
 
 Importing this imports no ROS: what a fault needs of it is imported when it begins.

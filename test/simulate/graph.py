@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fake ROS graph: who is on it, and what reaches whom.
 
 One side is the node's, through ``rclpy_fake``; the other is the world's: cameras, operators, other

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives ``vla_ros`` its stand-ins, and rclpy its fake extension module.
 
 Call :func:`install` in a process of its own, before anything imports rclpy or ``vla_ros``. A module

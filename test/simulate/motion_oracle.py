@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one robot's motion must be, computed from the action messages alone.
 
 A chunk's rows follow each other, none is made twice, and a new chunk replaces the rest of the one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plants mistakes into the node, one at a time, and asks the simulation whether it finds them.
 
 ``python -m simulate.mutants --count 200 --seed 1`` draws mechanical ones over ``FILES``;

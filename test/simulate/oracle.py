@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges the node by all that went in and came out, as docs/faults.md and the messages promise.
 
 It is told of everything in the order in which it happened (``graph.Observer``, and the process and

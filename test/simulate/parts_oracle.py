@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the node took of one robot's cameras and its state, and which observations follow from it.
 
 :class:`CameraOracle` judges the images of one camera, :class:`StateOracle` the states, and

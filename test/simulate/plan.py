@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a seed decides beforehand: robots, policy, parameters, which faults occur, where and when.
 
 Faults are dealt: in every fifty seeds from a multiple of fifty on, each kind occurs at least once.

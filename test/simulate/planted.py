@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mistakes to plant into the node, written by hand: each is one that a person might make.
 
 At least three each in inputs, assembly, slots, worker, gate, robot, motion, switches and node.

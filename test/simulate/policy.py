@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy whose inferences take virtual time, and which fails when it is told to.
 
 It reads in an image's pixels which robot, which camera and which frame it shows, and gives a chunk

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the poses of one robot's tool tell: where it is, and where it was in an image.
 
 Computed from the messages on ee_pose alone, with rotation matrices. Stamps are nanoseconds of the

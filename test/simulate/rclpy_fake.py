@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands in for rclpy's extension module. All of rclpy's Python is the real one.
 
 So lifecycle, parameters, services' and subscriptions' habits, executors' handlers and exceptions

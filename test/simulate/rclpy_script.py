@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One script for rclpy as it is and for rclpy on the fake extension module: what both observe.
 
 ``python -m simulate.rclpy_script real`` (or ``fake``) prints it as JSON. The test compares them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one robot's part of the node promises, checked action by action, twist by twist.
 
 It knows what the node took and what the robot's clock was, and keeps a model of which images may

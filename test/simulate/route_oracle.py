@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a chunk means for a tool whose pose is known: which rows are done, where the others lead.
 
 Computed row by row and pose by pose, from the messages alone. Where a comparison is so close that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs many seeds on all cores: ``python -m simulate.run 0-999``.
 
 Prints how fast it was, which faults occurred and what the oracle found, with the command that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Virtual time, and the baton: of all threads only the one that holds it runs.
 
 The node's threads are real ones. Each waits for its baton (a lock of its own), runs until it

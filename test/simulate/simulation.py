@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One seed from beginning to end: the node's processes, one after the other, in one world."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole node in the deterministic simulation; see ``test/simulate``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands in for threading, time, signal, os, faulthandler and the watchdog of ``vla_ros``.
 
 Only what is used there, or may soon be: anything else is an AttributeError, and then belongs here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All that is outside the node: cameras, joints, an operator, a supervisor, clocks and other nodes.
 
 It speaks to the node as others do, by messages and requests, and knows of it what it publishes.

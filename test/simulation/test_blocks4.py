@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world with four tasks: what counts as done, the expert, and its look ahead."""
 
 from __future__ import annotations

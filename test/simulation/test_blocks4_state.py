@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of blocks4 from messages equals the world's, which its policy was trained on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LIBERO's worlds, against a LIBERO that writes down what it is asked to do.
 
 It has the signatures of Lifelong-Robot-Learning/LIBERO 8f1084e: libero/libero/benchmark/__init__.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated robot: starts, units, the expert, and what is said when something is missing.
 
 They need requirements/simulation.txt, which `make setup` installs.

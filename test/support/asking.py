@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks a policy in few words: a session for each question."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes recordings, as `ros2 bag record` would, without ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Set-ups for the doctor's tests, and what is a sound one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drafts of an action: right ones, and wrong ones of every kind."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy without a model, whose time the test decides, and a worker that owns it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Released checkpoints of OpenVLA's family as vla_ros loads them, for the tests alone.
 
 ``vla_convert`` does the same with files that nobody trusts.

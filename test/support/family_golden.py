@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The golden cases of OpenVLA's family: those in test/golden, and where they are, all others.
 
 The others are in the folder ``shared`` beside the repository (see test/golden/README.md).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of this package, forked from one that has imported all they need.
 
 Importing torch takes seconds of a core, a fork a moment. Each pytest process has one such server,

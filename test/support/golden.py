@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cases of test/golden: what the reference answered (see its README.md)."""
 
 from __future__ import annotations

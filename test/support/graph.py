@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A robot stack for tests: a camera, a person and an ear, on a ROS graph of the test's own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small hub on this machine that answers like the real one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node in this process, in a thread and a ROS context of its own; the policy is the test's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of docs/inputs.md, and the tests that show their rows."""
 
 from __future__ import annotations

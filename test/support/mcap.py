@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes files of mcap record by record, also such as no recorder writes."""
 
 from __future__ import annotations

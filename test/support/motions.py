@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A motion by a contract of the tests, and what a controller hears of it. Without ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps that tests of a running node share."""
 
 from __future__ import annotations

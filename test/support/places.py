@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders of the repository, and the environment of the tests: a ROS graph and a hub of their own.
 
 conftest.py imports this first: the variables must be set before rclpy and huggingface_hub are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the server of ``forked.py`` imports and tries once for all the processes it forks."""
 
 import vla_ros.cli.node

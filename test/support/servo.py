@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A servo that hears twists, and the node that moves it."""
 
 from __future__ import annotations

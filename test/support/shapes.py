@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes that reach each module of a policy."""
 
 from __future__ import annotations

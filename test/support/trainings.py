@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of a policy as trainings save them, in the sizes of the tiny checkpoint."""
 
 from __future__ import annotations

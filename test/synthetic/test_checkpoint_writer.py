@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What writes checkpoints replaces its own files, and nobody else's."""
 
 from __future__ import annotations

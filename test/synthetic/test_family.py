@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthetic checkpoints that give chunks: the released sizes, and inputs that matter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the operator sees: the model's own pixels, the state, the action; drawn only if watched."""
 
 from __future__ import annotations

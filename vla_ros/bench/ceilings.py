@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine's limits: its speed of matrix products and of reading weights."""
 
 from __future__ import annotations

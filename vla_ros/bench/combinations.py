@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The combinations of device, dtype and other values to compare, checked before a policy loads."""
 
 from __future__ import annotations

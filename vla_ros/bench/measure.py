@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurement of inferences, in which the combinations take turns.
 
 Other load of the machine then affects all combinations equally.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check whether all policies of a benchmark fit into memory together."""
 
 from __future__ import annotations

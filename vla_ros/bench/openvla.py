@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a benchmark that only OpenVLA has: costs, drafts and a cache of images."""
 
 from __future__ import annotations

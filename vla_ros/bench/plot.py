@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plot of the stages of each combination as one stacked bar, with Pillow."""
 
 from __future__ import annotations

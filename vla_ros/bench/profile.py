@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Profile of one inference by torch's profiler: the slowest operators, and a trace."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Report of a benchmark, as one JSON object and as tables of its content."""
 
 from __future__ import annotations

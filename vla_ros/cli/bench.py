@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_bench``: the time of an inference by stage, compared with this machine's limits.
 
 Measures every combination of the values in the lists; the combinations take turns. --pipeline

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_camera``: publish image files as a camera does; for the demo and for trials."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_check``: send one observation and instruction to a running node, and print its action.
 
 The node publishes this action like any other, so a robot that listens to it moves. At the end of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_checkpoint``: write a checkpoint with random weights in the released layout.
 
 It replaces only folders that it has written itself.

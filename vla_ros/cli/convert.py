@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_convert``: from the folder of a training to one that the node loads.
 
 The node reads safetensors only. This command reads the ``.pt`` files of an action head, of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_demo``: a simulated arm picks up the block it is told to, controlled through the node.
 
 There are two processes: the node, with a small OpenVLA that was trained for this, and the robot,

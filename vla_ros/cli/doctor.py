@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_doctor``: check a set-up before anything moves.
 
 Each line has a level (OK, WARN or FAIL), the finding, and what to do. The exit code is 1 if there

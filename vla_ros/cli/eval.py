@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_eval``: the success rate of a policy in a simulated world, through the node.
 
 Every combination of the values in the lists is played with the same starts. The last line is JSON

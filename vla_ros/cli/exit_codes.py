@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exit codes of the commands. Those above 2 are a shell's: 128 + signal.
 
 ``vla_node`` also ends with 70, from ``ros/node.py``; docs/operation.md lists its codes.

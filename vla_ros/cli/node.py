@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_node``: the node in its own process.
 
 A watchdog process ends it when it is stuck, even if a native call in the policy's thread keeps the

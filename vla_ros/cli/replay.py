@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_replay``: the answers of a policy to a recording, before it moves a robot.
 
 Gives the policy the images of a bag, and the states if it takes any, each with the instruction that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_simulation``: the demonstration's arm and camera, for a node that runs elsewhere.
 
 It publishes images on ``image`` and executes the actions on ``action`` in real time, until it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clients of the node: instructions, states and actions as values, a robot's cameras, processes.
 
 ``VlaClient`` and ``RobotSide`` load ROS on first use, so that the process of ``heir.py`` waits

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goals of the action server ``~/execute``, for a client in Python."""
 
 from __future__ import annotations

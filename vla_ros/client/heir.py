@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that takes an instruction back if the process that gave it dies (``lease.py``).
 
 It waits on standard input, and loads ROS only if that process ends without a word.

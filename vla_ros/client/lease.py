@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An instruction that is in force only while the process that gives it lives.
 
 At its end the process takes the instruction back. If it dies before, by SIGKILL or a crash, a small

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A subscriber for ``vla_bench --pipeline`` that keeps messages and their arrival times."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The processes of this package's commands: start and end, shared memory, arguments of the node."""
 
 from __future__ import annotations

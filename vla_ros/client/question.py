@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One image and one instruction for a running node, and the node's action.
 
 The instruction is leased (``lease.py``): it is taken back at the end, even after a crash.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client that is also the robot: it publishes images and the robot's state."""
 
 from __future__ import annotations

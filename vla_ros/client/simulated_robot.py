@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The robot's side of the ROS graph for a simulated robot, with its sensors and its clock."""
 
 from __future__ import annotations

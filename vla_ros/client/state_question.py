@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state that ``vla_check`` gives to a node whose policy reads one.
 
 Topics with another publisher, such as the robot's own driver, are left to it.

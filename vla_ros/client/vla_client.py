@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A client of the node: instruct a robot, wait for its state, receive its actions.
 
 Results and reasons are values, as in nav2_simple_commander: a program decides by ``answer.reason``

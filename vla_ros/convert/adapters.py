@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Low-rank adapters (LoRA), merged into the weights that they change.
 
 An adapter replaces the weight W of a layer by W + s * B A with two narrow matrices, A [r, in] and

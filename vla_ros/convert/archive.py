@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of the zip archive that ``torch.save`` writes, stricter than any zip library.
 
 Zip has several places for the same fact, and libraries differ in the one they believe: a file may

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The error of a conversion. Standard library only: the process that reads pickles imports it."""
 
 from __future__ import annotations

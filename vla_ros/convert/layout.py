@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of a policy: from the options, a preset, and what the tensors tell.
 
 A value that two of these tell must be the same in both.

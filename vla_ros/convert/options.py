@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a folder of a training does not say: it comes from the user, or from a preset.
 
 Sources of the presets: constants and command lines of OpenVLA-OFT and VLA-Adapter, which choose

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a policy beside its language model, under the names that the node reads.
 
 Trainings save each part in a ``.pt`` file, under the names of the training's own modules.

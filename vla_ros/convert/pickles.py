@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of the pickle in a ``torch.save`` archive, which finds what it says and executes nothing.
 
 A pickle is a program. Here a few of its instructions are known: those that build names, sizes and

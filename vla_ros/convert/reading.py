@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of ``.pt`` files that turns them into safetensors, in a process of its own.
 
 The file is never unpickled. The pickle's text tells where each tensor lies (``pickles.py``), and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A conversion: from a training's folder to one that the node loads.
 
 The new folder is written beside its place and renamed when it is complete.

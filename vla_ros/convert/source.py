@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts in a training's folder, found by their names as the trainings' own loaders find them.
 
 A part is a file with its word and "checkpoint" in its name, and there must be exactly one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensors of safetensors files that are read when they are written, one at a time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writer of safetensors files, one tensor after the other, in bounded memory.
 
 The safetensors library wants all tensors of a file together. Standard library only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_demo``: a film of a simulated arm that picks up the block it is told to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera whose images are files; for the demo and for trials. Used by the main thread."""
 
 from __future__ import annotations

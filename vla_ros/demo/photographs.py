@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_demo --photographs``: images and instructions become actions on real ROS 2 topics.
 
 There are three processes: the node, with a tiny OpenVLA of random weights; a camera that publishes

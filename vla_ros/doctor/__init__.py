@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of a set-up before anything moves; ``vla_doctor`` is the command.
 
 Each check is a function. It takes the :class:`~vla_ros.doctor.facts.Facts` of the checks before it,

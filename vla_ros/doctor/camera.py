@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges what was heard of a camera by the requirements of the node. Independent of ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether the loader accepts the checkpoint, and its data sets. Reads no weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether the meaning of the data set's numbers is known; without it nothing may move."""
 
 from __future__ import annotations

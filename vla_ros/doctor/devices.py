@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the available devices, the chosen one, and whether it computes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The request of the user, and the facts that the checks have found so far."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Findings of checks, and a runner that isolates the checks from each other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Examines the ROS graph as the node will see it, and listens for some seconds. Moves nothing.
 
 Used by the main thread; camera.py judges what was heard.

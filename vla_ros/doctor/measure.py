@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the policy and times it: the only check that takes as long as starting the node."""
 
 from __future__ import annotations

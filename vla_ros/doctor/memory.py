@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether the policy fits into memory, by the shapes of its weights. Loads nothing."""
 
 from __future__ import annotations

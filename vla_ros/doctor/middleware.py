@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks Fast DDS and the variables of ROS 2: causes of large images that are slow or lost.
 
 Only this shell's environment is visible; that of the camera's process may differ.

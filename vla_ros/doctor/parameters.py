@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check the parameters that are set for the node: names, types, values and combinations."""
 
 from __future__ import annotations

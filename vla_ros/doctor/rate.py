@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the rate of actions with the data set's rate and with the node's time limits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the installed packages with the tested versions; checks ROS 2."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated arm and camera for a node that runs elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node in a separate process, and the simulated robot that it controls."""
 
 from __future__ import annotations

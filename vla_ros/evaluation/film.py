@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Films of episodes: an animated GIF, and a contact sheet with a few of the images.
 
 Needs only numpy and Pillow. Equal episodes give equal bytes. A film may be used by one thread at a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pace of an episode: what waits for what, and how the arm executes chunks."""
 
 from __future__ import annotations

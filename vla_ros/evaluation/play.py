@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Episodes of a simulated world whose robot is controlled through the node.
 
 In step, the world waits for each chunk of actions: the result depends on the actions of a policy,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows that an arm executes: which one of the newest chunk comes next, and from where.
 
 Used by the robot's thread. All times are the robot's.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plot of the success rate of each condition, and of the effect of added latency.
 
 matplotlib is imported when something is drawn. Files have neither time nor version: equal numbers

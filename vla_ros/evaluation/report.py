@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results of an evaluation as text: tables of what its JSON object has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An evaluation as ``vla_eval`` runs it: all conditions, then the report, the plot and the film.
 
 Each combination is played with the same starts, and the policies are compared on the same

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A running episode, and one that follows the system's clock.
 
 The cameras send images at their rate, and the arm executes the rows of the newest chunk when they

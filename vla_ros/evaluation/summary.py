@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conditions of an evaluation, their outcomes, and a summary for JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A window that shows images to the user, where there is a display.
 
 Not every Python has tkinter, so it is imported when a window is opened. A window must be used by

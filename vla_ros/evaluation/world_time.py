@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An episode in world time: an inference takes a set time of the world, not of the machine.
 
 The world goes on in ticks of its clock, which the node follows. While it waits for the node, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thread that spins an executor."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages from other nodes, made safe for a terminal or a log."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QoS profiles that several programs use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion between nanoseconds and the messages' times. Pure functions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of topics on which the node and the other programs must agree."""
 
 from __future__ import annotations

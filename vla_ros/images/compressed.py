@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion of compressed images to RGB: JPEG and PNG to uint8 [H, W, 3], or one clear error.
 
 Pillow reads the size before anything is decoded, and decodes PNG, whose parts have checksums. A

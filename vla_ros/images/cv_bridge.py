@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trial of ROS's cv_bridge: which encodings it converts correctly, if it is installed.
 
 Importing this imports neither ROS nor cv_bridge. Any thread; the only state is the verdict, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The encodings of Image messages: one line each, with the layout in memory and the conversion.
 
 NumPy only; independent of ROS messages and of cv_bridge.

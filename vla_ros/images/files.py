@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of image files, independent of ROS: upright, 8 bits, bounded, whole."""
 
 from __future__ import annotations

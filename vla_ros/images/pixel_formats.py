@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion of pixel formats to RGB: channel orders, Bayer mosaics, YUV 4:2:2, 16 bits.
 
 NumPy only; independent of ROS messages, cv_bridge and OpenCV. Every result equals that of OpenCV 4

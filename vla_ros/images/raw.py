@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversion of Image messages to RGB: uint8 [H, W, 3], or one clear error.
 
 Independent of nodes, QoS and the model. Importing it imports neither ROS nor cv_bridge nor OpenCV

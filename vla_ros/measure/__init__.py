@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurements shared by bench, doctor, replay and evaluation. Independent of ROS."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Agreement of two policies on the same images, measured by their tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU time of processes, by the purpose of their threads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of noise for measurements."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Description of the machine that a figure was measured on: CPU, GPUs, memory and versions."""
 
 from __future__ import annotations

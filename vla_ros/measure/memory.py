@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of the machine and its devices: total, available, and a process's peak."""
 
 from __future__ import annotations

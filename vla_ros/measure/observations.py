@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Observations for measurements, with the parts that a policy needs."""
 
 from __future__ import annotations

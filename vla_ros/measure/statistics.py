@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts shared by the reports: percentiles, agreement of tokens, recipes and tables."""
 
 from __future__ import annotations

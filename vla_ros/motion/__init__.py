@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From actions to motion: the meaning of a data set's numbers, and twists that a robot can follow.
 
 Needs NumPy and YAML; independent of ROS, torch and threads.

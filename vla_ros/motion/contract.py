@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The meaning of an action's numbers for each data set: units, axes, gripper and rate.
 
 A policy repeats the numbers of the data set that it was trained on, and the data sets differ in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fields of contracts and of their parts: what is allowed, and the errors for what is not.
 
 A contract and each part of a state is a frozen dataclass whose fields are made by :func:`field`.

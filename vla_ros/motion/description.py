@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The description of a policy's actions, taken from the policy's spec and from a contract."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The twist that makes an action's displacement within one period of its data set.
 
 Independent of ROS.

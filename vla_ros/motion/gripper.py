@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of a gripper, row by row of a chunk. Independent of ROS."""
 
 from __future__ import annotations

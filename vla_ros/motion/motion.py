@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The motion of one robot, from the chunks of actions that were published for it.
 
 Independent of ROS and of threads. Its only inputs are chunks and the time, so every motion ends in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Orientations as quaternions, and as the rotation vectors that policies were trained on.
 
 Quaternions are x, y, z, w, as in ROS and robosuite. NumPy only; any thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pose of the tool: its arithmetic, and what was heard of it lately.
 
 Stamps are nanoseconds of the robot's clock, as in the messages. Independent of ROS and of threads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The velocity at any time that makes each displacement smoothly and within limits.
 
 Independent of contracts and ROS.

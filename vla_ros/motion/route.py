@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the tool goes: the goals of a chunk's rows, which of them are done, and the workspace.
 
 Independent of ROS and of threads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When each row of a chunk is played. Independent of contracts and ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of a robot as its policy was trained on it: which numbers, in which order and units.
 
 A contract lists the parts. Each part takes its numbers from one message: the positions of joints by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of one robot's state, as messages bring them, joined by their stamps.
 
 Independent of ROS and torch; one thread.

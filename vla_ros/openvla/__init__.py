@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA and its family as a policy, independent of ROS."""
 
 from vla_ros.openvla.errors import (

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heads that make a chunk of actions of the language model's output, without tokens.
 
 Their parameters have the released names, less ``module.`` and ``model.``. Runs in the policy's

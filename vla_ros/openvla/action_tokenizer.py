@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Action tokens to normalised values.
 
 The last ``n_action_bins`` ids of the text vocabulary are action tokens: 256 edges over [-1, 1]

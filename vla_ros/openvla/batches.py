@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a batch of requests has in common, however its actions are made.
 
 Runs in the policy's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint's weights: finds the files, checks that they are whole, and memory-maps tensors.
 
 Only safetensors are read, because pickle files can run code when loaded. The files may be hostile:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chunks of VLA-Adapter and OpenVLA-OFT: all actions in one pass, without decoding.
 
 Runs in the policy's thread.

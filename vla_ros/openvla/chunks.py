@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pass that makes a chunk without decoding: prompt, images and state to actions or logits.
 
 The language model runs once over ``[BOS] [images] [state] [the prompt's other tokens] [slots]``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configuration in a checkpoint's JSON files, read and checked.
 
 The layout is that of openvla-7b, its fine-tunes, and openvla-v01-7b. Runs in the thread that builds

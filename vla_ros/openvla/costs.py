@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The costs of an inference: operations and bytes from the model's shapes, and measured ratios.
 
 Loads and computes nothing.

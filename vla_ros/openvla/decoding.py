@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Greedy decoding of action tokens, with drafts that are verified in blocks."""
 
 from __future__ import annotations

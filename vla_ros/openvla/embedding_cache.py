@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embeddings of the last batch's images, so that an identical image is embedded once.
 
 Two robots may share a camera, and one image of a slow camera may be used twice. Used by the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that the user can cause; each says what failed, the value, what is allowed, what to do."""
 
 from __future__ import annotations

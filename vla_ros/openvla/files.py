@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files that a checkpoint was read from, and whether they have changed since.
 
 On the CPU a parameter is the mapped file itself: a file that is overwritten in place changes the

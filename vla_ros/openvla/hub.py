@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a ``model``: a local one, or one that is downloaded from the hub.
 
 A model that is wholly in the cache does not depend on the network: a commit is used without asking

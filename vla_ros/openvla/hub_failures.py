@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Failures of the hub's client as sentences: the cause, and what to do.
 
 huggingface_hub raises errors of its own, of its HTTP client, of the JSON parser and of the system.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounded reading of a checkpoint's text and JSON files.
 
 Runs in the thread that builds the policy.

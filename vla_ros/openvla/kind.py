@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA in the registry: folders and hub ids."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The language model: a Llama or a Qwen2 with static shapes, and its kv-cache.
 
 Prompts are padded on the right. Attention is causal, so no real position attends to a pad, and

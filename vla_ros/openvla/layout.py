@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_ros.json``: the facts about a policy of OpenVLA's family that its other files do not have.
 
 VLA-Adapter and OpenVLA-OFT keep them in their programs. ``vla_convert`` writes the file, beside

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one recipe from a checkpoint to a model that can run.
 
 Build on the meta device, prune, quantise, fill tensor by tensor, watch for cancellation, compile.

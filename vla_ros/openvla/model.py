@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network: vision backbone, projector, language model, and what makes chunks.
 
 Runs in the policy's thread. Independent of prompts, actions and ROS; :mod:`.loading` makes one of a

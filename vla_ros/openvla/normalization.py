@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scales actions to the units of the data set that they were learned from, and states from them.
 
 Runs in the policy's thread. Independent of tokens.

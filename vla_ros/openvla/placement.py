@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice of device, dtype and quantization, checked against this machine.
 
 Runs in the thread that builds the policy. Independent of models.

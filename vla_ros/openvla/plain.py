@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a checkpoint is plain OpenVLA, by the names in its folder and by config.json.
 
 Policies derived from OpenVLA have parts beside the language model's weights: an action head, a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA and its family as a policy: images, an instruction and a state in, actions out.
 
 The config names the parts; no model of the family has a class of its own.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Preprocessing of images before the released processor: none, or that of the training data.
 
 OpenVLA was trained on images that TensorFlow had compressed as JPEG, resized with Lanczos3 and, for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images to pixel values and instructions to input ids, exactly as the released processor.
 
 A :class:`.Preprocessing` may come before it. Runs in the policy's thread. Independent of the model.

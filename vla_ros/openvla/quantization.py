@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear layers with weights of 8 or 4 bits, multiplied by torch's own kernels.
 
 ``int8``: the linear layers of language model, vision towers and projector, and of the blocks of

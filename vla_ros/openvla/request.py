@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A request to the model: images, an instruction, a state and a draft; and their types."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Self-checks of a warm policy: every input affects the action, equal inputs give equal ones.
 
 Users have run policies that ignored the image: black, white and noise gave one plausible action

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The session of one robot: the state that is kept between its predictions."""
 
 from __future__ import annotations

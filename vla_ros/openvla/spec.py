@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The spec of a checkpoint, from its JSON files alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The durations of one inference's stages."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVLA's actions: tokens that are decoded one after the other, with drafts.
 
 Runs in the policy's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small vision towers that timm does not have, in the layouts of OpenVLA's.
 
 Tests and the demonstrations run on them. Each has what makes the large ones special: prefix tokens,

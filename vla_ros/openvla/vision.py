@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vision backbone and the projector: images to embeddings of the language model.
 
 The backbone is one or two timm towers; it gives the patch features of their second-to-last block.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of parameters, one by one and together: for the node and, without ROS, for the doctor."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Definition of every parameter: default, unit, bounds, choices and sentence.
 
 The node, the doctor and the launch file read it; ``generate.py`` writes config/vla.yaml and

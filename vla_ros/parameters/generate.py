@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generator of config/vla.yaml and docs/parameters.md, for ``make generate``.
 
 Runs in the source tree, in any Python: standard library only.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of the values that a ROS parameter file sets for one node, by the rules of ROS."""
 
 from __future__ import annotations

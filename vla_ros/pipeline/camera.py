@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The camera of ``vla_bench --pipeline``, a process that obeys commands: 640x480 rgb8, reliable.
 
 A command is a line on standard input. ``show RATE`` publishes images at a rate in hertz, ``once``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``vla_bench --pipeline``: how the policy, the camera and ROS slow each other down.
 
 There are three processes, as on a robot: the node with the policy, a camera, and this one, which

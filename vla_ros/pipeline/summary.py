@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The summary of the turns of ``vla_bench --pipeline``, as a JSON object and as tables.
 
 Independent of ROS and of how the turns are run.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry of policies, for the node, the doctor, the replay and the commands."""
 
 from vla_ros.policies.registry import (

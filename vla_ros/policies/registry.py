@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list of all kinds of policies, and the functions that select and load a policy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replay of a recording (a rosbag2): a policy's answers to the recorded images.
 
 Deterministic: every image is used in turn, however long an inference takes; the same bag, policy

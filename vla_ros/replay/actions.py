@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of a policy's answers to each image: actions.csv and actions.jsonl.
 
 Both have the same content; only actions.jsonl is read back. Numbers have enough digits to be read

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of recordings: topics, and messages as they were recorded.
 
 Independent of the meaning of messages. Every message of the files is either yielded or counted. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A replay as ``vla_replay`` runs it: one recording, all policies, and the report."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparison of replays of the same images, as one JSON object for each pair and as tables.
 
 It compares tokens, the policy's own output, and actions where there are none. Neighbouring tokens

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a recording, from what its user named: a folder or a single file."""
 
 from __future__ import annotations

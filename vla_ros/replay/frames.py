@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inputs of a replay: observations joined as in the node, each with its current instruction.
 
 Every image of the recording either becomes part of a frame or is counted under the name of the

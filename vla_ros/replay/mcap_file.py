@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recording in mcap (https://mcap.dev/spec), read record by record.
 
 The file's index is a help, not the truth. Where it agrees with the file's statistics, messages are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plot of the replayed actions over time, with the recorded actions and velocities.
 
 matplotlib is imported only when a plot is drawn. The file contains no time and no version, so equal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replay of one recording with one policy."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recording in sqlite3, read by SQL.
 
 The user's files are never changed: a database is opened as immutable, unless a log of writes is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The interface of a recording's files, whatever their format, and their kind by their content.
 
 A file is recognised by its first bytes, since names are often changed. One that is not a recording

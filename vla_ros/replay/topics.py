@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topics of a recording that hold the inputs of a policy."""
 
 from __future__ import annotations

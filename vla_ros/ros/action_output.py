@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topic ``action``: each admitted chunk as a VlaAction."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The heartbeat that nav2's lifecycle manager expects of an active node.
 
 nav2 calls it a bond: messages of the package ``bond`` on the topic ``bond``. Without that package

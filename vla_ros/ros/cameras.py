@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cameras of one robot: a subscription, a watch and time-outs for each.
 
 Used by the executor's thread.

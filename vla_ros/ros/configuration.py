@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What exists from configure to clean-up: the parameters, the worker, a session for each robot.
 
 Used by the executor's thread, but for the two methods that the worker calls.

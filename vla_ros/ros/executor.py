@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The executor that runs the node: no message and no request ends the process.
 
 An error that a subscription's or a service's callback raises is a refusal: it is counted, logged,

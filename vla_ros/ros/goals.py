@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The action server ``~/execute`` of one robot: one instruction, with a time limit and a result.
 
 A goal is the instruction in force until it ends; it takes precedence over the topic and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image transports, and a subscription whose reliability follows that of the publishers.
 
 A best-effort subscription hears every publisher, but may lose parts of large images; a reliable

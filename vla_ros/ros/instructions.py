@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruction of one robot: what the operator said last, or why nothing is in force.
 
 Instructions are heard in every state of the node. Used by the executor's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator's decisions about each robot, kept on disk.
 
 A stop, a disabled robot and a hold last until the operator ends them, also if the node is started

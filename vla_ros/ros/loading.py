@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading of the policy that the parameters ask for, and texts about its progress and duration.
 
 ``load_policy`` is called by the worker's thread, the rest by the executor's.

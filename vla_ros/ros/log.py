@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's log: printable lines of bounded length, and no line repeated without limit.
 
 Used by the executor's thread, and by the worker's while it loads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outgoing messages. Pure functions; used by the executor's thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topics ``twist`` and ``gripper``: one robot's motion, for MoveIt Servo or a driver.
 
 Used by the executor's thread. A timer sends the twist of the moment, whatever the inference does. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node ``vla``: one policy for one robot or several; its lifecycle and its time-outs.
 
 Everything here runs in the executor's one thread. What exists while the node is configured is in

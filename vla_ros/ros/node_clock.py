@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The node's clock, and its faults.
 
 Any thread may ask for the time; the rest belongs to the executor's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The observations of one robot: its cameras and its state, joined by their stamps.
 
 Used by the executor's thread.

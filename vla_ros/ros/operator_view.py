@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topic ``debug_image``: the operator's view of one robot.
 
 Used by the executor's thread. Without a subscriber nothing is drawn.

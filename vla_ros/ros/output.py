@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of a robot's admitted actions on the ROS graph.
 
 Each output exists from the time that the policy is warm to the clean-up. Used by the executor's

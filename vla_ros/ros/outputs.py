@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The outputs of a robot, by the parameters."""
 
 from __future__ import annotations

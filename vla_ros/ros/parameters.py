@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Declaration of the node's parameters; used by the executor's thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The topic ``ee_pose``: the pose of one robot's tool, as its driver publishes it.
 
 Used by the executor's thread.

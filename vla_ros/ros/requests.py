@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The answers to the node's service requests.
 
 Each request is counted as accepted or refused. A command that starts a robot is refused if it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection of other nodes that act in this node's place.
 
 A second node of the same name answers its services: a stop may reach the wrong one. A second

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One robot at the node, in every state of the node: its instruction, switch, status and view.
 
 Used by the executor's thread.

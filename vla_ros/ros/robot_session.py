@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One robot while a warm policy is loaded: what it sees, what it may do, and why it holds.
 
 Used by the executor's thread. The faults of one robot do not affect the others.

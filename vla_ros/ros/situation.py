@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of the node for one robot, and its reason: what status, log and view show."""
 
 from __future__ import annotations

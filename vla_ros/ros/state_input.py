@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of one robot: the whole vector of a topic, or parts of messages by a contract.
 
 Used by the executor's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports the state of the node for one robot: in its status and in the log.
 
 Used by the executor's thread.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator's services: enable, stop and reset, of one robot or of all.
 
 Used by the executor's thread.

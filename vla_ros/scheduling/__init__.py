@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scheduling of inferences: which observation runs when, and the outcome of each.
 
 Independent of ROS and torch.

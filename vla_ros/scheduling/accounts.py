@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The equations between counters: every image and every inference is counted under one name.
 
 Each counter is a field of the dataclass of the object that counts it, and a field of the same name

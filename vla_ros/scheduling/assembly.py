@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Assembly of observations from the images of several cameras and a state.
 
 Independent of ROS and torch; one thread.

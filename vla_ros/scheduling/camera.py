@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The check whether an image shows the robot's current surroundings.
 
 A faulty camera may still deliver images: a driver repeats its last image, a clock is wrong, a

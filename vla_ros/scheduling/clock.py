@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection of jumps and of coarse steps of the robot's clock."""
 
 from __future__ import annotations

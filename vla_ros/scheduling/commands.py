@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The check whether a command came in time.
 
 A command that starts a robot may be late: the process was suspended, the executor stalled, the link

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate that decides whether a result may move the robot.
 
 It counts each outcome, and keeps the cause of a hold. Belongs to the thread that publishes.

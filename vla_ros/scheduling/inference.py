@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The running inference: its batch and its deadlines.
 
 Independent of ROS and torch. Guarded by the worker's lock, except for the event.

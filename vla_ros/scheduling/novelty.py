@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detection of images that repeat an image of the last minutes.
 
 A stuck driver repeats one buffer, or several in turn. A working camera has noise: no two of its

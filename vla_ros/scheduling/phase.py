@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The phase and status of the worker's thread. Independent of ROS and torch."""
 
 from __future__ import annotations

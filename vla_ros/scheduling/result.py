@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result of an observation that came out of its slot. Independent of ROS and torch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slots between two threads, one for each source, that keep the newest item.
 
 Every item that is put in is counted once when it leaves: as superseded, stale or taken. A take

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The likely cause of a stamp whose age cannot be right. Independent of ROS; any thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The thread that owns the policy, and its interface for other threads.
 
 The policy is built, warmed and called only in the thread ``vla-inference``. The thread serves one

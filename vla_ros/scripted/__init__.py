@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A policy without a model that follows a script: valid actions, and any fault on demand.
 
 For testing a robot's stack without a GPU or a checkpoint, and for testing the node itself. The

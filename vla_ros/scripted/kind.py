@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The registry's kind for scripted policies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy that follows a script. Runs in the policy's thread."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reader of scripts: options and faults. The package's docstring has the grammar."""
 
 from __future__ import annotations

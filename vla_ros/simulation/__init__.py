@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A simulated robot at a table, with a camera and a scripted expert.
 
 For training and judging a policy without a robot. Only making a world needs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A simulated arm that is moved by displacements of its tool, exactly and within a period.
 
 Inverse kinematics finds the joints of the displaced pose, the joints go there on a minimum-jerk

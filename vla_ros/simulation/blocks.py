@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A world with a Franka Panda at a table, where the task is to pick up the red or the blue block.
 
 An episode begins with a reset; one step is one action and a fifth of a second. The same seed gives

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world ``blocks4``: the table, the robot and the starts of ``blocks``, with four tasks.
 
 A start is the same for all four instructions, and the same as in ``blocks``: only the words tell

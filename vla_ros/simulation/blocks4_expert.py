@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scripted expert for the world ``blocks4``, for single actions and for chunks.
 
 It has no memory: it gives the right action for any state, from what an image can show. Rows of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scripted expert that gives the right action for any state of the world of blocks.
 
 It has no memory: after a policy's error or a push it gives the action for the state as it is. So it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the tool and the blocks are after an action, without physics.
 
 It is fast and rough: the arm makes every displacement exactly, a held block moves with the hand, a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tasks of LIBERO, which OpenVLA's fine-tunes for LIBERO are judged by.
 
 The starts, camera, waiting steps, number of actions and gripper are those of

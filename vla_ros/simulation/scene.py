@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scene as a MuJoCo model: a Franka Panda at a table, two blocks, a light and a camera.
 
 The robot's model comes from robosuite's files; robosuite itself is not imported, as it would bring

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints with made-up weights, for tests, demonstrations and benchmarks."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writer of checkpoints in the released layout, with weights that the caller gives.
 
 For demonstrations, tests, and the training of models/blocks.

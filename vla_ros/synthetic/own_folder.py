@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder in which a writer replaces only the files that it has written.
 
 A marker in the folder lists each written file with its size and time. A file that is not listed, or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writer of checkpoints in the released layout with random weights, for demonstrations and tests.
 
 The actions have no meaning, but are always valid and depend on images, instruction and state. The

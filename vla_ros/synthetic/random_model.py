@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint with random weights of a given shape, written once and kept for the next run."""
 
 from __future__ import annotations

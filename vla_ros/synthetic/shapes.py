@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes of synthetic checkpoints: what config.json, vla_ros.json and the statistics say."""
 
 from __future__ import annotations

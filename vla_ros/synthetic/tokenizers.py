@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizers for synthetic checkpoints, with the ids and special tokens of the real ones."""
 
 from __future__ import annotations

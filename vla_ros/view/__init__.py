@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operator's view: one image of a policy's images, instruction and answer.
 
 NumPy and Pillow only; independent of ROS, torch and threads.

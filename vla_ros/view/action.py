@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing of an action: a displacement of the end effector with its gripper, otherwise plain bars.
 
 The data set's contract converts the values to metres, radians and the gripper's opening. Without a

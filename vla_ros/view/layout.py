@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layout of the operator's view, in pixels from its upper left corner."""
 
 # The image is on the left, below the header; the action is to the right of it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawing of the operator's view.
 
 Pure: the same view gives the same pixels. One thread at a time. Nothing is projected into the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Watchdog that ends a stuck process, even if one of its threads keeps the interpreter's lock.
 
 The node's executor writes beats into a pipe, each with the time until the next one. A small

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The watching process, which ends its parent when a beat does not come in time.
 
 It reads beats from standard input, one a line: the seconds that the parent may be silent from now

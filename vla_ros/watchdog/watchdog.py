@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The watched process's side of the watchdog. Any thread may beat."""
 
 from __future__ import annotations
