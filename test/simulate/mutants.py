@@ -41,6 +41,7 @@ FILES = (
     'vla_ros/ros/output.py',
     'vla_ros/ros/action_output.py',
     'vla_ros/ros/motion_output.py',
+    'vla_ros/ros/stream.py',
     'vla_ros/scheduling/assembly.py',
     'vla_ros/scheduling/slot.py',
     'vla_ros/scheduling/worker.py',

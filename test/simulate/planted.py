@@ -21,6 +21,7 @@ _CONFIGURATION = 'vla_ros/ros/configuration.py'
 _MOTION = 'vla_ros/motion/motion.py'
 _PROFILE = 'vla_ros/motion/profile.py'
 _OUTPUT = 'vla_ros/ros/motion_output.py'
+_STREAM = 'vla_ros/ros/stream.py'
 _SWITCHES = 'vla_ros/ros/switches.py'
 _NODE = 'vla_ros/ros/node.py'
 _CAMERA = 'vla_ros/scheduling/camera.py'
@@ -240,15 +241,15 @@ PLANTED = [
     ),
     Planted(
         'motion: zero is repeated for ever',
-        _OUTPUT,
-        '        self._zeros_left -= self.motion.is_over(now_s)\n',
+        _STREAM,
+        '        self._ending_left -= self._is_over(now_s)\n',
         '',
     ),
     Planted(
         'motion: a stop says nothing',
-        _OUTPUT,
+        _STREAM,
         '        if moved and self._node.context.ok():\n            self._tick()\n',
-        '        if moved and self._node.context.ok():\n            self._zeros_left = 0\n',
+        '        if moved and self._node.context.ok():\n            self._ending_left = 0\n',
     ),
     Planted(
         'switches: a reset enables',
@@ -368,7 +369,8 @@ PLANTED = [
     Planted(
         'chunks: the gripper of later rows is not told',
         _OUTPUT,
-        '        if self.motion.begin_rows(now_s):\n            self._tell_gripper()\n',
+        '        if self.motion.begin_rows(now_s):\n'
+        '            self._gripper.send(self.motion.gripper)\n',
         '        self.motion.begin_rows(now_s)\n',
     ),
     Planted(
@@ -406,7 +408,7 @@ PLANTED = [
     Planted(
         'chunks: a motion does not ask when its rows are due',
         _OUTPUT,
-        '            due_s=start_s - (published.node_ns - admitted.due_ns) / 1e9,\n',
+        '            due_s=now_s - (published.node_ns - admitted.due_ns) / 1e9,\n',
         '',
     ),
     Planted(

@@ -1,117 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topics ``twist`` and ``gripper``: one robot's motion, for MoveIt Servo or a driver.
+"""The topic ``twist``: one robot's motion, for MoveIt Servo or a driver.
 
-Used by the executor's thread. A timer sends the twist of the moment, whatever the inference does. A
-hold stops the robot immediately.
+Used by the executor's thread.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped, Vector3
-from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
-from rclpy.qos import QoSProfile
-from std_msgs.msg import Float64
 
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory, Twist
 from vla_ros.parameters.check import motion_limits, workspace
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
+from vla_ros.ros.gripper_output import GripperOutput
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
-from vla_ros.ros.output import Admitted, Output, OutputSetup
+from vla_ros.ros.output import Admitted, OutputSetup
 from vla_ros.ros.pose_input import PoseInput
-
-_ZERO_S = 0.2  # zero is repeated before the silence: one message may get lost
-_STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
-_MIN_LIFESPAN_S = 0.1  # of a twist; MoveIt Servo, too, ignores older ones
-_MAX_DELAY_S = 0.02  # from a twist's stamp to its sending; more means that the process was stopped
+from vla_ros.ros.stream import Stream
 
 
-class MotionOutput(Output):
-    """A stream of twists, silent until :meth:`publish` and some zeros after the end of a motion.
-
-    The motion runs by the monotonic clock: a system clock that is set back moves no robot further.
-    With simulated time it runs by that, as the simulation does.
-    """
+class MotionOutput(Stream):
+    """A stream of twists, of which the last ones are zero."""
 
     def __init__(self, setup: OutputSetup) -> None:
-        """Create the publishers and the timer."""
-        node, parameters, prefix = setup.node, setup.parameters, setup.prefix
+        """Create the publishers, and listen to the pose of the tool if the motions need it."""
+        super().__init__(setup, TwistStamped, 'twist')
+        parameters = setup.parameters
         self._guide = guide = _guide(setup)
         self.motion = Motion(
             setup.contracts, motion_limits(parameters), parameters.unnorm_key, guide
         )
         self._first_camera = setup.first_camera
-        self._node = node
-        self._clock = clock = setup.shared.clock
         self._frame_id = setup.frame_id
-        self._most_zeros = math.ceil(_ZERO_S * parameters.control_rate_hz)
-        self._zeros_left = 0  # to be sent when the motion is over
-        self._period_s = 1 / parameters.control_rate_hz
-        self._simulated = clock.is_simulated
-        self._sent_s = 0.0  # when the last twist was, monotonic
-        self._ticked_ns = 0  # the node's time at the last tick
-        self._advanced_s = 0.0  # when that last changed, monotonic
-        lifespan = Duration(seconds=max(_MIN_LIFESPAN_S, 2 * self._period_s))
-        self._twists = node.create_publisher(
-            TwistStamped, f'{prefix}twist', QoSProfile(depth=1, lifespan=lifespan)
-        )
-        self._grippers = node.create_publisher(Float64, f'{prefix}gripper', 1)
-        self.topics = (self._twists.topic_name,)
+        self._gripper = GripperOutput(setup)
         self.counters: tuple[Any, ...] = (self.motion.counters,)
         self._pose_inputs: list[PoseInput] = []  # one at most
         if guide is not None:
             self.counters += (guide.poses.counters,)
-            pose_input = PoseInput(node, clock, prefix, guide.poses, self._interrupt)
+            pose_input = PoseInput(
+                setup.node, self._clock, setup.prefix, guide.poses, self._interrupt
+            )
             self._pose_inputs.append(pose_input)
-        self._timer = node.create_timer(
-            self._period_s,
-            self._on_timer,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stop
-        )
         self._log_contract(setup.shared.log)
 
     @property
     def cause(self) -> Cause | None:
         """Why the last action moved nothing, or the next will not; None if it does."""
         return self.motion.cause
-
-    def publish(self, admitted: Admitted) -> None:
-        """Begin the motion of a chunk."""
-        self._follow_clock()
-        prediction, published = admitted.result.predicted(), admitted.published
-        start_s = self._motion_s(published)
-        remaining_s = (admitted.valid_until_ns - published.node_ns) / 1e9
-        moves = self.motion.execute(
-            prediction.actions,
-            prediction.unnorm_key,
-            start_s,
-            start_s + remaining_s,
-            admitted.description.action_space,
-            admitted.description.period_s,
-            due_s=start_s - (published.node_ns - admitted.due_ns) / 1e9,
-            capture=Capture(
-                admitted.result.observation.stamps_ns[self._first_camera], published.node_ns
-            ),
-        )
-        if not moves:
-            self.hold()
-            return
-        self._zeros_left = self._most_zeros
-        self._tell_gripper()
-
-    def hold(self) -> None:
-        """Send zero, now and for a while, if the robot may be moving."""
-        moved = self._zeros_left == self._most_zeros
-        self.motion.stop()
-        if moved and self._node.context.ok():
-            self._tick()
 
     @property
     def limited(self) -> str:
@@ -138,29 +78,12 @@ class MotionOutput(Output):
         self.hold()
         self.motion.forget_gripper()
 
-    def catch_up(self) -> None:
-        """Send the twist that is due, if other callbacks have delayed the timer."""
-        if self._clock.monotonic_s() - self._sent_s >= self._period_s:
-            self._tick()
-
-    @property
-    def rest_s(self) -> float:
-        """Time between two of the zeros that end a motion [s]; 0: all were sent, or cannot be."""
-        return self._period_s if self._zeros_left > 0 and self._node.context.ok() else 0.0
-
-    def say_end(self) -> None:
-        """Send the next of the zeros that end a motion."""
-        self._tick()
-
     def close(self, flush_s: float) -> None:
-        """Destroy timer and publishers, once all listeners have the last twist."""
-        self._node.destroy_timer(self._timer)
+        """Destroy timer, subscription and publishers, once all listeners have the last twist."""
         for pose_input in self._pose_inputs:
             pose_input.close()
-        if self._node.context.ok():
-            self._twists.wait_for_all_acked(Duration(seconds=flush_s))
-        self._node.destroy_publisher(self._twists)
-        self._node.destroy_publisher(self._grippers)
+        super().close(flush_s)
+        self._gripper.close()
 
     def _log_contract(self, log: Log) -> None:
         contract = self.motion.contract
@@ -172,58 +95,49 @@ class MotionOutput(Output):
                 f'of a {contract.robot}, {contract.rate_hz:.3g} actions a second'
             )
 
-    def _on_timer(self) -> None:
-        # After a late tick or a stop the timer may be due again immediately.
-        if self._clock.monotonic_s() - self._sent_s >= self._period_s / 2:
-            self._tick()
+    def _begin(self, admitted: Admitted, now_s: float) -> bool:
+        prediction, published = admitted.result.predicted(), admitted.published
+        remaining_s = (admitted.valid_until_ns - published.node_ns) / 1e9
+        moves = self.motion.execute(
+            prediction.actions,
+            prediction.unnorm_key,
+            now_s,
+            now_s + remaining_s,
+            admitted.description.action_space,
+            admitted.description.period_s,
+            due_s=now_s - (published.node_ns - admitted.due_ns) / 1e9,
+            capture=Capture(
+                admitted.result.observation.stamps_ns[self._first_camera], published.node_ns
+            ),
+        )
+        if moves:
+            self._gripper.send(self.motion.gripper)
+        return moves
 
-    def _tick(self) -> None:
-        if not self._zeros_left:
-            return
-        self._follow_clock()
-        now = self._clock.now()
-        if self._simulated:
-            self._stop_at_standstill(now)
-        now_s = self._motion_s(now)
+    def _stop(self) -> None:
+        self.motion.stop()
+
+    def _is_over(self, now_s: float) -> bool:
+        return self.motion.is_over(now_s)
+
+    def _command(self, now: Moment, now_s: float) -> TwistStamped:
         if not self.motion.is_over(now_s) and (lost := self.motion.why_lost(now.node_ns)):
             self.motion.interrupt(lost)
         message = TwistStamped()
         message.header.stamp = to_time(now.node_ns)
         message.header.frame_id = self._frame_id
         message.twist.linear, message.twist.angular = _vectors(self.motion.twist(now_s))
-        if self._clock.monotonic_s() - now.monotonic_s > _MAX_DELAY_S:
-            return  # it was right a while ago; the timer sends what is right by now
-        self._twists.publish(message)
+        return message
+
+    def _has_sent(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
-            self._tell_gripper()
-        self._sent_s = now.monotonic_s
-        self._zeros_left -= self.motion.is_over(now_s)
+            self._gripper.send(self.motion.gripper)
 
     def _interrupt(self, cause: Cause) -> None:
         """Stop the motion that the tool's pose no longer supports."""
-        if not self.motion.is_over(self._motion_s(self._clock.now())):
+        if not self.motion.is_over(self._now_s()):
             self.motion.interrupt(cause)
             self.hold()
-
-    def _tell_gripper(self) -> None:
-        if self.motion.gripper is not None:
-            self._grippers.publish(Float64(data=self.motion.gripper))
-
-    def _motion_s(self, moment: Moment) -> float:
-        """Return the moment by the clock that the motion runs by."""
-        return moment.node_ns / 1e9 if self._simulated else moment.monotonic_s
-
-    def _follow_clock(self) -> None:
-        """Stop if the clock has changed: a motion ends with the clock that it runs by."""
-        if self._clock.is_simulated != self._simulated:
-            self._simulated = self._clock.is_simulated
-            self.motion.stop()
-
-    def _stop_at_standstill(self, now: Moment) -> None:
-        if now.node_ns != self._ticked_ns:
-            self._ticked_ns, self._advanced_s = now.node_ns, now.monotonic_s
-        elif now.monotonic_s - self._advanced_s > _STANDSTILL_S:
-            self.motion.stop()  # by that clock no motion would ever end
 
 
 def _guide(setup: OutputSetup) -> Guide | None:
