@@ -24,6 +24,7 @@ from vla_ros.motion import (
     load_contracts,
 )
 from vla_ros.motion.contract_fields import fields_of
+from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.motion.state import AxisAngle, Joints, Position, state_dim, state_topics
 from vla_ros.scripted.policy import spec_of
 from vla_ros.scripted.script import Options
@@ -225,6 +226,10 @@ def test_a_contract_of_joints(tmp_path: Path) -> None:
         'mine: two arms, 25 actions a second, positions of 5 joints, left hand, right hand from 0 '
         '(closed) to 1, state of 8 values from ee_pose and joint_states'
     )
+    assert contract.limits == ()
+    limits = {'a': {'low': -1, 'speed': 2}, 'c': {'high': 0.5}}
+    limited = load_contracts(written(tmp_path, {'mine': {**JOINTS, 'limits': limits}}))['mine']
+    assert limited.limits == (('a', JointLimit(low=-1.0, speed=2.0)), ('c', JointLimit(high=0.5)))
     spec = dataclasses.replace(spec_of(Options(action_dim=5)), period_s=None)
     described = describe(spec, contract)
     assert described.action_space is ActionSpace.JOINT_POSITION
@@ -256,6 +261,21 @@ PARTS = JOINTS['state']
         ({'joints': []}, r'joints is \[\]; expected a list of 1'),
         ({'joints': ['a', 7]}, 'joints has 7; expected text'),
         ({'joints': ['a', 'b', 'a']}, "joints has 'a' twice; expected each name once"),
+        ({'limits': [1]}, r'limits is \[1\]; expected a mapping: the name of a joint'),
+        (
+            {'limits': {'left hand': {'low': 0}}},
+            "limits has 'left hand'; expected one of the joints that are no grippers: a, b, c",
+        ),
+        ({'limits': {'a': 1.0}}, 'limits, a is 1.0; expected a mapping with low, high or speed'),
+        (
+            {'limits': {'a': {'fast': 1}}},
+            "limits, a: 'fast' is unknown; expected one of low, ",
+        ),
+        ({'limits': {'a': {'speed': 0}}}, 'limits, a: speed is 0; expected 0.0001 to 100'),
+        (
+            {'limits': {'a': {'low': 1, 'high': 0.5}}},
+            'limits, a: low is 1, above high, 0.5; expected at most 0.5',
+        ),
         ({'grippers': ['d']}, "grippers has 'd'; expected one of joints: a, b, left hand"),
         ({'radians_per_unit': 57.3}, 'radians_per_unit is 57.3; expected 1e-06 to 3.14159'),
         ({'state': 'all'}, "state is 'all'; expected a list of parts"),

@@ -22,6 +22,7 @@ import yaml
 
 from vla_ros.files import FileError, read_text
 from vla_ros.motion.contract_fields import ContractError, choose, field, fields_of, read_fields
+from vla_ros.motion.joint_limits import JointLimit, read_limits
 from vla_ros.motion.state import StatePart, read_state, state_dim, state_topics
 from vla_ros.text import NAME, is_name, quoted
 from vla_ros.types import ActionSpace
@@ -161,12 +162,14 @@ class JointContract(Contract):
     :param grippers: those of ``joints`` that are grippers, from ``gripper_closed`` to
         ``gripper_open``.
     :param radians_per_unit: unit of the columns of all other joints.
+    :param limits: name and limits, in radians, of the joints that have any.
     """
 
     action_space: ClassVar[ActionSpace] = ActionSpace.JOINT_POSITION
     joints: tuple[str, ...] = field()
     grippers: tuple[str, ...] = field()
     radians_per_unit: float = field(bounds=(1e-6, math.pi))
+    limits: tuple[tuple[str, JointLimit], ...] = field(default=())
 
     @property
     def summary(self) -> str:
@@ -308,6 +311,9 @@ def _contract(file: str, key: Any, content: Any) -> Contract:
             expected='two different values',
         )
     _check_grippers(what, values)
+    if 'limits' in values:
+        joints = [name for name in values['joints'] if name not in values['grippers']]
+        values['limits'] = tuple(read_limits(f'{what}: limits', values['limits'], joints).items())
     contract: Contract = kind(unnorm_key=key, **values)
     return contract
 

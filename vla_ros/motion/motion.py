@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,11 @@ from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.pose import Pose, PoseHistory
 from vla_ros.motion.profile import Clipped, MotionLimits, Twist, TwistProfile
+from vla_ros.motion.refused import NoMotion, known, no_contract, row_0_ends_s, rows_past
 from vla_ros.motion.route import Box, Planned, Progress, inward, path_of, plan, rows_done
 from vla_ros.motion.rows import Due
 from vla_ros.reasons import Cause, Reason
 from vla_ros.types import ActionSpace
-
-_Found = TypeVar('_Found')
 
 
 @dataclass
@@ -158,7 +157,7 @@ class Motion:
             try:
                 self._begin(np.atleast_2d(actions), contract, due, capture)
                 self.cause = None
-            except _NoMotion as refused:
+            except NoMotion as refused:
                 self.cause = refused.cause
         if self.cause:
             self.stop()
@@ -241,12 +240,7 @@ class Motion:
         contract = self._contracts.get(unnorm_key)
         limits, self._contract = self._limits, None
         if contract is None:
-            self.cause = Cause(
-                Reason.MOTION_NO_CONTRACT,
-                f'no action contract for unnorm_key {unnorm_key!r}, so the meaning of its actions '
-                f'is unknown; there are: {", ".join(sorted(self._contracts))}; add yours to a YAML '
-                'file, and set the parameter contracts to its path (docs/contracts.md)',
-            )
+            self.cause = no_contract(unnorm_key, self._contracts)
             return
         if not isinstance(contract, ActionContract):
             self.cause = _not_a_displacement(contract.action_space)
@@ -260,7 +254,7 @@ class Motion:
     ) -> None:
         """Begin a chunk.
 
-        :raises _NoMotion: if it is not a motion.
+        :raises NoMotion: if it is not a motion.
         """
         twists, openings = _rows(actions, contract)
         guide, period_s, ramps_s = self._guide, contract.period_s, 2 * self._profile.limits.ramp_s
@@ -272,15 +266,15 @@ class Motion:
             )
             skipped, made = progress.done, 1.0 - progress.left
             due = due.from_row(skipped, period_s)._replace(row_0_s=due.now_s - made * period_s)
-            ends_s = _ends_s(due, period_s, ramps_s, due.now_s)
+            ends_s = row_0_ends_s(due, period_s, ramps_s, due.now_s)
         else:
-            ends_s = _ends_s(due, period_s, ramps_s, due.row_0_s)
+            ends_s = row_0_ends_s(due, period_s, ramps_s, due.row_0_s)
             skipped = due.past(len(twists), period_s, ends_s)
             due, ends_s = due.from_row(skipped, period_s), ends_s + skipped * period_s
         self.counters.rows_skipped += skipped
         rows, openings = rows[skipped:], openings[skipped:]
         if not openings:
-            raise _NoMotion(*_rows_past(skipped, due, period_s))
+            raise NoMotion(*rows_past(skipped, due, period_s))
         windows = due.windows(len(openings), period_s, ends_s)
         # The twists lag behind their rows by a ramp, and the gripper must not be early.
         later_s = ramps_s / 2 if guide is not None and guide.from_image else 0.0
@@ -303,9 +297,9 @@ class Motion:
         The newest pose is a little old, and the twists lag behind the commands by their ramps: the
         tool has still to make what was commanded and is not in the pose.
         """
-        newest = _known(guide.poses.newest(now_ns))
+        newest = known(guide.poses.newest(now_ns))
         if contract.frame == 'base' and guide.poses.frame.lstrip('/') != guide.frame_id.lstrip('/'):
-            raise _NoMotion(
+            raise NoMotion(
                 Reason.MOTION_POSE_FRAME,
                 f'ee_pose is in the frame {guide.poses.frame!r}, and the motion in frame_id, '
                 f'{guide.frame_id!r}; publish the pose in that frame',
@@ -333,7 +327,7 @@ class Motion:
             return now_s - (capture.now_ns - stamp_ns) / 1e9
 
         image_s = motion_s(capture.stamp_ns)
-        start = _known(guide.poses.at(capture.stamp_ns))
+        start = known(guide.poses.at(capture.stamp_ns))
         path = path_of(start, list(twists * contract.period_s), contract.frame)
         heard = [(motion_s(one.stamp_ns), one.pose) for one in guide.poses.since(capture.stamp_ns)]
         progress = rows_done(
@@ -344,7 +338,7 @@ class Motion:
             (image_s, contract.period_s),
         )
         if progress is None:
-            raise _NoMotion(
+            raise NoMotion(
                 Reason.MOTION_GRIPPER_AHEAD,
                 'the gripper has moved since the image, and not as this chunk moves it, so it is '
                 'unknown which rows are done; a chunk of a later image will tell',
@@ -352,72 +346,28 @@ class Motion:
         return path[1:], progress
 
 
-class _NoMotion(Exception):
-    """A chunk that is not a motion."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.cause = Cause(reason, message)
-
-
 def _rows(
     actions: NDArray[np.float64], contract: ActionContract
 ) -> tuple[NDArray[np.float64], list[float]]:
     """Return the twist of each row, float64 [K, 6], and the opening of its gripper.
 
-    :raises _NoMotion: if they have another size, or are not finite.
+    :raises NoMotion: if they have another size, or are not finite.
     """
     if actions.shape[1] != ACTION_DIM:
         text = f'the action has {actions.shape[1]} values; a motion needs {ACTION_DIM}'
-        raise _NoMotion(Reason.MOTION_SHAPE, text)
+        raise NoMotion(Reason.MOTION_SHAPE, text)
     with np.errstate(over='ignore', invalid='ignore'):
         twists = np.array([action_twist(row, contract) for row in actions])
     openings = [contract.opening(float(row[6])) for row in actions]
     finite = np.isfinite(twists).all(axis=1) & np.isfinite(openings)
     if not finite.all():
         row = actions[int(finite.argmin())]
-        raise _NoMotion(
+        raise NoMotion(
             Reason.MOTION_NOT_FINITE,
             f'the action {row.tolist()} is not a motion: its displacement or its gripper is not '
             'finite',
         )
     return twists, openings
-
-
-def _ends_s(due: Due, period_s: float, ramps_s: float, begins_s: float) -> float:
-    """Return when row 0 ends.
-
-    :param begins_s: when it begins.
-    :raises _NoMotion: if its validity leaves no time to it.
-    """
-    ends_s = due.ends_s(period_s, ramps_s)
-    if ends_s <= begins_s:
-        raise _NoMotion(
-            Reason.MOTION_NO_TIME,
-            f'the action is valid for another {due.valid_until_s - due.now_s:.3f} s, and its '
-            f'motion needs {ramps_s:.3f} s to ramp up and down; increase max_action_age_s',
-        )
-    return ends_s
-
-
-def _known(answer: _Found | Cause) -> _Found:
-    """Return what was found of a pose.
-
-    :raises _NoMotion: if it is unknown.
-    """
-    if isinstance(answer, Cause):
-        raise _NoMotion(*answer)
-    return answer
-
-
-def _rows_past(rows: int, due: Due, period_s: float) -> Cause:
-    late_s = rows * period_s
-    return Cause(
-        Reason.MOTION_ROWS_PAST,
-        f'the chunk is {due.now_s - due.row_0_s + late_s:.2f} s old, and its {rows} rows take '
-        f'{late_s:.2f} s from its observation on, so all of them are past their time; use a faster '
-        'policy, or another chunk_timing',
-    )
 
 
 def _not_a_displacement(space: ActionSpace) -> Cause:
