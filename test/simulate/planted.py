@@ -29,6 +29,7 @@ _CLOCK = 'vla_ros/scheduling/clock.py'
 _TYPES = 'vla_ros/types.py'
 _ASSEMBLY = 'vla_ros/scheduling/assembly.py'
 _ROWS = 'vla_ros/motion/rows.py'
+_REFUSED = 'vla_ros/motion/refused.py'
 _ROUTE = 'vla_ros/motion/route.py'
 _POSE = 'vla_ros/motion/pose.py'
 _GRIPPER = 'vla_ros/motion/gripper.py'
@@ -217,7 +218,7 @@ PLANTED = [
     ),
     Planted(
         'motion: it goes on beyond the validity of its action',
-        _MOTION,
+        _REFUSED,
         '    ends_s = due.ends_s(period_s, ramps_s)\n',
         '    ends_s = due.row_0_s + 2 * period_s\n',
     ),
@@ -414,13 +415,13 @@ PLANTED = [
     Planted(
         'chunks: a motion whose rows are all past is none and goes on',
         _MOTION,
-        '            raise _NoMotion(*_rows_past(skipped, due, period_s))\n',
+        '            raise NoMotion(*rows_past(skipped, due, period_s))\n',
         '            return\n',
     ),
     Planted(
         'chunks: by the pose: displacements are counted from where the tool is now',
         _MOTION,
-        '        start = _known(guide.poses.at(capture.stamp_ns))\n',
+        '        start = known(guide.poses.at(capture.stamp_ns))\n',
         '        start = tool\n',
     ),
     Planted(
