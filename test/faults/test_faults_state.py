@@ -238,4 +238,23 @@ def test_the_topic_of_the_whole_state_stays(contracts: Path) -> None:
 
         with Whole(stack):
             stack.wait_for_state(State.RUNNING)
-    assert policy.states[-1] == pytest.approx(list(range(8)))
+            assert policy.states[-1] == pytest.approx(list(range(8)))
+            change_the_state(stack, policy, contracts.parent)
+
+
+def change_the_state(stack: Robot, policy: Recorder, folder: Path) -> None:
+    """Another source, and another contract, of a robot that acts."""
+    assert stack.set_parameter_of_node('state_from', 'contract').successful
+    stack.wait_for(lambda: policy.states[-1][-1] == pytest.approx(20.0))
+    refused = stack.set_parameter_of_node('contracts', '')
+    assert not refused.successful and 'no contract with a state for this' in refused.reason
+    stack.recovers()
+    other = folder / 'other.yaml'
+    fingers = {'value': 'joints', 'joints': ['elbow', 'finger_2'], 'zero': 0.0, 'unit': 0.001}
+    other.write_text(
+        yaml.safe_dump({'mine': {**CONTRACT, 'state': [*CONTRACT['state'][:2], fingers]}})
+    )
+    assert stack.set_parameter_of_node('contracts', str(other)).successful
+    stack.wait_for(lambda: policy.states[-1][-2] == pytest.approx(1000.0))
+    assert stack.set_parameter_of_node('state_from', 'topic').successful
+    stack.wait_for(lambda: policy.states[-1] == pytest.approx(list(range(8))))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rclpy.parameter import Parameter
 
 from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, noise
-from support.in_process import NodeTime, node_with
+from support.in_process import NodeTime, node_with, unstarted_node
 from support.servo import PATIENT, Servo, moving_node, seconds, written
 from vla_ros.parameters.definition import DEFINITIONS, Parameters
 from vla_ros.reasons import Reason, State
@@ -73,11 +74,12 @@ def test_a_limit_is_checked_with_the_others_and_set_together(fake: tuple[Robot, 
 
 def test_what_needs_the_policy_says_what_to_do(fake: tuple[Robot, VlaNode]) -> None:
     stack, _ = fake
-    for name in ('model', 'image_transport'):
-        refused = stack.set_parameter_of_node(name, 'raw')
+    for name in ('model', 'motion'):
+        refused = stack.set_parameter_of_node(name, 'none')
         assert not refused.successful
         assert name in refused.reason
-        assert 'has to be loaded again: deactivate, clean up, set, configure' in refused.reason
+        assert 'unconfigured' in refused.reason
+        assert refused.reason.endswith(': deactivate, clean up, set, configure')
     assert not stack.set_parameter_of_node('robots', 'x').successful
 
 
@@ -171,3 +173,36 @@ def test_contracts_that_the_policy_was_loaded_with(tmp_path: Path) -> None:
         assert 'another center_crop' in refused.reason and 'clean up' in refused.reason
         written(tmp_path, max_linear_m_s=0.1)
         assert stack.set_parameter_of_node('contracts', str(contracts)).successful
+
+
+def test_contracts_are_set_while_the_policy_loads(tmp_path: Path) -> None:
+    """What the policy cannot be asked yet counts for every data set."""
+    may_load = threading.Event()
+
+    def load(*_: object) -> FakePolicy:
+        assert may_load.wait(30.0)
+        return FakePolicy()
+
+    own = {'contracts': str(written(tmp_path)), 'preprocessing': 'training', 'instruction': 'go'}
+    with unstarted_node(load, **own, motion='twist', frame_id='base') as (stack, _):
+        stack.wait_for_state(State.LOADING)
+        other = tmp_path / 'other'
+        other.mkdir()
+        refused = stack.set_parameter_of_node('contracts', str(written(other, center_crop=True)))
+        assert not refused.successful
+        assert "of 'scripted' has another center_crop" in refused.reason
+        named = written(other).read_text()
+        (other / 'contracts.yaml').write_text(named + named.replace('scripted:', 'fake:'))
+        assert stack.set_parameter_of_node('contracts', str(other / 'contracts.yaml')).successful
+        may_load.set()
+        with CameraThread(stack):
+            stack.wait_for(lambda: stack.status.counters.motions > 0)
+
+
+def test_another_transport_of_images() -> None:
+    with node_with(FakePolicy(), instruction='go') as (stack, _), CameraThread(stack):
+        stack.recovers()
+        assert stack.set_parameter_of_node('image_transport', 'compressed').successful
+        stack.wait_for_state(State.HOLDING, Reason.NO_IMAGE_YET, 'image/compressed')
+        assert stack.set_parameter_of_node('image_transport', 'raw').successful
+        stack.recovers()

@@ -212,12 +212,14 @@ class Parameters:
         'Type of the image topic: raw (topic image) or compressed (topic image/compressed).',
         group='Images',
         choices=('raw', 'compressed'),
+        settable=Settable.ALWAYS,
     )
     image_reliability: str = parameter(
         'auto',
         'Reliability of the image subscription; auto: what the publishers offer.',
         group='Images',
         choices=('auto', 'reliable', 'best_effort'),
+        settable=Settable.ALWAYS,
     )
     preprocessing: str = parameter(
         'raw',
@@ -269,6 +271,7 @@ class Parameters:
         'and ee_pose, as the contract of the data set lists; auto: contract, if it lists a state.',
         group='Images',
         choices=('auto', 'topic', 'contract'),
+        settable=Settable.ALWAYS,
     )
     state_timeout_s: float = parameter(
         2.0,

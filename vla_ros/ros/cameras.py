@@ -168,11 +168,15 @@ class Cameras:
             name, self._clock, self._log, watch, self.counters, self._on_image, self._on_fault
         )
 
-    def adjust(self, parameters: Parameters) -> None:
-        """Apply other limits from now on."""
-        self._params = parameters
+    def adjust(self, parameters: Parameters) -> bool:
+        """Apply other limits from now on.
+
+        :returns: whether the images come another way, so that the caller must listen anew.
+        """
+        before, self._params = self._params, parameters
         for camera in self._cameras:
             camera.watch.adjust(parameters.frozen_image_timeout_s)
+        return _way(before) != _way(parameters)
 
     def listen(self, names: Sequence[str]) -> None:
         """Hear images from now on: on ``image``, or for each of several cameras on NAME/image."""
@@ -217,3 +221,7 @@ class Cameras:
         publishers = functools.partial(publishers_text, self._node, transport=transport)
         causes = (camera.why_silent(self._params, publishers) for camera in self._cameras)
         return next((cause for cause in causes if cause), None)
+
+
+def _way(parameters: Parameters) -> tuple[str, str]:
+    return parameters.image_transport, parameters.image_reliability

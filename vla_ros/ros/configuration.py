@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from vla_ros.errors import VlaError
 from vla_ros.images.raw import backend
 from vla_ros.motion import Contract, load_contracts
 from vla_ros.motion.state import StatePart, state_topics
@@ -21,7 +22,7 @@ from vla_ros.ros.robot import RobotPort
 from vla_ros.ros.robot_session import LoadedPolicy, RobotSession
 from vla_ros.ros.shared import Shared
 from vla_ros.scheduling import Deadline, InferenceWorker, Phase, WorkerLimits, WorkerStatus
-from vla_ros.types import Policy, PolicyError, ProgressCallback
+from vla_ros.types import Policy, PolicyError, PolicySpec, ProgressCallback
 
 Beat = Callable[[float, str], None]
 
@@ -52,9 +53,9 @@ class Configuration:
         self._shared = shared
         self._load_policy = load_policy
         self._beat, self._wake = beat, wake
-        self._loaded: Mapping[str, Contract] = {}  # contracts; the worker's until it is warm
+        self._loaded: Mapping[str, Contract] | None = None  # contracts, once the worker read them
         self._changed: Mapping[str, Contract] | None = None  # contracts that were set since
-        self._state: Sequence[StatePart] = ()  # the same
+        self._state: Sequence[StatePart] = ()  # its parts, as told in the log
         self._is_activated = False
         self._worker = InferenceWorker(
             self._build_policy,
@@ -72,25 +73,26 @@ class Configuration:
     def _build_policy(self, progress: ProgressCallback) -> Policy:
         """Load the policy. It may take seconds, while the executor must answer."""
         self._shared.log.info(f'images are converted by: {backend()}')
-        self._loaded = load_contracts(self.parameters.contracts or None)
-        policy = self._load_policy(self.parameters, progress)
+        parameters = self.parameters  # the executor may replace them while this loads
+        self._loaded = load_contracts(parameters.contracts or None)
+        policy = self._load_policy(parameters, progress)
         try:
-            self._state = self._state_of(policy)
+            self._check_state(policy)
         except PolicyError:
             policy.close()
             raise
         return policy
 
-    def _state_of(self, policy: Policy) -> Sequence[StatePart]:
-        """Return the parts of the state by the contract of the data set that is in force."""
-        if not policy.spec(self.parameters.unnorm_key or None).state_dim:
-            return ()
-        session = policy.session(self.parameters.unnorm_key or None)
-        contract = self._contracts.get(getattr(session, 'unnorm_key', None) or '')
-        parts = state_of(session.spec, contract, self.parameters.state_from)
-        if parts:
-            self._shared.log.info(f'the state is made of {" and ".join(state_topics(parts))}')
-        return parts
+    def _check_state(self, policy: Policy) -> None:
+        """Raise ContractError if the state of the contract in force is not this policy's.
+
+        It is known before the warm-up, which takes long.
+        """
+        key = self.parameters.unnorm_key or None
+        if policy.spec(key).state_dim:
+            session = policy.session(key)
+            key = getattr(session, 'unnorm_key', None) or ''
+            state_of(session.spec, self._contracts.get(key), self.parameters.state_from)
 
     def _on_notified(self) -> None:
         """Wake the executor. What begins now may keep the interpreter's lock for its own time."""
@@ -126,13 +128,17 @@ class Configuration:
         return any(session.active for session in self.sessions)
 
     def prepare(self) -> bool:
-        """Begin the sessions if the policy is warm; return whether they have begun just now."""
+        """Begin the sessions if the policy is warm; return whether they have begun just now.
+
+        :raises ContractError: if the state of a contract set since is not the policy's.
+        """
         status = self.status()
         if status.phase is not Phase.READY or status.spec is None or status.warmup_times is None:
             return False
         if self.is_warm:
             return False
-        policy = LoadedPolicy(self._worker, status.spec, self._contracts, self._state)
+        state = self._state_of(status.spec, status.unnorm_key)
+        policy = LoadedPolicy(self._worker, status.spec, self._contracts, state)
         self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
         self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
         if why := why_too_slow(status, self.parameters):
@@ -141,45 +147,61 @@ class Configuration:
 
     @property
     def _contracts(self) -> Mapping[str, Contract]:
-        return self._loaded if self._changed is None else self._changed
+        """The contracts in force, by unnorm_key."""
+        return (self._loaded or {}) if self._changed is None else self._changed
+
+    def _state_of(self, spec: PolicySpec, key: str) -> Sequence[StatePart]:
+        """Return the parts of the state by the contract of the data set that is in force."""
+        parts = state_of(spec, self._contracts.get(key), self.parameters.state_from)
+        if parts and parts != self._state:
+            self._shared.log.info(f'the state is made of {" and ".join(state_topics(parts))}')
+        self._state = parts
+        return parts
 
     def adjust(self, parameters: Parameters, rereads_contracts: bool) -> None:
         """Apply the parameters that may change while the node is configured.
 
         :param parameters: checked; all others are as before.
         :param rereads_contracts: whether the file of contracts may have changed.
-        :raises VlaError: if the contracts cannot be in force; nothing changes then.
+        :raises VlaError: if they cannot be in force; nothing changes then.
         """
+        before = self.parameters, self._changed
         if rereads_contracts:
             contracts = load_contracts(parameters.contracts or None)
-            self._check_contracts(contracts)
+            self._check_crop(contracts)
             self._changed = contracts
         self.parameters = parameters
+        state: Sequence[StatePart] = ()
+        try:
+            status = self.status()
+            if self.is_warm and status.spec is not None:
+                state = self._state_of(status.spec, status.unnorm_key)
+        except VlaError:
+            self.parameters, self._changed = before
+            raise
         self._shared.commands.adjust(parameters.max_command_age_s)
         self._worker.adjust(_worker_limits(parameters))
         for robot in self._robots:
-            robot.adjust(parameters, self._contracts)
+            robot.adjust(parameters, self._contracts, state)
 
-    def _check_contracts(self, contracts: Mapping[str, Contract]) -> None:
-        """Raise ParameterError if the policy would have to be loaded again for these contracts."""
-        if not self.is_warm:
-            raise ParameterError(
-                'parameter contracts cannot be set while the policy is loaded',
-                'set it when the policy is ready, or before the node is configured',
-            )
-        status = self.status()
-        key = status.unnorm_key
-        before, after = self._contracts.get(key), contracts.get(key)
-        for name, none, is_used in (
-            ('center_crop', False, self.parameters.preprocessing == 'training'),
-            ('state', (), status.spec is not None and status.spec.state_dim > 0),
-        ):
-            if is_used and getattr(before, name, none) != getattr(after, name, none):
+    def _check_crop(self, contracts: Mapping[str, Contract]) -> None:
+        """Raise ParameterError if the policy would have to be loaded again for these contracts.
+
+        Before it is loaded, its data set may be unknown: then no contract may have another crop.
+        """
+        if self.parameters.preprocessing != 'training':
+            return
+        before = self._loaded if self._changed is None else self._changed
+        if before is None:
+            before = load_contracts(self.parameters.contracts or None)
+        key = self.status().unnorm_key or self.parameters.unnorm_key
+        for name in [key] if key else sorted({*before, *contracts}):
+            if _crops(before.get(name)) != _crops(contracts.get(name)):
                 raise ParameterError(
-                    f'parameter contracts: the contract of {key!r} has another {name}, which the '
-                    'loaded policy depends on',
+                    f'parameter contracts: the contract of {name!r} has another center_crop, which '
+                    'the policy depends on',
                     LOAD_AGAIN,
-                    value=name,
+                    value='center_crop',
                 )
 
     def activate(self) -> None:
@@ -253,6 +275,10 @@ class Configuration:
             if stalled_s and session.active:
                 session.drop(_stalled(stalled_s))
             session.catch_up()
+
+
+def _crops(contract: Contract | None) -> bool:
+    return bool(getattr(contract, 'center_crop', False))
 
 
 def _worker_limits(parameters: Parameters) -> WorkerLimits:

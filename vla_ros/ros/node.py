@@ -170,7 +170,6 @@ class VlaNode(LifecycleNode):
         configuration = self._configuration
         if configuration is None:
             return TransitionCallbackReturn.FAILURE
-        configuration.prepare()
         super().on_activate(state)
         self._let_act(configuration)
         self._bond.begin()
@@ -271,7 +270,7 @@ class VlaNode(LifecycleNode):
             return SetParametersResult(
                 successful=False,
                 reason=f'{", ".join(fixed)} can only be set while the node is unconfigured, since '
-                f'the policy has to be loaded again: {LOAD_AGAIN}',
+                f'the policy is loaded, or the outputs are made, by it: {LOAD_AGAIN}',
             )
         try:
             for name, value in own.items():
@@ -319,6 +318,8 @@ class VlaNode(LifecycleNode):
         try:
             if configuration.prepare() and configuration.is_activated:
                 self._let_act(configuration)
+        except VlaError as error:  # of what was set while the policy was loaded
+            self._fail(Cause(Reason.INVALID_PARAMETER, str(error)))
         except Exception as error:
             self._fail(self._mistake('activate', error))
 

@@ -69,30 +69,50 @@ class Observations:
         self._clock = shared.clock
         self._instruction = instruction
         self._on_observation = on_observation
-        self._state = StateInput(
-            node,
-            prefix,
+        self._node, self._prefix, self._on_fault = node, prefix, on_fault
+        self._state_parts = tuple(needs.state)
+        self._state = self._state_input(parameters, needs)
+        self._listens = False
+        self.listening_since_s = 0.0
+
+    def _state_input(self, parameters: Parameters, needs: Needs) -> StateInput:
+        return StateInput(
+            self._node,
+            self._prefix,
             StateParts(needs.state, parameters.sync_tolerance_s, needs.frame_id),
             self._assembler,
-            instruction,
+            self._instruction,
             self._submit,
-            on_fault,
+            self._on_fault,
         )
-        self.listening_since_s = 0.0
 
     @property
     def counters(self) -> tuple[Any, ...]:
         """The counters, as dataclasses."""
         return (self.cameras.counters, self.cameras.watch_counters, self._assembler.counters)
 
-    def adjust(self, parameters: Parameters, frame_id: str) -> None:
-        """Apply other limits, and another frame of ``ee_pose``, from now on."""
-        self.cameras.adjust(parameters)
+    def adjust(self, parameters: Parameters, needs: Needs) -> bool:
+        """Apply other limits, topics and parts of the state from now on.
+
+        :returns: whether the node listens to other topics now, so that all must come anew.
+        """
+        renewed = self.cameras.adjust(parameters)
         self._assembler.adjust(_limits(parameters))
-        self._state.adjust(parameters.sync_tolerance_s, frame_id)
+        if tuple(needs.state) == self._state_parts:
+            self._state.adjust(parameters.sync_tolerance_s, needs.frame_id)
+        else:
+            renewed = True
+            self._state.stop_listening()
+            self._state_parts = tuple(needs.state)
+            self._state = self._state_input(parameters, needs)
+        if renewed and self._listens:
+            self.stop_listening()
+            self.listen()
+        return renewed and self._listens
 
     def listen(self) -> None:
         """Subscribe to the images and the state that the policy needs."""
+        self._listens = True
         self.listening_since_s = self._clock.monotonic_s()
         self.cameras.listen(self._spec.cameras)
         if self._spec.state_dim:
@@ -100,6 +120,7 @@ class Observations:
 
     def stop_listening(self) -> None:
         """End the subscriptions."""
+        self._listens = False
         self.cameras.stop_listening()
         self._assembler.clear()
         self._state.stop_listening()

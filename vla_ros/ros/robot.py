@@ -7,12 +7,13 @@ Used by the executor's thread.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.motion import Contract
+from vla_ros.motion.state import StatePart
 from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
@@ -82,11 +83,21 @@ class RobotPort:
         self.view.clear(parameters.frame_ids[self._parts.source])
         self.instructions.configure(parameters.instruction)
 
-    def adjust(self, parameters: Parameters, contracts: Mapping[str, Contract]) -> None:
-        """Apply what may change while the node is configured."""
+    def adjust(
+        self,
+        parameters: Parameters,
+        contracts: Mapping[str, Contract],
+        state: Sequence[StatePart],
+    ) -> None:
+        """Apply what may change while the node is configured.
+
+        :param state: parts of the state, as in :class:`LoadedPolicy`.
+        """
         self.view.rename(parameters.frame_ids[self._parts.source])
         if self._session is not None:
-            self._session.adjust(parameters, contracts)
+            self._session.adjust(parameters, contracts, state)
+        else:
+            self._report = SessionReport(motion=motion_message(parameters))
 
     def begin(self, parameters: Parameters, policy: LoadedPolicy) -> RobotSession:
         """Begin a session: the policy is warm."""

@@ -105,7 +105,7 @@ class RobotSession:
             shared,
             parts.prefix,
             parameters,
-            Needs(policy.spec, policy.state, parameters.frame_ids[parts.source]),
+            self._needs(),
             instruction=lambda: '' if self._is_off else parts.instructions.text,
             on_observation=self._submit,
             on_fault=self.drop,
@@ -130,15 +130,29 @@ class RobotSession:
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def adjust(self, parameters: Parameters, contracts: Mapping[str, Contract]) -> None:
-        """Apply what may change while the policy is loaded: limits, frame and contracts."""
+    def adjust(
+        self,
+        parameters: Parameters,
+        contracts: Mapping[str, Contract],
+        state: Sequence[StatePart],
+    ) -> None:
+        """Apply what may change while the policy is loaded: limits, frame, contracts, topics.
+
+        :param state: parts of the state, as in :class:`LoadedPolicy`.
+        """
         self._params = parameters
-        self._policy = replace(self._policy, contracts=contracts)
+        self._policy = replace(self._policy, contracts=contracts, state=state)
         self._gate.adjust(parameters.max_action_age_s)
-        self.observations.adjust(parameters, parameters.frame_ids[self._parts.source])
+        if self.observations.adjust(parameters, self._needs()):
+            self.drop_all()  # what came before may have been of other topics
         setup = self._setup()
         for output in self._outputs:
             output.adjust(setup)
+
+    def _needs(self) -> Needs:
+        """Return what the observations must have, by the current parameters."""
+        frame_id = self._params.frame_ids[self._parts.source]
+        return Needs(self._policy.spec, self._policy.state, frame_id)
 
     def _setup(self) -> OutputSetup:
         """Return what the outputs need, by the current parameters."""
