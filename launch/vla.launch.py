@@ -41,6 +41,7 @@ RESPAWN_DELAY_S = 2.0
 TOPICS = {
     'image': 'Topic of the camera',
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
+    'target_pose': 'Topic for the targets, such as /servo_node/pose_target_cmds',
     'gripper': 'Topic for the opening of the gripper',
     'ee_pose': "Topic of the tool's pose",
     'joint_states': 'Topic of the positions of the joints',

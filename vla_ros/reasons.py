@@ -100,6 +100,7 @@ class Reason(IntEnum):
     MOTION_JOINTS_STALE = 115
     MOTION_JOINTS_INVALID = 116
     MOTION_JOINT_LIMITS = 117
+    MOTION_NOT_FOLLOWED = 118
 
 
 class Cause(NamedTuple):

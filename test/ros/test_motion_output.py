@@ -6,102 +6,22 @@ Around a stand-in for the node: time is the test's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import TwistStamped
 from numpy.typing import NDArray
 
-from support.fakes import SPEC, a_prediction
-from vla_ros.clock import ManualClock
-from vla_ros.graph.stamps import to_time
-from vla_ros.motion import describe, load_contracts
-from vla_ros.parameters.definition import Parameters
+from support.outputs import NS, Clock, StandIn, a_setup, admitted, pose_message
+from vla_ros.motion import Pose
 from vla_ros.reasons import Reason
-from vla_ros.ros.log import Log
-from vla_ros.ros.motion_output import MotionOutput
-from vla_ros.ros.node_clock import Moment
-from vla_ros.ros.output import Admitted, OutputSetup, close_outputs
-from vla_ros.scheduling import Outcome, Result
-from vla_ros.types import ActionSpace, Observation
+from vla_ros.ros.output import close_outputs
+from vla_ros.ros.twist_output import TwistOutput
+from vla_ros.types import ActionSpace
 
 PERIOD_S = 0.02
-DATA_SET = 'bridge_orig'  # 5 Hz
-CONTRACT = load_contracts()[DATA_SET]
-NS = 10**9
-OBSERVATION = Observation.of_one(np.zeros((8, 8, 3), np.uint8), 'go', 0)
-
-
-class Clock(ManualClock):
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_simulated = False
-        self.slept_s = 0.0
-        self.delay_s = 0.0  # of every look at the monotonic clock: the process is suspended then
-
-    def now(self) -> Moment:
-        return Moment(self.now_ns(), self.monotonic_s())
-
-    def monotonic_s(self) -> float:
-        if self.delay_s:
-            self.advance(self.delay_s)
-        return super().monotonic_s()
-
-    def sleep(self, seconds: float) -> None:
-        self.slept_s += seconds
-        super().sleep(seconds)
-
-
-class Publisher:
-    def __init__(self, topic: str) -> None:
-        self.topic_name = f'/{topic}'
-        self.sent: list[Any] = []
-        self.waited_s = 0.0
-
-    def publish(self, message: Any) -> None:
-        self.sent.append(message)
-
-    def wait_for_all_acked(self, timeout: Any) -> None:
-        self.waited_s += timeout.nanoseconds / NS
-
-
-class StandIn:
-    """For the node."""
-
-    def __init__(self) -> None:
-        self.context = SimpleNamespace(ok=lambda: True)
-        self.publishers: dict[str, Publisher] = {}
-        self.timer: Callable[[], None] = lambda: None
-        self.hears: dict[str, Callable[[Any], None]] = {}
-
-    def create_publisher(self, _: type, topic: str, __: object) -> Publisher:
-        return self.publishers.setdefault(topic, Publisher(topic))
-
-    def create_timer(self, _: float, callback: Callable[[], None], clock: object) -> object:
-        self.timer = callback
-        return callback
-
-    def create_subscription(
-        self, _: type, topic: str, callback: Callable[[Any], None], __: object
-    ) -> str:
-        self.hears[topic] = callback
-        return topic
-
-    def destroy_subscription(self, topic: str) -> None:
-        del self.hears[topic]
-
-    def destroy_timer(self, _: object) -> None:
-        self.timer = lambda: None
-
-    def destroy_publisher(self, _: object) -> None:
-        pass
-
-    def get_logger(self) -> Any:
-        return SimpleNamespace(info=lambda _: None, warning=lambda _: None)
 
 
 class Arm:
@@ -112,14 +32,7 @@ class Arm:
         self.position = np.zeros(3)
         self.clock = clock or Clock()
         self.node = StandIn()
-        node: Any = self.node
-        shared: Any = SimpleNamespace(clock=self.clock, log=Log(node, self.clock))
-        options = {'motion': 'twist', 'frame_id': 'base', 'unnorm_key': DATA_SET, **options}
-        parameters = Parameters(**options)
-        setup = OutputSetup(
-            node, shared, '', 'base', parameters, load_contracts(), parameters.workspace_m, 'image'
-        )
-        self.output = MotionOutput(setup)
+        self.output = TwistOutput(a_setup(self.node, self.clock, motion='twist', **options))
 
     @property
     def twists(self) -> list[TwistStamped]:
@@ -157,21 +70,16 @@ class Arm:
         :param image_age_s: of its image.
         """
         now = self.clock.now()
-        due_ns = now.node_ns - round(age_s * NS)
-        stamp_ns = now.node_ns - round(image_age_s * NS)
-        observation = Observation.of_one(OBSERVATION.image, 'go', stamp_ns)
         self.clock.advance(after_s)
-        actions = np.array([[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows])
-        spec = replace(SPEC, horizon=len(rows), period_s=period_s, action_space=space)
-        prediction = a_prediction(actions=actions, unnorm_key=DATA_SET)
         self.output.publish(
-            Admitted(
-                Result(observation, Outcome.PREDICTED, prediction),
-                describe(spec, CONTRACT),
+            admitted(
                 now,
-                due_ns,
-                now.node_ns + round(valid_s * NS),
-                sequence=1,
+                [[metres, 0, 0, 0, 0, 0, gripper] for metres, gripper in rows],
+                valid_s,
+                period_s=period_s,
+                space=space,
+                age_s=age_s,
+                image_age_s=image_age_s,
             )
         )
 
@@ -190,11 +98,8 @@ class Arm:
             self.pose()
 
     def pose(self, frame: str = 'base', w: float = 1.0, age_s: float = 0.0) -> None:
-        message = PoseStamped()
-        message.header.frame_id = frame
-        message.header.stamp = to_time(self.clock.now_ns() - round(age_s * NS))
-        message.pose.position.x = self.position[0]
-        message.pose.orientation.w = w
+        pose = Pose(self.position, np.array([0, 0, 0, w]))
+        message = pose_message(pose, frame, self.clock.now_ns() - round(age_s * NS))
         self.node.hears['ee_pose'](message)
 
     @property

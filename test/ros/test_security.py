@@ -17,9 +17,15 @@ Rights = dict[str, set[str]]
 # hear, what it does not.
 STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     (
-        ('model:=scripted:state=2', 'image_transport:=raw', 'use_sim_time:=false'),
-        {'twist', 'gripper'},
-        {'image/compressed', '/clock', 'ee_pose', 'joint_states'},
+        (
+            'model:=scripted:state=2',
+            'image_transport:=raw',
+            'use_sim_time:=false',
+            'motion:=pose',
+            'frame_id:=arm_base',
+        ),
+        {'twist'},
+        {'image/compressed', '/clock', 'joint_states'},
     ),
     (
         (
@@ -31,7 +37,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
             'frame_id:=arm_base',
             'chunk_timing:=from_pose',
         ),
-        set(),
+        {'target_pose'},
         {'image', 'state'},
     ),
 )

@@ -439,8 +439,8 @@ PLANTED = [
     Planted(
         'chunks: by the pose: what is commanded and not yet made is forgotten',
         _MOTION,
-        '        return newest.pose.moved(self._profile.pending(since_s, now_s), contract.frame)\n',
-        '        return newest.pose\n',
+        '        return at.moved(self._profile.pending(since_s, now_s), contract.frame)\n',
+        '        return at\n',
     ),
     Planted(
         'chunks: by the pose: the rest of a row takes a whole period',

@@ -262,9 +262,8 @@ def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Findi
             'end all but one, or start each in a namespace of its own; one that was killed is gone '
             'within 20 s',
         )
-    outputs = ('action', 'twist') if parameters.motion == 'twist' else ('action',)
     for robot in parameters.robot_names:
-        for output in outputs:
+        for output in parameters.moving_topics:
             topic = node.resolve_topic_name(f'{topic_prefix(robot)}{output}')
             publishers = map(_full_name, node.get_publishers_info_by_topic(topic))
             others = sorted({name for name in publishers if name != own_name})

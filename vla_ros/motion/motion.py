@@ -20,8 +20,9 @@ from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.pose import Pose, PoseHistory
 from vla_ros.motion.profile import Clipped, MotionLimits, Twist, TwistProfile
 from vla_ros.motion.refused import NoMotion, known, no_contract, row_0_ends_s, rows_past
-from vla_ros.motion.route import Box, Planned, Progress, inward, path_of, plan, rows_done
+from vla_ros.motion.route import Box, Planned, Progress, distance, inward, path_of, plan, rows_done
 from vla_ros.motion.rows import Due
+from vla_ros.motion.target import Target
 from vla_ros.reasons import Cause, Reason
 from vla_ros.types import ActionSpace
 
@@ -34,7 +35,8 @@ class MotionCounters:
     :param motions_refused: published actions that did not, for lack of a contract or because they
         are not a motion.
     :param rows_skipped: rows that were not played, since their time was past or they were done.
-    :param motions_interrupted: motions that ended early, since the pose of the tool was lost.
+    :param motions_interrupted: motions that ended early, since the pose of the tool was lost, or
+        the tool did not follow.
     :param clipped_linear: motions that were shortened, since their linear speed was too high.
     :param clipped_angular: motions that were shortened, since their angular speed was too high.
     :param clipped_workspace: motions that were shortened, since they led out of the workspace.
@@ -58,12 +60,15 @@ class Guide:
     :param from_image: whether the displacements of a chunk are counted from the pose that its image
         shows; otherwise they follow from wherever the tool is.
     :param box: where the tool may go, in the frame of the poses; None: anywhere.
+    :param max_lead_m: how far a target may be ahead of the tool, with a radian as 0.1 m; None:
+        there is no target, and a robot follows the twists.
     """
 
     poses: PoseHistory
     frame_id: str
     from_image: bool
     box: Box | None
+    max_lead_m: float | None = None
 
 
 class Capture(NamedTuple):
@@ -96,6 +101,7 @@ class Motion:
         self.counters = MotionCounters()
         self.leaves_workspace = False  # the last motion would have, and was shortened
         self._guide = guide
+        self._target: Target | None = None  # of the last motion
         self.cause: Cause | None = None  # why actions cause no motion
         self._contracts = contracts
         self._limits = limits
@@ -171,9 +177,14 @@ class Motion:
         self.counters.motions_interrupted += 1
 
     def why_lost(self, now_ns: int) -> Cause | None:
-        """Return why the tool's pose is lost, if a motion needs it; None if it is known."""
-        newest = self._guide.poses.newest(now_ns) if self._guide is not None else None
-        return newest if isinstance(newest, Cause) else None
+        """Return why the tool's pose is lost, if a motion needs it, or that it does not follow.
+
+        :returns: None if all is well.
+        """
+        if self._guide is None:
+            return None
+        newest = self._guide.poses.newest(now_ns)
+        return newest if isinstance(newest, Cause) else self._why_behind(self._guide, newest.pose)
 
     def adjust(
         self,
@@ -231,6 +242,17 @@ class Motion:
         # A workspace bounds the goals. This is for a tool that is not where it was commanded to.
         last = guide.poses.last
         return inward(twist, last, self._contract.frame, guide.box) if last else twist
+
+    def target(self, now_s: float) -> Target:
+        """Return where a controller is to bring the tool at a time.
+
+        :raises LookupError: before the first motion, or without a guide that has a target.
+        """
+        if self._target is None:
+            raise LookupError('no motion has begun, so there is no target')
+        if self._contract is not None and self._guide is not None:
+            self._target.advance(self._profile, self._contract.frame, self._guide.box, now_s)
+        return self._target
 
     def is_over(self, now_s: float) -> bool:
         """Return whether the twist stays zero until the next chunk."""
@@ -294,7 +316,8 @@ class Motion:
     def _settled(self, guide: Guide, contract: ActionContract, now_s: float, now_ns: int) -> Pose:
         """Return where the tool comes to rest if all commands end now.
 
-        The newest pose is a little old, and the twists lag behind the commands by their ramps: the
+        With a target, the tool is where the target is: it comes there by itself. Without one, the
+        newest pose is a little old, and the twists lag behind the commands by their ramps: the
         tool has still to make what was commanded and is not in the pose.
         """
         newest = known(guide.poses.newest(now_ns))
@@ -305,7 +328,34 @@ class Motion:
                 f'{guide.frame_id!r}; publish the pose in that frame',
             )
         since_s = now_s - (now_ns - newest.stamp_ns) / 1e9
-        return newest.pose.moved(self._profile.pending(since_s, now_s), contract.frame)
+        at = newest.pose
+        if guide.max_lead_m is not None:
+            since_s, at = now_s, self._led(guide, newest.pose, now_s)
+        return at.moved(self._profile.pending(since_s, now_s), contract.frame)
+
+    def _led(self, guide: Guide, tool: Pose, now_s: float) -> Pose:
+        """Return where the tool is commanded to be, which is where it is if nobody leads it."""
+        target = self._target
+        if target is None or not target.is_followed(now_s) or target.frame != guide.poses.frame:
+            self._target = target = Target(tool, guide.poses.frame, now_s)
+        pose = self.target(now_s).pose
+        if behind := self._why_behind(guide, tool):
+            raise NoMotion(*behind)
+        return pose
+
+    def _why_behind(self, guide: Guide, tool: Pose) -> Cause | None:
+        """Return that the tool does not follow its target; None if it does."""
+        if guide.max_lead_m is None or self._target is None:
+            return None
+        lead_m = distance(self._target.pose, tool)
+        if lead_m <= guide.max_lead_m:
+            return None
+        return Cause(
+            Reason.MOTION_NOT_FOLLOWED,
+            f'the target is {lead_m:.3f} m ahead of ee_pose (a radian counts as 0.1 m), and '
+            f'max_lead_m is {guide.max_lead_m:g}; see whether the controller follows the target at '
+            "all, allow it this motion's speed, and take ee_pose of the frame that it moves",
+        )
 
     def _goals(
         self,

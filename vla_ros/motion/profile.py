@@ -114,10 +114,21 @@ class TwistProfile:
         for command in self._commands:
             lasts_s = min(command.end_s, now_s) - command.start_s
             if lasts_s > 0:
-                age_s = since_s - command.start_s
-                made_s = self._made_s(age_s) - self._made_s(age_s - lasts_s)
+                made_s = self._made_of(command.start_s, command.start_s + lasts_s, since_s)
                 total += (lasts_s - made_s) * command.twist
         return total
+
+    def displacement(self, since_s: float, until_s: float) -> Twist:
+        """Return the integral of the twist between two moments, float64 [6], metres and radians."""
+        lasts_s = until_s - since_s
+        if lasts_s <= 0:
+            return np.zeros(6)
+        total = np.zeros(6)
+        for command in self._commands:
+            times = command.start_s, command.end_s
+            made_s = self._made_of(*times, until_s) - self._made_of(*times, since_s)
+            total += made_s * command.twist
+        return self.bounded(total / lasts_s)[0] * lasts_s  # the limits may be lower by now
 
     def _end_all(self, end_s: float) -> None:
         """End all commands at a time, and forget those that have been over for ``kept_s``."""
@@ -161,6 +172,10 @@ class TwistProfile:
         """Return the share of the triangle that is younger than ``age_s``, 0 to 1."""
         x = min(max(age_s / self.limits.ramp_s, 0.0), 2.0)
         return x * x / 2 if x <= 1 else 1 - (2 - x) ** 2 / 2
+
+    def _made_of(self, start_s: float, end_s: float, at_s: float) -> float:
+        """Return for how long a command was made by a moment [s]; in the end, for its duration."""
+        return self._made_s(at_s - start_s) - self._made_s(at_s - end_s)
 
     def _made_s(self, age_s: float) -> float:
         """Return the integral of :meth:`_share` from 0 to ``age_s`` [s]."""

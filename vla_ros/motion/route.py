@@ -205,6 +205,11 @@ def _reach(length_m: float) -> float:
     return max(_REACHED_M, 0.1 * length_m)
 
 
+def distance(one: Pose, other: Pose) -> float:
+    """Return the distance of two poses [m]; a radian counts as 0.1 m."""
+    return float(_distances([one], [other])[0, 0])
+
+
 def _distances(some: Sequence[Pose], others: Sequence[Pose]) -> NDArray[np.float64]:
     """Return the distance from each pose of the first to each of the others, float64 [N, M].
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.errors import VlaError
-from vla_ros.parameters.definition import DEFINITIONS, Parameters
+from vla_ros.parameters.definition import DEFINITIONS, MOTION_TOPICS, Parameters
 
 if TYPE_CHECKING:
     from vla_ros.motion import MotionLimits
@@ -186,10 +186,10 @@ def _check_frames(parameters: Parameters) -> None:
             parameters.frame_id,
             f'one, or {robots}, one for each robot in the parameter robots',
         )
-    if parameters.motion == 'twist' and not all(parameters.frame_ids):
+    if parameters.motion in MOTION_TOPICS and not all(parameters.frame_ids):
         raise ParameterError(
-            f'parameter motion is twist, and frame_id is {parameters.frame_id!r}: a twist needs '
-            'a frame',
+            f'parameter motion is {parameters.motion}, and frame_id is {parameters.frame_id!r}: a '
+            'displacement needs a frame',
             "set frame_id to the robot's frame that corresponds to the data set's, usually its "
             'base (docs/contracts.md)',
             value=parameters.frame_id,

@@ -20,6 +20,12 @@ from typing import Any, Literal
 Group = Literal['Policy', 'Robots', 'Instructions', 'Images', 'Actions', 'Motion', 'Process']
 
 
+# Of the commands, by the value of the parameter motion.
+MOTION_TOPICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {'twist': ('twist',), 'pose': ('target_pose',)}
+)
+
+
 class Settable(Enum):
     """When a parameter can be set; the value is the word for it in docs/parameters.md."""
 
@@ -323,9 +329,10 @@ class Parameters:
 
     motion: str = parameter(
         'none',
-        'Motion output; twist: also publish the topics twist and gripper; needs frame_id.',
+        'Motion output; twist: also publish velocities on the topic twist; pose: also publish '
+        'targets on the topic target_pose; both publish gripper, and need frame_id.',
         group='Motion',
-        choices=('none', 'twist'),
+        choices=('none', 'twist', 'pose'),
     )
     chunk_timing: str = parameter(
         'published',
@@ -343,6 +350,15 @@ class Parameters:
         unit='s',
         bounds=(0.01, 10.0),
     )
+    max_lead_m: float = parameter(
+        0.1,
+        'Maximum distance of the target from ee_pose with motion:=pose, where a radian counts as '
+        '0.1 m; then the motion stops.',
+        group='Motion',
+        unit='m',
+        bounds=(0.001, 10.0),
+        settable=Settable.ALWAYS,
+    )
     workspace_m: str = parameter(
         '',
         'Box that the tool must not leave: x_min, x_max, y_min, y_max, z_min, z_max in the frame '
@@ -353,7 +369,7 @@ class Parameters:
     )
     control_rate_hz: float = parameter(
         50.0,
-        'Rate at which twists are published while moving.',
+        'Rate at which twists or targets are published while moving.',
         group='Motion',
         unit='Hz',
         bounds=(20.0, 1000.0),
@@ -410,6 +426,11 @@ class Parameters:
     def robot_names(self) -> tuple[str, ...]:
         """Return the name of each robot; ``('',)`` for one robot without a name."""
         return self.robots or ('',)
+
+    @property
+    def moving_topics(self) -> tuple[str, ...]:
+        """Return the names of the topics that move a robot, without its prefix."""
+        return ('action', *MOTION_TOPICS.get(self.motion, ()))
 
     @property
     def workspaces(self) -> list[str]:

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic ``twist``: one robot's motion, for MoveIt Servo or a driver.
+"""What the outputs of displacements have in common: one robot's motion, and its gripper.
 
 Used by the executor's thread.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
-from geometry_msgs.msg import TwistStamped, Vector3
-
-from vla_ros.graph.stamps import to_time
-from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory, Twist
+from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory
 from vla_ros.parameters.check import motion_limits, workspace
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
@@ -25,13 +23,17 @@ from vla_ros.ros.stream import Stream
 
 
 class MotionOutput(Stream):
-    """A stream of twists, of which the last ones are zero."""
+    """A stream of commands that make displacements."""
 
-    def __init__(self, setup: OutputSetup) -> None:
-        """Create the publishers, and listen to the pose of the tool if the motions need it."""
-        super().__init__(setup, TwistStamped, 'twist')
+    def __init__(self, setup: OutputSetup, kind: type, topic: str, leads: bool) -> None:
+        """Create the publishers, and listen to the pose of the tool if the motions need it.
+
+        :param leads: whether a controller follows a target, and not the twists.
+        """
+        super().__init__(setup, kind, topic)
         parameters = setup.parameters
-        self._guide = guide = _guide(setup)
+        self._leads = leads
+        self._guide = guide = _guide(setup, leads)
         self.motion = Motion(
             setup.contracts, motion_limits(parameters), parameters.unnorm_key, guide
         )
@@ -70,7 +72,11 @@ class MotionOutput(Stream):
             self._frame_id = setup.frame_id
         if self._guide is not None:
             self._guide.poses.adjust(_span_s(setup.parameters))
-            self._guide = replace(self._guide, frame_id=setup.frame_id)
+            self._guide = replace(
+                self._guide,
+                frame_id=setup.frame_id,
+                max_lead_m=setup.parameters.max_lead_m if self._leads else None,
+            )
         self.motion.adjust(setup.contracts, motion_limits(setup.parameters), self._guide)
 
     def forget(self) -> None:
@@ -120,14 +126,14 @@ class MotionOutput(Stream):
     def _is_over(self, now_s: float) -> bool:
         return self.motion.is_over(now_s)
 
-    def _command(self, now: Moment, now_s: float) -> TwistStamped:
+    @abstractmethod
+    def _message(self, now: Moment, now_s: float) -> Any:
+        """Return the message of the moment, of a motion that the tool's pose supports."""
+
+    def _command(self, now: Moment, now_s: float) -> Any:
         if not self.motion.is_over(now_s) and (lost := self.motion.why_lost(now.node_ns)):
             self.motion.interrupt(lost)
-        message = TwistStamped()
-        message.header.stamp = to_time(now.node_ns)
-        message.header.frame_id = self._frame_id
-        message.twist.linear, message.twist.angular = _vectors(self.motion.twist(now_s))
-        return message
+        return self._message(now, now_s)
 
     def _has_sent(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
@@ -140,21 +146,19 @@ class MotionOutput(Stream):
             self.hold()
 
 
-def _guide(setup: OutputSetup) -> Guide | None:
+def _guide(setup: OutputSetup, leads: bool) -> Guide | None:
     """Return what the motions must know of the tool; None if they need no pose."""
     parameters = setup.parameters
     from_image = parameters.chunk_timing == 'from_pose'
     numbers = workspace(setup.workspace)
-    if not from_image and not numbers:
+    if not (from_image or numbers or leads):
         return None
     poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
-    return Guide(poses, setup.frame_id, from_image, Box.of(numbers) if numbers else None)
+    box = Box.of(numbers) if numbers else None
+    max_lead_m = parameters.max_lead_m if leads else None
+    return Guide(poses, setup.frame_id, from_image, box, max_lead_m)
 
 
 def _span_s(parameters: Parameters) -> float:
     """Return for how long poses are kept: until no chunk can be of an image before them."""
     return parameters.max_action_age_s + 2 * parameters.max_pose_age_s
-
-
-def _vectors(twist: Twist) -> list[Vector3]:
-    return [Vector3(x=x, y=y, z=z) for x, y, z in twist.reshape(2, 3).tolist()]

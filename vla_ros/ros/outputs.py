@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from vla_ros.ros.action_output import ActionOutput
-from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.output import Output, OutputSetup
+from vla_ros.ros.pose_output import PoseOutput
+from vla_ros.ros.twist_output import TwistOutput
+
+# By the value of the parameter motion.
+_MOTIONS: Mapping[str, Callable[[OutputSetup], Output]] = {
+    'twist': TwistOutput,
+    'pose': PoseOutput,
+}
 
 
 def make_outputs(setup: OutputSetup) -> list[Output]:
     """Make one object for each form in which the robot's actions are published."""
     outputs: list[Output] = [ActionOutput(setup)]
-    if setup.parameters.motion == 'twist':
-        outputs.append(MotionOutput(setup))
+    if setup.parameters.motion != 'none':
+        outputs.append(_MOTIONS[setup.parameters.motion](setup))
     return outputs
