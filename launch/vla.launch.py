@@ -154,7 +154,7 @@ def parameter_value(name: str, kind: type, text: str) -> ParameterValue:
         readers = {bool: lambda: BOOLS[text.lower()], tuple: lambda: items(text)}
         value = readers.get(kind, lambda: kind(text))()
     except (KeyError, ValueError):
-        expected = 'true or false' if kind is bool else 'a number'
+        expected = {bool: 'true or false', int: 'a whole number'}.get(kind, 'a number')
         raise RuntimeError(f'launch argument {name} is {text!r}; expected {expected}') from None
     if name in DEFINITIONS:
         check_allowed(name, value)

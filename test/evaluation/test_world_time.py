@@ -39,6 +39,7 @@ class Robot:
 
     def __init__(self, world: BlindWorld, policy: Policy, timing: str = 'published') -> None:
         self._world, self._policy = world, policy
+        self._timed = timing == 'timed'
         self._now_ns = 10**9
         self._said = ''
         self._seen: dict[int, Place] = {}
@@ -79,7 +80,8 @@ class Robot:
 
     def next_action(self, timeout_s: float, of_stamp_ns: int) -> ReceivedAction:
         actions = self._policy(self._seen[of_stamp_ns], self._said)
-        message = SimpleNamespace(period=to_duration(0.0))
+        due_ns = of_stamp_ns if self._timed else self._now_ns
+        message = SimpleNamespace(period=to_duration(0.0), due=to_time(due_ns))
         return ReceivedAction(message, actions, of_stamp_ns, 0.0)
 
 
@@ -135,6 +137,34 @@ def test_timed_rows_that_are_past_are_skipped(world: BlindWorld) -> None:
         lambda seen, row: begun.append(-1 if row is None else round(1e6 * row[0])),
     )
     assert begun == [5, 6, 7, 5, 6, 7, -1]
+
+
+@pytest.mark.parametrize(
+    ('rows', 'latency_s', 'timing', 'between_s', 'steps'),
+    [
+        (None, 0.0, 'published', 0.04, 20),
+        (8, 0.0, 'published', 1.6, 20),
+        (3, 0.0, 'published', 0.6, 20),
+        (100, 0.0, 'published', 1.6, 20),
+        (8, 0.4, 'published', 2.0, 16),  # the arm waits for its chunk
+        (5, 0.4, 'published', 1.4, 18),  # and does not: it has three rows left
+        (8, 0.4, 'timed', 1.6, 14),
+    ],
+)
+def test_with_rows_the_next_image_is_the_first_one_after_them(
+    world: BlindWorld,
+    rows: int | None,
+    latency_s: float,
+    timing: str,
+    between_s: float,
+    steps: int,
+) -> None:
+    robot = Robot(world, lambda state, said: 0.0 * expert_chunk(state, said), timing)
+    pace = Pace('world', 30.0, latency_s, 'now', 4.0, rows)
+    episode = played(world, robot, pace, 0, INSTRUCTIONS[0])
+    stamps = np.array([stamp_ns for _, stamp_ns in robot.sent]) / 1e9
+    assert np.diff(stamps) == pytest.approx(between_s)
+    assert episode.steps == steps
 
 
 def test_a_hold_ends_the_chunk_and_only_one_that_is_later(world: BlindWorld) -> None:

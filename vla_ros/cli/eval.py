@@ -28,6 +28,7 @@ from vla_ros.types import PolicyError
 _PLACEMENT = ('device', 'dtype', 'quantization')
 _OWN_OPTIONS = {
     'model': '--model',
+    'replan_rows': '--rows',
     'use_sim_time': '--sim-time',
     **{name: f'--{name}' for name in _PLACEMENT},
 }
@@ -130,7 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         '--time-limit', type=positive, help="duration of an episode, seconds (default: the world's)"
     )
-    add('--rows', type=count, help='rows of each chunk to execute (default: all)')
+    add(
+        '--rows',
+        type=count,
+        help='rows of a chunk before the next inference begins, as replan_rows of the node '
+        '(default: in step all, otherwise none)',
+    )
     add('--sim-time', action='store_true', help="use the world's clock as the robot's")
     _add_lists(parser)
     add(

@@ -30,7 +30,9 @@ class Pace:
     :param deltas_from: start of a displacement, unless in step: ``now``, the tool's pose when the
         row begins, or ``image``, its pose when the image was captured, moved by the rows before.
     :param time_limit_s: maximum duration of an episode in the world's time [s]; None: the world's.
-    :param rows: number of rows of each chunk that are executed; None: all.
+    :param rows: rows of a chunk that are executed before the next inference begins, as the node's
+        ``replan_rows``; the arm goes on until the next chunk comes. None: all in step, otherwise it
+        begins from the next image.
     :param motion: what moves the arm: each ``action``, or the node's ``twist``. A twist needs kind
         ``world``.
     """

@@ -146,6 +146,8 @@ def _nodes(setup: Setup) -> dict[_Node, list[Pace]]:
         if pace.motion == 'twist':
             parameters |= {'motion': 'twist', 'frame_id': BASE, **_MOTION_LIMITS}
             parameters |= FROM_POSE if pace.deltas_from == 'image' else {}
+        if pace.rows and pace.kind != 'step':  # in step the world waits by itself
+            parameters['replan_rows'] = str(pace.rows)
         simulated_time = pace.kind == 'world' or (pace.kind == 'step' and setup.simulated_time)
         node = _Node(simulated_time, tuple(parameters.items()))
         nodes.setdefault(node, []).append(pace)

@@ -124,7 +124,7 @@ class FreeRun(Run):
         self._player.take(
             Chunk(
                 captured,
-                received.actions[: self._pace.rows],
+                received.actions,
                 from_time(received.message.due),
                 round(1e9 * period_s),
             )

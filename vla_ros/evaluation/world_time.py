@@ -18,6 +18,7 @@ from vla_ros.evaluation.player import Captured, Chunk, Player
 from vla_ros.evaluation.running import Run
 from vla_ros.graph.stamps import from_duration, from_time
 from vla_ros.reasons import State
+from vla_ros.scheduling import rows_played_ns
 from vla_ros.simulation import FreeWorld, World
 
 TICK_S = 0.02
@@ -51,7 +52,9 @@ class WorldRun(Run):
 
     The node gets the first image that a camera captures when no inference is running. Its chunk
     comes ``added_latency_s`` later. Until then the arm executes the rows of the chunk before, and
-    waits when they are used up. With motion ``twist``, the twists of the node move the arm.
+    waits when they are used up. With ``rows`` the node gets no image before so many of the chunk
+    have been played: it would not use it. With motion ``twist``, the twists of the node move the
+    arm.
 
     The robot's clock must be simulated.
 
@@ -105,8 +108,13 @@ class WorldRun(Run):
         captured = self._player.captured(self.elapsed_s, seen, self._is_resting)
         free = self._ticks + self._latency_ticks
         self._waiting = _Waiting(captured, free, self._robot.now_ns())
-        next_image = max(free, self._ticks + 1)
-        self._next_image = math.ceil(next_image / self._camera_ticks) * self._camera_ticks
+        self._next_image = 0
+        self._let_images_wait(max(self._latency_ticks, 1))
+
+    def _let_images_wait(self, ticks: int) -> None:
+        """Send the first image of a camera that is captured so many ticks from now, or later."""
+        first = max(self._next_image, self._ticks + ticks)
+        self._next_image = math.ceil(first / self._camera_ticks) * self._camera_ticks
 
     @property
     def _is_resting(self) -> bool:
@@ -135,10 +143,14 @@ class WorldRun(Run):
         self._fresh_ns = robot.now_ns()
         self._fresh = Chunk(
             waiting.captured,
-            received.actions[: self._pace.rows],
+            received.actions,
             waiting.stamp_ns if timed else self._fresh_ns,
             round(1e9 * period_s),
         )
+        if self._pace.rows:
+            due_ns, horizon = from_time(received.message.due), len(received.actions)
+            played_ns = rows_played_ns(due_ns, self._pace.rows, horizon, period_s)
+            self._let_images_wait(math.ceil((played_ns - self._fresh_ns) / (1e9 * TICK_S) - 1e-6))
         if self._pace.motion == 'twist':
             self._is_moving = self._begins = True
             watch(waiting.captured.seen, received.actions[0])

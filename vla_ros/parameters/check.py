@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
 _EXPECTED = {
     bool: 'bool',
+    int: 'int (write 2, not 2.0)',
     float: 'float (write 2.0, not 2)',
     str: 'str',
     tuple: 'a list of names (write [a, b])',

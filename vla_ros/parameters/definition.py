@@ -38,7 +38,7 @@ class Settable(Enum):
 class Definition:
     """One parameter.
 
-    :param default: its type is the parameter's type: bool, float, str or tuple (of str).
+    :param default: its type is the parameter's type: bool, int, float, str or tuple (of str).
     :param sentence: quantity and condition, one sentence without the unit.
     :param bounds: lowest and highest allowed value.
     :param choices: allowed values; empty: any.
@@ -55,7 +55,7 @@ class Definition:
 
     @property
     def kind(self) -> type:
-        """Return the type of the value: bool, float, str or tuple."""
+        """Return the type of the value: bool, int, float, str or tuple."""
         return type(self.default)
 
     @property
@@ -341,6 +341,14 @@ class Parameters:
         'published, displaced from where ee_pose was in the image, without what is done.',
         group='Motion',
         choices=('published', 'timed', 'from_pose'),
+    )
+    replan_rows: int = parameter(
+        0,
+        'Rows of a chunk that are played before the next inference begins, from an image of that '
+        'time; more than the chunk has: all; 0: it begins from the next image.',
+        group='Motion',
+        bounds=(0, 1000),
+        settable=Settable.ALWAYS,
     )
     max_pose_age_s: float = parameter(
         0.2,

@@ -283,7 +283,10 @@ def _crops(contract: Contract | None) -> bool:
 
 def _worker_limits(parameters: Parameters) -> WorkerLimits:
     return WorkerLimits(
-        parameters.max_image_age_s, parameters.inference_timeout_s, parameters.hang_timeout_s
+        parameters.max_image_age_s,
+        parameters.inference_timeout_s,
+        parameters.hang_timeout_s,
+        parameters.replan_rows,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
@@ -80,5 +80,8 @@ def _descriptor(definition: Definition) -> ParameterDescriptor:
         descriptor.additional_constraints = f'one of {definition.allowed}'
     if definition.bounds:
         low, high = definition.bounds
-        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        if definition.kind is int:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     return descriptor

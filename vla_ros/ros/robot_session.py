@@ -26,7 +26,13 @@ from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
-from vla_ros.scheduling import ActionGate, InferenceWorker, Result, failure_text
+from vla_ros.scheduling import (
+    ActionGate,
+    InferenceWorker,
+    Result,
+    failure_text,
+    rows_played_ns,
+)
 from vla_ros.types import InstructionError, Observation, PolicySpec
 
 
@@ -187,6 +193,7 @@ class RobotSession:
     def hold(self, cause: Cause) -> None:
         """Hold until the next action; a running inference continues."""
         self._gate.cause = cause
+        self._policy.worker.end_chunk(self._parts.source)
         self._on_change()
 
     def hold_outputs(self) -> None:
@@ -246,6 +253,8 @@ class RobotSession:
             for output in self._outputs:
                 output.forget_stamps()
         self._parts.instructions.expire(self._params.max_instruction_age_s)
+        if self._is_still:
+            self._policy.worker.end_chunk(self._parts.source)
         cause = clock_fault or self.observations.why_none()
         watched, self._watched = self._watched, cause
         if cause is None:
@@ -275,14 +284,17 @@ class RobotSession:
         key = result.prediction.unnorm_key if result.prediction else ''
         contract = self._policy.contracts.get(key)
         self._parts.view.keep(result, admitted, self._policy.spec, contract)
+        from_ns = self._publish(result, contract) if admitted else None
+        self._policy.worker.judge(result, from_ns)
         if admitted:
-            self._publish(result, contract)
-        elif isinstance(result.error, InstructionError):
+            return
+        if isinstance(result.error, InstructionError):
             self._parts.instructions.reject(str(result.error))
         elif result.error is not None:
             self._log.error(failure_text(result.error), every_s=10.0)
 
-    def _publish(self, result: Result, contract: Contract | None) -> None:
+    def _publish(self, result: Result, contract: Contract | None) -> int | None:
+        """Publish the actions; return when the next inference may begin, None if immediately."""
         tokens = result.predicted().tokens
         self._parts.instructions.has_acted(
             float(tokens.probabilities.min(initial=1.0)) if tokens is not None else math.nan
@@ -301,6 +313,28 @@ class RobotSession:
         )
         for output in self._outputs:
             output.publish(admitted)
+        return None if self._is_still else self._rows_played_ns(admitted)
+
+    @property
+    def _is_still(self) -> bool:
+        """Whether an output does not carry out the last actions."""
+        return any(output.cause for output in self._outputs)
+
+    def _rows_played_ns(self, admitted: Admitted) -> int | None:
+        """Return when ``replan_rows`` have been played; None if nothing tells."""
+        rows, period_s = self._params.replan_rows, admitted.description.period_s
+        if not rows:
+            return None
+        if not period_s:
+            key = admitted.result.predicted().unnorm_key
+            self._log.warning(
+                f'replan_rows has no effect: neither the policy nor a contract for {key!r} tells '
+                'the period of its rows',
+                every_s=10.0,
+            )
+            return None
+        horizon = len(admitted.result.predicted().actions)
+        return rows_played_ns(admitted.due_ns, rows, horizon, period_s)
 
     def _submit(self, observation: Observation) -> None:
         self._policy.worker.submit(observation, self._parts.source)

@@ -11,6 +11,7 @@ from vla_ros.scheduling.gate import ActionGate, OutcomeCounters
 from vla_ros.scheduling.inference import Deadline, WorkerLimits
 from vla_ros.scheduling.latency import LatencyWindow, Percentiles
 from vla_ros.scheduling.phase import Phase, WorkerStatus
+from vla_ros.scheduling.replanning import rows_played_ns
 from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlots, SlotClosed, SlotStatistics
 from vla_ros.scheduling.stamps import clock_advice
@@ -40,4 +41,5 @@ __all__ = [
     'WorkerStatus',
     'clock_advice',
     'failure_text',
+    'rows_played_ns',
 ]

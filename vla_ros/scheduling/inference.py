@@ -29,11 +29,14 @@ class WorkerLimits:
     :param max_image_age_s: maximum age of an image when inference starts [s].
     :param inference_timeout_s: time after which an inference is cancelled [s].
     :param hang_timeout_s: time that a cancelled inference may take to return [s].
+    :param replan_rows: rows of a chunk that are played before the next inference begins; 0: it
+        begins from the next image.
     """
 
     max_image_age_s: float
     inference_timeout_s: float
     hang_timeout_s: float
+    replan_rows: int = 0
 
 
 @dataclass(frozen=True)

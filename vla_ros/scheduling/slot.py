@@ -75,22 +75,29 @@ class LatestSlots(Generic[T]):
             slot.observations += 1
             self._changed.notify()
 
-    def take(self, is_fresh: Callable[[T], bool], timeout_s: float) -> list[tuple[T, bool]]:
-        """Wait until there is an item of any source, and take all items.
+    def take(
+        self,
+        is_fresh: Callable[[T], bool],
+        timeout_s: float,
+        is_due: Callable[[T], bool] = lambda item: True,
+    ) -> list[tuple[T, bool]]:
+        """Wait until an item of any source is due, and take all that are.
 
         :param is_fresh: called under the lock, once for each item.
         :param timeout_s: maximum wait, seconds.
+        :param is_due: called under the lock; an item that is not due waits on. Call :meth:`wake`
+            when its answer may have changed.
         :returns: the items by source, each with whether it is fresh (then it counts as taken,
             otherwise as stale); empty if none came in time.
         :raises SlotClosed: after :meth:`close`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._any_waits(), timeout_s)
+            self._changed.wait_for(lambda: self._closed or self._any_is(is_due), timeout_s)
             if self._closed:
                 raise SlotClosed
             taken = []
             for slot in self._slots:
-                if slot.item is None:
+                if slot.item is None or not is_due(slot.item):
                     continue
                 item, slot.item = slot.item, None
                 fresh = is_fresh(item)
@@ -119,10 +126,19 @@ class LatestSlots(Generic[T]):
                 slot.observations, slot.superseded, slot.stale, slot.taken, waiting
             )
 
-    def waiting(self) -> set[int]:
-        """Return the sources whose items wait."""
+    def waiting(self, is_due: Callable[[T], bool] = lambda item: True) -> set[int]:
+        """Return the sources whose items wait and are due."""
         with self._changed:
-            return {source for source, slot in enumerate(self._slots) if slot.item is not None}
+            return {
+                source
+                for source, slot in enumerate(self._slots)
+                if slot.item is not None and is_due(slot.item)
+            }
 
-    def _any_waits(self) -> bool:
-        return any(slot.item is not None for slot in self._slots)
+    def wake(self) -> None:
+        """Let :meth:`take` ask again which items are due."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _any_is(self, due: Callable[[T], bool]) -> bool:
+        return any(slot.item is not None and due(slot.item) for slot in self._slots)

@@ -4,7 +4,8 @@
 The policy is built, warmed and called only in the thread ``vla-inference``. The thread serves one
 or several robots; each is a source with a number from 0. Observations reach it through slots, one
 for each source, that keep the newest; all waiting observations form one batch. Results wait in a
-list until their reader, called by ``notify``, takes them. Independent of ROS and torch.
+list until their reader, called by ``notify``, takes them. With ``replan_rows`` an observation waits
+until rows of its source's chunk have been played. Independent of ROS and torch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from vla_ros.clock import Clock, is_fresh
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling.inference import Deadline, Inference, Submission, WorkerLimits
 from vla_ros.scheduling.phase import Phase, WorkerStatus
+from vla_ros.scheduling.replanning import Replanning
 from vla_ros.scheduling.result import Outcome, Result, failure_text
 from vla_ros.scheduling.slot import LatestSlots, SlotClosed, SlotStatistics
 from vla_ros.types import (
@@ -82,6 +84,7 @@ class InferenceWorker:
 
         self._lock = threading.Lock()  # guards all below
         self._epochs = [0] * sources
+        self._replannings = [Replanning() for _ in range(sources)]
         self._inference: Inference | None = None
         self._results: list[tuple[Submission, Result]] = []
         self._phase = Phase.LOADING
@@ -118,12 +121,31 @@ class InferenceWorker:
         with self._lock:
             for each in range(len(self._epochs)) if source is None else (source,):
                 self._epochs[each] += 1
+                self._replannings[each].start_over()
             self._cancel_if_unneeded()
+        self._slots.wake()
 
     def adjust(self, limits: WorkerLimits) -> None:
         """Apply other limits from now on, also to the running inference."""
         with self._lock:
             self._limits = limits
+        self._slots.wake()
+
+    def judge(self, result: Result, from_ns: int | None) -> None:
+        """Say what came of a result: with ``replan_rows`` the next inference waits for that.
+
+        :param from_ns: capture time of the first image from which the next inference may begin;
+            None: any image's.
+        """
+        with self._lock:
+            self._replannings[result.source].judge(result.observation, from_ns)
+        self._slots.wake()
+
+    def end_chunk(self, source: int = 0) -> None:
+        """Wait no longer for the rows of a source's chunk: they are not played."""
+        with self._lock:
+            self._replannings[source].end_chunk()
+        self._slots.wake()
 
     def next_result(self) -> Result | None:
         """Return the next result, or None; a result from before a reset becomes CANCELLED."""
@@ -150,7 +172,7 @@ class InferenceWorker:
             if self._inference is None or self._inference.late_since_s is None:
                 return set()
             members = {one.source for one in self._inference.members}
-        return members | self._slots.waiting()
+        return members | self._slots.waiting(self._is_due)
 
     def status(self) -> WorkerStatus:
         with self._lock:
@@ -214,7 +236,7 @@ class InferenceWorker:
 
         :raises PolicyError: if a file that the policy was loaded from has changed.
         """
-        taken = self._slots.take(self._is_fresh, _IDLE_WAIT_S)
+        taken = self._slots.take(self._is_fresh, _IDLE_WAIT_S, self._is_due)
         # Results that need no inference do not wait for the others' inference.
         self._hand_back(
             (one, Result(one.observation, Outcome.STALE, source=one.source))
@@ -222,6 +244,13 @@ class InferenceWorker:
             if not fresh
         )
         self._infer(policy, [one for one, fresh in taken if fresh])
+
+    def _is_due(self, submission: Submission) -> bool:
+        with self._lock:
+            if not self._limits.replan_rows or not self._is_current(submission):
+                return True
+            replanning = self._replannings[submission.source]
+            return replanning.may_begin(submission.observation.stamp_ns)
 
     def _is_fresh(self, submission: Submission) -> bool:
         with self._lock:
@@ -239,6 +268,8 @@ class InferenceWorker:
         inference = Inference(self._clock.monotonic_s(), members)
         with self._lock:
             self._inference = inference
+            for one in filter(self._is_current, members):
+                self._replannings[one.source].ask(one.observation)
             self._cancel_if_unneeded()
         answers: Sequence[Prediction | PolicyError | None] = []
         error: BaseException | None = None
