@@ -33,12 +33,12 @@ BOUNDED = [pytest.param(one, id=name) for name, one in DEFINITIONS.items() if on
 
 @pytest.mark.parametrize('one', ALL)
 def test_a_definition_is_complete(one: Definition) -> None:
-    assert one.kind in (bool, float, str, tuple)
+    assert one.kind in (bool, int, float, str, tuple)
     assert one.sentence[0].isupper() and one.sentence.endswith('.')
     unit = next(unit for ending, unit in UNITS.items() if one.name.endswith(ending))
     assert one.unit == unit
     assert '[' not in one.sentence  # the unit comes from the definition
-    assert (one.kind is float) == (one.bounds is not None)
+    assert (one.kind in (int, float)) == (one.bounds is not None)
     assert not one.choices or one.default in one.choices
 
 
@@ -169,5 +169,8 @@ def test_a_node_declares_what_is_defined(node: Node) -> None:
         assert told.description == one.description
         assert told.read_only == (one.settable is Settable.AT_START)
         assert told.additional_constraints == (f'one of {one.allowed}' if one.choices else '')
-        ranges = [(limit.from_value, limit.to_value) for limit in told.floating_point_range]
+        ranges = [
+            (limit.from_value, limit.to_value)
+            for limit in (*told.floating_point_range, *told.integer_range)
+        ]
         assert ranges == ([one.bounds] if one.bounds else [])

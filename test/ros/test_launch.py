@@ -143,7 +143,13 @@ def test_the_help_of_an_argument_has_unit_choices_and_default(launch_file: Modul
     assert 'Allowed: debug, info, warn, error, fatal.' in found['log_level']
 
 
-TEXTS = {bool: ('False', False), float: ('2', 2.0), str: ('2', '2'), tuple: ('a, b', ['a', 'b'])}
+TEXTS = {
+    bool: ('False', False),
+    int: ('2', 2),
+    float: ('2', 2.0),
+    str: ('2', '2'),
+    tuple: ('a, b', ['a', 'b']),
+}
 
 
 def test_an_argument_has_the_type_of_its_parameter(launch_file: ModuleType) -> None:
@@ -168,7 +174,11 @@ def test_an_empty_argument_leaves_the_parameter_as_in_the_file(launch_file: Modu
 @shows('Launch', 'launch ends', 'a value of another type, or that is not allowed')
 @pytest.mark.parametrize(
     ('name', 'text', 'expected'),
-    [('compile', 'yes', 'true or false'), ('max_image_age_s', 'half', 'a number')],
+    [
+        ('compile', 'yes', 'true or false'),
+        ('max_image_age_s', 'half', 'a number'),
+        ('replan_rows', '2.5', 'a whole number'),
+    ],
 )
 def test_a_text_of_another_type_is_refused(
     launch_file: ModuleType, name: str, text: str, expected: str

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 
 from support.forked import Forked
@@ -208,11 +209,8 @@ class Robot(Node):
 
     def set_parameter_of_node(self, name: str, value: str | float) -> Any:
         """The result: ``successful`` and ``reason``."""
-        if isinstance(value, str):
-            typed = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
-        else:
-            typed = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
-        request = SetParameters.Request(parameters=[Parameter(name=name, value=typed)])
+        typed = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[typed])
         return self.ask(SetParameters, 'vla/set_parameters', request).results[0]
 
 
