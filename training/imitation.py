@@ -228,17 +228,12 @@ def tokenize(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the tokens of actions, and their normalised values: the inverse of decoding.
 
-    Like OpenVLA's ActionTokenizer in training, except for the highest value: there it has its own
-    token, which decodes to the same value as its neighbour.
-
     :param actions: float32 [..., D].
     :returns: token ids int64 [..., D], and normalised values float64 [..., D] in [-1, 1].
     """
     low, high, mask = statistics.low, statistics.high, statistics.mask
     values = np.where(mask, 2 * (actions - low) / (high - low) - 1, actions).clip(-1, 1)
-    edges = np.linspace(-1, 1, tokenizer.n_action_bins)
-    bins = np.digitize(values, edges).clip(max=len(tokenizer.bin_centers))
-    return tokenizer.vocab_size - bins, values
+    return tokenizer.encode(values), values
 
 
 def _blurred(values: Tensor, bin_centers: NDArray[np.float64], blur: float) -> Tensor:

@@ -74,7 +74,7 @@ def test_each_is_what_it_is_alone(name: str) -> None:
 @pytest.mark.parametrize('name', NAMES)
 def test_each_has_its_own_draft(name: str, cost: float, monkeypatch: pytest.MonkeyPatch) -> None:
     one = policy(name)
-    monkeypatch.setattr(one._model.language_model, 'block_cost', cost)
+    monkeypatch.setattr(one._predictor.block_costs, 'of', lambda batch_size: cost)
     random = np.random.default_rng(1)
     for indices in batches(25):
         asked = []

@@ -1,46 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a block of tokens costs, by what multiplies it."""
+"""What a block of tokens costs, as the warm-up measures it."""
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import pytest
-import torch
 
-from vla_ros.openvla import costs
-from vla_ros.openvla.costs import Kernel, block_cost
-from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS, Placement
-
-CPU, GPU = torch.device('cpu'), torch.device('cuda:0')
+from vla_ros.openvla.costs import BlockCosts
 
 
-@pytest.mark.parametrize('onednn', [True, False])
-@pytest.mark.parametrize('device', [CPU, GPU, torch.device('mps')], ids=str)
-def test_every_placement_has_a_cost(
-    device: torch.device, onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(costs, 'has_bfloat16', lambda device: onednn)
-    for dtype in DTYPES.values():
-        for quantization in QUANTIZATIONS:
-            cost = block_cost(Placement(device, dtype, quantization))
-            assert cost == 1 if device != CPU else 1 <= cost < math.inf
+def passes(block_s: float, token_s: float, first_s: float = 9.0) -> list[tuple[int, float]]:
+    """Those of one inference of the warm-up, the first one of each kind slow."""
+    return [
+        *((6, first_s), (6, block_s), (6, 1.1 * block_s)),
+        *((1, first_s), (1, token_s), (1, 1.2 * token_s)),
+    ]
+
+
+def test_without_a_warm_up_a_block_costs_a_token() -> None:
+    assert BlockCosts().of(1) == BlockCosts().of(3) == 1.0
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'quantization', 'onednn', 'kernel'),
-    [
-        ('float32', 'none', True, Kernel.CPU_FLOAT32),
-        ('bfloat16', 'none', True, Kernel.CPU_BFLOAT16_ONEDNN),
-        ('bfloat16', 'none', False, Kernel.CPU_BFLOAT16),
-        ('float16', 'none', True, Kernel.CPU_FLOAT16),
-        ('bfloat16', 'int8', True, Kernel.CPU_INT8),
-        ('float32', 'int4', False, Kernel.CPU_INT4),
-    ],
+    ('block_s', 'token_s', 'cost'),
+    [(0.4, 0.1, 4.0), (0.011, 0.01, 1.1), (0.1, 0.2, 1.0), (5.0, 0.1, 6.0)],
 )
-def test_the_kernel_of_a_placement(
-    dtype: str, quantization: str, onednn: bool, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+def test_the_first_pass_of_a_kind_does_not_count_and_the_ratio_is_bounded(
+    block_s: float, token_s: float, cost: float
 ) -> None:
-    monkeypatch.setattr(costs, 'has_bfloat16', lambda device: onednn)
-    assert Kernel.of(Placement(CPU, DTYPES[dtype], quantization)) is kernel
-    assert Kernel.of(Placement(GPU, DTYPES[dtype], quantization)) is Kernel.GPU
+    costs = BlockCosts()
+    costs.add(2, passes(block_s, token_s))
+    assert costs.of(2) == pytest.approx(cost)
+    assert costs.of(1) == 1.0
+
+
+def test_a_disturbed_inference_changes_little() -> None:
+    costs, noise = BlockCosts(), np.random.default_rng(0)
+    for _ in range(5):
+        costs.add(1, passes(0.4 * noise.uniform(1, 1.1), 0.1 * noise.uniform(1, 1.1)))
+    costs.add(1, passes(0.4, 50.0))
+    costs.add(1, passes(50.0, 0.1))
+    assert 3.5 < costs.of(1) < 4.5
+
+
+@pytest.mark.parametrize(
+    'few', [[], [(1, 0.1)] * 6, [(6, 0.1)] * 3, [(6, 0.1), (6, 0.1), (1, 0.1)]]
+)
+def test_too_few_passes_say_nothing(few: list[tuple[int, float]]) -> None:
+    costs = BlockCosts()
+    costs.add(1, few)
+    assert costs.of(1) == 1.0

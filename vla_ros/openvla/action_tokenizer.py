@@ -31,10 +31,14 @@ class ActionTokenizer:
         return self.vocab_size - self.n_action_bins
 
     @cached_property
+    def bin_edges(self) -> NDArray[np.float64]:
+        """The edges of the bins, float64 [n_action_bins], rising."""
+        return np.linspace(-1, 1, self.n_action_bins)
+
+    @cached_property
     def bin_centers(self) -> NDArray[np.float64]:
         """The values, float64 [n_action_bins - 1], rising."""
-        edges = np.linspace(-1, 1, self.n_action_bins)
-        return (edges[:-1] + edges[1:]) / 2.0
+        return (self.bin_edges[:-1] + self.bin_edges[1:]) / 2.0
 
     def is_action(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which are action tokens: bool, of the shape of ``token_ids``."""
@@ -48,3 +52,14 @@ class ActionTokenizer:
         """
         bins = np.clip(self.vocab_size - token_ids - 1, 0, self.n_action_bins - 2)
         return self.bin_centers[bins]
+
+    def encode(self, normalized: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the token ids of normalised values in [-1, 1]; the inverse of :meth:`decode`.
+
+        As in OpenVLA's training, except for the highest value: there it has its own token, which
+        decodes to the same value as its neighbour.
+
+        :param normalized: float64 of any shape.
+        """
+        bins = np.digitize(normalized, self.bin_edges).clip(max=len(self.bin_centers))
+        return self.vocab_size - bins

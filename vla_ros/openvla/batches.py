@@ -58,12 +58,13 @@ class Predictor(Protocol):
         """The names of its stages."""
 
     def predict(
-        self, batch: Batch, stages: Stages, return_logits: bool, always_block: bool
+        self, batch: Batch, stages: Stages, return_logits: bool, trial: bool
     ) -> list[Prediction]:
         """Return a prediction for each request.
 
         :param return_logits: whether predictions keep the logits of their tokens.
-        :param always_block: run drafts in blocks whatever that costs; for the warm-up.
+        :param trial: whether it is an inference of the warm-up: drafts run in blocks whatever that
+            costs, and the passes depend on the drafts' lengths only.
         """
 
 

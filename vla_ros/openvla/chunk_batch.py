@@ -43,7 +43,7 @@ class ChunkPredictor:
         self._embedder = embedder
 
     def predict(
-        self, batch: Batch, stages: Stages, return_logits: bool, always_block: bool
+        self, batch: Batch, stages: Stages, return_logits: bool, trial: bool
     ) -> list[Prediction]:
         """Return a prediction for each request; see :class:`.Predictor`."""
         device = self._model.device

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The costs of an inference: operations and bytes from the model's shapes, and measured ratios.
+"""The costs of an inference: operations and bytes of the model's shapes; blocks, as measured.
 
 Loads and computes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 
 import torch
 from torch import nn
@@ -19,53 +19,38 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.layout import Layout
 from vla_ros.openvla.model import ACTION_QUERIES, OpenVLAModel
-from vla_ros.openvla.placement import Placement, has_bfloat16
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 
 
-class Kernel(Enum):
-    """A kind of matrix product, which determines the cost of a block of tokens."""
+class BlockCosts:
+    """The cost of a pass of a block of tokens, in passes of one token, by batch size.
 
-    GPU = auto()
-    CPU_FLOAT32 = auto()
-    CPU_BFLOAT16 = auto()
-    CPU_BFLOAT16_ONEDNN = auto()
-    CPU_FLOAT16 = auto()
-    CPU_INT8 = auto()
-    CPU_INT4 = auto()
+    A GPU waits for the weights in either; on a CPU the products themselves take time. The warm-up
+    measures it. It decides which passes are run, and so how soon an action comes.
+    """
 
-    @classmethod
-    def of(cls, placement: Placement) -> Kernel:
-        """Return the kernel of a placement."""
-        if placement.device.type != 'cpu':
-            return cls.GPU
-        if placement.quantization != 'none':
-            return {'int8': cls.CPU_INT8, 'int4': cls.CPU_INT4}[placement.quantization]
-        if placement.dtype == torch.bfloat16 and has_bfloat16(placement.device):
-            return cls.CPU_BFLOAT16_ONEDNN
-        return {
-            torch.float32: cls.CPU_FLOAT32,
-            torch.bfloat16: cls.CPU_BFLOAT16,
-            torch.float16: cls.CPU_FLOAT16,
-        }[placement.dtype]
+    def __init__(self) -> None:
+        self._ratios: dict[int, list[float]] = {}
 
+    def add(self, batch_size: int, passes: Sequence[tuple[int, float]]) -> None:
+        """Add the passes of one inference.
 
-# A pass of six tokens in passes of one token, as measured (docs/benchmarks.md). A GPU waits for the
-# weights in either; on a CPU the products themselves take time.
-_BLOCK_COSTS = {
-    Kernel.GPU: 1.0,
-    Kernel.CPU_FLOAT32: 4.0,
-    Kernel.CPU_BFLOAT16: 4.0,
-    Kernel.CPU_BFLOAT16_ONEDNN: 1.1,  # oneDNN takes nearly as long for a single row
-    Kernel.CPU_FLOAT16: 1.0,
-    Kernel.CPU_INT8: 1.0,
-    Kernel.CPU_INT4: 4.0,
-}
+        :param passes: of each its number of tokens of a row, and its duration [s]. The first one
+            of each number is not used: it may compile, or read weights from the disk.
+        """
+        seconds: dict[int, list[float]] = {}
+        for width, duration in passes:
+            seconds.setdefault(width, []).append(duration)
+        block = max(seconds, default=1)
+        if block > 1 and all(len(seconds.get(width, ())) > 1 for width in (1, block)):
+            # Other load only ever makes a pass slower, so the fastest one is the least disturbed.
+            ratio = min(seconds[block][1:]) / min(seconds[1][1:])
+            # A block reads what a token reads, and as many tokens replace it.
+            self._ratios.setdefault(batch_size, []).append(min(max(ratio, 1.0), float(block)))
 
-
-def block_cost(placement: Placement) -> float:
-    """Return the cost of a pass of a few tokens, in passes of one token."""
-    return _BLOCK_COSTS[Kernel.of(placement)]
+    def of(self, batch_size: int) -> float:
+        """Return the median of the inferences of a batch size; 1 if there was none."""
+        return statistics.median(self._ratios.get(batch_size, [1.0]))
 
 
 @dataclass(frozen=True)

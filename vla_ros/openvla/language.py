@@ -56,15 +56,11 @@ class Llama(nn.Module):
     """The network. Its parameters have the checkpoint's names.
 
     :param has_logits: False if it is never asked for logits, and so has no ``lm_head``.
-
-    ``block_cost`` is the cost of a pass of a few tokens, in passes of one token: 1 where reading
-    the weights takes all of the time.
     """
 
     def __init__(self, config: LlamaConfig, has_logits: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.block_cost = 1.0
         self.model = Trunk(config)
         self.lm_head = (
             nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vla_ros.openvla.checkpoint import Checkpoint, release_freed, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.costs import block_cost
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.placement import Placement
@@ -41,7 +40,6 @@ def load(
     state_dict = _read(checkpoint, names, quantized, placement, progress)
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.eval().requires_grad_(False)
-    model.language_model.block_cost = block_cost(placement)
     model.watch_layers()
     if placement.compile:
         model.compile_layers()

@@ -56,9 +56,11 @@ class Statistics:
         """Scale from the data set's units to [-1, 1]; what is beyond is clipped.
 
         :param values: float64 [..., N].
-        :returns: float64 [..., N].
+        :returns: float64 [..., N]; 0 where the range has no width.
         """
-        scaled = 2 * (values - self.low) / (self.high - self.low + self.epsilon) - 1
+        width = self.high - self.low + self.epsilon
+        wide = np.where(width > 0, width, 1.0)
+        scaled = np.where(width > 0, 2 * (values - self.low) / wide - 1, 0.0)
         return np.where(self.mask, scaled, values).clip(-1, 1)
 
 

@@ -169,7 +169,7 @@ class OpenVLAPolicy:
                 self.reset()  # no embedding that was kept makes the last one fast
             trial_started = time.monotonic()
             predictions[name] = self._attempt(
-                trial.requests(longest), cancel, return_logits=True, always_block=True
+                trial.requests(longest), cancel, return_logits=True, trial=True
             )[0]
             seconds.append(time.monotonic() - trial_started)
         check(predictions, self.spec(longest).cameras)
@@ -281,14 +281,14 @@ class OpenVLAPolicy:
         requests: Sequence[Request],
         cancel: Cancel | None,
         return_logits: bool = False,
-        always_block: bool = False,
+        trial: bool = False,
     ) -> list[Prediction]:
         """Predict; after a lack of memory the policy stays usable."""
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:
             with self._model.compiling():
-                return self._predict(requests, return_logits, always_block)
+                return self._predict(requests, return_logits, trial)
         except (MemoryError, RuntimeError) as error:
             failure = known_failure(error, self.info, 'an inference')
             if failure is None:
@@ -298,7 +298,7 @@ class OpenVLAPolicy:
         raise failure
 
     def _predict(
-        self, requests: Sequence[Request], return_logits: bool, always_block: bool
+        self, requests: Sequence[Request], return_logits: bool, trial: bool
     ) -> list[Prediction]:
         keyed = [select_statistics(self.config.norm_stats, one.unnorm_key) for one in requests]
         keys, statistics = zip(*keyed, strict=True)
@@ -306,7 +306,7 @@ class OpenVLAPolicy:
         with stages('preprocess'):
             prompts = [self._prompt_ids(one.instruction) for one in requests]
         batch = Batch(requests, prompts, keys, statistics)
-        return self._predictor.predict(batch, stages, return_logits, always_block)
+        return self._predictor.predict(batch, stages, return_logits, trial)
 
 
 def _predictor(

@@ -85,9 +85,9 @@ def plan_trials(
     """
     statistics = config.norm_stats[config.longest_key]
     cameras = spec_of(config, config.longest_key).cameras
-    # Tokens that are never chosen. With two, a trial has the shapes of a prefill, of a block and
-    # of a single token.
-    wrong_draft = np.full(min(2, statistics.action_dim), config.llama.pad_token_id)
+    # Tokens that are never chosen. With four, a trial of an action of seven values has a prefill,
+    # three blocks and three single tokens.
+    wrong_draft = np.full(min(4, statistics.action_dim), config.llama.pad_token_id)
     states = statistics.state
     state = None if states is None else (states.low + states.high) / 2
     random = np.random.default_rng(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVLA's actions: tokens that are decoded one after the other, with drafts.
+"""OpenVLA's actions: tokens that are decoded one after the other, with guesses at them.
 
 Runs in the policy's thread.
 """
@@ -16,7 +16,8 @@ from torch import Tensor
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.batches import Batch, ImageEmbedder, padded, padded_width
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.decoding import decode_greedy
+from vla_ros.openvla.costs import BlockCosts
+from vla_ros.openvla.decoding import Generation, decode_greedy
 from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
@@ -26,7 +27,10 @@ from vla_ros.types import ONE_CAMERA, Invalid, InvalidReason, Prediction, TokenT
 
 
 class TokenPredictor:
-    """One action of one image, token by token."""
+    """One action of one image, token by token.
+
+    ``block_costs`` has what the warm-up measured.
+    """
 
     stages = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
 
@@ -41,6 +45,7 @@ class TokenPredictor:
         self._model = model
         self._tokenizer = tokenizer
         self._embedder = embedder
+        self.block_costs = BlockCosts()
 
     @property
     def most_values(self) -> int:
@@ -48,18 +53,20 @@ class TokenPredictor:
         return self._config.norm_stats[self._config.longest_key].action_dim
 
     def predict(
-        self, batch: Batch, stages: Stages, return_logits: bool, always_block: bool
+        self, batch: Batch, stages: Stages, return_logits: bool, trial: bool
     ) -> list[Prediction]:
         """Return a prediction for each request; see :class:`.Predictor`.
 
         :raises ValueError: if a draft is none.
         """
         model, llama = self._model, self._model.language_model
+        tokenizer = self._config.action_tokenizer
         steps = np.array([one.action_dim for one in batch.statistics])  # [B]
         most = self.most_values
         with stages('preprocess'):
             drafts = self._drafts(batch, steps, most - 1)
-            input_ids, tokens = self._padded(batch, drafts)
+            guesses = drafts if trial else np.where(drafts < 0, self._still(batch, drafts), drafts)
+            input_ids, tokens = self._padded(batch, guesses)
         image_embeds, shown = self._embedder(batch, stages)
         with stages('prefill'):
             inputs_embeds = model.embed(input_ids, image_embeds)
@@ -67,14 +74,22 @@ class TokenPredictor:
             cache = KVCache.empty(llama.config, inputs_embeds, inputs_embeds.shape[1] + most)
             logits = llama.prefill(inputs_embeds, lengths, cache, rows=most)
         with stages('decode'):
-            token_ids, logits = decode_greedy(
-                llama, logits, lengths, cache, steps, drafts, always_block
+            decoded = decode_greedy(
+                llama,
+                logits,
+                lengths,
+                cache,
+                Generation(steps, guesses, guesses_anew=not trial),
+                slice(tokenizer.first_id, tokenizer.vocab_size),
+                1.0 if trial else self.block_costs.of(len(batch)),
             )
+        if trial:
+            self.block_costs.add(len(batch), decoded.passes)
         with stages('postprocess'):
             return [
                 self._prediction(
-                    token_ids[row, : steps[row]],
-                    logits[row],
+                    decoded.token_ids[row, : steps[row]],
+                    decoded.logits[row],
                     drafts[row],
                     batch.keys[row],
                     batch.statistics[row],
@@ -105,17 +120,31 @@ class TokenPredictor:
             drafts[row, : min(len(draft), most - 1)] = draft[: most - 1]
         return drafts
 
-    def _padded(self, batch: Batch, drafts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return the prompts, each with its draft behind it, padded.
+    def _still(self, batch: Batch, drafts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tokens of actions that move nothing, for rows without a draft.
 
-        :param drafts: int64 [B, places]; there are as many places without a draft.
+        :param drafts: int64 [B, places]; what a draft leaves open is not guessed.
+        :returns: int64 [B, places], -1 where nothing is guessed.
+        """
+        still = np.full(drafts.shape, -1)
+        for row, statistics in enumerate(batch.statistics):
+            if (drafts[row] < 0).all():
+                values = statistics.normalize(np.zeros(statistics.action_dim))
+                ids = self._config.action_tokenizer.encode(values)[:-1]
+                still[row, : len(ids)] = ids
+        return still
+
+    def _padded(self, batch: Batch, guesses: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the prompts, each with its guesses behind it, padded.
+
+        :param guesses: int64 [B, places]; there are as many places without a guess.
         :returns: int64 [B, padded T + places], and int64 [B]: T.
         """
         both = [
-            torch.cat([prompt, torch.from_numpy(draft[draft >= 0])])
-            for prompt, draft in zip(batch.prompts, drafts, strict=True)
+            torch.cat([prompt, torch.from_numpy(guess[guess >= 0])])
+            for prompt, guess in zip(batch.prompts, guesses, strict=True)
         ]
-        width = padded_width(batch, self._tokenizer) + drafts.shape[1]
+        width = padded_width(batch, self._tokenizer) + guesses.shape[1]
         device = self._model.device
         input_ids, _ = padded(both, width, device, self._config.llama.pad_token_id)
         return input_ids, torch.from_numpy(batch.tokens).to(device)
@@ -134,8 +163,8 @@ class TokenPredictor:
         """Return the prediction of one request.
 
         :param token_ids: int64 [D]; the ones after an end-of-sequence token are cut off.
-        :param logits: float32 [>=D, vocab], on the CPU.
-        :param draft: int64 [<=D], -1 where there is none.
+        :param logits: float32 [>=D, bins], of the action tokens, on the CPU.
+        :param draft: int64 [<=D], that of the request; -1 where there is none.
         :param image: as the first vision tower was given it.
         """
         draft = draft[: len(token_ids)]
@@ -145,7 +174,7 @@ class TokenPredictor:
         ends = np.flatnonzero(token_ids == eos)
         token_ids = token_ids[: ends[0] + 1 if len(ends) else None]
         tokenizer = self._config.action_tokenizer
-        logits = action_logits(logits[: len(token_ids)], tokenizer)
+        logits = logits[: len(token_ids)]
         normalized = np.full(statistics.action_dim, np.nan)  # NaN where no token was emitted
         normalized[: len(token_ids)] = tokenizer.decode(token_ids)
         invalid = why_not_finite(logits)
