@@ -119,7 +119,11 @@ def refused(stack: Robot) -> int:
 
 def test_transitions_that_are_not_possible_now() -> None:
     with running_node('model:=scripted') as running:
-        stack = started(running.robot)
+        stack = running.robot
+        stack.wait_for_state(State.HOLDING)
+        assert change_state(stack, Transition.TRANSITION_DEACTIVATE)
+        assert change_state(stack, Transition.TRANSITION_ACTIVATE)
+        started(stack)
         impossible = [
             Transition.TRANSITION_CONFIGURE,
             Transition.TRANSITION_CLEANUP,
@@ -153,11 +157,34 @@ def test_a_shutdown_after_an_error_is_told() -> None:
         stack.wait_for_state(State.UNCONFIGURED, Reason.SHUT_DOWN)
 
 
-def test_a_managers_configure_beside_autostart() -> None:
-    with running_node('model:=scripted:slow=1@load') as running:
+@pytest.mark.parametrize('slow', ['', ':slow=1@load'])
+def test_a_managers_configure_beside_autostart(slow: str) -> None:
+    """As nav2's: it sees each state that it asks for. The policy is loaded once."""
+    with running_node(f'model:=scripted{slow}', 'instruction:=go') as running:
         stack = running.robot
+        if not slow:
+            stack.wait_for_state(State.HOLDING)
+        assert change_state(stack, Transition.TRANSITION_ACTIVATE)
+        assert stack.lifecycle_state() == 'active'
+        assert change_state(stack, Transition.TRANSITION_CONFIGURE)
+        assert stack.lifecycle_state() == 'inactive'
+        assert not change_state(stack, Transition.TRANSITION_CONFIGURE)
+        assert change_state(stack, Transition.TRANSITION_ACTIVATE)
+        assert stack.lifecycle_state() == 'active'
         assert not change_state(stack, Transition.TRANSITION_CONFIGURE)
         stack.wait_for_state(State.HOLDING)
+        stack.recovers()
+    assert running.process.returncode == 0
+    assert running.output.count(': loaded in ') == 1
+
+
+def test_an_operator_who_deactivates_beside_autostart() -> None:
+    with running_node('model:=scripted', 'instruction:=go') as running:
+        stack = running.robot
+        assert change_state(stack, Transition.TRANSITION_DEACTIVATE)
+        assert not change_state(stack, Transition.TRANSITION_CONFIGURE)
+        assert stack.lifecycle_state() == 'inactive'
+        stack.wait_for_state(State.READY)
     assert running.process.returncode == 0
 
 

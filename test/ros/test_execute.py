@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 from lifecycle_msgs.msg import Transition
 from std_srvs.srv import Trigger
 
 from support.fakes import FakePolicy
-from support.graph import CameraThread, Robot
+from support.graph import CameraThread, Robot, Running, running_node
 from support.in_process import node_with, unstarted_node
 from vla_ros.action import ExecuteInstruction
 from vla_ros.client.goal import RunningGoal
@@ -151,3 +152,43 @@ def test_a_node_can_end_during_a_goal(acting: tuple[Robot, VlaNode]) -> None:
     stack, node = acting
     begun(stack)
     assert not node.exit_code.done()
+
+
+def by_shutdown(running: Running) -> None:
+    assert running.robot.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+
+
+ENDS: dict[str, tuple[str, Callable[[Running], object], Reason, int]] = {
+    'SIGINT': ('', lambda running: running.process.send_signal(signal.SIGINT), Reason.SHUT_DOWN, 0),
+    'SIGTERM': (
+        '',
+        lambda running: running.process.send_signal(signal.SIGTERM),
+        Reason.SHUT_DOWN,
+        0,
+    ),
+    'a lifecycle shutdown': ('', by_shutdown, Reason.SHUT_DOWN, 0),
+    'a changed checkpoint': (':changed@40', lambda _: None, Reason.CHECKPOINT_CHANGED, 0),
+    'a hung policy': (':hung@40', lambda _: None, Reason.POLICY_HUNG, 70),
+}
+
+
+@pytest.mark.parametrize('end', ENDS)
+def test_a_goal_has_its_result_before_the_end(end: str) -> None:
+    script, act, reason, code = ENDS[end]
+    limits = ('inference_timeout_s:=0.2', 'hang_timeout_s:=0.4')
+    with running_node(f'model:=scripted{script}', *limits) as running:
+        stack = running.robot
+        stack.wait_for_state(State.HOLDING)
+        with CameraThread(stack):
+            goal = begun(stack)
+            act(running)
+            result = goal.result(20.0)
+            assert result is not None
+            assert (result.outcome, result.reason) == (Result.HELD, reason), result.message
+            assert result.actions > 0
+            count = len(stack.actions)
+        if code == 0 and running.process.poll() is None:
+            running.process.send_signal(signal.SIGINT)
+        assert running.ends() == code
+        assert len(stack.actions) == count  # none after the result
+    assert 'Traceback' not in running.output

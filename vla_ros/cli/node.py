@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.node import VlaNode
 
+_SPIN_S = 0.02
 _START_LIMIT_S = 120.0  # imports from a slow disk, and the middleware
 
 
@@ -71,6 +72,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     executor.add_node(node)
     exit_code = _spin(node, executor, stopped)
     watchdog.end(CLOSE_LIMIT_S, f'the end of the process may take {CLOSE_LIMIT_S:g} s')
+    _end_goals(node, executor)
     node.close()
     rclpy.try_shutdown()
     # All is closed, and the output is not buffered. A thread that hangs would keep the interpreter,
@@ -97,6 +99,15 @@ def _spin(node: VlaNode, executor: GuardedExecutor, stopped: EndRequest) -> int:
             return 0
         traceback.print_exc()
         return exit_codes.FAILED
+
+
+def _end_goals(node: VlaNode, executor: GuardedExecutor) -> None:
+    """Give open goals their results, which the executor sends."""
+    try:
+        while node.context.ok() and node.end_goals():
+            executor.spin_once(timeout_sec=_SPIN_S)
+    except Exception:  # the process ends anyway
+        traceback.print_exc()
 
 
 if __name__ == '__main__':

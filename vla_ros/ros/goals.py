@@ -28,6 +28,7 @@ from vla_ros.types import InstructionError, check_instruction
 
 _SHORTEST_PERIOD_S = 0.1  # between two feedbacks
 _LONGEST_PERIOD_S = 1.0
+_ON_ITS_WAY_S = 0.2  # a result, to its client
 _READY = (State.HOLDING, State.RUNNING)
 # Holds that do not end by themselves: no goal can be carried out.
 _LASTING = (Reason.STOPPED, Reason.DISABLED, Reason.SECOND_NODE, Reason.SECOND_PUBLISHER)
@@ -77,6 +78,7 @@ class Goals:
         self._instructions, self._view = instructions, view
         self._name = f'~/{prefix}execute'
         self._goals: list[_Goal] = []  # one at most
+        self._ended_s = -math.inf  # when the last one did
         self._server = ActionServer(
             node,
             ExecuteInstruction,
@@ -88,8 +90,14 @@ class Goals:
         )
 
     def close(self) -> None:
-        """Destroy the server; a goal that is carried out has no result."""
+        """Destroy the server; a goal that has not ended has no result."""
         self._server.destroy()
+
+    def end(self, cause: Cause) -> bool:
+        """End the goal, if there is one; return whether a result may still be on its way."""
+        if self._goals:
+            self._end(_Result.HELD, cause)
+        return self._clock.monotonic_s() - self._ended_s < _ON_ITS_WAY_S
 
     # -- the client's requests ---------------------------------------------------------------------
 
@@ -183,7 +191,7 @@ class Goals:
 
     def _end(self, outcome: int, cause: Cause) -> None:
         """Hold, and give the client its result."""
-        goal = self._goals.pop()
+        goal, self._ended_s = self._goals.pop(), self._clock.monotonic_s()
         result = _Result(
             outcome=outcome,
             reason=cause.reason,

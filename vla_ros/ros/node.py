@@ -100,12 +100,13 @@ class VlaNode(LifecycleNode):
         self._policy_info = policy_message(_DEFAULTS, None)  # as long as nothing is configured
         self._shut_down = False
         self._is_closing = False
+        self._started_itself = False  # it is active by autostart, and nobody has changed that
         self._error: Cause | None = None
 
         robots = read_robot_names(self)
         self._shared = self._make_shared(robots, clock)
         self._log = self._shared.log
-        self.requests = Requests(self._shared, self._before_callback)
+        self.requests = Requests(self._shared, self._before_callback, self._is_done_by_itself)
         enabled = self.get_parameter('enabled').value
         view = NodeView(self._situation, self._policy)
         self._robots = [
@@ -145,6 +146,20 @@ class VlaNode(LifecycleNode):
             self._try(self.trigger_configure)
             if self._configuration is not None:
                 self._try(self.trigger_activate)
+                self._started_itself = True
+
+    def _is_done_by_itself(self, transition: str) -> bool:
+        """Let a lifecycle manager take over what ``autostart`` began, step by step.
+
+        :param transition: that the manager asks for.
+        :returns: whether nothing is left to do; otherwise it is a transition as any other.
+        """
+        if not self._started_itself or transition not in ('configure', 'activate'):
+            return False
+        if transition == 'configure':  # a manager expects an inactive node after this
+            self._log.info('a lifecycle manager takes over: it activates the node')
+            self._try(self.trigger_deactivate)
+        return True
 
     @_transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -178,6 +193,7 @@ class VlaNode(LifecycleNode):
     @_transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop everything: no running inference becomes an action."""
+        self._started_itself = False
         self._deactivate()
         return super().on_deactivate(state)
 
@@ -193,6 +209,7 @@ class VlaNode(LifecycleNode):
     @_transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """End for good, from any state."""
+        self._started_itself = False
         self._deactivate()
         self._close_configuration()
         self._shut_down = True
@@ -201,6 +218,7 @@ class VlaNode(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Clean up after a transition that raised an error, or end the process."""
+        self._started_itself = False
         try:
             self._deactivate()
             self._close_configuration()
@@ -219,6 +237,16 @@ class VlaNode(LifecycleNode):
         self._log.error(f'{transition}: {failure_text(error)}')
         message = f'{transition} raised an error: {error}; it is a mistake of vla_ros'
         return Cause(Reason.TRANSITION_FAILED, message)
+
+    def end_goals(self) -> bool:
+        """Hold for good, and end all goals: the process ends.
+
+        :returns: whether results may still be on their way; they need an executor that spins.
+        """
+        self._is_closing = True
+        self._deactivate()
+        cause = self._error or Cause(Reason.SHUT_DOWN, 'the process of the node ends')
+        return any([robot.goals.end(cause) for robot in self._robots])
 
     def close(self) -> bool:
         """End the worker before the publishers; return False if a thread is left that hangs.

@@ -27,8 +27,17 @@ from vla_ros.text import is_blank, printable
 class Requests:
     """The executor's guard."""
 
-    def __init__(self, shared: Shared, before_callback: Callable[[], None]) -> None:
-        self.before_callback = before_callback
+    def __init__(
+        self,
+        shared: Shared,
+        before_callback: Callable[[], None],
+        is_done: Callable[[str], bool],
+    ) -> None:
+        """Answer by the services' callbacks.
+
+        :param is_done: of a lifecycle transition; whether nothing is left to do for it.
+        """
+        self.before_callback, self._is_done = before_callback, is_done
         self._counters, self._log, self._commands = shared.requests, shared.log, shared.commands
 
     def answer(self, service: Service, request: Any, sent_ns: int) -> Any:
@@ -40,7 +49,10 @@ class Requests:
         if late:
             return self._refusal(service, request, f'too late: {late}')
         try:
-            response = service.callback(request, service.srv_type.Response())
+            if isinstance(request, ChangeState.Request) and self._is_done(_transition(request)):
+                response = ChangeState.Response(success=True)
+            else:
+                response = service.callback(request, service.srv_type.Response())
         except _rclpy.RCLError as error:  # such as a transition that this state does not have
             return self._refusal(service, request, f'not possible: {error}')
         except Exception as error:
@@ -80,14 +92,22 @@ def _sets_going(service: Service, request: Any) -> bool:
     if isinstance(request, Trigger.Request):
         return service.srv_name.endswith('reset')
     if isinstance(request, ChangeState.Request):
-        transition = request.transition  # its label counts, and the id where there is none
-        return (transition.label or transition.id) in ('activate', Transition.TRANSITION_ACTIVATE)
+        return _transition(request) == 'activate'
     if isinstance(request, (SetParameters.Request, SetParametersAtomically.Request)):
         return any(
             one.name == 'instruction' and not is_blank(one.value.string_value)
             for one in request.parameters
         )
     return False
+
+
+def _transition(request: ChangeState.Request) -> str:
+    """Return the label of the transition: where it is empty, that of the id; empty: another."""
+    named = {
+        Transition.TRANSITION_CONFIGURE: 'configure',
+        Transition.TRANSITION_ACTIVATE: 'activate',
+    }
+    return str(request.transition.label or named.get(request.transition.id, ''))
 
 
 def _is_refusal(response: Any) -> bool:
