@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
-.PHONY: help setup demo test soak simulate mutants generate lint clean
+.PHONY: help setup demo test soak simulate mutants generate lint colcon clean
 
 # The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
 # ours.
@@ -22,7 +22,8 @@ help:
 	@echo '                make mutants ARGS=--planted, make mutants ARGS="--count 200"'
 	@echo 'make generate   write config/vla.yaml and docs/parameters.md'
 	@echo '                from vla_ros/parameters/definition.py'
-	@echo 'make lint       run ruff and mypy'
+	@echo 'make lint       run ruff, mypy, and the linters of ROS 2'
+	@echo 'make colcon     build with colcon, check what is installed, run some of the tests with it'
 	@echo 'make clean      remove .venv and everything built'
 	@echo 'Each command does the set-up that it needs. Another Python: make setup PYTHON=python3.11'
 
@@ -57,6 +58,10 @@ lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/python tools/lint_ament.py
+
+colcon: setup
+	@.venv/bin/python tools/check_colcon.py
 
 clean:
 	rm -rf .venv build install log .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ RECORD = VENV / 'vla_ros_setup.json'
 
 REQUIREMENTS = ROOT / 'requirements'
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
-PACKAGE_FOLDERS = ('config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
+PACKAGE_FOLDERS = ('action', 'config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
 
 
 class SetupError(Exception):
@@ -111,13 +111,16 @@ def install_requirements(ros: str) -> str:
 
         constraint.append(f'numpy<{int(numpy.__version__.split(".")[0]) + 1}')
 
-    simulation = REQUIREMENTS / 'simulation.txt'  # says why it goes without dependencies
-    wanted = fingerprint([*files, simulation], *constraint)
+    # These say why they go without dependencies.
+    bare = [REQUIREMENTS / 'simulation.txt']
+    if ros == 'wheels':
+        bare.append(REQUIREMENTS / 'colcon.txt')
+    wanted = fingerprint([*files, *bare], *constraint)
     if read_record().get('requirements') != wanted:
         print('== requirements: about 6 GB and a few minutes, most of it PyTorch', flush=True)
         options = [option for file in files for option in ('-r', file)]
         run([*PIP_INSTALL, *options, *constraint])
-        run([*PIP_INSTALL, '--no-deps', '-r', simulation])
+        run([*PIP_INSTALL, '--no-deps', *(option for file in bare for option in ('-r', file))])
         write_record({**read_record(), 'requirements': wanted})
     return wanted
 

@@ -56,10 +56,13 @@ class Scene:
         self.now_s += max(seconds, self._tick_s)
 
     def watch(self) -> str:
-        return child.wait_until_stuck(self, self.sleep, lambda: self.now_s)  # type: ignore[arg-type]
+        return child.wait_until_stuck(self, self.sleep, self.now)  # type: ignore[arg-type]
 
     def end(self) -> None:
-        child.end(self, self.sleep, lambda: self.now_s)  # type: ignore[arg-type]
+        child.end(self, self.sleep, self.now)  # type: ignore[arg-type]
+
+    def now(self) -> float:
+        return self.now_s
 
 
 def beats_until(last_s: float, limit_s: float = LIMIT_S) -> Callable[[Scene, float], list[str]]:

@@ -268,7 +268,13 @@ def test_in_step_each_row_is_executed_once_and_in_order(rows: int | None, execut
 def test_in_step_a_chunk_ends_with_the_episode() -> None:
     robot = FakeRobot(0.01, lambda number, *when: received(*when, 8))
     world = FakeWorld(robot.clock)
-    world.step = lambda action: setattr(world, 'success', True) or world.look()  # type: ignore[method-assign,func-returns-value]
+    look = world.look
+
+    def step(action: object) -> Any:
+        world.success = True
+        return look()
+
+    world.step = step  # type: ignore[method-assign]
     episode, _ = played(robot, world, Pace())
     assert (episode.steps, episode.success) == (1, True)
 

@@ -543,7 +543,7 @@ def test_the_section_of_aloha_shows_what_is_shipped() -> None:
     [source] = re.findall(r'^\* ALOHA: (.*(?:\n  .*)*)', text, flags=re.MULTILINE)
     contracts = load_contracts()
     joints = {key: one for key, one in contracts.items() if isinstance(one, JointContract)}
-    assert [name for name in re.findall('`(aloha1.*?)`', text)] == list(joints)
+    assert re.findall('`(aloha1.*?)`', text) == list(joints)
     for contract in joints.values():
         assert source.replace('\n ', '') == contract.source
         assert columns(text)['ALOHA'] == [

@@ -16,8 +16,9 @@ from rcl_interfaces.srv import GetParameters, ListParameters, SetParametersAtomi
 from rclpy.parameter import Parameter
 
 from support.fakes import FakePolicy
-from support.graph import CameraThread, Robot, noise
+from support.graph import CameraThread, Robot, noise, running_node
 from support.in_process import NodeTime, node_with, unstarted_node
+from support.places import ROOT
 from support.servo import PATIENT, Servo, moving_node, seconds, written
 from vla_ros.parameters.definition import DEFINITIONS, Parameters
 from vla_ros.reasons import Reason, State
@@ -41,9 +42,8 @@ def value_of(stack: Robot, name: str) -> float:
     return float(stack.get_parameter_of_node(name).double_value)
 
 
-def test_a_dump_of_all_parameters_is_whole(fake: tuple[Robot, VlaNode]) -> None:
+def check_dump(stack: Robot) -> None:
     """As ``ros2 param dump`` asks: for all names in one request."""
-    stack, _ = fake
     listed = stack.ask(ListParameters, 'vla/list_parameters', ListParameters.Request())
     names = list(listed.result.names)
     assert set(DEFINITIONS) <= set(names)
@@ -54,6 +54,18 @@ def test_a_dump_of_all_parameters_is_whole(fake: tuple[Robot, VlaNode]) -> None:
     told = dict(zip(names, values, strict=True))
     dumped = Parameter.from_parameter_msg(ParameterMessage(name='robots', value=told['robots']))
     assert Parameters(robots=tuple(dumped.value)).robot_names == ('',)  # also when it is loaded
+
+
+def test_a_dump_of_all_parameters_is_whole(fake: tuple[Robot, VlaNode]) -> None:
+    check_dump(fake[0])
+
+
+def test_a_dump_of_a_node_with_the_shipped_file_is_whole() -> None:
+    """Launch passes it; its ``robots: []`` reaches the node as a parameter without a value."""
+    shipped = ('--params-file', str(ROOT / 'config' / 'vla.yaml'))
+    with running_node('model:=scripted', arguments=shipped) as running:
+        running.robot.wait_for_state(State.HOLDING)
+        check_dump(running.robot)
 
 
 def test_a_limit_is_checked_with_the_others_and_set_together(fake: tuple[Robot, VlaNode]) -> None:

@@ -140,7 +140,7 @@ def _setup(
     _check_ros_arguments(parser, for_ros)
     return Setup(
         model=''.join(models),
-        assignments={name: text for name, text in assignments},
+        assignments=dict(assignments),
         parameters_file=options.params_file,
         node=f'/{node.lstrip("/")}',
         cameras=tuple(options.image.split(',')) if options.image else (),

@@ -47,8 +47,8 @@ _ADAPTERS = (
 )
 # A word in the names of a training's state, which is not a part of the policy.
 _TRAINING_STATE = re.compile(
-    r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)|args|logs?|loss(es)?|'
-    r'metrics|history|events|wandb|tensorboard|profile|trace)([^a-z]|$)'
+    r'(^|[^a-z])(optim(izers?)?|sched(uler)?|lr|rng|random|scaler|train(ing|er)|args|logs?|'
+    r'loss(es)?|metrics|history|events|wandb|tensorboard|profile|trace)([^a-z]|$)'
 )
 # The same weights in an older format: the reference takes safetensors if there are both.
 _SAME_WEIGHTS = 'pytorch_model*'

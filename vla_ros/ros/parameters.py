@@ -8,6 +8,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
 
 from vla_ros.parameters.check import (
     ParameterError,
@@ -40,8 +41,10 @@ def declare_parameters(node: Node) -> None:
         # rclpy takes an empty list for one of bytes. A parameter without a value would empty the
         # answer to a request for all, such as that of `ros2 param dump`.
         value = [''] if default == () else default
+        given = node._parameter_overrides.get(name)
+        empty = given is not None and given.type_ is RosParameter.Type.NOT_SET  # [] of a file
         try:
-            node.declare_parameter(name, value, _descriptor(definition))
+            node.declare_parameter(name, value, _descriptor(definition), ignore_override=empty)
         except InvalidParameterTypeException as error:
             raise wrong_type(name, str(error)) from error
         except InvalidParameterValueException as error:
