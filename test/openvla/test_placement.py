@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vla_ros.openvla import PlacementError
-from vla_ros.openvla.placement import choose_device, choose_dtype
+from vla_ros.openvla.placement import check_float32, choose_device, choose_dtype
+from vla_ros.openvla.vision import PatchConv
 
 
 class Machine:
@@ -93,3 +94,38 @@ def test_dtype_by_name() -> None:
         choose_dtype('int8', torch.device('cpu'))
     assert caught.value.value == "'int8'"
     assert caught.value.expected == 'one of auto, float32, bfloat16, float16'
+
+
+@pytest.mark.parametrize(
+    ('device', 'backend', 'part', 'value'),
+    [
+        ('cuda:0', 'cuda', 'matmul', 'tf32'),
+        ('cpu', 'mkldnn', 'matmul', 'bf16'),
+        ('cpu', 'mkldnn', 'conv', 'tf32'),
+    ],
+)
+def test_float32_that_is_rounded_is_refused(
+    device: str, backend: str, part: str, value: str
+) -> None:
+    switch = getattr(getattr(torch.backends, backend), part)
+    before = switch.fp32_precision
+    where = torch.device(device)
+    try:
+        switch.fp32_precision = 'ieee'
+        check_float32(where, torch.float32)
+        switch.fp32_precision = value
+        check_float32(where, torch.bfloat16)
+        check_float32(torch.device('mps'), torch.float32)
+        with pytest.raises(PlacementError, match=rf'torch.backends.{backend}.{part}.*{value}'):
+            check_float32(where, torch.float32)
+    finally:
+        switch.fp32_precision = before
+
+
+def test_patches_by_a_product_are_those_of_the_convolution() -> None:
+    """CUDA takes the product in float32; the weights are the convolution's own."""
+    torch.manual_seed(0)
+    for bias in (True, False):
+        one = PatchConv(3, 20, 14, 14, bias=bias).requires_grad_(False)
+        x = torch.randn(2, 3, 42, 56)
+        torch.testing.assert_close(one.product(x), one(x), rtol=1e-5, atol=1e-5)

@@ -43,6 +43,7 @@ class Placement:
         chosen = choose_device(device)
         placement = cls(chosen, choose_dtype(dtype, chosen), quantization, compile)
         check_quantization(quantization, chosen, placement.dtype, compile)
+        check_float32(chosen, placement.dtype)
         return placement
 
     @property
@@ -136,6 +137,46 @@ def check_quantization(
             f'quantization {quantization} on the cpu does not go with compile',
             'set compile to false',
         )
+
+
+def check_float32(device: torch.device, dtype: torch.dtype) -> None:
+    """Check that products of float32 are exact on the device, if that is the dtype.
+
+    Others who use torch in this process may have it round factors to TF32 or bfloat16. The switch
+    belongs to the whole process, so the policy does not set it.
+
+    :raises PlacementError: if they are rounded.
+    """
+    if dtype != torch.float32 or (switch := _rounding_switch(device)) is None:
+        return
+    name, value = switch
+    raise PlacementError(
+        f'dtype float32 on {device} is not exact in this process: {name} is {value!r}',
+        'set the switch, or take dtype bfloat16',
+        value=value,
+        expected="'ieee' or 'none'",
+    )
+
+
+def _rounding_switch(device: torch.device) -> tuple[str, str] | None:
+    """Return the name and the value of a switch that rounds float32 factors; None if none does.
+
+    Convolutions on CUDA are not among them: :class:`.PatchConv` makes none.
+    """
+    backends = torch.backends
+    if device.type == 'cuda':
+        switches = {'torch.backends.cuda.matmul.fp32_precision': backends.cuda.matmul}
+    elif device.type == 'cpu':
+        switches = {
+            'torch.backends.mkldnn.matmul.fp32_precision': backends.mkldnn.matmul,
+            'torch.backends.mkldnn.conv.fp32_precision': backends.mkldnn.conv,
+        }
+    else:
+        return None
+    for name, switch in switches.items():
+        if (value := switch.fp32_precision) not in ('none', 'ieee'):
+            return name, value
+    return None
 
 
 def synchronize(device: torch.device) -> None:

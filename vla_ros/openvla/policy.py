@@ -31,7 +31,7 @@ from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.loading import load
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import select_statistics
-from vla_ros.openvla.placement import Placement, empty_cache
+from vla_ros.openvla.placement import Placement, check_float32, empty_cache
 from vla_ros.openvla.plain import check_folder
 from vla_ros.openvla.preprocessing import RAW, Preprocessing
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer, load_processors
@@ -114,7 +114,8 @@ class OpenVLAPolicy:
         :param compile: run through torch.compile: faster on a GPU; the warm-up takes minutes.
         :param max_batch_size: maximum number of requests in one batch.
         :param preprocessing: of images, before the released processor.
-        :raises PlacementError: if device, dtype or quantization is not available here.
+        :raises PlacementError: if device, dtype or quantization is not available here, or float32
+            is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
         """
         placement = Placement.choose(device, dtype, quantization, compile)
@@ -283,7 +284,11 @@ class OpenVLAPolicy:
         return_logits: bool = False,
         trial: bool = False,
     ) -> list[Prediction]:
-        """Predict; after a lack of memory the policy stays usable."""
+        """Predict; after a lack of memory the policy stays usable.
+
+        :raises PlacementError: if float32 is not exact in this process any more.
+        """
+        check_float32(self._model.device, self._model.dtype)  # others may have changed it
         self._model.cancel_with(cancel)
         self._model.check_cancelled()
         try:

@@ -15,6 +15,7 @@ import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vla_ros.openvla.config import TowerConfig
 from vla_ros.openvla.errors import CheckpointError
@@ -89,6 +90,39 @@ class FilmBlock(Block):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
+class PatchConv(nn.Conv2d):
+    """The convolution that makes embeddings of patches; its stride is its size.
+
+    cuDNN rounds the factors of float32 to TF32 unless the whole process is told otherwise. So on
+    CUDA it is a product of matrices in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embeddings [B, C, h, w] of [B, 3, H, W]."""
+        if x.is_cuda and x.dtype == torch.float32:
+            return self.product(x)
+        return super().forward(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return the same as a product of matrices."""
+        height, width = self.kernel_size
+        patches = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # [B, 3, h, p, w, p]
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # [B, h, w, 3 * p * p]
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+def _exact_patches(tower: VisionTransformer) -> VisionTransformer:
+    """Return the tower with its convolution of patches replaced; the weights stay."""
+    old = tower.patch_embed.proj
+    if old.kernel_size == old.stride and old.padding == (0, 0):
+        new = PatchConv(
+            old.in_channels, old.out_channels, old.kernel_size, old.stride, device='meta'
+        )
+        new.weight, new.bias = old.weight, old.bias
+        tower.patch_embed.proj = new
+    return tower
+
+
 def _features(tower: VisionTransformer, pixels: Tensor) -> Tensor:
     """Return the output of the last block that is left: [B, N, C] of [B, 3, H, W]."""
     features: Tensor = tower.forward_intermediates(
@@ -133,7 +167,7 @@ def _build_tower(tower: TowerConfig, film_dim: int | None) -> VisionTransformer:
     if tower.act_layer is not None:
         options['act_layer'] = tower.act_layer
     if tower.timm_id in TOWERS:
-        return TOWERS[tower.timm_id](**options)
+        return _exact_patches(TOWERS[tower.timm_id](**options))
     if not timm.is_model(tower.timm_id):
         raise CheckpointError(
             f'config.json names the vision tower {tower.timm_id!r}, which timm '
@@ -141,4 +175,4 @@ def _build_tower(tower: TowerConfig, film_dim: int | None) -> VisionTransformer:
             'install a version of timm that has it',
             value=tower.timm_id,
         )
-    return timm.create_model(tower.timm_id, pretrained=False, **options)
+    return _exact_patches(timm.create_model(tower.timm_id, pretrained=False, **options))
