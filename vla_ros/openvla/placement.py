@@ -163,19 +163,12 @@ def _rounding_switch(device: torch.device) -> tuple[str, str] | None:
 
     Convolutions on CUDA are not among them: :class:`.PatchConv` makes none.
     """
-    backends = torch.backends
-    if device.type == 'cuda':
-        switches = {'torch.backends.cuda.matmul.fp32_precision': backends.cuda.matmul}
-    elif device.type == 'cpu':
-        switches = {
-            'torch.backends.mkldnn.matmul.fp32_precision': backends.mkldnn.matmul,
-            'torch.backends.mkldnn.conv.fp32_precision': backends.mkldnn.conv,
-        }
-    else:
-        return None
-    for name, switch in switches.items():
-        if (value := switch.fp32_precision) not in ('none', 'ieee'):
-            return name, value
+    backends: dict[str, tuple[str, ...]] = {'cuda': ('matmul',), 'cpu': ('matmul', 'conv')}
+    library = 'mkldnn' if device.type == 'cpu' else device.type
+    for part in backends.get(device.type, ()):
+        value = getattr(getattr(torch.backends, library), part).fp32_precision
+        if value not in ('none', 'ieee'):
+            return f'torch.backends.{library}.{part}.fp32_precision', value
     return None
 
 
