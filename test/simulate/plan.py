@@ -123,6 +123,7 @@ def make_plan(seed: int) -> Plan:
         ),
         key=lambda one: one.start_s,
     )
+    parameters['replan_rows'] = Random(f'replan/{seed}').choice((0, 0, 0, 1, 2, 4))
     for kind in kinds:
         parameters.update(KINDS[kind].parameters)
     synchronised = len(shape.cameras) == 1 or random.random() < 0.6

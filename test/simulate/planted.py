@@ -29,6 +29,7 @@ _CLOCK = 'vla_ros/scheduling/clock.py'
 _TYPES = 'vla_ros/types.py'
 _ASSEMBLY = 'vla_ros/scheduling/assembly.py'
 _ROWS = 'vla_ros/motion/rows.py'
+_REPLANNING = 'vla_ros/scheduling/replanning.py'
 _REFUSED = 'vla_ros/motion/refused.py'
 _ROUTE = 'vla_ros/motion/route.py'
 _POSE = 'vla_ros/motion/pose.py'
@@ -618,5 +619,29 @@ PLANTED = [
         _OBSERVATIONS,
         '        self.cameras.forget_stamps()\n        self._assembler.clear()\n',
         '        self.cameras.forget_stamps()\n',
+    ),
+    Planted(
+        'replan: the next inference begins before the last one is judged',
+        _REPLANNING,
+        '        return self._asked is None and is_played\n',
+        '        return is_played\n',
+    ),
+    Planted(
+        'replan: the next inference begins one row early',
+        _REPLANNING,
+        '    return due_ns + round(min(rows, horizon) * period_s * 1e9)\n',
+        '    return due_ns + round((min(rows, horizon) - 1) * period_s * 1e9)\n',
+    ),
+    Planted(
+        'replan: an inference that was judged is still waited for',
+        _REPLANNING,
+        '            self._asked, self._from_ns = None, from_ns\n',
+        '            self._from_ns = from_ns\n',
+    ),
+    Planted(
+        'replan: more rows than the chunk has are waited for',
+        _REPLANNING,
+        '    return due_ns + round(min(rows, horizon) * period_s * 1e9)\n',
+        '    return due_ns + round(5 * rows * period_s * 1e9)\n',
     ),
 ]

@@ -32,6 +32,7 @@ from simulate.parts_oracle import (
 )
 from simulate.plan import Shape
 from simulate.policy import REFUSED, Call, Frame, is_sound
+from simulate.replan_oracle import ReplanOracle
 from simulate.scheduler import NS
 from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract
@@ -189,6 +190,7 @@ class RobotOracle:
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
         self._motion = MotionOracle(self._params, self._violation)
+        self._replan = ReplanOracle(self._params['replan_rows'])
         self._last_twist = np.zeros(6)
         self._zeros = 0
         self._grippers = 0  # told where to be
@@ -219,6 +221,7 @@ class RobotOracle:
         self.disturb()
         self._assembly.doubt()
         self._motion.change_limits()
+        self._replan.lift()
 
     # -- voiding -----------------------------------------------------------------------------------
 
@@ -232,6 +235,7 @@ class RobotOracle:
         :param reason: that a robot which was RUNNING has to give; None: any.
         """
         self.epoch += 1
+        self._replan.lift()
         for image in self._images:
             if until_ns is not None and image.taken_ns >= until_ns:
                 image.epoch = self.epoch
@@ -251,6 +255,7 @@ class RobotOracle:
 
     def expect_hold(self, call: Call, member: int) -> None:
         """The inference has failed; the robot has to hold soon, unless it dropped it before."""
+        self._replan.lift()
         for one in self._shown:
             if one.call is call and one.member == member:
                 is_current = all(image.epoch == self.epoch for image in one.images)
@@ -258,7 +263,12 @@ class RobotOracle:
                     self._voided_ns = self._voided_ns or self._around.now_ns()
 
     def waits_since_s(self, since_ns: int) -> float:
-        """For how long a sound observation has waited that was complete after that; 0: none has."""
+        """For how long a sound observation has waited that was complete after that; 0: none has.
+
+        One that waits for rows of a chunk does not wait for an inference.
+        """
+        if self._replan.is_on:
+            return 0.0
         waiting = self._joins_after(since_ns)
         return (self._around.now_ns() - waiting[0].at_ns) / NS if waiting else 0.0
 
@@ -465,8 +475,15 @@ class RobotOracle:
         for image in images:
             image.shown = True
         self._shown.append(Shown(call, member, images))
+        self._check_replan(call, images)
         self._check_wait(images)
         self._check_newest(images)
+
+    def _check_replan(self, call: Call, images: Sequence[Seen]) -> None:
+        if self.must_hold or self._around.any_stalled_lately(_STEADY_S) or self._in_doubt:
+            self._replan.lift()
+        if why := self._replan.ask(call, min(image.stamp_ns for image in images)):
+            self._violation(f'{[tuple(image.frame) for image in images]}: {why}')
 
     def _find_images(self, call: Call, member: int) -> list[Seen]:
         """Return the images of an observation, as they were taken; each is shown once."""
@@ -517,7 +534,7 @@ class RobotOracle:
         if self._around.any_stalled_lately(waited_s + NOTICE_S):
             return
         frames = [tuple(image.frame) for image in images]
-        if waited_s > _HAND_OVER_S:
+        if waited_s > _HAND_OVER_S and not self._replan.is_on:
             self._violation(f'{frames} wait {waited_s:.3f} s for an idle worker')
         age_s = (self._around.node_ns() - min(image.stamp_ns for image in images)) / NS
         limit_s = self._params['max_image_age_s']
@@ -544,7 +561,10 @@ class RobotOracle:
         self.instructions = frozenset((action.instruction,))
         self.must_hold, self._voided_ns = False, None
         self.acted_ns = now_ns
+        may_be_none = self._may_be_none
         self._begin_motion(action, now_ns, node_ns, images)
+        moves = self._may_be_none == may_be_none and not self._motion.is_guided
+        self._replan.act(action, moves or self._params['motion'] == 'none')
 
     def _begin_motion(self, action: Any, now_ns: int, node_ns: int, images: Sequence[Seen]) -> None:
         contract = self._contracts.get(action.unnorm_key)
@@ -739,6 +759,7 @@ class RobotOracle:
             self._check_parts(status.reason)
         if status.state != State.RUNNING:
             self._motion.rest()
+            self._replan.lift()
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')
         if status.state == State.HOLDING and status.reason == Reason.NONE:
