@@ -170,6 +170,24 @@ def test_another_frame_and_other_contracts_of_a_robot_that_moves(
     stack.wait_for(lambda: is_fast(servo) and not stack.status.motion.reason)
 
 
+def test_a_motion_that_needs_a_pose_from_now_on(arm: tuple[Robot, Servo, Path]) -> None:
+    stack, servo, _ = arm
+    needs = (('workspace_m', '-1, 1, -1, 1, -1, 1', ''), ('chunk_timing', 'from_pose', 'timed'))
+    for name, value, before in needs:
+        assert stack.set_parameter_of_node(name, value).successful
+        set_s = stack.get_clock().now().nanoseconds / 1e9
+        stack.wait_for(lambda: stack.status.motion.reason == Reason.MOTION_NO_POSE)
+        assert not servo.within(set_s, math.inf)[1].any()
+        assert stack.set_parameter_of_node(name, before).successful
+        stack.wait_for(lambda: is_fast(servo))
+    refused = stack.set_parameter_of_node('workspace_m', '1, -1, 0, 0, 0, 0')
+    assert not refused.successful and 'workspace_m' in refused.reason
+    assert stack.set_parameter_of_node('control_rate_hz', 20.0).successful
+    set_s = stack.get_clock().now().nanoseconds / 1e9
+    stack.wait_for(lambda: len(servo.within(set_s, math.inf)[0]) > 20)
+    assert np.median(np.diff(servo.within(set_s, math.inf)[0])) > 0.04
+
+
 def test_contracts_that_the_policy_was_loaded_with(tmp_path: Path) -> None:
     """How images are cropped is the policy's: it would have to be loaded again."""
     contracts = written(tmp_path)

@@ -68,13 +68,14 @@ class StandIn:
         self.context = SimpleNamespace(ok=lambda: True)
         self.publishers: dict[str, Publisher] = {}
         self.timer: Callable[[], None] = lambda: None
+        self.period_s = 0.0
         self.hears: dict[str, Callable[[Any], None]] = {}
 
     def create_publisher(self, _: type, topic: str, __: object) -> Publisher:
         return self.publishers.setdefault(topic, Publisher(topic))
 
-    def create_timer(self, _: float, callback: Callable[[], None], clock: object) -> object:
-        self.timer = callback
+    def create_timer(self, period_s: float, callback: Callable[[], None], clock: object) -> object:
+        self.timer, self.period_s = callback, period_s
         return callback
 
     def create_subscription(

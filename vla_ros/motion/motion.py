@@ -201,6 +201,7 @@ class Motion:
         """
         before, in_force = self._contract, self._profile.limits
         self._contracts, self._limits, self._guide = contracts, limits, guide
+        self._profile.kept_s = self._kept_s
         if before is None:
             self.cause = None  # the next action finds its contract, or none
             return
@@ -258,6 +259,11 @@ class Motion:
         """Return whether the twist stays zero until the next chunk."""
         return self._profile.is_over(now_s)
 
+    @property
+    def _kept_s(self) -> float:
+        """For how long commands are kept: until the newest pose shows what they did."""
+        return 0.0 if self._guide is None else self._guide.poses.max_age_s
+
     def _choose(self, unnorm_key: str) -> None:
         contract = self._contracts.get(unnorm_key)
         limits, self._contract = self._limits, None
@@ -268,8 +274,7 @@ class Motion:
             self.cause = _not_a_displacement(contract.action_space)
             return
         self.cause, self._contract = None, contract
-        kept_s = 0.0 if self._guide is None else self._guide.poses.max_age_s
-        self._profile = TwistProfile(_within(limits, contract), kept_s=kept_s)
+        self._profile = TwistProfile(_within(limits, contract), kept_s=self._kept_s)
 
     def _begin(
         self, actions: NDArray[np.float64], contract: ActionContract, due: Due, capture: Capture

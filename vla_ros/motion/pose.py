@@ -171,9 +171,10 @@ class PoseHistory:
         self._keep(StampedPose(stamp_ns, pose))
         return broken
 
-    def adjust(self, span_s: float) -> None:
-        """Keep poses for another time from now on."""
+    def adjust(self, span_s: float, max_age_s: float) -> None:
+        """Keep poses for another time, and use newer or older ones, from now on."""
         self._span_ns = round(span_s * 1e9)
+        self.max_age_s = max_age_s
 
     def forget(self) -> None:
         """Forget all poses: the robot's clock has jumped."""

@@ -341,6 +341,7 @@ class Parameters:
         'published, displaced from where ee_pose was in the image, without what is done.',
         group='Motion',
         choices=('published', 'timed', 'from_pose'),
+        settable=Settable.ALWAYS,
     )
     replan_rows: int = parameter(
         0,
@@ -357,6 +358,7 @@ class Parameters:
         group='Motion',
         unit='s',
         bounds=(0.01, 10.0),
+        settable=Settable.ALWAYS,
     )
     max_lead_m: float = parameter(
         0.1,
@@ -374,6 +376,7 @@ class Parameters:
         'empty: none.',
         group='Motion',
         unit='m',
+        settable=Settable.ALWAYS,
     )
     control_rate_hz: float = parameter(
         50.0,
@@ -381,6 +384,7 @@ class Parameters:
         group='Motion',
         unit='Hz',
         bounds=(20.0, 1000.0),
+        settable=Settable.ALWAYS,
     )
     max_linear_speed_m_s: float = parameter(
         0.25,

@@ -7,7 +7,6 @@ Used by the executor's thread.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any
 
 from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory
@@ -33,22 +32,30 @@ class MotionOutput(Stream):
         super().__init__(setup, kind, topic)
         parameters = setup.parameters
         self._leads = leads
-        self._guide = guide = _guide(setup, leads)
+        self._poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
+        self._guide = guide = self._guide_by(setup)
         self.motion = Motion(
             setup.contracts, motion_limits(parameters), parameters.unnorm_key, guide
         )
         self._first_camera = setup.first_camera
-        self._frame_id = setup.frame_id
+        self._frame_id, self._way = setup.frame_id, _way(setup)
         self._gripper = GripperOutput(setup)
-        self.counters: tuple[Any, ...] = (self.motion.counters,)
+        self.counters: tuple[Any, ...] = (self.motion.counters, self._poses.counters)
+        self._prefix = setup.prefix
         self._pose_inputs: list[PoseInput] = []  # one at most
-        if guide is not None:
-            self.counters += (guide.poses.counters,)
+        self._hear_poses()
+        self._log_contract(setup.shared.log)
+
+    def _hear_poses(self) -> None:
+        """Hear the pose of the tool while the motions need it."""
+        if self._guide is not None and not self._pose_inputs:
             pose_input = PoseInput(
-                setup.node, self._clock, setup.prefix, guide.poses, self._interrupt
+                self._node, self._clock, self._prefix, self._poses, self._interrupt
             )
             self._pose_inputs.append(pose_input)
-        self._log_contract(setup.shared.log)
+        elif self._guide is None and self._pose_inputs:
+            self._pose_inputs.pop().close()
+            self._poses.forget()
 
     @property
     def cause(self) -> Cause | None:
@@ -62,22 +69,21 @@ class MotionOutput(Stream):
 
     def forget_stamps(self) -> None:
         """Forget the poses."""
-        if self._guide is not None:
-            self._guide.poses.forget()
+        self._poses.forget()
 
     def adjust(self, setup: OutputSetup) -> None:
-        """Apply limits and contracts from now on; a motion in another frame ends immediately."""
-        if setup.frame_id != self._frame_id:
+        """Apply limits and contracts from now on.
+
+        A motion in another frame or workspace, or by another meaning of a chunk, ends immediately.
+        """
+        super().adjust(setup)
+        self._poses.adjust(_span_s(setup.parameters), setup.parameters.max_pose_age_s)
+        self._guide = self._guide_by(setup)
+        if _way(setup) != self._way:
             self.hold()
-            self._frame_id = setup.frame_id
-        if self._guide is not None:
-            self._guide.poses.adjust(_span_s(setup.parameters))
-            self._guide = replace(
-                self._guide,
-                frame_id=setup.frame_id,
-                max_lead_m=setup.parameters.max_lead_m if self._leads else None,
-            )
+            self._frame_id, self._way = setup.frame_id, _way(setup)
         self.motion.adjust(setup.contracts, motion_limits(setup.parameters), self._guide)
+        self._hear_poses()
 
     def forget(self) -> None:
         """Stop, and forget the state of the gripper."""
@@ -90,6 +96,16 @@ class MotionOutput(Stream):
             pose_input.close()
         super().close(flush_s)
         self._gripper.close()
+
+    def _guide_by(self, setup: OutputSetup) -> Guide | None:
+        """Return what the motions must know of the tool; None if they need no pose."""
+        from_image = setup.parameters.chunk_timing == 'from_pose'
+        numbers = workspace(setup.workspace)
+        if not (from_image or numbers or self._leads):
+            return None
+        box = Box.of(numbers) if numbers else None
+        max_lead_m = setup.parameters.max_lead_m if self._leads else None
+        return Guide(self._poses, setup.frame_id, from_image, box, max_lead_m)
 
     def _log_contract(self, log: Log) -> None:
         contract = self.motion.contract
@@ -146,17 +162,9 @@ class MotionOutput(Stream):
             self.hold()
 
 
-def _guide(setup: OutputSetup, leads: bool) -> Guide | None:
-    """Return what the motions must know of the tool; None if they need no pose."""
-    parameters = setup.parameters
-    from_image = parameters.chunk_timing == 'from_pose'
-    numbers = workspace(setup.workspace)
-    if not (from_image or numbers or leads):
-        return None
-    poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
-    box = Box.of(numbers) if numbers else None
-    max_lead_m = parameters.max_lead_m if leads else None
-    return Guide(poses, setup.frame_id, from_image, box, max_lead_m)
+def _way(setup: OutputSetup) -> tuple[str, str, bool]:
+    """Return what a motion keeps from its beginning to its end."""
+    return setup.frame_id, setup.workspace, setup.parameters.chunk_timing == 'from_pose'
 
 
 def _span_s(parameters: Parameters) -> float:

@@ -20,7 +20,7 @@ from vla_ros.ros.output import Admitted, Output, OutputSetup
 
 _ENDING_S = 0.2  # the last command is repeated before the silence: one message may get lost
 _STANDSTILL_S = 0.3  # of simulated time: longer than between two ticks of a simulation's
-_MIN_LIFESPAN_S = 0.1  # of a command; MoveIt Servo, too, ignores older ones
+_LIFESPAN_S = 0.1  # of a command: two periods at the lowest rate; MoveIt Servo ignores older ones
 _MAX_DELAY_S = 0.02  # from a command's stamp to its sending; more means the process was stopped
 
 
@@ -38,22 +38,25 @@ class Stream(Output):
         :param kind: type of the messages.
         :param topic: name of the topic, without the robot's prefix.
         """
-        node, rate_hz = setup.node, setup.parameters.control_rate_hz
-        self._node = node
+        self._node = node = setup.node
         self._clock = clock = setup.shared.clock
-        self._most_ending = math.ceil(_ENDING_S * rate_hz)
         self._ending_left = 0  # commands to be sent when the motion is over
-        self._period_s = 1 / rate_hz
         self._simulated = clock.is_simulated
         self._sent_s = 0.0  # when the last command was, monotonic
         self._ticked_ns = 0  # the node's time at the last tick
         self._advanced_s = 0.0  # when that last changed, monotonic
-        lifespan = Duration(seconds=max(_MIN_LIFESPAN_S, 2 * self._period_s))
+        lifespan = Duration(seconds=_LIFESPAN_S)
         self._publisher = node.create_publisher(
             kind, f'{setup.prefix}{topic}', QoSProfile(depth=1, lifespan=lifespan)
         )
         self.topics = (self._publisher.topic_name,)
-        self._timer = node.create_timer(
+        self._keep_time(setup.parameters.control_rate_hz)
+
+    def _keep_time(self, rate_hz: float) -> None:
+        """Make the timer."""
+        self._period_s = 1 / rate_hz
+        self._most_ending = math.ceil(_ENDING_S * rate_hz)
+        self._timer = self._node.create_timer(
             self._period_s,
             self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),  # simulated time may stop
@@ -90,6 +93,16 @@ class Stream(Output):
             self._ending_left = self._most_ending
         else:
             self.hold()
+
+    def adjust(self, setup: OutputSetup) -> None:
+        """Send at another rate from the next command on."""
+        rate_hz = setup.parameters.control_rate_hz
+        if self._period_s == 1 / rate_hz:
+            return
+        left = self._ending_left / self._most_ending
+        self._node.destroy_timer(self._timer)
+        self._keep_time(rate_hz)
+        self._ending_left = math.ceil(left * self._most_ending)
 
     def hold(self) -> None:
         """Send a command that stops the robot, now and for a while, if it may be moving."""
