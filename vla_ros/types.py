@@ -140,7 +140,9 @@ def unknown_names(action_dim: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TokenTrace:
-    """The tokens of one prediction, where N is K x D.
+    """The tokens of one prediction.
+
+    N is K x D, or the number of codes that stand for the whole chunk.
 
     :param ids: int64 [<=N], exactly as greedy decoding emits them.
     :param probabilities: float32 [N], probability of each token among the action tokens.

@@ -399,6 +399,18 @@ def test_a_random_model_of_chunks(
     assert 'takes no drafts' in refusal
 
 
+@pytest.mark.parametrize('shape', ['minivla-tiny', 'minivla-vq-tiny'])
+def test_a_random_minivla(shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['--random', shape, '--cache', tmp_path, '--repeats', 1, '--device', 'cpu']
+    _, report = run(capsys, *options, '--dtype', 'float32', '--draft', 'none,right,wrong')
+    plain, right, wrong = report['combinations']
+    for one in (plain, right, wrong):
+        assert (one['rows'], one['valid_actions']) == (8 if '-vq' in shape else 1, 1)
+        assert one['flops']['decode_step'] > 0 and one['beside_first']['equal_actions'] == 1
+    assert plain['decode_steps'] == 6
+    assert (right['accepted'], wrong['accepted']) == (6, 0)
+
+
 def test_no_room_for_a_random_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), {'free': 1_000_000}))
     with pytest.raises(PolicyError, match=r'would take 0.0\d GB, and 0.00 GB are free; make room'):

@@ -47,7 +47,7 @@ def refused(capsys: Any, folder: Path, *options: str, name: str = 'out') -> str:
     errors = [
         line
         for line in told.err.splitlines()
-        if not line.endswith(f' writing {folder.parent / name}')
+        if not line.endswith((f' writing {folder.parent / name}', f' reading {folder}'))
     ]
     assert told.out == '' and len(errors) == 1, told.err
     assert sorted(folder.parent.iterdir()) == before
@@ -118,7 +118,9 @@ def copy(name: str, other: str) -> Callable[[Path], object]:
 
 def as_minivla(folder: Path) -> None:
     (folder / 'checkpoints').mkdir()
-    (folder / 'config.json').write_text(json.dumps({'vla': {'base_vlm': 'prism-qwen25+0_5b'}}))
+    base = 'prism-qwen25-dinosiglip-224px+0_5b'
+    vla = {'base_vlm': base, 'action_tokenizer': 'action_tokenizer'}
+    (folder / 'config.json').write_text(json.dumps({'vla': vla}))
 
 
 NAN = torch.full((7,), torch.nan)
@@ -176,7 +178,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], list[str]]]
         ['vision_backbone--1', 'other towers'],
     ),
     'no weights': (drop('model.safetensors.index.json'), LIBERO, ['has no weights']),
-    'MiniVLA': (as_minivla, LIBERO, ['MiniVLA', 'not supported']),
+    'MiniVLA with options of others': (as_minivla, LIBERO, ['MiniVLA', '--language-model']),
+    'a language model': (lambda f: None, (*LIBERO, '--language-model', '.'), ['no run folder of']),
     'a base without an adapter': (lambda f: None, (*LIBERO, '--base', '/tmp'), ['no adapter']),
 }
 

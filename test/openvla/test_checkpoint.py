@@ -514,4 +514,5 @@ def test_random_checkpoints_are_deterministic(tiny_checkpoint: Path, tmp_path: P
     assert (
         *('tiny', 'blocks', 'openvla-7b', 'openvla-v01-7b'),
         *('vla-adapter-pro', 'vla-adapter-pro-tiny', 'openvla-oft', 'openvla-oft-tiny'),
+        *('minivla', 'minivla-vq', 'minivla-tiny', 'minivla-vq-tiny'),
     ) == SHAPES

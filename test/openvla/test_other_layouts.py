@@ -156,7 +156,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     'MiniVLA': (
         partial(prismatic, base_vlm='prism-qwen25-extra-dinosiglip-224px+0_5b'),
-        ['is of a MiniVLA', 'plain OpenVLA only'],
+        ['is of a MiniVLA', 'vla_convert', '--language-model'],
     ),
     'a Prismatic VLM': (prismatic_vlm, ['Prismatic', 'the key model']),
     'bitsandbytes': (bitsandbytes, ['bitsandbytes', 'quantised', 'set quantization']),

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_ros.cli import checkpoint
+from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.chunks import embed_images, run_chunk
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.loading import load
 from vla_ros.openvla.placement import Placement
 from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
+from vla_ros.types import invalid_reason
 
 TINY = ('vla-adapter-pro-tiny', 'openvla-oft-tiny')
 
@@ -34,6 +37,28 @@ def test_the_sizes_are_those_of_the_released_files() -> None:
     logits = 32064 * 4096
     plain = checkpoint_bytes('openvla-7b')
     assert checkpoint_bytes('openvla-oft') == plain + 2 * (head + projector - logits)
+
+
+def test_the_size_of_minivla_is_that_of_the_released_file() -> None:
+    """1,388.6 M values with a second copy of the embedding, which is not written; VQ adds 0.6 M."""
+    size = checkpoint_bytes('minivla')
+    assert round(size / 2e6 + 151936 * 896 / 1e6, 1) == 1388.6
+    books, network = 7 * 128 * 512, 512 * 128 + 128 + 128 * 128 + 128 + 128 * 56 + 56
+    assert checkpoint_bytes('minivla-vq') == size + 2 * (books + network)
+
+
+@pytest.mark.parametrize('shape', ['minivla-tiny', 'minivla-vq-tiny'])
+def test_a_random_minivla_is_sound(shape: str, tmp_path: Path) -> None:
+    folder = tmp_path / shape
+    assert checkpoint.main([str(folder), '--shape', shape]) == 0
+    policy = OpenVLAPolicy.from_pretrained(folder, device='cpu', dtype='float32')
+    policy.warmup()
+    cameras = policy.config.cameras
+    random = np.random.default_rng(0)
+    for words in ('pick up the cup', 'push the plate', 'open the drawer'):
+        images = {one: random.integers(0, 256, (224, 224, 3), np.uint8) for one in cameras}
+        prediction = policy.predict_action(images, words)
+        assert invalid_reason(prediction, policy.spec()) is None
 
 
 @pytest.mark.parametrize('shape', TINY)

@@ -143,7 +143,7 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> tuple[list[Meas
     inspection = inspection_of(request)
     spec = inspection.spec(request.unnorm_key or None)
     openvla = inspection if isinstance(inspection, OpenVLAInspection) else None
-    if openvla is None or openvla.config.layout is not None:
+    if openvla is None or not openvla.config.decodes:
         for one in combinations:
             if one.draft != 'none':
                 raise PolicyError(f'model {request.model!r} takes no drafts', 'leave --draft out')

@@ -48,7 +48,7 @@ def model_facts(
     config = inspection.config
     tokenizer = PromptTokenizer(inspection.folder, config)
     prompt_tokens = tokenizer.padded_length(tokenizer(instruction).shape[1])
-    rows = spec.action_dim if config.layout is None else 1
+    rows = config.decoded_tokens(spec.action_dim) if config.decodes else 1
     action_tokenizer = config.action_tokenizer
     action_ids = range(action_tokenizer.first_id, action_tokenizer.vocab_size)
 

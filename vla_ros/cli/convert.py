@@ -2,7 +2,8 @@
 """``vla_convert``: from the folder of a training to one that the node loads.
 
 The node reads safetensors only. This command reads the ``.pt`` files of an action head, of a
-projector of the state and of towers with FiLM, without executing anything, and merges adapters.
+projector of the state, of towers with FiLM and of MiniVLA, without executing anything, and merges
+adapters.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         default='bfloat16',
         help='dtype of weights that an adapter changes (default: %(default)s)',
     )
+    parser.add_argument(
+        '--language-model',
+        type=Path,
+        help='MiniVLA: folder of config.json and tokenizer.json of its language model',
+    )
+    parser.add_argument('--vq', type=Path, help="MiniVLA: folder of its codes' network")
     said = vars(parser.parse_args(arguments))
     folder, out = (said.pop(name).expanduser() for name in ('folder', 'out'))
     cameras = said.pop('cameras')

@@ -80,6 +80,14 @@ def _action_dim(source: Source, parts: Mapping[str, Weight], statistics: dict[st
                 f'{source.head}: fc2.weight has the shape {last.shape}', expected='two axes'
             )
         return last.shape[0]
+    return action_dim_of(statistics, source.directory)
+
+
+def action_dim_of(statistics: Mapping[str, Any], directory: Path) -> int:
+    """Return the number of values of an action by the statistics of a folder.
+
+    :raises ConvertError: if the data sets differ in it.
+    """
     sizes = {
         len(own['action']['q01'])
         for own in statistics.values()
@@ -89,7 +97,7 @@ def _action_dim(source: Source, parts: Mapping[str, Weight], statistics: dict[st
     }
     if len(sizes) != 1:
         raise ConvertError(
-            f'{source.directory}: {STATISTICS_NAME} has actions of {quoted(sorted(sizes))} values',
+            f'{directory}: {STATISTICS_NAME} has actions of {quoted(sorted(sizes))} values',
             'leave only the data sets of this policy in it',
         )
     return sizes.pop()

@@ -50,6 +50,8 @@ class Options:
     :param base: the folder of the weights that an adapter belongs to.
     :param adapter: whether an adapter beside weights is still to be merged.
     :param merged_dtype: of the weights that an adapter changes.
+    :param language_model: the folder of MiniVLA's language model, which its own folder lacks.
+    :param vq: the folder of the network that MiniVLA's codes belong to.
     """
 
     preset: str | None = None
@@ -61,6 +63,8 @@ class Options:
     base: Path | None = None
     adapter: str | None = None
     merged_dtype: str = 'bfloat16'
+    language_model: Path | None = None
+    vq: Path | None = None
 
     @property
     def says_layout(self) -> bool:

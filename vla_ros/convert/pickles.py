@@ -2,14 +2,14 @@
 """Reader of the pickle in a ``torch.save`` archive, which finds what it says and executes nothing.
 
 A pickle is a program. Here a few of its instructions are known: those that build names, sizes and
-tensors. Every other instruction, callable or argument is an error. The result is plain data: which
-tensor lies where. Standard library only.
+tensors, and the plain values of an optimizer's state beside them. Every other instruction, callable
+or argument is an error. The result is plain data: which tensor lies where. Standard library only.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ _MAX_STEPS = 1_000_000
 _MAX_TEXT = 1000  # bytes of a name
 _MAX_RANK = 8
 _MAX_VALUES = 1 << 40  # of a tensor
+_MAX_DEPTH = 2  # dicts in each other: a part, and a backbone of the model
 # Storages, with the safetensors name of their dtype and the bytes of a value.
 _STORAGES = {
     'torch FloatStorage': ('F32', 4),
@@ -29,7 +30,9 @@ _STORAGES = {
 }
 _DICT = 'collections OrderedDict'
 _TENSOR = 'torch._utils _rebuild_tensor_v2'
-GLOBALS = (*_STORAGES, _DICT, _TENSOR)
+# A tensor that carries an attribute, as Prismatic's do; attributes are dropped.
+_ATTRIBUTED, _TENSOR_CLASS = 'torch._tensor _rebuild_from_type_v2', 'torch Tensor'
+GLOBALS = (*_STORAGES, _DICT, _TENSOR, _ATTRIBUTED, _TENSOR_CLASS)
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,23 @@ class _Storage:
 _MARK = object()
 
 
-def stored_tensors(archive: Archive) -> dict[str, StoredTensor]:
+def stored_tensors(archive: Archive, parts: Sequence[str] = ()) -> dict[str, StoredTensor]:
     """Return the tensors of a saved state dict by name.
 
+    :param parts: keys of the dicts to take, which may have dicts in them: the name of a tensor is
+        all keys on the way to it, joined by dots. Anything may be beside them. Without parts the
+        state dict itself is taken, which has nothing but tensors.
     :raises ConvertError: if the pickle says anything but that.
     """
     content = archive.read(archive.records['data.pkl'], _MAX_PICKLE_BYTES)
-    result = _Reader(archive, content).run()
-    if not isinstance(result, dict) or not result:
+    found = _Reader(archive, content).run()
+    if not isinstance(found, dict) or not found:
         raise archive.error('it does not hold tensors by name', 'a state dict')
-    for name, value in result.items():
-        if not isinstance(value, StoredTensor):
-            raise archive.error(f'{quoted(name)} is not a tensor', 'a state dict')
+    for part in parts:
+        if not isinstance(found.get(part), dict):
+            raise archive.error(f'it has no {part}', f'{", ".join(parts)}, with tensors')
+    dicts = [('', found, 1)] if not parts else [(one, found[one], _MAX_DEPTH) for one in parts]
+    result = _tensors_in(archive, dicts)
     stored = sum(
         record.size for name, record in archive.records.items() if name.startswith('data/')
     )
@@ -82,6 +90,31 @@ def stored_tensors(archive: Archive) -> dict[str, StoredTensor]:
     if promised > stored:
         raise archive.error(f'its tensors share bytes: {promised} are promised, {stored} stored')
     return result
+
+
+def _tensors_in(
+    archive: Archive, dicts: list[tuple[str, dict[Any, Any], int]]
+) -> dict[str, StoredTensor]:
+    """Return the tensors of dicts by name.
+
+    :param dicts: of each its name, itself, and how many dicts may be in each other, counting it.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    seen = {id(found) for _, found, _ in dicts}
+    while dicts:
+        where, found, depth = dicts.pop()
+        for key, value in found.items():
+            name = f'{where}.{key}' if where else key
+            if isinstance(value, dict) and depth > 1 and id(value) not in seen:
+                seen.add(id(value))
+                dicts.append((name, value, depth - 1))
+            elif not isinstance(value, StoredTensor) or not isinstance(key, str):
+                raise archive.error(f'{quoted(name)} is not a tensor', 'a state dict')
+            elif name in tensors:
+                raise archive.error(f'it has {quoted(name)} twice')
+            else:
+                tensors[name] = value
+    return tensors
 
 
 class _Reader:
@@ -102,6 +135,10 @@ class _Reader:
             0x4B: lambda: self._push(self._number('B')),  # BININT1
             0x4D: lambda: self._push(self._number('H')),  # BININT2
             0x4A: lambda: self._push(self._number('i')),  # BININT
+            0x47: lambda: self._push(self._float()),  # BINFLOAT
+            0x5D: lambda: self._push([]),  # EMPTY_LIST
+            0x61: lambda: self._append(self._pop_many(1)),
+            0x65: lambda: self._append(self._pop_to_mark()),
             0x8A: self._long,  # LONG1
             0x58: self._text,  # BINUNICODE
             0x63: self._global,
@@ -221,9 +258,19 @@ class _Reader:
         if not isinstance(target, dict) or len(values) % 2:
             raise self._archive.error('its pickle fills what is not a dict')
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, str) or key in target:
+            if type(key) not in (str, int) or key in target:
                 raise self._archive.error(f'it has the key {quoted(key)}', 'names, each one once')
             target[key] = value
+        self._push(target)
+
+    def _float(self) -> float:
+        return float(struct.unpack('>d', self._take(8))[0])
+
+    def _append(self, values: list[Any]) -> None:
+        target = self._pop()
+        if not isinstance(target, list):
+            raise self._archive.error('its pickle appends to what is not a list')
+        target.extend(values)
         self._push(target)
 
     def _build(self) -> None:
@@ -241,6 +288,8 @@ class _Reader:
             self._push({})
         elif function == _Global(_TENSOR) and isinstance(arguments, tuple):
             self._push(self._tensor(arguments))
+        elif function == _Global(_ATTRIBUTED) and isinstance(arguments, tuple):
+            self._push(self._attributed(arguments))
         else:
             raise self._archive.error('its pickle calls a function', 'tensors only')
 
@@ -260,6 +309,14 @@ class _Reader:
                 f'storage {quoted(key)} should have {values} values of {dtype}; there is {stored}'
             )
         self._push(_Storage(key, dtype, itemsize, values))
+
+    def _attributed(self, arguments: tuple[Any, ...]) -> StoredTensor:
+        """Return the tensor without its attributes."""
+        if len(arguments) != 4 or arguments[:2] != (_Global(_TENSOR), _Global(_TENSOR_CLASS)):
+            raise self._archive.error('its pickle makes an unknown tensor')
+        if not isinstance(arguments[2], tuple):
+            raise self._archive.error('its pickle makes an unknown tensor')
+        return self._tensor(arguments[2])
 
     def _tensor(self, arguments: tuple[Any, ...]) -> StoredTensor:
         if len(arguments) != 6:

@@ -14,7 +14,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vla_ros.convert.archive import Archive, opened
@@ -34,19 +34,20 @@ del sys.path[0]  # the working folder, which may be the hostile one
 import json
 sys.path[:] = json.loads(sys.argv[1])
 from vla_ros.convert.reading import child
-sys.exit(child(sys.argv[2], sys.argv[3]))
+sys.exit(child(*sys.argv[2:]))
 """
 
 
-def tensors_to_safetensors(source: Path, target: Path) -> None:
+def tensors_to_safetensors(source: Path, target: Path, parts: Sequence[str] = ()) -> None:
     """Write the tensors of a ``.pt`` file into a new safetensors file, under their own names.
 
+    :param parts: see :func:`.stored_tensors`.
     :raises ConvertError: if the file is not what ``torch.save`` writes for a state dict.
     :raises OSError: if ``target`` can't be written.
     """
     path = json.dumps([folder for folder in sys.path if os.path.isabs(folder)])
     done = subprocess.run(
-        [sys.executable, '-c', _CHILD, path, str(source), str(target)],
+        [sys.executable, '-c', _CHILD, path, str(source), str(target), *parts],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -66,13 +67,13 @@ def tensors_to_safetensors(source: Path, target: Path) -> None:
     )
 
 
-def child(source: str, target: str) -> int:
+def child(source: str, target: str, *parts: str) -> int:
     """Do the work in the process of its own, and return its exit code."""
     try:
         with opened(Path(source)) as file:
             archive = Archive(file, printable(source, 300))
             _limit(archive.size)
-            stored = stored_tensors(archive)
+            stored = stored_tensors(archive, parts)
             entries = in_order(Entry(name, one.dtype, one.shape) for name, one in stored.items())
 
             def values() -> Iterator[bytes]:
@@ -88,8 +89,8 @@ def child(source: str, target: str) -> int:
 
             write_safetensors(Path(target), entries, values())
     except ConvertError as error:
-        parts = {'what': error.what, 'advice': error.advice, 'expected': error.expected}
-        print(json.dumps(parts))
+        told = {'what': error.what, 'advice': error.advice, 'expected': error.expected}
+        print(json.dumps(told))
         return _REFUSED
     except OSError as error:
         print(json.dumps({'errno': error.errno or 5}))

@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from vla_ros.console import Say
 from vla_ros.convert.adapters import CONFIG_NAME, merge_adapter
 from vla_ros.convert.errors import ConvertError
 from vla_ros.convert.layout import STATISTICS_NAME, layout_of
+from vla_ros.convert.native import is_native, read_native
 from vla_ros.convert.options import ADAPTERS, Options, chosen
 from vla_ros.convert.parts import read_part, read_towers
+from vla_ros.convert.plan import Plan
 from vla_ros.convert.source import Source, read_source
 from vla_ros.convert.weights import Weight, opened_weights, write_weights
 from vla_ros.files import read_bytes
@@ -46,19 +47,6 @@ _MARGIN_BYTES = 32_000_000  # of the disk: JSON files and headers
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is to be written.
-
-    :param layout: None for plain OpenVLA.
-    :param texts: files by name.
-    """
-
-    weights: Mapping[str, Weight]
-    layout: Layout | None
-    texts: Mapping[str, bytes]
-
-
 def convert(folder: Path, out: Path, options: Options, say: Say) -> str:
     """Write the folder ``out``, and return a description of its policy.
 
@@ -69,12 +57,14 @@ def convert(folder: Path, out: Path, options: Options, say: Say) -> str:
     """
     options.check()
     _check_place(out)
-    source = read_source(folder)
-    base = _base(source, options)
     with _folder_beside(out) as partial:
         scratch = partial / 'reading'
         scratch.mkdir()
-        plan = _plan(source, base, options, scratch)
+        if is_native(folder):
+            say(f'reading {folder}')
+            plan = read_native(folder, options, scratch)
+        else:
+            plan = _plan_of(folder, options, scratch)
         _check_space(plan, partial, out)
         say(f'writing {out}')
         shards = write_weights(partial, plan.weights)
@@ -90,7 +80,13 @@ def convert(folder: Path, out: Path, options: Options, say: Say) -> str:
     return _described(plan.layout)
 
 
-def _plan(source: Source, base: Path, options: Options, scratch: Path) -> _Plan:
+def _plan_of(folder: Path, options: Options, scratch: Path) -> Plan:
+    if options.language_model or options.vq:
+        raise ConvertError(
+            f'{folder} is no run folder of MiniVLA', 'leave --language-model and --vq out'
+        )
+    source = read_source(folder)
+    base = _base(source, options)
     is_plain = not (source.head or source.state or source.vision or options.says_layout)
     if is_plain and source.adapter is None:
         raise ConvertError(
@@ -107,12 +103,12 @@ def _plan(source: Source, base: Path, options: Options, scratch: Path) -> _Plan:
         weights = merge_adapter(weights, source.adapter, dtype)
     texts = _texts(source, base)
     if is_plain:
-        return _Plan(weights, None, texts)
+        return Plan(weights, None, texts)
     parts = _parts(source, options, scratch)
     if source.vision:
         weights = read_towers(source.vision, scratch, weights, dtype)
     layout = layout_of(source, base, options, parts)
-    return _Plan(weights | parts, layout, texts)
+    return Plan(weights | parts, layout, texts)
 
 
 def _check_loads(written: Path, folder: Path) -> None:
@@ -190,7 +186,7 @@ def _check_place(out: Path) -> None:
         raise ConvertError(f'{out.parent} is not a folder', 'make it, or name another')
 
 
-def _check_space(plan: _Plan, partial: Path, out: Path) -> None:
+def _check_space(plan: Plan, partial: Path, out: Path) -> None:
     needed = _MARGIN_BYTES + sum(
         prod(weight.shape) * weight.dtype.itemsize for weight in plan.weights.values()
     )

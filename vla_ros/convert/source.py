@@ -14,7 +14,6 @@ from typing import Any
 from vla_ros.convert.errors import ConvertError
 from vla_ros.openvla.errors import listing
 from vla_ros.openvla.json_files import read_json
-from vla_ros.text import quoted
 
 _PICKLES = ('.pt', '.pth', '.bin', '.ckpt')
 _HEAD, _STATE, _VISION = 'action_head', 'proprio_projector', 'vision_backbone'
@@ -59,7 +58,6 @@ def read_source(directory: Path) -> Source:
             'OWNER/NAME --local-dir FOLDER',
         )
     names = sorted(os.listdir(directory))
-    _check_native(directory, names)
     parts = {word: _part(directory, names, word) for word in (_HEAD, _STATE, _VISION, _DIFFUSION)}
     diffusion = parts[_DIFFUSION]
     if diffusion:
@@ -112,23 +110,3 @@ def _adapter(directory: Path, names: list[str]) -> Path | None:
     if _ADAPTER_CONFIG in names:
         return directory
     return directory / _ADAPTER_FOLDER if _ADAPTER_FOLDER in names else None
-
-
-def _check_native(directory: Path, names: list[str]) -> None:
-    """Check that it is not a run folder of Prismatic: MiniVLA, openvla-7b-prismatic.
-
-    :raises ConvertError: if it is.
-    """
-    if 'checkpoints' not in names and not any(name.startswith('step-') for name in names):
-        return
-    config = _config(directory)
-    vla = config.get('vla')
-    if 'vla' not in config and 'config.yaml' not in names:
-        return
-    backbone = vla.get('base_vlm') if isinstance(vla, dict) else None
-    kind = 'MiniVLA' if 'qwen' in str(backbone).lower() else 'Prismatic'
-    raise ConvertError(
-        f'{directory} is a native run folder of {kind} (base_vlm {quoted(backbone)})',
-        'it is not supported: take a checkpoint of OpenVLA, OpenVLA-OFT or VLA-Adapter in the '
-        'Hugging Face layout',
-    )

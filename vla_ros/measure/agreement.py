@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,21 +15,23 @@ from vla_ros.types import Observation, Policy, PolicyError, all_predicted
 def tokens_of(
     policy: Policy, observations: Sequence[Observation], unnorm_key: str
 ) -> NDArray[np.int64]:
-    """Return int64 [N, K * D], the tokens of each answer; -1 after the end of a sequence.
+    """Return int64 [N, tokens], those of each answer; -1 after the end of a sequence.
 
     :raises PolicyError: if the policy decodes no tokens.
     """
     session = policy.session(unnorm_key)
-    token_ids = np.full((len(observations), math.prod(session.spec.action_shape)), -1)
-    for row, observation in zip(token_ids, observations, strict=True):
+    rows = []
+    for observation in observations:
         session.reset()  # no draft: each answer depends on its observation only
         [prediction] = all_predicted(policy.predict([(session, observation)]))
         if prediction.tokens is None:
             raise PolicyError(
                 f'{policy.info.model} decodes no tokens to compare', 'leave the comparison out'
             )
+        row = np.full(len(prediction.tokens.probabilities), -1)
         row[: len(prediction.tokens.ids)] = prediction.tokens.ids
-    return token_ids
+        rows.append(row)
+    return np.array(rows)
 
 
 def agreement(first: NDArray[np.int64], second: NDArray[np.int64]) -> Summary:

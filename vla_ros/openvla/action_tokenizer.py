@@ -2,7 +2,8 @@
 """Action tokens to normalised values.
 
 The last ``n_action_bins`` ids of the text vocabulary are action tokens: 256 edges over [-1, 1]
-bound 255 bins, and the values are the bins' centres. Runs in the policy's thread.
+bound 255 bins, and the values are the bins' centres. Where tokens are codes, each id is one code.
+Runs in the policy's thread.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 class ActionTokenizer:
     """The table of action tokens.
 
-    :param vocab_size: of the text vocabulary without padding rows (32000 for Llama 2).
+    :param vocab_size: the id behind the last action token: the size of the text vocabulary without
+        padding rows (32000 for Llama 2).
     :param n_action_bins: number of its last ids that are action tokens (256).
     """
 
@@ -43,6 +45,13 @@ class ActionTokenizer:
     def is_action(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which are action tokens: bool, of the shape of ``token_ids``."""
         return (token_ids >= self.first_id) & (token_ids < self.vocab_size)
+
+    def codes(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of codes, from 0, int64 of the shape of ``token_ids``.
+
+        An id outside the action tokens gives the nearest code, as in :meth:`decode`.
+        """
+        return np.clip(self.vocab_size - 1 - token_ids, 0, self.n_action_bins - 1)
 
     def decode(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return normalised values, float64 of the shape of ``token_ids``.

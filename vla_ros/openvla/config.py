@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration in a checkpoint's JSON files, read and checked.
 
-The layout is that of openvla-7b, its fine-tunes, and openvla-v01-7b. Runs in the thread that builds
-the policy.
+The layout is that of openvla-7b, its fine-tunes, and openvla-v01-7b; vla_ros.json adds to
+it. Runs in the thread that builds the policy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vla_ros.openvla.json_files import read_json
 from vla_ros.openvla.layout import Layout, read_layout
 from vla_ros.openvla.normalization import ActionStatistics, read_norm_stats
 from vla_ros.openvla.plain import check_config
+from vla_ros.types import ONE_CAMERA
 
 # vision_backbone_id -> timm ids; used where config.json does not list them itself.
 _TIMM_IDS = {
@@ -134,7 +135,7 @@ class OpenVLAConfig:
 
     :param towers: one, or two whose features are fused.
     :param prompt_template: with ``{instruction}`` in it.
-    :param layout: of a policy that gives chunks; None for OpenVLA.
+    :param layout: what vla_ros.json says; None for OpenVLA.
     """
 
     towers: tuple[TowerConfig, ...]
@@ -148,6 +149,21 @@ class OpenVLAConfig:
     def longest_key(self) -> str:
         """The unnorm_key whose actions have the most values."""
         return max(self.norm_stats, key=lambda key: self.norm_stats[key].action_dim)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names in the model's order."""
+        return (ONE_CAMERA,) if self.layout is None else self.layout.cameras
+
+    @property
+    def decodes(self) -> bool:
+        """Whether tokens are decoded one after the other, which drafts can shorten."""
+        return self.layout is None or self.layout.decodes
+
+    def decoded_tokens(self, action_dim: int) -> int:
+        """Return the number of tokens of an action or, with codes, of a chunk."""
+        codes = None if self.layout is None else self.layout.codes
+        return action_dim if codes is None else codes.groups
 
     @classmethod
     def from_directory(cls, directory: Path, remember: Remember = unwatched) -> OpenVLAConfig:
@@ -285,7 +301,7 @@ def _read_action_tokenizer(config: Mapping[str, Any], padded: int, path: Path) -
 
 
 def _prompt_template(config: Mapping[str, Any], layout: Layout | None) -> str:
-    if layout is not None and layout.prompt == 'qwen':
+    if layout is not None and layout.prompt != 'openvla':
         return PROMPT_QWEN
     # The reference goes by the folder's name; the language model's id is reliable.
     vicuna = str(config.get('llm_backbone_id', '')).startswith('vicuna')

@@ -94,12 +94,13 @@ def count_costs(
         input_ids = torch.empty(batch_size, prompt_tokens, dtype=torch.int64)
         lengths = torch.empty(batch_size, dtype=torch.int64)
         pixel_values = _pixel_values(config, batch_size, dtype)
-        if config.layout is not None:
+        if config.layout is not None and not config.decodes:
             positions, flops = _chunk_costs(model, config.layout, input_ids, lengths, pixel_values)
             replace_linears(model, quantization, torch.device(device))
             return Costs(positions, flops, 0, _weight_bytes(model))
         vision, features = _counted(lambda: model.vision_backbone(pixel_values))
-        projector, image_embeds = _counted(lambda: model.projector(features))
+        projector, embeds = _counted(lambda: model.projector(features))
+        image_embeds = embeds.reshape(batch_size, -1, embeds.shape[2])
         inputs_embeds = model.embed(input_ids, image_embeds)  # [B, positions, hidden]
         positions = inputs_embeds.shape[1]
         language_model = model.language_model
@@ -121,7 +122,7 @@ def count_costs(
 
 def _pixel_values(config: OpenVLAConfig, batch_size: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the pixel values of a batch: [B * cameras, 3 * towers, H, W]."""
-    images = batch_size * (1 if config.layout is None else len(config.layout.cameras))
+    images = batch_size * len(config.cameras)
     size = config.towers[0].image_size
     return torch.empty(images, 3 * len(config.towers), size, size, dtype=dtype)
 

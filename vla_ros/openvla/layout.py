@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``vla_ros.json``: the facts about a policy of OpenVLA's family that its other files do not have.
 
-VLA-Adapter and OpenVLA-OFT keep them in their programs. ``vla_convert`` writes the file, beside
-config.json; a checkpoint without it is OpenVLA. Independent of weights.
+VLA-Adapter, OpenVLA-OFT and MiniVLA keep them in their programs. ``vla_convert`` writes the file,
+beside config.json; a checkpoint without it is OpenVLA. Independent of weights.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,13 +22,41 @@ from vla_ros.text import NAME, is_name, quoted
 
 LAYOUT_NAME = 'vla_ros.json'
 FORMAT = 1
-ACTION_HEADS = ('l1', 'tokens', 'bridge_pro', 'bridge')
+ACTION_HEADS = ('l1', 'tokens', 'decoded_tokens', 'bridge_pro', 'bridge')
 NORMALIZATIONS = ('q01_q99', 'min_max')
-PROMPTS = ('openvla', 'qwen')
+PROMPTS = ('openvla', 'qwen', 'minivla')
 MAX_CAMERAS = 3
 BRIDGE_CAMERAS = 2
 
 _MAX_ROWS, _MAX_VALUES = 128, 128  # far above what was ever trained: 25 rows of 14
+_MAX_GROUPS, _MAX_SIZE = 64, 65536  # of codes; 7 and 512 were trained
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The network that makes a chunk of codes: MiniVLA's with vector quantisation (VQ).
+
+    Each token is a code of one group; the codes' vectors are added. Their number in a group is
+    ``n_action_bins`` in config.json.
+
+    :param groups: tokens of a chunk.
+    :param latent_dim: values of a code's vector.
+    :param hidden_dim: values between the network's layers.
+    :param scale: by which its output is multiplied.
+    :raises CheckpointError: if a value is not allowed.
+    """
+
+    groups: int
+    latent_dim: int
+    hidden_dim: int
+    scale: float
+
+    def __post_init__(self) -> None:
+        _check_whole(self, 'groups', 1, _MAX_GROUPS)
+        _check_whole(self, 'latent_dim', 1, _MAX_SIZE)
+        _check_whole(self, 'hidden_dim', 1, _MAX_SIZE)
+        if type(self.scale) not in (int, float) or not 0 < self.scale < math.inf:
+            raise _unfit('scale', self.scale, 'a number above 0')
 
 
 @dataclass(frozen=True)
@@ -35,7 +64,8 @@ class Layout:
     """The parts of a policy that gives chunks, and its inputs.
 
     :param action_head: ``l1`` (OpenVLA-OFT), ``tokens`` (OpenVLA-OFT without a head: every token
-        of the chunk in one pass), ``bridge_pro`` or ``bridge`` (VLA-Adapter, Pro or not).
+        of the chunk in one pass), ``decoded_tokens`` (MiniVLA: one token after the other),
+        ``bridge_pro`` or ``bridge`` (VLA-Adapter, Pro or not).
     :param horizon: K, rows of a chunk.
     :param action_dim: D, values of an action.
     :param cameras: their names in the order of training, 1 to 3.
@@ -44,7 +74,10 @@ class Layout:
         and 1: the quantiles ``q01`` and ``q99``, or ``min`` and ``max``.
     :param film: whether the instruction scales and shifts the features of the vision towers.
     :param prompt: the template of instructions: ``openvla`` (that of the language model in
-        config.json) or ``qwen`` (ChatML).
+        config.json), ``qwen`` (ChatML) or ``minivla`` (ChatML, and ``<image>`` is left out of the
+        instruction).
+    :param codes: of decoded tokens that stand for a whole chunk; None where each token stands for
+        one value of a single row.
     :raises CheckpointError: if a value is not allowed, or does not go with another.
     """
 
@@ -56,6 +89,7 @@ class Layout:
     normalization: str
     film: bool
     prompt: str
+    codes: Codes | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -71,17 +105,16 @@ class Layout:
             ('action_dim', 1, _MAX_VALUES),
             ('state_dim', 0, _MAX_VALUES),
         ):
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise _unfit(name, value, f'a whole number from {least} to {most}')
+            _check_whole(self, name, least, most)
         if type(self.film) is not bool:
             raise _unfit('film', self.film, 'true or false')
         self._check_cameras()
-        if self.emits_tokens and self.prompt == 'qwen':
+        if self.action_head == 'tokens' and self.prompt != 'openvla':
             # VLA-Adapter's own path without a head reads other bins than it was trained on.
             raise _unfit('prompt', self.prompt, 'openvla with action_head tokens')
         if self.is_bridge:
             self._check_bridge()
+        self._check_decoded()
 
     @property
     def is_bridge(self) -> bool:
@@ -91,7 +124,12 @@ class Layout:
     @property
     def emits_tokens(self) -> bool:
         """Whether the chunk is made of tokens."""
-        return self.action_head == 'tokens'
+        return self.action_head == 'tokens' or self.decodes
+
+    @property
+    def decodes(self) -> bool:
+        """Whether tokens are decoded one after the other, as OpenVLA's."""
+        return self.action_head == 'decoded_tokens'
 
     @property
     def doubt(self) -> str:
@@ -124,6 +162,20 @@ class Layout:
         if self.film:
             raise _unfit('film', self.film, f'false {head}')
 
+    def _check_decoded(self) -> None:
+        """Check what MiniVLAs have in common, and that nothing else has it."""
+        head = f'with action_head {self.action_head}'
+        if self.decodes != (self.prompt == 'minivla'):
+            raise _unfit('prompt', self.prompt, f'{"" if self.decodes else "not "}minivla {head}')
+        if not self.decodes:
+            if self.codes is not None:
+                raise _unfit('codes', self.codes, f'none {head}')
+            return
+        if self.state_dim or self.film:
+            raise _unfit('state_dim', self.state_dim, f'0, and film false, {head}')
+        if self.codes is None and self.horizon != 1:
+            raise _unfit('horizon', self.horizon, f'1 {head} without codes')
+
 
 def read_layout(directory: Path, remember: Remember = unwatched) -> Layout | None:
     """Read a checkpoint's layout; None if it has no such file, as OpenVLA.
@@ -143,7 +195,7 @@ def parse_layout(content: Mapping[str, Any], source: str) -> Layout:
     :param source: the file, named in errors.
     :raises CheckpointError: if a field is missing, unknown or wrong.
     """
-    names = {field.name for field in fields(Layout)}
+    names = {field.name for field in fields(Layout)} - {'codes'}
     form = content.get('format')
     if type(form) is not int or form != FORMAT:
         raise CheckpointError(
@@ -152,7 +204,7 @@ def parse_layout(content: Mapping[str, Any], source: str) -> Layout:
             value=form,
             expected=str(FORMAT),
         )
-    missing, unknown = names - content.keys(), content.keys() - names - {'format'}
+    missing, unknown = names - content.keys(), content.keys() - names - {'format', 'codes'}
     if missing or unknown:
         parts = [f'lacks {listing(missing)}'] if missing else []
         parts += [f'has the unknown field {listing(unknown)}'] if unknown else []
@@ -165,7 +217,7 @@ def parse_layout(content: Mapping[str, Any], source: str) -> Layout:
     if isinstance(values['cameras'], list):
         values['cameras'] = tuple(values['cameras'])
     try:
-        return Layout(**values)
+        return Layout(**values, codes=_parse_codes(content.get('codes')))
     except CheckpointError as error:
         named = CheckpointError(f'{source}: {error.what}', expected=error.expected)
         named.value = error.value
@@ -185,7 +237,25 @@ def write_layout(directory: Path, layout: Layout) -> Path:
 
 def layout_text(layout: Layout) -> str:
     """Return the content of the file."""
-    return json.dumps({'format': FORMAT, **asdict(layout)}, indent=2) + '\n'
+    content = {'format': FORMAT, **asdict(layout)}
+    if layout.codes is None:
+        del content['codes']
+    return json.dumps(content, indent=2) + '\n'
+
+
+def _parse_codes(content: Any) -> Codes | None:
+    names = {field.name for field in fields(Codes)}
+    if content is None:
+        return None
+    if not isinstance(content, Mapping) or content.keys() != names:
+        raise _unfit('codes', content, f'{listing(names)}')
+    return Codes(**content)
+
+
+def _check_whole(owner: object, name: str, least: int, most: int) -> None:
+    value = getattr(owner, name)
+    if type(value) is not int or not least <= value <= most:
+        raise _unfit(name, value, f'a whole number from {least} to {most}')
 
 
 def _unfit(name: str, value: Any, expected: str) -> CheckpointError:

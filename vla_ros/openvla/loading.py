@@ -7,7 +7,7 @@ Runs in the thread that builds the policy. Independent of prompts and actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ def load(
     model.vision_backbone.prune()
     names = model.stored_names()
     quantized = replace_linears(model, placement.quantization, placement.device)
-    state_dict = _read(checkpoint, names, quantized, placement, progress)
+    exact = model.exact_names()
+    state_dict = _read(checkpoint, names, exact, quantized, placement, progress)
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.eval().requires_grad_(False)
     model.watch_layers()
@@ -72,6 +73,7 @@ def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
 def _read(
     checkpoint: Checkpoint,
     names: Mapping[str, str],
+    exact: Collection[str],
     quantized: Mapping[str, QuantizedLinear],
     placement: Placement,
     progress: ProgressCallback | None,
@@ -82,6 +84,7 @@ def _read(
     one weight.
 
     :param names: name in the checkpoint -> name in the model.
+    :param exact: names in the model of what stays on the CPU in float32.
     """
     state_dict = {}
     for done, (name, stored) in enumerate(checkpoint.tensors(set(names)), start=1):
@@ -89,6 +92,8 @@ def _read(
         module, _, parameter = key.rpartition('.')
         if parameter == 'weight' and module in quantized:
             quantized[module].quantize(stored, placement.device, placement.dtype)
+        elif key in exact:
+            state_dict[key] = stored.float()
         else:
             state_dict[key] = stored.to(device=placement.device, dtype=placement.dtype)
         if state_dict.get(key) is not stored:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.openvla.action_head import BridgeHead, L1Head, StateProjector
+from vla_ros.openvla.codes import CodeDecoder
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
 from vla_ros.openvla.language import Llama
 from vla_ros.openvla.layout import Layout
@@ -56,6 +57,7 @@ class OpenVLAModel(nn.Module):
             if layout is not None and layout.is_bridge
             else None
         )
+        self.code_decoder = _code_decoder(config)
         self._cancel: Cancel | None = None
         self._is_compiled = False
 
@@ -123,6 +125,10 @@ class OpenVLAModel(nn.Module):
         """Return the name of every tensor here, by its name in the checkpoint."""
         return {stored_key(key): key for key in self.state_dict()}
 
+    def exact_names(self) -> set[str]:
+        """Return the names of the tensors here that stay on the CPU in float32."""
+        return {key for key in self.state_dict() if key.startswith('code_decoder.')}
+
     def unused_names(self) -> set[str]:
         """Return the checkpoint's names of tensors that never run here: logits, beside a head."""
         return set() if self.action_head is None else {'language_model.lm_head.weight'}
@@ -169,6 +175,14 @@ def _action_head(layout: Layout, language: LlamaConfig) -> L1Head | BridgeHead |
         language.num_hidden_layers,
         pro=layout.action_head == 'bridge_pro',
     )
+
+
+def _code_decoder(config: OpenVLAConfig) -> CodeDecoder | None:
+    layout = config.layout
+    if layout is None or layout.codes is None:
+        return None
+    size = config.action_tokenizer.n_action_bins
+    return CodeDecoder(layout.codes, size, layout.horizon, layout.action_dim)
 
 
 def stored_key(key: str) -> str:

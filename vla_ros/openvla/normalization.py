@@ -114,7 +114,9 @@ def _read_entry(entry: Any, where: str, layout: Layout | None) -> ActionStatisti
     if layout.state_dim:
         state = replace(_read_part(entry, 'proprio', names, where), epsilon=_EPSILON)
         _check_size(state, 'states', 'state_dim', layout.state_dim, where)
-    return ActionStatistics(actions.low, actions.high, actions.mask, _EPSILON, state)
+    # MiniVLA's tokens are scaled by OpenVLA's program.
+    epsilon = 0.0 if layout.decodes else _EPSILON
+    return ActionStatistics(actions.low, actions.high, actions.mask, epsilon, state)
 
 
 def _read_part(entry: Any, part: str, names: tuple[str, str], where: str) -> Statistics:

@@ -184,7 +184,7 @@ def check_config(config: Mapping[str, Any], path: Path, layout: Layout | None = 
     if layout is None and isinstance(llm, str) and llm.startswith('qwen'):
         raise CheckpointError(
             f'{path} is of a VLA-Adapter or MiniVLA: llm_backbone_id is {quoted(llm)}',
-            f'{_NO_PART}: convert its folder, with its action head, with vla_convert',
+            f'{_NO_PART}: convert the folder of the training with vla_convert',
         )
     _check_quantization(config, path)
     _check_classes(config, path)
@@ -250,10 +250,11 @@ def _check_layout(config: Mapping[str, Any], path: Path) -> None:
     if 'vla' in config or (isinstance(vlm, Mapping) and 'model_id' in vlm):
         backbone = vla.get('base_vlm') if isinstance(vla, Mapping) else ''
         kind = 'MiniVLA' if 'qwen' in str(backbone).lower() else 'Prismatic model'
+        folder = path.parent
         raise CheckpointError(
             f'{path} is of a {kind} in the native Prismatic layout (as of MiniVLA and '
             f'openvla-7b-prismatic): it has the key {"vla" if "vla" in config else "model"}',
-            'vla_ros runs plain OpenVLA only'
+            f'convert it with vla_convert {folder} {folder}-converted --language-model FOLDER'
             if kind == 'MiniVLA'
             else 'take a checkpoint in the Hugging Face layout, or convert this one with '
             "OpenVLA's convert_openvla_weights_to_hf.py",

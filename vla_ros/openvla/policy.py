@@ -78,8 +78,7 @@ class OpenVLAPolicy:
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
         self._files = files
-        cameras = 1 if config.layout is None else len(config.layout.cameras)
-        self._embedder = ImageEmbedder(model, image_processor, cameras)
+        self._embedder = ImageEmbedder(model, image_processor, len(config.cameras))
         self._predictor = _predictor(config, model, prompt_tokenizer, self._embedder)
         # An instruction is checked, and then predicted for again and again.
         self._prompt_ids = functools.lru_cache(_PROMPTS_KEPT)(
@@ -205,7 +204,7 @@ class OpenVLAPolicy:
         :raises UnnormKeyError: if there are no such statistics.
         """
         key, _ = select_statistics(self.config.norm_stats, unnorm_key)
-        return OpenVLASession(self.spec(key), key, takes_drafts=self.config.layout is None)
+        return OpenVLASession(self.spec(key), key, takes_drafts=self.config.decodes)
 
     def predict_action(
         self,
@@ -320,6 +319,6 @@ def _predictor(
     tokenizer: PromptTokenizer,
     embedder: ImageEmbedder,
 ) -> Predictor:
-    if config.layout is None:
+    if config.layout is None or config.layout.decodes:
         return TokenPredictor(config, model, tokenizer, embedder)
     return ChunkPredictor(config, config.layout, model, tokenizer, embedder)

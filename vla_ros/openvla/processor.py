@@ -31,6 +31,7 @@ from vla_ros.types import InstructionError, check_instruction
 # The single space between `Out:` and the actions in training.
 SPACE_TOKEN_ID = 29871
 _QWEN_FIRST = '<|im_start|>'
+_IMAGE_TAG = '<image>'  # of Prismatic's prompts; MiniVLA's program takes it out of instructions
 # The keys of a preprocessor's config that change its images.
 _TVF_KEYS = (
     'tvf_resize_params',
@@ -200,7 +201,8 @@ class PromptTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f'{path} is no tokenizer: {error}') from error
         # A prompt of Qwen's begins with the template's own special token and ends with a newline.
-        self._is_qwen = config.layout is not None and config.layout.prompt == 'qwen'
+        self._is_qwen = config.layout is not None and config.layout.prompt != 'openvla'
+        self._drops_image_tag = config.layout is not None and config.layout.prompt == 'minivla'
         self._added = _added_tokens(text)
         _check_tokenizer(self._tokenizer, directory, not self._is_qwen, remember)
         self._tokenizer.no_truncation()  # a prompt cut short would be another instruction
@@ -229,7 +231,10 @@ class PromptTokenizer:
 
     def prompt(self, instruction: str) -> str:
         """Return the instruction in the model's template."""
-        return self._template.format(instruction=instruction.lower())
+        words = instruction.lower()
+        if self._drops_image_tag:
+            words = words.replace(_IMAGE_TAG, '')
+        return self._template.format(instruction=words)
 
     def __call__(self, instruction: str) -> Tensor:
         """Return the input ids of an instruction's prompt.

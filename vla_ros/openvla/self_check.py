@@ -18,7 +18,6 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.normalization import Statistics
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.request import Request
-from vla_ros.openvla.spec import spec_of
 from vla_ros.types import ONE_CAMERA, Prediction, SelfCheckError, TokenTrace
 
 _INSTRUCTION = 'pick up the red cup and put it on the left plate'
@@ -84,10 +83,11 @@ def plan_trials(
     :param compiled: whether the texts mention compilation.
     """
     statistics = config.norm_stats[config.longest_key]
-    cameras = spec_of(config, config.longest_key).cameras
+    cameras = config.cameras
     # Tokens that are never chosen. With four, a trial of an action of seven values has a prefill,
     # three blocks and three single tokens.
-    wrong_draft = np.full(min(4, statistics.action_dim), config.llama.pad_token_id)
+    few = min(4, config.decoded_tokens(statistics.action_dim))
+    wrong_draft = np.full(few, config.llama.pad_token_id)
     states = statistics.state
     state = None if states is None else (states.low + states.high) / 2
     random = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def plan_trials(
     def first_inference(length: int, instruction: str, batch_size: int) -> Trial:
         together = f', batch of {batch_size}' if batch_size > 1 else ''
         text = f'first inference, prompts up to {length} tokens{together}{compiling}'
-        draft = wrong_draft if config.layout is None else None
+        draft = wrong_draft if config.decodes else None
         return Trial(text, noise, instruction, draft, batch_size, state)
 
     instructions = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.normalization import select_statistics
-from vla_ros.types import ONE_CAMERA, ActionSpace, PolicySpec, unknown_names
+from vla_ros.types import ActionSpace, PolicySpec, unknown_names
 
-# Heads are trained on values from -1 to 1, and nothing keeps their output there: the reference
-# executes values a little beyond. Twice the range of the data set is no such value.
+# Heads, and networks of codes, are trained on values from -1 to 1, and nothing keeps their
+# output there: the reference executes values a little beyond. Twice the range of the data set is no
+# such value.
 _LARGEST_OF_HEADS = 2.0
 
 
@@ -20,8 +21,9 @@ def spec_of(config: OpenVLAConfig, unnorm_key: str | None) -> PolicySpec:
     action_dim = select_statistics(config.norm_stats, unnorm_key)[1].action_dim
     layout = config.layout
     emits_tokens = layout is None or layout.emits_tokens
+    of_bins = emits_tokens and (layout is None or layout.codes is None)
     return PolicySpec(
-        cameras=(ONE_CAMERA,) if layout is None else layout.cameras,
+        cameras=config.cameras,
         state_dim=0 if layout is None else layout.state_dim,
         action_dim=action_dim,
         horizon=1 if layout is None else layout.horizon,
@@ -30,5 +32,5 @@ def spec_of(config: OpenVLAConfig, unnorm_key: str | None) -> PolicySpec:
         period_s=None,
         emits_tokens=emits_tokens,
         deterministic=True,
-        largest_normalized=1.0 if emits_tokens else _LARGEST_OF_HEADS,
+        largest_normalized=1.0 if of_bins else _LARGEST_OF_HEADS,
     )

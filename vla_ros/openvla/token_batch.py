@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVLA's actions: tokens that are decoded one after the other, with guesses at them.
+"""The actions of OpenVLA and MiniVLA: tokens decoded one after the other, with guesses at them.
 
 Runs in the policy's thread.
 """
@@ -23,11 +23,11 @@ from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.stages import Stages
-from vla_ros.types import ONE_CAMERA, Invalid, InvalidReason, Prediction, TokenTrace
+from vla_ros.types import Invalid, InvalidReason, Prediction, TokenTrace
 
 
 class TokenPredictor:
-    """One action of one image, token by token.
+    """One action, or one chunk of codes, token by token.
 
     ``block_costs`` has what the warm-up measured.
     """
@@ -48,9 +48,10 @@ class TokenPredictor:
         self.block_costs = BlockCosts()
 
     @property
-    def most_values(self) -> int:
-        """Number of values of the longest action of all data sets."""
-        return self._config.norm_stats[self._config.longest_key].action_dim
+    def most_tokens(self) -> int:
+        """Number of tokens of the longest action of all data sets."""
+        config = self._config
+        return config.decoded_tokens(config.norm_stats[config.longest_key].action_dim)
 
     def predict(
         self, batch: Batch, stages: Stages, return_logits: bool, trial: bool
@@ -60,9 +61,9 @@ class TokenPredictor:
         :raises ValueError: if a draft is none.
         """
         model, llama = self._model, self._model.language_model
-        tokenizer = self._config.action_tokenizer
-        steps = np.array([one.action_dim for one in batch.statistics])  # [B]
-        most = self.most_values
+        tokenizer, tokens_of = self._config.action_tokenizer, self._config.decoded_tokens
+        steps = np.array([tokens_of(one.action_dim) for one in batch.statistics])  # [B]
+        most = self.most_tokens
         with stages('preprocess'):
             drafts = self._drafts(batch, steps, most - 1)
             guesses = drafts if trial else np.where(drafts < 0, self._still(batch, drafts), drafts)
@@ -93,7 +94,7 @@ class TokenPredictor:
                     drafts[row],
                     batch.keys[row],
                     batch.statistics[row],
-                    shown[row][0],
+                    shown[row],
                     stages.seconds,
                     return_logits,
                 )
@@ -121,12 +122,14 @@ class TokenPredictor:
         return drafts
 
     def _still(self, batch: Batch, drafts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the tokens of actions that move nothing, for rows without a draft.
+        """Return the tokens of actions that move nothing, for rows without a draft; none of codes.
 
         :param drafts: int64 [B, places]; what a draft leaves open is not guessed.
         :returns: int64 [B, places], -1 where nothing is guessed.
         """
         still = np.full(drafts.shape, -1)
+        if self._model.code_decoder is not None:
+            return still
         for row, statistics in enumerate(batch.statistics):
             if (drafts[row] < 0).all():
                 values = statistics.normalize(np.zeros(statistics.action_dim))
@@ -156,17 +159,18 @@ class TokenPredictor:
         draft: NDArray[np.int64],
         unnorm_key: str,
         statistics: ActionStatistics,
-        image: NDArray[np.uint8],
+        shown: tuple[NDArray[np.uint8], ...],
         timings: Mapping[str, float],
         return_logits: bool,
     ) -> Prediction:
         """Return the prediction of one request.
 
-        :param token_ids: int64 [D]; the ones after an end-of-sequence token are cut off.
-        :param logits: float32 [>=D, bins], of the action tokens, on the CPU.
-        :param draft: int64 [<=D], that of the request; -1 where there is none.
-        :param image: as the first vision tower was given it.
+        :param token_ids: int64 [N]; the ones after an end-of-sequence token are cut off.
+        :param logits: float32 [>=N, bins], of the action tokens, on the CPU.
+        :param draft: int64 [<=N], that of the request; -1 where there is none.
+        :param shown: of each camera, what the first vision tower was given.
         """
+        wanted = len(token_ids)
         draft = draft[: len(token_ids)]
         drafted = int((draft >= 0).sum())
         accepted = int((draft == token_ids[: len(draft)]).sum())
@@ -175,22 +179,36 @@ class TokenPredictor:
         token_ids = token_ids[: ends[0] + 1 if len(ends) else None]
         tokenizer = self._config.action_tokenizer
         logits = logits[: len(token_ids)]
-        normalized = np.full(statistics.action_dim, np.nan)  # NaN where no token was emitted
-        normalized[: len(token_ids)] = tokenizer.decode(token_ids)
+        normalized = self._normalized(token_ids, statistics.action_dim)
         invalid = why_not_finite(logits)
         if invalid is None and token_ids[-1] == eos:
             step = len(token_ids) - 1
-            invalid = InvalidReason(Invalid.ENDED_EARLY, step, step, str(statistics.action_dim))
-        values = statistics.action_dim
+            invalid = InvalidReason(Invalid.ENDED_EARLY, step, step, str(wanted))
         return Prediction(
-            actions=statistics.unnormalize(normalized)[np.newaxis],
+            actions=statistics.unnormalize(normalized),
             unnorm_key=unnorm_key,
-            normalized_actions=normalized[np.newaxis],
+            normalized_actions=normalized.astype(np.float64),
             invalid=invalid or why_no_action(token_ids, tokenizer),
-            model_images={ONE_CAMERA: image},
-            tokens=trace(token_ids, logits, tokenizer, values, return_logits, drafted, accepted),
+            model_images=dict(zip(self._config.cameras, shown, strict=True)),
+            tokens=trace(token_ids, logits, tokenizer, wanted, return_logits, drafted, accepted),
             timings=timings,
         )
+
+    def _normalized(
+        self, token_ids: NDArray[np.int64], action_dim: int
+    ) -> NDArray[np.float64] | NDArray[np.float32]:
+        """Return the values [K, D] of tokens, NaN where no token was emitted.
+
+        :param token_ids: int64 [<=N].
+        """
+        tokenizer, decoder = self._config.action_tokenizer, self._model.code_decoder
+        if decoder is None:
+            values = np.full((1, action_dim), np.nan)
+            values[0, : len(token_ids)] = tokenizer.decode(token_ids)
+            return values
+        if len(token_ids) < len(decoder.codebooks):
+            return np.full(decoder.shape, np.nan)
+        return decoder(tokenizer.codes(token_ids))
 
 
 def action_logits(logits: Tensor, tokenizer: ActionTokenizer) -> Tensor:

@@ -21,8 +21,9 @@ from vla_ros.openvla.checkpoint import INDEX_NAME
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.layout import LAYOUT_NAME, layout_text, write_layout
 from vla_ros.openvla.model import OpenVLAModel, stored_key
+from vla_ros.openvla.preprocessor_config import preprocessor_config
 from vla_ros.synthetic.own_folder import OwnFolder
-from vla_ros.synthetic.shapes import PLACEHOLDER_NORM_STATS, config_of, layout_of
+from vla_ros.synthetic.shapes import EXTRA_TOKENS, PLACEHOLDER_NORM_STATS, config_of, layout_of
 from vla_ros.synthetic.tokenizers import tokenizer_of
 
 _SHARD_BYTES = 5_000_000_000
@@ -48,9 +49,14 @@ def write_checkpoint(
     folder = OwnFolder(directory, writer)
     config, layout = config_of(shape, norm_stats), layout_of(shape)
     folder.write('config.json', partial(_write_json, content=config))
-    preprocessor = _preprocessor_config(config)
+    preprocessor = preprocessor_config(
+        fused=config['use_fused_vision_backbone'],
+        letterbox=config['image_resize_strategy'] == 'letterbox',
+        rounded=not shape.startswith('minivla'),
+    )
     folder.write('preprocessor_config.json', partial(_write_json, content=preprocessor))
-    folder.write('tokenizer.json', lambda path: tokenizer_of(config).save(str(path)))
+    tokenizer = tokenizer_of(config, EXTRA_TOKENS if shape.startswith('minivla') else 0)
+    folder.write('tokenizer.json', lambda path: tokenizer.save(str(path)))
     if layout is not None:
         text = layout_text(layout)
         folder.write(LAYOUT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
@@ -95,28 +101,6 @@ def _split(shapes: Mapping[str, torch.Size]) -> list[list[str]]:
             size = 2 * shape.numel()
         shards[-1].append(key)
     return shards
-
-
-def _preprocessor_config(config: dict[str, Any]) -> dict[str, Any]:
-    letterbox = config['image_resize_strategy'] == 'letterbox'
-    siglip = {'inplace': False, 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
-    dinov2 = {  # ImageNet's, rounded to bfloat16 as in the released file
-        'inplace': False,
-        'mean': [0.484375, 0.455078125, 0.40625],
-        'std': [0.228515625, 0.2236328125, 0.224609375],
-    }
-    normalize = [dinov2, siglip] if config['use_fused_vision_backbone'] else [siglip]
-    resize = {'antialias': True, 'interpolation': 3, 'size': 224 if letterbox else [224, 224]}
-    return {
-        'image_processor_type': 'PrismaticImageProcessor',
-        'image_resize_strategy': config['image_resize_strategy'],
-        'tvf_crop_params': [{'output_size': [224, 224]}] * len(normalize),
-        'tvf_do_letterbox': letterbox,
-        'tvf_letterbox_fill': [127, 127, 127] if letterbox else None,
-        'tvf_normalize_params': normalize,
-        'tvf_resize_params': [resize] * len(normalize),
-        'use_fused_vision_backbone': config['use_fused_vision_backbone'],
-    }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

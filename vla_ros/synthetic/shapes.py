@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vla_ros.openvla.layout import Layout
+from vla_ros.openvla.layout import Codes, Layout
 
 _TINY_LLAMA = {
     'hidden_size': 64,
@@ -33,6 +33,26 @@ _QWEN_TEXT = {
     'tie_word_embeddings': True,
     'rope_theta': 1000000.0,
     'use_sliding_window': False,
+}
+_FULL_QWEN = {
+    **_QWEN_TEXT,
+    'vocab_size': 151936,
+    'bos_token_id': 151643,
+    'eos_token_id': 151643,
+    'hidden_size': 896,
+    'intermediate_size': 4864,
+    'num_attention_heads': 14,
+    'num_hidden_layers': 24,
+    'num_key_value_heads': 2,
+}
+_TINY_QWEN = {
+    **_QWEN_TEXT,
+    **_TINY_LLAMA,
+    'pad_token_id': 0,
+    'vocab_size': 1024,
+    'bos_token_id': 900,
+    'eos_token_id': 900,
+    'num_key_value_heads': 2,
 }
 _SHAPES: dict[str, dict[str, Any]] = {
     'tiny': {
@@ -65,35 +85,31 @@ _SHAPES |= {  # of chunks
         **_FUSED,
         **_FULL_TOWERS,
         **_QWEN,
-        'text_config': {
-            **_QWEN_TEXT,
-            'vocab_size': 151936,
-            'bos_token_id': 151643,
-            'eos_token_id': 151643,
-            'hidden_size': 896,
-            'intermediate_size': 4864,
-            'num_attention_heads': 14,
-            'num_hidden_layers': 24,
-            'num_key_value_heads': 2,
-        },
+        'text_config': _FULL_QWEN,
     },
     'vla-adapter-pro-tiny': {
         **_FUSED,
         **_TINY_TOWERS,
         **_QWEN,
         'pad_token_id': 0,
-        'text_config': {
-            **_QWEN_TEXT,
-            **_TINY_LLAMA,
-            'pad_token_id': 0,
-            'vocab_size': 1024,
-            'bos_token_id': 900,
-            'eos_token_id': 900,
-            'num_key_value_heads': 2,
-        },
+        'text_config': _TINY_QWEN,
     },
     'openvla-oft': {**_FUSED, **_FULL_TOWERS, 'text_config': {}},
     'openvla-oft-tiny': {**_FUSED, **_TINY_TOWERS, 'text_config': _TINY_LLAMA},
+}
+EXTRA_TOKENS = 256  # of MiniVLA, behind Qwen's; codes have the last 128
+_MINIVLA = {**_FUSED, **_FULL_TOWERS, **_QWEN, 'pad_to_multiple_of': 15, 'text_config': _FULL_QWEN}
+_MINIVLA_TINY = {
+    **_MINIVLA,
+    **_TINY_TOWERS,
+    'pad_token_id': 0,
+    'text_config': {**_TINY_QWEN, 'vocab_size': 1193},
+}
+_SHAPES |= {
+    'minivla': _MINIVLA,
+    'minivla-vq': {**_MINIVLA, 'n_action_bins': 128},
+    'minivla-tiny': _MINIVLA_TINY,
+    'minivla-vq-tiny': {**_MINIVLA_TINY, 'n_action_bins': 128},
 }
 SHAPES = tuple(_SHAPES)
 
@@ -102,6 +118,8 @@ _ROWS, _VALUES, _STATE = 8, 7, 8  # of LIBERO's checkpoints, which most people u
 
 def layout_of(shape: str) -> Layout | None:
     """Return the layout of one of ``SHAPES``; None for OpenVLA."""
+    if shape.startswith('minivla'):
+        return _minivla(has_codes='-vq' in shape)
     if not shape.startswith(('vla-adapter', 'openvla-oft')):
         return None
     is_bridge = shape.startswith('vla-adapter')
@@ -114,6 +132,21 @@ def layout_of(shape: str) -> Layout | None:
         normalization='q01_q99',
         film=False,
         prompt='qwen' if is_bridge else 'openvla',
+    )
+
+
+def _minivla(has_codes: bool) -> Layout:
+    """Return the layout of the released MiniVLAs: with codes they have two cameras."""
+    return Layout(
+        action_head='decoded_tokens',
+        horizon=_ROWS if has_codes else 1,
+        action_dim=_VALUES,
+        cameras=('image', 'wrist_image') if has_codes else ('image',),
+        state_dim=0,
+        normalization='q01_q99',
+        film=False,
+        prompt='minivla',
+        codes=Codes(groups=7, latent_dim=512, hidden_dim=128, scale=1.0) if has_codes else None,
     )
 
 

@@ -24,11 +24,14 @@ _QWEN_SPECIAL = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
 _QWEN_ADDED = 19  # further tokens behind these
 
 
-def tokenizer_of(config: Mapping[str, Any]) -> Tokenizer:
-    """Return a tokenizer for the language model of a config.json."""
+def tokenizer_of(config: Mapping[str, Any], extra: int = 0) -> Tokenizer:
+    """Return a tokenizer for the language model of a config.json.
+
+    :param extra: tokens that are added to Qwen's, for actions.
+    """
     text_config = config['text_config']
     if text_config['model_type'] == 'qwen2':
-        return _qwen_tokenizer(text_config['eos_token_id'])
+        return _qwen_tokenizer(text_config['eos_token_id'], extra)
     return _llama_tokenizer()
 
 
@@ -63,8 +66,11 @@ def _llama_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _qwen_tokenizer(base_size: int) -> Tokenizer:
-    """Return a byte-level BPE; its special tokens come behind ``base_size`` others."""
+def _qwen_tokenizer(base_size: int, extra: int) -> Tokenizer:
+    """Return a byte-level BPE; its special tokens come behind ``base_size`` others.
+
+    :param extra: tokens behind these.
+    """
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = []
     for word in (_WORDS + _QWEN_WORDS).split():
@@ -91,4 +97,5 @@ def _qwen_tokenizer(base_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(_QWEN_SPECIAL)
     tokenizer.add_tokens([f'<|synthetic_{index}|>' for index in range(_QWEN_ADDED)])
+    tokenizer.add_tokens([f'<|extra_{index}|>' for index in range(extra)])
     return tokenizer

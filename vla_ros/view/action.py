@@ -92,7 +92,9 @@ def layout_of(
     :param spec: of the policy; None, or an action of another length: its values have no names.
     :param contract: meaning of the values, if it is known.
     """
-    has_tokens = prediction.tokens is not None
+    # Codes of a whole chunk are of no single value.
+    tokens = prediction.tokens
+    has_tokens = tokens is not None and len(tokens.probabilities) >= prediction.actions.size
     dim = prediction.actions[:1].size
     numbers = tuple(str(column) for column in range(dim))
     if spec is None or spec.action_dim != dim:
@@ -188,7 +190,7 @@ def draw_action(
         tops = _draw_motion(canvas, draw, rows, contract, frame, colour)
     else:
         tops = _draw_values(draw, rows, layout, colour)
-    if prediction.tokens is None:
+    if prediction.tokens is None or not layout.has_probabilities:
         return
     probabilities = prediction.tokens.probabilities.tolist()
     for row, top in enumerate(tops):
