@@ -29,10 +29,12 @@ class ModelFacts:
 
     :param costs: costs of one combination's inference.
     :param action_ids: the token ids of bins.
+    :param tokens: that are decoded for an inference, 1 where nothing is decoded.
     """
 
     costs: Costs
     action_ids: range
+    tokens: int
 
 
 def model_facts(
@@ -58,7 +60,9 @@ def model_facts(
         dtype, quantization, device = DTYPES[policy.dtype], policy.quantization, policy.device
         return count_costs(config, dtype, tokens, batch_size, quantization, device, rows=rows)
 
-    return [ModelFacts(costs(one.policy, one.batch_size), action_ids) for one in combinations]
+    return [
+        ModelFacts(costs(one.policy, one.batch_size), action_ids, rows) for one in combinations
+    ]
 
 
 def fit_together(

@@ -50,8 +50,7 @@ def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measure
     }
     model, rows = measurement.model, measurement.spec.horizon
     # The prefill gives the first token. A head gives all values without decoding.
-    decodes = model is not None and 'decode' in stages_s
-    decode_steps = rows * measurement.spec.action_dim - 1 if decodes else None
+    decode_steps = model.tokens - 1 if model is not None and 'decode' in stages_s else None
     decode_step_s = None
     if decode_steps and measurement.combination.draft == 'none':
         decode_step_s = stages_s['decode']['p50'] / decode_steps
