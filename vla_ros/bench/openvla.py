@@ -60,9 +60,7 @@ def model_facts(
         dtype, quantization, device = DTYPES[policy.dtype], policy.quantization, policy.device
         return count_costs(config, dtype, tokens, batch_size, quantization, device, rows=rows)
 
-    return [
-        ModelFacts(costs(one.policy, one.batch_size), action_ids, rows) for one in combinations
-    ]
+    return [ModelFacts(costs(one.policy, one.batch_size), action_ids, rows) for one in combinations]
 
 
 def fit_together(
