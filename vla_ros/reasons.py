@@ -101,6 +101,7 @@ class Reason(IntEnum):
     MOTION_JOINTS_INVALID = 116
     MOTION_JOINT_LIMITS = 117
     MOTION_NOT_FOLLOWED = 118
+    MOTION_NO_TRANSFORM = 119
 
 
 class Cause(NamedTuple):

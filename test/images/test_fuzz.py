@@ -30,11 +30,13 @@ from vla_ros.images.encodings import ENCODINGS
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
+from vla_ros.ros.frames import Frames
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
 from vla_ros.ros.observations import Needs, Observations
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.rivals import Rivals
 from vla_ros.ros.shared import RequestCounters, Shared
 from vla_ros.scheduling import CommandWatch
@@ -205,6 +207,7 @@ def shared_by_robots(clock: ManualClock, latch_file: Path) -> Shared:
         CommandWatch(2.0, clock),
         Rivals(node),
         RequestCounters(),
+        Frames(node, clock),
     )
 
 
@@ -222,7 +225,7 @@ class Account:
             shared,
             '',
             Parameters(frozen_image_timeout_s=0.0),  # few raw images, again and again
-            Needs(SPEC, (), ''),
+            Needs(SPEC, (), '', PoseInput(StandIn(), shared.frames, '', Parameters(), 0)),
             instruction=lambda: self.instructions.text,
             on_observation=self.observations.append,
             on_fault=self.faults.append,

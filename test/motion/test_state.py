@@ -16,7 +16,8 @@ import pytest
 from support.fakes import SPEC
 from vla_ros.motion import ContractError, load_contracts
 from vla_ros.motion.orientation import axis_angle, nearer, unit_quaternion
-from vla_ros.motion.state import AxisAngle, JointPositions, Joints, Pose, Position
+from vla_ros.motion.pose import Pose
+from vla_ros.motion.state import AxisAngle, JointPositions, Joints, Position
 from vla_ros.motion.state_parts import StateParts, state_of
 
 MS = 10**6

@@ -41,7 +41,9 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
         {'image', 'state'},
     ),
 )
-WITH_NAV2 = {'bond'}  # topics of packages that the tests do not need
+# Topics of packages that the tests do not need.
+WITH_NAV2 = {'bond'}
+WITH_TF2 = {'/tf', '/tf_static'}
 SINCE_JAZZY = {'~/get_type_description'}  # services that Humble's nodes do not have
 
 
@@ -91,6 +93,7 @@ def graph_tells(robot: Robot, expected: set[str], kind: str) -> bool:
 def test_the_policy_is_what_the_node_does() -> None:
     expected = allowed()
     expected['publish'] -= WITH_NAV2
+    expected['subscribe'] -= WITH_TF2
     if os.environ.get('ROS_DISTRO') == 'humble':
         expected['reply'] -= SINCE_JAZZY
     done: Rights = {

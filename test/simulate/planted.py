@@ -482,8 +482,8 @@ PLANTED = [
     Planted(
         'chunks: by the pose: a pose that is no rotation is used',
         _POSE,
-        '    elif not abs(norm - 1.0) <= _NORM_TOLERANCE:',
-        '    elif not abs(norm - 1.0) <= 2.0:',
+        '        why = str(error)\n',
+        '        pass\n',
     ),
     Planted(
         'chunks: by the pose: a motion goes on after its pose is lost',

@@ -8,7 +8,8 @@ import pytest
 
 from training.gather import SPEC
 from vla_ros.motion import load_contracts
-from vla_ros.motion.state import JointPositions, Pose
+from vla_ros.motion.pose import Pose
+from vla_ros.motion.state import JointPositions
 from vla_ros.motion.state_parts import StateParts
 from vla_ros.simulation import Blocks4World
 from vla_ros.simulation.blocks4 import INSTRUCTIONS

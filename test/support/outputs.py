@@ -16,9 +16,11 @@ from vla_ros.clock import ManualClock
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import Pose, describe, load_contracts
 from vla_ros.parameters.definition import Parameters
+from vla_ros.ros.frames import Frames
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.output import Admitted, OutputSetup
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.scheduling import Outcome, Result
 from vla_ros.types import ActionSpace, Observation
 
@@ -102,10 +104,20 @@ def a_setup(node: StandIn, clock: Clock, **options: Any) -> OutputSetup:
     :param options: parameters.
     """
     anything: Any = node
-    shared: Any = SimpleNamespace(clock=clock, log=Log(anything, clock))
-    parameters = Parameters(frame_id='base', unnorm_key=DATA_SET, **options)
+    frames = Frames(anything, clock)
+    shared: Any = SimpleNamespace(clock=clock, log=Log(anything, clock), frames=frames)
+    parameters = Parameters(**{'frame_id': 'base', 'unnorm_key': DATA_SET, **options})
     return OutputSetup(
-        anything, shared, '', 'base', parameters, load_contracts(), parameters.workspace_m, 'image'
+        anything,
+        shared,
+        '',
+        0,
+        parameters.frame_id,
+        parameters,
+        load_contracts(),
+        parameters.workspace_m,
+        'image',
+        PoseInput(anything, frames, '', parameters, 0),
     )
 
 

@@ -7,7 +7,7 @@ time, whatever the policy does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vla_ros.motion.contract import ActionContract, Contract
 from vla_ros.motion.displacement import ACTION_DIM, action_twist
 from vla_ros.motion.gripper import GripperSwitch
+from vla_ros.motion.orientation import Vector, rotated
 from vla_ros.motion.pose import Pose, PoseHistory
 from vla_ros.motion.profile import Clipped, MotionLimits, Twist, TwistProfile
 from vla_ros.motion.refused import NoMotion, known, no_contract, row_0_ends_s, rows_past
@@ -25,6 +26,14 @@ from vla_ros.motion.rows import Due
 from vla_ros.motion.target import Target
 from vla_ros.reasons import Cause, Reason
 from vla_ros.types import ActionSpace
+
+# From a contract's frame, ``base`` or ``end_effector``, to the quaternion that turns its axes into
+# those of the twists, or to the reason why it is unknown.
+Axes = Callable[[str], Vector | Cause]
+
+
+def _same_axes(_: str) -> Vector:
+    return np.array([0.0, 0.0, 0.0, 1.0])
 
 
 @dataclass
@@ -89,6 +98,7 @@ class Motion:
     :param limits: limits of the robot; lower limits of a contract take precedence.
     :param unnorm_key: data set of the actions to come; empty: that of the first action.
     :param guide: the pose of the tool, where the motion depends on it.
+    :param axes: how the axes of the contract's frame lie to those of the twists.
     """
 
     def __init__(
@@ -97,10 +107,11 @@ class Motion:
         limits: MotionLimits,
         unnorm_key: str,
         guide: Guide | None = None,
+        axes: Axes = _same_axes,
     ) -> None:
         self.counters = MotionCounters()
         self.leaves_workspace = False  # the last motion would have, and was shortened
-        self._guide = guide
+        self._guide, self._axes = guide, axes
         self._target: Target | None = None  # of the last motion
         self.cause: Cause | None = None  # why actions cause no motion
         self._contracts = contracts
@@ -191,6 +202,7 @@ class Motion:
         contracts: Mapping[str, Contract],
         limits: MotionLimits,
         guide: Guide | None = None,
+        axes: Axes = _same_axes,
     ) -> None:
         """Apply other contracts and limits from now on, also to the current motion.
 
@@ -202,6 +214,7 @@ class Motion:
         before, in_force = self._contract, self._profile.limits
         self._contracts, self._limits, self._guide = contracts, limits, guide
         self._profile.kept_s = self._kept_s
+        self._axes = axes
         if before is None:
             self.cause = None  # the next action finds its contract, or none
             return
@@ -235,7 +248,7 @@ class Motion:
     def twist(self, now_s: float) -> Twist:
         """Return the twist at a time.
 
-        :returns: float64 [6], m/s and rad/s, along the axes of the contract's frame.
+        :returns: float64 [6], m/s and rad/s, along the axes of the contract's frame, turned.
         """
         twist, guide = self._profile.twist(now_s), self._guide
         if guide is None or guide.box is None or self._contract is None or not twist.any():
@@ -283,7 +296,8 @@ class Motion:
 
         :raises NoMotion: if it is not a motion.
         """
-        twists, openings = _rows(actions, contract)
+        rotation = known(self._axes(contract.frame))
+        twists, openings = _rows(actions, contract, rotation)
         guide, period_s, ramps_s = self._guide, contract.period_s, 2 * self._profile.limits.ramp_s
         tool = None if guide is None else self._settled(guide, contract, due.now_s, capture.now_ns)
         rows: Sequence[Pose | Twist] = list(twists)
@@ -402,10 +416,11 @@ class Motion:
 
 
 def _rows(
-    actions: NDArray[np.float64], contract: ActionContract
+    actions: NDArray[np.float64], contract: ActionContract, rotation: Vector
 ) -> tuple[NDArray[np.float64], list[float]]:
     """Return the twist of each row, float64 [K, 6], and the opening of its gripper.
 
+    :param rotation: quaternion from the axes of the contract's frame to those of the twists.
     :raises NoMotion: if they have another size, or are not finite.
     """
     if actions.shape[1] != ACTION_DIM:
@@ -422,7 +437,8 @@ def _rows(
             f'the action {row.tolist()} is not a motion: its displacement or its gripper is not '
             'finite',
         )
-    return twists, openings
+    turned = np.hstack([rotated(rotation, twists[:, :3]), rotated(rotation, twists[:, 3:])])
+    return turned, openings
 
 
 def _not_a_displacement(space: ActionSpace) -> Cause:

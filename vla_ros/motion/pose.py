@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vla_ros.motion.orientation import (
+    Vector,
+    inverse,
+    normalized,
+    product,
+    quaternion_of,
+    rotated,
+    unit_quaternion,
+    vector_of,
+)
 from vla_ros.reasons import Cause, Reason
 
-_NORM_TOLERANCE = 0.01  # of a quaternion
 _MAX_AHEAD_S = 0.1  # of a stamp
 _KEPT = 1000  # poses in the span
 # Further than this from one pose to the next is no motion of an arm.
 _JUMP_M, _JUMP_M_S = 0.05, 3.0
 _JUMP_RAD, _JUMP_RAD_S = 0.5, 10.0
-
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,62 +50,24 @@ class Pose:
         :param step: float64 [6], metres and a rotation vector in radians.
         :param frame: whose axes ``step`` refers to, ``base`` or ``end_effector``.
         """
-        turn = _quaternion(step[3:])
+        turn = quaternion_of(step[3:])
         if frame == 'base':
-            return Pose(self.position + step[:3], _normalized(_product(turn, self.quaternion)))
+            return Pose(self.position + step[:3], normalized(product(turn, self.quaternion)))
         position = self.position + rotated(self.quaternion, step[:3])
-        return Pose(position, _normalized(_product(self.quaternion, turn)))
+        return Pose(position, normalized(product(self.quaternion, turn)))
+
+    def within(self, frame: Pose) -> Pose:
+        """Return the pose in the frame that the pose of this one's frame refers to."""
+        position = frame.position + rotated(frame.quaternion, self.position)
+        return Pose(position, normalized(product(frame.quaternion, self.quaternion)))
 
     def step_to(self, goal: Pose, frame: str) -> Vector:
         """Return the displacement from here to the goal, float64 [6], as for :meth:`moved`."""
         back = inverse(self.quaternion)
         move = goal.position - self.position
         if frame == 'base':
-            return np.concatenate([move, _vector(_product(goal.quaternion, back))])
-        return np.concatenate([rotated(back, move), _vector(_product(back, goal.quaternion))])
-
-
-def rotated(quaternion: Vector, vector: Vector) -> Vector:
-    """Return the vector, float64 [3], rotated by a quaternion of norm 1."""
-    axis, w = quaternion[:3], quaternion[3]
-    twice = 2 * np.cross(axis, vector)
-    turned: Vector = vector + w * twice + np.cross(axis, twice)
-    return turned
-
-
-def _product(left: Vector, right: Vector) -> Vector:
-    """Return the rotation ``right``, followed by ``left``."""
-    (*_, lw), (*_, rw) = left, right
-    axis = lw * right[:3] + rw * left[:3] + np.cross(left[:3], right[:3])
-    return np.array([*axis, lw * rw - left[:3] @ right[:3]])
-
-
-def inverse(quaternion: Vector) -> Vector:
-    """Return the opposite rotation of a quaternion of norm 1."""
-    return quaternion * [-1, -1, -1, 1]
-
-
-def _normalized(quaternion: Vector) -> Vector:
-    unit: Vector = quaternion / np.linalg.norm(quaternion)
-    return unit
-
-
-def _quaternion(vector: Vector) -> Vector:
-    angle = float(np.linalg.norm(vector))
-    if angle == 0.0:
-        return np.array([0.0, 0.0, 0.0, 1.0])
-    return np.array([*(vector * (math.sin(angle / 2) / angle)), math.cos(angle / 2)])
-
-
-def _vector(quaternion: Vector) -> Vector:
-    """Return the rotation vector, float64 [3], with a norm of at most pi."""
-    if quaternion[3] < 0:
-        quaternion = -quaternion
-    sine = float(np.linalg.norm(quaternion[:3]))
-    if sine == 0.0:
-        return np.zeros(3)
-    vector: Vector = quaternion[:3] * (2 * math.atan2(sine, float(quaternion[3])) / sine)
-    return vector
+            return np.concatenate([move, vector_of(product(goal.quaternion, back))])
+        return np.concatenate([rotated(back, move), vector_of(product(back, goal.quaternion))])
 
 
 class StampedPose(NamedTuple):
@@ -145,8 +113,8 @@ class PoseHistory:
 
     def hear(
         self,
-        position: Sequence[float],
-        quaternion: Sequence[float],
+        position: Sequence[float] | Vector,
+        quaternion: Sequence[float] | Vector,
         frame: str,
         stamp_ns: int,
         now_ns: int,
@@ -157,7 +125,8 @@ class PoseHistory:
         :param quaternion: x, y, z, w.
         """
         self.counters.poses_received += 1
-        pose, self._fault = _checked(position, quaternion, stamp_ns, now_ns)
+        heard = Pose(np.array(position), np.array(quaternion))
+        pose, self._fault = _checked(heard, stamp_ns, now_ns)
         if pose is None:
             self.counters.poses_rejected += 1
             return self._fault
@@ -170,6 +139,10 @@ class PoseHistory:
         self.frame = frame
         self._keep(StampedPose(stamp_ns, pose))
         return broken
+
+    def fail(self, cause: Cause) -> None:
+        """Note why there is no pose, until the next one."""
+        self._fault = cause
 
     def adjust(self, span_s: float, max_age_s: float) -> None:
         """Keep poses for another time, and use newer or older ones, from now on."""
@@ -265,20 +238,19 @@ class PoseHistory:
         return None
 
 
-def _checked(
-    position: Sequence[float], quaternion: Sequence[float], stamp_ns: int, now_ns: int
-) -> tuple[Pose | None, Cause | None]:
+def _checked(heard: Pose, stamp_ns: int, now_ns: int) -> tuple[Pose | None, Cause | None]:
     """Return the pose, or None and why there is none."""
-    why = ''
-    norm = math.hypot(*quaternion)
-    if not all(math.isfinite(value) for value in position):
-        why = f'its position is {list(position)}, which is not finite'
-    elif not abs(norm - 1.0) <= _NORM_TOLERANCE:  # nan is not, either
-        why = f'its quaternion has the norm {norm:g}, which must be 1'
-    elif stamp_ns == 0:
+    why, turn = '', heard.quaternion
+    try:
+        turn = unit_quaternion(turn)
+    except ValueError as error:
+        why = str(error)
+    if not np.isfinite(heard.position).all():
+        why = f'its position is {heard.position.tolist()}, which is not finite'
+    elif not why and stamp_ns == 0:
         why = 'it has no stamp'
-    elif (ahead_s := (stamp_ns - now_ns) / 1e9) > _MAX_AHEAD_S:
+    elif not why and (ahead_s := (stamp_ns - now_ns) / 1e9) > _MAX_AHEAD_S:
         why = f"it is stamped {ahead_s:.2f} s in the future; its clock must agree with the node's"
     if why:
         return None, Cause(Reason.MOTION_POSE_INVALID, f'the pose on ee_pose is rejected: {why}')
-    return Pose(np.array(position), np.array(quaternion) / norm), None
+    return Pose(heard.position, turn), None

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.motion.gripper import Change
-from vla_ros.motion.pose import Pose, Vector, inverse, rotated
+from vla_ros.motion.orientation import Vector, inverse, rotated
+from vla_ros.motion.pose import Pose
 from vla_ros.motion.profile import Clipped, Twist
 from vla_ros.motion.rows import Window
 

@@ -16,22 +16,11 @@ from numpy.typing import NDArray
 
 from vla_ros.motion.contract_fields import ContractError, choose, field, read_fields
 from vla_ros.motion.orientation import axis_angle, nearer, unit_quaternion
+from vla_ros.motion.pose import Pose
 from vla_ros.text import quoted
 
 JOINT_STATES, EE_POSE = 'joint_states', 'ee_pose'  # topics
 _UNIT = (-1000.0, 1000.0)
-
-
-@dataclass(frozen=True)
-class Pose:
-    """A pose of the end effector.
-
-    :param position: float64 [3], metres.
-    :param quaternion: float64 [4], x, y, z, w.
-    """
-
-    position: NDArray[np.float64]
-    quaternion: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from vla_ros.motion.contract import Contract
 from vla_ros.motion.contract_fields import ContractError
+from vla_ros.motion.pose import Pose
 from vla_ros.motion.state import (
     EE_POSE,
     JOINT_STATES,
     JointPositions,
     Joints,
-    Pose,
     StatePart,
     state_dim,
     state_topics,
@@ -84,6 +84,7 @@ class StateParts:
     the tolerance.
 
     :ivar topics: those that bring the parts; empty without parts.
+    :ivar frame_id: as for :meth:`__init__`.
     """
 
     def __init__(self, parts: Sequence[StatePart], tolerance_s: float, frame_id: str) -> None:
@@ -95,7 +96,7 @@ class StateParts:
         self._parts = parts
         self._joints = {name for part in parts if isinstance(part, Joints) for name in part.joints}
         self._tolerance_s = tolerance_s
-        self._frame_id = frame_id
+        self.frame_id = frame_id
         self._samples: list[deque[_Sample]] = [deque(maxlen=_KEPT) for _ in parts]
         self._frame = frame_id
         self._names: Sequence[str] = ()  # of the last message with none of a part's joints
@@ -103,15 +104,15 @@ class StateParts:
     def adjust(self, tolerance_s: float, frame_id: str) -> None:
         """Apply another tolerance from now on; another frame forgets all samples."""
         self._tolerance_s = tolerance_s
-        if frame_id != self._frame_id:
-            self._frame_id = frame_id
+        if frame_id != self.frame_id:
+            self.frame_id = frame_id
             self.clear()
 
     def clear(self) -> None:
         """Forget all samples."""
         for samples in self._samples:
             samples.clear()
-        self._frame, self._names = self._frame_id, ()
+        self._frame, self._names = self.frame_id, ()
 
     def add_joints(self, message: JointPositions, stamp_ns: int) -> Joined | None:
         """Keep the positions of joints; return a state if they complete one.
@@ -133,13 +134,14 @@ class StateParts:
     def add_pose(self, pose: Pose, frame: str, stamp_ns: int) -> Joined | None:
         """Keep a pose; return a state if it completes one.
 
+        :param pose: as it was heard, not checked.
         :param frame: of its header.
         :raises ValueError: if it is in another frame, not finite, or has no unit quaternion.
         """
         if self._frame and frame != self._frame:
             raise ValueError(
                 f'{EE_POSE} is in the frame {quoted(frame)}; allowed: {quoted(self._frame)}, as '
-                + ('in frame_id' if self._frame_id else 'in the first message')
+                + ('in frame_id' if self.frame_id else 'in the first message')
             )
         values = [None if isinstance(part, Joints) else part.values(pose) for part in self._parts]
         joined = self._add(values, stamp_ns)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ _EXPECTED = {
 _MAX_RAMP_S = 0.5
 _TICKS_PER_RAMP = 2
 _FAR_M = 100.0
+_FULL_TURN = 2 * math.pi
 _NOT_OURS = ('use_sim_time', 'start_type_description_service')
 
 
@@ -97,6 +100,7 @@ def check_all(parameters: Parameters) -> None:
         check_value(name, getattr(parameters, name))
     _check_ages(parameters)
     _check_frames(parameters)
+    _check_frame_sources(parameters)
     _check_ramp(parameters)
     _check_workspaces(parameters)
 
@@ -136,6 +140,66 @@ def workspace(text: str) -> tuple[float, ...]:
             'min below its max',
         )
     return numbers
+
+
+def frame_rotation(text: str) -> tuple[float, ...]:
+    """Return roll, pitch and yaw in radians.
+
+    :param text: of one robot; empty: no rotation.
+    :raises ParameterError: if it is not three angles.
+    """
+    if not text:
+        return (0.0, 0.0, 0.0)
+    try:
+        angles = tuple(float(number) for number in text.split(','))
+    except ValueError:
+        angles = ()
+    if len(angles) != 3 or not all(-_FULL_TURN <= one <= _FULL_TURN for one in angles):
+        raise _not_allowed(
+            f'parameter frame_rotation_rpy has the rotation {text!r}',
+            text,
+            f'roll, pitch, yaw in radians, each at most {_FULL_TURN:.4g}',
+        )
+    return angles
+
+
+def has_tf2() -> bool:
+    """Return whether the package tf2_ros is installed."""
+    return importlib.util.find_spec('tf2_ros') is not None
+
+
+def _check_frame_sources(parameters: Parameters) -> None:
+    """Raise ParameterError if it is not known how frames lie, or known twice."""
+    for name in ('contract_frame', 'tool_frame', 'frame_rotation_rpy'):
+        text = getattr(parameters, name)
+        separator = ';' if name == 'frame_rotation_rpy' else ','
+        _check_number(parameters, name, len(text.split(separator)))
+        if text and name != 'frame_rotation_rpy' and not has_tf2():
+            raise ParameterError(
+                f'parameter {name} is {text!r}, and the package tf2_ros is not installed',
+                'install it (apt install ros-$ROS_DISTRO-tf2-ros-py), or set frame_rotation_rpy in '
+                'place of contract_frame, and publish ee_pose in place of tool_frame',
+                value=text,
+            )
+    for number, rotation in enumerate(parameters.frame_rotations):
+        frame_rotation(rotation)
+        if rotation and parameters.contract_frames[number]:
+            raise ParameterError(
+                f'parameters frame_rotation_rpy, {rotation!r}, and contract_frame, '
+                f'{parameters.contract_frames[number]!r}, both say how the axes lie',
+                'set one of them',
+                value=rotation,
+            )
+
+
+def _check_number(parameters: Parameters, name: str, parts: int) -> None:
+    robots = len(parameters.robot_names)
+    if parts not in (1, robots):
+        raise _not_allowed(
+            f'parameter {name} is {getattr(parameters, name)!r}, {parts} parts',
+            getattr(parameters, name),
+            f'one, or {robots}, one for each robot in the parameter robots',
+        )
 
 
 def _check_workspaces(parameters: Parameters) -> None:

@@ -334,6 +334,27 @@ class Parameters:
         group='Motion',
         choices=('none', 'twist', 'pose'),
     )
+    contract_frame: str = parameter(
+        '',
+        "Robot's frame with the axes of the contract's frame, looked up in tf2; with several "
+        'robots as frame_id; empty: frame_id has these axes, but for frame_rotation_rpy.',
+        group='Motion',
+        settable=Settable.ALWAYS,
+    )
+    frame_rotation_rpy: str = parameter(
+        '',
+        "Rotation of the contract's frame against frame_id: roll, pitch, yaw; with several robots "
+        'one for all, or one for each, separated by semicolons; empty: none.',
+        group='Motion',
+        unit='rad',
+        settable=Settable.ALWAYS,
+    )
+    tool_frame: str = parameter(
+        '',
+        "Robot's frame of the tool, whose pose in frame_id is looked up in tf2 in place of the "
+        'topic ee_pose; with several robots as frame_id; empty: the topic.',
+        group='Motion',
+    )
     chunk_timing: str = parameter(
         'published',
         'When the rows of a chunk are due; published: one period after the other from the '
@@ -353,8 +374,8 @@ class Parameters:
     )
     max_pose_age_s: float = parameter(
         0.2,
-        'Maximum age of the pose on ee_pose, and time between two poses around an image; then '
-        'motions that need it stop.',
+        'Maximum age of the pose on ee_pose and of a transform that is not static, and time '
+        'between two poses around an image; then motions that need it stop.',
         group='Motion',
         unit='s',
         bounds=(0.01, 10.0),
@@ -447,14 +468,32 @@ class Parameters:
     @property
     def workspaces(self) -> list[str]:
         """Return the text of each robot's box, in the order of ``robot_names``."""
-        boxes = [box.strip() for box in self.workspace_m.split(';')]
-        return boxes * len(self.robot_names) if len(boxes) == 1 else boxes
+        return self._each(self.workspace_m, ';')
+
+    @property
+    def frame_rotations(self) -> list[str]:
+        """Return the text of each robot's rotation, in the order of ``robot_names``."""
+        return self._each(self.frame_rotation_rpy, ';')
+
+    @property
+    def contract_frames(self) -> list[str]:
+        """Return the frame with the contract's axes for each robot, as ``frame_ids``."""
+        return self._each(self.contract_frame, ',')
+
+    @property
+    def tool_frames(self) -> list[str]:
+        """Return the frame of each robot's tool, as ``frame_ids``."""
+        return self._each(self.tool_frame, ',')
 
     @property
     def frame_ids(self) -> list[str]:
         """Return the frame of each robot, in the order of ``robot_names``."""
-        frames = [frame.strip() for frame in self.frame_id.split(',')]
-        return frames * len(self.robot_names) if len(frames) == 1 else frames
+        return self._each(self.frame_id, ',')
+
+    def _each(self, text: str, separator: str) -> list[str]:
+        """Return the part for each robot; one part is for all."""
+        parts = [part.strip() for part in text.split(separator)]
+        return parts * len(self.robot_names) if len(parts) == 1 else parts
 
 
 DEFINITIONS: Mapping[str, Definition] = MappingProxyType(

@@ -9,15 +9,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from vla_ros.motion import Box, Capture, Guide, Motion, PoseHistory
+from vla_ros.motion import Box, Capture, Guide, Motion, Pose, PoseHistory
 from vla_ros.parameters.check import motion_limits, workspace
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.gripper_output import GripperOutput
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.output import Admitted, OutputSetup
-from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.stream import Stream
 
 
@@ -34,27 +34,27 @@ class MotionOutput(Stream):
         self._leads = leads
         self._poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
         self._guide = guide = self._guide_by(setup)
+        self._axes = ContractAxes(setup, leads)
         self.motion = Motion(
-            setup.contracts, motion_limits(parameters), parameters.unnorm_key, guide
+            setup.contracts,
+            motion_limits(parameters),
+            parameters.unnorm_key,
+            guide,
+            self._axes.rotation,
         )
         self._first_camera = setup.first_camera
-        self._frame_id, self._way = setup.frame_id, _way(setup)
+        self._frame_id, self._way, self._tool = setup.frame_id, _way(setup), setup.tool
         self._gripper = GripperOutput(setup)
         self.counters: tuple[Any, ...] = (self.motion.counters, self._poses.counters)
-        self._prefix = setup.prefix
-        self._pose_inputs: list[PoseInput] = []  # one at most
         self._hear_poses()
         self._log_contract(setup.shared.log)
 
     def _hear_poses(self) -> None:
         """Hear the pose of the tool while the motions need it."""
-        if self._guide is not None and not self._pose_inputs:
-            pose_input = PoseInput(
-                self._node, self._clock, self._prefix, self._poses, self._interrupt
-            )
-            self._pose_inputs.append(pose_input)
-        elif self._guide is None and self._pose_inputs:
-            self._pose_inputs.pop().close()
+        if self._guide is not None:
+            self._tool.add(self)
+        else:
+            self._tool.remove(self)
             self._poses.forget()
 
     @property
@@ -82,7 +82,10 @@ class MotionOutput(Stream):
         if _way(setup) != self._way:
             self.hold()
             self._frame_id, self._way = setup.frame_id, _way(setup)
-        self.motion.adjust(setup.contracts, motion_limits(setup.parameters), self._guide)
+        self._axes = ContractAxes(setup, self._leads)
+        self.motion.adjust(
+            setup.contracts, motion_limits(setup.parameters), self._guide, self._axes.rotation
+        )
         self._hear_poses()
 
     def forget(self) -> None:
@@ -92,8 +95,7 @@ class MotionOutput(Stream):
 
     def close(self, flush_s: float) -> None:
         """Destroy timer, subscription and publishers, once all listeners have the last twist."""
-        for pose_input in self._pose_inputs:
-            pose_input.close()
+        self._tool.remove(self)
         super().close(flush_s)
         self._gripper.close()
 
@@ -113,8 +115,8 @@ class MotionOutput(Stream):
             log.warning(f'no motion: {self.motion.cause.message}')
         elif contract is not None:
             log.info(
-                f'motion by {contract.unnorm_key}: {self._frame_id} is to be the {contract.frame} '
-                f'of a {contract.robot}, {contract.rate_hz:.3g} actions a second'
+                f'motion by {contract.unnorm_key}: {self._axes} the {contract.frame} of a '
+                f'{contract.robot}, {contract.rate_hz:.3g} actions a second'
             )
 
     def _begin(self, admitted: Admitted, now_s: float) -> bool:
@@ -155,6 +157,22 @@ class MotionOutput(Stream):
         if self.motion.begin_rows(now_s):
             self._gripper.send(self.motion.gripper)
 
+    @property
+    def pose_frame(self) -> str:
+        contract = self.motion.contract
+        is_tool = not self._leads and contract is not None and contract.frame == 'end_effector'
+        return '' if is_tool else self._frame_id
+
+    def on_pose(self, pose: Pose, frame: str, stamp_ns: int) -> None:
+        now_ns = self._clock.now_ns()
+        cause = self._poses.hear(pose.position, pose.quaternion, frame, stamp_ns, now_ns)
+        if cause:
+            self._interrupt(cause)
+
+    def on_no_pose(self, cause: Cause) -> None:
+        self._poses.fail(cause)
+        self._interrupt(cause)
+
     def _interrupt(self, cause: Cause) -> None:
         """Stop the motion that the tool's pose no longer supports."""
         if not self.motion.is_over(self._now_s()):
@@ -162,9 +180,16 @@ class MotionOutput(Stream):
             self.hold()
 
 
-def _way(setup: OutputSetup) -> tuple[str, str, bool]:
+def _way(setup: OutputSetup) -> tuple[object, ...]:
     """Return what a motion keeps from its beginning to its end."""
-    return setup.frame_id, setup.workspace, setup.parameters.chunk_timing == 'from_pose'
+    parameters = setup.parameters
+    return (
+        setup.frame_id,
+        setup.workspace,
+        parameters.chunk_timing == 'from_pose',
+        parameters.contract_frames[setup.source],
+        parameters.frame_rotations[setup.source],
+    )
 
 
 def _span_s(parameters: Parameters) -> float:

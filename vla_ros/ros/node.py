@@ -31,6 +31,7 @@ from vla_ros.reasons import Cause, Reason, State
 from vla_ros.ros import loading
 from vla_ros.ros.bond import Bond
 from vla_ros.ros.configuration import LOAD_AGAIN, Beat, Configuration
+from vla_ros.ros.frames import Frames
 from vla_ros.ros.goals import SuccessService
 from vla_ros.ros.latch import Latches, latch_path
 from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
@@ -136,7 +137,8 @@ class VlaNode(LifecycleNode):
         if latches.problem:
             log.error(latches.problem)
         commands = CommandWatch(self.get_parameter('max_command_age_s').value, clock)
-        return Shared(clock, log, latches, commands, Rivals(self), RequestCounters())
+        frames = Frames(self, clock)
+        return Shared(clock, log, latches, commands, Rivals(self), RequestCounters(), frames)
 
     # -- lifecycle ---------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from vla_ros.motion.state_parts import StateParts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.cameras import Cameras
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.state_input import StateInput
 from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
@@ -32,11 +33,13 @@ class Needs:
     :param spec: the cameras and the length of the state.
     :param state: parts of the state by the contract; empty: the topic ``state`` has all of it.
     :param frame_id: frame of the robot's actions and of its ``ee_pose``.
+    :param tool: the pose of the robot's tool.
     """
 
     spec: PolicySpec
     state: Sequence[StatePart]
     frame_id: str
+    tool: PoseInput
 
 
 class Observations:
@@ -80,6 +83,7 @@ class Observations:
             self._node,
             self._prefix,
             StateParts(needs.state, parameters.sync_tolerance_s, needs.frame_id),
+            needs.tool,
             self._assembler,
             self._instruction,
             self._submit,

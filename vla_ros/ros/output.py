@@ -19,6 +19,7 @@ from vla_ros.motion import ActionDescription, Contract
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.node_clock import Moment
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.shared import Shared
 from vla_ros.scheduling import Result
 
@@ -52,20 +53,24 @@ class OutputSetup:
     """What an output needs to be made.
 
     :param prefix: prefix of the topics' names.
+    :param source: number of the robot.
     :param frame_id: the robot's own name of the frame of its actions.
     :param contracts: by unnorm_key.
     :param workspace: the robot's own box of ``workspace_m``.
     :param first_camera: name of the policy's first camera.
+    :param tool: the pose of the robot's tool.
     """
 
     node: LifecycleNode
     shared: Shared
     prefix: str
+    source: int
     frame_id: str
     parameters: Parameters
     contracts: Mapping[str, Contract]
     workspace: str
     first_camera: str
+    tool: PoseInput
 
 
 class Output(ABC):

@@ -1,61 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic ``ee_pose``: the pose of one robot's tool, as its driver publishes it.
+"""The pose of one robot's tool: on the topic ``ee_pose``, or looked up in tf2.
 
 Used by the executor's thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from typing import Any, Protocol
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from vla_ros.clock import Clock
 from vla_ros.graph.stamps import from_time
-from vla_ros.motion import PoseHistory
-from vla_ros.reasons import Cause
+from vla_ros.motion import Pose
+from vla_ros.parameters.definition import Parameters
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.frames import Found, Frames
 
 _WAITING = 50
 
 
+class PoseListener(Protocol):
+    """An object that needs the pose of the tool."""
+
+    @property
+    def pose_frame(self) -> str:
+        """The frame in which it needs poses; empty: as they come."""
+
+    def on_pose(self, pose: Pose, frame: str, stamp_ns: int) -> None:
+        """Take a pose, as it was heard: not checked."""
+
+    def on_no_pose(self, cause: Cause) -> None:
+        """Take the reason why there is no pose."""
+
+
 class PoseInput:
-    """Hears poses from its beginning to :meth:`close`, and keeps them in a history."""
+    """Hears poses while anybody listens, once for all, and tells each in the frame that it needs.
+
+    A pose in another frame is turned into that one by tf2. Without tf2 it is told as it is, and
+    refused by its listener.
+    """
 
     def __init__(
         self,
         node: LifecycleNode,
-        clock: Clock,
+        frames: Frames,
         prefix: str,
-        poses: PoseHistory,
-        on_fault: Callable[[Cause], None],
+        parameters: Parameters,
+        robot: int,
     ) -> None:
-        """Subscribe.
+        """Start without a subscription.
 
         :param prefix: prefix of the topic's name.
-        :param on_fault: called with the reason why a motion must not go on.
+        :param robot: number of the robot.
         """
-        self._node, self._clock = node, clock
-        self._poses = poses
-        self._on_fault = on_fault
+        self._node, self._frames, self._prefix = node, frames, prefix
+        self._robot = robot
+        self._tool_frame = parameters.tool_frames[robot]
+        self._period_s = 0.0  # of the looks at tf2
+        self._listeners: list[PoseListener] = []
+        self._subscription: Any = None
+        self._timer: Any = None
+        self._last: Found | Cause | None = None  # of the tool in tf2
+        self.adjust(parameters)
+
+    def adjust(self, parameters: Parameters) -> None:
+        """Apply another frame, age and rate from now on."""
+        self._frame_id = parameters.frame_ids[self._robot]
+        self._max_age_s = parameters.max_pose_age_s
+        before_s, self._period_s = self._period_s, 1 / parameters.control_rate_hz
+        if self._timer is not None and before_s != self._period_s:
+            self._end()
+            self._begin()
+
+    def add(self, listener: PoseListener) -> None:
+        """Tell the listener each pose from now on."""
+        if listener in self._listeners:
+            return
+        if not self._listeners:
+            self._begin()
+        self._listeners.append(listener)
+
+    def remove(self, listener: PoseListener) -> None:
+        """Tell the listener no more; the last one ends the subscription."""
+        if listener not in self._listeners:
+            return
+        self._listeners.remove(listener)
+        if not self._listeners:
+            self._end()
+
+    def _begin(self) -> None:
+        if self._tool_frame:
+            self._last = None
+            self._frames.listen()
+            steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stop
+            self._timer = self._node.create_timer(self._period_s, self._look, clock=steady)
+            return
         quality = QoSProfile(depth=_WAITING, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._subscription = node.create_subscription(
-            PoseStamped, f'{prefix}ee_pose', self._on_pose, quality
+        self._subscription = self._node.create_subscription(
+            PoseStamped, f'{self._prefix}ee_pose', self._on_message, quality
         )
 
-    def close(self) -> None:
-        """End the subscription."""
-        self._node.destroy_subscription(self._subscription)
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        self._timer = self._subscription = None
 
-    def _on_pose(self, message: PoseStamped) -> None:
-        position, orientation = message.pose.position, message.pose.orientation
-        cause = self._poses.hear(
-            (position.x, position.y, position.z),
-            (orientation.x, orientation.y, orientation.z, orientation.w),
-            message.header.frame_id,
-            from_time(message.header.stamp),
-            self._clock.now_ns(),
+    def _look(self) -> None:
+        """Tell the tool's pose, if tf2 has a new one, or why it has none."""
+        found = self._frames.find(self._frame_id, self._tool_frame, math.inf)
+        if isinstance(found, Found) and not found.stamp_ns:
+            found = Cause(
+                Reason.MOTION_NO_TRANSFORM,
+                f'tool_frame, {self._tool_frame!r}, does not move in frame_id, {self._frame_id!r}: '
+                "set them to the tool's frame and one that the arm moves in",
+            )
+        before, self._last = self._last, found
+        if isinstance(found, Cause):
+            if not isinstance(before, Cause) or before.reason != found.reason:
+                for listener in list(self._listeners):
+                    listener.on_no_pose(found)
+        elif not isinstance(before, Found) or before.stamp_ns != found.stamp_ns:
+            for listener in list(self._listeners):
+                listener.on_pose(found.pose, self._frame_id, found.stamp_ns)
+
+    def _on_message(self, message: PoseStamped) -> None:
+        point, turn = message.pose.position, message.pose.orientation
+        pose = Pose(
+            np.array([point.x, point.y, point.z]), np.array([turn.x, turn.y, turn.z, turn.w])
         )
-        if cause:
-            self._on_fault(cause)
+        frame, stamp_ns = message.header.frame_id, from_time(message.header.stamp)
+        for listener in list(self._listeners):
+            self._tell(listener, pose, frame, stamp_ns)
+
+    def _tell(self, listener: PoseListener, pose: Pose, frame: str, stamp_ns: int) -> None:
+        wanted = listener.pose_frame
+        if not wanted or frame.lstrip('/') == wanted.lstrip('/') or not self._frames.is_available:
+            listener.on_pose(pose, frame, stamp_ns)
+            return
+        found = self._frames.find(wanted, frame, self._max_age_s)
+        if isinstance(found, Cause):
+            listener.on_no_pose(found)
+        else:
+            listener.on_pose(pose.within(found.pose), wanted, stamp_ns)

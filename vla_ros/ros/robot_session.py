@@ -24,6 +24,7 @@ from vla_ros.ros.observations import Needs, Observations
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (
@@ -103,6 +104,7 @@ class RobotSession:
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
         self._node, self._shared = node, shared
+        self._tool = PoseInput(node, shared.frames, parts.prefix, parameters, parts.source)
         self._outputs = make_outputs(self._setup())
         self._output_counters = [group for output in self._outputs for group in output.counters]
         self._is_off = bool(self.why_off())
@@ -149,6 +151,7 @@ class RobotSession:
         self._params = parameters
         self._policy = replace(self._policy, contracts=contracts, state=state)
         self._gate.adjust(parameters.max_action_age_s)
+        self._tool.adjust(parameters)
         if self.observations.adjust(parameters, self._needs()):
             self.drop_all()  # what came before may have been of other topics
         setup = self._setup()
@@ -158,7 +161,7 @@ class RobotSession:
     def _needs(self) -> Needs:
         """Return what the observations must have, by the current parameters."""
         frame_id = self._params.frame_ids[self._parts.source]
-        return Needs(self._policy.spec, self._policy.state, frame_id)
+        return Needs(self._policy.spec, self._policy.state, frame_id, self._tool)
 
     def _setup(self) -> OutputSetup:
         """Return what the outputs need, by the current parameters."""
@@ -166,11 +169,13 @@ class RobotSession:
             self._node,
             self._shared,
             self._parts.prefix,
+            self._parts.source,
             self._params.frame_ids[self._parts.source],
             self._params,
             self._policy.contracts,
             self._params.workspaces[self._parts.source],
             self._policy.spec.cameras[0],
+            self._tool,
         )
 
     # -- holding -----------------------------------------------------------------------------------
@@ -250,6 +255,7 @@ class RobotSession:
         """Drop observations and inferences that clock, cameras or instruction no longer support."""
         if clock_jumped:
             self.observations.forget_stamps()
+            self._shared.frames.forget()
             for output in self._outputs:
                 output.forget_stamps()
         self._parts.instructions.expire(self._params.max_instruction_age_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_ros.ros.frames import Frames
 from vla_ros.ros.latch import Latches
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import NodeClock
@@ -34,6 +35,7 @@ class Shared:
     :param commands: the judge of the age of commands.
     :param rivals: other nodes that act in this node's place.
     :param requests: counters of the node's services.
+    :param frames: how frames lie to each other.
     """
 
     clock: NodeClock
@@ -42,3 +44,4 @@ class Shared:
     commands: CommandWatch
     rivals: Rivals
     requests: RequestCounters
+    frames: Frames

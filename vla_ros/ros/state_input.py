@@ -7,19 +7,19 @@ Used by the executor's thread.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import JointState
 
 from vla_ros.graph.stamps import from_time
-from vla_ros.motion.state import EE_POSE, JOINT_STATES, JointPositions, Pose
+from vla_ros.motion import Pose
+from vla_ros.motion.state import EE_POSE, JOINT_STATES, JointPositions
 from vla_ros.motion.state_parts import Joined, StateParts
 from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.pose_input import PoseInput
 from vla_ros.scheduling.assembly import Assembler
 from vla_ros.types import Observation
 
@@ -38,6 +38,7 @@ class StateInput:
         node: LifecycleNode,
         prefix: str,
         parts: StateParts,
+        tool: PoseInput,
         assembler: Assembler,
         instruction: Callable[[], str],
         on_observation: OnObservation,
@@ -46,6 +47,7 @@ class StateInput:
         """Start without a subscription.
 
         :param parts: of the state by the contract; without any, the topic ``state`` has all of it.
+        :param tool: the pose of the robot's tool, where a part needs it.
         :param instruction: the one to carry out now; empty: none.
         :param on_observation: called with an observation, or None, after each state.
         :param on_fault: called with the reason why a state cannot be used.
@@ -54,7 +56,7 @@ class StateInput:
         self._assembler = assembler
         self._instruction = instruction
         self._on_observation, self._on_fault = on_observation, on_fault
-        self._parts = parts
+        self._parts, self._tool = parts, tool
         self._subscriptions: list[Subscription] = []
 
     def adjust(self, tolerance_s: float, frame_id: str) -> None:
@@ -63,16 +65,14 @@ class StateInput:
 
     def listen(self) -> None:
         """Subscribe to the topics that the state needs."""
-        subscribers: dict[str, tuple[type, Callable[[Any], None]]] = {
-            'state': (JointState, self._on_state),
-            JOINT_STATES: (JointState, self._on_joints),
-            EE_POSE: (PoseStamped, self._on_pose),
-        }
+        callbacks = {'state': self._on_state, JOINT_STATES: self._on_joints}
         for topic in self._parts.topics or ('state',):
-            kind, callback = subscribers[topic]
+            if topic == EE_POSE:
+                self._tool.add(self)
+                continue
             name = f'{self._prefix}{topic}'
             self._subscriptions.append(
-                self._node.create_subscription(kind, name, callback, _QUALITY)
+                self._node.create_subscription(JointState, name, callbacks[topic], _QUALITY)
             )
 
     def stop_listening(self) -> None:
@@ -80,6 +80,7 @@ class StateInput:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
+        self._tool.remove(self)
         self.clear()
 
     def clear(self) -> None:
@@ -109,13 +110,18 @@ class StateInput:
         stamp_ns = from_time(message.header.stamp)
         self._take(lambda: self._parts.add_joints(joints, stamp_ns))
 
-    def _on_pose(self, message: PoseStamped) -> None:
-        point, turn = message.pose.position, message.pose.orientation
-        pose = Pose(
-            np.array([point.x, point.y, point.z]), np.array([turn.x, turn.y, turn.z, turn.w])
-        )
-        frame, stamp_ns = message.header.frame_id, from_time(message.header.stamp)
+    @property
+    def pose_frame(self) -> str:
+        return self._parts.frame_id
+
+    def on_pose(self, pose: Pose, frame: str, stamp_ns: int) -> None:
         self._take(lambda: self._parts.add_pose(pose, frame, stamp_ns))
+
+    def on_no_pose(self, cause: Cause) -> None:
+        def refuse() -> None:
+            raise ValueError(cause.message)
+
+        self._take(refuse)
 
     def _take(self, add: Callable[[], Joined | None]) -> None:
         counters = self._assembler.counters
