@@ -17,16 +17,17 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_ros.client.vla_client import VlaClient
 from vla_ros.clock import age_s
 from vla_ros.doctor.camera import Heard, HeardImage, Offer, judge_camera
 from vla_ros.doctor.facts import NODE_NAME, Facts
-from vla_ros.doctor.findings import Finding, fail, ok, warn
+from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
+from vla_ros.doctor.listening import StateTopic, full_name, joined, offers_on, topics_of, words
+from vla_ros.doctor.robot_state import judge_state, needs_of, spec_of
 from vla_ros.errors import VlaError
 from vla_ros.graph.stamps import from_time
-from vla_ros.graph.topics import transport_topic
+from vla_ros.graph.topics import image_topics, transport_topic
 from vla_ros.images.raw import UnusableImage
 from vla_ros.msg import VlaStatus
 from vla_ros.parameters.definition import Parameters
@@ -47,7 +48,7 @@ _INSTRUCTION_TYPE = 'std_msgs/msg/String'
 
 
 def check_graph(facts: Facts) -> Iterator[Finding]:
-    """Cameras, who gives instructions, who acts in the node's place, and the node, if it runs."""
+    """Cameras, states, who gives instructions or acts in the node's place; the node, if it runs."""
     arguments = _without_node_name(facts.setup.ros_arguments)
     context = rclpy.Context()
     rclpy.init(
@@ -71,21 +72,29 @@ def _look(facts: Facts, node: Node, client: VlaClient, clock: NodeClock) -> Iter
     parameters = facts.parameters or Parameters()
     robots = parameters.robot_names
     prefixes = [topic_prefix(name) for name in robots]
-    topics = facts.setup.cameras or tuple(f'{prefix}image' for prefix in prefixes)
+    names = _camera_names(facts)
+    own = [f'{prefix}{topic}' for prefix in prefixes for topic in image_topics(names).values()]
+    topics = facts.setup.cameras or own
     cameras = [_Camera(node, topic, parameters, clock) for topic in topics]
+    states, refusal = _state_topics(facts, node, prefixes, clock)
+    heard = [*cameras, *states]
 
     known_s = clock.monotonic_s() + _DISCOVERY_S
-    client.wait_until(lambda: all(camera.offers() for camera in cameras), _DISCOVERY_S)
+    client.wait_until(lambda: all(one.offers() for one in heard), _DISCOVERY_S)
     client.wait_until(lambda: False, _SETTLE_S)
-    for camera in cameras:
-        camera.listen()
+    for one in heard:
+        one.listen()
     client.wait_until(lambda: False, facts.setup.seconds)
     client.wait_until(lambda: client.status is not None, known_s - clock.monotonic_s())
-    if len(topics) != len(robots):
+    if len(topics) != len(own):
+        there = f'{", ".join(names)} of each' if len(names) > 1 else 'one for each'
         yield fail(
-            f'{len(topics)} camera topics, and {len(robots)} in robots',
-            'name one for each, in their order: --image TOPIC,TOPIC',
+            f'{len(topics)} camera topics, and {len(robots)} in robots'
+            + (f', each with {len(names)} cameras' if len(names) > 1 else ''),
+            f'name {there}, in their order: --image TOPIC,TOPIC',
         )
+    if refusal is not None:
+        yield refused(refusal, 'correct the contract')
     fault = clock.look().fault
     if fault is not None:
         what, _, advice = fault.message.partition('; ')
@@ -93,15 +102,46 @@ def _look(facts: Facts, node: Node, client: VlaClient, clock: NodeClock) -> Iter
     rate_hz = facts.contract.rate_hz if facts.contract else None
     for camera in cameras:
         yield from judge_camera(camera.heard(facts.setup.seconds), parameters, rate_hz)
+    for state in states:
+        yield from judge_state(state.heard(facts.setup.seconds), state.need)
     images = [image for camera in cameras for image in camera.images]
     if images:
         facts.image_bytes = max(image.byte_count for image in images)
         facts.image_age_s = max(0.0, float(np.median([image.age_s for image in images])))
+    yield from _around(facts, node, client, prefixes)
+
+
+def _around(
+    facts: Facts, node: Node, client: VlaClient, prefixes: Sequence[str]
+) -> Iterator[Finding]:
+    """Yield who instructs, who acts in the node's place, and the node, if it runs."""
+    parameters = facts.parameters or Parameters()
     for prefix in prefixes:
         yield from _instructions(node, f'{prefix}instruction', parameters)
-    own_name = _joined(node.get_namespace(), facts.setup.node.rpartition('/')[2])
+    own_name = joined(node.get_namespace(), facts.setup.node.rpartition('/')[2])
     yield from _rivals(node, own_name, parameters)
+    for prefix in prefixes:
+        yield from _goals(node, f'{own_name}/{prefix}execute', client.status is not None)
     yield from _running_node(client.status, facts)
+
+
+def _state_topics(
+    facts: Facts, node: Node, prefixes: Sequence[str], clock: NodeClock
+) -> tuple[list[StateTopic], VlaError | None]:
+    """Return the topics with each robot's state, or why they are unknown."""
+    parameters = facts.parameters or Parameters()
+    try:
+        needs = [needs_of(facts, parameters, robot) for robot in range(len(prefixes))]
+    except VlaError as error:
+        return [], error
+    pairs = zip(prefixes, needs, strict=True)
+    return [StateTopic(node, prefix, one, clock) for prefix, own in pairs for one in own], None
+
+
+def _camera_names(facts: Facts) -> tuple[str, ...]:
+    """Return the policy's cameras; a policy that is not known yet has one."""
+    spec = spec_of(facts)
+    return spec.cameras if spec is not None else ('image',)
 
 
 class _Camera:
@@ -122,16 +162,7 @@ class _Camera:
         self.images: list[HeardImage] = []
 
     def offers(self) -> list[Offer]:
-        return [
-            Offer(
-                _full_name(info),
-                info.topic_type,
-                _words(info.qos_profile.reliability),
-                _words(info.qos_profile.durability),
-                info.qos_profile.depth,
-            )
-            for info in self._node.get_publishers_info_by_topic(self._topic)
-        ]
+        return offers_on(self._node, self._topic)
 
     def listen(self) -> None:
         """Unless all that is published there is of another type."""
@@ -145,15 +176,11 @@ class _Camera:
             )
 
     def heard(self, seconds: float) -> Heard:
-        elsewhere = [
-            name
-            for name, types in self._node.get_topic_names_and_types()
-            if self._type_name in types and self._node.count_publishers(name)
-        ]
+        elsewhere = topics_of(self._node, self._type_name)
         listened = ''
         if self._subscription is not None:
             self._subscription.follow_publishers()  # of which some may have been found late
-            listened = _words(self._subscription.reliability)
+            listened = words(self._subscription.reliability)
         return Heard(
             self._topic,
             self._type_name,
@@ -224,7 +251,7 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
             'publish that type, or remap one of the two',
         )
     elif len(publishers) > 1:
-        names = ', '.join(sorted(map(_full_name, publishers)))
+        names = ', '.join(sorted(map(full_name, publishers)))
         yield warn(
             f'{topic}: {len(publishers)} publishers instruct the robot: {names}; the last word '
             'counts, and each change starts the policy over',
@@ -237,7 +264,7 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
     else:
         yield ok(f'{topic}: no publisher yet; the node holds until there is one')
     latched = [
-        _full_name(info)
+        full_name(info)
         for info in publishers
         if info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
     ]
@@ -249,12 +276,38 @@ def _instructions(node: Node, name: str, parameters: Parameters) -> Iterator[Fin
         )
 
 
+def _goals(node: Node, action: str, is_heard: bool) -> Iterator[Finding]:
+    """Yield who answers goals.
+
+    :param action: full name of the action server.
+    :param is_heard: whether the node's status is.
+    """
+    servers = node.count_services(f'{action}/_action/send_goal')
+    if servers > 1:
+        yield fail(
+            f'{action}: {servers} action servers: a goal may reach the wrong one',
+            'end all but one, or start each in a namespace of its own',
+        )
+    elif servers and not is_heard:
+        yield warn(
+            f'{action}: it is offered, and no status of the node is heard',
+            'see whether the node hangs (ros2 topic echo status), or another node offers it',
+        )
+    elif servers:
+        yield ok(f'{action}: the node takes goals')
+    elif is_heard:
+        yield warn(
+            f'{action}: the node runs, and takes no goals there',
+            'start it by the version of this doctor; a node of another name has another action',
+        )
+
+
 def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Finding]:
     """Others in the node's place, by whom a robot would be moved whatever the node decides.
 
     :param own_name: the node's full name.
     """
-    names = [_joined(space, name) for name, space in node.get_node_names_and_namespaces()]
+    names = [joined(space, name) for name, space in node.get_node_names_and_namespaces()]
     if names.count(own_name) > 1:
         yield fail(
             f'{names.count(own_name)} nodes have the name {own_name}: a stop may reach the wrong '
@@ -265,7 +318,7 @@ def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Findi
     for robot in parameters.robot_names:
         for output in parameters.moving_topics:
             topic = node.resolve_topic_name(f'{topic_prefix(robot)}{output}')
-            publishers = map(_full_name, node.get_publishers_info_by_topic(topic))
+            publishers = map(full_name, node.get_publishers_info_by_topic(topic))
             others = sorted({name for name in publishers if name != own_name})
             if others:
                 yield fail(
@@ -273,14 +326,6 @@ def _rivals(node: Node, own_name: str, parameters: Parameters) -> Iterator[Findi
                     'end that, or have both publish topics of their own to a multiplexer '
                     '(docs/motion.md)',
                 )
-
-
-def _full_name(publisher: TopicEndpointInfo) -> str:
-    return _joined(publisher.node_namespace, publisher.node_name)
-
-
-def _joined(namespace: str, name: str) -> str:
-    return f'{namespace.rstrip("/")}/{name}'
 
 
 def _without_node_name(arguments: Sequence[str]) -> list[str]:
@@ -292,8 +337,3 @@ def _without_node_name(arguments: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-def _words(policy: Any) -> str:
-    """Such as ``best effort``."""
-    return str(policy.name).lower().replace('_', ' ')
