@@ -77,7 +77,7 @@ def _look(facts: Facts, node: Node, client: VlaClient, clock: NodeClock) -> Iter
     topics = facts.setup.cameras or own
     cameras = [_Camera(node, topic, parameters, clock) for topic in topics]
     states, refusal = _state_topics(facts, node, prefixes, clock)
-    heard = [*cameras, *states]
+    heard: list[_Camera | StateTopic] = [*cameras, *states]
 
     known_s = clock.monotonic_s() + _DISCOVERY_S
     client.wait_until(lambda: all(one.offers() for one in heard), _DISCOVERY_S)
