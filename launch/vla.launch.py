@@ -11,6 +11,7 @@ the names are taken from the inclusion itself.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ RESPAWN_DELAY_S = 2.0
 
 # Topics of the node that can be remapped.
 TOPICS = {
-    'image': 'Topic of the camera',
+    'image': 'Topic of the only camera',
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
     'target_pose': 'Topic for the targets, such as /servo_node/pose_target_cmds',
     'gripper': 'Topic for the opening of the gripper',
@@ -47,6 +48,7 @@ TOPICS = {
     'joint_states': 'Topic of the positions of the joints',
     'state': 'Topic of the whole state',
 }
+CAMERA = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')  # a token of a ROS name
 BOOLS = {'true': True, 'false': False}
 CHOICES = {'log_level': ('debug', 'info', 'warn', 'error', 'fatal'), 'respawn': tuple(BOOLS)}
 # Arguments that ``ros2 launch`` adds for options of its own.
@@ -75,6 +77,11 @@ def other_arguments() -> dict[str, tuple[str, str]]:
         for topic, what in TOPICS.items()
     }
     return topics | {
+        'images': (
+            '',
+            'Topics of several cameras, by their names in the policy, as in '
+            'front:=/front/color,wrist:=/wrist/color; for several robots a/front:=/a/color,...',
+        ),
         'use_sim_time': (
             '',
             'Whether the time is that of /clock. Allowed: true, false. Default: false.',
@@ -216,6 +223,32 @@ def remappings(topic: str, given: str, robots: str) -> list[tuple[str, str]]:
     return list(zip(own, others, strict=True))
 
 
+def camera_remappings(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the remappings of NAME/image, for each camera that the argument images names."""
+    text, robots = given['images'], items(given['robots'])
+    if not text:
+        return []
+    if given['image'] != 'image':
+        raise RuntimeError(
+            f'launch arguments image, {given["image"]!r}, and images, {text!r}: expected one of '
+            'them, image for a policy with one camera, images for one with several'
+        )
+    found: dict[str, str] = {}
+    for item in items(text):
+        name, _, topic = item.partition(':=')
+        robot, _, camera = name.rpartition('/')
+        if not CAMERA.fullmatch(camera) or not topic or robot not in robots:
+            whose = f' with a robot of {", ".join(robots)}' if robots != [''] else ''
+            form = 'ROBOT/CAMERA:=TOPIC' if whose else 'CAMERA:=TOPIC'
+            raise RuntimeError(f'launch argument images has {item!r}; expected {form}{whose}')
+        if name in found:
+            raise RuntimeError(
+                f'launch argument images has {name} twice; expected each camera once'
+            )
+        found[name] = topic
+    return [(f'{name}/image', topic) for name, topic in found.items()]
+
+
 # -- the node ----------------------------------------------------------------------------------
 
 
@@ -244,7 +277,8 @@ def start_node(context: LaunchContext) -> list[Action]:
                 pair
                 for topic in TOPICS
                 for pair in remappings(topic, given[topic], given['robots'])
-            ],
+            ]
+            + camera_remappings(given),
             arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
             output='screen',
             emulate_tty=True,

@@ -16,6 +16,7 @@ from support.doctor_setups import assert_sound, checked, show
 from support.graph import noise, robot, running_node
 from vla_ros.action import ExecuteInstruction
 from vla_ros.doctor import graph as doctor_graph
+from vla_ros.doctor import robot_state
 from vla_ros.doctor.camera import Offer
 from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
 from vla_ros.doctor.contract import check_contract
@@ -82,7 +83,7 @@ FOUND: dict[str, tuple[HeardState, Level, str, str]] = {
         heard(samples(frame='world')),
         Level.FAIL,
         "it is in the frame 'world', and frame_id is 'base'",
-        'publish the pose in that frame, or correct frame_id',
+        'publish the pose in that frame, correct frame_id, or install tf2_ros',
     ),
     'old': (
         heard(samples(age_s=0.5, cause='of a recording')),
@@ -115,11 +116,20 @@ FOUND: dict[str, tuple[HeardState, Level, str, str]] = {
 
 
 @pytest.mark.parametrize('case', FOUND)
-def test_a_topic_of_the_state(case: str) -> None:
+def test_a_topic_of_the_state(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robot_state, 'has_tf2', lambda: False)
     facts, level, text, advice = FOUND[case]
     found = next(judge_state(facts, POSE))
     assert found.level is level, found
     assert text in found.text and advice in found.advice, found
+
+
+def test_a_pose_in_another_frame_where_tf2_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robot_state, 'has_tf2', lambda: True)
+    [found] = judge_state(heard(samples(frame='world')), POSE)
+    assert found.level is Level.WARN and 'tf2 must know how they lie' in found.text
+    mixed = heard([*samples(frame='world'), *samples(frame='base')])
+    assert next(judge_state(mixed, POSE)).level is Level.FAIL
 
 
 def message_of(kind: type, **values: Any) -> Any:
@@ -153,6 +163,7 @@ def test_what_the_node_would_reject() -> None:
         ({'motion': 'twist', 'chunk_timing': 'from_pose'}, ['chunk_timing:=from_pose']),
         ({'motion': 'twist', 'workspace_m': '0, 1, 0, 1, 0, 1'}, ['workspace_m']),
         ({'motion': 'pose'}, ['motion:=pose']),
+        ({'motion': 'pose', 'tool_frame': 'tool0'}, []),
     ],
 )
 def test_which_motion_needs_the_pose(options: dict[str, str], reasons: list[str]) -> None:

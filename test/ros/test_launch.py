@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -236,6 +237,58 @@ def test_an_undeclared_argument_is_refused_with_the_nearest_name(
 def test_the_options_of_ros2_launch_are_no_arguments_of_ours(launch_file: ModuleType) -> None:
     node, _ = started(launch_file, **{'launch-prefix': 'gdb', 'launch-prefix-filter': 'vla'})
     assert node.kind == 'LifecycleNode'
+
+
+# -- several cameras ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        (
+            {'images': 'front:=/front/color, wrist:=hand/color'},
+            [('front/image', '/front/color'), ('wrist/image', 'hand/color')],
+        ),
+        ({'images': 'wrist:=/w'}, [('wrist/image', '/w')]),
+        (
+            {'robots': 'a,b', 'images': 'a/front:=/1,b/front:=/2'},
+            [('a/front/image', '/1'), ('b/front/image', '/2')],
+        ),
+        (
+            {'images': 'front:=/f', 'state': '/s'},
+            [('state', '/s'), ('front/image', '/f')],
+        ),
+    ],
+)
+def test_topics_of_several_cameras(
+    launch_file: ModuleType, given: dict[str, str], expected: list[tuple[str, str]]
+) -> None:
+    node, _ = started(launch_file, **given)
+    assert node.named['remappings'] == expected
+
+
+@shows('Launch', 'launch ends', '`images` with another form, an unknown robot, a camera twice')
+@pytest.mark.parametrize(
+    ('given', 'told'),
+    [
+        ({'images': '/front/color'}, "images has '/front/color'; expected CAMERA:=TOPIC"),
+        ({'images': 'front:='}, "images has 'front:='; expected CAMERA:=TOPIC"),
+        ({'images': 'a/front:=/f'}, "images has 'a/front:=/f'; expected CAMERA:=TOPIC"),
+        ({'images': 'front:=/f,'}, "images has ''; expected CAMERA:=TOPIC"),
+        ({'images': '2:=/f'}, "images has '2:=/f'; expected CAMERA:=TOPIC"),
+        ({'images': 'f:=/f,f:=/g'}, 'images has f twice; expected each camera once'),
+        (
+            {'robots': 'a,b', 'images': 'front:=/f'},
+            "images has 'front:=/f'; expected ROBOT/CAMERA:=TOPIC with a robot of a, b",
+        ),
+        ({'image': '/c', 'images': 'f:=/f'}, "image, '/c', and images, 'f:=/f': expected one of"),
+    ],
+)
+def test_topics_of_several_cameras_that_are_not_usable(
+    launch_file: ModuleType, given: dict[str, str], told: str
+) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(told)):
+        started(launch_file, **given)
 
 
 # -- in a bring-up -----------------------------------------------------------------------------

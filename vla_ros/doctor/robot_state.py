@@ -19,6 +19,7 @@ from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
 from vla_ros.motion.state import EE_POSE, JOINT_STATES, state_topics
 from vla_ros.motion.state_parts import state_of
+from vla_ros.parameters.check import has_tf2
 from vla_ros.parameters.definition import Parameters
 from vla_ros.types import PolicyError, PolicySpec
 
@@ -116,18 +117,23 @@ def needs_of(facts: Facts, parameters: Parameters, robot: int) -> list[Need]:
         gap = 'sync_tolerance_s', 2 * parameters.sync_tolerance_s
         age = 'state_timeout_s', parameters.state_timeout_s
         for topic in state_topics(parts) or (STATE,):
+            if topic == EE_POSE and parameters.tool_frames[robot]:
+                continue  # tf2 has the pose
             frame = frame_id if topic == EE_POSE else ''
             length = spec.state_dim if topic == STATE else None
             needs.append(Need(topic, 'the state', *gap, *age, frame, length))
     if reason := _motion_needs_pose(parameters, robot):
         limit = 'max_pose_age_s', parameters.max_pose_age_s
+        of_tool = getattr(facts.contract, 'frame', '') == 'end_effector'
+        if of_tool and parameters.motion == 'twist':
+            frame_id = ''  # the twists are along the axes of the tool, wherever its pose is told
         needs.append(Need(EE_POSE, reason, *limit, *limit, frame_id))
     return needs
 
 
 def _motion_needs_pose(parameters: Parameters, robot: int) -> str:
     """Return the parameter by which motions need the pose of the tool; empty if none does."""
-    if parameters.motion not in ('twist', 'pose'):
+    if parameters.motion not in ('twist', 'pose') or parameters.tool_frames[robot]:
         return ''
     if parameters.motion == 'pose':
         return 'motion:=pose'
@@ -186,10 +192,11 @@ def _unusable(samples: Sequence[Sample], need: Need) -> Finding | None:
         )
     frames = dict.fromkeys(one.frame.lstrip('/') for one in samples)
     if need.frame_id and set(frames) != {need.frame_id.lstrip('/')}:
-        return fail(
-            f'it is in the frame {", ".join(map(repr, frames))}, and frame_id is {need.frame_id!r}',
-            'publish the pose in that frame, or correct frame_id',
-        )
+        found = f'it is in the frame {", ".join(map(repr, frames))}, and frame_id is '
+        found += repr(need.frame_id)
+        if len(frames) == 1 and has_tf2():
+            return warn(f'{found}: tf2 must know how they lie', 'see ros2 run tf2_ros tf2_echo')
+        return fail(found, 'publish the pose in that frame, correct frame_id, or install tf2_ros')
     age_s = statistics.median(one.age_s for one in samples)
     if not -MAX_CLOCK_SKEW_S <= age_s <= need.most_age_s:
         old = f'{age_s:.2g} s old on arrival' if age_s > 0 else f'{-age_s:.2g} s in the future'

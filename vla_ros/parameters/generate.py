@@ -38,10 +38,10 @@ an argument of `vla.launch.py`, and `ros2 param describe /vla NAME` shows what f
 written with a point: 2.0, not 2.
 
 *settable* says when: only *at start* of the process; while the node is *unconfigured*, since the
-policy is loaded by it, or, for `motion`, since controllers are connected to the topics of a motion;
-or *always*. What is set while the node is configured takes effect immediately, is checked together
-with all other values, and is rejected with a reason otherwise. Values that fit only together are
-set together, with the service `set_parameters_atomically`.
+policy is loaded by it, or, for `motion` and `tool_frame`, since topics are made by it; or *always*.
+What is set while the node is configured takes effect immediately, is checked together with all
+other values, and is rejected with a reason otherwise. Values that fit only together are set
+together, with the service `set_parameters_atomically`.
 """
 
 
