@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from xml.etree import ElementTree
 
@@ -44,6 +45,7 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
 # Topics of packages that the tests do not need.
 WITH_NAV2 = {'bond'}
 WITH_TF2 = {'/tf', '/tf_static'}
+HUMBLE = os.environ.get('ROS_DISTRO') == 'humble'
 SINCE_JAZZY = {'~/get_type_description'}  # services that Humble's nodes do not have
 
 
@@ -94,7 +96,7 @@ def test_the_policy_is_what_the_node_does() -> None:
     expected = allowed()
     expected['publish'] -= WITH_NAV2
     expected['subscribe'] -= WITH_TF2
-    if os.environ.get('ROS_DISTRO') == 'humble':
+    if HUMBLE:
         expected['reply'] -= SINCE_JAZZY
     done: Rights = {
         'execute': set(),
@@ -118,3 +120,49 @@ def test_the_policy_is_what_the_node_does() -> None:
         assert running.process.returncode == 0
     assert done.pop('request') == set()
     assert done == expected
+
+
+def for_robots(rights: Rights, robots: tuple[str, ...], cameras: tuple[str, ...]) -> Rights:
+    """The rights after the edits that the comment of the policy file asks for."""
+    text = (ROOT / 'config' / 'sros2_policy.xml').read_text()
+    listed = re.search(r'replace each of (.*?) by a/image', text, re.DOTALL)
+    assert listed is not None
+    own = set(re.findall(r'\w+(?:/\w+)?', listed[1])) - {'and'}
+    services = {'~/enable', '~/stop', '~/reset', '~/success'}
+    images = {f'{camera}/image' for camera in cameras}
+
+    def topics(names: set[str]) -> set[str]:
+        several = (names - {'image'}) | (images if 'image' in names else set())
+        each = {name for name in several if name in own | images}
+        return (several - each) | {f'{robot}/{name}' for robot in robots for name in each}
+
+    return {
+        'publish': topics(rights['publish']),
+        'subscribe': topics(rights['subscribe']),
+        'reply': rights['reply']
+        | {name.replace('~', f'~/{robot}') for name in services for robot in robots},
+        'execute': {f'~/{robot}/execute' for robot in robots},
+    }
+
+
+def test_the_policy_allows_several_robots_and_cameras_after_the_edits_it_asks_for() -> None:
+    rights = for_robots(allowed(), ('a', 'b'), ('camera_1', 'camera_2'))
+    sent = {'action', 'status', 'debug_image', 'twist', 'gripper'}
+    heard = {'camera_1/image', 'camera_2/image', 'instruction', 'state', 'ee_pose'}
+    expected = {
+        'publish': {f'{robot}/{name}' for robot in 'ab' for name in sent},
+        'subscribe': {f'{robot}/{name}' for robot in 'ab' for name in heard},
+        'execute': rights['execute'],
+        'reply': rights['reply'] - (SINCE_JAZZY if HUMBLE else set()),
+    }
+    parameters = ('model:=scripted:cameras=2,state=2', 'robots:=[a, b]', 'image_transport:=raw')
+    moving = ('motion:=twist', 'frame_id:=arm_base', 'chunk_timing:=from_pose')
+    with running_node(*parameters, *moving) as running:
+        robot = running.robot
+        robot.wait_for(lambda: 'vla' in robot.get_node_names(), 60.0)
+        for kind, names in expected.items():
+            robot.wait_for(partial(graph_tells, robot, names, kind))
+        done = exercised(robot)
+    assert done.pop('request') == set()
+    for kind, names in done.items():
+        assert names <= rights[kind], kind
