@@ -3,9 +3,9 @@
 
 A rewrite of ``Executor._wait_for_ready_callbacks`` (Jazzy), which makes a wait set of all handles
 for every callback: the same callbacks in the same order, at a twentieth of the cost. What was ready
-at the moment of the wait is yielded one by one (timers, subscriptions, guard conditions, services,
-in the order in which the node has them) before the next wait. ``test_simulate_rclpy.py`` compares
-it with the real one.
+at the moment of the wait is yielded one by one (tasks, action servers, timers, subscriptions, guard
+conditions, services, in the order in which the node has them) before the next wait.
+``rclpy_script.py`` compares it with the real one.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ class _Ready:
         self.subscriptions: set[Any] = set()
         self.guards: set[Any] = set()
         self.services: set[Any] = set()
+        self.has_waitables = False
 
     def __bool__(self) -> bool:
-        return bool(self.timers or self.subscriptions or self.guards or self.services)
+        entities = self.timers or self.subscriptions or self.guards or self.services
+        return bool(entities) or self.has_waitables
 
 
 def _look(executor: Any, nodes: list[Any]) -> tuple[_Ready, int | None]:
@@ -70,6 +72,8 @@ def _look(executor: Any, nodes: list[Any]) -> tuple[_Ready, int | None]:
         for service in node._services if Context.graph.waiting_requests else ():
             if service.handle.queue.items and can_execute(service):
                 ready.services.add(service.handle)
+        for waitable in node.waitables:
+            ready.has_waitables |= waitable._handle.has_work() and can_execute(waitable)
     return ready, next_ns
 
 
@@ -110,6 +114,7 @@ def wait_for_ready_callbacks(
         for task, entity, node in reversed(list(self._tasks)):
             if not task.executing() and not task.done() and (node is None or node in nodes_to_use):
                 yielded_work = True
+                Context.graph.observer.callback_begins()
                 yield task, entity, node
         self._tasks = [one for one in self._tasks if not one[0].done() and not one[0].cancelled()]
 
@@ -120,6 +125,13 @@ def wait_for_ready_callbacks(
         if not self._context.ok():
             raise ExternalShutdownException
         observer = Context.graph.observer
+        for node in nodes_to_use if ready.has_waitables else ():
+            for waitable in list(node.waitables):
+                is_ready = waitable._handle.has_work() and waitable.is_ready(None)
+                if is_ready and waitable.callback_group.can_execute(waitable):
+                    yielded_work = True
+                    observer.callback_begins()
+                    yield _Handler(self, waitable, self._take_waitable), waitable, node
         for node in nodes_to_use:
             for entities, handles, take in (
                 (node._timers, ready.timers, self._take_timer),

@@ -46,7 +46,7 @@ class Kind:
 KINDS: dict[str, Kind] = {}
 
 
-def _kind(
+def kind(
     clock: str = 'either', cameras: int = 1, state: bool = False, **parameters: Any
 ) -> Callable[[Begin], Begin]:
     def add(begin: Begin) -> Begin:
@@ -56,7 +56,7 @@ def _kind(
     return add
 
 
-def _for_a_while(world: World, fault: Fault, undo: Callable[[], None]) -> None:
+def for_a_while(world: World, fault: Fault, undo: Callable[[], None]) -> None:
     """Undo it after the fault's length, once."""
     done: list[bool] = []
 
@@ -87,89 +87,89 @@ def _turn(world: World, fault: Fault, cameras: list[Camera] | None = None, **kno
     for camera in cameras:
         for name, value in knobs.items():
             setattr(camera, name, value)
-        _for_a_while(world, fault, camera.heal)
+        for_a_while(world, fault, camera.heal)
 
 
-@_kind()
+@kind()
 def camera_silent(world: World, fault: Fault) -> None:
     _turn(world, fault, is_silent=True)
 
 
-@_kind()
+@kind()
 def camera_late(world: World, fault: Fault) -> None:
     _turn(world, fault, delay_s=world.random.choice((0.1, 0.4, 1.0)))
 
 
-@_kind()
+@kind()
 def camera_frozen(world: World, fault: Fault) -> None:
     _turn(world, fault, repeats=1)
 
 
-@_kind(frozen_image_timeout_s=0.7)
+@kind(frozen_image_timeout_s=0.7)
 def camera_cyclic(world: World, fault: Fault) -> None:
     _turn(world, fault, repeats=world.random.randint(2, 6))
 
 
-@_kind()
+@kind()
 def camera_burst(world: World, fault: Fault) -> None:
     camera = _any_camera(world, fault)
     for number in range(world.random.randint(5, 30)):
         world.scheduler.after(0.001 * number, camera.capture)
 
 
-@_kind()
+@kind()
 def camera_unplugged(world: World, fault: Fault) -> None:
     camera = _any_camera(world, fault)
     camera.unplug()
-    _for_a_while(world, fault, camera.heal)
+    for_a_while(world, fault, camera.heal)
 
 
-@_kind(image_reliability='auto')
+@kind(image_reliability='auto')
 def camera_other_quality(world: World, fault: Fault) -> None:
     _any_camera(world, fault).plug_in(world.random.random() < 0.5)
 
 
-@_kind()
+@kind()
 def second_camera(world: World, fault: Fault) -> None:
     """On the same topic, with stamps of its own that cross the first one's."""
     camera = _any_camera(world, fault)
     lag_ns = round(world.random.uniform(0.01, 0.2) * 1e9)
     flips = iter(range(10**9))
     camera.restamp = lambda stamp_ns: stamp_ns - lag_ns * (next(flips) % 2)
-    _for_a_while(world, fault, camera.heal)
+    for_a_while(world, fault, camera.heal)
 
 
-@_kind()
+@kind()
 def stamps_zero(world: World, fault: Fault) -> None:
     _turn(world, fault, restamp=lambda stamp_ns: 0)
 
 
-@_kind()
+@kind()
 def stamps_repeated(world: World, fault: Fault) -> None:
     now_ns = world.robot_ns()
     _turn(world, fault, restamp=lambda stamp_ns: now_ns)
 
 
-@_kind()
+@kind()
 def stamps_backwards(world: World, fault: Fault) -> None:
     """A recording starts over."""
     back_ns = round(world.random.choice((0.01, 0.1, 0.3, 2.0)) * 1e9)
     _turn(world, fault, restamp=lambda stamp_ns: stamp_ns - back_ns)
 
 
-@_kind()
+@kind()
 def stamps_ahead(world: World, fault: Fault) -> None:
     ahead_ns = round(world.random.choice((0.05, 0.12, 0.2, 100.0)) * 1e9)
     _turn(world, fault, restamp=lambda stamp_ns: stamp_ns + ahead_ns)
 
 
-@_kind()
+@kind()
 def stamps_old(world: World, fault: Fault) -> None:
     age_ns = round(world.random.choice((0.2, 0.6, 5.0)) * 1e9)
     _turn(world, fault, restamp=lambda stamp_ns: stamp_ns - age_ns)
 
 
-@_kind()
+@kind()
 def images_unusable(world: World, fault: Fault) -> None:
     def encoding(message: Any) -> None:
         if hasattr(message, 'encoding'):
@@ -196,22 +196,22 @@ def _long(fault: Fault) -> Fault:
     return replace(fault, length_s=max(2.5, fault.length_s))
 
 
-@_kind(cameras=2)
+@kind(cameras=2)
 def one_camera_silent(world: World, fault: Fault) -> None:
     _turn(world, _long(fault), [_any_camera(world, fault)], is_silent=True)
 
 
-@_kind(cameras=2, frozen_image_timeout_s=0.7)
+@kind(cameras=2, frozen_image_timeout_s=0.7)
 def one_camera_frozen(world: World, fault: Fault) -> None:
     _turn(world, _long(fault), [_any_camera(world, fault)], repeats=1)
 
 
-@_kind(cameras=2)
+@kind(cameras=2)
 def one_camera_unstamped(world: World, fault: Fault) -> None:
     _turn(world, fault, [_any_camera(world, fault)], restamp=lambda stamp_ns: 0)
 
 
-@_kind(cameras=2)
+@kind(cameras=2)
 def one_camera_damaged(world: World, fault: Fault) -> None:
     def cut(message: Any) -> None:
         message.data = message.data[:40]
@@ -224,7 +224,7 @@ def _beyond_tolerance_ns(world: World) -> int:
     return round((tolerance_s * world.random.uniform(1.0, 1.5) + 0.02) * 1e9)
 
 
-@_kind(cameras=2, max_image_age_s=0.5)
+@kind(cameras=2, max_image_age_s=0.5)
 def cameras_apart(world: World, fault: Fault) -> None:
     """The clock of one of them is behind, but its images are fresh."""
     lag_ns = _beyond_tolerance_ns(world)
@@ -232,7 +232,7 @@ def cameras_apart(world: World, fault: Fault) -> None:
     _turn(world, _long(fault), [camera], restamp=lambda stamp_ns: stamp_ns - lag_ns)
 
 
-@_kind(cameras=2)
+@kind(cameras=2)
 def cameras_nearly_apart(world: World, fault: Fault) -> None:
     """Some of their images fit together, others do not."""
     lag_ns = round(world.plan.parameters['sync_tolerance_s'] * world.random.uniform(0.8, 1.1) * 1e9)
@@ -240,7 +240,7 @@ def cameras_nearly_apart(world: World, fault: Fault) -> None:
     _turn(world, fault, [camera], restamp=lambda stamp_ns: stamp_ns - lag_ns)
 
 
-@_kind(cameras=2)
+@kind(cameras=2)
 def one_camera_slow_on_its_way(world: World, fault: Fault) -> None:
     """Its images come after the other's next ones."""
     delay_s = world.random.uniform(0.05, 0.2)
@@ -252,16 +252,16 @@ def _joints(world: World, fault: Fault, **knobs: Any) -> Joints:
     joints = world.joints[fault.robot]
     for name, value in knobs.items():
         setattr(joints, name, value)
-    _for_a_while(world, fault, joints.heal)
+    for_a_while(world, fault, joints.heal)
     return joints
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_silent(world: World, fault: Fault) -> None:
     _joints(world, _long(fault), is_silent=True)
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_missing(world: World, fault: Fault) -> None:
     """It is silent, and the node is activated anew: it has never heard one."""
     _joints(world, _long(fault), is_silent=True)
@@ -269,30 +269,30 @@ def state_missing(world: World, fault: Fault) -> None:
         world.change_state(number, delay_s=delay_s)
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_late(world: World, fault: Fault) -> None:
     _joints(world, fault, delay_s=world.random.choice((0.05, 0.1, 0.4, 1.0)))
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_old(world: World, fault: Fault) -> None:
     lag_ns = 2 * _beyond_tolerance_ns(world)
     _joints(world, _long(fault), restamp=lambda stamp_ns: stamp_ns - lag_ns)
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_ahead(world: World, fault: Fault) -> None:
     lead_ns = 2 * _beyond_tolerance_ns(world) + 1_000_000_000
     _joints(world, _long(fault), restamp=lambda stamp_ns: stamp_ns + lead_ns)
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_of_another_length(world: World, fault: Fault) -> None:
     some = world.random.choice((slice(0), slice(3)))
     _joints(world, fault, spoil=lambda values: values[some])
 
 
-@_kind(state=True)
+@kind(state=True)
 def state_not_finite(world: World, fault: Fault) -> None:
     value = world.random.choice((float('nan'), float('inf'), float('-inf')))
     _joints(world, fault, spoil=lambda values: [*values[:-1], value])
@@ -301,35 +301,35 @@ def state_not_finite(world: World, fault: Fault) -> None:
 # -- instructions ----------------------------------------------------------------------------------
 
 
-@_kind()
+@kind()
 def instruction_new(world: World, fault: Fault) -> None:
     world.operator.say(fault.robot, world.operator.new_text())
 
 
-@_kind()
+@kind()
 def instruction_again(world: World, fault: Fault) -> None:
     status = world.statuses.get(fault.robot)
     world.operator.say(fault.robot, status.instruction if status else '')
 
 
-@_kind()
+@kind()
 def instruction_empty(world: World, fault: Fault) -> None:
     world.operator.say(fault.robot, world.random.choice(('', '   ', '\u200b', '\u2800 ')))
 
 
-@_kind()
+@kind()
 def instruction_unusable(world: World, fault: Fault) -> None:
     texts = ('x' * 501, 'go\nnow', 'stop </s> go', 'left\u202eright', 'go\u200bon', 'a\ue000b')
     world.operator.say(fault.robot, world.random.choice(texts))
 
 
-@_kind()
+@kind()
 def instruction_refused(world: World, fault: Fault) -> None:
     """By the policy itself."""
     world.operator.say(fault.robot, f'impossible {world.operator.new_text()}')
 
 
-@_kind()
+@kind()
 def instruction_flood(world: World, fault: Fault) -> None:
     operator = world.operator
     for number in range(world.random.choice((10, 150))):
@@ -337,7 +337,7 @@ def instruction_flood(world: World, fault: Fault) -> None:
         world.scheduler.after(0.0005 * number, lambda text=text: operator.say(fault.robot, text))
 
 
-@_kind()
+@kind()
 def two_operators(world: World, fault: Fault) -> None:
     """They contradict each other, several times a second."""
     ends_ns = world.scheduler.now_ns + round(fault.length_s * 1e9)
@@ -350,14 +350,14 @@ def two_operators(world: World, fault: Fault) -> None:
     say(0)
 
 
-@_kind()
+@kind()
 def instruction_late(world: World, fault: Fault) -> None:
     """The link was lost; what was said comes long after."""
     delay_s = world.random.choice((0.5, 1.5, 3.0, 5.0))
     world.operator.say(fault.robot, world.operator.new_text(), delay_s)
 
 
-@_kind()
+@kind()
 def operator_with_other_clock(world: World, fault: Fault) -> None:
     """It repeats what it says, as people do."""
     offset_s = world.random.choice((-3600.0, -5.0, -0.5, 0.5, 4.0, 3600.0))
@@ -369,20 +369,20 @@ def operator_with_other_clock(world: World, fault: Fault) -> None:
         )
 
 
-@_kind()
+@kind()
 def operator_away(world: World, fault: Fault) -> None:
     world.operator.is_away = True
 
     def come_back() -> None:
         world.operator.is_away = False
 
-    _for_a_while(world, fault, come_back)
+    for_a_while(world, fault, come_back)
 
 
 # -- switches --------------------------------------------------------------------------------------
 
 
-def _ask(world: World, fault: Fault, what: str, **options: Any) -> None:
+def ask_switch(world: World, fault: Fault, what: str, **options: Any) -> None:
     """One robot's service, or that of all."""
     from std_srvs.srv import SetBool, Trigger
 
@@ -394,34 +394,34 @@ def _ask(world: World, fault: Fault, what: str, **options: Any) -> None:
     world.ask(f'/vla/{prefix}{name}', request, **options)
 
 
-@_kind()
+@kind()
 def stop(world: World, fault: Fault) -> None:
-    _ask(world, fault, 'stop')
+    ask_switch(world, fault, 'stop')
 
 
-@_kind()
+@kind()
 def disable(world: World, fault: Fault) -> None:
-    _ask(world, fault, 'disable')
+    ask_switch(world, fault, 'disable')
 
 
-@_kind()
+@kind()
 def enable(world: World, fault: Fault) -> None:
-    _ask(world, fault, 'enable')
+    ask_switch(world, fault, 'enable')
 
 
-@_kind()
+@kind()
 def reset(world: World, fault: Fault) -> None:
-    _ask(world, fault, 'reset')
+    ask_switch(world, fault, 'reset')
 
 
-@_kind()
+@kind()
 def enable_late(world: World, fault: Fault) -> None:
     """Asked long before it arrives; the robot was disabled meanwhile."""
-    _ask(world, fault, 'enable', delay_s=world.random.uniform(0.5, 4.0))
-    _ask(world, fault, world.random.choice(('disable', 'stop')))
+    ask_switch(world, fault, 'enable', delay_s=world.random.uniform(0.5, 4.0))
+    ask_switch(world, fault, world.random.choice(('disable', 'stop')))
 
 
-@_kind(autostart=False)
+@kind(autostart=False)
 def activate_late(world: World, fault: Fault) -> None:
     """Asked long before it arrives; the node was deactivated meanwhile."""
     world.change_state(3, delay_s=world.random.uniform(1.5, 4.0))
@@ -431,22 +431,22 @@ def activate_late(world: World, fault: Fault) -> None:
     def come_back() -> None:
         world.operator.is_away = False
 
-    _for_a_while(world, replace(fault, length_s=4.0), come_back)
+    for_a_while(world, replace(fault, length_s=4.0), come_back)
 
 
-@_kind()
+@kind()
 def switched_again_and_again(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(5, 20)):
         what = world.random.choice(('stop', 'reset', 'enable', 'disable', 'enable'))
         world.scheduler.after(
-            world.random.uniform(0, 0.3), lambda what=what: _ask(world, fault, what)
+            world.random.uniform(0, 0.3), lambda what=what: ask_switch(world, fault, what)
         )
 
 
-@_kind()
+@kind()
 def client_gone(world: World, fault: Fault) -> None:
     """It does not wait for the answer."""
-    _ask(world, fault, world.random.choice(('reset', 'enable')), waits=False)
+    ask_switch(world, fault, world.random.choice(('reset', 'enable')), waits=False)
 
 
 # -- lifecycle -------------------------------------------------------------------------------------
@@ -463,12 +463,12 @@ for _number, _name in enumerate(('configure', 'cleanup', 'activate', 'deactivate
     KINDS[_name] = Kind(_transition(_number))
 
 
-@_kind()
+@kind()
 def shutdown(world: World, fault: Fault) -> None:
     world.change_state(world.random.choice((5, 6, 7)))
 
 
-@_kind()
+@kind()
 def transition_impossible(world: World, fault: Fault) -> None:
     number, label = world.random.choice(
         ((0, ''), (8, ''), (10, ''), (42, ''), (200, ''), (1, 'nonsense'), (3, 'configure'))
@@ -476,7 +476,7 @@ def transition_impossible(world: World, fault: Fault) -> None:
     world.change_state(number, label)
 
 
-@_kind()
+@kind()
 def manager_in_a_hurry(world: World, fault: Fault) -> None:
     """It does not wait for the policy, nor for other managers."""
     for _ in range(world.random.randint(3, 12)):
@@ -486,7 +486,7 @@ def manager_in_a_hurry(world: World, fault: Fault) -> None:
         )
 
 
-@_kind()
+@kind()
 def start_over(world: World, fault: Fault) -> None:
     """Deactivate, clean up, configure, activate."""
     for delay_s, number in ((0.0, 4), (0.02, 2), (0.04, 1), (1.0, 3)):
@@ -496,12 +496,12 @@ def start_over(world: World, fault: Fault) -> None:
 # -- parameters ------------------------------------------------------------------------------------
 
 
-@_kind()
+@kind()
 def parameter_instruction(world: World, fault: Fault) -> None:
     world.set_parameters(instruction=world.random.choice(('', world.operator.new_text(), 'a\x1bb')))
 
 
-@_kind()
+@kind()
 def parameter_wrong(world: World, fault: Fault) -> None:
     """Unknown, of another type, out of bounds, fixed, or no value at all."""
     name, value = world.random.choice(
@@ -523,7 +523,7 @@ def parameter_wrong(world: World, fault: Fault) -> None:
     world.set_parameters(**{name: value})
 
 
-@_kind()
+@kind()
 def parameters_of_a_new_configuration(world: World, fault: Fault) -> None:
     """Set while the node is unconfigured, if the moment is right; else refused."""
     world.change_state(4)
@@ -534,7 +534,7 @@ def parameters_of_a_new_configuration(world: World, fault: Fault) -> None:
     world.change_state(1, delay_s=0.1)
 
 
-@_kind()
+@kind()
 def speed_limits_changed(world: World, fault: Fault) -> None:
     """While the robot moves, perhaps: lower, higher, and back."""
     for _ in range(world.random.randint(1, 4)):
@@ -549,40 +549,40 @@ def speed_limits_changed(world: World, fault: Fault) -> None:
         )
 
 
-@_kind()
+@kind()
 def time_limits_changed(world: World, fault: Fault) -> None:
     """Those that do not fit the others are refused."""
     name = world.random.choice(('image_timeout_s', 'inference_timeout_s', 'max_action_age_s'))
     world.set_parameters(**{name: round(world.random.uniform(0.3, 2.0), 2)})
 
 
-@_kind(clock='system')
+@kind(clock='system')
 def simulated_time_switched_on(world: World, fault: Fault) -> None:
     """Nobody publishes /clock."""
     world.set_parameters(use_sim_time=True)
-    _for_a_while(world, fault, lambda: world.set_parameters(use_sim_time=False))
+    for_a_while(world, fault, lambda: world.set_parameters(use_sim_time=False))
 
 
 # -- clocks ----------------------------------------------------------------------------------------
 
 
-@_kind(clock='system')
+@kind(clock='system')
 def clock_leaps(world: World, fault: Fault) -> None:
     world.jump_system_clock(world.random.choice((0.15, 0.5, 3.0, 3600.0)))
 
 
-@_kind(clock='system')
+@kind(clock='system')
 def clock_goes_back(world: World, fault: Fault) -> None:
     world.jump_system_clock(-world.random.choice((0.15, 0.5, 3.0, 500.0)))
 
 
-@_kind(clock='system')
+@kind(clock='system')
 def clock_is_corrected(world: World, fault: Fault) -> None:
     """By so little that it is no jump."""
     world.jump_system_clock(world.random.uniform(-0.08, 0.08))
 
 
-@_kind(clock='system')
+@kind(clock='system')
 def clock_jumps_as_an_inference_ends(world: World, fault: Fault) -> None:
     seconds = world.random.choice((-0.5, -0.15, 0.15, 0.5))
     world.as_inference_ends.append(lambda: world.jump_system_clock(seconds))
@@ -593,15 +593,15 @@ def _simulation(world: World) -> Any:
     return world.clock
 
 
-@_kind(clock='simulated')
+@kind(clock='simulated')
 def simulation_paused(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     factor = clock.factor or 1.0
     clock.set(clock.now_ns(), 0.0)
-    _for_a_while(world, fault, lambda: clock.set(clock.now_ns(), factor))
+    for_a_while(world, fault, lambda: clock.set(clock.now_ns(), factor))
 
 
-@_kind(clock='simulated')
+@kind(clock='simulated')
 def simulation_silent(world: World, fault: Fault) -> None:
     """Time goes on, and nobody says so."""
     clock = _simulation(world)
@@ -610,22 +610,22 @@ def simulation_silent(world: World, fault: Fault) -> None:
     def speak() -> None:
         clock.is_silent = False
 
-    _for_a_while(world, fault, speak)
+    for_a_while(world, fault, speak)
 
 
-@_kind(clock='simulated')
+@kind(clock='simulated')
 def simulation_restarted(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     clock.set(world.random.choice((0, clock.now_ns() // 2)), clock.factor)
 
 
-@_kind(clock='simulated')
+@kind(clock='simulated')
 def simulation_leaps(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     clock.set(clock.now_ns() + 60 * 10**9, clock.factor)
 
 
-@_kind(clock='simulated')
+@kind(clock='simulated')
 def simulation_coarse(world: World, fault: Fault) -> None:
     clock = _simulation(world)
     hz = clock.hz
@@ -634,30 +634,30 @@ def simulation_coarse(world: World, fault: Fault) -> None:
     def refine() -> None:
         clock.hz = hz
 
-    _for_a_while(world, fault, refine)
+    for_a_while(world, fault, refine)
 
 
 # -- the machine -----------------------------------------------------------------------------------
 
 
-@_kind()
+@kind()
 def executor_stalls_briefly(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(0.05, 0.9), main=True, worker=False)
 
 
-@_kind(hang_timeout_s=4.0)
+@kind(hang_timeout_s=4.0)
 def executor_stalls(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(1.1, 3.0), main=True, worker=False)
 
 
-@_kind()
+@kind()
 def executor_stalls_as_an_inference_ends(world: World, fault: Fault) -> None:
     """Its action is too old when the executor runs again, or may be."""
     seconds = world.random.choice((0.3, 0.6, 0.9, 1.5))
     world.as_inference_ends.append(lambda: world.stall(seconds, main=True, worker=False))
 
 
-@_kind()
+@kind()
 def inference_late_while_the_executor_stalls(world: World, fault: Fault) -> None:
     """Nobody looks while it is late."""
     _policy('deaf', _very_late)(world, fault)
@@ -665,12 +665,12 @@ def inference_late_while_the_executor_stalls(world: World, fault: Fault) -> None
     world.as_inference_ends.append(lambda: world.stall(0.95, main=True, worker=False))
 
 
-@_kind()
+@kind()
 def worker_stalls(world: World, fault: Fault) -> None:
     world.stall(world.random.uniform(0.05, 0.8), main=False, worker=True)
 
 
-@_kind()
+@kind()
 def process_is_stuck(world: World, fault: Fault) -> None:
     """As where native code keeps the interpreter's lock. (The start may take its time.)"""
     if world.statuses:
@@ -679,16 +679,16 @@ def process_is_stuck(world: World, fault: Fault) -> None:
         world.scheduler.after(0.1, lambda: process_is_stuck(world, fault))
 
 
-@_kind()
+@kind()
 def process_is_suspended(world: World, fault: Fault) -> None:
     seconds = world.random.choice((0.3, 1.5, 4.0))
     world.suspend(seconds)
     if world.random.random() < 0.5:  # and commands come meanwhile
-        _ask(world, fault, 'enable', delay_s=0.1)
+        ask_switch(world, fault, 'enable', delay_s=0.1)
         world.operator.say(fault.robot, world.operator.new_text(), 0.05)
 
 
-@_kind()
+@kind()
 def deaf_subscribers(world: World, fault: Fault) -> None:
     """They acknowledge nothing."""
     world.graph.deaf_subscribers = True
@@ -696,7 +696,7 @@ def deaf_subscribers(world: World, fault: Fault) -> None:
     def hear() -> None:
         world.graph.deaf_subscribers = False
 
-    _for_a_while(world, fault, hear)
+    for_a_while(world, fault, hear)
 
 
 # -- the policy ------------------------------------------------------------------------------------
@@ -716,7 +716,7 @@ def _policy(fault_name: str, delay: Callable[[World], float] = lambda world: 0.0
             knobs.fault = ''
 
         # For long enough that an inference begins.
-        _for_a_while(world, replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s)), mend)
+        for_a_while(world, replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s)), mend)
 
     return begin
 
@@ -742,7 +742,7 @@ KINDS['policy_barely_late'] = Kind(_policy('exact', _barely_late))
 KINDS['policy_hung'] = Kind(_policy('hung', _for_ever))
 
 
-@_kind(max_image_age_s=0.5, inference_timeout_s=0.5, max_action_age_s=0.75)
+@kind(max_image_age_s=0.5, inference_timeout_s=0.5, max_action_age_s=0.75)
 def actions_too_old(world: World, fault: Fault) -> None:
     """Neither the images nor the inferences are, each by itself."""
     fault = replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s))
@@ -752,14 +752,14 @@ def actions_too_old(world: World, fault: Fault) -> None:
     world.knobs.share = 1.0
 
 
-@_kind()
+@kind()
 def checkpoint_changes(world: World, fault: Fault) -> None:
     world.knobs.files_changed = True
 
     def mend() -> None:
         world.knobs.files_changed = False
 
-    _for_a_while(world, fault, mend)
+    for_a_while(world, fault, mend)
 
 
 def _preparation(phase: str, what: str) -> Begin:
@@ -772,7 +772,7 @@ def _preparation(phase: str, what: str) -> Begin:
         def mend() -> None:
             setattr(world.knobs, phase, '')
 
-        _for_a_while(world, fault, mend)
+        for_a_while(world, fault, mend)
 
     return begin
 
@@ -785,36 +785,36 @@ for _phase in ('load', 'warmup'):
 # -- the process and the graph ---------------------------------------------------------------------
 
 
-@_kind()
+@kind()
 def interrupted(world: World, fault: Fault) -> None:
     world.signal_process()
 
 
-@_kind()
+@kind()
 def killed(world: World, fault: Fault) -> None:
     if world.process_is_up:
         world.end_process('SIGKILL')
 
 
-@_kind()
+@kind()
 def killed_while_stopped(world: World, fault: Fault) -> None:
     """A supervisor starts it again; the stop has to be known."""
-    _ask(world, fault, 'stop')
+    ask_switch(world, fault, 'stop')
     world.scheduler.after(world.random.uniform(0.02, 0.2), lambda: killed(world, fault))
 
 
-@_kind(instruction='stack the blocks')
+@kind(instruction='stack the blocks')
 def killed_while_held(world: World, fault: Fault) -> None:
     """The operator has said hold, or what can't be obeyed, and a parameter says otherwise."""
     world.operator.say(fault.robot, world.random.choice(('', 'go\nnow')))
     world.scheduler.after(world.random.uniform(0.02, 0.2), lambda: killed(world, fault))
 
 
-@_kind()
+@kind()
 def second_node(world: World, fault: Fault) -> None:
     node = ('vla', '/')
     world.graph.nodes.append(node)
-    _for_a_while(world, fault, lambda: world.graph.nodes.remove(node))
+    for_a_while(world, fault, lambda: world.graph.nodes.remove(node))
 
 
 def _second_publisher(topic: str, message: str) -> Begin:
@@ -827,7 +827,7 @@ def _second_publisher(topic: str, message: str) -> Begin:
         kinds = {'TwistStamped': TwistStamped, 'VlaAction': VlaAction}
         name = f'/{world.prefix(fault.robot)}{topic}'
         publisher = RemotePublisher(world.graph, name, kinds[message], ('teleoperation', '/'))
-        _for_a_while(world, fault, publisher.destroy)
+        for_a_while(world, fault, publisher.destroy)
 
     return begin
 
@@ -850,20 +850,20 @@ def _tool(world: World, fault: Fault, **knobs: Any) -> None:
     tool = world.tools[fault.robot]
     for name, value in knobs.items():
         setattr(tool, name, value)
-    _for_a_while(world, fault, tool.heal)
+    for_a_while(world, fault, tool.heal)
 
 
-@_kind(**_FROM_POSE)
+@kind(**_FROM_POSE)
 def pose_silent(world: World, fault: Fault) -> None:
     _tool(world, fault, is_silent=True)
 
 
-@_kind(**_FROM_POSE)
+@kind(**_FROM_POSE)
 def pose_late(world: World, fault: Fault) -> None:
     _tool(world, fault, delay_s=world.random.choice((0.05, 0.1, 0.3, 1.0)))
 
 
-@_kind(**_FROM_POSE)
+@kind(**_FROM_POSE)
 def pose_that_is_none(world: World, fault: Fault) -> None:
     """Not finite, no rotation, in another frame, without a stamp, or of the future."""
     what = world.random.choice(('finite', 'rotation', 'frame', 'stamp', 'ahead'))
@@ -883,7 +883,7 @@ def pose_that_is_none(world: World, fault: Fault) -> None:
     _tool(world, fault, spoil=spoil, restamp=restamp)
 
 
-@_kind(**_FROM_POSE)
+@kind(**_FROM_POSE)
 def pose_jumps(world: World, fault: Fault) -> None:
     """The arm is where it was not; as if two publishers took turns, perhaps."""
     tool, often = world.tools[fault.robot], world.random.random() < 0.3
@@ -897,7 +897,7 @@ def pose_jumps(world: World, fault: Fault) -> None:
         tool.position = tool.position + np.array([0.0, 0.3, 0.0])
 
 
-@_kind(workspace_m='0.35, 0.45, -0.05, 0.05, 0.27, 0.33', motion='twist')
+@kind(workspace_m='0.35, 0.45, -0.05, 0.05, 0.27, 0.33', motion='twist')
 def tool_is_pushed_out_of_its_workspace(world: World, fault: Fault) -> None:
     tool, metres = world.tools[fault.robot], world.random.choice((0.06, 0.2))
     axis = np.eye(3)[world.random.randrange(3)]

@@ -306,6 +306,7 @@ class MotionOracle:
         """Others hold from now on; the current motion keeps its ramp, or ends."""
         self._kept_ramp_s = max(self._kept_ramp_s, self._ramp_ns / NS)
         self._zeros_wanted = 2
+        self._is_adrift |= self.is_guided
         self.doubt()
 
     def stop(self) -> None:

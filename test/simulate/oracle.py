@@ -21,6 +21,7 @@ from simulate.graph import Header
 from simulate.parts_oracle import NOTICE_S
 from simulate.plan import Plan
 from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
+from simulate.rclpy_fake import NO_CLIENT
 from simulate.robot_oracle import RobotOracle, Surroundings
 from simulate.scheduler import NS
 from simulate.threads import Process
@@ -78,7 +79,7 @@ class Oracle:
         self._state = 'unconfigured'
         self._state_since_ns = 0
         self._requests: dict[int, tuple[str, Any, bool | None]] = {}
-        self._answers = 0
+        self._accepted = self._refused = 0  # requests
         self._calls: list[Call] = []  # that have not ended
         self._worker_free_ns = 0
         self._inference_s = 0.0  # the last one took
@@ -91,6 +92,7 @@ class Oracle:
         self._is_up = False
         self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
         self._stall_seen = 0
+        self._long_stall_ns = -NS  # when one ended that the node has noticed
         self._offsets_unknown = False  # a sender's clock may have been learned
         around = Surroundings(
             now_ns=lambda: self._scheduler.now_ns,
@@ -100,6 +102,7 @@ class Oracle:
             is_simulated=lambda: self._simulated,
             stalled_lately=self._stalled_lately,
             stalled_in_callback=self._stalled_in_callback,
+            stalled_long=lambda: self._age_s(self._long_stall_ns) < _GRACE_S - _UNSURE_S,
             any_stalled_lately=self._any_stalled_lately,
             worker_free_ns=lambda: self._worker_free_ns,
             queue_s=self._queue_s,
@@ -153,7 +156,8 @@ class Oracle:
         self._simulated = self._plan.simulated_time
         self._set_state('unconfigured')
         self._requests.clear()
-        self._answers = 0
+        self._accepted = self._refused = 0
+        self._long_stall_ns = -NS
         self._calls.clear()
         self._excused = set(_ALWAYS_EXCUSED)
         self._jumps, self._perhaps_jumps = [], 0
@@ -268,7 +272,13 @@ class Oracle:
         return None if is_unsure else True
 
     def took_request(self, service: str, request: Any, header: Header) -> None:
+        if '/_action/' in service:
+            self._requests[header.sequence_number] = (service, request, None)
+            self._may_end_goals(service.rpartition('execute')[0], 'cancel_goal' in service)
+            return
         late = self._is_late(header.source_timestamp)
+        if service.endswith('success'):
+            self._may_end_goals(service.removesuffix('success'), True)
         self._requests[header.sequence_number] = (service, request, late)
         for robot in self.robots:
             robot.is_asked = True
@@ -276,11 +286,58 @@ class Oracle:
                 if name == 'instruction' and isinstance(value, str):
                     robot.may_be_told(value)
 
+    def _named(self, start: str) -> list[RobotOracle]:
+        """The robots that a service is for, by its name without its last part."""
+        prefix = start.removeprefix('/vla/')
+        return [one for name, one in self._by_prefix.items() if prefix in ('', name)]
+
+    def _may_end_goals(self, start: str, is_so: bool) -> None:
+        for robot in self._named(start) if is_so else ():
+            if robot.goals.current is not None:
+                robot.goal_may_be_over()
+
     # -- what comes out ----------------------------------------------------------------------------
 
+    def _answered_goal(self, service: str, request: Any, response: Any, header: Header) -> None:
+        """The action server of a robot has answered."""
+        start, _, kind = service.partition('execute/_action/')
+        goals, is_heard = self._by_prefix[start.removeprefix('/vla/')].goals, bool(header.client)
+        if kind == 'cancel_goal':
+            goals.cancel(request, response)
+        elif kind == 'get_result':
+            goals.result(request, response)
+        elif goals.answer(request, response.accepted, is_heard, _ns(response.stamp)):
+            self._accepted += response.accepted
+            self._refused += not response.accepted
+
+    def _succeeded(self, service: str, response: Any) -> None:
+        """The service says how many goals have succeeded."""
+        robots = self._named(service.removesuffix('success'))
+        surely = [robot for robot in robots if robot.goals.is_carried_out]
+        perhaps = [robot for robot in robots if robot.goals.is_carried_out is not False]
+        told = int(response.message.split()[0]) if response.success else 0
+        if not len(surely) <= told <= len(perhaps):
+            self._violation(
+                f'{service}: {response.message!r}, should be {len(surely)} to {len(perhaps)}'
+            )
+        for robot in perhaps:
+            if robot in surely or told == len(perhaps):
+                robot.goals.succeed()
+            else:
+                robot.goals.may_have_succeeded()
+
     def answered(self, service: str, response: Any, header: Header) -> None:
-        self._answers += 1
         service, request, late = self._requests.pop(header.sequence_number)
+        if '/_action/' in service:
+            self._answered_goal(service, request, response, header)
+            return
+        is_refused = _is_refused(response)
+        self._accepted, self._refused = (
+            self._accepted + (not is_refused),
+            self._refused + is_refused,
+        )
+        if service.endswith('success'):
+            self._succeeded(service, response)
         if isinstance(request, SetBool.Request) and response.success:
             done = 'enabled' if request.data else 'disabled'
             if not response.message.startswith(done):
@@ -323,7 +380,7 @@ class Oracle:
             if self._state not in ('unconfigured', 'finalized'):
                 self._params[name] = value  # what is allowed then takes effect at once
                 for robot in self.robots:
-                    robot.limits_changed()
+                    robot.parameter_changed(name)
 
     def changed_state(self, state: str, transition: str) -> None:
         if state == 'configuring':
@@ -339,7 +396,10 @@ class Oracle:
         elif state == 'activating':
             for robot in self.robots:
                 robot.activate()
-        elif state in ('deactivating', 'shuttingdown', 'cleaningup', 'errorprocessing'):
+        for robot in self.robots:
+            if state == 'active' or self._state == 'active':
+                robot.goals.lifecycle(state == 'active')
+        if state in ('deactivating', 'shuttingdown', 'cleaningup', 'errorprocessing'):
             for robot in self.robots:
                 robot.void(at_once=False)
                 if state == 'cleaningup':
@@ -352,6 +412,11 @@ class Oracle:
         self._state, self._state_since_ns = state, self._scheduler.now_ns
 
     def published(self, topic: str, message: Any) -> None:
+        if '/_action/' in topic:
+            start, _, kind = topic.partition('execute/_action/')
+            goals = self._by_prefix[start.removeprefix('/vla/')].goals
+            (goals.feed if kind == 'feedback' else goals.told)(message)
+            return
         for prefix, robot in self._by_prefix.items():
             if not topic.startswith(f'/{prefix}'):
                 continue
@@ -369,9 +434,13 @@ class Oracle:
                 robot.act(message)
 
     def _check_requests(self, status: Any) -> None:
-        count = status.counters.requests_accepted + status.counters.requests_refused
-        if count != self._answers:
-            self._violation(f'requests add up to {count}, answered are {self._answers}')
+        counters = status.counters
+        counted = counters.requests_accepted, counters.requests_refused
+        if counted != (self._accepted, self._refused):
+            self._violation(
+                f'{counted} requests are accepted and refused, answers: {self._accepted}, '
+                f'{self._refused}'
+            )
 
     def _check_error(self, status: Any) -> None:
         if status.state != State.ERROR or status.reason in self._excused:
@@ -402,7 +471,8 @@ class Oracle:
             )
 
     def logged(self, severity: int, text: str) -> None:
-        is_error = severity >= _ERROR and 'Traceback' in text and FAILURE not in text
+        is_known = FAILURE in text or NO_CLIENT in text
+        is_error = severity >= _ERROR and 'Traceback' in text and not is_known
         if is_error or 'mistake of vla_ros' in text:
             self._violation(f'log: {text}')
 
@@ -491,6 +561,8 @@ class Oracle:
         for robot in self.robots:
             if self._state == 'active':
                 robot.look(self._rivalled(robot), robot.number in late)
+            if self._state not in _TRANSITIONAL and not self._stalled_lately(0.3) and not is_ending:
+                robot.goals.look()
             self._check_silence(robot)
 
     def _waiting_for_late_call(self) -> set[int]:
@@ -518,6 +590,7 @@ class Oracle:
                 break
             self._stall_seen += 1
             if (end_ns - start_ns) / NS > _MAX_STALL_S + _UNSURE_S and self._is_prepared:
+                self._long_stall_ns = end_ns
                 for robot in self.robots:
                     robot.void(until_ns=end_ns)
 
@@ -547,6 +620,13 @@ class Oracle:
             return  # it may wait for a thread
         robot.status_ns = self._scheduler.now_ns
         self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
+
+
+def _is_refused(response: Any) -> bool:
+    results = getattr(response, 'results', [getattr(response, 'result', response)])
+    return not all(
+        getattr(one, 'success', True) and getattr(one, 'successful', True) for one in results
+    )
 
 
 def _sets_going(service: str, request: Any) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from simulate import goal_faults  # noqa: F401 - its kinds are among KINDS
 from simulate.faults import KINDS
 from vla_ros.types import ONE_CAMERA
 
@@ -67,6 +68,7 @@ class Plan:
     :param cameras_reliable: of each robot.
     :param synchronised: whether one trigger captures the images of all cameras of a robot.
     :param inference_s: an inference takes that long, from and to.
+    :param sends_goals: whether the operator sends goals, and not instructions.
     :param operator_s: so often the operator looks, from and to, before the last phase.
     """
 
@@ -80,6 +82,7 @@ class Plan:
     cameras_reliable: tuple[bool, ...]
     synchronised: bool
     inference_s: tuple[float, float]
+    sends_goals: bool
     operator_s: tuple[float, float]
 
     @property
@@ -146,6 +149,7 @@ def make_plan(seed: int) -> Plan:
         ),
         synchronised=synchronised,
         inference_s=(shortest_s, random.uniform(shortest_s, longest_s)),
+        sends_goals=Random(f'goals/{seed}').random() < 0.3,
         operator_s=random.choice(((0.3, 1.0), (0.5, 3.0))),
     )
 

@@ -7,7 +7,7 @@ rcl and the middleware: clocks, timers, guard conditions, publishers, subscripti
 lifecycle's state machine, the graph and the log. Names, QoS profiles, enumerations and exceptions
 are those of the real module, which starts nothing by itself.
 
-Not here: clients of the node's, goals, serialisation, QoS events (a node is told that there are
+Not here: clients of the node's, serialisation, QoS events (a node is told that there are
 none), wait sets (``executor.py`` waits). Their use is an AttributeError.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from types import ModuleType
@@ -26,6 +27,7 @@ from simulate.threads import Process
 _WARNING = 30  # of rcutils; below it: info, debug
 
 NAME = 'rclpy._rclpy_pybind11'
+NO_CLIENT = 'Failed to send response: client will not receive response'
 
 
 def _load_real() -> Any:
@@ -388,7 +390,7 @@ def _check_convertible(message: Any) -> None:
         fields = _checked_fields[type(message)] = [
             (name, kind)
             for name, kind in kinds.items()
-            if kind == 'string' or kind.startswith('uint') or re.fullmatch(r'\w+/\w+', kind)
+            if kind == 'string' or re.fullmatch(r'uint\d+|\w+/\w+', kind)
         ]
     for name, kind in fields:
         value = getattr(message, name)
@@ -409,10 +411,168 @@ class TypeDescriptionService(Destroyable):
 
 
 class ActionServer(Destroyable):
-    """Nobody has a goal: the executor never finds it ready."""
+    """Three services, and the goals that were accepted, by their identifier.
 
-    def __init__(self, node: Node, *_: Any) -> None:
+    :ivar goals: also those that have ended, until they expire.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        clock: Clock,
+        action_type: type,
+        name: str,
+        goal_qos: Any,
+        result_qos: Any,
+        cancel_qos: Any,
+        feedback_qos: Any,
+        status_qos: Any,
+        result_timeout_s: float,
+    ) -> None:
+        self._node, self._clock = node, clock
+        self._name = node.resolve(name)
+        self._services = [
+            Service(node, object, f'{self._name}/_action/{kind}', qos)
+            for kind, qos in (
+                ('send_goal', goal_qos),
+                ('cancel_goal', cancel_qos),
+                ('get_result', result_qos),
+            )
+        ]
+        self._kept_ns = round(result_timeout_s * 1e9)
+        self.goals: dict[bytes, ActionGoalHandle] = {}
+
+    def _destroy(self) -> None:
+        for service in self._services:
+            service.destroy_when_not_in_use()
+
+    def _use(self) -> None:
+        Process.scheduler.point()
+        if self.is_destroyed:
+            raise RCLError('action server pointer is invalid')
+
+    def is_ready(self, wait_set: Any) -> tuple[bool, ...]:
+        """Whether a goal, a cancel or a result is requested, or a goal has expired."""
+        waiting = [bool(service.queue.items) for service in self._services]
+        return (*waiting, bool(self._expired()))
+
+    def has_work(self) -> bool:
+        return not self.is_destroyed and any(self.is_ready(None))
+
+    def _expired(self) -> list[bytes]:
+        before_ns = self._clock.now_ns() - self._kept_ns
+        return [one for one, goal in self.goals.items() if goal.ended_ns < before_ns]
+
+    def expire_goals(self, most: int) -> list[Any]:
+        return [self.goals.pop(one).info for one in self._expired()]
+
+    def notify_goal_done(self) -> None:
         pass
+
+    def take_goal_request(self, request_type: type) -> tuple[Any, Any]:
+        return self._services[0].service_take_request(request_type)[::-1]
+
+    def take_cancel_request(self, request_type: type) -> tuple[Any, Any]:
+        return self._services[1].service_take_request(request_type)[::-1]
+
+    def take_result_request(self, request_type: type) -> tuple[Any, Any]:
+        return self._services[2].service_take_request(request_type)[::-1]
+
+    def send_goal_response(self, header: Header, response: Any) -> None:
+        self._send(0, header, response)
+
+    def send_cancel_response(self, header: Header, response: Any) -> None:
+        self._send(1, header, response)
+
+    def send_result_response(self, header: Header, response: Any) -> None:
+        self._send(2, header, response)
+
+    def _send(self, service: int, header: Header, response: Any) -> None:
+        self._use()
+        self._services[service].service_send_response(response, header)
+        if header.client is None:
+            raise RCLError(NO_CLIENT)
+
+    def goal_exists(self, info: Any) -> bool:
+        return bytes(info.goal_id.uuid) in self.goals
+
+    def process_cancel_request(self, request: Any, response_type: type) -> Any:
+        """As rcl's: all goals, those up to a moment, or one of them; or one and those."""
+        goal = bytes(request.goal_info.goal_id.uuid)
+        until_ns = _time_ns(request.goal_info.stamp)
+        is_one = any(goal)
+        response = response_type()
+        for key, one in self.goals.items():
+            is_meant = (not is_one and not until_ns) or _time_ns(one.info.stamp) <= until_ns
+            if one.is_cancelable() and (is_meant or key == goal):
+                response.goals_canceling.append(one.info)
+        if not response.goals_canceling:
+            response.return_code = 1  # rejected
+            if is_one:
+                response.return_code = 3 if goal in self.goals else 2  # has ended, is unknown
+        return response
+
+    def publish_status(self) -> None:
+        from action_msgs.msg import GoalStatus, GoalStatusArray
+
+        self._use()
+        message = GoalStatusArray()
+        for goal in self.goals.values():
+            message.status_list.append(GoalStatus(goal_info=goal.info, status=goal.state))
+        self._node.graph.observer.published(f'{self._name}/_action/status', message)
+
+    def publish_feedback(self, message: Any) -> None:
+        self._use()
+        _check_convertible(message)
+        self._node.graph.observer.published(f'{self._name}/_action/feedback', message)
+
+
+# Of rcl_action's state machine: status and event give the next status.
+_GOAL_STATES = {
+    (1, 'EXECUTE'): 2,
+    (1, 'CANCEL_GOAL'): 3,
+    (2, 'CANCEL_GOAL'): 3,
+    (2, 'SUCCEED'): 4,
+    (2, 'ABORT'): 6,
+    (3, 'SUCCEED'): 4,
+    (3, 'ABORT'): 6,
+    (3, 'CANCELED'): 5,
+}
+
+
+class ActionGoalHandle(Destroyable):
+    """A goal that was accepted."""
+
+    def __init__(self, server: ActionServer, info: Any) -> None:
+        self.info = info
+        self.state = 1
+        self.ended_ns = sys.maxsize
+        self._clock = server._clock
+        if server.goal_exists(info):
+            raise RCLError('Failed to accept new goal')
+        server.goals[bytes(info.goal_id.uuid)] = self
+
+    def get_status(self) -> int:
+        return self.state
+
+    def is_active(self) -> bool:
+        return self.state < 4
+
+    def is_cancelable(self) -> bool:
+        return (self.state, 'CANCEL_GOAL') in _GOAL_STATES
+
+    def update_goal_state(self, event: Any) -> None:
+        state = _GOAL_STATES.get((self.state, event.name))
+        if state is None:
+            raise RCLError('Failed to update goal state with event')
+        self.state = state
+        if state >= 4:
+            self.ended_ns = self._clock.now_ns()
+
+
+def _time_ns(time: Any) -> int:
+    nanoseconds: int = time.sec * 10**9 + time.nanosec
+    return nanoseconds
 
 
 class EventHandle(Destroyable):
@@ -536,6 +696,7 @@ def module() -> ModuleType:
     fake = ModuleType(NAME)
     fake.__dict__.update(real.__dict__)
     for one in (
+        ActionGoalHandle,
         ActionServer,
         Clock,
         Context,

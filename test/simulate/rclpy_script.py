@@ -29,6 +29,9 @@ class Driver(Protocol):
     def request(self, service: str) -> None:
         """Ask a Trigger service, and do not wait."""
 
+    def ask(self, kind: type, service: str, request: Any) -> Callable[[], Any]:
+        """Ask any service, and do not wait; the result returns the answer, or None."""
+
     def pass_time(self, seconds: float) -> None: ...
 
     def tick(self, seconds: float) -> None:
@@ -67,10 +70,23 @@ class RealDriver:
     def request(self, service: str) -> None:
         from std_srvs.srv import Trigger
 
-        client = self._node.create_client(Trigger, service)
+        self.ask(Trigger, service, Trigger.Request())
+
+    def ask(self, kind: type, service: str, request: Any) -> Callable[[], Any]:
+        import rclpy
+
+        client = self._node.create_client(kind, service)
         assert client.wait_for_service(5.0)
         self._clients.append(client)
-        client.call_async(Trigger.Request())
+        future = client.call_async(request)
+
+        def answer() -> Any:
+            ends_s = time.monotonic() + _SETTLE_S
+            while not future.done() and time.monotonic() < ends_s:
+                rclpy.spin_once(self._node, timeout_sec=0.05)
+            return future.result()
+
+        return answer
 
     def pass_time(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -142,7 +158,12 @@ class FakeDriver:
     def request(self, service: str) -> None:
         from std_srvs.srv import Trigger
 
-        self._graph.request(service, Trigger.Request(), lambda _: None, self._scheduler.now_ns)
+        self.ask(Trigger, service, Trigger.Request())
+
+    def ask(self, kind: type, service: str, request: Any) -> Callable[[], Any]:
+        answers: list[Any] = []
+        self._graph.request(service, request, answers.append, self._scheduler.now_ns)
+        return lambda: answers[-1] if answers else None
 
     def pass_time(self, seconds: float) -> None:
         self._scheduler.run_until(self._scheduler.now_ns + round(seconds * 1e9))
@@ -481,6 +502,122 @@ def simulated_time(driver: Driver, node: Any, spinner: Spinner) -> Any:
     return told
 
 
+class _GoalServer:
+    """An action server of goals that end when they are told to, as the node's do."""
+
+    def __init__(self, node: Any, spinner: Spinner) -> None:
+        from rclpy.action import server
+
+        from vla_ros.action import ExecuteInstruction
+
+        self.type = ExecuteInstruction
+        self.handles: list[Any] = []
+        self.server = server.ActionServer(
+            node,
+            ExecuteInstruction,
+            'execute',
+            execute_callback=lambda handle: None,
+            goal_callback=self._judge,
+            handle_accepted_callback=self._begin,
+            cancel_callback=self._cancel,
+        )
+        self._event, self._spinner = server.GoalEvent.EXECUTE, spinner
+        self._goal, self._cancels = server.GoalResponse, server.CancelResponse
+
+    def _judge(self, goal: Any) -> Any:
+        self._spinner.heard.append(f'judge {goal.instruction}')
+        return self._goal.ACCEPT if goal.instruction else self._goal.REJECT
+
+    def _begin(self, handle: Any) -> None:
+        self._spinner.heard.append(f'begin {handle.status}')
+        handle._update_state(self._event)
+        self.handles.append(handle)
+
+    def _cancel(self, handle: Any) -> Any:
+        self._spinner.heard.append(f'cancel {handle.status}')
+        return self._cancels.REJECT if handle.request.instruction == 'stay' else self.end(handle)
+
+    def end(self, handle: Any, how: str = 'canceled') -> Any:
+        def conclude(_: Any) -> Any:
+            self._spinner.heard.append(f'conclude {handle.status}')
+            getattr(handle, how)()
+            return self.type.Result(message=how)
+
+        self.server.notify_execute(handle, conclude)
+        return self._cancels.ACCEPT
+
+
+@_with_node()
+def goals(driver: Driver, node: Any, spinner: Spinner) -> Any:
+    """Accepted, rejected, canceled, succeeded, aborted; in vain, twice, and of unknown ones."""
+    from action_msgs.srv import CancelGoal
+    from unique_identifier_msgs.msg import UUID
+
+    from vla_ros.action import ExecuteInstruction
+
+    impl, server = ExecuteInstruction.Impl, _GoalServer(node, spinner)
+    told: list[Any] = []
+
+    def ask(kind: type, name: str, number: int, **fields: Any) -> Callable[[], Any]:
+        request = kind.Request()
+        goal_id = UUID(uuid=[number] * 16)
+        if kind is CancelGoal:
+            request.goal_info.goal_id = goal_id
+        else:
+            request.goal_id = goal_id
+        for field, value in fields.items():
+            setattr(request, field, value)
+        answer = driver.ask(kind, f'/execute/_action/{name}', request)
+        driver.pass_time(_SETTLE_S / 3)
+        told.append([one for one in spinner.spin(8) if one])
+        return answer
+
+    def send(number: int, instruction: str) -> None:
+        goal = ExecuteInstruction.Goal(instruction=instruction)
+        told.append(ask(impl.SendGoalService, 'send_goal', number, goal=goal)().accepted)
+
+    def cancel(number: int) -> None:
+        response = ask(CancelGoal, 'cancel_goal', number)()
+        canceling = [one.goal_id.uuid[0].item() for one in response.goals_canceling]
+        told.append([response.return_code, canceling])
+
+    def result(number: int) -> Callable[[], Any]:
+        return ask(impl.GetResultService, 'get_result', number)
+
+    def tell(answer: Callable[[], Any]) -> None:
+        told.append([one for one in spinner.spin(8) if one])
+        response = answer()
+        told.append(response and [response.status, response.result.message])
+
+    send(1, '')
+    send(1, 'go')
+    send(1, 'go')
+    first = result(1)
+    tell(first)
+    cancel(1)
+    tell(first)
+    cancel(1)
+    cancel(9)
+    tell(result(9))
+    tell(result(1))
+    send(2, 'stay')
+    cancel(2)
+    send(3, 'go')
+    server.end(server.handles[1], 'succeed')
+    server.end(server.handles[2], 'abort')
+    tell(result(2))
+    tell(result(3))
+    send(4, 'go')
+    cancel(0)
+    tell(result(4))
+    send(5, 'go')
+    server.end(server.handles[-1], 'canceled')  # which nobody asked for: it is aborted
+    tell(result(5))
+    server.server.destroy()
+    told.append(_error_of(server.server._handle.publish_status).partition(':')[0])
+    return told
+
+
 def after_shutdown(driver: Driver) -> Any:
     """The last one: it ends the context."""
     import rclpy
@@ -507,6 +644,7 @@ SCRIPTS = (
     lifecycle,
     parameters,
     simulated_time,
+    goals,
     after_shutdown,
 )
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from simulate.goal_oracle import GoalOracle
 from simulate.motion_oracle import ChunkTimes, MotionOracle, with_period
 from simulate.parts_oracle import (
     MARGIN_S,
@@ -70,6 +71,13 @@ _OF_INFERENCES = (
     Reason.POLICY_FAILED,
     Reason.ACTION_INVALID,
 )
+_OF_ASSEMBLY = ('sync_tolerance_s', 'image_timeout_s', 'state_timeout_s', 'frozen_image_timeout_s')
+_OF_MOTION = (
+    'max_linear_speed_m_s',
+    'max_angular_speed_rad_s',
+    'max_linear_jerk_m_s3',
+    'max_angular_jerk_rad_s3',
+)
 _MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
 
@@ -112,6 +120,7 @@ class Surroundings:
     :param is_active: by the lifecycle.
     :param stalled_lately: whether the executor's thread did not run, now or a moment ago.
     :param stalled_in_callback: whether it stalled since the callback began that runs now.
+    :param stalled_long: whether it did so for more than a second just now, and surely noticed.
     :param any_stalled_lately: whether any thread stalled, now or a moment ago.
     :param worker_free_ns: since when the policy was asked nothing; in a call: until its begin.
     :param queue_s: how long an image that is taken now may wait for the inference before it.
@@ -124,6 +133,7 @@ class Surroundings:
     is_simulated: Callable[[], bool]
     stalled_lately: Callable[[float], bool]
     stalled_in_callback: Callable[[], bool]
+    stalled_long: Callable[[], bool]
     any_stalled_lately: Callable[[float], bool]
     worker_free_ns: Callable[[], int]
     queue_s: Callable[[], float]
@@ -162,6 +172,7 @@ class RobotOracle:
         self.status: VlaStatus | None = None
         self.status_ns = self._around.now_ns()
         self.instructions = frozenset(('',))
+        self.goals = GoalOracle(self, self._around)
         if not self._params['enabled']:
             self.enabled = False  # whatever the operator enabled before
         self.configure()
@@ -216,11 +227,13 @@ class RobotOracle:
         if instruction and '' in self.instructions and self.held is not True:
             self._may_be(self.instructions | {instruction})
 
-    def limits_changed(self) -> None:
-        """A parameter was set while it may act; the last motion keeps its ramp."""
+    def parameter_changed(self, name: str) -> None:
+        """One was set while it may act; other limits leave the last motion its ramp."""
         self.disturb()
-        self._assembly.doubt()
-        self._motion.change_limits()
+        if name in _OF_ASSEMBLY:
+            self._assembly.doubt()
+        if name in _OF_MOTION:
+            self._motion.change_limits()
         self._replan.lift()
 
     # -- voiding -----------------------------------------------------------------------------------
@@ -289,6 +302,7 @@ class RobotOracle:
     def doubt_wanted(self) -> None:
         """Others act in the node's place, and it may have noticed: then it wants no images."""
         self._rivalled_ns = self._around.now_ns()
+        self.goals.rivalled(is_noticed=False)
         self._motion.perhaps_forget_gripper()
         self._assembly.doubt()
 
@@ -317,14 +331,41 @@ class RobotOracle:
         """
         :param late: too late to be obeyed; None: perhaps.
         """
+        is_blank_text = is_blank(text)
+        has_goal = self.goals.has_precedence and not is_blank_text
+        is_unsure = self.goals.has_precedence is None and not is_blank_text
+        self.goals.others_say(text)
+        if has_goal:
+            return
         self._said_ns = self._around.now_ns()
         text = _usable(text)
         self.disturb()
         options = {'' if late else text}
+        if is_unsure:
+            options |= {'', *self.instructions}
         if late is None or text.startswith(REFUSED):
             options.add('')
         self.held = options == {''} if len(options) == 1 else None
         self._may_be(frozenset(options))
+
+    def begin_goal(self, text: str) -> None:
+        """A goal has been accepted; after it the operator's last word is no instruction."""
+        self._said_ns = self._around.now_ns()
+        self.held = True
+        self.disturb()
+        self._may_be(frozenset((text, '') if text.startswith(REFUSED) else (text,)))
+
+    def goal_may_be_over(self) -> None:
+        """And its instruction with it."""
+        self._may_be(self.instructions | {''})
+
+    def goal_is_over(self, text: str, others: bool) -> None:
+        """
+        :param others: another instruction may have been heard since it may have ended.
+        """
+        left = self.instructions - {text} if others else frozenset()
+        self.disturb()
+        self._may_be(left | {''})
 
     def killed(self) -> None:
         """In the midst of something, perhaps."""
@@ -338,6 +379,7 @@ class RobotOracle:
     def policy_refuses(self) -> None:
         """The policy has refused an instruction; the node is to be told of it."""
         self._refused_ns = self._around.now_ns()
+        self.goals.may_be_refused()
         self.refuse_instruction()
 
     def _may_be_unheard(self, since_ns: int) -> bool:
@@ -371,6 +413,8 @@ class RobotOracle:
             self.stopped = False
         else:
             self.enabled = on
+        if what != 'reset':
+            self.goals.switched(self.enabled is False)
         self._motion.perhaps_forget_gripper()
         self.void()
 
@@ -547,6 +591,7 @@ class RobotOracle:
         self.actions += 1
         self.sequence += 1
         now_ns, node_ns = self._around.now_ns(), self._around.node_ns()
+        self.goals.acted(action.instruction)
         stamp_ns = _ns(action.observation_stamp)
         what = f'action {action.sequence} of stamp {stamp_ns}'
         if action.sequence != self.sequence:
@@ -748,6 +793,9 @@ class RobotOracle:
         """The node publishes what it is doing."""
         now_ns = self._around.now_ns()
         before, self.status, self.status_ns = self.status, status, now_ns
+        if self.goals.is_carried_out is None:
+            self.goal_may_be_over()
+        self.goals.status_shown(status)
         if self._owes_status:
             self._owes_status = False
             self._check_owed(status.reason)
@@ -834,7 +882,8 @@ class RobotOracle:
         is_refused = any(text.startswith(REFUSED) for text in self.instructions)
         if self._refused_ns is not None:
             is_refused |= self._may_be_unheard(self._refused_ns)
-        if is_refused or (limit_s and age_s > limit_s - MARGIN_S):
+        is_old = bool(limit_s) and age_s > limit_s - MARGIN_S and not self.goals.has_precedence
+        if is_refused or is_old:
             self.refuse_instruction()
         if status.instruction and self.held is None:
             self.held = False
@@ -915,6 +964,7 @@ class RobotOracle:
         silent_s, limit_s = (now_ns - last_ns) / NS, self._params['image_timeout_s']
         no_image = silent_s > limit_s + NOTICE_S
         if rivalled:
+            self.goals.rivalled(is_noticed=True)
             self.void(at_once=False)
         elif no_image:  # of one camera; what the others send since the node has noticed may count
             self.void(at_once=False, until_ns=last_ns + round(limit_s * NS))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from random import Random
@@ -120,6 +121,8 @@ class Simulation:
     def run(self) -> Outcome:
         started_s = time.process_time()
         gc.disable()
+        # A process that is killed leaves tasks of its executor.
+        warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
         try:
             while not self._is_over and not self.scheduler.failure:
                 self._run_process()

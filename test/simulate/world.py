@@ -29,6 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from simulate.goal_client import GoalClient
 from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
 from simulate.plan import Plan
 from simulate.policy import SIDE, Frame, PolicyKnobs, pixels
@@ -366,9 +367,20 @@ class Operator:
             elif status.reason == Reason.DISABLED:
                 world.ask(f'/vla/{prefix}enable', SetBool.Request(data=True))
             elif status.reason in _INSTRUCTION_REASONS:
-                self.say(robot, self.new_text())
+                self._instruct(robot)
             else:
                 self._repeat(robot)
+
+    def _instruct(self, robot: int) -> None:
+        """Say what to do, or send a goal; a detector may see its end."""
+        world = self._world
+        if not world.plan.sends_goals:
+            self.say(robot, self.new_text())
+            return
+        world.goal_clients[robot].send(self.new_text(), world.random.uniform(0.8, 5.0))
+        if world.random.random() < 0.3:
+            service = f'/vla/{world.prefix(robot)}success'
+            world.ask(service, Trigger.Request(), delay_s=world.random.uniform(0.3, 3.0))
 
     def _bring_up(self) -> None:
         """Configure; activate at once, as managers do, or when it is ready, or while it loads."""
@@ -423,6 +435,7 @@ class World:
         self.cameras = [Rig(self, robot).cameras for robot in robots]  # of each robot
         self.joints = [Joints(self, robot) for robot in robots if plan.shape.state_dim]
         self.tools = [Tool(self, robot) for robot in robots if plan.needs_pose]
+        self.goal_clients = [GoalClient(self, robot) for robot in robots]
         self.operator = Operator(self)
         self._undo: list[Callable[[], None]] = []
 
@@ -432,6 +445,10 @@ class World:
 
     def delay(self, bounds_s: tuple[float, float]) -> float:
         return self.random.uniform(*bounds_s)
+
+    def transport_s(self) -> float:
+        """How long a message or a request is on its way."""
+        return self.delay(_TRANSPORT_S)
 
     def robot_ns(self) -> int:
         """The robot's true time, as a camera stamps it."""

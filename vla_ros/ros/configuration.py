@@ -260,6 +260,9 @@ class Configuration:
         :param overdue: robots that hold already, with a reason that must stay.
         """
         clock = self._shared.clock.look()
+        if clock.jumped:  # also of what is heard while the robots are inactive: the poses
+            for session in self.sessions:
+                session.forget_stamps()
         if not self.is_active:
             return
         for source, session in enumerate(self.sessions):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from action_msgs.msg import GoalStatus
 from rclpy.action.server import ActionServer, CancelResponse, GoalEvent, GoalResponse
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Trigger
@@ -142,10 +143,14 @@ class Goals:
         self._log.info(f'{self._name}: {handle.request.instruction!r} for at most {limit_s:g} s')
 
     def _on_cancel(self, handle: Any) -> CancelResponse:
-        if not any(goal.handle is handle for goal in self._goals):
-            return CancelResponse.REJECT  # it has ended
-        self._end(_Result.CANCELED, Cause(Reason.NONE, 'canceled by its client'))
-        return CancelResponse.ACCEPT
+        """Accept always: where rclpy rejects one of several, it skips the one after it."""
+        if any(goal.handle is handle for goal in self._goals):
+            self._end(_Result.CANCELED, Cause(Reason.NONE, 'canceled by its client'))
+        elif handle.status == GoalStatus.STATUS_ACCEPTED:  # its client was gone before it began
+            message = 'its client was gone before it began'
+            result = _Result(outcome=_Result.CANCELED, message=message)
+            self._server.notify_execute(handle, lambda one: one.canceled() or result)
+        return CancelResponse.ACCEPT  # else it has ended, and its result is on its way
 
     def succeed(self) -> bool:
         """End the goal with success; return whether there was one."""
@@ -161,7 +166,7 @@ class Goals:
         if not self._goals:
             return
         goal, situation = self._goals[0], self._view.situation()
-        cause = Cause(situation.reason, situation.message)
+        cause = Cause(situation.reason, situation.message or f'the node is {situation.text}')
         ready = situation.state in _READY and situation.reason not in _LASTING
         if not ready or not self._instructions.has_goal:
             self._end(_Result.HELD, cause)
@@ -206,7 +211,7 @@ class Goals:
         def conclude(handle: Any) -> Any:
             if outcome == _Result.SUCCEEDED:
                 handle.succeed()
-            elif handle.is_cancel_requested:
+            elif outcome == _Result.CANCELED:
                 handle.canceled()
             else:
                 handle.abort()

@@ -251,13 +251,15 @@ class RobotSession:
         self._is_off = bool(self.why_off())
         self.drop_all()
 
+    def forget_stamps(self) -> None:
+        """Forget what was stamped before the clock jumped."""
+        self.observations.forget_stamps()
+        self._shared.frames.forget()
+        for output in self._outputs:
+            output.forget_stamps()
+
     def watch(self, clock_fault: Cause | None, clock_jumped: bool) -> None:
         """Drop observations and inferences that clock, cameras or instruction no longer support."""
-        if clock_jumped:
-            self.observations.forget_stamps()
-            self._shared.frames.forget()
-            for output in self._outputs:
-                output.forget_stamps()
         self._parts.instructions.expire(self._params.max_instruction_age_s)
         if self._is_still:
             self._policy.worker.end_chunk(self._parts.source)
