@@ -109,6 +109,7 @@ class GoalOracle:
         self.current: Goal | None = None
         self._handles: dict[bytes, _Handle] = {}
         self._rivalled_ns = -10 * NS
+        self._is_ending = False
 
     def _violation(self, text: str) -> None:
         self._around.violation(f'goals: {text}')
@@ -182,6 +183,17 @@ class GoalOracle:
         else:
             self._must_end('lifecycle', *_ANY)
 
+    def process_ends(self) -> None:
+        """It has been asked to."""
+        self._is_ending = True
+        self._must_end('process', Reason.SHUT_DOWN)
+
+    def process_has_ended(self) -> None:
+        """And not been killed."""
+        goals = [one.goal for one in self._handles.values() if one.status in _ACTIVE]
+        if any(goals):
+            self._violation('the process has ended, and a goal has no result')
+
     def rivalled(self, is_noticed: bool) -> None:
         """Others act in the node's place."""
         self._rivalled_ns = self._around.now_ns()
@@ -249,7 +261,7 @@ class GoalOracle:
         is_ready = is_shown and status is not None and status.reason not in _LASTING
         is_on = robot.stopped is False and robot.enabled is True
         is_rivalled = self._age_s(self._rivalled_ns) < 2.0
-        is_free = self.current is None
+        is_free = self.current is None and not self._is_ending
         stalled = self._around.stalled_lately(_GRACE_S + NOTICE_S)
         return not (is_ready and is_on and is_free) or is_rivalled or stalled
 

@@ -171,6 +171,8 @@ class Oracle:
     def process_signalled(self) -> None:
         if self._signalled_ns is None:
             self._signalled_ns = self._scheduler.now_ns
+            for robot in self.robots:
+                robot.goals.process_ends()
 
     def process_ends(self, code: int | None, output: str, killed_by: str) -> None:
         """
@@ -185,6 +187,8 @@ class Oracle:
                 if self._requests:
                     robot.forget_switches()
             return
+        for robot in self.robots:
+            robot.goals.process_has_ended()
         if code == 70:
             if not self._calls:
                 self._violation('exit code 70, and the policy does not hang')
