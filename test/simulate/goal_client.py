@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from action_msgs.srv import CancelGoal
 from builtin_interfaces.msg import Duration, Time
-from unique_identifier_msgs.msg import UUID
 
 from simulate.scheduler import NS
 from vla_ros.action import ExecuteInstruction
@@ -50,7 +49,8 @@ class GoalClient:
     ) -> None:
         """Send a goal by an identifier that there may be already."""
         self.last = key
-        request = _SERVICES.SendGoalService.Request(goal_id=_uuid(key))
+        request = _SERVICES.SendGoalService.Request()
+        request.goal_id.uuid = list(key)
         limit_ns = round(limit_s * NS)
         request.goal.instruction = instruction
         request.goal.time_limit = Duration(sec=limit_ns // NS, nanosec=limit_ns % NS)
@@ -64,13 +64,14 @@ class GoalClient:
     def cancel(self, key: bytes, until: Time | None = None) -> None:
         """Cancel one goal, and those up to a moment; all, if there is neither."""
         request = CancelGoal.Request()
-        request.goal_info.goal_id = _uuid(key or bytes(16))
+        request.goal_info.goal_id.uuid = list(key or bytes(16))
         if until is not None:
             request.goal_info.stamp = until
         self._ask('cancel_goal', request, lambda response: None)
 
     def ask_result(self, key: bytes, waits: bool = True) -> None:
-        request = _SERVICES.GetResultService.Request(goal_id=_uuid(key))
+        request = _SERVICES.GetResultService.Request()
+        request.goal_id.uuid = list(key)
         self._ask('get_result', request, (lambda response: None) if waits else None)
 
     def _ask(self, service: str, request: Any, hear: Any) -> None:
@@ -82,7 +83,3 @@ class GoalClient:
             world.scheduler.system_ns(),
             world.transport_s(),
         )
-
-
-def _uuid(key: bytes) -> UUID:
-    return UUID(uuid=list(key))

@@ -551,7 +551,6 @@ class _GoalServer:
 def goals(driver: Driver, node: Any, spinner: Spinner) -> Any:
     """Accepted, rejected, canceled, succeeded, aborted; in vain, twice, and of unknown ones."""
     from action_msgs.srv import CancelGoal
-    from unique_identifier_msgs.msg import UUID
 
     from vla_ros.action import ExecuteInstruction
 
@@ -560,11 +559,8 @@ def goals(driver: Driver, node: Any, spinner: Spinner) -> Any:
 
     def ask(kind: type, name: str, number: int, **fields: Any) -> Callable[[], Any]:
         request = kind.Request()
-        goal_id = UUID(uuid=[number] * 16)
-        if kind is CancelGoal:
-            request.goal_info.goal_id = goal_id
-        else:
-            request.goal_id = goal_id
+        goal_id = request.goal_info.goal_id if kind is CancelGoal else request.goal_id
+        goal_id.uuid = [number] * 16
         for field, value in fields.items():
             setattr(request, field, value)
         answer = driver.ask(kind, f'/execute/_action/{name}', request)

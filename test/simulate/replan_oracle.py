@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulate.parts_oracle import MARGIN_S
 from simulate.policy import Call, is_sound
 
 
@@ -28,13 +29,17 @@ class ReplanOracle:
         self._from_ns: int | None = None
         self._asked: Call | None = None
 
-    def ask(self, call: Call, stamp_ns: int) -> str:
-        """Return why the policy may not be asked about an observation now; empty: it may."""
+    def ask(self, call: Call, stamp_ns: int, limit_s: float) -> str:
+        """Return why the policy may not be asked about an observation now; empty: it may.
+
+        :param limit_s: an inference that took longer, or nearly so, may have been dropped.
+        """
         asked, from_ns = self._asked, self._from_ns
         self._asked, self._from_ns = call, None
         if not self.is_on:
             return ''
-        if asked is not None and is_sound(asked):
+        is_late = asked is not None and asked.duration_s > limit_s - MARGIN_S
+        if asked is not None and is_sound(asked) and not is_late:
             return 'it is asked again, before the action of the last observation'
         if from_ns is not None and stamp_ns < from_ns:
             return f'it is asked {(from_ns - stamp_ns) / 1e9:.3f} s before the rows are played'
