@@ -110,6 +110,35 @@ def test_liberos_state() -> None:
     assert joined.values == pytest.approx([*POINT, math.pi, 0, 0, 0.03, -0.04])
 
 
+def test_near_is_the_quaternion_of_liberos_hand() -> None:
+    """LIBERO's state is quat2axisangle of MuJoCo's quaternion of the body right_hand.
+
+    That is a product along the arm, so its sign is that of the arm's posture, and does not jump.
+    The arm starts as in LIBERO 8f1084e: libero/libero/envs/robots/mounted_panda.py.
+    """
+    mujoco = pytest.importorskip('mujoco')
+    found = importlib.util.find_spec('robosuite')
+    if found is None or found.origin is None:
+        pytest.skip('robosuite is not installed')
+    file = Path(found.origin).parent / 'models' / 'assets' / 'robots' / 'panda' / 'robot.xml'
+    data = mujoco.MjData(model := mujoco.MjModel.from_xml_path(str(file)))
+    start = [0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.22675220, math.pi / 4]
+    near = np.array(
+        next(one for one in load_contracts()['libero_goal'].state if one.label == DOWN.label).near
+    )
+    random = np.random.default_rng(0)
+    for number in range(500):
+        data.qpos[:] = start + (number > 0) * random.uniform(-0.6, 0.6, 7)
+        mujoco.mj_kinematics(model, data)
+        quaternion = np.roll(data.body('right_hand').xquat, -1)  # w comes first in MuJoCo
+        vector = axis_angle(quaternion)
+        if number == 0:
+            assert vector == pytest.approx([math.pi, 0.0, -0.089], abs=0.002)
+        assert quaternion @ near > 0.3
+        for sign in (1.0, -1.0):  # a driver may publish either
+            assert DOWN.values(Pose(POINT, sign * quaternion)) == pytest.approx(vector)
+
+
 def test_alohas_state() -> None:
     contract = load_contracts()['aloha1_fold_shirt_30_demos']
     parts = StateParts(state_of(replace(SPEC, state_dim=14), contract, 'contract'), 0.05, '')
