@@ -46,7 +46,7 @@ from training.gather import (
     Shared,
     work,
 )
-from training.train import norm_stats
+from training.train import decaying, norm_stats
 from vla_ros.openvla.layout import LAYOUT_NAME, Layout, layout_text
 from vla_ros.openvla.model import stored_key
 from vla_ros.simulation import CONTRACT
@@ -179,7 +179,7 @@ class Trainer:
         self._chunker = chunker.to(settings.device)
         self._average = [value.detach().clone() for value in chunker.learning().values()]
         self._optimizer = torch.optim.AdamW(
-            _decaying(chunker, settings.weight_decay),
+            decaying(chunker.learning(), settings.weight_decay),
             lr=0.0,
             betas=(0.9, 0.98),
             fused=settings.device == 'cuda',
@@ -426,21 +426,6 @@ def _varied(images: Tensor, dtype: torch.dtype) -> Tensor:
     noise = torch.randn(levels.shape, dtype=dtype, device=levels.device)
     levels = levels * gain + offset + noise * (4 * torch.rand_like(gain[:, :1]))
     return levels.clamp(0, 255)
-
-
-def _decaying(chunker: Chunker, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: matrices decay; norms, biases and embeddings do not."""
-    learning = chunker.learning()
-    matrices = {
-        name for name, value in learning.items() if value.dim() >= 2 and 'embed' not in name
-    }
-    return [
-        {
-            'params': [value for name, value in learning.items() if (name in matrices) == decays],
-            'weight_decay': weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
-    ]
 
 
 def _roomy() -> str | None:

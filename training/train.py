@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import nn
 
 from training.frames import Driver, Frames, collect, shaky_expert
 from training.imitation import Imitator
@@ -111,7 +112,7 @@ class Trainer:
         )
         self._imitator = Imitator(fresh, tuple(INSTRUCTIONS))
         self._optimizer = torch.optim.AdamW(
-            _decaying(self._imitator, settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
+            decaying(self._imitator.learning(), settings.weight_decay), lr=0.0, betas=(0.9, 0.98)
         )
         self._average = {
             name: value.detach().clone() for name, value in self._imitator.learning().items()
@@ -299,9 +300,11 @@ def norm_stats() -> dict[str, Any]:
     }
 
 
-def _decaying(imitator: Imitator, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the optimiser's groups: matrices decay; norms, biases, embeddings and head do not."""
-    learning = imitator.learning()
+def decaying(learning: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Return the optimiser's groups: matrices decay; norms, biases, embeddings and head do not.
+
+    :param learning: the trained parameters by name.
+    """
     matrices = {
         name
         for name, value in learning.items()
