@@ -145,7 +145,7 @@ def test_timed_rows_that_are_past_are_skipped(world: BlindWorld) -> None:
         (None, 0.0, 'published', 0.04, 20),
         (8, 0.0, 'published', 1.6, 20),
         (3, 0.0, 'published', 0.6, 20),
-        (100, 0.0, 'published', 1.6, 20),
+        (10, 0.0, 'published', 2.0, 16),  # the arm rests for the time of two rows
         (8, 0.4, 'published', 2.0, 16),  # the arm waits for its chunk
         (5, 0.4, 'published', 1.4, 18),  # and does not: it has three rows left
         (8, 0.4, 'timed', 1.6, 14),

@@ -629,19 +629,13 @@ PLANTED = [
     Planted(
         'replan: the next inference begins one row early',
         _REPLANNING,
-        '    return due_ns + round(min(rows, horizon) * period_s * 1e9)\n',
-        '    return due_ns + round((min(rows, horizon) - 1) * period_s * 1e9)\n',
+        '    return due_ns + round(rows * period_s * 1e9)\n',
+        '    return due_ns + round((rows - 1) * period_s * 1e9)\n',
     ),
     Planted(
         'replan: an inference that was judged is still waited for',
         _REPLANNING,
         '            self._asked, self._from_ns = None, from_ns\n',
         '            self._from_ns = from_ns\n',
-    ),
-    Planted(
-        'replan: more rows than the chunk has are waited for',
-        _REPLANNING,
-        '    return due_ns + round(min(rows, horizon) * period_s * 1e9)\n',
-        '    return due_ns + round(5 * rows * period_s * 1e9)\n',
     ),
 ]

@@ -53,4 +53,4 @@ class ReplanOracle:
         self.lift()
         due_ns, period_ns = (one.sec * 10**9 + one.nanosec for one in (action.due, action.period))
         if period_ns and is_played:
-            self._from_ns = due_ns + min(self._rows, action.horizon) * period_ns
+            self._from_ns = due_ns + self._rows * period_ns

@@ -148,8 +148,8 @@ class WorldRun(Run):
             round(1e9 * period_s),
         )
         if self._pace.rows:
-            due_ns, horizon = from_time(received.message.due), len(received.actions)
-            played_ns = rows_played_ns(due_ns, self._pace.rows, horizon, period_s)
+            due_ns = from_time(received.message.due)
+            played_ns = rows_played_ns(due_ns, self._pace.rows, period_s)
             self._let_images_wait(math.ceil((played_ns - self._fresh_ns) / (1e9 * TICK_S) - 1e-6))
         if self._pace.motion == 'twist':
             self._is_moving = self._begins = True

@@ -367,9 +367,10 @@ class Parameters:
     replan_rows: int = parameter(
         0,
         'Rows of a chunk that are played before the next inference begins, from an image of that '
-        'time; more than the chunk has: all; 0: it begins from the next image.',
+        'time; the robot rests for rows that the chunk does not have; 0: it begins from the next '
+        'image.',
         group='Motion',
-        bounds=(0, 1000),
+        bounds=(0, 200),
         settable=Settable.ALWAYS,
     )
     max_pose_age_s: float = parameter(

@@ -341,8 +341,7 @@ class RobotSession:
                 every_s=10.0,
             )
             return None
-        horizon = len(admitted.result.predicted().actions)
-        return rows_played_ns(admitted.due_ns, rows, horizon, period_s)
+        return rows_played_ns(admitted.due_ns, rows, period_s)
 
     def _submit(self, observation: Observation) -> None:
         self._policy.worker.submit(observation, self._parts.source)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from vla_ros.types import Observation
 
 
-def rows_played_ns(due_ns: int, rows: int, horizon: int, period_s: float) -> int:
+def rows_played_ns(due_ns: int, rows: int, period_s: float) -> int:
     """Return when so many rows of a chunk have been played, by the clock of ``due_ns``.
 
     :param due_ns: time at which row 0 is due.
-    :param rows: number of rows; more than the chunk has are all of it.
-    :param horizon: number of rows of the chunk.
+    :param rows: number of rows; the robot rests for those that the chunk does not have.
     :param period_s: time between two rows.
     """
-    return due_ns + round(min(rows, horizon) * period_s * 1e9)
+    return due_ns + round(rows * period_s * 1e9)
 
 
 class Replanning:
