@@ -44,6 +44,8 @@ TOPICS = {
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
     'target_pose': 'Topic for the targets, such as /servo_node/pose_target_cmds',
     'gripper': 'Topic for the opening of the gripper',
+    'joint_commands': 'Topic for the positions of joints, such as /arm_controller/commands',
+    'joint_trajectory': 'Topic for trajectories, such as /arm_controller/joint_trajectory',
     'ee_pose': "Topic of the tool's pose",
     'joint_states': 'Topic of the positions of the joints',
     'state': 'Topic of the whole state',

@@ -102,6 +102,8 @@ class Reason(IntEnum):
     MOTION_JOINT_LIMITS = 117
     MOTION_NOT_FOLLOWED = 118
     MOTION_NO_TRANSFORM = 119
+    MOTION_JOINT_GROUPS = 120
+    MOTION_DELAYED = 121
 
 
 class Cause(NamedTuple):

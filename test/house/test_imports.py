@@ -47,6 +47,7 @@ WITHOUT_ROS = {
 ROS = {
     *('builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
     *('rcl_interfaces', 'rclpy', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs'),
+    'trajectory_msgs',
 }
 
 POLICY = ['torch', 'transformers', 'timm', 'vla_ros.openvla']

@@ -58,7 +58,7 @@ def test_a_far_row_is_approached_along_a_straight_line() -> None:
     check_bounds(positions)
     np.testing.assert_array_equal(positions[0], [-0.2, 0.1])
     np.testing.assert_allclose(positions[:, 1], 0.1 - (positions[:, 0] + 0.2) / 4, atol=1e-12)
-    assert robot.motion.counters.clipped_joint_speed == 1
+    assert robot.motion.clipped.clipped_joint_speed == 1
     np.testing.assert_allclose(positions[-1], [0.6, -0.1], atol=1e-12)  # 0.8 rad in 1 s
 
 
@@ -69,7 +69,7 @@ def test_limits_of_position_shorten_and_are_named() -> None:
     assert positions[:, 1].max() <= 0.5
     assert positions[-1, 1] == pytest.approx(0.5)
     assert robot.motion.limited == ('lift',)
-    assert robot.motion.counters.clipped_joint_position == 1
+    assert robot.motion.clipped.clipped_joint_position == 1
     robot.tell(positions[-1], 2.0)
     assert robot.acts([[0.0, 0.4]] * 25, 2.0)
     assert robot.motion.limited == ()

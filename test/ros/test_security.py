@@ -14,8 +14,9 @@ from vla_ros.reasons import State
 
 Rights = dict[str, set[str]]
 
-# The two ways to start the node in which it hears different topics; of all that it may send and
-# hear, what it does not.
+JOINTS = {'joint_commands', 'joint_trajectory'}
+# The ways to start the node in which it sends or hears different topics; of all that it may send
+# and hear, what it does not.
 STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     (
         (
@@ -25,8 +26,8 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
             'motion:=pose',
             'frame_id:=arm_base',
         ),
-        {'twist'},
-        {'image/compressed', '/clock', 'joint_states'},
+        {'twist', *JOINTS},
+        {'image/compressed', '/clock', 'joint_states', 'robot_description'},
     ),
     (
         (
@@ -38,8 +39,19 @@ STARTS: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
             'frame_id:=arm_base',
             'chunk_timing:=from_pose',
         ),
-        {'target_pose'},
-        {'image', 'state'},
+        {'target_pose', *JOINTS},
+        {'image', 'state', 'robot_description'},
+    ),
+    *(
+        (
+            ('model:=scripted:action_dim=14', f'motion:={motion}', 'robot_description:=topic'),
+            {'twist', 'target_pose', 'gripper', *(JOINTS - {topic})},
+            {'image/compressed', '/clock', 'state', 'ee_pose'},
+        )
+        for motion, topic in (
+            ('forward', 'joint_commands'),
+            ('joint_trajectory', 'joint_trajectory'),
+        )
     ),
 )
 # Topics of packages that the tests do not need.

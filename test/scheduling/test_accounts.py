@@ -10,6 +10,8 @@ import pytest
 
 from support.places import ROOT
 from vla_ros.motion import MotionCounters
+from vla_ros.motion.joint_states import JointCounters
+from vla_ros.motion.joints import ClippedJoints
 from vla_ros.motion.pose import PoseCounters
 from vla_ros.msg import VlaCounters
 from vla_ros.ros.cameras import ImageCounters
@@ -31,6 +33,8 @@ OWNERS = (
     SlotStatistics,
     MotionCounters,
     PoseCounters,
+    ClippedJoints,
+    JointCounters,
     RequestCounters,
 )
 # No fields of a dataclass.

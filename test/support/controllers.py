@@ -34,27 +34,42 @@ class Hardware:
     high: Vector
     speed: Vector
     acceleration: Vector
+    speed_slack: float = 1e-6
+    acceleration_slack: float = 1e-6
+    position_slack: float = 0.0  # rad
     delay_s: float = 0.03
-    slack: float = 1e-6  # share by which speed and acceleration may be exceeded
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.command = self.position.copy()
         self._velocity = np.zeros_like(self.position)
+        self._passed_s = 0.0
+
+    @property
+    def rests(self) -> bool:
+        return bool((np.abs(self._velocity) < 1e-6).all())
 
     def complain(self, text: str) -> None:
         self.complaints.append(text)
 
     def write(self, command: Vector, passed_s: float) -> None:
-        """Take the command of a cycle."""
+        """Take the command of a cycle.
+
+        :param passed_s: since the command before.
+        """
         velocity = (command - self.command) / passed_s
-        self._check('speed', np.abs(velocity), self.speed * (1 + self.slack))
-        change = np.abs(velocity - self._velocity) / passed_s
-        self._check('acceleration', change, self.acceleration * (1 + self.slack))
+        self._check('speed', np.abs(velocity), self.speed * (1 + self.speed_slack))
+        between_s = (passed_s + (self._passed_s or passed_s)) / 2
+        change = np.abs(velocity - self._velocity) / between_s
+        self._check('acceleration', change, self.acceleration * (1 + self.acceleration_slack))
         # Joints outside their limits may stay or come back.
-        self._check('high', command, np.maximum(self.high, self.command))
-        self._check('low', -command, -np.minimum(self.low, self.command))
-        self.command, self._velocity = command.copy(), velocity
+        self._check('high', command, np.maximum(self.high, self.command) + self.position_slack)
+        self._check('low', -command, -np.minimum(self.low, self.command) + self.position_slack)
+        self.command, self._velocity, self._passed_s = command.copy(), velocity, passed_s
+
+    def rest(self) -> None:
+        """Know that the command has not changed for a while."""
+        self._velocity, self._passed_s = np.zeros_like(self._velocity), 0.0
 
     def live(self, passed_s: float) -> None:
         share = 1 - math.exp(-passed_s / self.delay_s)
@@ -62,7 +77,7 @@ class Hardware:
 
     def moved_by_hand(self, position: Vector) -> None:
         self.position, self.command = position.copy(), position.copy()
-        self._velocity = np.zeros_like(position)
+        self.rest()
 
     def _check(self, what: str, values: Vector, limits: Vector) -> None:
         if not (values <= limits + _ROUNDING).all():  # nan is not, either
@@ -75,7 +90,7 @@ class Hardware:
 class ForwardController:
     """Forwards Float64MultiArray; also complains about a stream with gaps."""
 
-    def __init__(self, hardware: Hardware, period_s: float, patience_s: float = 0.1) -> None:
+    def __init__(self, hardware: Hardware, period_s: float, patience_s: float = 0.12) -> None:
         self.hardware = hardware
         self._period_s, self._patience_s = period_s, patience_s
         self._heard_s = -math.inf
@@ -88,17 +103,17 @@ class ForwardController:
         if not np.isfinite(data).all():
             hardware.complain(f'not finite: {data}')
             return
-        gap_s = now_s - self._heard_s
-        rests = bool((np.abs(hardware._velocity) < 1e-3).all())
-        if gap_s > self._patience_s and not rests:
-            hardware.complain(f'silence of {gap_s:.3f} s while moving')
-        self._heard_s = now_s
-        hardware.write(
-            data,
-            min(max(gap_s, 1e-6), self._patience_s)
-            if rests is False
-            else max(min(gap_s, self._period_s), 1e-6),
-        )
+        gap_s, self._heard_s = now_s - self._heard_s, now_s
+        if gap_s > self._patience_s:
+            if not hardware.rests:
+                hardware.complain(f'silence of {gap_s:.3f} s while moving')
+            hardware.rest()
+            gap_s = self._period_s
+        elif gap_s == 0.0:
+            if not np.allclose(data, hardware.command, atol=_ROUNDING):
+                hardware.complain(f'two commands in one moment: {hardware.command}, {data}')
+            return
+        hardware.write(data, gap_s)
 
 
 class TrajectoryController:

@@ -96,7 +96,7 @@ class StandIn:
         pass
 
     def get_logger(self) -> Any:
-        return SimpleNamespace(info=lambda _: None, warning=lambda _: None)
+        return SimpleNamespace(**dict.fromkeys(('info', 'warning', 'error'), lambda _: None))
 
 
 def a_setup(node: StandIn, clock: Clock, **options: Any) -> OutputSetup:

@@ -138,11 +138,15 @@ class JointProfile:
         if self._brake and now_s < self._brake.end_s:
             self._lines = []
             return
-        position, velocity = self.position(now_s), self.velocity(now_s)
+        position, velocity = self.at(now_s)
         lasts_s = np.abs(velocity) * (self.bounds.ramp_s / 2) / self.bounds.speed
         self._brake = _Brake(now_s, position, velocity, lasts_s)
         self._lines = []
         self._base = self._brake.at(self._brake.end_s)[0]
+
+    def follows(self, now_s: float) -> bool:
+        """Return whether there are rows to be followed, now or after a stop."""
+        return bool(self._lines) and not self.is_over(now_s)
 
     def is_over(self, now_s: float) -> bool:
         """Return whether the positions stay as they are until the next rows."""
@@ -156,28 +160,37 @@ class JointProfile:
             ends_s.append(self._lines[-1].end_s + 2 * self.bounds.ramp_s)
         return max(ends_s, default=-np.inf)
 
-    def position(self, now_s: float) -> Joints:
-        """Return the commanded positions at a time, float64 [J]."""
-        if self._brake and now_s < self._brake.end_s:
-            return self._brake.at(now_s)[0]
-        ramp_s, position = self.bounds.ramp_s, self._base
-        for line in self._lines:
-            if now_s <= line.start_s:
-                break
-            made = _made((now_s - line.start_s) / ramp_s) - _made((now_s - line.end_s) / ramp_s)
-            position = position + line.velocity * (ramp_s * made)
-        return position
+    def at(self, now_s: float) -> tuple[Joints, Joints]:
+        """Return the commanded positions and velocities at a time, each float64 [J]."""
+        positions, velocities = self._at(np.array([now_s]))
+        return positions[0], velocities[0]
 
-    def velocity(self, now_s: float) -> Joints:
-        """Return the commanded velocities at a time, float64 [J]."""
-        if self._brake and now_s < self._brake.end_s:
-            return self._brake.at(now_s)[1]
-        ramp_s, velocity = self.bounds.ramp_s, np.zeros_like(self._base)
-        for line in self._lines:
-            if line.start_s < now_s < line.end_s + 2 * ramp_s:
-                start, end = (now_s - line.start_s) / ramp_s, (now_s - line.end_s) / ramp_s
-                velocity = velocity + line.velocity * (_share(start) - _share(end))
-        return velocity
+    def _at(self, times_s: NDArray[np.float64]) -> tuple[Joints, Joints]:
+        """Return positions and velocities, each float64 [N, J].
+
+        :param times_s: float64 [N].
+        """
+        if self._brake is not None and (times_s < self._brake.end_s).any():
+            return self._braking(self._brake, times_s)
+        if not self._lines:
+            positions = np.tile(self._base, (len(times_s), 1))
+            return positions, np.zeros_like(positions)
+        ramp_s = self.bounds.ramp_s
+        starts, ends = np.array([line[:2] for line in self._lines]).T
+        moves = np.array([line.velocity for line in self._lines])
+        since, after = ((times_s[:, None] - edges) / ramp_s for edges in (starts, ends))
+        made = (_made(since) - _made(after)) * ramp_s
+        return self._base + made @ moves, (_share(since) - _share(after)) @ moves
+
+    def _braking(self, brake: _Brake, times_s: NDArray[np.float64]) -> tuple[Joints, Joints]:
+        """Return the same for times of which some are before the end of a stop."""
+        self._brake = None
+        positions, velocities = self._at(times_s)
+        self._brake = brake
+        for number, now_s in enumerate(times_s):
+            if now_s < brake.end_s:
+                positions[number], velocities[number] = brake.at(float(now_s))
+        return positions, velocities
 
     def samples(self, now_s: float, step_s: float) -> list[JointSample]:
         """Return the motion to come, one sample after each step; the last one is at rest.
@@ -185,14 +198,12 @@ class JointProfile:
         At least one sample: where the joints stay.
         """
         count = int(max(0.0, np.ceil(min(self.end_s - now_s, 1e4) / step_s - 1e-9)))
-        moving = [
-            JointSample(number * step_s, self.position(at_s), self.velocity(at_s))
-            for number in range(1, count)
-            for at_s in [now_s + number * step_s]
+        offsets_s: Joints = step_s * np.arange(1.0, max(count, 1) + 1.0)
+        positions, velocities = self._at(now_s + offsets_s)
+        positions[-1], velocities[-1] = self.at(max(now_s + offsets_s[-1], self.end_s))[0], 0.0
+        return [
+            JointSample(*one) for one in zip(offsets_s.tolist(), positions, velocities, strict=True)
         ]
-        rest_s = max(count, 1) * step_s
-        end = self.position(max(now_s + rest_s, self.end_s))
-        return [*moving, JointSample(rest_s, end, np.zeros_like(end))]
 
     def _end_lines(self, now_s: float) -> Joints:
         """End the reference at a time, and return where it is then."""
@@ -212,13 +223,13 @@ class JointProfile:
         )
 
 
-def _share(x: float) -> float:
+def _share(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of the triangle that is younger than ``x`` ramps, 0 to 1."""
-    x = min(max(x, 0.0), 2.0)
-    return x * x / 2 if x <= 1 else 1 - (2 - x) ** 2 / 2
+    x = np.clip(x, 0.0, 2.0)
+    return np.where(x <= 1, x * x / 2, 1 - (2 - x) ** 2 / 2)
 
 
-def _made(x: float) -> float:
+def _made(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the integral of :func:`_share` from 0 to ``x`` ramps."""
-    x = max(x, 0.0)
-    return x**3 / 6 if x <= 1 else x - 1 + max(2 - x, 0.0) ** 3 / 6
+    x = np.maximum(x, 0.0)
+    return np.where(x <= 1, x**3 / 6, x - 1 + np.maximum(2 - x, 0.0) ** 3 / 6)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from vla_ros.motion.gripper import GripperSwitch
 from vla_ros.motion.joint_limits import JointBounds, JointLimits
 from vla_ros.motion.joint_profile import JointProfile, Joints, JointSample
 from vla_ros.motion.joint_states import JointsHeard
+from vla_ros.motion.motion import MotionCounters
 from vla_ros.motion.refused import NoMotion, known, no_contract, row_0_ends_s, rows_past
 from vla_ros.motion.rows import Due
 from vla_ros.reasons import Cause, Reason
@@ -29,18 +32,13 @@ _ARRIVING_S = 1.0  # for this long after a motion they may be further away: they
 
 
 @dataclass
-class JointMotionCounters:
-    """The counters of one robot's motions; those of ``MotionCounters`` mean the same.
+class ClippedJoints:
+    """The counters of motions that the limits of joints have shortened.
 
-    :param clipped_joint_position: motions that were shortened, since they led out of the limits of
-        a joint's position.
-    :param clipped_joint_speed: motions that were shortened, since a joint was too fast.
+    :param clipped_joint_position: motions that led out of the limits of a joint's position.
+    :param clipped_joint_speed: motions in which a joint was too fast.
     """
 
-    motions: int = 0
-    motions_refused: int = 0
-    rows_skipped: int = 0
-    motions_interrupted: int = 0
     clipped_joint_position: int = 0
     clipped_joint_speed: int = 0
 
@@ -50,6 +48,8 @@ class JointMotion:
 
     :ivar cause: why actions cause no motion.
     :ivar limited: joints that the last motion would have led out of their limits.
+    :ivar groups: of each group, the numbers of its joints in :attr:`joints`.
+    :ivar stops: number of motions that were stopped before their end.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class JointMotion:
         limits: JointLimits,
         unnorm_key: str,
         heard: JointsHeard,
+        prefixes: Sequence[str] = ('',),
     ) -> None:
         """Begin without a motion.
 
@@ -65,15 +66,21 @@ class JointMotion:
         :param limits: of the robot; tighter limits of a contract take precedence.
         :param unnorm_key: data set of the actions to come; empty: that of the first action.
         :param heard: where the joints are.
+        :param prefixes: those of the names of each group of joints, which has its own controller.
         """
-        self.counters = JointMotionCounters()
+        self.counters = MotionCounters()
+        self.clipped = ClippedJoints()
         self.cause: Cause | None = None
         self.limited: tuple[str, ...] = ()
+        self.groups: list[list[int]] = []
+        self.stops = 0
+        self._prefixes = prefixes
         self._contracts, self._limits, self._heard = contracts, limits, heard
         self._contract: JointContract | None = None
         self._arms = _Arms((), (), (), ())
         self._grippers: tuple[GripperSwitch, ...] = ()
         self._profile: JointProfile | None = None
+        self._last: _Sent | None = None  # the last of the positions that were asked for
         self._is_held = False  # nobody else has moved the joints since the last command
         if unnorm_key:
             self._choose(unnorm_key)
@@ -87,6 +94,11 @@ class JointMotion:
     def joints(self) -> tuple[str, ...]:
         """Names of the joints that are no grippers, in the contract's order."""
         return self._arms.joints
+
+    @property
+    def grippers(self) -> tuple[str, ...]:
+        """Names of the grippers, in the contract's order."""
+        return self._arms.grippers
 
     @property
     def openings(self) -> dict[str, float]:
@@ -145,9 +157,9 @@ class JointMotion:
 
     def interrupt(self, cause: Cause, now_s: float) -> None:
         """Stop, since the joints' positions are lost; actions may move them again later."""
+        self.counters.motions_interrupted += self.is_moving(now_s)
         self.stop(now_s)
         self.cause = cause
-        self.counters.motions_interrupted += 1
 
     def why_lost(self, now_ns: int) -> Cause | None:
         """Return why the positions of the joints are unknown; None if they are known."""
@@ -175,8 +187,9 @@ class JointMotion:
 
         The grippers stay as they are.
         """
-        if self._profile and not self._profile.is_over(now_s):
+        if self._profile and self.is_moving(now_s):
             self._profile.brake(now_s)
+            self.stops += 1
         for switch in self._grippers:
             switch.stop()
 
@@ -192,13 +205,42 @@ class JointMotion:
         """
         return any([switch.begin_rows(now_s) for switch in self._grippers])
 
-    def positions(self, now_s: float) -> Joints | None:
-        """Return the commanded positions at a time, float64 [J]; None before the first motion."""
-        return self._profile.position(now_s) if self._profile else None
+    def positions(self, now_s: float, max_gap_s: float = np.inf) -> Joints | None:
+        """Return the commanded positions at a time, float64 [J]; None before the first motion.
+
+        They are what a controller of positions is sent, so they make no step: if the time goes
+        back, or too far on from the last call, the motion ends where the joints were commanded.
+
+        :param max_gap_s: maximum time since the last call while joints move.
+        """
+        if self._profile is None:
+            return None
+        last = self._last
+        if last is not None and not self._profile.is_over(last.at_s):
+            passed_s = now_s - last.at_s
+            if not 0.0 <= passed_s <= max_gap_s:
+                self.cause = _delayed(passed_s, max_gap_s)
+                self.counters.motions_interrupted += 1
+                self.freeze()
+        self._last = _Sent(now_s, self._profile.at(now_s)[0])
+        return self._last.positions
+
+    def freeze(self) -> None:
+        """End the motion where the joints were commanded last: its clock is no more valid."""
+        if self._profile is not None and self._last is not None:
+            self._profile = JointProfile(self._last.positions, self._profile.bounds)
+            self.stops += 1
+        self._last = None
+        for switch in self._grippers:
+            switch.stop()
 
     def samples(self, now_s: float, step_s: float) -> list[JointSample]:
         """Return the motion to come, one sample after each step; empty before the first motion."""
         return self._profile.samples(now_s, step_s) if self._profile else []
+
+    def is_moving(self, now_s: float) -> bool:
+        """Return whether rows are being followed: the motion is neither over nor stopped."""
+        return self._profile is not None and self._profile.follows(now_s)
 
     def is_over(self, now_s: float) -> bool:
         """Return whether the positions stay as they are until the next chunk."""
@@ -212,10 +254,14 @@ class JointMotion:
         elif not isinstance(contract, JointContract):
             self.cause = _not_positions(contract.action_space)
         else:
-            self.cause, self._contract = None, contract
             arms = _Arms.of(contract)
+            groups = grouped(arms.joints, self._prefixes)
+            if isinstance(groups, Cause):
+                self.cause = groups
+                return
+            self.cause, self._contract, self.groups = None, contract, groups
             if arms != self._arms:
-                self._arms, self._profile, self._is_held = arms, None, False
+                self._arms, self._profile, self._last = arms, None, None
             self._grippers = tuple(GripperSwitch() for _ in arms.grippers)
 
     def _begin(
@@ -246,13 +292,15 @@ class JointMotion:
         windows = ready.windows(len(rows) - skipped, period_s, ends_s + skipped * period_s)
         reached_s = [ready.row_0_s + (row + 1) * period_s for row in range(len(windows))]
         shortened = profile.follow(rows[skipped:], windows, reached_s)
-        self._profile, self._is_held = profile, True
+        if profile is not self._profile:
+            self._profile, self._last = profile, _Sent(due.now_s, profile.at(due.now_s)[0])
+        self._is_held = True
         for switch, column in zip(self._grippers, openings[skipped:].T, strict=True):
             switch.follow(column.tolist(), due.row_0_s, period_s, due.valid_until_s)
         self.begin_rows(due.now_s)
         self.counters.motions += 1
-        self.counters.clipped_joint_position += bool(shortened.positions.any())
-        self.counters.clipped_joint_speed += shortened.speed
+        self.clipped.clipped_joint_position += bool(shortened.positions.any())
+        self.clipped.clipped_joint_speed += shortened.speed
         self.limited = tuple(
             name
             for name, is_out in zip(self._arms.joints, shortened.positions, strict=True)
@@ -272,18 +320,42 @@ class JointMotion:
         if not profile.is_over(now_s):
             if profile.bounds.same_as(bounds):
                 return profile
-            profile.brake(now_s)
             raise NoMotion(
                 Reason.MOTION_JOINT_LIMITS,
                 'the limits of the joints have changed, and the current motion stops; the next '
                 'chunk moves by the new ones',
             )
-        last = profile.position(now_s)
+        last = profile.at(now_s)[0]
         is_there = now_s < profile.end_s + _ARRIVING_S or bool(
             (np.abs(last - measured) <= _SAME_RAD).all()
         )
         is_there &= self._is_held
         return JointProfile(last if is_there else measured, bounds)
+
+
+def grouped(joints: Sequence[str], prefixes: Sequence[str]) -> list[list[int]] | Cause:
+    """Return the numbers of the joints of each group, or why they are no groups.
+
+    :param prefixes: the names of a group's joints begin with its prefix.
+    """
+    groups = [
+        [number for number, name in enumerate(joints) if name.startswith(prefix)]
+        for prefix in prefixes
+    ]
+    if all(groups) and sorted(chain.from_iterable(groups)) == list(range(len(joints))):
+        return groups
+    return Cause(
+        Reason.MOTION_JOINT_GROUPS,
+        f'joint_groups is {", ".join(prefixes)}, and the joints are {", ".join(joints)}: the name '
+        'of each joint must begin with one of these prefixes, each prefix must have a joint',
+    )
+
+
+class _Sent(NamedTuple):
+    """Positions that a controller was sent."""
+
+    at_s: float
+    positions: Joints
 
 
 @dataclass(frozen=True)
@@ -337,6 +409,15 @@ def _rows(
             f'the action {row.tolist()} is not a motion: a position or a gripper is not finite',
         )
     return rows, openings
+
+
+def _delayed(passed_s: float, max_gap_s: float) -> Cause:
+    return Cause(
+        Reason.MOTION_DELAYED,
+        f'{passed_s:.3f} s passed between two positions that were to be sent, and at most '
+        f'{max_gap_s:g} s may: the motion ended, since the joints would make a step; check the '
+        "load of the machine, or the simulation's clock",
+    )
 
 
 def _not_positions(space: ActionSpace) -> Cause:

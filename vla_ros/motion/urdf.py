@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from vla_ros.errors import VlaError
 from vla_ros.files import FileError, read_text
 from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.text import quoted
+from vla_ros.types import PolicyError
 
 MAX_BYTES = 20_000_000
 _MAX_DEPTH = 64
@@ -24,7 +24,7 @@ _LIMITED = ('revolute', 'prismatic')
 _TURNING = ('continuous', *_LIMITED)
 
 
-class URDFError(VlaError):
+class URDFError(PolicyError):
     """A robot description can't be used."""
 
 

@@ -7,14 +7,16 @@ import difflib
 import importlib.util
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.errors import VlaError
-from vla_ros.parameters.definition import DEFINITIONS, MOTION_TOPICS, Parameters
+from vla_ros.parameters.definition import DEFINITIONS, JOINT_MOTIONS, Parameters, group_topic
 
 if TYPE_CHECKING:
     from vla_ros.motion import MotionLimits
+    from vla_ros.motion.joint_limits import JointLimit, JointLimits
+    from vla_ros.reasons import Cause
 
 _ROBOT_NAME = re.compile(r'[A-Za-z_][A-Za-z0-9_]{0,63}')  # a token of a ROS name
 _EXPECTED = {
@@ -88,6 +90,8 @@ def check_value(name: str, value: Any) -> None:
         raise _not_allowed(f'parameter {name} is {value!r}', value, definition.allowed)
     if name == 'robots':
         _check_robots(value)
+    if name == 'joint_groups':
+        _check_groups(value)
 
 
 def _not_allowed(what: str, value: object, allowed: str) -> ParameterError:
@@ -103,6 +107,7 @@ def check_all(parameters: Parameters) -> None:
     _check_frame_sources(parameters)
     _check_ramp(parameters)
     _check_workspaces(parameters)
+    _check_joints(parameters)
 
 
 def motion_limits(parameters: Parameters) -> MotionLimits:
@@ -115,6 +120,23 @@ def motion_limits(parameters: Parameters) -> MotionLimits:
         parameters.max_linear_jerk_m_s3,
         parameters.max_angular_jerk_rad_s3,
         least_ramp_s=_TICKS_PER_RAMP / parameters.control_rate_hz,
+    )
+
+
+def joint_limits(
+    parameters: Parameters, description: Mapping[str, JointLimit] | Cause
+) -> JointLimits:
+    """Return what limits the joints beside the contract; a ramp is at least two ticks.
+
+    :param description: limits by joint, from the robot description.
+    """
+    from vla_ros.motion.joint_limits import JointLimits
+
+    return JointLimits(
+        parameters.max_joint_speed_rad_s or math.inf,
+        parameters.max_joint_acceleration_rad_s2,
+        _TICKS_PER_RAMP / parameters.control_rate_hz,
+        description,
     )
 
 
@@ -232,6 +254,38 @@ def _check_robots(names: Sequence[str]) -> None:
         )
 
 
+def _check_groups(prefixes: Sequence[str]) -> None:
+    topics = [group_topic(prefix, '') for prefix in prefixes if list(prefixes) != ['']]
+    for prefix, topic in zip(prefixes, topics, strict=False):
+        if not _ROBOT_NAME.fullmatch(topic.removesuffix('/')) or topics.count(topic) > 1:
+            raise _not_allowed(
+                f'parameter joint_groups has {prefix!r}',
+                prefix,
+                'letters, digits and underscores, not beginning with a digit, each once, because '
+                'it begins the name of a topic',
+            )
+
+
+def _check_joints(parameters: Parameters) -> None:
+    """Raise ParameterError if a motion of joints is asked for what only displacements have."""
+    if parameters.motion not in JOINT_MOTIONS:
+        return
+    if parameters.chunk_timing == 'from_pose':
+        raise ParameterError(
+            f'parameter chunk_timing is from_pose, and motion is {parameters.motion}: only '
+            'displacements of a tool can be counted from its pose',
+            'set chunk_timing to published or timed',
+            value=parameters.chunk_timing,
+        )
+    if parameters.workspace_m:
+        raise ParameterError(
+            f'parameter workspace_m is set, and motion is {parameters.motion}: a box bounds the '
+            'displacements of a tool, not joints',
+            'empty it, and set limits of the joints (docs/motion.md)',
+            value=parameters.workspace_m,
+        )
+
+
 def _check_ages(parameters: Parameters) -> None:
     if parameters.inference_timeout_s > parameters.max_action_age_s:
         raise ParameterError(
@@ -251,7 +305,7 @@ def _check_frames(parameters: Parameters) -> None:
             parameters.frame_id,
             f'one, or {robots}, one for each robot in the parameter robots',
         )
-    if parameters.motion in MOTION_TOPICS and not all(parameters.frame_ids):
+    if parameters.motion not in ('none', *JOINT_MOTIONS) and not all(parameters.frame_ids):
         raise ParameterError(
             f'parameter motion is {parameters.motion}, and frame_id is {parameters.frame_id!r}: a '
             'displacement needs a frame',

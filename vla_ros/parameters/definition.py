@@ -22,8 +22,14 @@ Group = Literal['Policy', 'Robots', 'Instructions', 'Images', 'Actions', 'Motion
 
 # Of the commands, by the value of the parameter motion.
 MOTION_TOPICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {'twist': ('twist',), 'pose': ('target_pose',)}
+    {
+        'twist': ('twist',),
+        'pose': ('target_pose',),
+        'joint_trajectory': ('joint_trajectory',),
+        'forward': ('joint_commands',),
+    }
 )
+JOINT_MOTIONS = ('joint_trajectory', 'forward')
 
 
 class Settable(Enum):
@@ -330,9 +336,11 @@ class Parameters:
     motion: str = parameter(
         'none',
         'Motion output; twist: also publish velocities on the topic twist; pose: also publish '
-        'targets on the topic target_pose; both publish gripper, and need frame_id.',
+        'targets on the topic target_pose; both publish gripper, and need frame_id; '
+        'joint_trajectory, forward: also publish joint_trajectory or joint_commands, and grippers, '
+        'for policies of joint positions.',
         group='Motion',
-        choices=('none', 'twist', 'pose'),
+        choices=('none', 'twist', 'pose', 'joint_trajectory', 'forward'),
     )
     contract_frame: str = parameter(
         '',
@@ -441,6 +449,45 @@ class Parameters:
         settable=Settable.ALWAYS,
     )
 
+    max_joint_speed_rad_s: float = parameter(
+        0.0,
+        'Maximum speed of every joint; a faster motion is shortened and counted; 0: none beside '
+        'the limits of the contract and of robot_description.',
+        group='Motion',
+        unit='rad/s',
+        bounds=(0.0, 50.0),
+        settable=Settable.ALWAYS,
+    )
+    max_joint_acceleration_rad_s2: float = parameter(
+        10.0,
+        'Maximum acceleration of every joint; a ramp takes 2 * speed / acceleration of the '
+        'fastest.',
+        group='Motion',
+        unit='rad/s^2',
+        bounds=(0.1, 1000.0),
+        settable=Settable.ALWAYS,
+    )
+    max_joint_age_s: float = parameter(
+        0.2,
+        'Maximum age of the positions on joint_states; then motions of joints stop.',
+        group='Motion',
+        unit='s',
+        bounds=(0.01, 10.0),
+        settable=Settable.ALWAYS,
+    )
+    robot_description: str = parameter(
+        '',
+        'URDF file with limits of the joints; topic: they are heard on robot_description; empty: '
+        'none.',
+        group='Motion',
+    )
+    joint_groups: tuple[str, ...] = parameter(
+        (),
+        'How the names of the joints of each controller begin, as left_ and right_: each has a '
+        'topic of its own, as left/joint_trajectory; empty: one controller has all joints.',
+        group='Motion',
+    )
+
     autostart: bool = parameter(
         True,
         'Whether to configure and to activate at start; false: for a lifecycle manager.',
@@ -464,7 +511,10 @@ class Parameters:
     @property
     def moving_topics(self) -> tuple[str, ...]:
         """Return the names of the topics that move a robot, without its prefix."""
-        return ('action', *MOTION_TOPICS.get(self.motion, ()))
+        topics = MOTION_TOPICS.get(self.motion, ())
+        if self.motion in JOINT_MOTIONS:
+            topics = tuple(group_topic(one, topics[0]) for one in self.joint_groups or ('',))
+        return ('action', *topics)
 
     @property
     def workspaces(self) -> list[str]:
@@ -503,3 +553,12 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
         for field in dataclasses.fields(Parameters)
     }
 )
+
+
+def group_topic(prefix: str, topic: str) -> str:
+    """Return the name of a topic of a group of joints.
+
+    :param prefix: how the names of its joints begin; empty: all joints.
+    """
+    group = prefix.rstrip('_-./')
+    return f'{group}/{topic}' if group else topic

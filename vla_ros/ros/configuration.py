@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from vla_ros.errors import VlaError
 from vla_ros.images.raw import backend
 from vla_ros.motion import Contract, load_contracts
+from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.motion.state import StatePart, state_topics
 from vla_ros.motion.state_parts import state_of
+from vla_ros.motion.urdf import load_urdf
 from vla_ros.parameters.check import ParameterError
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
@@ -55,6 +57,7 @@ class Configuration:
         self._beat, self._wake = beat, wake
         self._loaded: Mapping[str, Contract] | None = None  # contracts, once the worker read them
         self._changed: Mapping[str, Contract] | None = None  # contracts that were set since
+        self._description: Mapping[str, JointLimit] = {}  # limits, of the file
         self._state: Sequence[StatePart] = ()  # its parts, as told in the log
         self._is_activated = False
         self._worker = InferenceWorker(
@@ -75,6 +78,8 @@ class Configuration:
         self._shared.log.info(f'images are converted by: {backend()}')
         parameters = self.parameters  # the executor may replace them while this loads
         self._loaded = load_contracts(parameters.contracts or None)
+        if parameters.robot_description not in ('', 'topic'):
+            self._description = load_urdf(parameters.robot_description)
         policy = self._load_policy(parameters, progress)
         try:
             self._check_state(policy)
@@ -138,7 +143,7 @@ class Configuration:
         if self.is_warm:
             return False
         state = self._state_of(status.spec, status.unnorm_key)
-        policy = LoadedPolicy(self._worker, status.spec, self._contracts, state)
+        policy = LoadedPolicy(self._worker, status.spec, self._contracts, state, self._description)
         self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
         self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
         if why := why_too_slow(status, self.parameters):

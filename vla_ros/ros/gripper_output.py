@@ -14,10 +14,13 @@ from vla_ros.ros.output import OutputSetup
 class GripperOutput:
     """Publishes an opening from its beginning to :meth:`close`."""
 
-    def __init__(self, setup: OutputSetup) -> None:
-        """Create the publisher."""
+    def __init__(self, setup: OutputSetup, topic: str = 'gripper') -> None:
+        """Create the publisher.
+
+        :param topic: its name, without the robot's prefix.
+        """
         self._node = setup.node
-        self._publisher = setup.node.create_publisher(Float64, f'{setup.prefix}gripper', 1)
+        self._publisher = setup.node.create_publisher(Float64, f'{setup.prefix}{topic}', 1)
 
     def send(self, opening: float | None) -> None:
         """Publish an opening, 0 closed to 1 open; None is not known yet, and sends nothing."""

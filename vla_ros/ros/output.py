@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.clock import Clock
 from vla_ros.motion import ActionDescription, Contract
+from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.node_clock import Moment
@@ -59,6 +60,7 @@ class OutputSetup:
     :param workspace: the robot's own box of ``workspace_m``.
     :param first_camera: name of the policy's first camera.
     :param tool: the pose of the robot's tool.
+    :param description: limits by joint, from the robot description; empty: none is known.
     """
 
     node: LifecycleNode
@@ -71,6 +73,7 @@ class OutputSetup:
     workspace: str
     first_camera: str
     tool: PoseInput
+    description: Mapping[str, JointLimit] = field(default_factory=dict)
 
 
 class Output(ABC):

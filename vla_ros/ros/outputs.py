@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from vla_ros.ros.action_output import ActionOutput
+from vla_ros.ros.joint_output import ForwardOutput, TrajectoryOutput
 from vla_ros.ros.output import Output, OutputSetup
 from vla_ros.ros.pose_output import PoseOutput
 from vla_ros.ros.twist_output import TwistOutput
@@ -14,6 +15,8 @@ from vla_ros.ros.twist_output import TwistOutput
 _MOTIONS: Mapping[str, Callable[[OutputSetup], Output]] = {
     'twist': TwistOutput,
     'pose': PoseOutput,
+    'joint_trajectory': TrajectoryOutput,
+    'forward': ForwardOutput,
 }
 
 

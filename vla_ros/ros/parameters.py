@@ -69,7 +69,7 @@ def read_robot_names(node: Node) -> tuple[str, ...]:
 
 def _value(node: Node, name: str) -> Any:
     value = node.get_parameter_or(name).value
-    if name != 'robots':
+    if DEFINITIONS[name].kind is not tuple:
         return value
     return () if list(value or ['']) == [''] else tuple(value)
 

@@ -14,6 +14,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.motion import Contract, describe
+from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.motion.state import StatePart
 from vla_ros.msg import VlaLatencies, VlaMotion
 from vla_ros.parameters.definition import Parameters
@@ -58,12 +59,14 @@ class LoadedPolicy:
 
     :ivar contracts: by unnorm_key.
     :ivar state: parts of the state by the contract; empty: the topic ``state`` has all of it.
+    :ivar description: limits by joint, from the file of the robot description.
     """
 
     worker: InferenceWorker
     spec: PolicySpec
     contracts: Mapping[str, Contract]
     state: Sequence[StatePart]
+    description: Mapping[str, JointLimit]
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class RobotSession:
             self._params.workspaces[self._parts.source],
             self._policy.spec.cameras[0],
             self._tool,
+            self._policy.description,
         )
 
     # -- holding -----------------------------------------------------------------------------------

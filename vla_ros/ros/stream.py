@@ -32,11 +32,11 @@ class Stream(Output):
     ``now_s`` is always a time by that clock.
     """
 
-    def __init__(self, setup: OutputSetup, kind: type, topic: str) -> None:
-        """Create the publisher and the timer.
+    def __init__(self, setup: OutputSetup, kind: type, *topics: str) -> None:
+        """Create the publishers and the timer.
 
         :param kind: type of the messages.
-        :param topic: name of the topic, without the robot's prefix.
+        :param topics: names of the topics, without the robot's prefix.
         """
         self._node = node = setup.node
         self._clock = clock = setup.shared.clock
@@ -45,11 +45,11 @@ class Stream(Output):
         self._sent_s = 0.0  # when the last command was, monotonic
         self._ticked_ns = 0  # the node's time at the last tick
         self._advanced_s = 0.0  # when that last changed, monotonic
-        lifespan = Duration(seconds=_LIFESPAN_S)
-        self._publisher = node.create_publisher(
-            kind, f'{setup.prefix}{topic}', QoSProfile(depth=1, lifespan=lifespan)
-        )
-        self.topics = (self._publisher.topic_name,)
+        quality = QoSProfile(depth=1, lifespan=Duration(seconds=_LIFESPAN_S))
+        self._publishers = [
+            node.create_publisher(kind, f'{setup.prefix}{topic}', quality) for topic in topics
+        ]
+        self.topics = tuple(publisher.topic_name for publisher in self._publishers)
         self._keep_time(setup.parameters.control_rate_hz)
 
     def _keep_time(self, rate_hz: float) -> None:
@@ -79,6 +79,10 @@ class Stream(Output):
     @abstractmethod
     def _command(self, now: Moment, now_s: float) -> Any:
         """Return the message of the moment; once the motion is over, one that stops the robot."""
+
+    def _send(self, command: Any) -> None:
+        """Publish what :meth:`_command` has returned."""
+        self._publishers[0].publish(command)
 
     def _has_sent(self, now_s: float) -> None:
         """Do what else is due at a moment whose command was sent."""
@@ -126,11 +130,12 @@ class Stream(Output):
         self._tick()
 
     def close(self, flush_s: float) -> None:
-        """Destroy timer and publisher, once all listeners have the last command."""
+        """Destroy timer and publishers, once all listeners have the last command."""
         self._node.destroy_timer(self._timer)
-        if self._node.context.ok():
-            self._publisher.wait_for_all_acked(Duration(seconds=flush_s))
-        self._node.destroy_publisher(self._publisher)
+        for publisher in self._publishers:
+            if self._node.context.ok():
+                publisher.wait_for_all_acked(Duration(seconds=flush_s))
+            self._node.destroy_publisher(publisher)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -150,7 +155,7 @@ class Stream(Output):
         message = self._command(now, now_s)
         if self._clock.monotonic_s() - now.monotonic_s > _MAX_DELAY_S:
             return  # it was right a while ago; the timer sends what is right by now
-        self._publisher.publish(message)
+        self._send(message)
         self._has_sent(now_s)
         self._sent_s = now.monotonic_s
         self._ending_left -= self._is_over(now_s)
