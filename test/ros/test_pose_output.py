@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 
-from support.outputs import Clock, StandIn, a_setup, admitted, pose_message
+from support.outputs import CONTRACT, DATA_SET, Clock, StandIn, a_setup, admitted, pose_message
 from support.pose_tracking import PoseTracking
 from vla_ros.motion import MotionLimits, Pose
 from vla_ros.parameters.check import motion_limits
@@ -26,16 +27,22 @@ ENDING = 10  # targets in 0.2 s
 class Arm:
     """An arm with its node, ticked by the test."""
 
-    def __init__(self, lag_s: float = 0.03, **options: Any) -> None:
+    def __init__(
+        self, lag_s: float = 0.03, contract: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         """
+        :param contract: other fields of it.
         :param options: parameters.
         """
         self.clock, self.node = Clock(), StandIn()
         self.options = {'motion': 'pose', 'max_action_age_s': 5.0, **options}
         setup = a_setup(self.node, self.clock, **self.options)
-        self.output = PoseOutput(setup)
+        changed: Any = replace(CONTRACT, **(contract or {}))
+        self.output = PoseOutput(replace(setup, contracts={DATA_SET: changed}))
         self.servo = PoseTracking(motion_limits(setup.parameters), lag_s=lag_s)
         self.tells = True  # its pose
+        self.delay_s = 0.0  # of its poses
+        self.waiting: list[tuple[int, Pose]] = []
         self.taken = 0
 
     @property
@@ -66,7 +73,11 @@ class Arm:
     def tell(self, frame: str = 'base', offset_m: float = 0.0) -> None:
         offset = np.array([offset_m, 0.0, 0.0])
         pose = Pose(self.servo.pose.position + offset, self.servo.pose.quaternion)
-        self.node.hears['ee_pose'](pose_message(pose, frame, self.clock.now_ns()))
+        now_ns = self.clock.now_ns()
+        self.waiting.append((now_ns, pose))
+        while self.waiting and self.waiting[0][0] <= now_ns - self.delay_s * 1e9:
+            stamp_ns, pose = self.waiting.pop(0)
+            self.node.hears['ee_pose'](pose_message(pose, frame, stamp_ns))
 
     def runs(self, seconds: float) -> None:
         for _ in range(round(seconds / PERIOD_S)):
@@ -92,9 +103,7 @@ def ready(**options: Any) -> Arm:
     return arm
 
 
-def test_a_chunk_moves_the_target_from_the_tool_by_its_rows_then_it_is_repeated_then_silence() -> (
-    None
-):
+def test_a_target_moves_by_the_rows_then_it_is_repeated_then_silence() -> None:
     arm = ready()
     begin = arm.servo.pose
     arm.acts([[0.02, 0.0, -0.01, 0, 0, 0.1, 1]] * 4)
@@ -205,6 +214,45 @@ def test_from_the_pose_a_late_chunk_is_right_for_an_arm_that_waited_and_one_that
     arm.acts([0.02] * 5, image_age_s=0.46)  # and went on: of the place where it began
     arm.runs(3.0)
     assert arm.servo.pose.position[0] == pytest.approx(0.4, abs=2e-3)
+    assert not arm.servo.complaints
+
+
+def test_where_a_target_leads_does_not_depend_on_the_age_of_the_pose() -> None:
+    """The controller brings the tool to the target, whatever is not in the pose yet."""
+    arm = Arm(lag_s=0.1, chunk_timing='from_pose')
+    arm.delay_s = 0.14
+    arm.runs(0.4)
+    arm.acts([0.02] * 6, image_age_s=0.3)
+    arm.runs(0.5)
+    arm.acts([0.02] * 6, image_age_s=0.8)  # the same place, so the same goals
+    arm.runs(3.0)
+    assert arm.targets[-1][0] == pytest.approx(0.42, abs=1e-9)
+    assert not arm.servo.complaints
+
+
+def test_a_chunk_does_not_go_on_from_a_target_that_the_arm_has_left() -> None:
+    arm = ready()
+    arm.acts([0.02])
+    arm.runs(0.42)
+    heard = len(arm.sent)
+    arm.servo.follows = False
+    for _ in range(4):
+        arm.servo.pose = arm.servo.pose.moved(np.array([0, 0.04, 0, 0, 0, 0]), 'base')
+        arm.tick()
+    assert len(arm.sent) == heard + 4  # still repeated
+    arm.acts([0.02])
+    assert arm.reason is Reason.MOTION_NOT_FOLLOWED
+    assert not arm.servo.complaints
+
+
+def test_a_target_that_turns_as_it_goes_stays_in_the_workspace() -> None:
+    """Along the axes of the tool, the average of ways in the box may lead out of it."""
+    arm = Arm(contract={'frame': 'end_effector'}, workspace_m='0, 0.33, -1, 1, -1, 1')
+    arm.runs(0.1)
+    for turn in (0.2, -0.2, 0.2):
+        arm.acts([[0.03, 0.01, 0, 0, 0, turn, 1], [0.02, -0.01, 0, 0, 0, -2 * turn, 1]] * 3)
+        arm.runs(1.0)
+    assert 0.325 < arm.targets[:, 0].max() <= 0.33
     assert not arm.servo.complaints
 
 
