@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from geometry_msgs.msg import TwistStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
@@ -377,6 +377,7 @@ def test_two_nodes_of_the_node_s_name(name: str) -> None:
     [
         ('action', VlaAction, (), {}, True),
         ('twist', TwistStamped, (), TWIST, True),
+        ('target_pose', PoseStamped, (), {**TWIST, 'motion': 'pose'}, True),
         ('moves', TwistStamped, ('-r', 'twist:=moves'), TWIST, True),
         ('a/action', VlaAction, (), {'robots': '[a]'}, True),
         ('twist', TwistStamped, (), {}, False),  # the node sends no twist

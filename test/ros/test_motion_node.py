@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
 from PIL import Image as PilImage
@@ -114,6 +115,41 @@ def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
         rest_s, rest = servo.within(start_s + HORIZON_S + CLOCKS_S, next_s - 1e-6)
         assert len(rest) > 0 and not rest.any()
         assert rest_s.max() < start_s + HORIZON_S + 0.3  # and then silence
+    assert running.process.returncode == 0
+
+
+def test_a_chunk_leads_an_arm_to_its_end_and_stays_there(contracts: Path) -> None:
+    model = 'model:=scripted:chunk=4,period=0.3,slow=0.1,stuck@2'
+    options = ('motion:=pose', 'frame_id:=arm_base', f'contracts:={contracts}', model, *PATIENT)
+    # However slow this machine is: the poses are old, and the arm is at once where it is led.
+    with running_node(*options, 'max_pose_age_s:=5.0', 'max_lead_m:=5.0') as running:
+        stack, targets = running.robot, [PoseStamped()]
+        targets[0].pose.orientation.w = 1.0
+        stack.create_subscription(PoseStamped, 'target_pose', targets.append, 1000)
+        poses = stack.create_publisher(PoseStamped, 'ee_pose', 10)
+
+        def tell() -> None:
+            message = PoseStamped(pose=targets[-1].pose)
+            message.header.stamp = stack.get_clock().now().to_msg()
+            message.header.frame_id = 'arm_base'
+            poses.publish(message)
+
+        stack.create_timer(0.02, tell)
+        stack.wait_for_state(State.HOLDING)
+        stack.wait_until_heard()
+        stack.wait_for(lambda: stack.status.counters.poses_received > 10)
+        with CameraThread(stack):
+            stack.say('go')
+            stack.wait_for(lambda: stack.actions and len(targets) > 30)
+            stack.wait_for(lambda: stack.status.state == State.HOLDING)
+            stack.wait_for(lambda: len(targets) > 2 and targets[-1].pose == targets[-9].pose)
+            status = stack.status
+    (action,) = stack.actions
+    assert {one.header.frame_id for one in targets[1:]} == {'arm_base'}
+    point = targets[-1].pose.position
+    moved = np.reshape(action.actions, (4, 7))[:, :3].sum(axis=0)
+    clipped = status.counters.clipped_linear or status.counters.clipped_angular
+    assert clipped or np.array([point.x, point.y, point.z]) == pytest.approx(moved, abs=1e-6)
     assert running.process.returncode == 0
 
 
