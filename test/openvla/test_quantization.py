@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from support.drafts import DRAFTS
 from support.golden import CASES, picture
 from support.places import GOLDEN
-from vla_ros.openvla import OpenVLAPolicy, PlacementError
+from vla_ros.openvla import OpenVLAPolicy, PlacementError, loading
 from vla_ros.openvla import quantization as q
 from vla_ros.openvla.checkpoint import Checkpoint, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
@@ -315,6 +315,26 @@ def test_released_pages_do_not_count_as_memory(tiny_checkpoint: Path) -> None:
         if number % 8 == 0:  # what is not released adds up; the kernel counts slowly
             most = max(most, mapped_kilobytes(tiny_checkpoint) - before)
     assert 0 < most < 0.2 * stored
+
+
+@pytest.mark.parametrize('copied_bytes', [64 << 20, 100_000])
+def test_small_tensors_leave_the_mapped_file(
+    copied_bytes: int, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embedding and logits have 4 MB each; beyond the limit they stay, but not as memory."""
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    actions = []
+    for limit in (copied_bytes, 0):
+        monkeypatch.setattr(loading, '_COPIED_BYTES', limit)
+        before = mapped_kilobytes(tiny_checkpoint)
+        policy = OpenVLAPolicy.from_pretrained(
+            tiny_checkpoint, device='cpu', dtype='bfloat16', quantization='int8'
+        )
+        if limit:
+            resident = mapped_kilobytes(tiny_checkpoint) - before
+            assert resident <= 0 if copied_bytes > 1_000_000 else 0 <= resident < 1000
+        actions.append(policy.predict_action(pixels, 'pick up the cup').action)
+    np.testing.assert_array_equal(*actions)
 
 
 def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:

@@ -21,6 +21,9 @@ from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 from vla_ros.types import Progress, ProgressCallback
 
 _TENSORS_PER_REPORT = 16
+# Beside quantised layers, smaller tensors are copied out of the mapped file: the system may map two
+# megabytes at the touch of a page, and norms and biases lie everywhere among the weights.
+_COPIED_BYTES = 64 << 20
 
 
 def load(
@@ -81,7 +84,8 @@ def _read(
     """Fill the quantised layers, and return all other tensors by their name in the model.
 
     Each weight is quantised as soon as it is read: memory holds the finished part of the model and
-    one weight.
+    one weight. Of a large tensor that stays mapped it holds what inferences read: of an embedding,
+    the rows of the words.
 
     :param names: name in the checkpoint -> name in the model.
     :param exact: names in the model of what stays on the CPU in float32.
@@ -95,8 +99,9 @@ def _read(
         elif key in exact:
             state_dict[key] = stored.float()
         else:
-            state_dict[key] = stored.to(device=placement.device, dtype=placement.dtype)
-        if state_dict.get(key) is not stored:
+            copied = bool(quantized) and stored.nbytes < _COPIED_BYTES
+            state_dict[key] = stored.to(placement.device, placement.dtype, copy=copied)
+        if quantized or state_dict.get(key) is not stored:
             release_pages(stored)
         if done % _TENSORS_PER_REPORT and done != len(names):
             continue
