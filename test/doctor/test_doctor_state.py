@@ -266,3 +266,65 @@ def test_goals_without_a_node() -> None:
         [found] = about_goals(list(check_graph(prepared('scripted', '/goals'))))
         assert found.level is Level.WARN and 'no status of the node is heard' in found.text
         server.destroy()
+
+
+# -- joints ----------------------------------------------------------------------------------------
+
+JOINT_TYPE = 'sensor_msgs/msg/JointState'
+ALOHA = 'aloha1_fold_shorts_20_demos'
+
+
+def of_aloha(**parameters: Any) -> Facts:
+    facts = Facts(Setup(), unnorm_key=ALOHA, parameters=Parameters(**parameters))
+    assert list(check_contract(facts))
+    return facts
+
+
+def test_the_names_of_the_joints_are_those_of_the_contract() -> None:
+    facts = of_aloha(motion='forward', max_joint_speed_rad_s=1.0)
+    [need] = needs_of(facts, facts.parameters or Parameters(), 0)
+    assert (need.name, need.limit, len(need.joints)) == ('joint_states', 'max_joint_age_s', 12)
+    offers = [Offer(f'/{arm}', JOINT_TYPE, 'reliable', 'volatile', 1) for arm in ('left', 'right')]
+    arms = (need.joints[:6], need.joints[6:])
+    both = [replace(one, joints=arms[number % 2]) for number, one in enumerate(samples())]
+    state = HeardState('/joint_states', offers, [], both, 3.0)
+    [sound] = judge_state(state, need)
+    assert sound.level is Level.OK
+    alike = replace(state, samples=samples(joints=('waist', 'elbow')))
+    [found] = judge_state(alike, need)
+    assert found.level is Level.FAIL
+    assert 'no message names left_waist, left_shoulder' in found.text
+    assert found.text.endswith("which motion:=forward needs; there are: 'waist', 'elbow'")
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'words'),
+    [
+        (
+            {'motion': 'twist'},
+            f'motion is twist, and the actions of {ALOHA} are',
+        ),
+        ({'motion': 'forward'}, 'nothing limits the speed of left_waist, left_shoulder'),
+        (
+            {
+                'motion': 'joint_trajectory',
+                'joint_groups': ('left_',),
+                'robot_description': 'topic',
+            },
+            'joint_groups is left_, and the joints are left_waist',
+        ),
+        ({'motion': 'forward', 'robot_description': 'topic'}, ''),
+        ({'motion': 'none'}, ''),
+    ],
+)
+def test_what_keeps_joints_from_moving(parameters: dict[str, Any], words: str) -> None:
+    facts = Facts(Setup(), unnorm_key=ALOHA, parameters=Parameters(**parameters))
+    failed = [one.text for one in check_contract(facts) if one.level is Level.FAIL]
+    assert len(failed) == bool(words)
+    assert all(words in text for text in failed)
+
+
+def test_displacements_need_another_motion() -> None:
+    facts = Facts(Setup(), unnorm_key='bridge_orig', parameters=Parameters(motion='forward'))
+    [failed] = [one for one in check_contract(facts) if one.level is Level.FAIL]
+    assert failed.advice == 'set motion to twist or pose, or to none, and use the topic action'

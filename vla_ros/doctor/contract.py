@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
+from vla_ros.motion.joint_limits import NO_LIMIT
+from vla_ros.reasons import Cause
+
+if TYPE_CHECKING:
+    from vla_ros.motion.contract import Contract
 
 
 def check_contract(facts: Facts) -> Iterator[Finding]:
-    from vla_ros.motion.contract import ActionContract, load_contracts
+    from vla_ros.motion.contract import load_contracts
     from vla_ros.motion.contract_fields import ContractError
 
     try:
@@ -37,10 +44,34 @@ def check_contract(facts: Facts) -> Iterator[Finding]:
             'depends on the data set, which the node needs before it reads the checkpoint',
             f'unnorm_key:={key}',
         )
-    if facts.moves and not isinstance(contract, ActionContract):
-        yield fail(
-            f'motion is twist, and the actions of {key} are '
-            f'{contract.action_space.name}: they cause no twist',
-            'set motion to none, and use the topic action',
-        )
+    yield from _check_motion(facts, contract)
     yield ok(contract.summary)
+
+
+def _check_motion(facts: Facts, contract: Contract) -> Iterator[Finding]:
+    """Yield what keeps the actions from becoming a motion."""
+    from vla_ros.motion.contract import JointContract
+    from vla_ros.motion.joints import grouped
+    from vla_ros.parameters.definition import JOINT_MOTIONS, Parameters
+
+    parameters = facts.parameters or Parameters()
+    of_joints = isinstance(contract, JointContract)
+    if facts.moves and of_joints != (parameters.motion in JOINT_MOTIONS):
+        others = JOINT_MOTIONS if of_joints else ('twist', 'pose')
+        yield fail(
+            f'motion is {parameters.motion}, and the actions of {contract.unnorm_key} are '
+            f'{contract.action_space.name}: they cause no such motion',
+            f'set motion to {" or ".join(others)}, or to none, and use the topic action',
+        )
+    elif facts.moves and isinstance(contract, JointContract):
+        joints = contract.moving_joints
+        groups = grouped(joints, parameters.joint_groups or ('',))
+        if isinstance(groups, Cause):
+            yield fail(groups.message, 'correct joint_groups')
+        known = dict(contract.limits)
+        unlimited = [name for name in joints if math.isinf(known.get(name, NO_LIMIT).speed)]
+        if unlimited and not (parameters.max_joint_speed_rad_s or parameters.robot_description):
+            yield fail(
+                f'nothing limits the speed of {", ".join(unlimited)}, so nothing moves',
+                'set max_joint_speed_rad_s, or robot_description, or limits in the contract',
+            )

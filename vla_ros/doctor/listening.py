@@ -111,5 +111,6 @@ class StateTopic:
                 message.header.frame_id,
                 fault_of(self.need, message),
                 clock_advice(stamp_ns, self._clock, ''),
+                tuple(getattr(message, 'name', ())),
             )
         )

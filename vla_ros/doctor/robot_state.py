@@ -17,10 +17,11 @@ from vla_ros.clock import MAX_CLOCK_SKEW_S
 from vla_ros.doctor.camera import Offer
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
-from vla_ros.motion.state import EE_POSE, JOINT_STATES, state_topics
+from vla_ros.motion.state import EE_POSE, JOINT_STATES, Joints, state_topics
 from vla_ros.motion.state_parts import state_of
 from vla_ros.parameters.check import has_tf2
-from vla_ros.parameters.definition import Parameters
+from vla_ros.parameters.definition import JOINT_MOTIONS, Parameters
+from vla_ros.text import quoted
 from vla_ros.types import PolicyError, PolicySpec
 
 STATE = 'state'
@@ -29,6 +30,7 @@ _TYPES = {
     JOINT_STATES: 'sensor_msgs/msg/JointState',
     EE_POSE: 'geometry_msgs/msg/PoseStamped',
 }
+_NAMES_SHOWN = 20
 _NORM_TOLERANCE = 0.01  # of a quaternion
 
 
@@ -44,6 +46,7 @@ class Need:
     :param most_age_s: that age [s].
     :param frame_id: frame that the messages must have; empty: any, or the topic has none.
     :param length: number of values that a message must have; None: any.
+    :param joints: names of the joints that all messages together must have.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Need:
     most_age_s: float
     frame_id: str = ''
     length: int | None = None
+    joints: tuple[str, ...] = ()
 
     @property
     def message_type(self) -> str:
@@ -70,6 +74,7 @@ class Sample:
     :param frame: of its header.
     :param fault: why the node would reject it; empty if it would not.
     :param cause: the likely cause of its age, and what to do; empty if unknown.
+    :param joints: names of its joints.
     """
 
     stamp_ns: int
@@ -77,6 +82,7 @@ class Sample:
     frame: str = ''
     fault: str = ''
     cause: str = ''
+    joints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,14 @@ def needs_of(facts: Facts, parameters: Parameters, robot: int) -> list[Need]:
                 continue  # tf2 has the pose
             frame = frame_id if topic == EE_POSE else ''
             length = spec.state_dim if topic == STATE else None
-            needs.append(Need(topic, 'the state', *gap, *age, frame, length))
+            of_parts = [part.joints for part in parts if isinstance(part, Joints)]
+            joints = tuple(itertools.chain(*of_parts)) if topic == JOINT_STATES else ()
+            needs.append(Need(topic, 'the state', *gap, *age, frame, length, joints))
+    if parameters.motion in JOINT_MOTIONS:
+        limit = 'max_joint_age_s', parameters.max_joint_age_s
+        joints = getattr(facts.contract, 'moving_joints', ())
+        motion = f'motion:={parameters.motion}'
+        needs.append(Need(JOINT_STATES, motion, *limit, *limit, joints=joints))
     if reason := _motion_needs_pose(parameters, robot):
         limit = 'max_pose_age_s', parameters.max_pose_age_s
         of_tool = getattr(facts.contract, 'frame', '') == 'end_effector'
@@ -166,7 +179,7 @@ def _judge(heard: HeardState, need: Need) -> Iterator[Finding]:
             f'no message arrived in {heard.seconds:g} s, and {need.why} needs it',
             'check that its publisher sends (ros2 topic hz), the network and ROS_DOMAIN_ID',
         )
-    elif unusable := _unusable(heard.samples, need):
+    elif unusable := _unusable(heard.samples, need) or _unnamed(heard.samples, need):
         yield unusable
     else:
         if len(heard.offers) > 1 and need.name != JOINT_STATES:
@@ -205,6 +218,20 @@ def _unusable(samples: Sequence[Sample], need: Need) -> Finding | None:
             last.cause or 'synchronise the clocks, or find the cause of the delay',
         )
     return None
+
+
+def _unnamed(samples: Sequence[Sample], need: Need) -> Finding | None:
+    """Return which joints no message names; None if all are named."""
+    named = dict.fromkeys(name for one in samples for name in one.joints)
+    missing = [name for name in need.joints if name not in named]
+    if not missing:
+        return None
+    there = ', '.join(quoted(name) for name in list(named)[:_NAMES_SHOWN]) or 'none'
+    return fail(
+        f'no message names {", ".join(missing)}, which {need.why} needs; there are: {there}',
+        "let the driver use the contract's names, or write a contract with the driver's "
+        '(docs/contracts.md)',
+    )
 
 
 def _judge_rate(heard: HeardState, need: Need) -> Finding:

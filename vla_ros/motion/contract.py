@@ -185,6 +185,11 @@ class JointContract(Contract):
         return self.joints
 
     @property
+    def moving_joints(self) -> tuple[str, ...]:
+        """Names of the joints that are no grippers, in their order."""
+        return tuple(name for name in self.joints if name not in self.grippers)
+
+    @property
     def gripper_columns(self) -> tuple[int, ...]:
         """Columns of the joints that are grippers."""
         return tuple(self.joints.index(name) for name in self.grippers)

@@ -378,8 +378,7 @@ class _Arms:
         columns = tuple(
             index for index, name in enumerate(contract.joints) if name not in contract.grippers
         )
-        joints = tuple(contract.joints[index] for index in columns)
-        return cls(joints, columns, contract.grippers, contract.gripper_columns)
+        return cls(contract.moving_joints, columns, contract.grippers, contract.gripper_columns)
 
 
 def _rows(
