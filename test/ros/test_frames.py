@@ -214,6 +214,11 @@ def test_the_pose_of_the_tool_through_tf2(monkeypatch: pytest.MonkeyPatch) -> No
     arm.node.timer = arm.output._on_timer
     look()
     assert arm.acts(0.02) is Reason.MOTION_NO_TRANSFORM
+    arm.output.forget_stamps()
+    assert arm.acts(0.02) is Reason.MOTION_NO_POSE
+    arm.setup.tool.forget()
+    look()
+    assert arm.acts(0.02) is Reason.MOTION_NO_TRANSFORM
     tree.put('base', 'tool', TOOL)
     look()
     assert arm.acts(0.02) is Reason.MOTION_NO_TRANSFORM  # a frame that does not move is no tool

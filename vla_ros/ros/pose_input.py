@@ -93,6 +93,10 @@ class PoseInput:
         if not self._listeners:
             self._end()
 
+    def forget(self) -> None:
+        """Tell what tf2 says anew: the clock has jumped."""
+        self._last = None
+
     def _begin(self) -> None:
         if self._tool_frame:
             self._last = None

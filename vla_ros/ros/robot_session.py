@@ -259,6 +259,7 @@ class RobotSession:
         """Forget what was stamped before the clock jumped."""
         self.observations.forget_stamps()
         self._shared.frames.forget()
+        self._tool.forget()
         for output in self._outputs:
             output.forget_stamps()
 
