@@ -17,11 +17,13 @@ same seed gives the same trace, byte for byte, in every process.
 ``world``                 cameras, joints, operator and supervisor, as they live through the plan
 ``faults``                all kinds of faults
 ``goal_faults``           those of goals
+``live_faults``           those of parameters that are set in any state
 ``goal_client``           a client of a robot's action server
 ``oracle``                what the node promises, checked against all that went in and came out
 ``robot_oracle``          the same for one robot
 ``parts_oracle``          which observations follow from the images and states of one robot
 ``motion_oracle``         which twists and which gripper follow from the actions of one robot
+``parameter_oracle``      which parameters may be set when
 ``goal_oracle``           which goals begin, and how each of them ends
 ``simulation``            one seed from beginning to end
 ``run``                   ``make simulate``: many seeds on all cores

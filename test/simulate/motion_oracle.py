@@ -208,7 +208,7 @@ class MotionOracle:
             if done == len(rows):
                 raise Refused
             due_ns, ends_ns = due_ns + done * period_ns, ends_ns + done * period_ns
-        if self._is_adrift:
+        if self._is_adrift or self._zeros_wanted:
             raise Unsure
         self._replace_from(now_ns)
         self._openings.clear()
@@ -355,6 +355,7 @@ class MotionOracle:
         self._check_told(before_ns, must_move and self._must_move)
         self._must_move = must_move
         if not is_sure or now_ns < self._unsure_until_ns:
+            self._is_adrift |= self.is_guided and not twist.any() and self._is_other(twist, now_ns)
             return
         if not self._is_other(twist, now_ns):
             self._stands_still = False
@@ -378,7 +379,9 @@ class MotionOracle:
         if must_move:
             self._violation('it stands still, though its action is not over')
         else:  # it may have stopped before its last action, which begins at zero then
+            before = len(self._rows)
             self._rows = [row for row in self._rows if row.start_ns >= self._start_ns]
+            self._is_adrift |= self.is_guided and 0 < len(self._rows) < before
         if must_move or self._is_other(np.zeros(6), now_ns):
             self.stop()
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
 from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import SetBool
 
 from simulate.graph import Header
+from simulate.parameter_oracle import why_not, why_not_together
 from simulate.parts_oracle import NOTICE_S
 from simulate.plan import Plan
 from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
@@ -50,7 +51,7 @@ _UNSURE_S = 0.05  # near a bound either is right
 _NOTICES = ('inactive', 'activating', 'active', 'deactivating')  # a jump of the clock
 _TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
 _ERROR = 40  # the log's severity
-_ALWAYS_EXCUSED = (Reason.NONE, Reason.INVALID_PARAMETER, Reason.SHUT_DOWN)
+_ALWAYS_EXCUSED = (Reason.NONE, Reason.SHUT_DOWN)
 
 
 class Violation(NamedTuple):
@@ -92,6 +93,7 @@ class Oracle:
         self._is_up = False
         self._rivalled_since_ns: list[int | None] = [None] * len(plan.names)
         self._stall_seen = 0
+        self._hang_limits: list[tuple[int, float]] = []  # until when they were in force
         self._long_stall_ns = -NS  # when one ended that the node has noticed
         self._offsets_unknown = False  # a sender's clock may have been learned
         around = Surroundings(
@@ -204,7 +206,10 @@ class Oracle:
 
     def _may_be_stuck_s(self) -> float:
         """Of a preparation next to nothing may be left."""
-        return self._params['hang_timeout_s'] if self._is_prepared else 0.0
+        since_ns = self._scheduler.now_ns - round((self._stuck_s() + NOTICE_S) * NS)
+        lately = [limit_s for at_ns, limit_s in self._hang_limits if at_ns > since_ns]
+        limit_s = min(self._params['hang_timeout_s'], *lately, self._params['hang_timeout_s'])
+        return limit_s if self._is_prepared else 0.0
 
     @property
     def _is_prepared(self) -> bool:
@@ -350,10 +355,7 @@ class Oracle:
             self._violation(f'{service}: {request} is obeyed, though it comes too late')
         for robot in self.robots:
             robot.is_asked = False
-        if isinstance(request, SetParameters.Request):
-            for (name, value), result in zip(_parameters(request), response.results, strict=True):
-                if result.successful:
-                    self._set_parameter(name, value)
+        self._check_parameters(request, response, late)
         name = service.removeprefix('/vla/')
         what = name.rpartition('/')[2]
         if what not in ('enable', 'stop', 'reset') or not response.success:
@@ -361,6 +363,32 @@ class Oracle:
         for prefix, robot in self._by_prefix.items():
             if name in (what, f'{prefix}{what}'):
                 robot.switch(what, getattr(request, 'data', False))
+
+    def _check_parameters(self, request: Any, response: Any, late: bool | None) -> None:
+        if isinstance(request, GetParameters.Request):
+            for name, value in zip(request.names, response.values, strict=True):
+                told, known = parameter_value_to_python(value), self._next_params[name]
+                if told != known:
+                    self._violation(f'parameter {name} is {told!r}, should be {known!r}')
+        elif isinstance(request, SetParametersAtomically.Request):
+            self._check_change(dict(_parameters(request)), response.result, late)
+        elif isinstance(request, SetParameters.Request):
+            for (name, value), result in zip(_parameters(request), response.results, strict=True):
+                self._check_change({name: value}, result, late)
+
+    def _check_change(self, changes: dict[str, Any], result: Any, late: bool | None) -> None:
+        """It is accepted as a whole, or changes nothing."""
+        is_configured = self._state not in ('unconfigured', 'finalized')
+        values = self._params if is_configured else self._next_params
+        why = why_not(values, changes, is_configured)
+        if result.successful and why:
+            self._violation(f'{changes} are set, though {why}')
+        may_be_late = late is not False and bool(changes.get('instruction'))
+        if not result.successful and not why and not may_be_late:
+            self._violation(f'{changes} are rejected: {result.reason}')
+        if result.successful:
+            for name, value in changes.items():
+                self._set_parameter(name, value)
 
     def _set_parameter(self, name: str, value: Any) -> None:
         if name == 'instruction':
@@ -382,15 +410,21 @@ class Oracle:
         else:
             self._next_params[name] = value
             if self._state not in ('unconfigured', 'finalized'):
-                self._params[name] = value  # what is allowed then takes effect at once
+                before, self._params[name] = self._params[name], value  # in force at once
+                if name == 'hang_timeout_s':
+                    self._hang_limits.append((self._scheduler.now_ns, before))
                 for robot in self.robots:
-                    robot.parameter_changed(name)
+                    robot.parameter_changed(name, before)
+            elif name == 'max_command_age_s':
+                self._params[name] = value  # commands come in every state
 
     def changed_state(self, state: str, transition: str) -> None:
         if state == 'configuring':
             self._jumps, self._perhaps_jumps = [], 0
             self._configured_ns = self._scheduler.now_ns
             self._params.update(self._next_params)
+            if why_not_together(self._params):
+                self._excused.add(Reason.INVALID_PARAMETER)
             for robot in self.robots:
                 robot.configure()
                 robot.begin_with(self._params['instruction'])
@@ -408,6 +442,9 @@ class Oracle:
                 robot.void(at_once=False)
                 if state == 'cleaningup':
                     robot.may_be_told('')  # while the node does so
+        why = why_not_together(self._params) if self._state == 'configuring' else ''
+        if state == 'inactive' and why:
+            self._violation(f'it is configured, though {why}')
         self._set_state(state)
         for robot in self.robots:
             robot.disturb()
@@ -643,7 +680,7 @@ def _sets_going(service: str, request: Any) -> bool:
 
 
 def _parameters(request: Any) -> list[tuple[str, Any]]:
-    if not isinstance(request, SetParameters.Request):
+    if not isinstance(request, (SetParameters.Request, SetParametersAtomically.Request)):
         return []
     return [(one.name, parameter_value_to_python(one.value)) for one in request.parameters]
 

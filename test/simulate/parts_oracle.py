@@ -174,7 +174,7 @@ class StateOracle:
     """The usable states of one robot since it was activated."""
 
     def __init__(self, tolerance_ns: int, now_ns: Callable[[], int]) -> None:
-        self._tolerance_ns = tolerance_ns
+        self.tolerance_ns = tolerance_ns
         self._now_ns = now_ns
         self._doubted_ns = -NS
         self._states: deque[TakenState] = deque(maxlen=_KEPT)
@@ -214,8 +214,8 @@ class StateOracle:
     def fitting(self, images: Sequence[Seen]) -> list[TakenState]:
         """Return the states that may be part of an observation with these images."""
         stamps_ns = [image.stamp_ns for image in images]
-        earliest_ns = min(stamps_ns) - self._tolerance_ns
-        latest_ns = max(stamps_ns) + self._tolerance_ns
+        earliest_ns = min(stamps_ns) - self.tolerance_ns
+        latest_ns = max(stamps_ns) + self.tolerance_ns
         return [
             one
             for one in self._states
@@ -279,9 +279,24 @@ class AssemblyOracle:
     def start_over(self) -> None:
         """The node is activated."""
         tolerance_ns = round(self._params['sync_tolerance_s'] * NS)
-        self._tolerance_ns = tolerance_ns
+        self._tolerance_ns = self._next_tolerance_ns = tolerance_ns
         self.states = StateOracle(tolerance_ns, self._now_ns)
         self.doubt()
+
+    def change_tolerance(self, tolerance_s: float) -> None:
+        """Observations by the one before may still be on their way."""
+        tolerance_ns = round(tolerance_s * NS)
+        most_ns = max(tolerance_ns, self._tolerance_ns)
+        self._tolerance_ns = self.states.tolerance_ns = most_ns
+        self._next_tolerance_ns = tolerance_ns
+        self._unsure_ns = self._now_ns() + 2 * NS
+
+    def is_settled(self) -> bool:
+        """Return whether the tolerance is known."""
+        if self._now_ns() < self._unsure_ns:
+            return False
+        self._tolerance_ns = self.states.tolerance_ns = self._next_tolerance_ns
+        return True
 
     def drop(self) -> None:
         """The node drops the images that wait."""
@@ -295,7 +310,7 @@ class AssemblyOracle:
     def doubt(self) -> None:
         """The node may drop the images that wait, or may have dropped them."""
         self.drop()
-        self._unsure_ns = self._now_ns()
+        self._unsure_ns = max(self._unsure_ns, self._now_ns())
 
     def add(self, image: Seen) -> Join | None:
         """Hold an image, and return the observation if it completes one."""
@@ -308,6 +323,9 @@ class AssemblyOracle:
     def join(self) -> Join | None:
         """Return the observation that is complete now."""
         images = list(self._held.values())
+        if not self.is_settled():
+            self.drop()
+            return None
         if not self._has_close_images() or (self._needs_state and not self.states.fitting(images)):
             self.wait()
             return None

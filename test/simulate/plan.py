@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from simulate import goal_faults  # noqa: F401 - its kinds are among KINDS
+from simulate import goal_faults, live_faults  # noqa: F401 - their kinds are among KINDS
 from simulate.faults import KINDS
+from vla_ros.parameters.definition import DEFINITIONS
 from vla_ros.types import ONE_CAMERA
 
 FAULTS_END_S = 20.0  # then everything is healed
@@ -91,6 +92,10 @@ class Plan:
         parameters = self.parameters
         is_guided = parameters['chunk_timing'] == 'from_pose' or bool(parameters['workspace_m'])
         return is_guided and parameters['motion'] == 'twist'
+
+    def value(self, parameter: str) -> Any:
+        """Of a parameter at the start."""
+        return self.parameters.get(parameter, DEFINITIONS[parameter].default)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -68,6 +68,10 @@ class PoseOracle:
         self._doubt_until_ns = 0  # by the scheduler's clock
         self._begins_unsure = False  # there may be poses before the first
 
+    def adjust(self, parameters: dict[str, Any]) -> None:
+        """Another age or frame is in force."""
+        self._max_age_s, self._frame = parameters['max_pose_age_s'], parameters['frame_id']
+
     def doubt(self, now_ns: int) -> None:
         """The node may forget the poses, soon."""
         self._doubt_until_ns = now_ns + round(2 * NOTICE_S * NS)

@@ -22,6 +22,7 @@ import numpy as np
 
 from simulate.goal_oracle import GoalOracle
 from simulate.motion_oracle import ChunkTimes, MotionOracle, with_period
+from simulate.parameter_oracle import frame_of as frame_of_robot
 from simulate.parts_oracle import (
     MARGIN_S,
     NOTICE_S,
@@ -73,6 +74,9 @@ _OF_INFERENCES = (
 )
 _OF_ASSEMBLY = ('sync_tolerance_s', 'image_timeout_s', 'state_timeout_s', 'frozen_image_timeout_s')
 _OF_MOTION = (
+    'control_rate_hz',
+    'frame_id',
+    'max_pose_age_s',
     'max_linear_speed_m_s',
     'max_angular_speed_rad_s',
     'max_linear_jerk_m_s3',
@@ -180,6 +184,7 @@ class RobotOracle:
     def configure(self) -> None:
         """Counted from zero."""
         self.epoch = 0
+        self._before: dict[str, tuple[int, Any]] = {}  # values that were replaced, and when
         self.must_hold = True  # until an action
         self._voided_ns: int | None = None  # to be noticed
         around, cameras = self._around, range(len(self._shape.cameras))
@@ -227,14 +232,26 @@ class RobotOracle:
         if instruction and '' in self.instructions and self.held is not True:
             self._may_be(self.instructions | {instruction})
 
-    def parameter_changed(self, name: str) -> None:
+    def parameter_changed(self, name: str, before: Any) -> None:
         """One was set while it may act; other limits leave the last motion its ramp."""
         self.disturb()
+        self._before[name] = (self._around.now_ns(), before)
+        self._zeros = 0
+        if name == 'sync_tolerance_s':
+            self._assembly.change_tolerance(self._params[name])
+        if name in ('max_pose_age_s', 'frame_id'):
+            self._motion.poses.adjust(self._params)
         if name in _OF_ASSEMBLY:
             self._assembly.doubt()
         if name in _OF_MOTION:
             self._motion.change_limits()
         self._replan.lift()
+
+    def _most(self, name: str) -> float:
+        """The limit in force, or the one of a moment ago if that was higher."""
+        at_ns, before = self._before.get(name, (0, 0.0))
+        is_new = self._around.now_ns() - at_ns < NOTICE_S * NS
+        return float(max(self._params[name], before if is_new else 0.0))
 
     # -- voiding -----------------------------------------------------------------------------------
 
@@ -557,6 +574,8 @@ class RobotOracle:
             if state is not None:
                 self._violation('the policy is given a state, and needs none')
             return
+        if not self._assembly.is_settled():
+            return
         why_not = self._assembly.states.why_not(images, () if state is None else state.tolist())
         if why_not:
             self._violation(f'the policy is given the state {state}: {why_not}')
@@ -576,13 +595,13 @@ class RobotOracle:
         complete_ns = self._assembly.states.surely_complete_ns(images, needs_state)
         idle_since_ns = max(complete_ns, self._around.worker_free_ns())
         waited_s = (self._around.now_ns() - idle_since_ns) / NS
-        if self._around.any_stalled_lately(waited_s + NOTICE_S):
+        if self._around.any_stalled_lately(waited_s + NOTICE_S) or not self._assembly.is_settled():
             return
         frames = [tuple(image.frame) for image in images]
         if waited_s > _HAND_OVER_S and not self._replan.is_on:
             self._violation(f'{frames} wait {waited_s:.3f} s for an idle worker')
         age_s = (self._around.node_ns() - min(image.stamp_ns for image in images)) / NS
-        limit_s = self._params['max_image_age_s']
+        limit_s = self._most('max_image_age_s')
         if age_s > limit_s + _HAND_OVER_S and not self._in_doubt:
             self._violation(f'the policy is shown an image that is {age_s:.3f} s old')
 
@@ -602,6 +621,7 @@ class RobotOracle:
             self._violation(f'{what}: {self._why_not()}')
         if action.instruction not in self.instructions:
             self._violation(f'{what}: {action.instruction!r} is not in force: {self.instructions}')
+        self._check_frame(what, action.header.frame_id)
         images = self._check_source(what, action, stamp_ns)
         self._check_times(what, action, stamp_ns, node_ns)
         self.instructions = frozenset((action.instruction,))
@@ -611,6 +631,11 @@ class RobotOracle:
         self._begin_motion(action, now_ns, node_ns, images)
         moves = self._may_be_none == may_be_none and not self._motion.is_guided
         self._replan.act(action, moves or self._params['motion'] == 'none')
+
+    def _check_frame(self, what: str, frame: str) -> None:
+        expected = frame_of_robot(self._params, self.number)
+        if frame != expected:
+            self._violation(f'{what}: it is in the frame {frame!r}, should be {expected!r}')
 
     def _begin_motion(self, action: Any, now_ns: int, node_ns: int, images: Sequence[Seen]) -> None:
         contract = self._contracts.get(action.unnorm_key)
@@ -691,7 +716,7 @@ class RobotOracle:
         state = call.observations[mine[-1].member].state
         if state is not None and self._assembly.states.is_void(state.tolist()):
             self._violation(f'{what}: the clock has jumped since its state was measured')
-        limit_s = self._params['inference_timeout_s']
+        limit_s = self._most('inference_timeout_s')
         if call.duration_s > limit_s:
             self._violation(f'{what}: its inference took {call.duration_s:.3f} s of {limit_s} s')
         if not is_sound(call):
@@ -726,6 +751,7 @@ class RobotOracle:
         linear, angular = message.twist.linear, message.twist.angular
         twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
         before, self._last_twist = self._last_twist, twist
+        self._check_frame('twist', message.header.frame_id)
         if not np.isfinite(twist).all():
             self._violation(f'twist {twist.tolist()} is not finite')
         moment_ns = self._around.motion_ns(_ns(message.header.stamp))

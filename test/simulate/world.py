@@ -23,7 +23,7 @@ from lifecycle_msgs.srv import ChangeState
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
@@ -481,10 +481,20 @@ class World:
         self.ask('/vla/change_state', request, **options)
 
     def set_parameters(self, **values: Any) -> None:
-        request = SetParameters.Request(
-            parameters=[parameter(name, value) for name, value in values.items()]
-        )
+        self.set_each(list(values.items()))
+
+    def set_each(self, values: list[tuple[str, Any]]) -> None:
+        """Set parameters one after the other, by one request."""
+        request = SetParameters.Request(parameters=[parameter(*one) for one in values])
         self.ask('/vla/set_parameters', request)
+
+    def set_together(self, values: list[tuple[str, Any]]) -> None:
+        """Set all of them, or none."""
+        request = SetParametersAtomically.Request(parameters=[parameter(*one) for one in values])
+        self.ask('/vla/set_parameters_atomically', request)
+
+    def read_parameters(self, names: list[str]) -> None:
+        self.ask('/vla/get_parameters', GetParameters.Request(names=names))
 
     # -- faults of the machine ---------------------------------------------------------------------
 
