@@ -122,6 +122,31 @@ def test_a_running_inference_has_the_new_limit() -> None:
         stack.wait_for_state(State.HOLDING, Reason.INFERENCE_OVERRUN)
 
 
+def test_no_action_is_lost_when_the_topic_gets_a_new_publisher(
+    fake: tuple[Robot, VlaNode],
+) -> None:
+    stack, node = fake
+    topic = f'{node.get_namespace()}/action'
+    with CameraThread(stack):
+        for age_s in (2.0, 3.0, 2.5, 1.5):
+            assert stack.set_parameter_of_node('max_action_age_s', age_s).successful
+            # It is used, and alone, when the lifespan is the new one.
+            stack.wait_for(
+                lambda age_s=age_s: (
+                    [
+                        info.qos_profile.lifespan.nanoseconds / 1e9
+                        for info in node.get_publishers_info_by_topic(topic)
+                    ]
+                    == [age_s]
+                )
+            )
+            count = len(stack.actions)
+            stack.wait_for(lambda count=count: len(stack.actions) > count + 3)
+        assert Reason.SECOND_PUBLISHER not in {status.reason for status in stack.statuses}
+    sequences = [action.sequence for action in stack.actions]
+    assert sequences == list(range(1, len(sequences) + 1))
+
+
 @pytest.fixture
 def arm(tmp_path: Path) -> Iterator[tuple[Robot, Servo, Path]]:
     """It moves faster than 0.001 m/s all the time."""

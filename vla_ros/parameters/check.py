@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vla_ros.errors import VlaError
-from vla_ros.parameters.definition import DEFINITIONS, JOINT_MOTIONS, Parameters, group_topic
+from vla_ros.parameters.definition import (
+    DEFINITIONS,
+    JOINT_MOTIONS,
+    NO_ROBOTS,
+    Parameters,
+    group_topic,
+)
 
 if TYPE_CHECKING:
     from vla_ros.motion import MotionLimits
@@ -237,7 +243,7 @@ def _check_workspaces(parameters: Parameters) -> None:
 
 
 def _check_robots(names: Sequence[str]) -> None:
-    if list(names) == ['']:  # none: rclpy has no empty list of texts
+    if tuple(names) == NO_ROBOTS:
         return
     for name in names:
         if not _ROBOT_NAME.fullmatch(name):

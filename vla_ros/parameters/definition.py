@@ -31,6 +31,8 @@ MOTION_TOPICS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 JOINT_MOTIONS = ('joint_trajectory', 'forward')
 
+NO_ROBOTS = ('',)  # the parameter robots, as ROS has it: it knows no empty list of texts
+
 
 class Settable(Enum):
     """When a parameter can be set; the value is the word for it in docs/parameters.md."""
@@ -506,7 +508,7 @@ class Parameters:
     @property
     def robot_names(self) -> tuple[str, ...]:
         """Return the name of each robot; ``('',)`` for one robot without a name."""
-        return self.robots or ('',)
+        return self.robots or NO_ROBOTS
 
     @property
     def moving_topics(self) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ class OutputSetup:
 class Output(ABC):
     """A form in which actions are published, for one robot. By default there is nothing to stop.
 
-    :ivar topics: full names of the topics that move the robot; no other node may publish on them.
+    :ivar topics: full names of the topics that move the robot, once for each publisher of this
+        node; no other node may publish on them.
     :ivar counters: dataclasses whose fields are counters of VlaCounters.
     """
 

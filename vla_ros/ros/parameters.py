@@ -17,7 +17,7 @@ from vla_ros.parameters.check import (
     check_value,
     wrong_type,
 )
-from vla_ros.parameters.definition import DEFINITIONS, Definition, Parameters, Settable
+from vla_ros.parameters.definition import DEFINITIONS, NO_ROBOTS, Definition, Parameters, Settable
 
 
 def topic_prefix(robot: str) -> str:
@@ -40,7 +40,7 @@ def declare_parameters(node: Node) -> None:
         name, default = definition.name, definition.default
         # rclpy takes an empty list for one of bytes. A parameter without a value would empty the
         # answer to a request for all, such as that of `ros2 param dump`.
-        value = [''] if default == () else default
+        value = list(NO_ROBOTS) if default == () else default
         given = node._parameter_overrides.get(name)
         empty = given is not None and given.type_ is RosParameter.Type.NOT_SET  # [] of a file
         try:
@@ -71,7 +71,7 @@ def _value(node: Node, name: str) -> Any:
     value = node.get_parameter_or(name).value
     if DEFINITIONS[name].kind is not tuple:
         return value
-    return () if list(value or ['']) == [''] else tuple(value)
+    return () if tuple(value or NO_ROBOTS) == NO_ROBOTS else tuple(value)
 
 
 def _descriptor(definition: Definition) -> ParameterDescriptor:

@@ -8,6 +8,7 @@ executor's thread.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rclpy.node import Node
@@ -26,10 +27,14 @@ class Rivals:
     def look(self, topics: Sequence[str]) -> None:
         """Search the ROS graph.
 
-        :param topics: full names of the topics that only this node may publish, once each.
+        :param topics: full names of the topics that only this node may publish, once for each of
+            its publishers.
         """
         self._second_node = self._find_second_node()
-        found = {topic: self._find_second_publisher(topic) for topic in topics}
+        found = {
+            topic: self._find_second_publisher(topic, count)
+            for topic, count in Counter(topics).items()
+        }
         self._second_publishers = {topic: cause for topic, cause in found.items() if cause}
 
     def cause(self, topics: Sequence[str]) -> Cause | None:
@@ -51,9 +56,9 @@ class Rivals:
             'within 20 s)',
         )
 
-    def _find_second_publisher(self, topic: str) -> Cause | None:
+    def _find_second_publisher(self, topic: str, own_count: int) -> Cause | None:
         publishers = self._node.get_publishers_info_by_topic(topic)
-        if len(publishers) <= 1:
+        if len(publishers) <= own_count:
             return None
         own = (self._node.get_name(), self._node.get_namespace())
         others = sorted(
