@@ -10,6 +10,7 @@ from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image, JointState
 
 from support.graph import CameraThread, Robot, noise, running_node
+from support.nodes import holds_and_heals
 from vla_ros.graph.stamps import to_time
 from vla_ros.graph.topics import image_topics
 from vla_ros.reasons import Reason, State
@@ -110,13 +111,7 @@ def test_a_fault_of_one_part_is_a_hold_that_names_it(
     stack, made = parts
     stack.wait_for_state(State.RUNNING)
     change, reason, message = FAULTS[fault]
-    for name, value in change.items():
-        setattr(made, name, value)
-    stack.wait_for_state(State.HOLDING, reason, message)
-    acted = len(stack.actions)
-    made.heal()
-    stack.wait_for_state(State.RUNNING)
-    stack.wait_for(lambda: len(stack.actions) > acted)
+    holds_and_heals(stack, made, change, (reason, message))
 
 
 NEVER = {

@@ -13,8 +13,10 @@ from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, JointState
 
+from support import servo
 from support.graph import CameraThread, Robot, noise, running_node
 from support.in_process import unstarted_node
+from support.nodes import holds_and_heals
 from vla_ros.graph.stamps import to_time
 from vla_ros.graph.topics import image_topics
 from vla_ros.reasons import Reason, State
@@ -25,23 +27,13 @@ CAMERAS = ('camera_1', 'camera_2')
 MODEL = f'scripted:cameras={len(CAMERAS)},state=8,chunk=4,period=0.1'
 LIMITS = {'image_timeout_s': 0.8, 'state_timeout_s': 0.6, 'first_image_timeout_s': 1.0}
 CONTRACT = {
-    'robot': 'UR5e',
+    **servo.CONTRACT,
     'period_s': 0.1,
-    'frame': 'base',
-    'metres_per_unit': 1.0,
-    'rotation': 'axis_angle',
-    'radians_per_unit': 1.0,
-    'gripper_closed': 0.0,
-    'gripper_open': 1.0,
-    'max_linear_m_s': 0.25,
-    'max_angular_rad_s': 1.0,
-    'center_crop': False,
     'state': [
         {'value': 'position', 'unit': 1.0},
         {'value': 'axis_angle', 'unit': 1.0, 'near': [1, 0, 0, 0]},
         {'value': 'joints', 'joints': ['finger_1', 'finger_2'], 'zero': 0.0, 'unit': 0.001},
     ],
-    'source': 'this test',
 }
 
 
@@ -155,13 +147,7 @@ def test_a_fault_of_a_state_by_contract(parts: tuple[Robot, Parts], fault: str) 
     stack.wait_for_state(State.RUNNING)
     change, reason, message = FAULTS[fault]
     before = stack.status.counters
-    for name, value in change.items():
-        setattr(made, name, value)
-    stack.wait_for_state(State.HOLDING, reason, message)
-    acted = len(stack.actions)
-    made.heal()
-    stack.wait_for_state(State.RUNNING)
-    stack.wait_for(lambda: len(stack.actions) > acted)
+    holds_and_heals(stack, made, change, (reason, message))
     counters = stack.status.counters
     rejected = counters.states_rejected - before.states_rejected
     unrelated = counters.states_unrelated - before.states_unrelated
