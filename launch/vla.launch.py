@@ -44,6 +44,7 @@ TOPICS = {
     'twist': 'Topic for the twists, such as /servo_node/delta_twist_cmds',
     'target_pose': 'Topic for the targets, such as /servo_node/pose_target_cmds',
     'gripper': 'Topic for the opening of the gripper',
+    'gripper_cmd': "Action of the gripper's controller, such as /gripper_controller/gripper_cmd",
     'joint_commands': 'Topic for the positions of joints, such as /arm_controller/commands',
     'joint_trajectory': 'Topic for trajectories, such as /arm_controller/joint_trajectory',
     'ee_pose': "Topic of the tool's pose",

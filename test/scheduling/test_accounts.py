@@ -15,6 +15,7 @@ from vla_ros.motion.joints import ClippedJoints
 from vla_ros.motion.pose import PoseCounters
 from vla_ros.msg import VlaCounters
 from vla_ros.ros.cameras import ImageCounters
+from vla_ros.ros.gripper_output import GripperCounters
 from vla_ros.ros.instructions import InstructionCounters
 from vla_ros.ros.shared import RequestCounters
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
@@ -34,6 +35,7 @@ OWNERS = (
     MotionCounters,
     PoseCounters,
     ClippedJoints,
+    GripperCounters,
     JointCounters,
     RequestCounters,
 )

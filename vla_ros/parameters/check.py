@@ -114,6 +114,7 @@ def check_all(parameters: Parameters) -> None:
     _check_ramp(parameters)
     _check_workspaces(parameters)
     _check_joints(parameters)
+    _check_gripper(parameters)
 
 
 def motion_limits(parameters: Parameters) -> MotionLimits:
@@ -289,6 +290,28 @@ def _check_joints(parameters: Parameters) -> None:
             'displacements of a tool, not joints',
             'empty it, and set limits of the joints (docs/motion.md)',
             value=parameters.workspace_m,
+        )
+
+
+def _check_gripper(parameters: Parameters) -> None:
+    """Raise ParameterError if a gripper's goals cannot be made."""
+    command = parameters.gripper_command
+    if command == 'topic':
+        return
+    if parameters.gripper_closed_position == parameters.gripper_open_position:
+        raise ParameterError(
+            f'parameter gripper_command is {command}, and gripper_closed_position and '
+            f'gripper_open_position are both {parameters.gripper_open_position:g}',
+            "set both to the positions that the gripper's controller has",
+            value=parameters.gripper_open_position,
+        )
+    if importlib.util.find_spec('control_msgs') is None:
+        raise ParameterError(
+            f'parameter gripper_command is {command}, and the package control_msgs is not '
+            'installed',
+            'install it (apt install ros-$ROS_DISTRO-control-msgs), or set gripper_command to '
+            'topic',
+            value=command,
         )
 
 

@@ -483,6 +483,32 @@ class Parameters:
         'none.',
         group='Motion',
     )
+    gripper_command: str = parameter(
+        'topic',
+        'Form of the commands to a gripper; topic: openings on gripper; gripper_command, '
+        'parallel_gripper_command: goals of that action of control_msgs, gripper_cmd.',
+        group='Motion',
+        choices=('topic', 'gripper_command', 'parallel_gripper_command'),
+    )
+    gripper_closed_position: float = parameter(
+        0.0,
+        'Position of a closed gripper in its goals, in metres or radians as its controller has.',
+        group='Motion',
+        bounds=(-10.0, 10.0),
+    )
+    gripper_open_position: float = parameter(
+        0.0,
+        'Position of an open gripper in its goals, in metres or radians as its controller has.',
+        group='Motion',
+        bounds=(-10.0, 10.0),
+    )
+    gripper_max_effort: float = parameter(
+        0.0,
+        'Maximum effort in the goals of a gripper, in newtons or newton metres as its controller '
+        'has; 0: none is named.',
+        group='Motion',
+        bounds=(0.0, 10000.0),
+    )
     joint_groups: tuple[str, ...] = parameter(
         (),
         'How the names of the joints of each controller begin, as left_ and right_: each has a '

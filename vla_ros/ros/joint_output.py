@@ -22,7 +22,7 @@ from vla_ros.motion.joints import JointMotion
 from vla_ros.parameters.check import joint_limits
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
-from vla_ros.ros.gripper_output import GripperOutput
+from vla_ros.ros.gripper_output import Gripper, GripperCounters, make_gripper
 from vla_ros.ros.joint_input import DescriptionInput, JointInput
 from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.output import Admitted, OutputSetup
@@ -53,11 +53,13 @@ class JointOutput(Stream):
             setup.contracts, self._limits(parameters), parameters.unnorm_key, heard, prefixes
         )
         self._motion_simulated = self._simulated
-        self._grippers: dict[str, GripperOutput] = {}  # by the name of the column
+        self._grippers: dict[str, Gripper] = {}  # by the name of the column
+        self._goals = GripperCounters()
         self.counters: tuple[Any, ...] = (
             self.motion.counters,
             self.motion.clipped,
             heard.counters,
+            self._goals,
         )
         self._inputs: list[JointInput | DescriptionInput] = [
             JointInput(setup.node, self._clock, setup.prefix, heard, self._interrupt)
@@ -99,6 +101,8 @@ class JointOutput(Stream):
         """Stop, and forget the last command and the grippers."""
         self.hold()
         self.motion.forget()
+        for gripper in self._grippers.values():
+            gripper.forget()
 
     def close(self, flush_s: float) -> None:
         """Destroy timer, subscriptions and publishers, once all listeners have the last command."""
@@ -178,7 +182,7 @@ class JointOutput(Stream):
         for name, opening in self.motion.openings.items():
             if name not in self._grippers:
                 topic = 'gripper' if len(grippers) == 1 else name
-                self._grippers[name] = GripperOutput(self._setup, topic)
+                self._grippers[name] = make_gripper(self._setup, self._goals, topic)
             self._grippers[name].send(opening)
 
     def _log_contract(self) -> None:

@@ -14,7 +14,7 @@ from vla_ros.parameters.check import motion_limits, workspace
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
 from vla_ros.ros.axes import ContractAxes
-from vla_ros.ros.gripper_output import GripperOutput
+from vla_ros.ros.gripper_output import GripperCounters, make_gripper
 from vla_ros.ros.log import Log
 from vla_ros.ros.node_clock import Moment
 from vla_ros.ros.output import Admitted, OutputSetup
@@ -44,8 +44,9 @@ class MotionOutput(Stream):
         )
         self._first_camera = setup.first_camera
         self._frame_id, self._way, self._tool = setup.frame_id, _way(setup), setup.tool
-        self._gripper = GripperOutput(setup)
-        self.counters: tuple[Any, ...] = (self.motion.counters, self._poses.counters)
+        grippers = GripperCounters()
+        self._gripper = make_gripper(setup, grippers)
+        self.counters: tuple[Any, ...] = (self.motion.counters, grippers, self._poses.counters)
         self._hear_poses()
         self._log_contract(setup.shared.log)
 
@@ -92,6 +93,7 @@ class MotionOutput(Stream):
         """Stop, and forget the state of the gripper."""
         self.hold()
         self.motion.forget_gripper()
+        self._gripper.forget()
 
     def close(self, flush_s: float) -> None:
         """Destroy timer, subscription and publishers, once all listeners have the last twist."""
