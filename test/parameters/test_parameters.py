@@ -93,7 +93,7 @@ def test_the_workspaces_of_several_robots() -> None:
 @pytest.mark.parametrize('one', BOUNDED)
 def test_bounds_of_parameters(one: Definition) -> None:
     low, high = one.bounds
-    for value in (low - 0.001, -1.0, high * 2, float('nan'), float('inf')):
+    for value in (low - 0.001, low - 1.0, high * 2, float('nan'), float('inf')):
         with pytest.raises(
             ParameterError, match=rf'{one.name} is .*; allowed: {low:g} to {high:g}'
         ):

@@ -84,7 +84,7 @@ def _control_msgs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Rig:
-    def __init__(self, command: str = 'gripper_command', **options: Any) -> None:
+    def __init__(self, command: str = 'action', **options: Any) -> None:
         self.clock, self.counters = Clock(), GripperCounters()
         node: Any = StandIn()
         node.resolve_topic_name = lambda name: f'/{name}'
@@ -117,7 +117,7 @@ def test_a_goal_is_sent_on_change_only() -> None:
 
 
 def test_a_parallel_gripper_is_named() -> None:
-    rig = Rig('parallel_gripper_command', gripper_max_effort=5.0)
+    rig = Rig('parallel_action', gripper_max_effort=5.0)
     rig.gripper.send(0.5)
     command = rig.client.goals[0].command
     assert (list(command.name), list(command.position)) == (['gripper'], [pytest.approx(0.03)])
@@ -158,11 +158,11 @@ def test_a_server_that_does_not_answer_blocks_nothing() -> None:
     ('changes', 'words'),
     [
         ({'gripper_open_position': 0.01}, 'are both 0.01; set both'),
-        ({'gripper_command': 'servo'}, 'allowed: topic, gripper_command, parallel'),
+        ({'gripper_command': 'servo'}, 'allowed: topic, action, parallel_action'),
     ],
 )
 def test_goals_that_cannot_be_made(changes: dict[str, Any], words: str) -> None:
-    options: dict[str, Any] = {'gripper_command': 'gripper_command', **OPTIONS}
+    options: dict[str, Any] = {'gripper_command': 'action', **OPTIONS}
     check_all(Parameters(**options))
     with pytest.raises(ParameterError) as refused:
         check_all(Parameters(**{**options, **changes}))
@@ -172,4 +172,4 @@ def test_goals_that_cannot_be_made(changes: dict[str, Any], words: str) -> None:
 def test_without_the_package_there_are_no_goals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('importlib.util.find_spec', lambda _: None)
     with pytest.raises(ParameterError, match='control_msgs is not installed'):
-        check_all(Parameters(gripper_command='gripper_command', **OPTIONS))
+        check_all(Parameters(gripper_command='action', **OPTIONS))

@@ -485,10 +485,10 @@ class Parameters:
     )
     gripper_command: str = parameter(
         'topic',
-        'Form of the commands to a gripper; topic: openings on gripper; gripper_command, '
-        'parallel_gripper_command: goals of that action of control_msgs, gripper_cmd.',
+        'Form of the commands to a gripper; topic: openings on gripper; action, parallel_action: '
+        "goals of control_msgs' GripperCommand, or ParallelGripperCommand, to gripper_cmd.",
         group='Motion',
-        choices=('topic', 'gripper_command', 'parallel_gripper_command'),
+        choices=('topic', 'action', 'parallel_action'),
     )
     gripper_closed_position: float = parameter(
         0.0,

@@ -22,8 +22,8 @@ from vla_ros.ros.output import OutputSetup
 
 _RETRY_S = 1.0  # from a goal that was refused to the next one
 _TYPES = {
-    'gripper_command': 'GripperCommand',
-    'parallel_gripper_command': 'ParallelGripperCommand',
+    'action': 'GripperCommand',
+    'parallel_action': 'ParallelGripperCommand',
 }
 
 
@@ -158,7 +158,7 @@ class GripperAction(Gripper):
         closed, opened = one.gripper_closed_position, one.gripper_open_position
         position = closed + (opened - closed) * opening
         goal = self._type.Goal()
-        if one.gripper_command == 'gripper_command':
+        if one.gripper_command == 'action':
             goal.command.position = position
             goal.command.max_effort = one.gripper_max_effort
         else:

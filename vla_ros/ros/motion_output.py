@@ -46,7 +46,7 @@ class MotionOutput(Stream):
         self._frame_id, self._way, self._tool = setup.frame_id, _way(setup), setup.tool
         grippers = GripperCounters()
         self._gripper = make_gripper(setup, grippers)
-        self.counters: tuple[Any, ...] = (self.motion.counters, grippers, self._poses.counters)
+        self.counters: tuple[Any, ...] = (self.motion.counters, self._poses.counters, grippers)
         self._hear_poses()
         self._log_contract(setup.shared.log)
 
