@@ -14,6 +14,7 @@ from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, Running, running_node
 from support.in_process import node_with, unstarted_node
 from vla_ros.action import ExecuteInstruction
+from vla_ros.client import VlaClient
 from vla_ros.client.goal import RunningGoal
 from vla_ros.reasons import Reason, State
 from vla_ros.ros.node import VlaNode
@@ -127,6 +128,27 @@ def test_other_instructions_have_no_effect_but_a_hold_has(acting: tuple[Robot, V
     assert (result.outcome, result.reason) == (Result.HELD, Reason.NO_INSTRUCTION)
     holds(stack)
     stack.instruct('after')  # the topic counts again
+
+
+def test_a_goal_of_one_robot_leaves_the_other_alone() -> None:
+    with unstarted_node(lambda *_: FakePolicy(), robots=['a', 'b']) as (stack, _):
+        one, other = (VlaClient(robot=name, node=stack) for name in ('a', 'b'))
+        assert all(client.wait_for(State.HOLDING, timeout_s=20.0).ok for client in (one, other))
+        goal = one.start('first', 60.0)
+        assert isinstance(goal, RunningGoal)
+        assert other.instruct('second').ok
+        assert not one.instruct('third', timeout_s=1.0).ok
+        stack.wait_for(lambda: one.status.counters.instructions_rejected > 0)
+        assert one.status.instruction == 'first' and other.status.instruction == 'second'
+        assert not other.status.counters.instructions_rejected
+        assert not stack.ask(Trigger, 'vla/b/success', Trigger.Request()).success
+        assert stack.ask(Trigger, 'vla/a/success', Trigger.Request()).success
+        assert goal.result(20.0).outcome == Result.SUCCEEDED
+        stack.wait_for(lambda: one.status.instruction == '')
+        assert other.status.instruction == 'second'
+        assert one.instruct('third').ok  # the topic counts again
+        one.close()
+        other.close()
 
 
 def test_an_instruction_that_the_policy_refuses_ends_its_goal() -> None:
