@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import pytest
+from action_msgs.srv import CancelGoal
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
@@ -25,6 +26,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from support.graph import CameraThread, Robot, noise, running_node
+from vla_ros.action import ExecuteInstruction
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import State
 
@@ -36,6 +38,11 @@ INTEGERS |= {f'uint{bits}': (0, 2**bits) for bits in (16, 32, 64)}
 WORDS = ['', 'go', 'a', 'b', 'vla', 'instruction', 'model', 'robots', 'use_sim_time', 'stop </s>']
 WORDS += ['\x1b[31m', 'ä漢😀', 'x' * 3000, '\u200b', 'activate', 'configure', 'cleanup', '../..']
 WORDS += ['max_action_age_s', 'hang_timeout_s', 'image_transport', 'raw', 'nan', '-1']
+_GOALS = ExecuteInstruction.Impl
+_SERVICES = {
+    'ExecuteInstruction_SendGoal': _GOALS.SendGoalService,
+    'ExecuteInstruction_GetResult': _GOALS.GetResultService,
+}
 FLOATS = [0.0, -1.0, 1.0, 1e308, -1e308, float('nan'), float('inf'), 5e-324, 0.5, 3600.0]
 
 
@@ -63,6 +70,8 @@ def value(kind: str, draw: random.Random, depth: int = 0) -> Any:
         number = draw.choice([one for one in near if low <= one < end])
         return bytes([number]) if kind in ('byte', 'octet') else number
     package, name = kind.split('/')
+    if name.endswith('_Goal'):
+        return filled(ExecuteInstruction.Goal(), draw, depth + 1)
     return filled(getattr(importlib.import_module(f'{package}.msg'), name)(), draw, depth + 1)
 
 
@@ -83,13 +92,18 @@ def random_request(kind: type, draw: random.Random) -> Any:
         for one in request.parameters:
             one.name = draw.choice([*Parameters.__dataclass_fields__, 'use_sim_time'])
             one.value.type = draw.choice([1, 2, 3, 4, 4, 9, 77])
+    if kind in (*_SERVICES.values(), CancelGoal) and draw.random() < 0.8:
+        goal_id = request.goal_info.goal_id if kind is CancelGoal else request.goal_id
+        goal_id.uuid = [draw.randrange(12)] * 16  # one that may be known, or all of them
+    if kind is _GOALS.SendGoalService and draw.random() < 0.5:
+        request.goal.instruction, request.goal.time_limit.sec = 'go', draw.choice([1, 2**31 - 1])
     return request
 
 
 class Storm:
     def __init__(self, stack: Robot, seed: int) -> None:
         self.draw = random.Random(seed)
-        self.sent = 0
+        self.sent = self.accepted_goals = 0
         self._stack = stack
         self._clocks = stack.create_publisher(Clock, '/clock', 10)
         self._images = stack.create_publisher(Image, 'image', 10)
@@ -106,10 +120,10 @@ class Storm:
         self._stack.wait_for(found)
         clients: dict[type, list[Client]] = {}
         for name, [kind] in sorted(offered):
-            if '/_action/' in name:
-                continue  # these services belong to rclpy's action server and client
             package, _, typename = kind.split('/')
-            service = getattr(importlib.import_module(f'{package}.srv'), typename)
+            service = _SERVICES.get(typename)
+            if service is None:
+                service = getattr(importlib.import_module(f'{package}.srv'), typename)
             clients.setdefault(service, []).append(self._stack.create_client(service, name))
         for one in [client for same in clients.values() for client in same]:
             assert one.wait_for_service(10.0)
@@ -117,17 +131,37 @@ class Storm:
 
     def blows(self, requests: int) -> None:
         """Until all that was asked has been answered."""
-        futures = []
+        futures: list[Any] = []
+        results: list[Any] = []  # which come when their goals end
+        goals: list[tuple[bytes, Any]] = []
         for _ in range(requests):
             kind = self.draw.choice(list(self._clients))
             client = self.draw.choice(self._clients[kind])
-            futures.append(client.call_async(random_request(kind, self.draw)))
+            request = random_request(kind, self.draw)
+            future = client.call_async(request)
+            (results if kind is _GOALS.GetResultService else futures).append(future)
+            if kind is _GOALS.SendGoalService:
+                goals.append((bytes(request.goal_id.uuid), future))
+            self.sent += kind not in (*_SERVICES.values(), CancelGoal)
             self._say_something()
             if self.draw.random() < 0.5:  # otherwise several at once, but not more than fit
                 self._stack.wait_for(lambda: all(one.done() for one in futures[-8:]))
             time.sleep(self.draw.choice([0.0, 0.0, 0.005, 0.05]))
         self._stack.wait_for(lambda: all(future.done() for future in futures))
-        self.sent += requests
+        [canceling] = self._clients[CancelGoal]
+        self._stack.wait_for(canceling.call_async(CancelGoal.Request()).done)
+        self._stack.wait_for(lambda: all(result.done() for result in results))
+        self.sent += self._counted_goals(goals)
+
+    def _counted_goals(self, goals: list[tuple[bytes, Any]]) -> int:
+        """Of these, the number of those whose identifier no accepted goal had before."""
+        accepted: set[bytes] = set()
+        count = 0
+        for key, answer in goals:
+            count += key not in accepted
+            accepted |= {key} if answer.result().accepted else set()
+        self.accepted_goals += len(accepted)
+        return count
 
     def _say_something(self) -> None:
         for _ in range(self.draw.randrange(3)):
@@ -201,7 +235,7 @@ def test_nothing_that_is_asked_or_said_ends_the_node(seed: int) -> None:
         counters = stack.status.counters
         print(
             f'seed {seed}: {storm.sent} requests, {counters.requests_refused} refused, '
-            f'{counters.messages_refused} messages refused'
+            f'{counters.messages_refused} messages refused, {storm.accepted_goals} goals accepted'
         )
         assert stack.status.counters.requests_refused > REQUESTS / 20
     assert running.process.returncode == 0
