@@ -34,6 +34,7 @@ _REFUSED = 'vla_ros/motion/refused.py'
 _ROUTE = 'vla_ros/motion/route.py'
 _POSE = 'vla_ros/motion/pose.py'
 _GRIPPER = 'vla_ros/motion/gripper.py'
+_GOALS = 'vla_ros/ros/goals.py'
 
 
 class Planted(NamedTuple):
@@ -637,5 +638,146 @@ PLANTED = [
         _REPLANNING,
         '            self._asked, self._from_ns = None, from_ns\n',
         '            self._from_ns = from_ns\n',
+    ),
+    Planted(
+        'goals: a second goal takes the place of the first',
+        _GOALS,
+        '        if self._goals:\n            text = self._goals[0]',
+        '        if len(self._goals) > 1:\n            text = self._goals[0]',
+    ),
+    Planted(
+        'goals: a goal without a limit is accepted',
+        _GOALS,
+        '        if (limit_s := _seconds(goal.time_limit)) <= 0:\n',
+        '        if (limit_s := _seconds(goal.time_limit)) < 0:\n',
+    ),
+    Planted(
+        'goals: a goal of a robot that is stopped is accepted',
+        _GOALS,
+        '        if situation.state not in _READY or situation.reason in _LASTING:\n',
+        '        if situation.state not in _READY:\n',
+    ),
+    Planted(
+        'goals: a goal is accepted just after a stall',
+        _GOALS,
+        '        return self._commands.why_not(0)  # rclpy does not tell when a goal was sent\n',
+        "        return ''\n",
+    ),
+    Planted(
+        'goals: a cancel does not hold',
+        _GOALS,
+        '        self._instructions.end_goal()\n        self._view.show_change()\n',
+        '        if outcome != _Result.CANCELED:\n'
+        '            self._instructions.end_goal()\n        self._view.show_change()\n',
+    ),
+    Planted(
+        'goals: of several that are canceled one is rejected, and rclpy skips the next',
+        _GOALS,
+        '        return CancelResponse.ACCEPT  # else it has ended, and its result is on its way\n',
+        '            return CancelResponse.REJECT\n        return CancelResponse.ACCEPT\n',
+    ),
+    Planted(
+        'goals: a stopped robot keeps its goal',
+        _GOALS,
+        '        ready = situation.state in _READY and situation.reason not in _LASTING\n',
+        '        ready = situation.state in _READY\n',
+    ),
+    Planted(
+        'goals: a goal ends without a result',
+        _GOALS,
+        '        self._server.notify_execute(goal.handle, conclude)\n',
+        '        if outcome != _Result.HELD:\n'
+        '            self._server.notify_execute(goal.handle, conclude)\n',
+    ),
+    Planted(
+        'goals: a goal that is over is said to have succeeded',
+        _GOALS,
+        '            self._end(_Result.TIMED_OUT, Cause(cause.reason, message))\n',
+        '            self._end(_Result.SUCCEEDED, Cause(cause.reason, message))\n',
+    ),
+    Planted(
+        'goals: the time limit is a second longer',
+        _GOALS,
+        '        elif self._clock.monotonic_s() - goal.started_s > goal.limit_s:\n',
+        '        elif self._clock.monotonic_s() - goal.started_s > goal.limit_s + 1.0:\n',
+    ),
+    Planted(
+        'goals: actions of the goal before count',
+        _INSTRUCTIONS,
+        '        self.goal_actions, self.goal_probability = 0, math.nan\n',
+        '        self.goal_probability = math.nan\n',
+    ),
+    Planted(
+        'goals: another instruction takes effect beside a goal',
+        _INSTRUCTIONS,
+        '        if self.has_goal and not is_blank(message.data):\n'
+        '            self._refuse_beside_goal(message.data)\n            return\n',
+        '',
+    ),
+    Planted(
+        'goals: the instruction of a goal expires',
+        _INSTRUCTIONS,
+        '            and not self.has_goal\n',
+        '',
+    ),
+    Planted(
+        'goals: after a restart the parameter starts a robot whose goal was lost',
+        _INSTRUCTIONS,
+        'held=not self._text or self.has_goal)',
+        'held=not self._text)',
+    ),
+    Planted(
+        'live: values are not checked together',
+        _NODE,
+        '        check_all(parameters)\n',
+        '',
+    ),
+    Planted(
+        'live: what needs the policy is set while it is loaded',
+        _NODE,
+        '        if fixed and self._configuration is not None:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'live: the worker keeps its limits',
+        _CONFIGURATION,
+        '        self._worker.adjust(_worker_limits(parameters))\n',
+        '',
+    ),
+    Planted(
+        'live: the gate keeps its limit',
+        _SESSION,
+        '        self._gate.adjust(parameters.max_action_age_s)\n',
+        '',
+    ),
+    Planted(
+        'live: the age of commands stays as it was',
+        _CONFIGURATION,
+        '        self._shared.commands.adjust(parameters.max_command_age_s)\n',
+        '',
+    ),
+    Planted(
+        'live: the age of commands stays as it was before the node is configured',
+        _NODE,
+        "                self._shared.commands.adjust(own['max_command_age_s'])\n",
+        '                pass\n',
+    ),
+    Planted(
+        'live: a lower speed holds from the next action on',
+        _MOTION,
+        'least_ramp_s=in_force.ramp_s)\n        self._profile.limits = limits\n',
+        'least_ramp_s=in_force.ramp_s)\n',
+    ),
+    Planted(
+        'live: a longer ramp is that of the current motion',
+        _MOTION,
+        '        if limits.ramp_s > in_force.ramp_s:\n            self.stop()\n',
+        '        if limits.ramp_s > in_force.ramp_s:\n            pass\n',
+    ),
+    Planted(
+        'live: what waits for a state keeps its time',
+        _OBSERVATIONS,
+        '        self._assembler.adjust(_limits(parameters))\n',
+        '',
     ),
 ]
