@@ -74,7 +74,7 @@ def test_tf32_of_others_changes_no_bit_of_float32() -> None:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize('device', DEVICES)
-@pytest.mark.parametrize('quantization', ['int8'])
+@pytest.mark.parametrize('quantization', ['int8', 'int4'])
 def test_no_quantised_row_depends_on_the_others(
     quantization: str, device: str, dtype: torch.dtype
 ) -> None:

@@ -6,9 +6,8 @@ VLA-Adapter's head. ``int4``: those of the language model in 4 bits, the others 
 logits, the state's projector, norms and patch convolutions keep the dtype: together they are small,
 and the logits decide between neighbouring bins.
 
-Weights are rounded to the nearest value; no data is needed. int8 is symmetric with a scale per
-output row; int4 has a scale and a zero for each group of inputs of a row. Runs in the policy's
-thread. Independent of checkpoints.
+int8 is symmetric with a scale per output row; int4 has a scale and a zero for each group of inputs
+of a row (:mod:`.rounding`). Runs in the policy's thread. Independent of checkpoints.
 """
 
 from __future__ import annotations
@@ -21,13 +20,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_ros.openvla.rounding import (
+    ROWS_AT_ONCE,
+    pack_halves,
+    quantize_groups,
+    quantize_inputs,
+    quantize_rows,
+    quantize_steps,
+    unpack_steps,
+)
+
 if TYPE_CHECKING:
     from vla_ros.openvla.model import OpenVLAModel
 
 _GROUPS = (128, 64, 32)  # inputs with a common scale in int4; the first that fits
 _FEW_ROWS = 16  # up to this number kernels that unpack in registers are faster
 _KERNEL_INPUTS = 32  # torch's int8 kernel for AVX2 reads beyond rows that are not a multiple of it
-_ROWS_AT_ONCE = 1024  # quantised together; limits the memory beside the weights
 
 
 class QuantizedLinear(nn.Module, abc.ABC):
@@ -164,8 +172,57 @@ class Int4Linear(_Int4Linear):
         )
 
 
+class DynamicInt4Linear(QuantizedLinear):
+    """int4 for x86 with VNNI: unpacked to 8 bits, a few rows of the weight at a time.
+
+    Inputs are rounded to 8 bits as in :class:`DynamicInt8Linear`, and sums are of whole numbers: a
+    row's product does not depend on the number of rows. A group's scale and zero are whole
+    multiples of its row's scale, so unpacking needs no other numbers than bytes.
+    """
+
+    scales: Tensor  # float32 [out_features]
+    steps: Tensor  # int8 [out_features, in_features / group]
+    offsets: Tensor  # the same
+
+    _UNPACKED_BYTES = 4_000_000  # at a time: little enough for the CPU's caches
+    _INPUT_ROWS = 16  # oneDNN's product is fastest for one row, and for a multiple of 16
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.group = _group(linear)
+
+    @property
+    def weight_bytes(self) -> int:
+        groups = self.in_features // self.group
+        return self.out_features * (self.in_features // 2 + 2 * groups + 4)
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        values, steps, offsets, scales = quantize_steps(weight, self.group)
+        self._keep(packed=pack_halves(values), steps=steps, offsets=offsets, scales=scales)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        count, width = len(rows), self.in_features
+        padded = 1 if count == 1 else -(-count // self._INPUT_ROWS) * self._INPUT_ROWS
+        inputs = torch.zeros(padded, width, dtype=torch.int8)
+        rounded, input_scales = quantize_inputs(rows, 128)
+        torch.bitwise_xor(rounded, 128, out=inputs.view(torch.uint8)[:count])  # subtracts 128
+        at_once = min(max(self._UNPACKED_BYTES // width, 16), self.out_features)
+        scratch = torch.empty(at_once, width, dtype=torch.uint8)
+        product = rows.new_empty(count, self.out_features)
+        input_scales = input_scales.float()
+        for first in range(0, self.out_features, at_once):
+            part = slice(first, first + at_once)
+            packed = self.packed[part]
+            weight = unpack_steps(
+                packed, self.steps[part], self.offsets[part], scratch[: len(packed)]
+            )
+            sums = torch._int_mm(weight, inputs.T)[:, :count]  # int32 [part, M]
+            product[:, part] = sums.T.float().mul_(input_scales).mul_(self.scales[part])
+        return self._with_bias(product)
+
+
 class CPUInt4Linear(_Int4Linear):
-    """int4 for the CPU.
+    """int4 for CPUs without VNNI.
 
     Its kernel is fast for few rows only. Many rows are multiplied in the dtype, with a few unpacked
     columns at a time.
@@ -179,7 +236,7 @@ class CPUInt4Linear(_Int4Linear):
         packed = torch.cat(
             [
                 torch.ops.aten._convert_weight_to_int4pack_for_cpu(rows.to(torch.int32), 1)
-                for rows in quantized.split(_ROWS_AT_ONCE)
+                for rows in quantized.split(ROWS_AT_ONCE)
             ]
         )
         self._keep(packed=packed, scales_and_zeros=scales_and_zeros)
@@ -218,63 +275,6 @@ class CPUInt4Linear(_Int4Linear):
         return weight.transpose(0, 1).flatten(1)
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a weight to int8, with a scale for each row.
-
-    :param weight: [N, K].
-    :returns: int8 [N, K] and float32 [N]; their product approximates the weight.
-    """
-    quantized = torch.empty(weight.shape, dtype=torch.int8)
-    scales = torch.empty(len(weight), dtype=torch.float32)
-    for first in range(0, len(weight), _ROWS_AT_ONCE):
-        rows = slice(first, first + _ROWS_AT_ONCE)
-        wide = weight[rows].float()
-        scales[rows] = (wide.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-        quantized[rows] = (wide / scales[rows, None]).round_()
-    return quantized, scales
-
-
-def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Round a weight to int4, with a scale and a zero for each group of inputs of a row.
-
-    :param weight: [N, K].
-    :param group: number of inputs of a group.
-    :param dtype: of scales and zeros.
-    :returns: uint8 [N, K], 0 to 15, and [K / group, N, 2], scale and zero of each group:
-        (value - 8) * scale + zero approximates the weight.
-    """
-    rows, inputs = weight.shape
-    quantized = torch.empty(rows, inputs, dtype=torch.uint8)
-    scales_and_zeros = torch.empty(inputs // group, rows, 2, dtype=dtype)
-    for first in range(0, rows, _ROWS_AT_ONCE):
-        chunk = slice(first, first + _ROWS_AT_ONCE)
-        groups = weight[chunk].float().unflatten(1, (-1, group))
-        low, high = groups.aminmax(dim=2, keepdim=True)
-        # Scales are rounded to the dtype first, because the product will use the rounded ones.
-        scales = ((high - low) / 15).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
-        zeros = (low + 8 * scales.float()).to(dtype)
-        values = (groups - zeros.float()).div_(scales.float()).add_(8).round_().clamp_(0, 15)
-        quantized[chunk] = values.flatten(1)
-        scales_and_zeros[:, chunk] = torch.cat([scales, zeros], dim=2).transpose(0, 1)
-    return quantized, scales_and_zeros
-
-
-def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
-    """Round inputs to 8 bits, with a scale for each row.
-
-    :param rows: [M, K].
-    :param zero: the value that means 0.
-    :returns: uint8 [M, K], and [M, 1] in the dtype of the rows, the scale of each.
-    """
-    limits = torch.finfo(rows.dtype)
-    largest = rows.abs().amax(dim=1, keepdim=True).float()
-    # Larger by one rounding, so that it is not too small after it was rounded to the dtype.
-    scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
-    # In place, pass by pass: twice as fast as one pass with mixed dtypes.
-    inputs = rows.to(torch.float32, copy=True).mul_(1 / scales.float())
-    return inputs.add_(zero + 0.5).to(torch.uint8), scales  # truncates, hence the 0.5
-
-
 def replace_linears(
     model: OpenVLAModel, quantization: str, device: torch.device
 ) -> dict[str, QuantizedLinear]:
@@ -302,7 +302,9 @@ def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) ->
     """Return a layer that replaces ``linear``, to be filled; int8 where no int4 kernel fits."""
     on_cpu = device.type == 'cpu'
     if quantization == 'int4' and _fits_int4(linear, on_cpu):
-        return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
+        if not on_cpu:
+            return Int4Linear(linear)
+        return DynamicInt4Linear(linear) if _has_vnni() else CPUInt4Linear(linear)
     return DynamicInt8Linear(linear) if on_cpu and _has_vnni() else Int8Linear(linear)
 
 
