@@ -122,7 +122,9 @@ def bridge_inputs(
     states = language.hidden_states(x)[1:]
     # As trained, both are one position early: the first token and all patches but the last; the
     # prompt's last token and all queries but the last.
-    task = [layer[:, :before] for layer in states]
+    # Copied, so that a compiled head has one graph for prompts of all lengths, whatever the strides.
+    form = torch.contiguous_format
+    task = [layer[:, :before].clone(memory_format=form) for layer in states]
     rows = _rows(before + lengths - 1, ACTION_QUERIES)
     batch = torch.arange(len(x), device=x.device)[:, None]
     adapter = [layer[batch, rows] for layer in states]

@@ -102,7 +102,7 @@ class OpenVLAModel(nn.Module):
 
         Hooks run outside the graphs, so that compiled layers can be cancelled, too.
         """
-        for layer in self._layers():
+        for layer in [*self._layers(), *self._head_blocks()]:
             layer.forward = torch.compile(layer.forward, fullgraph=True, dynamic=False)
         self._is_compiled = True
 
@@ -157,7 +157,7 @@ class OpenVLAModel(nn.Module):
         yield from self.language_model.model.layers
 
     def _head_blocks(self) -> Iterator[nn.Module]:
-        """Yield the blocks of the action head. They are too small to be worth compiling."""
+        """Yield the blocks of the action head, if it has some."""
         if self.action_head is not None:
             yield from self.action_head.mlp_resnet_blocks
 
