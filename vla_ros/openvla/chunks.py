@@ -121,8 +121,8 @@ def bridge_inputs(
     x, before = _merged(text, image_embeds, None)
     states = language.hidden_states(x)[1:]
     # As trained, both are one position early: the first token and all patches but the last; the
-    # prompt's last token and all queries but the last.
-    # Copied, so that a compiled head has one graph for prompts of all lengths, whatever the strides.
+    # prompt's last token and all queries but the last. Copied, so that strides do not depend on the
+    # prompt's length: a compiled head then has one graph.
     form = torch.contiguous_format
     task = [layer[:, :before].clone(memory_format=form) for layer in states]
     rows = _rows(before + lengths - 1, ACTION_QUERIES)
