@@ -33,6 +33,7 @@ from vla_ros.motion.displacement import action_twist
 _TICKS_PER_RAMP = 2  # a ramp is at least so long
 MARGIN_NS = MARGIN_S * NS
 _UNSURE_NS = 2_000_000  # of a moment: the node reads two clocks one after the other
+_CLOSE_M = 1e-3  # to the workspace's bound
 _CLOSED, _OPEN = 0.4, 0.6  # between them a gripper stays as it is
 
 Vector = NDArray[np.float64]
@@ -105,6 +106,9 @@ class MotionOracle:
         self._slack_ns = 0.0  # of its rows' times
         self._histories: list[History] = [[]]  # of the gripper, one of which is right
         self._stands_still = False  # since the twist before, though it has to move
+        self.skipped = (0, 0)  # rows of the last chunk that goes by the pose, at least and at most
+        self.clipped_by_box = (0, 0)  # whether it is surely, or perhaps
+        self.may_be_interrupted = 0  # motions
 
     # -- chunks ------------------------------------------------------------------------------------
 
@@ -160,6 +164,7 @@ class MotionOracle:
         """
         self._now_ns = self._start_ns = times.start_ns
         self._comes_with_action = True
+        self.skipped, self.clipped_by_box = (0, len(rows)), (0, int(self._box is not None))
         try:
             self._follow_guided(rows, contract, times)
         except Unsure:
@@ -210,6 +215,7 @@ class MotionOracle:
             due_ns, ends_ns = due_ns + done * period_ns, ends_ns + done * period_ns
         if self._is_adrift or self._zeros_wanted:
             raise Unsure
+        self.skipped = (done, done)
         self._replace_from(now_ns)
         self._openings.clear()
         self._perhaps_told, self._slack_ns = 0, slack_ns
@@ -227,7 +233,11 @@ class MotionOracle:
             else:
                 goal = place.moved(self._bounded(twists[done + number], contract) * lasts_s)
             if self._box is not None:
-                goal = Place(self._box.inside(goal.position, place.position), goal.rotation)
+                inside = self._box.inside(goal.position, place.position)
+                outside_m = float(np.abs(inside - goal.position).max())
+                if outside_m > _CLOSE_M:
+                    self.clipped_by_box = (1, 1)
+                goal = Place(inside, goal.rotation)
             twist = self._bounded(place.way_to(goal) / lasts_s, contract)
             self._rows.append(_Row(twist, begin_ns, end_ns))
             loose = np.repeat(2 * np.array(self._limits(contract)) * _UNSURE_NS / NS / lasts_s, 3)
@@ -281,6 +291,7 @@ class MotionOracle:
 
     def lose_pose(self) -> None:
         """A pose has come that ends the motion."""
+        self.may_be_interrupted += 1
         self.stop()
 
     def rest(self) -> None:
@@ -338,6 +349,7 @@ class MotionOracle:
         if not self.is_guided:
             return
         newest = self.poses.newest(real_ns, stamp_ns)
+        self.may_be_interrupted += newest.is_unsure or newest.place is None
         if newest.is_unsure or not is_sure:
             self._is_adrift = True
             self.doubt()

@@ -640,8 +640,10 @@ class Oracle:
         graph = self._world.graph
         prefix = self._world.prefix(robot.number)
         names = ('action', 'twist') if self._params['motion'] == 'twist' else ('action',)
-        is_so = graph.nodes.count(('vla', '/')) > 1 or any(
-            graph.count(f'/{prefix}{name}', is_publisher=True) > 1 for name in names
+        own, topics = ('vla', '/'), [f'/{prefix}{name}' for name in names]
+        others = [one.topic for one in graph.publishers if one.node != own]
+        is_so = graph.nodes.count(own) > 1 or any(
+            graph.count(topic, is_publisher=True) > 1 for topic in topics if topic in others
         )
         if not is_so:
             self._rivalled_since_ns[robot.number] = None

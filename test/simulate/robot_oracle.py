@@ -211,6 +211,8 @@ class RobotOracle:
         self._zeros = 0
         self._grippers = 0  # told where to be
         self._rivalled_ns = -10 * NS
+        self._skipped = np.zeros(2, int)  # rows, at least and at most
+        self._clipped_by_box = np.zeros(2, int)  # motions, the same
         self._may_be_none = 0  # actions that may be no motion
         self._surely_none = 0  # that are none
         self._owes_zero = False
@@ -651,7 +653,11 @@ class RobotOracle:
         if self._motion.is_guided and images:
             self._begin_guided(action, acted, images[0].stamp_ns)
             return
-        left_s = self._lasts_s(acted) - (stamp_ns - due_ns) / NS
+        late_s = (stamp_ns - due_ns) / NS
+        for row in range(acted.horizon):
+            row_left_s = row * acted.period_s + self._row_s(acted) - late_s
+            self._skipped += (row_left_s < -MARGIN_S, row_left_s < MARGIN_S)
+        left_s = self._lasts_s(acted) - late_s
         if self._row_s(acted) <= MARGIN_S or left_s < MARGIN_S:
             self._may_be_none += 1
             self._motion.doubt()
@@ -679,6 +685,8 @@ class RobotOracle:
         contract = with_period(self._contracts[action.unnorm_key], acted.period_s)
         rows = np.reshape(action.actions, (action.horizon, -1)).tolist()
         is_motion = self._motion.guided(rows, contract, times)
+        self._skipped += self._motion.skipped
+        self._clipped_by_box += self._motion.clipped_by_box
         self._may_be_none += is_motion is not True
         self._surely_none += is_motion is False
         self._acted, self._zeros = (None, 0) if is_motion is False else (acted, self._zeros)
@@ -961,6 +969,13 @@ class RobotOracle:
                 f'motions is {counters.motions}, and {self._surely_none} actions of '
                 f'{self.sequence} are none'
             )
+        for name, (least, most) in {
+            'rows_skipped': self._skipped,
+            'clipped_workspace': self._clipped_by_box,
+            'motions_interrupted': (0, self._motion.may_be_interrupted),
+        }.items():
+            if not least <= getattr(counters, name) <= most:
+                self._violation(f'{name} is {getattr(counters, name)}, should be {least} to {most}')
         # The gripper is told with each motion, but for the first ones, where it is not sure.
         is_silent = self._grippers < counters.motions / 2 - _UNSURE_GRIPPERS
         if is_silent or self._grippers > counters.motions * self._shape.horizon:
