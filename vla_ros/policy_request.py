@@ -127,10 +127,13 @@ class Kind(Protocol):
         center_crop: bool,
         max_batch_size: int,
         progress: ProgressCallback,
+        repeatable: bool,
     ) -> Policy:
         """Load the policy.
 
         :param center_crop: whether images are cropped, as they were in training.
         :param max_batch_size: number of observations that may be predicted at a time.
+        :param repeatable: whether equal inputs give equal bits in every process of a machine; then
+            nothing that was measured decides how they are computed.
         :raises PolicyError: if the policy can't be loaded.
         """

@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.costs import BlockCosts
+from vla_ros.policies import load_policy, resolve
+from vla_ros.policy_request import PolicyRequest
+from vla_ros.replay.run import run
+from vla_ros.types import PolicyError
 
 
 def passes(block_s: float, token_s: float, first_s: float = 9.0) -> list[tuple[int, float]]:
@@ -50,3 +58,28 @@ def test_too_few_passes_say_nothing(few: list[tuple[int, float]]) -> None:
     costs = BlockCosts()
     costs.add(1, few)
     assert costs.of(1) == 1.0
+
+
+@pytest.mark.parametrize('repeatable', [False, True])
+def test_nothing_measured_decides_where_answers_must_repeat(
+    tiny_checkpoint: Path, repeatable: bool
+) -> None:
+    request = resolve(PolicyRequest(str(tiny_checkpoint), device='cpu', dtype='float32'))
+    policy = load_policy(request, repeatable=repeatable)
+    assert isinstance(policy, OpenVLAPolicy)
+    costs = policy._predictor.block_costs
+    costs.add(1, passes(0.4, 0.1))
+    assert costs.of(1) == (1.0 if repeatable else pytest.approx(4.0))
+
+
+def test_a_replay_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def load(*_: object, repeatable: bool, **__: object) -> None:
+        asked.append(repeatable)
+        raise PolicyError('enough')
+
+    monkeypatch.setattr('vla_ros.replay.run.load_policy', load)
+    with pytest.raises(PolicyError, match='enough'):
+        run(cast(Any, None), cast(Any, None), PolicyRequest('scripted'), tmp_path, print)
+    assert asked == [True]

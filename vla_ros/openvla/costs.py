@@ -27,9 +27,12 @@ class BlockCosts:
 
     A GPU waits for the weights in either; on a CPU the products themselves take time. The warm-up
     measures it. It decides which passes are run, and so how soon an action comes.
+
+    :param measured: whether what is added counts; otherwise a block costs as much as a token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, measured: bool = True) -> None:
+        self._measured = measured
         self._ratios: dict[int, list[float]] = {}
 
     def add(self, batch_size: int, passes: Sequence[tuple[int, float]]) -> None:
@@ -38,6 +41,8 @@ class BlockCosts:
         :param passes: of each its number of tokens of a row, and its duration [s]. The first one
             of each number is not used: it may compile, or read weights from the disk.
         """
+        if not self._measured:
+            return
         seconds: dict[int, list[float]] = {}
         for width, duration in passes:
             seconds.setdefault(width, []).append(duration)

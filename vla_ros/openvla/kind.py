@@ -128,6 +128,7 @@ class OpenVLA:
         center_crop: bool,
         max_batch_size: int,
         progress: ProgressCallback,
+        repeatable: bool,
     ) -> OpenVLAPolicy:
         """Load the checkpoint; download it first if need be.
 
@@ -143,6 +144,7 @@ class OpenVLA:
             max_batch_size=max_batch_size,
             preprocessing=_preprocessing(request, center_crop),
             progress=progress,
+            repeatable=repeatable,
         )
 
 

@@ -25,6 +25,7 @@ from vla_ros.openvla.batches import Batch, ImageEmbedder, Predictor
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.chunk_batch import ChunkPredictor
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.costs import BlockCosts
 from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
@@ -70,6 +71,7 @@ class OpenVLAPolicy:
         info: PolicyInfo,
         files: WatchedFiles,
         max_batch_size: int = 1,
+        repeatable: bool = False,
     ) -> None:
         self.config = config
         self.info = info
@@ -79,7 +81,7 @@ class OpenVLAPolicy:
         self._prompt_tokenizer = prompt_tokenizer
         self._files = files
         self._embedder = ImageEmbedder(model, image_processor, len(config.cameras))
-        self._predictor = _predictor(config, model, prompt_tokenizer, self._embedder)
+        self._predictor = _predictor(config, model, prompt_tokenizer, self._embedder, repeatable)
         # An instruction is checked, and then predicted for again and again.
         self._prompt_ids = functools.lru_cache(_PROMPTS_KEPT)(
             lambda instruction: prompt_tokenizer(instruction)[0]
@@ -102,6 +104,7 @@ class OpenVLAPolicy:
         max_batch_size: int = 1,
         preprocessing: Preprocessing = RAW,
         progress: ProgressCallback | None = None,
+        repeatable: bool = False,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
 
@@ -113,6 +116,9 @@ class OpenVLAPolicy:
         :param compile: run through torch.compile: faster on a GPU; the warm-up takes minutes.
         :param max_batch_size: maximum number of requests in one batch.
         :param preprocessing: of images, before the released processor.
+        :param repeatable: whether equal inputs give equal bits in every process of this machine.
+            Otherwise the warm-up measures which passes are the fastest, and these round differently
+            in float32, bfloat16 and float16.
         :raises PlacementError: if device, dtype or quantization is not available here, or float32
             is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
@@ -138,7 +144,16 @@ class OpenVLAPolicy:
         if config.layout is not None and config.layout.doubt:
             _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files
-        return cls(config, model, image_processor, prompt_tokenizer, info, files, max_batch_size)
+        return cls(
+            config,
+            model,
+            image_processor,
+            prompt_tokenizer,
+            info,
+            files,
+            max_batch_size,
+            repeatable,
+        )
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return the policy's spec; the key is optional if there is only one.
@@ -318,7 +333,8 @@ def _predictor(
     model: OpenVLAModel,
     tokenizer: PromptTokenizer,
     embedder: ImageEmbedder,
+    repeatable: bool,
 ) -> Predictor:
     if config.layout is None or config.layout.decodes:
-        return TokenPredictor(config, model, tokenizer, embedder)
+        return TokenPredictor(config, model, tokenizer, embedder, BlockCosts(not repeatable))
     return ChunkPredictor(config, config.layout, model, tokenizer, embedder)

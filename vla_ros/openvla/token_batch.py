@@ -40,12 +40,13 @@ class TokenPredictor:
         model: OpenVLAModel,
         tokenizer: PromptTokenizer,
         embedder: ImageEmbedder,
+        block_costs: BlockCosts,
     ) -> None:
         self._config = config
         self._model = model
         self._tokenizer = tokenizer
         self._embedder = embedder
-        self.block_costs = BlockCosts()
+        self.block_costs = block_costs
 
     @property
     def most_tokens(self) -> int:

@@ -65,14 +65,16 @@ def load_policy(
     request: PolicyRequest,
     max_batch_size: int = 1,
     progress: ProgressCallback = lambda _: None,
+    repeatable: bool = False,
 ) -> Policy:
     """Load the policy. Importing torch, where the policy needs it, takes seconds.
 
     :param max_batch_size: number of observations that may be predicted at a time.
+    :param repeatable: whether equal inputs give equal bits in every process of a machine.
     :raises PolicyError: if the policy can't be loaded.
     """
     kind = kind_of(request.model)
-    return kind.load(request, center_crop(request), max_batch_size, progress)
+    return kind.load(request, center_crop(request), max_batch_size, progress, repeatable)
 
 
 def center_crop(request: PolicyRequest) -> bool:

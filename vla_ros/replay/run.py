@@ -106,7 +106,7 @@ def run(bag: Bag, task: Task, request: PolicyRequest, folder: Path, say: Say) ->
     def progress(step: Progress) -> None:
         say(f'{request.label}: {step.text}, {step.done} of {step.total}')
 
-    policy = load_policy(request, progress=progress)
+    policy = load_policy(request, progress=progress, repeatable=True)
     try:
         session = policy.session(request.unnorm_key or None)
         topics = task.topics(bag, session.spec)

@@ -77,6 +77,7 @@ class Scripted:
         center_crop: bool,
         max_batch_size: int,
         progress: ProgressCallback,
+        repeatable: bool,
     ) -> ScriptedPolicy:
         """Make the policy, and run the script's faults of loading.
 
