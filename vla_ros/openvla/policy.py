@@ -144,16 +144,8 @@ class OpenVLAPolicy:
         if config.layout is not None and config.layout.doubt:
             _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files
-        return cls(
-            config,
-            model,
-            image_processor,
-            prompt_tokenizer,
-            info,
-            files,
-            max_batch_size,
-            repeatable,
-        )
+        processors = image_processor, prompt_tokenizer
+        return cls(config, model, *processors, info, files, max_batch_size, repeatable)
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return the policy's spec; the key is optional if there is only one.
