@@ -16,6 +16,8 @@ import pytest
 from support.controllers import ForwardController, Hardware, TrajectoryController
 from support.joints import (
     ACCELERATION,
+    CONTRACT,
+    KEY,
     NAMES,
     NS,
     RAMP_S,
@@ -414,3 +416,52 @@ def _by_hand(rig: Rig, position: np.ndarray) -> None:
     rig.hardware.moved_by_hand(position)
     rig.trajectories.moved_by_hand(position)
     rig.passes(0.05)
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_a_contract_with_other_joints_stops_those_that_move(motion: str) -> None:
+    """Their controllers hear the stop, and a chunk of the others waits for it."""
+    rig = Rig(motion)
+    rig.acts(LINE)
+    rig.passes(0.5)
+    begin = rig.hardware.position.copy()
+    other = replace(CONTRACT, joints=('lift', 'hand', 'turn'), grippers=('hand',))
+    rig.output.adjust(replace(rig.setup, contracts={KEY: other}))
+    rig.deliver()
+    rig.acts(LINE)
+    assert rig.reason is Reason.MOTION_JOINT_LIMITS
+    rig.passes(1.0)
+    rest = rig.hardware.position.copy()
+    assert (rest - begin > 0.0).all() and (rest - begin < 0.06).all()
+    assert rig.hardware.complaints == []
+    rig.tell()
+    rig.output.publish(admitted_joints(rig.clock.now(), LINE))
+    rig.clock.advance(PERIOD_S)
+    rig.node.timer()
+    first = rig.sent[-1]
+    if motion == 'joint_trajectory':
+        assert first.joint_names == ['lift', 'turn']
+    else:
+        np.testing.assert_allclose(first.data, rest[::-1], atol=1e-3)
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_a_simulation_that_is_reset_makes_no_step(motion: str) -> None:
+    """A motion of before it must not be asked where the joints were at an earlier time."""
+    rig = Rig(motion)
+    rig.clock.advance(100.0)
+    rig.ticks_at_s = rig.now_s
+    rig.clock.is_simulated = True
+    rig.acts(LINE)
+    rig.passes(3.0)
+    rig.clock.jump(-50.0)
+    rig.output.forget_stamps()
+    rig.output.hold()
+    silent = len(rig.sent)
+    rig.clock.advance(0.1)
+    rig.tell()
+    rig.output.publish(admitted_joints(rig.clock.now(), LINE[-1:]))
+    rig.node.timer()
+    message = rig.sent[silent]
+    told = message.data if motion == 'forward' else message.points[0].positions
+    np.testing.assert_allclose(told, LINE[-1], atol=1e-6)

@@ -453,3 +453,27 @@ def test_pose_tracking_never_complains_in_minutes_of_faults(seed: int) -> None:
     heard = len(arm.sent)
     arm.runs(3.0)  # no chunk comes
     assert len(arm.sent) <= heard + 100
+
+
+def test_a_simulation_that_is_reset_has_neither_target_nor_gripper_of_before() -> None:
+    """After it the tool is 5 cm away, within max_lead_m; the gripper has moved before it."""
+    arm = Arm(chunk_timing='from_pose')
+    arm.clock.is_simulated = True
+    arm.clock.advance(100.0)
+    arm.runs(0.1)
+    arm.acts([[0.01, 0, 0, 0, 0, 0, one] for one in (1, 0, 1)])
+    arm.runs(2.0)
+    silent = len(arm.sent)
+    arm.clock.jump(-60.0)
+    arm.output.forget_stamps()
+    arm.output.hold()
+    for _ in range(20):
+        arm.clock.advance(PERIOD_S)
+        arm.tell(offset_m=-0.05)
+        arm.node.timer()
+    assert len(arm.sent) == silent
+    arm.output.publish(admitted(arm.clock.now(), [[0.01, 0, 0, 0, 0, 0, 1]], valid_s=5.0))
+    arm.node.timer()
+    assert arm.reason is None
+    begin = arm.servo.pose.position[0] - 0.05
+    assert arm.sent[silent].pose.position.x == pytest.approx(begin, abs=1e-3)

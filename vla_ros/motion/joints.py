@@ -48,7 +48,6 @@ class JointMotion:
 
     :ivar cause: why actions cause no motion.
     :ivar limited: joints that the last motion would have led out of their limits.
-    :ivar groups: of each group, the numbers of its joints in :attr:`joints`.
     :ivar stops: number of motions that were stopped before their end.
     """
 
@@ -72,18 +71,18 @@ class JointMotion:
         self.clipped = ClippedJoints()
         self.cause: Cause | None = None
         self.limited: tuple[str, ...] = ()
-        self.groups: list[list[int]] = []
         self.stops = 0
         self._prefixes = prefixes
         self._contracts, self._limits, self._heard = contracts, limits, heard
         self._contract: JointContract | None = None
-        self._arms = _Arms((), (), (), ())
+        self._arms = _Arms((), (), (), (), ())
+        self._next: _Arms | None = None  # of the contract, while other joints come to rest
         self._grippers: tuple[GripperSwitch, ...] = ()
         self._profile: JointProfile | None = None
         self._last: _Sent | None = None  # the last of the positions that were asked for
         self._is_held = False  # nobody else has moved the joints since the last command
         if unnorm_key:
-            self._choose(unnorm_key)
+            self._choose(unnorm_key, 0.0)
 
     @property
     def contract(self) -> JointContract | None:
@@ -94,6 +93,11 @@ class JointMotion:
     def joints(self) -> tuple[str, ...]:
         """Names of the joints that are no grippers, in the contract's order."""
         return self._arms.joints
+
+    @property
+    def groups(self) -> Sequence[list[int]]:
+        """Of each group, the numbers of its joints in :attr:`joints`."""
+        return self._arms.groups
 
     @property
     def grippers(self) -> tuple[str, ...]:
@@ -137,13 +141,14 @@ class JointMotion:
         """
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self.stop(now_s)
-            self._choose(unnorm_key)
+            self._choose(unnorm_key, now_s)
         if space not in (ActionSpace.JOINT_POSITION, ActionSpace.UNKNOWN):
             self.cause = _not_positions(space)
         elif self._contract is not None:
             due = Due(now_s if due_s is None else min(due_s, now_s), now_s, valid_until_s)
             self.limited = ()
             try:
+                self._take_over(now_s)
                 rows, openings = _rows(np.atleast_2d(actions), self._contract, self._arms)
                 period_s = period_s or self._contract.period_s
                 self._begin(self._contract, rows, openings, due, period_s, now_ns)
@@ -176,7 +181,7 @@ class JointMotion:
             self.cause = None  # the next action finds its contract, or none
         elif contracts.get(before.unnorm_key) != before:
             self.stop(now_s)
-            self._choose(before.unnorm_key)
+            self._choose(before.unnorm_key, now_s)
         elif self._profile and not self._profile.is_over(now_s):
             bounds = limits.of(self._arms.joints, dict(before.limits))
             if isinstance(bounds, Cause) or not bounds.same_as(self._profile.bounds):
@@ -246,23 +251,41 @@ class JointMotion:
         """Return whether the positions stay as they are until the next chunk."""
         return self._profile is None or self._profile.is_over(now_s)
 
-    def _choose(self, unnorm_key: str) -> None:
+    def _choose(self, unnorm_key: str, now_s: float) -> None:
         contract = self._contracts.get(unnorm_key)
-        self._contract = None
+        self._contract = self._next = None
         if contract is None:
             self.cause = no_contract(unnorm_key, self._contracts)
         elif not isinstance(contract, JointContract):
             self.cause = _not_positions(contract.action_space)
         else:
-            arms = _Arms.of(contract)
-            groups = grouped(arms.joints, self._prefixes)
+            groups = grouped(contract.moving_joints, self._prefixes)
             if isinstance(groups, Cause):
                 self.cause = groups
                 return
-            self.cause, self._contract, self.groups = None, contract, groups
-            if arms != self._arms:
-                self._arms, self._profile, self._last = arms, None, None
-            self._grippers = tuple(GripperSwitch() for _ in arms.grippers)
+            self.cause, self._contract = None, contract
+            self._next = _Arms.of(contract, groups)
+            if self._next == self._arms or self.is_over(now_s):
+                self._take_over(now_s)
+
+    def _take_over(self, now_s: float) -> None:
+        """Begin with the joints of the contract, if they are not those of the motion.
+
+        :raises NoMotion: if other joints have not come to rest.
+        """
+        arms = self._next
+        if arms is None:
+            return
+        if arms != self._arms:
+            if not self.is_over(now_s):
+                raise NoMotion(
+                    Reason.MOTION_JOINT_LIMITS,
+                    'the contract has other joints now, and the current motion stops; a later '
+                    'chunk moves them',
+                )
+            self._profile = self._last = None
+        self._arms, self._next = arms, None
+        self._grippers = tuple(GripperSwitch() for _ in arms.grippers)
 
     def _begin(
         self,
@@ -366,19 +389,23 @@ class _Arms:
     :param columns: their columns.
     :param grippers: names of the grippers.
     :param gripper_columns: their columns.
+    :param groups: of each group of joints, their numbers in ``joints``.
     """
 
     joints: tuple[str, ...]
     columns: tuple[int, ...]
     grippers: tuple[str, ...]
     gripper_columns: tuple[int, ...]
+    groups: Sequence[list[int]]
 
     @classmethod
-    def of(cls, contract: JointContract) -> _Arms:
+    def of(cls, contract: JointContract, groups: Sequence[list[int]]) -> _Arms:
         columns = tuple(
             index for index, name in enumerate(contract.joints) if name not in contract.grippers
         )
-        return cls(contract.moving_joints, columns, contract.grippers, contract.gripper_columns)
+        return cls(
+            contract.moving_joints, columns, contract.grippers, contract.gripper_columns, groups
+        )
 
 
 def _rows(

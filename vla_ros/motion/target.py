@@ -33,7 +33,7 @@ class Target:
 
     def is_followed(self, now_s: float) -> bool:
         """Return whether a controller still follows it; otherwise the tool may be anywhere."""
-        return now_s - self.at_s <= _PATIENCE_S
+        return 0.0 <= now_s - self.at_s <= _PATIENCE_S  # below: simulated time went back
 
     def advance(self, profile: TwistProfile, axes: str, box: Box | None, now_s: float) -> None:
         """Move the target by the integral of the twists since it was last moved.

@@ -84,8 +84,10 @@ class JointOutput(Stream):
         return f'limits of {", ".join(joints)}' if joints else ''
 
     def forget_stamps(self) -> None:
-        """Forget the joints."""
+        """Forget the joints; a motion by simulated time ends where the joints were commanded."""
         self._heard.forget()
+        if self._simulated:
+            self.motion.freeze()
 
     def adjust(self, setup: OutputSetup) -> None:
         """Apply limits and contracts from now on; what changes for a motion ends it."""

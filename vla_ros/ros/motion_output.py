@@ -69,8 +69,10 @@ class MotionOutput(Stream):
         return 'workspace_m' if self.motion.leaves_workspace else ''
 
     def forget_stamps(self) -> None:
-        """Forget the poses."""
+        """Forget the poses, and what the gripper did by a simulated time."""
         self._poses.forget()
+        if self._simulated:
+            self.motion.forget_gripper()
 
     def adjust(self, setup: OutputSetup) -> None:
         """Apply limits and contracts from now on.
