@@ -116,9 +116,8 @@ class OpenVLAPolicy:
         :param compile: run through torch.compile: faster on a GPU; the warm-up takes minutes.
         :param max_batch_size: maximum number of requests in one batch.
         :param preprocessing: of images, before the released processor.
-        :param repeatable: whether equal inputs give equal bits in every process of this machine.
-            Otherwise the warm-up measures which passes are the fastest, and these round differently
-            in float32, bfloat16 and float16.
+        :param repeatable: whether equal inputs give equal bits in every process of this machine;
+            otherwise the passes are those that the warm-up finds the fastest.
         :raises PlacementError: if device, dtype or quantization is not available here, or float32
             is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
@@ -131,14 +130,9 @@ class OpenVLAPolicy:
         image_processor, prompt_tokenizer = load_processors(
             directory, config, preprocessing, files.remember
         )
-        info = PolicyInfo(
-            model=str(path_or_repo_id),
-            revision=revision or '',
-            device=str(placement.device),
-            dtype=placement.dtype_name,
-            quantization=quantization,
-            compiled=compile,
-        )
+        device, dtype = str(placement.device), placement.dtype_name
+        name = str(path_or_repo_id)
+        info = PolicyInfo(name, revision or '', device, dtype, quantization, compile)
         with explained(info, 'loading'):
             model = load(Checkpoint(directory, files.remember), config, placement, progress)
         if config.layout is not None and config.layout.doubt:
