@@ -171,7 +171,8 @@ def test_the_policy_allows_several_robots_and_cameras_after_the_edits_it_asks_fo
     moving = ('motion:=twist', 'frame_id:=arm_base', 'chunk_timing:=from_pose')
     with running_node(*parameters, *moving) as running:
         robot = running.robot
-        robot.wait_for(lambda: 'vla' in robot.get_node_names(), 60.0)
+        node = ('vla', robot.get_namespace())  # not that of an earlier test
+        robot.wait_for(lambda: node in robot.get_node_names_and_namespaces(), 60.0)
         for kind, names in expected.items():
             robot.wait_for(partial(graph_tells, robot, names, kind))
         done = exercised(robot)
