@@ -278,7 +278,8 @@ def test_costs_of_quantised_weights(tiny_checkpoint: Path, quantization: str, bi
     costs = count_costs(config, torch.bfloat16, 38, quantization=quantization)
     assert costs.flops == plain.flops
     kept = 2 * (7 * 64 + 64 * VOCABULARY)  # norms and head
-    attention = 3 * (4 * 64 * 64 * bits // 8 + 4 * 4 * 64)
+    row_bytes = 64 * bits // 8 + 4 + 2 * (bits == 4)  # int4 has two bytes for a group of 64 inputs
+    attention = 3 * 4 * 64 * row_bytes
     mlp = 3 * (3 * 64 * 172 + 4 * (2 * 172 + 64))  # 172 is no number of rows or inputs for int4
     assert costs.decode_step_bytes == kept + attention + mlp
     assert costs.model_bytes < plain.model_bytes - (

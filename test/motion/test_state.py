@@ -19,6 +19,7 @@ from vla_ros.motion.orientation import axis_angle, nearer, unit_quaternion
 from vla_ros.motion.pose import Pose
 from vla_ros.motion.state import AxisAngle, JointPositions, Joints, Position
 from vla_ros.motion.state_parts import StateParts, state_of
+from vla_ros.simulation.scene import import_mujoco
 
 MS = 10**6
 POINT = np.array([0.1, 0.2, 0.3])
@@ -116,10 +117,9 @@ def test_near_is_the_quaternion_of_liberos_hand() -> None:
     That is a product along the arm, so its sign is that of the arm's posture, and does not jump.
     The arm starts as in LIBERO 8f1084e: libero/libero/envs/robots/mounted_panda.py.
     """
-    mujoco = pytest.importorskip('mujoco')
+    mujoco = import_mujoco()
     found = importlib.util.find_spec('robosuite')
-    if found is None or found.origin is None:
-        pytest.skip('robosuite is not installed')
+    assert found is not None and found.origin is not None
     file = Path(found.origin).parent / 'models' / 'assets' / 'robots' / 'panda' / 'robot.xml'
     data = mujoco.MjData(model := mujoco.MjModel.from_xml_path(str(file)))
     start = [0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.22675220, math.pi / 4]

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 from support.places import GOLDEN
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
-from vla_ros.openvla.decoding import decode_greedy
+from vla_ros.openvla.decoding import Generation, decode_greedy
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import KVCache, Llama
 
@@ -73,9 +73,9 @@ def generated(model: Llama, inputs_embeds: Tensor, lengths: Tensor) -> tuple[Ten
     """Token ids [B, STEPS] and logits [B, STEPS, vocab]."""
     cache = KVCache.empty(model.config, inputs_embeds, inputs_embeds.shape[1] + STEPS)
     first = model.prefill(inputs_embeds, lengths, cache)
-    steps = np.full(len(lengths), STEPS)
-    token_ids, logits = decode_greedy(model, first, lengths, cache, steps)
-    return torch.from_numpy(token_ids), logits
+    steps = Generation(np.full(len(lengths), STEPS))
+    decoded = decode_greedy(model, first, lengths, cache, steps, slice(None))
+    return torch.from_numpy(decoded.token_ids), decoded.logits
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -125,7 +125,8 @@ def test_the_cache_has_its_final_size_from_the_start() -> None:
     model, lengths = ours('grouped'), torch.tensor(LENGTHS)
     cache = KVCache.empty(model.config, embeds(), LENGTH + STEPS)
     first = model.prefill(embeds(), lengths, cache)
-    decode_greedy(model, first, lengths, cache, np.full(len(lengths), STEPS))
+    steps = Generation(np.full(len(lengths), STEPS))
+    decode_greedy(model, first, lengths, cache, steps, slice(None))
     assert len(cache.layers) == 3
     ends = torch.tensor(LENGTHS) + STEPS - 1
     for layer in cache.layers:
