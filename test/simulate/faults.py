@@ -673,8 +673,8 @@ def worker_stalls(world: World, fault: Fault) -> None:
 @kind()
 def process_is_stuck(world: World, fault: Fault) -> None:
     """As where native code keeps the interpreter's lock. (The start may take its time.)"""
-    if world.statuses:
-        world.stall(1000.0, main=True, worker=True)
+    if world.statuses:  # a moment later: until then the watchdog is patient
+        world.scheduler.after(0.1, lambda: world.stall(1000.0, main=True, worker=True))
     elif not world.is_healed:
         world.scheduler.after(0.1, lambda: process_is_stuck(world, fault))
 

@@ -76,7 +76,7 @@ def _set(world: World, atomically: bool, wrong: bool) -> None:
     world.set_together(values) if atomically else world.set_each(values)
 
 
-def _heal(world: World) -> None:
+def restore(world: World) -> None:
     """Set what the plan has, in one request."""
     world.set_together([(name, world.plan.value(name)) for name in _settable(world.plan)])
 
@@ -89,14 +89,14 @@ def _later(world: World, action: Callable[[], None]) -> None:
 def parameters_live(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(1, 4)):
         _later(world, lambda: _set(world, atomically=False, wrong=False))
-    for_a_while(world, fault, lambda: _heal(world))
+    for_a_while(world, fault, lambda: restore(world))
 
 
 @kind()
 def parameters_live_together(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(1, 4)):
         _later(world, lambda: _set(world, atomically=True, wrong=False))
-    for_a_while(world, fault, lambda: _heal(world))
+    for_a_while(world, fault, lambda: restore(world))
 
 
 @kind()
@@ -105,7 +105,7 @@ def parameters_live_and_wrong(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(2, 5)):
         atomically = world.random.random() < 0.7
         _later(world, lambda atomically=atomically: _set(world, atomically, wrong=True))
-    for_a_while(world, fault, lambda: _heal(world))
+    for_a_while(world, fault, lambda: restore(world))
 
 
 @kind()
@@ -115,7 +115,7 @@ def parameters_in_every_state(world: World, fault: Fault) -> None:
         world.change_state(number, delay_s=delay_s)
     for _ in range(6):
         _later(world, lambda: _set(world, world.random.random() < 0.5, wrong=False))
-    for_a_while(world, fault, lambda: _heal(world))
+    for_a_while(world, fault, lambda: restore(world))
 
 
 @kind()
@@ -124,4 +124,4 @@ def parameters_read(world: World, fault: Fault) -> None:
     world.read_parameters(list(_LIVE))
     world.scheduler.after(0.1, lambda: _set(world, world.random.random() < 0.5, wrong=True))
     world.scheduler.after(0.2, lambda: world.read_parameters(list(_LIVE)))
-    for_a_while(world, fault, lambda: _heal(world))
+    for_a_while(world, fault, lambda: restore(world))

@@ -91,8 +91,7 @@ class MotionOracle:
         self._perhaps_told = 0  # of the openings, the first ones
         self._gripper: float | None = None  # None: not known
         self._ramp_ns = 1.0
-        self._kept_ramp_s = 0.0  # of a motion that began by other limits
-        self._zeros_wanted = 0  # twists without motion, until all of it is by the same limits
+        self._limits_in_doubt = False  # a motion may have begun by others, and kept its ramp
         self._unsure_until_ns = 0.0
         self._now_ns = 0  # of the last twist, or of the action after it
         self._start_ns = 0  # of the last chunk
@@ -140,7 +139,7 @@ class MotionOracle:
             twist = self._bounded(action_twist(np.array(row), contract), contract)
             self._rows.append(_Row(twist, max(begin_ns, start_ns), begin_ns + lasts_ns))
             self._openings.append(_Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns))
-        if self._zeros_wanted:
+        if self._limits_in_doubt:
             self._unsure_until_ns = math.inf
         self._perhaps_told = 0
         self._now_ns = start_ns
@@ -173,7 +172,7 @@ class MotionOracle:
             return None
         except Refused:
             self.stop()
-            return False
+            return None if self._is_adrift or self._limits_in_doubt else False
         return not math.isinf(self._unsure_until_ns) or None
 
     def _follow_guided(
@@ -213,7 +212,7 @@ class MotionOracle:
             if done == len(rows):
                 raise Refused
             due_ns, ends_ns = due_ns + done * period_ns, ends_ns + done * period_ns
-        if self._is_adrift or self._zeros_wanted:
+        if self._is_adrift or self._limits_in_doubt:
             raise Unsure
         self.skipped = (done, done)
         self._replace_from(now_ns)
@@ -297,7 +296,7 @@ class MotionOracle:
     def rest(self) -> None:
         """It surely holds: nothing is commanded."""
         self.stop()
-        self._is_adrift = False
+        self._is_adrift = self._limits_in_doubt = False
 
     def perhaps_forget_gripper(self) -> None:
         """The node forgets the gripper, at this moment or not."""
@@ -314,9 +313,8 @@ class MotionOracle:
         self._unsure_until_ns = math.inf
 
     def change_limits(self) -> None:
-        """Others hold from now on; the current motion keeps its ramp, or ends."""
-        self._kept_ramp_s = max(self._kept_ramp_s, self._ramp_ns / NS)
-        self._zeros_wanted = 2
+        """Others hold from now on; the motion keeps its ramp until it is over, or ends."""
+        self._limits_in_doubt = True
         self._is_adrift |= self.is_guided
         self.doubt()
 
@@ -362,8 +360,6 @@ class MotionOracle:
         :param must_move: whether nothing has happened for which the robot may stand still.
         """
         before_ns, self._now_ns = self._now_ns, now_ns
-        self._zeros_wanted = 2 if twist.any() and self._zeros_wanted else self._zeros_wanted
-        self._zeros_wanted -= bool(self._zeros_wanted) and not twist.any()
         self._check_told(before_ns, must_move and self._must_move)
         self._must_move = must_move
         if not is_sure or now_ns < self._unsure_until_ns:
@@ -431,7 +427,6 @@ class MotionOracle:
     def ramp_s(self, contract: ActionContract) -> float:
         linear, angular = self._limits(contract)
         return max(
-            self._kept_ramp_s if self._zeros_wanted else 0.0,
             2 * math.sqrt(linear / self._params['max_linear_jerk_m_s3']),
             2 * math.sqrt(angular / self._params['max_angular_jerk_rad_s3']),
             _TICKS_PER_RAMP / self._params['control_rate_hz'],

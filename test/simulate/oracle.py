@@ -411,6 +411,8 @@ class Oracle:
             self._next_params[name] = value
             if self._state not in ('unconfigured', 'finalized'):
                 before, self._params[name] = self._params[name], value  # in force at once
+                if value == before:
+                    return
                 if name == 'hang_timeout_s':
                     self._hang_limits.append((self._scheduler.now_ns, before))
                 for robot in self.robots:
@@ -425,7 +427,7 @@ class Oracle:
             self._params.update(self._next_params)
             if why_not_together(self._params):
                 self._excused.add(Reason.INVALID_PARAMETER)
-            for robot in self.robots:
+            for robot in self.robots if not why_not_together(self._params) else ():
                 robot.configure()
                 robot.begin_with(self._params['instruction'])
         elif state == 'unconfigured' and self._state == 'cleaningup':

@@ -91,7 +91,8 @@ class CameraOracle:
         """The camera is another one now."""
         self.has_come = False  # an image, which the node surely counts as a sign of life
         self.last_ns = self._surely_ns = self._now_ns()
-        self._gap_s = 0.0  # between the last two images that were surely new
+        self._gap_s = 0.0  # between two images that were surely new, the longest of late
+        self._gap_ns = 0  # when it ended
         self._last_stamp_ns: int | None = None
         self._frames: set[Frame] = set()
         self._judged_ns: int | None = None
@@ -102,7 +103,9 @@ class CameraOracle:
         fault = self._fault(stamp_ns, frame) if usable else 'rejected'
         now_ns = self._now_ns()
         if fault not in ('repeated', 'perhaps'):
-            self._gap_s, self._surely_ns = (now_ns - self._surely_ns) / NS, now_ns
+            gap_s, self._surely_ns = (now_ns - self._surely_ns) / NS, now_ns
+            if gap_s > self._gap_s or (now_ns - self._gap_ns) / NS > NOTICE_S:
+                self._gap_s, self._gap_ns = gap_s, now_ns
             self.has_come = True
         if fault != 'repeated':
             self.last_ns = now_ns
@@ -114,7 +117,8 @@ class CameraOracle:
         It may tell a moment later of a silence that has just ended.
         """
         silent_s = (self._now_ns() - self._surely_ns) / NS
-        return max(silent_s, self._gap_s) if silent_s < NOTICE_S else silent_s
+        is_new = (self._now_ns() - self._gap_ns) / NS < NOTICE_S
+        return max(silent_s, self._gap_s) if is_new else silent_s
 
     @property
     def in_doubt(self) -> bool:

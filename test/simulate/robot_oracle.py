@@ -249,6 +249,10 @@ class RobotOracle:
             self._motion.change_limits()
         self._replan.lift()
 
+    def _age_s(self, name: str) -> float:
+        """Since when a parameter has its value."""
+        return (self._around.now_ns() - self._before.get(name, (0, None))[0]) / NS
+
     def _most(self, name: str) -> float:
         """The limit in force, or the one of a moment ago if that was higher."""
         at_ns, before = self._before.get(name, (0, 0.0))
@@ -656,7 +660,8 @@ class RobotOracle:
         late_s = (stamp_ns - due_ns) / NS
         for row in range(acted.horizon):
             row_left_s = row * acted.period_s + self._row_s(acted) - late_s
-            self._skipped += (row_left_s < -MARGIN_S, row_left_s < MARGIN_S)
+            has_time = self._row_s(acted) > MARGIN_S  # otherwise the whole chunk may be refused
+            self._skipped += (has_time and row_left_s < -MARGIN_S, row_left_s < MARGIN_S)
         left_s = self._lasts_s(acted) - late_s
         if self._row_s(acted) <= MARGIN_S or left_s < MARGIN_S:
             self._may_be_none += 1
@@ -865,6 +870,8 @@ class RobotOracle:
         self._violation(f'it holds for reason {reason}, should be {expected.name}')
 
     def _check_image_timeout(self) -> None:
+        if self._age_s('image_timeout_s') < 2 * NOTICE_S:
+            return  # it may hold by the limit of a moment ago
         silent_s = max(camera.silent_s() for camera in self._cameras)
         if silent_s < self._params['image_timeout_s'] - MARGIN_S and not self._in_doubt:
             self._violation(f'it holds for want of an image; the last came {silent_s:.3f} s ago')

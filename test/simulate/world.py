@@ -31,6 +31,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from simulate.goal_client import GoalClient
 from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
+from simulate.live_faults import restore
 from simulate.plan import Plan
 from simulate.policy import SIDE, Frame, PolicyKnobs, pixels
 from simulate.scheduler import NS, Scheduler
@@ -559,6 +560,7 @@ class World:
             self.clock.is_silent, self.clock.hz = False, _CLOCK_HZ
             self.clock.set(self.clock.now_ns(), 1.0)
             self.set_parameters(use_sim_time=True)
+        restore(self)
         self.operator.is_away = False
         self.operator.looks_s = _LAST_LOOK_S
         self.restart_s = (0.2, 0.3)
