@@ -25,6 +25,8 @@ _ACTIVE = (1, 2, 3)  # statuses of goals: accepted, executing, canceling
 _STATUS_OF = {SUCCEEDED: 4, CANCELED: 5, TIMED_OUT: 6, HELD: 6}
 _NEXT = {1: (2, 3), 2: (3, 4, 6), 3: (4, 5, 6), 4: (), 5: (), 6: ()}
 _LASTING = (Reason.STOPPED, Reason.DISABLED, Reason.SECOND_NODE, Reason.SECOND_PUBLISHER)
+_RIVALS = (Reason.SECOND_NODE, Reason.SECOND_PUBLISHER)
+_RIVALLED_S = 3.0  # in which a robot may still be held for them
 _OF_INSTRUCTIONS = frozenset(
     (
         Reason.NO_INSTRUCTION,
@@ -260,7 +262,7 @@ class GoalOracle:
         is_shown = status is not None and status.state in (State.HOLDING, State.RUNNING)
         is_ready = is_shown and status is not None and status.reason not in _LASTING
         is_on = robot.stopped is False and robot.enabled is True
-        is_rivalled = self._age_s(self._rivalled_ns) < 2.0
+        is_rivalled = self._age_s(self._rivalled_ns) < _RIVALLED_S
         is_free = self.current is None and not self._is_ending
         stalled = self._around.stalled_lately(_GRACE_S + NOTICE_S)
         return not (is_ready and is_on and is_free) or is_rivalled or stalled
@@ -430,7 +432,8 @@ class GoalOracle:
             if reason:
                 self._violation(f'{what} for reason {reason.name}')
             return
-        if outcome == HELD and reason not in goal.reasons:
+        is_rivalled = reason in _RIVALS and self._age_s(self._rivalled_ns) < _RIVALLED_S
+        if outcome == HELD and reason not in goal.reasons and not is_rivalled:
             names = ', '.join(sorted(one.name for one in goal.reasons)) or 'nothing'
             self._violation(f'{what}: {reason.name}, and there was {names}')
         end_ns = began_ns + round(elapsed_s * NS)

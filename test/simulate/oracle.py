@@ -18,7 +18,7 @@ from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import SetBool
 
 from simulate.graph import Header
-from simulate.parameter_oracle import why_not, why_not_together
+from simulate.parameter_oracle import why_not, why_not_alone, why_not_together
 from simulate.parts_oracle import NOTICE_S
 from simulate.plan import Plan
 from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
@@ -371,16 +371,21 @@ class Oracle:
                 if told != known:
                     self._violation(f'parameter {name} is {told!r}, should be {known!r}')
         elif isinstance(request, SetParametersAtomically.Request):
-            self._check_change(dict(_parameters(request)), response.result, late)
+            self._check_change(_parameters(request), response.result, late)
         elif isinstance(request, SetParameters.Request):
             for (name, value), result in zip(_parameters(request), response.results, strict=True):
-                self._check_change({name: value}, result, late)
+                self._check_change([(name, value)], result, late)
 
-    def _check_change(self, changes: dict[str, Any], result: Any, late: bool | None) -> None:
-        """It is accepted as a whole, or changes nothing."""
+    def _check_change(self, pairs: list[tuple[str, Any]], result: Any, late: bool | None) -> None:
+        """It is accepted as a whole, or changes nothing.
+
+        :param pairs: names and values; a name that comes twice has the last value.
+        """
+        changes = dict(pairs)
         is_configured = self._state not in ('unconfigured', 'finalized')
         values = self._params if is_configured else self._next_params
-        why = why_not(values, changes, is_configured)
+        alone = [why_not_alone(name, value, is_configured) for name, value in pairs]
+        why = next(filter(None, alone), '') or why_not(values, changes, is_configured)
         if result.successful and why:
             self._violation(f'{changes} are set, though {why}')
         may_be_late = late is not False and bool(changes.get('instruction'))

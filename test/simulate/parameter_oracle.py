@@ -25,15 +25,15 @@ def why_not(values: Mapping[str, Any], changes: Mapping[str, Any], is_configured
     :param values: of all parameters, as they are.
     """
     for name, value in changes.items():
-        if name in _OF_ROS:
-            if not isinstance(value, bool):
-                return f'{name} has another type'
-        elif why := _why_not_alone(name, value, is_configured):
+        if why := why_not_alone(name, value, is_configured):
             return why
     return why_not_together({**values, **changes}) if is_configured else ''
 
 
-def _why_not_alone(name: str, value: Any, is_configured: bool) -> str:
+def why_not_alone(name: str, value: Any, is_configured: bool) -> str:
+    """Return why a parameter must not have this value, whatever the others are."""
+    if name in _OF_ROS:
+        return '' if isinstance(value, bool) else f'{name} has another type'
     definition = DEFINITIONS.get(name)
     if definition is None:
         return f'{name!r} is unknown'
