@@ -85,8 +85,8 @@ def test_a_second_publisher_of_what_moves_the_robot(kind: type, topic: str) -> N
         stack.wait_for_state(State.RUNNING)
         with another_node('teleoperation', stack.get_namespace()) as other:
             other.create_publisher(kind, topic, 1)
-            stack.wait_for_state(State.HOLDING, Reason.SECOND_PUBLISHER)
-            assert f'{stack.get_namespace()}/teleoperation' in stack.status.message
+            name = f'{stack.get_namespace()}/teleoperation'  # heard after its publisher, at times
+            stack.wait_for_state(State.HOLDING, Reason.SECOND_PUBLISHER, message=name)
             assert f'/{topic} is published' in stack.status.message
         stack.wait_for_state(State.RUNNING)
 
