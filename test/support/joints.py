@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
 from support.fakes import SPEC, a_prediction
-from support.outputs import IMAGE, Clock, StandIn, a_setup
+from support.outputs import IMAGE, Clock, StandIn, a_setup, admitted_result
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import JointContract, describe, load_contracts
 from vla_ros.motion.joint_limits import JointLimit, JointLimits
@@ -112,13 +112,12 @@ def admitted_joints(
     observation = Observation.of_one(IMAGE, 'go', now.node_ns)
     spec = replace(SPEC, horizon=len(actions), action_dim=3, names=tuple('abc'))
     prediction = a_prediction(actions=actions, unnorm_key=key)
-    return Admitted(
+    return admitted_result(
         Result(observation, Outcome.PREDICTED, prediction),
         describe(spec, CONTRACT),
         now,
-        now.node_ns - round(age_s * NS),
-        now.node_ns + round(valid_s * NS),
-        sequence=1,
+        valid_s,
+        age_s,
     )
 
 

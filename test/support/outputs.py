@@ -14,7 +14,7 @@ from geometry_msgs.msg import PoseStamped
 from support.fakes import SPEC, a_prediction
 from vla_ros.clock import ManualClock
 from vla_ros.graph.stamps import to_time
-from vla_ros.motion import Pose, describe, load_contracts
+from vla_ros.motion import ActionDescription, Pose, describe, load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.frames import Frames
 from vla_ros.ros.log import Log
@@ -141,14 +141,24 @@ def admitted(
     observation = Observation.of_one(IMAGE, 'go', now.node_ns - round(image_age_s * NS))
     spec = replace(SPEC, horizon=len(actions), period_s=period_s, action_space=space)
     prediction = a_prediction(actions=np.array(actions, np.float64), unnorm_key=DATA_SET)
-    return Admitted(
+    return admitted_result(
         Result(observation, Outcome.PREDICTED, prediction),
         describe(spec, CONTRACT),
         now,
-        now.node_ns - round(age_s * NS),
-        now.node_ns + round(valid_s * NS),
-        sequence=1,
+        valid_s,
+        age_s,
     )
+
+
+def admitted_result(
+    result: Result, description: ActionDescription, now: Moment, valid_s: float, age_s: float
+) -> Admitted:
+    """
+    :param valid_s: for how long row 0 is valid.
+    :param age_s: how long ago row 0 was due.
+    """
+    due_ns, until_ns = now.node_ns - round(age_s * NS), now.node_ns + round(valid_s * NS)
+    return Admitted(result, description, now, due_ns, until_ns, sequence=1)
 
 
 def pose_message(pose: Pose, frame: str, stamp_ns: int) -> PoseStamped:
