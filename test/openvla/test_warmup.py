@@ -151,10 +151,14 @@ def test_without_a_compiler_it_says_so(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr(torch._inductor.config.cpp, 'cxx', ('/nowhere/g++',))
     monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
     policy = load(tiny_checkpoint, compile=True)
-    with pytest.raises(PolicyError, match=r'torch.compile does not work on cpu.*/nowhere/g\+\+'):
+    told = r'torch.compile does not work on cpu.*/nowhere/g\+\+'
+    # Not by monkeypatch, which would leave the setting deleted.
+    with (
+        torch._inductor.config.patch({'cpp.cxx': ('/nowhere/g++',)}),
+        pytest.raises(PolicyError, match=told),
+    ):
         policy.warmup()
 
 

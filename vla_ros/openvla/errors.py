@@ -57,7 +57,8 @@ def known_failure(
 
     :param doing: what failed, such as ``an inference``.
     """
-    told = str(error).strip().split('\n')[0][:200] or type(error).__name__
+    # The first line may only say that something raised, and the second what.
+    told = ' '.join(str(error).strip().splitlines()[:2])[:200].strip() or type(error).__name__
     # On the CPU and on MPS torch raises a plain RuntimeError.
     if (
         isinstance(error, (MemoryError, torch.OutOfMemoryError))
