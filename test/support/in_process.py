@@ -8,10 +8,12 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import rclpy
 from rclpy.parameter import Parameter
 
+import vla_ros.ros.node
 from support.fakes import FakePolicy, a_prediction
 from support.graph import Robot, robot, spinning_node
 from vla_ros.clock import ManualClock
@@ -78,7 +80,8 @@ def unstarted_node(
     node.autostart()
     with robot(namespace, reliable) as stack, spinning_node(context, node):
         yield stack, node
-    assert node.close()
+    with mock.patch.object(vla_ros.ros.node, '_JOIN_TIMEOUT_S', 30.0):  # a slow machine may wait
+        assert node.close()
     rclpy.try_shutdown(context=context)
 
 
