@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from support.family import write_family
 from support.family_golden import CASES, COMMITTED, OFT_CASE, PRO_CASE, SHARED, Case
+from support.mistakes import mask_forgotten
 from vla_ros.openvla import (
     CheckpointError,
     OpenVLAPolicy,
@@ -304,15 +305,6 @@ def raw_state(patch: pytest.MonkeyPatch) -> None:
 def actions_clipped(patch: pytest.MonkeyPatch) -> None:
     scale = Statistics.unnormalize
     patch.setattr(Statistics, 'unnormalize', lambda self, x: scale(self, x.clip(-1, 1)))
-
-
-def mask_forgotten(patch: pytest.MonkeyPatch) -> None:
-    scale = Statistics.unnormalize
-    patch.setattr(
-        Statistics,
-        'unnormalize',
-        lambda self, x: scale(replace(self, mask=np.ones_like(self.mask)), x),
-    )
 
 
 def last_token_missing(patch: pytest.MonkeyPatch) -> None:

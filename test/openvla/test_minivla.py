@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from support.minivla_golden import CASES, RELEASED, TINY, TINY_VQ, Case
+from support.mistakes import mask_forgotten
 from vla_ros.openvla import OpenVLAPolicy, config
 from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.batches import ImageEmbedder
@@ -195,15 +196,6 @@ def vocabulary_with_padding(patch: pytest.MonkeyPatch) -> None:
 def epsilon_of_oft(patch: pytest.MonkeyPatch) -> None:
     scale = Statistics.unnormalize
     patch.setattr(Statistics, 'unnormalize', lambda self, x: scale(replace(self, epsilon=1e-4), x))
-
-
-def mask_forgotten(patch: pytest.MonkeyPatch) -> None:
-    scale = Statistics.unnormalize
-    patch.setattr(
-        Statistics,
-        'unnormalize',
-        lambda self, x: scale(replace(self, mask=np.ones_like(self.mask)), x),
-    )
 
 
 def changed_codes(
