@@ -31,7 +31,7 @@ FLOORS = (
         'view',
     },
     {'motion', 'openvla', 'scheduling', 'scripted'},
-    {'policy_request'},
+    {'policy_request', 'wire'},
     {'drawing', 'images', 'types'},
     {'clock', 'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
     {'errors'},
@@ -42,7 +42,7 @@ FLOORS = (
 WITHOUT_ROS = {
     *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay'),
     'scheduling',
-    *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog'),
+    *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'wire'),
 }
 ROS = {
     *('builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),

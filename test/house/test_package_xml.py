@@ -22,6 +22,7 @@ KEYS = {
     'huggingface_hub': 'python3-huggingface-hub-pip',
     'lz4': 'python3-lz4',
     'matplotlib': 'python3-matplotlib',
+    'msgpack': 'python3-msgpack',
     'numpy': 'python3-numpy',
     'packaging': 'python3-packaging',
     'pytest': 'python3-pytest',
@@ -35,6 +36,7 @@ KEYS = {
 }
 # Modules for which rosdep has no key; requirements/ has their versions.
 WITHOUT_KEY = {'backports', 'compression', 'peft', 'safetensors', 'simplejpeg', 'tokenizers'}
+WITHOUT_KEY |= {'websockets'}  # rosdep's is too old
 OURS = {'simulate', 'support', 'training', 'vla_ros'}
 # Declared, and neither imported nor looked for.
 BROUGHT_ALONG = {

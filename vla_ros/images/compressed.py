@@ -22,7 +22,7 @@ import PIL.Image
 import simplejpeg
 from numpy.typing import NDArray
 
-from vla_ros.images.raw import DEPTH, MOST_SHOWN, UnusableImage, check_size
+from vla_ros.images.raw import DEPTH, MAX_PIXELS, MOST_SHOWN, UnusableImage, check_size
 
 MAX_COMPRESSED_BYTES = 32_000_000  # Pillow may need thirty times as much for its segments
 MAX_SCANS = 32  # of a JPEG; a progressive one has about ten
@@ -64,12 +64,15 @@ class CompressedImageMessage(Protocol):
     data: Any
 
 
-def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
+def compressed_to_rgb(
+    message: CompressedImageMessage, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Return the RGB image of a compressed message.
 
     :param message: a JPEG or PNG, recognised by its bytes and not by ``message.format``. Its EXIF
         orientation is not applied. Where ``format`` names the source's encoding, it decides on the
         order of the colours, as for ROS's own subscriber.
+    :param max_pixels: more are rejected before they are decoded.
     :returns: uint8 [H, W, 3] RGB, read-only. Gray is repeated, alpha is discarded.
     :raises UnusableImage: if it can't be decoded completely, or is not a colour or 8-bit gray
         image.
@@ -97,7 +100,7 @@ def compressed_to_rgb(message: CompressedImageMessage) -> NDArray[np.uint8]:
         )
     data = bytes(message.data)
     _check_parts(data, what)
-    pixels = _decoded(data, what)
+    pixels = _decoded(data, what, max_pixels)
     if _has_swapped_colours(message.format):
         pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     return pixels
@@ -114,10 +117,10 @@ def _has_swapped_colours(description: str) -> bool:
     return bool(semicolon and source in _COLOURS and 'compressed bgr' not in stored)
 
 
-def _decoded(data: bytes, what: str) -> NDArray[np.uint8]:
+def _decoded(data: bytes, what: str, max_pixels: int) -> NDArray[np.uint8]:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=('JPEG', 'PNG')) as image:
-            check_size(image.width, image.height)
+            check_size(image.width, image.height, max_pixels=max_pixels)
             _check_mode(image.mode, what)
             if image.format == 'PNG':
                 return np.asarray(image.convert('RGB'))

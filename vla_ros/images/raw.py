@@ -155,7 +155,7 @@ def _check_data(message: ImageMessage, row_bytes: int) -> None:
         )
 
 
-def check_size(width: int, height: int, smallest: int = 1) -> None:
+def check_size(width: int, height: int, smallest: int = 1, max_pixels: int = MAX_PIXELS) -> None:
     """Check the size of an image in pixels.
 
     :raises UnusableImage: if a side is too short or too long, or the image has too many pixels.
@@ -169,12 +169,12 @@ def check_size(width: int, height: int, smallest: int = 1) -> None:
             expected=f'at least {smallest}',
         )
     smaller = 'have the camera send a smaller image'
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UnusableImage(
-            f'{what}, at most {MAX_PIXELS} pixels are allowed',
+            f'{what}, at most {max_pixels} pixels are allowed',
             smaller,
             value=width * height,
-            expected=f'at most {MAX_PIXELS} pixels',
+            expected=f'at most {max_pixels} pixels',
         )
     if max(width, height) > MAX_SIDE:
         raise UnusableImage(
