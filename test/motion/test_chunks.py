@@ -107,6 +107,7 @@ def test_a_chunk_of_one_row_is_that_action() -> None:
     assert chunk.execute(values[np.newaxis], 'bridge', 0.0, valid_until_s=0.35)
     assert single.execute(values, 'bridge', 0.0, valid_until_s=0.35)
     np.testing.assert_array_equal(sampled(chunk, 1.0), sampled(single, 1.0))
+    assert chunk.begin_rows(0.1) and single.begin_rows(0.1)
     assert chunk.gripper == single.gripper == 1.0
 
 
@@ -210,27 +211,72 @@ def test_a_chunk_is_counted_once_however_many_rows_are_too_fast() -> None:
 # -- gripper ---------------------------------------------------------------------------------------
 
 
-def test_the_gripper_moves_when_its_row_begins() -> None:
+def test_the_gripper_moves_when_the_arm_begins_its_row() -> None:
+    """Which is one ramp, 0.1 s, after the row's command."""
     one = motion()
     one.execute(gripping(1.0, 0.5, 0.0, 1.0), 'bridge', 0.0, FOREVER_S)
-    heard = [(0, one.gripper)]
-    for tick in range(1, 100):
+    heard = []
+    for tick in range(100):
         if one.begin_rows(tick / 100 + 1e-9):
             heard.append((tick, one.gripper))
-    assert heard == [(0, 1.0), (20, 1.0), (40, 0.0), (60, 1.0)]
+    assert heard == [(10, 1.0), (30, 1.0), (50, 0.0), (70, 1.0)]
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_the_gripper_turns_where_its_row_begins_whatever_replaces_the_rest(seed: int) -> None:
+    """The arm is then where the rows before lead to, but for the rounding of corners.
+
+    Chunks come at any moment, also sooner than a ramp, and agree about the path.
+    """
+    generator = np.random.default_rng(seed)
+    limits = MotionLimits(0.25, 1.0, generator.uniform(5.0, 100.0), 400.0)
+    period_s, rows = float(generator.uniform(0.06, 0.3)), 30
+    path = displacements(generator, rows, period_s)
+    path[:, 3:6] = 0.0
+    path[:, 6] = generator.integers(0, 2, rows)
+    begins = np.vstack([np.zeros(3), np.cumsum(path[:, :3], axis=0)])
+    one, at, now_s, next_s, turned = motion(limits), np.zeros(3), 0.0, 0.0, []
+    while now_s < rows * period_s + 2 * limits.ramp_s:
+        if now_s >= next_s and (row := int(now_s / period_s)) < rows:
+            chunk = path[row : row + 8]
+            one.execute(chunk, 'bridge', now_s, FOREVER_S, period_s=period_s, due_s=row * period_s)
+            next_s = now_s + float(generator.uniform(0.01, 3 * period_s))
+        before = one.gripper
+        if one.begin_rows(now_s) and one.gripper != before:
+            turned.append((one.gripper, at))
+        at = at + one.twist(now_s + 5e-4)[:3] / FINE_HZ
+        now_s += 1 / FINE_HZ
+    changes = [row for row in range(rows) if row == 0 or path[row, 6] != path[row - 1, 6]]
+    assert [opening for opening, _ in turned] == path[changes, 6].tolist()
+    corner_m = 2 * limits.linear_m_s * limits.ramp_s / 6  # a ramp early it would be 6 times that
+    for row, (_, place) in zip(changes, turned, strict=True):
+        assert np.linalg.norm(place - begins[row]) <= corner_m + limits.linear_m_s * 2e-3
+
+
+@pytest.mark.parametrize('gap_s', [0.013, 0.09, 0.21])
+def test_no_chunk_takes_the_gripper_of_a_row_that_has_begun(gap_s: float) -> None:
+    """Actions of single rows that follow each other sooner than a ramp: each is carried out."""
+    one, heard, gap = motion(), [], round(gap_s * 1000)
+    for tick in range(10 * gap + 101):
+        if tick % gap == 0 and tick < 10 * gap:
+            one.execute(gripping(tick // gap % 2), 'bridge', tick / 1000, FOREVER_S)
+        if one.begin_rows(tick / 1000 + 1e-9):
+            heard.append(one.gripper)
+    assert heard == [0.0, 1.0] * 5
 
 
 def test_a_late_tick_begins_all_rows_that_are_due_together() -> None:
     one = motion()
     one.execute(gripping(1.0, 0.0, 0.5, 1.0), 'bridge', 0.0, FOREVER_S)
-    assert one.begin_rows(0.5)
+    assert one.begin_rows(0.6)
     assert one.gripper == 0.0  # row 1 closed it, and row 2 leaves it there
-    assert not one.begin_rows(0.5)
+    assert not one.begin_rows(0.6)
 
 
 def test_the_gripper_ignores_rows_that_are_no_longer_valid() -> None:
     one = motion()
     one.execute(gripping(1.0, 0.0, 0.0), 'bridge', 0.0, valid_until_s=0.3)
+    assert one.begin_rows(0.15) and one.gripper == 1.0
     assert not one.begin_rows(0.3 + 0.4)
     assert one.gripper == 1.0
 
@@ -239,8 +285,9 @@ def test_a_new_chunk_replaces_the_grippers_rows() -> None:
     one = motion()
     one.execute(gripping(1.0, 0.0), 'bridge', 0.0, FOREVER_S)
     one.execute(gripping(1.0, 1.0), 'bridge', 0.1, FOREVER_S)
-    assert not one.begin_rows(0.25)
-    assert one.begin_rows(0.31) and one.gripper == 1.0
+    assert one.begin_rows(0.21) and one.gripper == 1.0
+    assert not one.begin_rows(0.35)
+    assert one.begin_rows(0.41) and one.gripper == 1.0
 
 
 # -- what is no motion -----------------------------------------------------------------------------
@@ -251,6 +298,7 @@ def test_a_new_chunk_replaces_the_grippers_rows() -> None:
 def test_a_row_that_is_not_finite_stops_the_robot(row: int, column: int) -> None:
     one = motion()
     one.execute(np.tile(action(0.02, 0, 0, 0, 0, 0, 1.0), (3, 1)), 'bridge', 0.0, FOREVER_S)
+    assert one.begin_rows(0.1)
     values = one_by_one(0.02)
     values[row, column] = math.nan
     assert not one.execute(values, 'bridge', 0.1, FOREVER_S)

@@ -177,11 +177,38 @@ def test_a_motion_begins_at_the_last_command_that_is_still_held() -> None:
 def test_grippers_move_row_by_row() -> None:
     robot = Robot()
     robot.acts([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]], 0.0)
-    assert robot.motion.openings == {'hand': 1.0}
-    assert not robot.motion.begin_rows(0.03)
-    assert robot.motion.begin_rows(0.05) and robot.motion.openings == {'hand': 0.0}
+    assert not robot.motion.begin_rows(RAMP_S - 0.01) and robot.motion.openings == {}
+    assert robot.motion.begin_rows(RAMP_S) and robot.motion.openings == {'hand': 1.0}
+    assert not robot.motion.begin_rows(RAMP_S + 0.03)
+    assert robot.motion.begin_rows(RAMP_S + 0.05) and robot.motion.openings == {'hand': 0.0}
     robot.motion.forget()
     assert robot.motion.openings == {}
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_a_hand_turns_where_the_joints_begin_its_row(seed: int) -> None:
+    """Chunks and holds come at any moment; at a turn the joints are where the row before leads."""
+    generator = np.random.default_rng(seed)
+    robot, rows = Robot(), 60
+    path = np.cumsum(generator.uniform(-0.5, 0.5, (rows, 2)) * SPEED * PERIOD_S, axis=0)
+    path = np.clip(path, LOW, HIGH)
+    hand = np.repeat(generator.integers(0, 2, rows // 6), 6)
+    now_s, next_s, turned = 0.0, 0.0, []
+    while now_s < rows * PERIOD_S + 2 * RAMP_S:
+        robot.tell(robot.motion.positions(now_s) if now_s else (0.0, 0.0), now_s)
+        if now_s >= next_s and (row := int((now_s + 1e-9) / PERIOD_S)) < rows:
+            chunk = np.column_stack([path, hand])[row : row + 12]
+            assert robot.acts(chunk, now_s, 9.0, due_s=row * PERIOD_S)
+            next_s = now_s + float(generator.uniform(0.01, 0.3))
+        before = robot.motion.openings.get('hand')
+        if robot.motion.begin_rows(now_s) and robot.motion.openings['hand'] != before:
+            turned.append((robot.motion.openings['hand'], robot.motion.positions(now_s)))
+        now_s += 0.002
+    changes = [row for row in range(rows) if row == 0 or hand[row] != hand[row - 1]]
+    assert [opening for opening, _ in turned] == hand[changes].tolist()
+    starts = np.vstack([np.zeros(2), path])[changes]
+    off = np.abs(np.array([place for _, place in turned]) - starts)
+    assert (off <= SPEED * RAMP_S / 3 + 0.01).all()
 
 
 @pytest.mark.parametrize(
@@ -320,4 +347,5 @@ def test_aloha_moves() -> None:
     assert len(motion.joints) == 12
     heard.hear(JointPositions(motion.joints, [0.1] * 12), ns(0), ns(0))
     assert motion.execute(np.full((25, 14), 0.9), key, 0.0, 1.5, ns(0))
+    assert motion.begin_rows(0.1)
     assert motion.openings == {'left_gripper': 1.0, 'right_gripper': 1.0}

@@ -185,7 +185,7 @@ def test_a_new_action_takes_the_place_of_the_one_before() -> None:
 def test_stop_is_at_once_and_forgets() -> None:
     one = motion()
     one.execute(action(0.02, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
-    assert one.twist(0.15).any()
+    assert one.twist(0.15).any() and one.begin_rows(0.15)
     one.stop()
     assert one.is_over(0.15)
     assert not sampled(one, 1.0, from_s=0.15).any()
@@ -329,6 +329,7 @@ def test_the_gripper_does_not_waver() -> None:
     heard = []
     for opening in (0.5, 0.45, 0.61, 0.5, 0.41, 0.39, 0.5, 0.59, 0.996, 1.7, -0.9):
         one.execute(action(0, 0, 0, 0, 0, 0, opening), 'bridge', 0.0, FOREVER_S)
+        assert one.begin_rows(0.1)
         heard.append(one.gripper)
     assert heard == [None, None, 1, 1, 1, 0, 0, 0, 1, 1, 0]
 
@@ -336,15 +337,17 @@ def test_the_gripper_does_not_waver() -> None:
 def test_what_was_told_of_the_gripper_is_forgotten_when_asked() -> None:
     one = motion()
     one.execute(action(0, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
-    assert one.gripper == 1.0
+    assert one.begin_rows(0.1) and one.gripper == 1.0
     one.forget_gripper()
     one.execute(action(0, 0, 0, 0, 0, 0, 0.5), 'bridge', 0.0, FOREVER_S)
+    assert one.begin_rows(0.1)
     assert one.gripper is None
 
 
 def test_an_action_that_is_no_motion_leaves_the_gripper_alone() -> None:
     one = motion()
     one.execute(action(0, 0, 0, 0, 0, 0, 0.0), 'bridge', 0.0, FOREVER_S)
+    assert one.begin_rows(0.1)
     assert not one.execute(action(math.nan, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
     assert one.gripper == 0.0
 
@@ -352,6 +355,7 @@ def test_an_action_that_is_no_motion_leaves_the_gripper_alone() -> None:
 def test_the_grippers_sign_is_the_contracts() -> None:
     one = motion(gripper_closed=1.0, gripper_open=-1.0)
     one.execute(action(0, 0, 0, 0, 0, 0, 1.0), 'bridge', 0.0, FOREVER_S)
-    assert one.gripper == 0.0
+    assert one.begin_rows(0.1) and one.gripper == 0.0
     one.execute(action(0, 0, 0, 0, 0, 0, -1.0), 'bridge', 0.0, FOREVER_S)
+    assert one.begin_rows(0.1)
     assert one.gripper == 1.0

@@ -61,9 +61,10 @@ def test_the_gripper_of_a_row_that_is_past_is_not_told() -> None:
     one = motion()
     rows = np.column_stack([np.zeros((4, 6)), [0.0, 1.0, 1.0, 0.0]])
     one.execute(rows, 'bridge', 10.0, FOREVER_S, due_s=10.0 - 1.5 * PERIOD_S)
-    assert one.gripper == 1.0 and one.counters.rows_skipped == 1
-    assert not one.begin_rows(10.0 + 0.4 * PERIOD_S)
-    assert one.begin_rows(10.0 + 1.6 * PERIOD_S) and one.gripper == 0.0
+    assert one.begin_rows(10.0) and one.gripper == 1.0  # half a period is a ramp, too
+    assert one.counters.rows_skipped == 1
+    assert not one.begin_rows(10.0 + 0.9 * PERIOD_S)
+    assert one.begin_rows(10.0 + 2.1 * PERIOD_S) and one.gripper == 0.0
     assert not one.begin_rows(20.0)
 
 

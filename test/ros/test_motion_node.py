@@ -100,7 +100,7 @@ def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
     assert servo.frames == {'arm_base'}
     print(f'{servo.late} of {len(servo.heard)} twists were sent late')
     assert set(servo.grippers) <= {0.0, 1.0}
-    assert len(servo.grippers) >= 4
+    assert len(servo.grippers) >= 3  # the last action is stopped, perhaps before its ramp
     for action, following in itertools.pairwise(actions):
         start_s, next_s = seconds(action.header.stamp), seconds(following.header.stamp)
         assert next_s - start_s > HORIZON_S

@@ -222,12 +222,12 @@ def test_a_twist_that_is_due_is_sent_between_other_callbacks() -> None:
 def test_a_chunk_is_its_rows_then_zeros_then_silence() -> None:
     arm = Arm()
     arm.acts_by([(0.01, 1), (0.02, 1), (-0.01, 0), (0.0, 1)])
-    arm.runs(0.1)
+    arm.runs(0.14)
     heard = [len(arm.grippers)]
     for _ in range(4):
         arm.runs(0.2)
         heard.append(len(arm.grippers))
-    assert heard == [1, 2, 3, 4, 4]  # row 0 with the action, the others when they begin
+    assert heard == [1, 2, 3, 4, 4]  # each a ramp, 0.1 s, after its row's command
     assert arm.grippers == [1, 1, 0, 1]
     arm.runs(2.0)
     assert arm.speeds.sum() * PERIOD_S == pytest.approx(0.02)
@@ -259,7 +259,7 @@ def test_a_new_chunk_replaces_the_rest_of_the_one_before() -> None:
 def test_a_hold_ends_a_chunk() -> None:
     arm = Arm()
     arm.acts_by([(0.01, 1)] * 8)
-    arm.runs(0.3)
+    arm.runs(0.36)
     sent = len(arm.twists)
     arm.output.hold()
     arm.runs(2.0)

@@ -49,11 +49,13 @@ class _Row:
 
 
 class _Opening(NamedTuple):
-    """The gripper of a row that has not begun."""
+    """The gripper of a row that the arm has not begun."""
 
     opening: float
-    due_ns: float
-    valid_until_ns: float  # it must have begun by then
+    begins_ns: float  # when the row's command does
+    due_ns: float  # a ramp later
+    valid_until_ns: float  # it must have been told by then
+    may_be_none: bool = False  # told already, or replaced
 
 
 @dataclass(frozen=True)
@@ -127,21 +129,22 @@ class MotionOracle:
         """
         self._ramp_ns = self.ramp_s(contract) * NS
         self._start_ns = start_ns
-        self._comes_with_action = True
+        self._comes_with_action = False
         period_ns = contract.period_s * NS
         self._replace_from(start_ns)
         lasts_ns = min(period_ns, valid_ns - 2 * self._ramp_ns)
-        self._openings.clear()
-        for number, row in enumerate(rows):
-            begin_ns = due_ns + number * period_ns
+        begins_ns = [due_ns + number * period_ns for number in range(len(rows))]
+        left_ns = [begin_ns for begin_ns in begins_ns if begin_ns + lasts_ns > start_ns]
+        self._keep_openings(min(left_ns, default=start_ns))
+        for row, begin_ns in zip(rows, begins_ns, strict=True):
             if begin_ns + lasts_ns <= start_ns:
                 continue
             twist = self._bounded(action_twist(np.array(row), contract), contract)
             self._rows.append(_Row(twist, max(begin_ns, start_ns), begin_ns + lasts_ns))
-            self._openings.append(_Opening(contract.opening(row[6]), begin_ns, begin_ns + valid_ns))
+            told_ns, until_ns = begin_ns + self._ramp_ns, begin_ns + valid_ns
+            self._openings.append(_Opening(contract.opening(row[6]), begin_ns, told_ns, until_ns))
         if self._limits_in_doubt:
             self._unsure_until_ns = math.inf
-        self._perhaps_told = 0
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
 
@@ -162,7 +165,7 @@ class MotionOracle:
         :returns: whether it is a motion; None: perhaps.
         """
         self._now_ns = self._start_ns = times.start_ns
-        self._comes_with_action = True
+        self._comes_with_action = self._is_from_pose
         self.skipped, self.clipped_by_box = (0, len(rows)), (0, int(self._box is not None))
         try:
             self._follow_guided(rows, contract, times)
@@ -216,11 +219,10 @@ class MotionOracle:
             raise Unsure
         self.skipped = (done, done)
         self._replace_from(now_ns)
-        self._openings.clear()
-        self._perhaps_told, self._slack_ns = 0, slack_ns
+        self._keep_openings(-math.inf if self._is_from_pose else due_ns)
+        self._slack_ns = slack_ns
         self._must_move = self._stands_still = False
         self._loose = np.zeros(6)
-        later_ns = self._ramp_ns if self._is_from_pose else 0.0
         valid_ns = valid_until(times, done, period_ns)
         place = tool
         for number in range(len(rows) - done):
@@ -242,9 +244,26 @@ class MotionOracle:
             loose = np.repeat(2 * np.array(self._limits(contract)) * _UNSURE_NS / NS / lasts_s, 3)
             self._loose = np.maximum(self._loose, loose)
             place = place.moved(twist * lasts_s)
-            told_ns = due_ns + number * period_ns + (later_ns if number else 0.0)
+            row_ns = due_ns + number * period_ns
+            is_there = self._is_from_pose and number == 0
+            told_ns = row_ns + (0.0 if is_there else self._ramp_ns)
             opening = openings[done + number]
-            self._openings.append(_Opening(opening, told_ns, valid_ns + number * period_ns))
+            until_ns = valid_ns + number * period_ns
+            self._openings.append(_Opening(opening, row_ns, told_ns, until_ns))
+
+    def _keep_openings(self, begins_ns: float) -> None:
+        """Of the rows whose command begins before the next chunk's first one."""
+        near_ns = 2 * _UNSURE_NS
+        self._openings = [
+            one._replace(
+                may_be_none=one.may_be_none
+                or number < self._perhaps_told
+                or one.begins_ns > begins_ns - near_ns
+            )
+            for number, one in enumerate(self._openings)
+            if one.begins_ns < begins_ns + near_ns
+        ]
+        self._perhaps_told = 0
 
     def _progress(
         self, guide: Guide, goals: list[Place], openings: Sequence[float]
@@ -446,30 +465,35 @@ class MotionOracle:
         perhaps = self._begun(self._now_ns + near_ns)
         is_due = perhaps or self._comes_with_action
         self._comes_with_action = False
-        if not is_due and not math.isinf(self._unsure_until_ns):
+        is_sure = self._now_ns >= self._unsure_until_ns  # no row of a doubtful chunk is left
+        if not is_due and is_sure:
             self._violation('the gripper is told where to be, and no row of an action begins')
         allowed = {
-            self._after(count, moment_ns)
+            self._after(count, moment_ns, with_doubtful)
+            for with_doubtful in (False, True)
             for count in range(surely, perhaps + 1)
             for moment_ns in (self._now_ns - near_ns, self._now_ns + near_ns)
         }
-        if allowed and None not in allowed and opening not in allowed:
+        if is_sure and allowed and None not in allowed and opening not in allowed:
             self._violation(f'the gripper is to be open by {opening}, by its actions by {allowed}')
         self._gripper = opening
         for history in self._histories:
             del history[:-50]
             if not history or history[-1][1] != opening:
                 history.append((self._now_ns, opening))
-        self._openings = self._openings[surely:]
-        self._perhaps_told = max(0, perhaps - surely)
+        if is_due or is_sure:
+            self._openings = self._openings[surely:]
+            self._perhaps_told = max(0, perhaps - surely)
 
     def _begun(self, moment_ns: int) -> int:
         return sum(row.due_ns <= moment_ns for row in self._openings)
 
-    def _after(self, count: int, moment_ns: int) -> float | None:
+    def _after(self, count: int, moment_ns: int, with_doubtful: bool) -> float | None:
         """Where it is when so many rows have begun by this moment; late ones move nothing."""
         gripper = self._gripper
         for row in self._openings[:count]:
+            if row.may_be_none and not with_doubtful:
+                continue
             if moment_ns < row.valid_until_ns and not _CLOSED <= row.opening <= _OPEN:
                 gripper = float(row.opening > _OPEN)
         return gripper
@@ -478,6 +502,7 @@ class MotionOracle:
         """The rows that were due at the twist before have begun with that."""
         begun = self._begun(round(before_ns - _UNSURE_NS - self._slack_ns))
         due = self._openings[self._perhaps_told : begun]
+        due = [row for row in due if not row.may_be_none]
         if must_move and any(not _CLOSED <= row.opening <= _OPEN for row in due):
             self._violation('the gripper is not told where to be, though a row has begun')
             self._openings = self._openings[begun:]

@@ -451,10 +451,16 @@ PLANTED = [
         '            skipped, made = progress.done, 0.0\n',
     ),
     Planted(
-        'chunks: by the pose: the gripper is turned before the tool is there',
+        'chunks: the gripper is turned a ramp before the arm is there',
         _MOTION,
-        '        later_s = ramps_s / 2 if',
-        '        later_s = 0.0 if',
+        '        self._gripper.follow(openings, begins_s, valid_s, ramps_s / 2, is_there)\n',
+        '        self._gripper.follow(openings, begins_s, valid_s, 0.0, is_there)\n',
+    ),
+    Planted(
+        'chunks: a new chunk takes the gripper of rows that have begun',
+        _GRIPPER,
+        '        self._rows = deque(kept + new)\n',
+        '        self._rows = deque(new)\n',
     ),
     Planted(
         'chunks: by the pose: a stale pose is used',

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a gripper, row by row of a chunk. Independent of ROS."""
+"""The state of a gripper, row by row of a chunk. Independent of ROS.
+
+The arm's commands are averages over two ramps, so the arm begins a row one ramp after the row's
+command begins. Its gripper is turned then, and not before: a hand that closes a ramp early closes
+beside the object.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,14 @@ _CHANGES = 100  # that are remembered
 
 
 class _Row(NamedTuple):
-    """A row that has not begun."""
+    """A row whose gripper has not been turned.
+
+    :param begins_s: when the row's command begins.
+    :param due_s: when the arm is where the row begins.
+    """
 
     opening: float
+    begins_s: float
     due_s: float
     valid_until_s: float
 
@@ -42,32 +52,33 @@ class GripperSwitch:
     def follow(
         self,
         openings: Sequence[float],
-        start_s: float,
-        period_s: float,
-        valid_until_s: float,
-        later_s: float = 0.0,
+        begins_s: Sequence[float],
+        valid_until_s: Sequence[float],
+        lag_s: float,
+        is_there: bool = False,
     ) -> None:
-        """Plan row 0 for ``start_s``, and each further row one period later.
+        """Plan the rows of a chunk.
 
-        They replace the rows that have not begun.
+        They replace the rows whose commands have not begun. An earlier row is still carried out by
+        the arm, and so by its gripper.
 
         :param openings: opening of each row: 0 closed, 1 open; may be below or above.
-        :param valid_until_s: time by which row 0 must begin; row k must begin at most k periods
-            later.
-        :param later_s: added to the time of each row but row 0.
+        :param begins_s: when each row's command begins; rising.
+        :param valid_until_s: time by which each row must be begun.
+        :param lag_s: time by which the arm is behind the commands.
+        :param is_there: whether the arm is known to be where row 0 begins: it has no lag then, and
+            nothing of earlier rows is left.
         :raises ValueError: if an opening is not finite; nothing changes then.
         """
         for opening in openings:
             if not math.isfinite(opening):
                 raise ValueError(f'gripper opening {opening} is not finite')
-        self._rows = deque(
-            _Row(
-                opening,
-                start_s + row * period_s + (later_s if row else 0.0),
-                valid_until_s + row * period_s,
-            )
-            for row, opening in enumerate(openings)
-        )
+        first_s = -math.inf if is_there else begins_s[0]
+        kept = [row for row in self._rows if row.begins_s < first_s]
+        lags_s = [0.0 if is_there else lag_s] + [lag_s] * (len(openings) - 1)
+        rows = zip(openings, begins_s, valid_until_s, lags_s, strict=True)
+        new = [_Row(opening, at_s, at_s + late_s, end_s) for opening, at_s, end_s, late_s in rows]
+        self._rows = deque(kept + new)
 
     def begin_rows(self, now_s: float) -> bool:
         """Begin the rows that are due, and return whether there were any.
@@ -83,7 +94,7 @@ class GripperSwitch:
         return begun
 
     def stop(self) -> None:
-        """Discard the rows that have not begun. The gripper stays as it is."""
+        """Discard all rows. The gripper stays as it is."""
         self._rows.clear()
 
     def changes_since(self, at_s: float) -> list[Change]:

@@ -204,9 +204,9 @@ class JointMotion:
         self._grippers = tuple(GripperSwitch() for _ in self._arms.grippers)
 
     def begin_rows(self, now_s: float) -> bool:
-        """Begin the rows that are due, and return whether there were any.
+        """Turn the grippers of the rows that the joints begin; return whether there were any.
 
-        If so, the grippers must be published. :meth:`execute` begins row 0.
+        If so, the grippers must be published.
         """
         return any([switch.begin_rows(now_s) for switch in self._grippers])
 
@@ -318,9 +318,11 @@ class JointMotion:
         if profile is not self._profile:
             self._profile, self._last = profile, _Sent(due.now_s, profile.at(due.now_s)[0])
         self._is_held = True
+        begins_s, valid_s = due.rows_s(len(windows), period_s)
+        if ready.now_s > due.now_s:  # after a stop
+            begins_s = [max(one_s, ready.now_s) for one_s in begins_s]
         for switch, column in zip(self._grippers, openings[skipped:].T, strict=True):
-            switch.follow(column.tolist(), due.row_0_s, period_s, due.valid_until_s)
-        self.begin_rows(due.now_s)
+            switch.follow(column.tolist(), begins_s, valid_s, bounds.ramp_s)
         self.counters.motions += 1
         self.clipped.clipped_joint_position += bool(shortened.positions.any())
         self.clipped.clipped_joint_speed += shortened.speed

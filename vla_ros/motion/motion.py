@@ -230,7 +230,7 @@ class Motion:
         self._profile.limits = limits
 
     def stop(self) -> None:
-        """Stop immediately, and discard the rows to come. The gripper stays as it is."""
+        """Stop immediately, and discard all rows. The gripper stays as it is."""
         self._profile.stop()
         self._gripper.stop()
 
@@ -239,9 +239,9 @@ class Motion:
         self._gripper = GripperSwitch()
 
     def begin_rows(self, now_s: float) -> bool:
-        """Begin the rows that are due, and return whether there were any.
+        """Turn the gripper of the rows that the arm begins, and return whether there were any.
 
-        If so, the gripper must be published. :meth:`execute` begins row 0.
+        If so, the gripper must be published.
         """
         return self._gripper.begin_rows(now_s)
 
@@ -287,6 +287,7 @@ class Motion:
             self.cause = _not_a_displacement(contract.action_space)
             return
         self.cause, self._contract = None, contract
+        self._gripper.stop()
         self._profile = TwistProfile(_within(limits, contract), kept_s=self._kept_s)
 
     def _begin(
@@ -317,15 +318,14 @@ class Motion:
         if not openings:
             raise NoMotion(*rows_past(skipped, due, period_s))
         windows = due.windows(len(openings), period_s, ends_s)
-        # The twists lag behind their rows by a ramp, and the gripper must not be early.
-        later_s = ramps_s / 2 if guide is not None and guide.from_image else 0.0
         planned = Planned(twists[skipped:], Clipped(False, False), False)
         if guide is not None and tool is not None:
             bounded = self._profile.bounded
             planned = plan(tool, rows, windows, contract.frame, bounded, guide.box)
         clipped = self._profile.follow(planned.twists, windows, due.now_s)
-        self._gripper.follow(openings, due.row_0_s, period_s, due.valid_until_s, later_s)
-        self._gripper.begin_rows(due.now_s)
+        is_there = guide is not None and guide.from_image  # the poses tell that
+        begins_s, valid_s = due.rows_s(len(openings), period_s)
+        self._gripper.follow(openings, begins_s, valid_s, ramps_s / 2, is_there)
         self.counters.motions += 1
         self.counters.clipped_linear += clipped.linear or planned.clipped.linear
         self.counters.clipped_angular += clipped.angular or planned.clipped.angular

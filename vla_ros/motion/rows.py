@@ -54,6 +54,14 @@ class Due(NamedTuple):
             for row, start_s in enumerate(starts_s[:-1])
         ]
 
+    def rows_s(self, rows: int, period_s: float) -> tuple[list[float], list[float]]:
+        """Return when each row is due, perhaps before ``now_s``, and by when it must have ended."""
+        later_s = [row * period_s for row in range(rows)]
+        return (
+            [self.row_0_s + one_s for one_s in later_s],
+            [self.valid_until_s + one_s for one_s in later_s],
+        )
+
     def from_row(self, row: int, period_s: float) -> Due:
         """Return the times of the rest of the chunk, as if ``row`` were row 0."""
         later_s = row * period_s

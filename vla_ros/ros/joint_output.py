@@ -118,7 +118,7 @@ class JointOutput(Stream):
 
     def _begin(self, admitted: Admitted, now_s: float) -> bool:
         prediction, published = admitted.result.predicted(), admitted.published
-        moves = self.motion.execute(
+        return self.motion.execute(
             prediction.actions,
             prediction.unnorm_key,
             now_s,
@@ -128,9 +128,6 @@ class JointOutput(Stream):
             admitted.description.period_s,
             due_s=now_s - (published.node_ns - admitted.due_ns) / 1e9,
         )
-        if moves:
-            self._send_grippers()
-        return moves
 
     def _stop(self) -> None:
         if self._motion_simulated != self._simulated:
@@ -158,7 +155,7 @@ class JointOutput(Stream):
         for publisher, message in zip(self._publishers, command, strict=bool(command)):
             publisher.publish(message)
 
-    def _has_sent(self, now_s: float) -> None:
+    def _turn_grippers(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
             self._send_grippers()
 

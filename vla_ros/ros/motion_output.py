@@ -126,7 +126,7 @@ class MotionOutput(Stream):
     def _begin(self, admitted: Admitted, now_s: float) -> bool:
         prediction, published = admitted.result.predicted(), admitted.published
         remaining_s = (admitted.valid_until_ns - published.node_ns) / 1e9
-        moves = self.motion.execute(
+        return self.motion.execute(
             prediction.actions,
             prediction.unnorm_key,
             now_s,
@@ -138,9 +138,6 @@ class MotionOutput(Stream):
                 admitted.result.observation.stamps_ns[self._first_camera], published.node_ns
             ),
         )
-        if moves:
-            self._gripper.send(self.motion.gripper)
-        return moves
 
     def _stop(self) -> None:
         self.motion.stop()
@@ -157,7 +154,7 @@ class MotionOutput(Stream):
             self.motion.interrupt(lost)
         return self._message(now, now_s)
 
-    def _has_sent(self, now_s: float) -> None:
+    def _turn_grippers(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
             self._gripper.send(self.motion.gripper)
 

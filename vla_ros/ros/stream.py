@@ -84,8 +84,8 @@ class Stream(Output):
         """Publish what :meth:`_command` has returned."""
         self._publishers[0].publish(command)
 
-    def _has_sent(self, now_s: float) -> None:
-        """Do what else is due at a moment whose command was sent."""
+    def _turn_grippers(self, now_s: float) -> None:
+        """Send the openings that are due: of the rows that the robot begins."""
         return
 
     # -- an output ---------------------------------------------------------------------------------
@@ -93,8 +93,10 @@ class Stream(Output):
     def publish(self, admitted: Admitted) -> None:
         """Begin the motion of a chunk."""
         self._follow_clock()
-        if self._begin(admitted, self._motion_s(admitted.published)):
+        now_s = self._motion_s(admitted.published)
+        if self._begin(admitted, now_s):
             self._ending_left = self._most_ending
+            self._turn_grippers(now_s)
         else:
             self.hold()
 
@@ -156,7 +158,7 @@ class Stream(Output):
         if self._clock.monotonic_s() - now.monotonic_s > _MAX_DELAY_S:
             return  # it was right a while ago; the timer sends what is right by now
         self._send(message)
-        self._has_sent(now_s)
+        self._turn_grippers(now_s)
         self._sent_s = now.monotonic_s
         self._ending_left -= self._is_over(now_s)
 
