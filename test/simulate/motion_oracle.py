@@ -271,6 +271,7 @@ class MotionOracle:
         """The same by every history of the gripper, or unsure."""
         found: set[tuple[int, float] | None] = set()
         for history in self._histories:
+            history[:] = [one for one in history if one[0] <= guide.now_ns]  # a clock was set back
             try:
                 found.add(progress(guide, goals, openings, history, _UNSURE_NS))
             except Refused:
@@ -476,14 +477,18 @@ class MotionOracle:
         }
         if is_sure and allowed and None not in allowed and opening not in allowed:
             self._violation(f'the gripper is to be open by {opening}, by its actions by {allowed}')
+        self.hear_gripper(opening)
+        if is_due or is_sure:
+            self._openings = self._openings[surely:]
+            self._perhaps_told = max(0, perhaps - surely)
+
+    def hear_gripper(self, opening: float) -> None:
+        """The gripper is told where to be, perhaps by a motion that need not be."""
         self._gripper = opening
         for history in self._histories:
             del history[:-50]
             if not history or history[-1][1] != opening:
                 history.append((self._now_ns, opening))
-        if is_due or is_sure:
-            self._openings = self._openings[surely:]
-            self._perhaps_told = max(0, perhaps - surely)
 
     def _begun(self, moment_ns: int) -> int:
         return sum(row.due_ns <= moment_ns for row in self._openings)

@@ -423,6 +423,8 @@ class RobotOracle:
         before, self.instructions = self.instructions, instructions
         if not before & instructions:
             self.void()
+        elif before != instructions:
+            self._assembly.doubt()  # with another one the node drops the images that wait
 
     def switch(self, what: str, on: bool) -> None:
         """A service has answered that it is done."""
@@ -507,6 +509,7 @@ class RobotOracle:
         for camera in self._cameras:
             camera.doubt_clock()
         self._motion.poses.doubt(self._around.now_ns())
+        self._motion.perhaps_forget_gripper()
 
     @property
     def _in_doubt(self) -> bool:
@@ -810,6 +813,8 @@ class RobotOracle:
             self._violation('the gripper is told where to be while it holds')
         elif self._voided_ns is None:
             self._motion.check_gripper(message.data)
+        else:
+            self._motion.hear_gripper(message.data)
 
     def _overdue_s(self, acted: Acted) -> float:
         """How long ago the motion should have ended."""
