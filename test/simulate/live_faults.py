@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from simulate.faults import for_a_while, kind
 
 if TYPE_CHECKING:
-    from simulate.plan import Fault, Plan
+    from simulate.plan import Fault
     from simulate.world import World
+
+BOX = '0.35, 0.45, -0.05, 0.05, 0.27, 0.33'  # where a tool begins
+_FILES = Path(__file__).with_name('contracts')
+CONTRACTS = tuple(
+    str(_FILES / name) for name in ('other.yaml', 'joints.yaml', 'wrong.yaml', 'no.yaml')
+)
 
 
 def _between(low: float, high: float) -> Callable[[Random], Any]:
@@ -44,7 +51,16 @@ _LIVE: dict[str, Callable[[Random], Any]] = {
     'warmup_timeout_s': _between(1.5, 3.0),
     'max_pose_age_s': _between(0.1, 0.5),
     'frame_id': _one_of('base_link', 'tool', '', 'one, two', 'one,two,three'),
+    'contracts': _one_of('', '', *CONTRACTS),
+    'chunk_timing': _one_of('published', 'timed', 'from_pose'),
+    'workspace_m': _one_of('', BOX, '0.2,0.6,-0.2,0.2,0.1,0.4', '1, 2', f'{BOX}; {BOX}', ';'),
+    'replan_rows': _one_of(0, 1, 2, 4),
+    'image_transport': _one_of('raw', 'compressed'),
+    'image_reliability': _one_of('auto', 'reliable', 'best_effort'),
 }
+# What an action means, and what the node listens to.
+_MEANINGS = ('contracts', 'chunk_timing', 'workspace_m', 'replan_rows', 'frame_id')
+_SOURCES = ('image_transport', 'image_reliability')
 _WRONG: tuple[tuple[str, Any], ...] = (
     ('max_linear_speed_m_s', 0.0),
     ('max_linear_speed_m_s', float('nan')),
@@ -58,18 +74,19 @@ _WRONG: tuple[tuple[str, Any], ...] = (
     ('unnorm_key', 'bridge_orig'),
     ('enabled', True),
     ('latch_file', '/tmp/x'),
+    ('chunk_timing', 'soon'),
+    ('replan_rows', -1),
+    ('image_transport', 'theora'),
+    ('contracts', '/'),
     ('nonsense', 1.0),
 )
 
 
-def _settable(plan: Plan) -> list[str]:
-    """Without what would make the poses those of another frame."""
-    return [name for name in _LIVE if name != 'frame_id' or not plan.needs_pose]
-
-
-def _set(world: World, atomically: bool, wrong: bool) -> None:
+def _set(
+    world: World, atomically: bool, wrong: bool = False, names: Sequence[str] = tuple(_LIVE)
+) -> None:
     random = world.random
-    names = random.sample(_settable(world.plan), random.randint(1, 4))
+    names = random.sample(names, random.randint(1, min(4, len(names))))
     values = [(name, _LIVE[name](random)) for name in names]
     if wrong:
         values.insert(random.randint(0, len(values)), random.choice(_WRONG))
@@ -78,7 +95,7 @@ def _set(world: World, atomically: bool, wrong: bool) -> None:
 
 def restore(world: World) -> None:
     """Set what the plan has, in one request."""
-    world.set_together([(name, world.plan.value(name)) for name in _settable(world.plan)])
+    world.set_together([(name, world.plan.value(name)) for name in _LIVE])
 
 
 def _later(world: World, action: Callable[[], None]) -> None:
@@ -88,14 +105,30 @@ def _later(world: World, action: Callable[[], None]) -> None:
 @kind()
 def parameters_live(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(1, 4)):
-        _later(world, lambda: _set(world, atomically=False, wrong=False))
+        _later(world, lambda: _set(world, atomically=False))
     for_a_while(world, fault, lambda: restore(world))
 
 
 @kind()
 def parameters_live_together(world: World, fault: Fault) -> None:
     for _ in range(world.random.randint(1, 4)):
-        _later(world, lambda: _set(world, atomically=True, wrong=False))
+        _later(world, lambda: _set(world, atomically=True))
+    for_a_while(world, fault, lambda: restore(world))
+
+
+@kind()
+def meaning_changes_live(world: World, fault: Fault) -> None:
+    """Of the actions; while the robot moves, perhaps, and back."""
+    for _ in range(world.random.randint(2, 6)):
+        _later(world, lambda: _set(world, world.random.random() < 0.5, names=_MEANINGS))
+    for_a_while(world, fault, lambda: restore(world))
+
+
+@kind()
+def sources_change_live(world: World, fault: Fault) -> None:
+    """The node listens to other topics, or by another quality."""
+    for _ in range(world.random.randint(1, 4)):
+        _later(world, lambda: _set(world, world.random.random() < 0.5, names=_SOURCES))
     for_a_while(world, fault, lambda: restore(world))
 
 
@@ -114,7 +147,7 @@ def parameters_in_every_state(world: World, fault: Fault) -> None:
     for delay_s, number in ((0.0, 4), (0.3, 2), (0.6, 1), (0.8, 3)):
         world.change_state(number, delay_s=delay_s)
     for _ in range(6):
-        _later(world, lambda: _set(world, world.random.random() < 0.5, wrong=False))
+        _later(world, lambda: _set(world, world.random.random() < 0.5))
     for_a_while(world, fault, lambda: restore(world))
 
 

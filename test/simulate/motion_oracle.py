@@ -85,8 +85,10 @@ def valid_until(times: ChunkTimes, row: int, period_ns: float) -> float:
 class MotionOracle:
     """The twist and the gripper that the chunks so far mean."""
 
-    def __init__(self, parameters: dict[str, Any], violation: Callable[[str], None]) -> None:
-        self._params = parameters
+    def __init__(
+        self, parameters: dict[str, Any], robot: int, violation: Callable[[str], None]
+    ) -> None:
+        self._params, self._robot = parameters, robot
         self._violation = violation
         self._rows: list[_Row] = []
         self._openings: list[_Opening] = []
@@ -99,9 +101,8 @@ class MotionOracle:
         self._start_ns = 0  # of the last chunk
         self._must_move = False  # at the last twist
         self._comes_with_action = False  # what the gripper is told next
-        self._is_from_pose = parameters['chunk_timing'] == 'from_pose'
-        self._box = box_of(parameters)
-        self.poses = PoseOracle(parameters)
+        self.poses = PoseOracle(parameters, robot)
+        self._keep_way()
         self._is_adrift = False  # what is commanded is not known
         self._loose: Vector = np.zeros(6)  # of the twists of the last chunk
         self._slack_ns = 0.0  # of its rows' times
@@ -147,6 +148,19 @@ class MotionOracle:
             self._unsure_until_ns = math.inf
         self._now_ns = start_ns
         self._must_move = self._stands_still = False
+
+    def _keep_way(self) -> None:
+        self._is_from_pose = self._params['chunk_timing'] == 'from_pose'
+        self._box = box_of(self._params, self._robot)
+
+    def change_way(self) -> None:
+        """Another timing or workspace is in force; what is a motion by the other ends."""
+        before = self._is_from_pose, self._box
+        self._keep_way()
+        if before != (self._is_from_pose, self._box):
+            self.stop()
+        if not self.is_guided:
+            self.poses.begin()
 
     @property
     def is_guided(self) -> bool:

@@ -18,7 +18,12 @@ from rclpy.parameter import parameter_value_to_python
 from std_srvs.srv import SetBool
 
 from simulate.graph import Header
-from simulate.parameter_oracle import why_not, why_not_alone, why_not_together
+from simulate.parameter_oracle import (
+    why_no_contracts,
+    why_not,
+    why_not_alone,
+    why_not_together,
+)
 from simulate.parts_oracle import NOTICE_S
 from simulate.plan import Plan
 from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
@@ -30,7 +35,6 @@ from simulate.world import MAX_SKEW_S, World
 from vla_ros.graph.topics import image_topics
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import UnusableImage, image_to_rgb
-from vla_ros.motion import load_contracts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Reason, State
 
@@ -71,7 +75,8 @@ class Oracle:
         self._world = world
         self._scheduler = world.scheduler
         defaults = {name: field.default for name, field in Parameters.__dataclass_fields__.items()}
-        self._params: dict[str, Any] = {**defaults, **plan.parameters}
+        self._first_params: dict[str, Any] = {**defaults, **plan.parameters}  # of a process
+        self._params = dict(self._first_params)
         self._next_params = dict(self._params)
         self._simulated = plan.simulated_time
         self._switched_clock_ns = 0
@@ -110,9 +115,8 @@ class Oracle:
             queue_s=self._queue_s,
             violation=self._violation,
         )
-        contracts = load_contracts()
         self.robots = [
-            RobotOracle(number, name, self._params, plan.shape, contracts, around)
+            RobotOracle(number, name, self._params, plan.shape, around)
             for number, name in enumerate(plan.names)
         ]
         self._by_prefix = {world.prefix(one.number): one for one in self.robots}
@@ -165,7 +169,7 @@ class Oracle:
         self._jumps, self._perhaps_jumps = [], 0
         self._signalled_ns = None
         self._offsets_unknown = False
-        self._params.update(self._plan.parameters)
+        self._params.update(self._first_params)
         self._next_params = dict(self._params)
         for robot in self.robots:
             robot.forget_process()
@@ -432,6 +436,8 @@ class Oracle:
             self._params.update(self._next_params)
             if why_not_together(self._params):
                 self._excused.add(Reason.INVALID_PARAMETER)
+            if why_no_contracts(self._params):
+                self._excused.add(Reason.LOADING_FAILED)
             for robot in self.robots if not why_not_together(self._params) else ():
                 robot.configure()
                 robot.begin_with(self._params['instruction'])

@@ -7,10 +7,12 @@ together is written here once more.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from vla_ros.motion import Contract, ContractError, load_contracts
 from vla_ros.parameters.definition import DEFINITIONS, Settable
 from vla_ros.types import InstructionError, check_instruction
 
@@ -27,7 +29,22 @@ def why_not(values: Mapping[str, Any], changes: Mapping[str, Any], is_configured
     for name, value in changes.items():
         if why := why_not_alone(name, value, is_configured):
             return why
-    return why_not_together({**values, **changes}) if is_configured else ''
+    values = {**values, **changes}
+    return (why_not_together(values) or why_no_contracts(values)) if is_configured else ''
+
+
+def why_no_contracts(values: Mapping[str, Any]) -> str:
+    """Return why the contracts cannot be read; empty: they can."""
+    return '' if contracts_of(values['contracts']) is not None else 'the contracts are none'
+
+
+@functools.cache
+def contracts_of(path: str) -> Mapping[str, Contract] | None:
+    """Return the contracts of a file, by unnorm_key; None if it has none."""
+    try:
+        return load_contracts(path or None)
+    except ContractError:
+        return None
 
 
 def why_not_alone(name: str, value: Any, is_configured: bool) -> str:

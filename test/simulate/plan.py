@@ -14,6 +14,7 @@ from typing import Any
 
 from simulate import goal_faults, live_faults  # noqa: F401 - their kinds are among KINDS
 from simulate.faults import KINDS
+from simulate.live_faults import BOX
 from vla_ros.parameters.definition import DEFINITIONS
 from vla_ros.types import ONE_CAMERA
 
@@ -29,7 +30,6 @@ _CAMERAS = ('front', 'wrist')
 _FREE_RUNNING_TOLERANCE_S = 0.25  # more than the time between two images of a camera
 _FREE_RUNNING_HZ = 10.0  # or more
 _POSE_KINDS = tuple(name for name in KINDS if name.startswith('pose_'))  # need from_pose
-_BOX = '0.35, 0.45, -0.05, 0.05, 0.27, 0.33'  # where a tool begins
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,9 @@ class Plan:
     operator_s: tuple[float, float]
 
     @property
-    def needs_pose(self) -> bool:
-        """Whether the motions go by the pose of the tool."""
-        parameters = self.parameters
-        is_guided = parameters['chunk_timing'] == 'from_pose' or bool(parameters['workspace_m'])
-        return is_guided and parameters['motion'] == 'twist'
+    def has_tool(self) -> bool:
+        """Whether the motions may go by the pose of the tool, now or by a parameter set live."""
+        return bool(self.parameters['motion'] == 'twist')
 
     def value(self, parameter: str) -> Any:
         """Of a parameter at the start."""
@@ -196,7 +194,7 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
         'motion': random.choice(('twist', 'twist', 'none')),
         'chunk_timing': random.choice(('published', 'published', 'timed', 'timed', 'from_pose')),
         'max_pose_age_s': random.choice((0.15, 0.2, 0.5)),
-        'workspace_m': random.choice(('', '', _BOX)),
+        'workspace_m': random.choice(('', '', BOX)),
         'control_rate_hz': random.choice((20.0, 20.0, 25.0, 40.0)),
         'max_linear_speed_m_s': random.choice((0.1, 0.25, 1.0)),
         'max_angular_speed_rad_s': random.choice((0.5, 1.0, 3.0)),

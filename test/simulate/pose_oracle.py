@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulate.parameter_oracle import frame_of
 from simulate.parts_oracle import NOTICE_S
 from simulate.scheduler import NS
 
@@ -59,18 +60,22 @@ class Known:
 class PoseOracle:
     """The poses that the node heard."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self._max_age_s = parameters['max_pose_age_s']
-        self._frame = parameters['frame_id']
+    def __init__(self, parameters: dict[str, Any], robot: int) -> None:
+        self._params, self._robot = parameters, robot
+        self._doubt_until_ns = 0  # by the scheduler's clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Without a pose: nobody listened."""
         self.poses: list[tuple[int, Place]] = []
         self._frame_heard = ''
         self._is_faulty: bool | None = False
-        self._doubt_until_ns = 0  # by the scheduler's clock
         self._begins_unsure = False  # there may be poses before the first
 
-    def adjust(self, parameters: dict[str, Any]) -> None:
-        """Another age or frame is in force."""
-        self._max_age_s, self._frame = parameters['max_pose_age_s'], parameters['frame_id']
+    @property
+    def _max_age_s(self) -> float:
+        age_s: float = self._params['max_pose_age_s']
+        return age_s
 
     def doubt(self, now_ns: int) -> None:
         """The node may forget the poses, soon."""
@@ -129,7 +134,7 @@ class PoseOracle:
 
     @property
     def is_in_frame(self) -> bool:
-        return self._frame_heard == self._frame
+        return self._frame_heard == frame_of(self._params, self._robot)
 
     def at(self, stamp_ns: int) -> Known:
         """Where it was."""

@@ -7,22 +7,36 @@ inference may begin or not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from simulate.parts_oracle import MARGIN_S
 from simulate.policy import Call, is_sound
+from simulate.scheduler import NS
+
+_UNSURE_NS = 4 * NS  # after another number of rows is in force: of a chunk and an inference by it
 
 
 class ReplanOracle:
     """The rules for one robot."""
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    def __init__(self, parameters: dict[str, Any], now_ns: Callable[[], int]) -> None:
+        self._params, self._now_ns = parameters, now_ns
+        self._changed_ns = -_UNSURE_NS
         self.lift()
 
     @property
     def is_on(self) -> bool:
-        return self._rows > 0
+        """Whether an observation may wait for rows of a chunk."""
+        return self._params['replan_rows'] > 0 or self._is_unsure
+
+    def change(self) -> None:
+        """Another number of rows is in force; an inference, or a chunk, is still by the other."""
+        self._changed_ns = self._now_ns()
+
+    @property
+    def _is_unsure(self) -> bool:
+        return self._now_ns() - self._changed_ns < _UNSURE_NS
 
     def lift(self) -> None:
         """The node may have ended the chunk, or dropped the inference."""
@@ -36,7 +50,7 @@ class ReplanOracle:
         """
         asked, from_ns = self._asked, self._from_ns
         self._asked, self._from_ns = call, None
-        if not self.is_on:
+        if not self.is_on or self._is_unsure:
             return ''
         is_late = asked is not None and asked.duration_s > limit_s - MARGIN_S
         if asked is not None and is_sound(asked) and not is_late:
@@ -53,4 +67,4 @@ class ReplanOracle:
         self.lift()
         due_ns, period_ns = (one.sec * 10**9 + one.nanosec for one in (action.due, action.period))
         if period_ns and is_played:
-            self._from_ns = due_ns + self._rows * period_ns
+            self._from_ns = due_ns + self._params['replan_rows'] * period_ns

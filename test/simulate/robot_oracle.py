@@ -22,6 +22,7 @@ import numpy as np
 
 from simulate.goal_oracle import GoalOracle
 from simulate.motion_oracle import ChunkTimes, MotionOracle, with_period
+from simulate.parameter_oracle import contracts_of
 from simulate.parameter_oracle import frame_of as frame_of_robot
 from simulate.parts_oracle import (
     MARGIN_S,
@@ -74,6 +75,7 @@ _OF_INFERENCES = (
 )
 _OF_ASSEMBLY = ('sync_tolerance_s', 'image_timeout_s', 'state_timeout_s', 'frozen_image_timeout_s')
 _OF_MOTION = (
+    'contracts',
     'control_rate_hz',
     'frame_id',
     'max_pose_age_s',
@@ -153,14 +155,12 @@ class RobotOracle:
         name: str,
         parameters: dict[str, Any],
         shape: Shape,
-        contracts: dict[str, ActionContract],
         surroundings: Surroundings,
     ) -> None:
         self.number = number
         self._name = name
         self._params = parameters
         self._shape = shape
-        self._contracts = contracts
         self._around = surroundings
         self.stopped: bool | None = False  # None: not known
         self.held: bool | None = False  # the operator's last word was no instruction
@@ -205,9 +205,10 @@ class RobotOracle:
         self._shown: deque[Shown] = deque(maxlen=_KEPT)
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
-        self._motion = MotionOracle(self._params, self._violation)
-        self._replan = ReplanOracle(self._params['replan_rows'])
+        self._motion = MotionOracle(self._params, self.number, self._violation)
+        self._replan = ReplanOracle(self._params, around.now_ns)
         self._last_twist = np.zeros(6)
+        self._kept_ramp_s = 0.0  # of a motion that goes on, perhaps, by limits that were replaced
         self._zeros = 0
         self._grippers = 0  # told where to be
         self._rivalled_ns = -10 * NS
@@ -223,6 +224,7 @@ class RobotOracle:
         self.acted_ns = self._around.now_ns()
 
     def activate(self) -> None:
+        """It listens, from now on, to topics that it has not heard."""
         for camera in self._cameras:
             camera.start_over()
         self._assembly.start_over()
@@ -241,12 +243,17 @@ class RobotOracle:
         self._zeros = 0
         if name == 'sync_tolerance_s':
             self._assembly.change_tolerance(self._params[name])
-        if name in ('max_pose_age_s', 'frame_id'):
-            self._motion.poses.adjust(self._params)
+        if name in ('chunk_timing', 'workspace_m'):
+            self._motion.change_way()
+        if name == 'replan_rows':
+            self._replan.change()
+        if name in ('image_transport', 'image_reliability'):
+            self.activate()  # it listens to other topics
         if name in _OF_ASSEMBLY:
             self._assembly.doubt()
         if name in _OF_MOTION:
             self._motion.change_limits()
+            self._kept_ramp_s = max(self._kept_ramp_s, self._acted.ramp_s if self._acted else 0.0)
         self._replan.lift()
 
     def _age_s(self, name: str) -> float:
@@ -647,7 +654,7 @@ class RobotOracle:
             self._violation(f'{what}: it is in the frame {frame!r}, should be {expected!r}')
 
     def _begin_motion(self, action: Any, now_ns: int, node_ns: int, images: Sequence[Seen]) -> None:
-        contract = self._contracts.get(action.unnorm_key)
+        contract = self._contract(action.unnorm_key)
         stamp_ns, due_ns = _ns(action.header.stamp), _ns(action.due)
         valid_ns = _ns(action.valid_until) - due_ns
         if contract is None:
@@ -658,13 +665,14 @@ class RobotOracle:
         ramp_s = self._motion.ramp_s(contract)
         acted = Acted(now_ns, node_ns, due_ns, valid_ns, contract.period_s, ramp_s, action.horizon)
         if self._motion.is_guided and images:
-            self._begin_guided(action, acted, images[0].stamp_ns)
+            self._begin_guided(action, acted, contract, images[0].stamp_ns)
             return
         late_s = (stamp_ns - due_ns) / NS
         for row in range(acted.horizon):
             row_left_s = row * acted.period_s + self._row_s(acted) - late_s
             has_time = self._row_s(acted) > MARGIN_S  # otherwise the whole chunk may be refused
-            self._skipped += (has_time and row_left_s < -MARGIN_S, row_left_s < MARGIN_S)
+            kept_s = 2 * max(0.0, self._kept_ramp_s - ramp_s)
+            self._skipped += (has_time and row_left_s < -MARGIN_S, row_left_s < MARGIN_S + kept_s)
         left_s = self._lasts_s(acted) - late_s
         if self._row_s(acted) <= MARGIN_S or left_s < MARGIN_S:
             self._may_be_none += 1
@@ -678,7 +686,14 @@ class RobotOracle:
             start_ns = self._around.motion_ns(stamp_ns)
             self._motion.follow(rows, contract, start_ns - stamp_ns + due_ns, start_ns, valid_ns)
 
-    def _begin_guided(self, action: Any, acted: Acted, image_ns: int) -> None:
+    def _contract(self, key: str) -> ActionContract | None:
+        """The meaning of displacements of a data set, if that is known."""
+        contract = (contracts_of(self._params['contracts']) or {}).get(key)
+        return contract if isinstance(contract, ActionContract) else None
+
+    def _begin_guided(
+        self, action: Any, acted: Acted, contract: ActionContract, image_ns: int
+    ) -> None:
         """Of a motion that goes by the pose of the tool."""
         stamp_ns = _ns(action.header.stamp)
         start_ns = self._around.motion_ns(stamp_ns)
@@ -690,7 +705,6 @@ class RobotOracle:
             image_ns,
             self._around.now_ns(),
         )
-        contract = with_period(self._contracts[action.unnorm_key], acted.period_s)
         rows = np.reshape(action.actions, (action.horizon, -1)).tolist()
         is_motion = self._motion.guided(rows, contract, times)
         self._skipped += self._motion.skipped
@@ -818,7 +832,7 @@ class RobotOracle:
 
     def _overdue_s(self, acted: Acted) -> float:
         """How long ago the motion should have ended."""
-        horizon_s = self._lasts_s(acted) + 2 * acted.ramp_s
+        horizon_s = self._lasts_s(acted) + 2 * max(acted.ramp_s, self._kept_ramp_s)
         if self._around.is_simulated():
             return (self._around.node_ns() - acted.due_ns) / NS - horizon_s
         late_s = (acted.node_ns - acted.due_ns) / NS
@@ -852,6 +866,7 @@ class RobotOracle:
             self._check_parts(status.reason)
         if status.state != State.RUNNING:
             self._motion.rest()
+            self._kept_ramp_s = 0.0
             self._replan.lift()
         if status.robot != self._name:
             self._violation(f'its status is of robot {status.robot!r}')

@@ -152,8 +152,14 @@ class Box:
     """The workspace."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         numbers = [float(number) for number in text.split(',')]
         self.low, self.high = np.array(numbers[::2]), np.array(numbers[1::2])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box) and self._text == other._text
+
+    __hash__ = None  # type: ignore[assignment]
 
     def inside(self, goal: Vector, start: Vector) -> Vector:
         low = [min(one, two) for one, two in zip(self.low, start, strict=True)]
@@ -170,5 +176,8 @@ class Box:
         return np.array([*kept, *twist[3:]])
 
 
-def box_of(parameters: dict[str, Any]) -> Box | None:
-    return Box(parameters['workspace_m']) if parameters['workspace_m'] else None
+def box_of(parameters: dict[str, Any], robot: int) -> Box | None:
+    """One robot's."""
+    boxes = [one.strip() for one in parameters['workspace_m'].split(';')]
+    text = boxes[robot if len(boxes) > 1 else 0]
+    return Box(text) if text else None

@@ -132,12 +132,10 @@ class Camera:
         """
         self._world = world
         self._robot, self._number = robot, number
-        compressed = world.plan.parameters.get('image_transport') == 'compressed'
-        self._type: type = CompressedImage if compressed else Image
-        self.topic = f'/{world.prefix(robot)}{topic}{"/compressed" if compressed else ""}'
+        self.topic = f'/{world.prefix(robot)}{topic}'
         self._frame = 0
         self._last: list[bytes] = []
-        self.publisher: RemotePublisher | None = None
+        self._publishers: dict[type, RemotePublisher] = {}  # by the type of their messages
         self.heal()
         self.plug_in(world.plan.cameras_reliable[robot])
 
@@ -148,22 +146,23 @@ class Camera:
         self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
         self.spoil: Callable[[Any], None] = lambda message: None
         self._repeated = 0
-        if self.publisher is None:
+        if not self._publishers:
             self.plug_in(self._world.plan.cameras_reliable[self._robot])
 
     def plug_in(self, reliable: bool) -> None:
-        if self.publisher is not None:
-            self.publisher.destroy()
+        """Begin to publish each image raw and compressed."""
+        self.unplug()
         node = (f'camera_{self._robot}_{self._number}', '/')
         reliability = RELIABLE if reliable else BEST_EFFORT
-        self.publisher = RemotePublisher(
-            self._world.graph, self.topic, self._type, node, reliability
-        )
+        for kind, suffix in ((Image, ''), (CompressedImage, '/compressed')):
+            self._publishers[kind] = RemotePublisher(
+                self._world.graph, self.topic + suffix, kind, node, reliability
+            )
 
     def unplug(self) -> None:
-        if self.publisher is not None:
-            self.publisher.destroy()
-            self.publisher = None
+        for publisher in self._publishers.values():
+            publisher.destroy()
+        self._publishers = {}
 
     def expose(self) -> None:
         """Capture an image, unless the camera is silent."""
@@ -189,13 +188,14 @@ class Camera:
         return content
 
     def _publish(self, content: bytes, stamp_ns: int) -> None:
-        if self.publisher is None:
-            return
-        message = _compressed(content) if self._type is CompressedImage else _raw(content)
-        message.header.stamp = to_stamp(max(0, stamp_ns))
-        self.spoil(message)
         delay_s = self._world.delay(_TRANSPORT_S) + self.delay_s
-        self.publisher.publish(message, delay_s)
+        for kind, publisher in self._publishers.items():
+            if not self._world.graph.count(publisher.endpoint.topic, is_publisher=False):
+                continue
+            message = _compressed(content) if kind is CompressedImage else _raw(content)
+            message.header.stamp = to_stamp(max(0, stamp_ns))
+            self.spoil(message)
+            publisher.publish(message, delay_s)
 
 
 def _raw(content: bytes) -> Image:
@@ -435,7 +435,7 @@ class World:
         robots = range(len(plan.names))
         self.cameras = [Rig(self, robot).cameras for robot in robots]  # of each robot
         self.joints = [Joints(self, robot) for robot in robots if plan.shape.state_dim]
-        self.tools = [Tool(self, robot) for robot in robots if plan.needs_pose]
+        self.tools = [Tool(self, robot) for robot in robots if plan.has_tool]
         self.goal_clients = [GoalClient(self, robot) for robot in robots]
         self.operator = Operator(self)
         self._undo: list[Callable[[], None]] = []
