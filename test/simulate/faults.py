@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from simulate.plan import Fault, Shape
@@ -846,11 +847,11 @@ _FROM_POSE = {'chunk_timing': 'from_pose', 'motion': 'twist'}
 
 
 def _tool(world: World, fault: Fault, **knobs: Any) -> None:
-    """Turn the knobs of a robot's tool for a while."""
-    tool = world.tools[fault.robot]
-    for name, value in knobs.items():
-        setattr(tool, name, value)
-    for_a_while(world, fault, tool.heal)
+    """Turn the knobs of a robot's tool for a while, if another fault has not taken its motion."""
+    for tool in world.tools[fault.robot : fault.robot + 1]:
+        for name, value in knobs.items():
+            setattr(tool, name, value)
+        for_a_while(world, fault, tool.heal)
 
 
 @kind(**_FROM_POSE)
@@ -886,19 +887,77 @@ def pose_that_is_none(world: World, fault: Fault) -> None:
 @kind(**_FROM_POSE)
 def pose_jumps(world: World, fault: Fault) -> None:
     """The arm is where it was not; as if two publishers took turns, perhaps."""
-    tool, often = world.tools[fault.robot], world.random.random() < 0.3
 
     def spoil(message: Any) -> None:
         message.pose.position.x += 0.5
 
-    if often:
+    if world.random.random() < 0.3:
         _tool(world, fault, spoil=lambda one: spoil(one) if world.random.random() < 0.2 else None)
     else:
-        tool.position = tool.position + np.array([0.0, 0.3, 0.0])
+        _push(world, fault, np.array([0.0, 0.3, 0.0]))
+
+
+def _push(world: World, fault: Fault, step: NDArray[np.float64]) -> None:
+    for tool in world.tools[fault.robot : fault.robot + 1]:
+        tool.position = tool.position + step
 
 
 @kind(workspace_m='0.35, 0.45, -0.05, 0.05, 0.27, 0.33', motion='twist')
 def tool_is_pushed_out_of_its_workspace(world: World, fault: Fault) -> None:
-    tool, metres = world.tools[fault.robot], world.random.choice((0.06, 0.2))
-    axis = np.eye(3)[world.random.randrange(3)]
-    tool.position = tool.position + world.random.choice((-1, 1)) * metres * axis
+    metres, axis = world.random.choice((0.06, 0.2)), np.eye(3)[world.random.randrange(3)]
+    _push(world, fault, world.random.choice((-1, 1)) * metres * axis)
+
+
+@kind(clock='system', motion='pose')
+def tool_does_not_follow(world: World, fault: Fault) -> None:
+    """Its targets; it stands still, or is held in place."""
+    _tool(world, _long(fault), follows=False)
+
+
+# -- the joints of an arm --------------------------------------------------------------------------
+
+
+def _arm(world: World, fault: Fault, **knobs: Any) -> None:
+    """Turn the knobs of a robot's joints for a while, if it is sent positions of joints."""
+    for arm in world.arms[fault.robot : fault.robot + 1]:
+        for name, value in knobs.items():
+            setattr(arm, name, value)
+        for_a_while(world, fault, arm.heal)
+
+
+@kind(clock='system', motion='forward')
+def joints_silent(world: World, fault: Fault) -> None:
+    _arm(world, fault, is_silent=True)
+
+
+@kind(clock='system', motion='joint_trajectory')
+def joints_late(world: World, fault: Fault) -> None:
+    _arm(world, fault, delay_s=world.random.choice((0.03, 0.1, 0.3, 1.0)))
+
+
+def _spoilt_joints(world: World, fault: Fault) -> None:
+    """Not finite, without one of them or with one twice, without a stamp, or of the future."""
+    what = world.random.choice(('finite', 'missing', 'length', 'twice', 'empty', 'stamp', 'ahead'))
+
+    def spoil(message: Any) -> None:
+        if what == 'finite':
+            message.position[2] = float('nan')
+        elif what == 'missing':
+            message.name, message.position = message.name[1:], message.position[1:]
+        elif what == 'length':
+            message.position = message.position[:3]
+        elif what == 'twice':
+            message.name = [*message.name[:-1], message.name[0]]
+        elif what == 'empty':
+            message.name, message.position = [], []
+
+    def restamp(stamp_ns: int) -> int:
+        return {'stamp': 0, 'ahead': stamp_ns + NS}.get(what, stamp_ns)
+
+    _arm(world, fault, spoil=spoil, restamp=restamp)
+
+
+for _name, _motion in (('joints', 'forward'), ('joints_of_trajectories', 'joint_trajectory')):
+    KINDS[f'{_name}_that_are_none'] = Kind(
+        _spoilt_joints, clock='system', parameters={'motion': _motion}
+    )

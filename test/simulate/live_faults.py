@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 BOX = '0.35, 0.45, -0.05, 0.05, 0.27, 0.33'  # where a tool begins
 _FILES = Path(__file__).with_name('contracts')
+JOINTS_FILE = str(_FILES / 'joints.yaml')
+SPEEDS = (0.5, 1.0, 2.0)  # of joints
+ACCELERATIONS = (10.0, 20.0, 50.0)
 CONTRACTS = tuple(
     str(_FILES / name) for name in ('other.yaml', 'joints.yaml', 'wrong.yaml', 'no.yaml')
 )
@@ -55,6 +58,10 @@ _LIVE: dict[str, Callable[[Random], Any]] = {
     'chunk_timing': _one_of('published', 'timed', 'from_pose'),
     'workspace_m': _one_of('', BOX, '0.2,0.6,-0.2,0.2,0.1,0.4', '1, 2', f'{BOX}; {BOX}', ';'),
     'replan_rows': _one_of(0, 1, 2, 4),
+    'max_joint_speed_rad_s': _one_of(*SPEEDS),
+    'max_joint_acceleration_rad_s2': _one_of(*ACCELERATIONS),
+    'max_joint_age_s': _one_of(0.15, 0.2, 0.4),
+    'max_lead_m': _one_of(0.05, 0.1, 0.2),
     'image_transport': _one_of('raw', 'compressed'),
     'image_reliability': _one_of('auto', 'reliable', 'best_effort'),
 }

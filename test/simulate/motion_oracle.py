@@ -204,8 +204,7 @@ class MotionOracle:
             raise Refused
         twists = [action_twist(np.array(row), contract) for row in rows]
         openings = [contract.opening(row[6]) for row in rows]
-        since_ns = now_ns - (times.stamp_ns - self.poses.poses[-1][0])
-        tool = newest.place.moved(self._to_come(since_ns, now_ns))
+        tool = self._at_rest(newest.place, times)
         guide = Guide(self.poses, now_ns, times.stamp_ns, times.image_ns, tool)
         goals: list[Place] = []
         done, due_ns, slack_ns = 0, times.due_ns, 0.0
@@ -278,6 +277,11 @@ class MotionOracle:
             if one.begins_ns < begins_ns + near_ns
         ]
         self._perhaps_told = 0
+
+    def _at_rest(self, newest: Place, times: ChunkTimes) -> Place:
+        """Where the tool comes to rest if all rows end now."""
+        since_ns = times.start_ns - (times.stamp_ns - self.poses.poses[-1][0])
+        return newest.moved(self._to_come(since_ns, times.start_ns))
 
     def _progress(
         self, guide: Guide, goals: list[Place], openings: Sequence[float]

@@ -35,7 +35,7 @@ from simulate.world import MAX_SKEW_S, World
 from vla_ros.graph.topics import image_topics
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import UnusableImage, image_to_rgb
-from vla_ros.parameters.definition import Parameters
+from vla_ros.parameters.definition import MOTION_TOPICS, Parameters
 from vla_ros.reasons import Reason, State
 
 WATCHDOG = 'watchdog'  # may end the process
@@ -260,6 +260,8 @@ class Oracle:
                 robot.feel(_ns(message.header.stamp), message.position.tolist())
             elif topic == f'/{prefix}ee_pose':
                 robot.hear_pose(message)
+            elif topic == f'/{prefix}joint_states':
+                robot.feel_joints(message)
         if topic in self._image_topics:
             self._took_image(*self._image_topics[topic], message)
 
@@ -482,8 +484,12 @@ class Oracle:
                 self._check_jumps(message)
             elif name == 'twist':
                 robot.move(message)
-            elif name == 'gripper':
+            elif name in ('gripper', 'finger'):
                 robot.grip(message)
+            elif name == 'target_pose':
+                robot.aim(message)
+            elif name in ('joint_commands', 'joint_trajectory'):
+                robot.command(message)
             elif name == 'action':
                 robot.act(message)
 
@@ -652,7 +658,7 @@ class Oracle:
         """Whether others act in the node's place, and did so long enough to be noticed."""
         graph = self._world.graph
         prefix = self._world.prefix(robot.number)
-        names = ('action', 'twist') if self._params['motion'] == 'twist' else ('action',)
+        names = ('action', *MOTION_TOPICS.get(self._params['motion'], ()))
         own, topics = ('vla', '/'), [f'/{prefix}{name}' for name in names]
         others = [one.topic for one in graph.publishers if one.node != own]
         is_so = graph.nodes.count(own) > 1 or any(

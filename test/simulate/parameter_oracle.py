@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_ros.motion import Contract, ContractError, load_contracts
-from vla_ros.parameters.definition import DEFINITIONS, Settable
+from vla_ros.parameters.definition import DEFINITIONS, JOINT_MOTIONS, Settable
 from vla_ros.types import InstructionError, check_instruction
 
 _OF_ROS = ('use_sim_time',)
@@ -81,8 +81,11 @@ def why_not_together(values: Mapping[str, Any]) -> str:
     frames = [one.strip() for one in values['frame_id'].split(',')]
     if len(frames) not in (1, robots):
         return 'there is another number of frames'
-    if values['motion'] != 'none' and not all(frames):
+    is_of_joints = values['motion'] in JOINT_MOTIONS
+    if values['motion'] != 'none' and not is_of_joints and not all(frames):
         return 'a motion needs a frame'
+    if is_of_joints and (values['chunk_timing'] == 'from_pose' or values['workspace_m']):
+        return 'only displacements go by a pose'
     if ramp_s(values) > _MAX_RAMP_S:
         return 'the ramp is too long'
     boxes = values['workspace_m'].split(';')

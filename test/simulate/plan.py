@@ -14,8 +14,8 @@ from typing import Any
 
 from simulate import goal_faults, live_faults  # noqa: F401 - their kinds are among KINDS
 from simulate.faults import KINDS
-from simulate.live_faults import BOX
-from vla_ros.parameters.definition import DEFINITIONS
+from simulate.live_faults import ACCELERATIONS, BOX, JOINTS_FILE, SPEEDS
+from vla_ros.parameters.definition import DEFINITIONS, JOINT_MOTIONS
 from vla_ros.types import ONE_CAMERA
 
 FAULTS_END_S = 20.0  # then everything is healed
@@ -89,7 +89,12 @@ class Plan:
     @property
     def has_tool(self) -> bool:
         """Whether the motions may go by the pose of the tool, now or by a parameter set live."""
-        return bool(self.parameters['motion'] == 'twist')
+        return self.parameters['motion'] in ('twist', 'pose')
+
+    @property
+    def has_joints(self) -> bool:
+        """Whether the motions are of joints."""
+        return self.parameters['motion'] in JOINT_MOTIONS
 
     def value(self, parameter: str) -> Any:
         """Of a parameter at the start."""
@@ -130,8 +135,11 @@ def make_plan(seed: int) -> Plan:
         key=lambda one: one.start_s,
     )
     parameters['replan_rows'] = Random(f'replan/{seed}').choice((0, 0, 0, 1, 2, 4))
+    if not simulated:
+        parameters.update(_other_motion(seed))
     for kind in kinds:
         parameters.update(KINDS[kind].parameters)
+    _fit_motion(parameters, Random(f'joints/{seed}'))
     synchronised = len(shape.cameras) == 1 or random.random() < 0.6
     parameters.update(_part_parameters(random, synchronised, parameters['max_image_age_s']))
     longest_s = min(0.25, 0.6 * parameters['inference_timeout_s'])
@@ -226,6 +234,26 @@ def _parameters(random: Random, simulated: bool, robots: tuple[str, ...]) -> dic
     if random.random() < 0.1:
         parameters['image_transport'] = 'compressed'
     return parameters
+
+
+def _other_motion(seed: int) -> dict[str, Any]:
+    """In one of some seeds. (A controller in a simulation goes by that one's time.)"""
+    random = Random(f'motion/{seed}')
+    if random.random() < 0.65:
+        return {}
+    return {'motion': random.choice(('pose', 'pose', 'forward', 'joint_trajectory'))}
+
+
+def _fit_motion(parameters: dict[str, Any], random: Random) -> None:
+    """Of joints: only displacements go by a tool's pose."""
+    if parameters['motion'] not in JOINT_MOTIONS:
+        return
+    if parameters['chunk_timing'] == 'from_pose':
+        parameters['chunk_timing'] = 'published'
+    parameters['workspace_m'] = ''
+    parameters['contracts'] = JOINTS_FILE
+    parameters['max_joint_speed_rad_s'] = random.choice(SPEEDS)
+    parameters['max_joint_acceleration_rad_s2'] = random.choice(ACCELERATIONS)
 
 
 def _part_parameters(random: Random, synchronised: bool, max_image_age_s: float) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class PoseOracle:
             self._begins_unsure, self._is_faulty = True, None
             return False
         stamp_ns = message.header.stamp.sec * NS + message.header.stamp.nanosec
-        place = _place(message.pose)
+        place = place_of(message.pose)
         ahead_s = (stamp_ns - node_ns) / NS - _AHEAD_S
         if abs(ahead_s) < _UNSURE_S:
             self.doubt(now_ns)
@@ -152,7 +152,8 @@ class PoseOracle:
         return Known(earlier.moved(share * earlier.way_to(later)))
 
 
-def _place(pose: Any) -> Place | None:
+def place_of(pose: Any) -> Place | None:
+    """Return a message's; None if it is none."""
     position = np.array([pose.position.x, pose.position.y, pose.position.z])
     orientation = pose.orientation
     q = np.array([orientation.x, orientation.y, orientation.z, orientation.w])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from simulate.goal_oracle import GoalOracle
+from simulate.joint_oracle import JointOracle
 from simulate.motion_oracle import ChunkTimes, MotionOracle, with_period
 from simulate.parameter_oracle import contracts_of
 from simulate.parameter_oracle import frame_of as frame_of_robot
@@ -37,14 +38,17 @@ from simulate.plan import Shape
 from simulate.policy import REFUSED, Call, Frame, is_sound
 from simulate.replan_oracle import ReplanOracle
 from simulate.scheduler import NS
+from simulate.target_oracle import TargetOracle
 from simulate.world import MAX_SKEW_S
-from vla_ros.motion import ActionContract
+from vla_ros.motion import ActionContract, JointContract
 from vla_ros.msg import VlaCounters, VlaStatus
+from vla_ros.parameters.definition import JOINT_MOTIONS
 from vla_ros.reasons import Reason, State
 from vla_ros.scheduling.accounts import EQUATIONS, GAUGES, TWIST_EQUATIONS, unaccounted
 from vla_ros.text import is_blank
 from vla_ros.types import InstructionError, check_instruction
 
+_SAME = 1e-4  # a step that is none: a moment is known by some milliseconds
 _ZERO_S = 0.2  # for which zero is repeated
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
@@ -84,6 +88,7 @@ _OF_MOTION = (
     'max_linear_jerk_m_s3',
     'max_angular_jerk_rad_s3',
 )
+_OF_JOINTS = ('max_joint_speed_rad_s', 'max_joint_acceleration_rad_s2', 'max_joint_age_s')
 _MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
 
@@ -205,9 +210,12 @@ class RobotOracle:
         self._shown: deque[Shown] = deque(maxlen=_KEPT)
         self._acted: Acted | None = None
         self._last_counters: dict[str, int] = {}
-        self._motion = MotionOracle(self._params, self.number, self._violation)
+        oracle = TargetOracle if self._params['motion'] == 'pose' else MotionOracle
+        self._motion = oracle(self._params, self.number, self._violation)
+        self._joints = JointOracle(self._params, around.now_ns, self._violation)
         self._replan = ReplanOracle(self._params, around.now_ns)
         self._last_twist = np.zeros(6)
+        self._aimed_in_hold = True  # the last target was published while it had to hold
         self._kept_ramp_s = 0.0  # of a motion that goes on, perhaps, by limits that were replaced
         self._zeros = 0
         self._grippers = 0  # told where to be
@@ -251,6 +259,8 @@ class RobotOracle:
             self.activate()  # it listens to other topics
         if name in _OF_ASSEMBLY:
             self._assembly.doubt()
+        if name in (*_OF_MOTION, *_OF_JOINTS):
+            self._joints.doubt()
         if name in _OF_MOTION:
             self._motion.change_limits()
             self._kept_ramp_s = max(self._kept_ramp_s, self._acted.ramp_s if self._acted else 0.0)
@@ -291,6 +301,7 @@ class RobotOracle:
         self.must_hold = True
         self._zeros = 0
         self._owes_zero = bool(self._last_twist.any())
+        self._joints.hold()
         self._owes_status = self.status is not None and self.status.state == State.RUNNING
         self._owed_reason = reason
         self._held_ns = self._around.now_ns()
@@ -517,6 +528,7 @@ class RobotOracle:
             camera.doubt_clock()
         self._motion.poses.doubt(self._around.now_ns())
         self._motion.perhaps_forget_gripper()
+        self._joints.doubt()
 
     @property
     def _in_doubt(self) -> bool:
@@ -654,6 +666,9 @@ class RobotOracle:
             self._violation(f'{what}: it is in the frame {frame!r}, should be {expected!r}')
 
     def _begin_motion(self, action: Any, now_ns: int, node_ns: int, images: Sequence[Seen]) -> None:
+        if self._params['motion'] in JOINT_MOTIONS:
+            self._begin_joints(action)
+            return
         contract = self._contract(action.unnorm_key)
         stamp_ns, due_ns = _ns(action.header.stamp), _ns(action.due)
         valid_ns = _ns(action.valid_until) - due_ns
@@ -712,6 +727,54 @@ class RobotOracle:
         self._may_be_none += is_motion is not True
         self._surely_none += is_motion is False
         self._acted, self._zeros = (None, 0) if is_motion is False else (acted, self._zeros)
+
+    def _begin_joints(self, action: Any) -> None:
+        """Of a motion of joints; without their positions it is none."""
+        contract = (contracts_of(self._params['contracts']) or {}).get(action.unnorm_key)
+        period_s = _ns(action.period) / NS
+        due_s = (_ns(action.header.stamp) - _ns(action.due)) / NS
+        valid_s = (_ns(action.valid_until) - _ns(action.due)) / NS
+        is_motion = self._joints.act(due_s, valid_s, period_s, action.horizon)
+        self._may_be_none += not (is_motion and isinstance(contract, JointContract))
+        self._surely_none += not isinstance(contract, JointContract)
+        self._skipped += (0, action.horizon)
+
+    def feel_joints(self, message: Any) -> None:
+        """The node takes positions of joints."""
+        self._joints.hear(message, self._around.node_ns())
+
+    def command(self, message: Any) -> None:
+        """The joints are sent somewhere, by either kind of message."""
+        is_sure = not self._around.stalled_lately(0.3) and self._voided_ns is None
+        if self.must_hold or not self._around.is_active():
+            self._joints.hold()
+        if hasattr(message, 'points'):
+            self._joints.plan(message, is_sure)
+        else:
+            self._joints.command(message.data.tolist(), is_sure)
+
+    def controller_complains(self, text: str) -> None:
+        """That of the joints."""
+        if not self._around.stalled_lately(0.5):
+            self._violation(f'the controller of the joints complains: {text}')
+
+    def aim(self, message: Any) -> None:
+        """A target is published."""
+        stamp_ns = _ns(message.header.stamp)
+        is_sure = not self._around.stalled_lately(0.1) and self._voided_ns is None
+        self._motion.look_at_pose(self._around.now_ns(), stamp_ns, is_sure)
+        moment_ns = self._around.motion_ns(stamp_ns)
+        must_move = is_sure and self._must_move
+        assert isinstance(self._motion, TargetOracle)
+        step = self._motion.aim(message, moment_ns, is_sure, must_move)
+        # The first one of a hold shows where the target was at the last action.
+        held, self._aimed_in_hold = self._aimed_in_hold, self.must_hold
+        is_step = (np.abs(step) > _SAME).any() and held == self.must_hold
+        self._check_stream(
+            bool(is_step),
+            f'a step {step.round(5).tolist()}',
+            lasts_s=1 / self._params['control_rate_hz'],
+        )
 
     def hear_pose(self, message: Any) -> None:
         """The node takes a pose."""
@@ -790,19 +853,30 @@ class RobotOracle:
         self._motion.check_twist(twist, moment_ns, is_sure, is_sure and self._must_move)
         if not twist.any():
             self._owes_zero = False
-            self._zeros = self._zeros + 1 if not before.any() else 1
+        else:
+            self._check_speed(twist)
+        self._check_stream(bool(twist.any()), f'twist {twist.round(4).tolist()}', before.any())
+
+    def _check_stream(
+        self, moves: bool, what: str, moved: bool = False, lasts_s: float = 0.0
+    ) -> None:
+        """It moves only by an action, and not for longer; then it rests, and then it is silent.
+
+        :param lasts_s: since the message before, if it tells a step.
+        """
+        if not moves:
+            self._zeros = 1 if moved else self._zeros + 1
             most = math.ceil(_ZERO_S * self._params['control_rate_hz']) + 3
             if self._zeros > most and self._acted is None:
                 self._violation(f'{self._zeros} zeros in a row; {most} are enough')
             return
         self._zeros = 0
-        self._check_speed(twist)
         if self.must_hold:
-            self._violation(f'twist {twist.round(4).tolist()} while it holds')
+            self._violation(f'{what} while it holds')
         elif self._acted is None:
-            self._violation(f'twist {twist.round(4).tolist()} without an action')
+            self._violation(f'{what} without an action')
         elif not self._around.stalled_lately(0.1):
-            late_s = self._overdue_s(self._acted)
+            late_s = self._overdue_s(self._acted) - lasts_s
             if late_s > MARGIN_S:
                 self._violation(f'the motion goes on {late_s:.3f} s after its horizon')
 
@@ -825,6 +899,8 @@ class RobotOracle:
             self._violation(f'the gripper is to be open by {message.data}')
         if self.must_hold:
             self._violation('the gripper is told where to be while it holds')
+        elif self._params['motion'] in JOINT_MOTIONS:
+            return
         elif self._voided_ns is None:
             self._motion.check_gripper(message.data)
         else:
@@ -880,7 +956,7 @@ class RobotOracle:
             self._violation('RUNNING, and there was no action since it had to hold')
         self._learn_switches(status)
         self._learn_instruction(status)
-        self._check_counters(status.counters, status.motion.mode == 'twist')
+        self._check_counters(status.counters, status.motion.mode != 'none')
 
     def _check_owed(self, reason: int) -> None:
         """It begins to hold, for a part that is at fault."""
@@ -986,6 +1062,11 @@ class RobotOracle:
         if moves:
             self._check_motions(counters)
 
+    @property
+    def _may_be_interrupted(self) -> float:
+        is_of_joints = self._params['motion'] in JOINT_MOTIONS
+        return math.inf if is_of_joints else self._motion.may_be_interrupted
+
     def _check_motions(self, counters: VlaCounters) -> None:
         if counters.motions_refused > self._may_be_none:
             self._violation(
@@ -999,11 +1080,13 @@ class RobotOracle:
         for name, (least, most) in {
             'rows_skipped': self._skipped,
             'clipped_workspace': self._clipped_by_box,
-            'motions_interrupted': (0, self._motion.may_be_interrupted),
+            'motions_interrupted': (0, self._may_be_interrupted),
         }.items():
             if not least <= getattr(counters, name) <= most:
                 self._violation(f'{name} is {getattr(counters, name)}, should be {least} to {most}')
         # The gripper is told with each motion, but for the first ones, where it is not sure.
+        if self._params['motion'] in JOINT_MOTIONS:
+            return
         is_silent = self._grippers < counters.motions / 2 - _UNSURE_GRIPPERS
         if is_silent or self._grippers > counters.motions * self._shape.horizon:
             self._violation(
@@ -1027,6 +1110,7 @@ class RobotOracle:
         if self._voided_ns is not None and (now_ns - self._voided_ns) / NS > NOTICE_S:
             self._voided_ns = None
             self.must_hold = True
+            self._joints.hold()
         if now_ns - self._rivalled_ns < _RIVALLED_S * NS:  # it notices that they are gone
             self._motion.perhaps_forget_gripper()
         last_ns = min(camera.last_ns for camera in self._cameras)

@@ -294,14 +294,11 @@ class Simulation:
             return
         self.trace.add_foreign(f'publishes {topic} {_brief(message)}')
         self.oracle.published(topic, message)
-        if topic.endswith('twist'):
-            for number, tool in enumerate(self.world.tools):
-                if topic == f'/{self.world.prefix(number)}twist':
-                    tool.follow(message)
-        if topic.endswith('status'):
-            for number in range(len(self.plan.names)):
-                if topic == f'/{self.world.prefix(number)}status':
-                    self.world.statuses[number] = message
+        self.world.hear(topic, message)
+        for number, arm in enumerate(self.world.arms):
+            for text in arm.complaints:
+                self.oracle.robots[number].controller_complains(text)
+            arm.complaints.clear()
 
     def took_request(self, service: str, request: Any, header: Header) -> None:
         self.trace.add(f'takes request {service} {request}')

@@ -29,6 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from simulate.arms import JointArm
 from simulate.goal_client import GoalClient
 from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
 from simulate.live_faults import restore
@@ -46,7 +47,8 @@ _TRIGGER_S = (0.0, 0.012)  # from a rig's trigger to the capture of a camera
 _STATE_HZ = 20.0
 _POSE_HZ = 30.0
 _NOISE_M = 0.001  # of a pose
-_OBEYED_S = 0.1  # a twist is for so long
+_OBEYED_S = 0.1  # a twist or a target is for so long
+_LAG_S = 0.05  # of a tool behind its target
 _CLOCK_HZ = 50.0  # of /clock
 _LAST_LOOK_S = (0.2, 0.5)  # the operator's, in the last phase
 MAX_SKEW_S = 0.1  # that a clock may move by itself, as documented, and a stamp be ahead
@@ -253,7 +255,8 @@ class Tool:
     def __init__(self, world: World, robot: int) -> None:
         self._world = world
         self.position = np.array([0.4, 0.0, 0.3])
-        self._turn = np.zeros(3)
+        self._turn = np.array([0.0, 0.0, 0.0, 1.0])  # quaternion
+        self._target: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._twist = np.zeros(6)
         self._twist_ns = self._moved_ns = world.scheduler.now_ns
         topic, node = f'/{world.prefix(robot)}ee_pose', (f'arm_{robot}', '/')
@@ -263,6 +266,7 @@ class Tool:
 
     def heal(self) -> None:
         self.is_silent = False
+        self.follows = True  # its targets
         self.delay_s = 0.0  # on its way
         self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
         self.spoil: Callable[[PoseStamped], None] = lambda message: None
@@ -274,13 +278,33 @@ class Tool:
         self._twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
         self._twist_ns = self._world.scheduler.now_ns
 
+    def aim(self, message: Any) -> None:
+        """Hear a target."""
+        self._move()
+        point, turn = message.pose.position, message.pose.orientation
+        self._target = (
+            np.array([point.x, point.y, point.z]),
+            np.array([turn.x, turn.y, turn.z, turn.w]),
+        )
+        self._twist_ns = self._world.scheduler.now_ns
+
     def _move(self) -> None:
         now_ns = self._world.scheduler.now_ns
         until_ns = min(now_ns, self._twist_ns + round(_OBEYED_S * NS))
-        step = self._twist * max(0, until_ns - self._moved_ns) / NS
-        self.position = self.position + step[:3]
-        self._turn = self._turn + step[3:]
+        passed_s = max(0, until_ns - self._moved_ns) / NS
         self._moved_ns = now_ns
+        if not self.follows:
+            return
+        if self._target is None:
+            step = self._twist * passed_s
+            self.position = self.position + step[:3]
+            self._turn = _product(_quaternion(step[3:]), self._turn)
+            return
+        point, turn = self._target
+        share = 1 - math.exp(-passed_s / _LAG_S)
+        self.position = self.position + share * (point - self.position)
+        self._turn = self._turn + share * (turn * np.sign(turn @ self._turn or 1.0) - self._turn)
+        self._turn = self._turn / np.linalg.norm(self._turn)
 
     def _tick(self) -> None:
         if not self.is_silent:
@@ -297,19 +321,32 @@ class Tool:
         noise = [world.random.uniform(-_NOISE_M, _NOISE_M) for _ in range(3)]
         point, orientation = message.pose.position, message.pose.orientation
         point.x, point.y, point.z = (self.position + noise).tolist()
-        quaternion = _quaternion(self._turn)
-        orientation.x, orientation.y, orientation.z, orientation.w = map(float, quaternion)
+        orientation.x, orientation.y, orientation.z, orientation.w = self._turn.tolist()
         self.spoil(message)
         self._publisher.publish(message, world.delay(_TRANSPORT_S) + self.delay_s)
 
 
-def _quaternion(vector: NDArray[np.float64]) -> tuple[float, float, float, float]:
+def _quaternion(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the quaternion, x, y, z, w, of a rotation vector."""
     angle = float(np.linalg.norm(vector))
     if angle == 0.0:
-        return 0.0, 0.0, 0.0, 1.0
-    x, y, z = vector / angle * math.sin(angle / 2)
-    return x, y, z, math.cos(angle / 2)
+        return np.array([0.0, 0.0, 0.0, 1.0])
+    return np.array([*(vector / angle * math.sin(angle / 2)), math.cos(angle / 2)])
+
+
+def _product(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quaternion of two rotations, the second one first; of norm 1."""
+    (x, y, z, w), (a, b, c, d) = one, two
+    product = np.array(
+        [
+            w * a + x * d + y * c - z * b,
+            w * b - x * c + y * d + z * a,
+            w * c + x * b - y * a + z * d,
+            w * d - x * a - y * b - z * c,
+        ]
+    )
+    normalized: NDArray[np.float64] = product / np.linalg.norm(product)
+    return normalized
 
 
 class Operator:
@@ -436,6 +473,7 @@ class World:
         self.cameras = [Rig(self, robot).cameras for robot in robots]  # of each robot
         self.joints = [Joints(self, robot) for robot in robots if plan.shape.state_dim]
         self.tools = [Tool(self, robot) for robot in robots if plan.has_tool]
+        self.arms = [JointArm(self, robot) for robot in robots if plan.has_joints]
         self.goal_clients = [GoalClient(self, robot) for robot in robots]
         self.operator = Operator(self)
         self._undo: list[Callable[[], None]] = []
@@ -497,6 +535,19 @@ class World:
     def read_parameters(self, names: list[str]) -> None:
         self.ask('/vla/get_parameters', GetParameters.Request(names=names))
 
+    def hear(self, topic: str, message: Any) -> None:
+        """Take what the node publishes."""
+        for robot in range(len(self.plan.names)):
+            name = topic.removeprefix(f'/{self.prefix(robot)}')
+            if name == 'status':
+                self.statuses[robot] = message
+            elif name == 'twist':
+                self.tools[robot].follow(message)
+            elif name == 'target_pose':
+                self.tools[robot].aim(message)
+            elif name in ('joint_commands', 'joint_trajectory'):
+                self.arms[robot].hear(message)
+
     # -- faults of the machine ---------------------------------------------------------------------
 
     def jump_system_clock(self, seconds: float) -> None:
@@ -527,6 +578,8 @@ class World:
         """With it end the stalls of its threads."""
         self.process_is_up = False
         self.statuses.clear()
+        for arm in self.arms:
+            arm.process_ended()
         now_ns = self.scheduler.now_ns
         for stalls in (self.stalls, self.worker_stalls):
             stalls[:] = [(start_ns, min(end_ns, now_ns)) for start_ns, end_ns in stalls]
@@ -551,7 +604,7 @@ class World:
         for undo in self._undo:
             undo()
         self._undo.clear()
-        for part in (*itertools.chain(*self.cameras), *self.joints, *self.tools):
+        for part in (*itertools.chain(*self.cameras), *self.joints, *self.tools, *self.arms):
             part.heal()
         self.knobs.fault, self.knobs.load, self.knobs.warmup = '', '', ''
         self.knobs.files_changed = False
