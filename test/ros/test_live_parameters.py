@@ -33,7 +33,11 @@ def fake() -> Iterator[tuple[Robot, VlaNode]]:
 
 
 def set_together(stack: Robot, **values: object) -> SetParametersResult:
-    messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    return set_in_turn(stack, *values.items())
+
+
+def set_in_turn(stack: Robot, *pairs: tuple[str, object]) -> SetParametersResult:
+    messages = [Parameter(name, value=value).to_parameter_msg() for name, value in pairs]
     request = SetParametersAtomically.Request(parameters=messages)
     return stack.ask(SetParametersAtomically, 'vla/set_parameters_atomically', request).result
 
@@ -82,6 +86,16 @@ def test_a_limit_is_checked_with_the_others_and_set_together(fake: tuple[Robot, 
     stack.recovers()
     action = stack.actions[-1]
     assert seconds(action.valid_until) - seconds(action.observation_stamp) == pytest.approx(4.0)
+
+
+def test_a_name_that_comes_twice_is_checked_twice(fake: tuple[Robot, VlaNode]) -> None:
+    stack, _ = fake
+    wrong, right = ('image_transport', 'theora'), ('image_transport', 'compressed')
+    refused = set_in_turn(stack, wrong, right)
+    assert not refused.successful and 'theora' in refused.reason
+    assert not set_in_turn(stack, ('instruction', 'go\nnow'), ('instruction', 'go')).successful
+    assert set_in_turn(stack, ('image_timeout_s', 3.0), ('image_timeout_s', 2.5)).successful
+    assert value_of(stack, 'image_timeout_s') == 2.5
 
 
 def test_what_needs_the_policy_says_what_to_do(fake: tuple[Robot, VlaNode]) -> None:

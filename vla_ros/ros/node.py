@@ -303,9 +303,11 @@ class VlaNode(LifecycleNode):
                 f'the policy is loaded, or the outputs are made, by it: {LOAD_AGAIN}',
             )
         try:
-            for name, value in own.items():
-                check_value(name, value)
-            check_instruction(own.get('instruction', ''))
+            for one in changed:  # each of them: a name may come twice, and the last value counts
+                if one.name in DEFINITIONS:
+                    check_value(one.name, one.value)
+                if one.name == 'instruction':
+                    check_instruction(one.value)
             self._adjust(own)
         except VlaError as error:
             return SetParametersResult(successful=False, reason=str(error))
