@@ -149,6 +149,7 @@ class TokenTrace:
     :param logits: float32 [N, bins] of the action tokens, by rising token id.
     :param drafted: number of draft tokens that were verified.
     :param accepted: number of these that were right.
+    :param passes: number of passes of the language model after the prefill, for the whole batch.
     """
 
     ids: NDArray[np.int64]
@@ -156,6 +157,7 @@ class TokenTrace:
     logits: NDArray[np.float32] | None = None
     drafted: int = 0
     accepted: int = 0
+    passes: int = 0
 
 
 class Invalid(IntEnum):

@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from support.places import GOLDEN
 from vla_ros.bench import ceilings as limits
-from vla_ros.bench import measure, memory
+from vla_ros.bench import measure, memory, random_weights
 from vla_ros.bench.combinations import Combination, combine, locate
+from vla_ros.bench.plain import PlainPath
 from vla_ros.cli import bench
+from vla_ros.measure.images import noise_images
+from vla_ros.measure.observations import make_observations
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
@@ -37,7 +42,9 @@ VOCABULARY = 32064
 def _quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, '_MIN_SECONDS', 0.0)
     monkeypatch.setattr(limits, '_MIN_RUNS', 1)
-    monkeypatch.setattr(limits, '_STREAMED_BYTES', 1_000_000)
+    monkeypatch.setattr(limits, '_STREAMED_BYTES', {'cpu': 1_000_000})
+    monkeypatch.setattr(limits, '_SQUARE', {'cpu': 64})
+    monkeypatch.setattr(limits, '_RUN_S', 0.0)
     monkeypatch.setattr(limits, '_HIDDEN', 128)
 
 
@@ -81,7 +88,8 @@ def test_the_report_fits_together(
         assert one['action_s'] == one['latency_s']['p50']
         ratio = first['latency_s']['p50'] / one['latency_s']['p50']
         assert one['speedup_over_first'] == pytest.approx(ratio)
-    assert first['decode_step_bytes'] == 2 * second['decode_step_bytes']
+    in_float32, in_bfloat16 = (one['weight_bytes'] for one in (first, second))
+    assert in_float32 == {stage: 2 * count for stage, count in in_bfloat16.items()}
 
 
 def _check_combination(one: dict[str, Any]) -> None:
@@ -95,7 +103,8 @@ def _check_combination(one: dict[str, Any]) -> None:
     ]
     assert 0.8 < max(in_stages) <= 1
     decode_s = one['stages_s']['decode']['p50']
-    assert one['decode_steps'] == 6 and one['decode_step_s'] == pytest.approx(decode_s / 6)
+    assert 0 < one['decode_steps'] <= 6  # a guess may be right
+    assert one['decode_step_s'] == pytest.approx(decode_s / one['decode_steps'])
     loading = one['loading']
     assert 0 < loading['first_s'] < loading['warmup_s'] and loading['load_s'] > 0
     assert loading['peak_resident_bytes'] > loading['added_resident_bytes'] > 0
@@ -105,7 +114,7 @@ def _check_combination(one: dict[str, Any]) -> None:
     assert reached['gflop_per_s']['prefill'] == pytest.approx(rate)
     fraction = reached['fraction_of_gemm']['prefill']
     assert fraction == pytest.approx(rate / ceilings['gemm_gflop_per_s'])
-    read = one['decode_step_bytes'] / one['decode_step_s'] / 1e9
+    read = one['weight_bytes']['decode_step'] / one['decode_step_s'] / 1e9
     for name in ('row', 'stream'):
         fraction = reached[f'decode_fraction_of_{name}']
         assert fraction == pytest.approx(read / ceilings[f'{name}_gb_per_s'])
@@ -127,7 +136,7 @@ def test_combinations_take_turns_if_they_fit(
         pictures.extend(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]) for image in images)
         return predict(self, batch, *rest)
 
-    monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self: WarmupTimes(2.0, 1.0, 1.0))
+    monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self, cancel: WarmupTimes(2.0, 1.0, 1.0))
     monkeypatch.setattr(OpenVLAPolicy, 'predict', recorded)
     if not fit:
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)
@@ -226,7 +235,7 @@ def test_what_fits_into_memory(tiny_checkpoint: Path, monkeypatch: pytest.Monkey
         ]
         each = {dtype: count_costs(config, DTYPES[dtype], 38, 1, quantization) for dtype in dtypes}
         costs = [each[one.policy.dtype] for one in combinations]
-        return memory.loaded_together(combinations, costs, checkpoint)
+        return memory.loaded_together(combinations, costs, checkpoint.dtypes)
 
     assert fit('float32')
     assert fit('bfloat16', compiles=(False, True))  # both are the mapped file
@@ -250,7 +259,11 @@ def test_costs_of_the_tiny_shape(tiny_checkpoint: Path) -> None:
     assert costs.flops['decode_step'] == 3 * step + 2 * 64 * VOCABULARY
     norms = 7 * 64
     parameters = 3 * TINY_PARAMETERS_PER_LAYER + norms + 64 * VOCABULARY
-    assert costs.decode_step_bytes == 2 * parameters
+    assert costs.decode_step_bytes == costs.weight_bytes['prefill'] == 2 * parameters
+    assert list(costs.weight_bytes) == list(costs.flops)
+    embedding = 2 * 64 * VOCABULARY
+    once = {**costs.weight_bytes, 'decode_step': 0}
+    assert sum(once.values()) == costs.model_bytes - embedding
     fc1, fc2, fc3 = 144 * 576, 576 * 64, 64 * 64
     assert costs.flops['projector'] == 2 * 256 * (fc1 + fc2 + fc3)
     # DINOv2: 3 of 4 blocks, a class token and 4 registers; SigLIP: 4 of 5 blocks.
@@ -316,7 +329,8 @@ def test_batches_drafts_and_quantisation_in_one_report(
         drafted = 0 if one['draft'] == 'none' else 2 * 6 * one['batch_size']
         assert one['drafted'] == drafted
         assert one['accepted'] == (drafted if one['draft'] == 'right' else 0)
-        assert (one['decode_step_s'] is None) == (one['draft'] != 'none')
+        assert 0 < one['decode_steps'] <= 6 if one['draft'] != 'right' else not one['decode_steps']
+        assert (one['decode_step_s'] is None) == (one['draft'] == 'right')
         assert one['name'] in printed
     plain, batch = by_name[f'cpu float32 {threads}'], by_name[f'cpu float32 batch 2 {threads}']
     assert batch['flops']['prefill'] == 2 * plain['flops']['prefill']
@@ -374,11 +388,70 @@ def test_a_random_model_is_written_once(tmp_path: Path, capsys: pytest.CaptureFi
         f'writing {directory}: {size / 1e9:.2f} GB of random weights, kept for the next run'
     ]
     written = (directory / INDEX_NAME).stat().st_mtime_ns
-    _, report = run(
-        capsys, '--random', 'tiny', '--cache', tmp_path, '--repeats', 1, '--device', 'cpu'
-    )
-    assert report['model'] == str(directory)
+    assert cached_random_checkpoint('tiny', tmp_path, said.append) == directory
     assert (directory / INDEX_NAME).stat().st_mtime_ns == written
+
+
+def test_random_weights_need_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of one shape are the same in every policy; a model that does not fit is not drawn."""
+    options = ['--random', 'tiny', '--cache', tmp_path, '--device', 'cpu', '--repeats', 2]
+    printed, report = run(
+        capsys, *options, '--dtype', 'float32', '--plain', '--quantization', 'none,int8'
+    )
+    assert report['model'] == 'tiny, random weights' and not list(tmp_path.iterdir())
+    plain, exact, _ = report['combinations']
+    assert (plain['is_plain'], plain['quantization']) == (True, 'none')
+    assert plain['decode_steps'] == 6
+    assert exact['beside_first'] == {
+        'actions': 2,
+        'equal_actions': 2,
+        'equal_bins': 1.0,
+        'largest_bin_distance': 0,
+    }
+    for one in report['combinations']:
+        assert one['name'] in printed
+        _check_limits(one)
+
+
+def _check_limits(one: dict[str, Any]) -> None:
+    ceilings, limits_of = one['ceilings'], one['limits']
+    rate = max(ceilings['gemm_gflop_per_s'], ceilings['square_gflop_per_s'])
+    speed = max(ceilings[f'{name}_gb_per_s'] for name in ('row', 'stream', 'copy'))
+    counts = {'vision': 1, 'projector': 1, 'prefill': 1, 'decode_step': one['decode_steps']}
+    for stage, count in counts.items():
+        least_s = max(one['flops'][stage] / rate, one['weight_bytes'][stage] / speed) / 1e9
+        name = stage.removesuffix('_step')
+        assert limits_of['s'][name] == pytest.approx(count * least_s)
+        share = count * least_s / one['stages_s'][name]['p50']
+        assert limits_of['share'][name] == pytest.approx(share)
+    whole_s = sum(limits_of['s'].values())
+    assert limits_of['whole_share'] == pytest.approx(whole_s / one['latency_s']['p50'])
+
+
+def test_a_random_model_that_does_not_fit_is_not_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_weights, 'available_bytes', lambda device: 0)
+    told = refused(capsys, '--random', 'tiny', '--device', 'cpu', '--dtype', 'bfloat16')
+    assert 'tiny in bfloat16 takes 1.2 GB on cpu, and 0.0 GB are free' in told
+
+
+@pytest.mark.parametrize(
+    'name', ['openvla_tiny', 'minivla_tiny', 'minivla_wrist_vq_tiny', 'openvla_oft_libero_tiny']
+)
+def test_the_plain_path_gives_the_same_actions(name: str) -> None:
+    policy = OpenVLAPolicy.from_pretrained(GOLDEN / name, device='cpu', dtype='float32')
+    key = next(iter(policy.config.norm_stats))
+    session = policy.session(key)
+    images = noise_images(len(session.spec.cameras))
+    [observation] = make_observations(session.spec, images, 'pick up the cup')
+    [ours] = policy.predict([(session, observation)])
+    [plain] = PlainPath(policy).predict([(session, observation)])
+    assert isinstance(ours, Prediction)
+    np.testing.assert_allclose(plain.actions, ours.actions, rtol=0, atol=1e-5)
+    if ours.tokens is not None and plain.tokens is not None:
+        assert plain.tokens.ids.tolist() == ours.tokens.ids.tolist()
+    assert {'preprocess', 'vision', 'projector', 'prefill', 'postprocess'} <= set(plain.timings)
 
 
 @pytest.mark.parametrize('shape', ['vla-adapter-pro-tiny', 'openvla-oft-tiny'])
@@ -408,7 +481,7 @@ def test_a_random_minivla(shape: str, tmp_path: Path, capsys: pytest.CaptureFixt
     for one in (plain, right, wrong):
         assert (one['rows'], one['valid_actions']) == (8 if '-vq' in shape else 1, 1)
         assert one['flops']['decode_step'] > 0 and one['beside_first']['equal_actions'] == 1
-    assert plain['decode_steps'] == 6
+    assert 0 < plain['decode_steps'] <= 6
     assert (right['accepted'], wrong['accepted']) == (6, 0)
 
 

@@ -104,6 +104,7 @@ def test_it_saves_passes(
     with counted_decodes(monkeypatch) as seen:
         (prediction,) = predict(one, [asked])
     assert seen == widths
+    assert prediction.tokens.passes == len(widths)
     assert prediction.tokens.ids.tolist() == ids.tolist()
 
 

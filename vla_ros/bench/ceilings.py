@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's limits: its speed of matrix products and of reading weights."""
+"""The machine's limits: its speed of matrix products, and of reading and copying memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla_ros.bench.combinations import Combination
 from vla_ros.console import Say
@@ -18,8 +18,10 @@ from vla_ros.openvla.quantization import choose_linear
 # openvla-7b's largest product in the prefill of a short prompt.
 _POSITIONS, _HIDDEN, _INTERMEDIATE = 288, 4096, 11008
 _WEIGHTS = 4  # matrices read in turn: together 360 MB in bfloat16, more than a cache holds
-_STREAMED_BYTES = 500_000_000
+_STREAMED_BYTES = {'cpu': 500_000_000, 'mps': 500_000_000, 'cuda': 4_000_000_000}
+_SQUARE = {'cpu': 2048, 'mps': 4096, 'cuda': 8192}  # rows and columns of the largest product
 _MIN_SECONDS, _MIN_RUNS = 1.0, 3
+_RUN_S = 0.01  # between two waits for the device, so that these take little of the time
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,30 @@ class Ceilings:
         quantised layer that replaces it.
     :param row_gb_per_s: speed of reading weights in products of one row with such matrices.
     :param stream_gb_per_s: speed of reading a large tensor in a sum.
+    :param copy_gb_per_s: speed of copying it, read and written.
+    :param square_gflop_per_s: speed of a large square product in the dtype, or of 8-bit numbers
+        where a quantised model may use it and it is faster.
     """
 
     gemm_gflop_per_s: float
     row_gb_per_s: float
     stream_gb_per_s: float
+    copy_gb_per_s: float
+    square_gflop_per_s: float
+
+    @property
+    def gflop_per_s(self) -> float:
+        """The fastest product that was seen."""
+        return max(self.gemm_gflop_per_s, self.square_gflop_per_s)
+
+    @property
+    def gb_per_s(self) -> float:
+        """The fastest access to memory that was seen."""
+        return max(self.row_gb_per_s, self.stream_gb_per_s, self.copy_gb_per_s)
+
+    def limit_s(self, flops: float, weight_bytes: float) -> float:
+        """Return the time that operations, or the reading of weights, take at least."""
+        return max(flops / self.gflop_per_s, weight_bytes / self.gb_per_s) / 1e9
 
 
 def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
@@ -63,15 +84,41 @@ def _ceilings(combination: Combination) -> Ceilings:
     device, dtype = torch.device(combination.policy.device), DTYPES[combination.policy.dtype]
     layers, weight_bytes = zip(*(_layer(combination) for _ in range(_WEIGHTS)), strict=True)
     x = torch.full((_POSITIONS, _HIDDEN), 0.01, dtype=dtype, device=device)
-    streamed = torch.ones(_STREAMED_BYTES // 4, device=device)
+    streamed = torch.ones(_STREAMED_BYTES[device.type] // 4, device=device)
+    copy = torch.empty_like(streamed)
     gemm_s = _fastest_s(lambda: layers[0](x), device)
     row_s = _fastest_s(lambda: [layer(x[:1]) for layer in layers], device)
     stream_s = _fastest_s(streamed.sum, device)
+    copy_s = _fastest_s(lambda: copy.copy_(streamed), device)
     return Ceilings(
         gemm_gflop_per_s=2 * _POSITIONS * _HIDDEN * _INTERMEDIATE / gemm_s / 1e9,
         row_gb_per_s=sum(weight_bytes) / row_s / 1e9,
-        stream_gb_per_s=streamed.nbytes / stream_s / 1e9,
+        stream_gb_per_s=4 * (_STREAMED_BYTES[device.type] // 4) / stream_s / 1e9,
+        copy_gb_per_s=8 * (_STREAMED_BYTES[device.type] // 4) / copy_s / 1e9,
+        square_gflop_per_s=_square_gflop_per_s(
+            device, dtype, combination.policy.quantization != 'none'
+        ),
     )
+
+
+def _square_gflop_per_s(device: torch.device, dtype: torch.dtype, in_8_bits: bool) -> float:
+    """Return the speed of the faster product, in the dtype or of 8-bit numbers."""
+    size = _SQUARE[device.type]
+    x = torch.full((size, size), 0.01, dtype=dtype, device=device)
+    seconds = [_fastest_s(lambda: x @ x, device)]
+    if in_8_bits:
+        ones = torch.ones(size, size, dtype=torch.int8, device=device)
+        whole_s = _whole_product_s(ones, device)
+        seconds += [] if whole_s is None else [whole_s]
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def _whole_product_s(x: Tensor, device: torch.device) -> float | None:
+    """Return the time of a product of whole numbers; None if the device has none."""
+    try:
+        return _fastest_s(lambda: torch._int_mm(x, x.T), device)
+    except (NotImplementedError, RuntimeError):  # of MPS; of old GPUs
+        return None
 
 
 def _layer(combination: Combination) -> tuple[nn.Module, int]:
@@ -87,16 +134,25 @@ def _layer(combination: Combination) -> tuple[nn.Module, int]:
 
 
 def _fastest_s(run: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest duration of at least ``_MIN_RUNS`` runs and ``_MIN_SECONDS``.
+    """Return the shortest duration of a run, of at least ``_MIN_RUNS`` and ``_MIN_SECONDS``.
 
-    A first run is not counted.
+    A first run is not counted. Short runs are measured several at a time.
     """
-    seconds: list[float] = []
     run()
     synchronize(device)
-    while len(seconds) < _MIN_RUNS or sum(seconds) < _MIN_SECONDS:
-        started = time.monotonic()
-        run()
-        synchronize(device)
-        seconds.append(time.monotonic() - started)
+    seconds = [_seconds(run, 1, device)]
+    count = max(1, min(1000, round(_RUN_S / max(seconds[0], 1e-9))))
+    total = seconds[0]
+    while len(seconds) < _MIN_RUNS or total < _MIN_SECONDS:
+        taken = _seconds(run, count, device)
+        seconds.append(taken / count)
+        total += taken
     return min(seconds)
+
+
+def _seconds(run: Callable[[], object], count: int, device: torch.device) -> float:
+    started = time.monotonic()
+    for _ in range(count):
+        run()
+    synchronize(device)
+    return time.monotonic() - started

@@ -26,12 +26,14 @@ class Combination:
 
     :param policy: resolved request. Combinations with equal requests share one loaded policy.
     :param threads: number of torch's threads on the CPU.
+    :param is_plain: whether it takes the plain path through the policy's weights.
     """
 
     policy: PolicyRequest
     batch_size: int
     threads: int
     draft: str = 'none'
+    is_plain: bool = False
 
     @property
     def ceilings_key(self) -> tuple[str, str, str, int]:
@@ -47,6 +49,7 @@ class Combination:
         words += [f'{self.threads} thread{"s" if self.threads > 1 else ""}']
         words += ['compiled'] if policy.compile else []
         words += [f'{self.draft} draft'] if self.draft != 'none' else []
+        words += ['plain path'] if self.is_plain else []
         return ' '.join(words)
 
     def as_json(self) -> dict[str, Any]:
@@ -65,12 +68,15 @@ def combine(
     threads: Sequence[int],
     drafts: Sequence[str] = ('none',),
     model: str = '',
+    with_plain: bool = False,
 ) -> list[Combination]:
     """Return all combinations, the first values first.
 
     A value that is given twice is measured twice, which shows the noise.
 
     :param model: model, whose kind decides which values are allowed; empty: a checkpoint.
+    :param with_plain: whether the plain path of each device, dtype and number of threads comes
+        first.
 
     :raises PolicyError: if one of the values is not available here.
     """
@@ -84,7 +90,21 @@ def combine(
     lists = [devices, dtypes, quantizations, compiles]
     requests = product(PolicyRequest(model), **dict(zip(_OF_POLICY, lists, strict=True)))
     policies = [resolve(request) for request in requests]
-    return list(starmap(Combination, itertools.product(policies, batch_sizes, threads, drafts)))
+    combinations = list(
+        starmap(Combination, itertools.product(policies, batch_sizes, threads, drafts))
+    )
+    return [*(_plain(combinations) if with_plain else ()), *combinations]
+
+
+def _plain(combinations: Sequence[Combination]) -> list[Combination]:
+    """Return the plain path of each device, dtype and number of threads."""
+    found = (
+        Combination(
+            replace(one.policy, quantization='none', compile=False), 1, one.threads, is_plain=True
+        )
+        for one in combinations
+    )
+    return list(dict.fromkeys(found))
 
 
 def locate(combinations: Sequence[Combination], model: str) -> list[Combination]:

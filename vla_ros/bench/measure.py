@@ -7,6 +7,7 @@ Other load of the machine then affects all combinations equally.
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,10 @@ from vla_ros.bench.openvla import (
     offer_draft,
     wrong_draft,
 )
+from vla_ros.bench.plain import PlainPath
+from vla_ros.bench.random_weights import load_random
 from vla_ros.console import Say
+from vla_ros.measure.energy import energy_meter
 from vla_ros.measure.images import noise_images
 from vla_ros.measure.memory import PeakMemory
 from vla_ros.measure.observations import make_observations
@@ -32,6 +36,8 @@ from vla_ros.openvla.kind import OpenVLAInspection
 from vla_ros.policies import load_policy
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.types import (
+    Cancel,
+    InferenceCancelled,
     Policy,
     PolicyError,
     PolicySpec,
@@ -41,6 +47,9 @@ from vla_ros.types import (
 )
 
 Infer = Callable[[], list[Prediction]]
+
+# A card's counter moves ten times a second or so.
+_MIN_ENERGY_S, _MIN_ENERGY_RUNS = 2.0, 3
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,32 @@ class Loading:
     added_device_bytes: int | None
 
 
+@dataclass(frozen=True)
+class Energy:
+    """The energy of a device while one combination ran without a pause.
+
+    :param joules: of one batch.
+    :param watts: on average.
+    :param source: name of the counter.
+    """
+
+    joules: float
+    watts: float
+    source: str
+
+
 @dataclass
 class Measurement:
     """The measurement of one combination.
 
     :param model: None if only the predictions are known.
     :param loading: None if it uses the policy of an earlier combination.
+    :param is_random: whether its weights were drawn on the device.
     :param latencies_s: duration of each repetition, which is one batch.
     :param timings: seconds for each stage, for each repetition.
     :param token_ids: token ids of each repetition's actions; empty without tokens.
+    :param passes: passes after the prefill of each repetition; empty without tokens.
+    :param energy: None if the device does not tell it.
     :param valid: number of valid predictions, over all repetitions.
     :param drafted: number of draft tokens that were verified, over all repetitions.
     :param accepted: number of these that were right.
@@ -79,9 +105,12 @@ class Measurement:
     spec: PolicySpec
     model: ModelFacts | None = None
     loading: Loading | None = None
+    is_random: bool = False
     latencies_s: list[float] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
     token_ids: list[list[list[int]]] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
+    energy: Energy | None = None
     valid: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -92,6 +121,7 @@ class Measurement:
         self.valid += sum(invalid_reason(one, self.spec) is None for one in predictions)
         tokens = [one.tokens for one in predictions if one.tokens is not None]
         self.token_ids.append([one.ids.tolist() for one in tokens])
+        self.passes += [one.passes for one in tokens[:1]]
         self.drafted += sum(one.drafted for one in tokens)
         self.accepted += sum(one.accepted for one in tokens)
 
@@ -102,11 +132,15 @@ class Task:
 
     :param repeats: steady repetitions of each combination.
     :param images: uint8 [H, W, 3] each, used in turn; empty: new noise each time.
+    :param shape: of random weights, which are drawn on the device; empty: those of the model.
+    :param cancel: ends the measurement when it is set; what was measured until then counts.
     """
 
     instruction: str
     repeats: int
     images: Sequence[NDArray[np.uint8]] = ()
+    shape: str = ''
+    cancel: Cancel = field(default_factory=threading.Event)
 
 
 def measure(
@@ -147,11 +181,16 @@ def _prepare(task: Task, combinations: Sequence[Combination]) -> tuple[list[Meas
         for one in combinations:
             if one.draft != 'none':
                 raise PolicyError(f'model {request.model!r} takes no drafts', 'leave --draft out')
+    if openvla is None and any(one.is_plain for one in combinations):
+        raise PolicyError(f'model {request.model!r} has no plain path', 'leave --plain out')
     if openvla is not None:
         models = model_facts(openvla, spec, task.instruction, combinations)
         pairs = zip(combinations, models, strict=True)
-        together = fit_together(openvla, combinations, models)
-        return [Measurement(one, spec, model) for one, model in pairs], together
+        together = fit_together(openvla, combinations, models, bool(task.shape))
+        is_random = bool(task.shape)
+        return [
+            Measurement(one, spec, model, is_random=is_random) for one, model in pairs
+        ], together
     return [Measurement(one, spec) for one in combinations], True
 
 
@@ -159,6 +198,7 @@ class _Turns:
     """The inferences of the combinations, with the same observations in every repetition."""
 
     def __init__(self, task: Task, measurements: Sequence[Measurement]) -> None:
+        self._task = task
         self._policies: dict[PolicyRequest, Policy] = {}
         self._batch_sizes: dict[PolicyRequest, int] = {}
         for one in measurements:
@@ -184,7 +224,8 @@ class _Turns:
         key = combination.policy
         if key in self._policies:
             return None
-        self._policies[key], loading = _load(combination, self._batch_sizes[key], say)
+        size = self._batch_sizes[key]
+        self._policies[key], loading = _load(combination, size, self._task, say)
         return loading
 
     def infer(self, measurement: Measurement, repetition: int) -> Infer:
@@ -200,11 +241,13 @@ class _Turns:
         ]
         drafts = [self._draft(measurement, number) for number in numbers]
         forget_images(policy)
+        path = PlainPath(policy) if combination.is_plain else policy
+        cancel = self._task.cancel
 
         def infer() -> list[Prediction]:
             for (session, _), draft in zip(batch, drafts, strict=True):
                 offer_draft(session, draft)
-            return all_predicted(policy.predict(batch))
+            return all_predicted(path.predict(batch, cancel))
 
         return infer
 
@@ -238,33 +281,58 @@ def _measure_group(
 ) -> None:
     """Load the policies, let the combinations take turns, and free the policies."""
     turns = _Turns(task, measurements)
-    for measurement in measurements:
-        measurement.loading = turns.load(measurement.combination, say)
-        # The first inference with this combination's threads is not counted.
-        turns.infer(measurement, 0)()
-    for repetition in range(1, 1 + task.repeats):
-        say(f'repetition {repetition} of {task.repeats}')
+    try:
         for measurement in measurements:
-            infer = turns.infer(measurement, repetition)
-            started = time.monotonic()
-            predictions = infer()
-            measurement.latencies_s.append(time.monotonic() - started)
-            measurement.keep(predictions)
-    if look_closer is not None:
-        say(f'profiling {measurements[0].combination}')
-        look_closer(turns.infer(measurements[0], 0))
-    turns.close()
+            measurement.loading = turns.load(measurement.combination, say)
+            # The first inference with this combination's threads is not counted.
+            turns.infer(measurement, 0)()
+        for repetition in range(1, 1 + task.repeats):
+            say(f'repetition {repetition} of {task.repeats}')
+            for measurement in measurements:
+                infer = turns.infer(measurement, repetition)
+                started = time.monotonic()
+                predictions = infer()
+                measurement.latencies_s.append(time.monotonic() - started)
+                measurement.keep(predictions)
+        if look_closer is not None:
+            say(f'profiling {measurements[0].combination}')
+            look_closer(turns.infer(measurements[0], 0))
+        for measurement in measurements:
+            measurement.energy = _energy(turns, measurement, say)
+    except InferenceCancelled:
+        say('out of time')
+    finally:
+        turns.close()
 
 
-def _load(combination: Combination, max_batch_size: int, say: Say) -> tuple[Policy, Loading]:
+def _energy(turns: _Turns, measurement: Measurement, say: Say) -> Energy | None:
+    """Return the energy of one combination, which runs alone for some time."""
+    meter = energy_meter(measurement.combination.policy.device)
+    if meter.read is None:
+        return None
+    say(f'energy of {measurement.combination}')
+    count, before, started = 0, meter.read(), time.monotonic()
+    while count < _MIN_ENERGY_RUNS or time.monotonic() - started < _MIN_ENERGY_S:
+        turns.infer(measurement, count % (1 + len(measurement.latencies_s)))()
+        count += 1
+    joules, seconds = meter.read() - before, time.monotonic() - started
+    return Energy(joules / count, joules / seconds, meter.source)
+
+
+def _load(
+    combination: Combination, max_batch_size: int, task: Task, say: Say
+) -> tuple[Policy, Loading]:
     say(f'loading {combination}')
     torch.set_num_threads(combination.threads)
     peak = PeakMemory(combination.policy.device)
     started = time.monotonic()
-    policy = load_policy(combination.policy, max_batch_size)
+    if task.shape:
+        policy: Policy = load_random(combination.policy, task.shape, max_batch_size, task.cancel)
+    else:
+        policy = load_policy(combination.policy, max_batch_size)
     load_s = time.monotonic() - started
     say(f'warming up {combination}')
-    times = policy.warmup()
+    times = policy.warmup(cancel=task.cancel)
     loading = Loading(
         load_s,
         times.total_s,

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+import torch
 
 from vla_ros.bench.combinations import Combination
 from vla_ros.measure.memory import available_bytes
-from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.costs import Costs
 from vla_ros.openvla.placement import DTYPES
 
@@ -15,18 +16,21 @@ _BESIDE_WEIGHTS = 1.1  # factor for activations, key-value cache and torch itsel
 
 
 def loaded_together(
-    combinations: Sequence[Combination], costs: Sequence[Costs], checkpoint: Checkpoint
+    combinations: Sequence[Combination],
+    costs: Sequence[Costs],
+    dtypes: Collection[torch.dtype],
 ) -> bool:
     """Return whether all policies of the combinations fit into the free memory together.
 
     On the CPU in the stored dtype the weights are the mapped file, which policies share.
 
     :param costs: costs of each combination.
+    :param dtypes: dtypes of the weights in the file; empty if there is none.
     """
     needed: dict[str, dict[object, int]] = {}
     for combination, cost in zip(combinations, costs, strict=True):
         policy = combination.policy
-        stored = checkpoint.dtypes == {DTYPES[policy.dtype]}
+        stored = set(dtypes) == {DTYPES[policy.dtype]}
         is_mapped = policy.device == 'cpu' and policy.quantization == 'none' and stored
         key = policy.dtype if is_mapped else policy
         needed.setdefault(policy.device, {})[key] = cost.model_bytes

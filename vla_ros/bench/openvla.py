@@ -64,11 +64,18 @@ def model_facts(
 
 
 def fit_together(
-    inspection: OpenVLAInspection, combinations: Sequence[Combination], facts: Sequence[ModelFacts]
+    inspection: OpenVLAInspection,
+    combinations: Sequence[Combination],
+    facts: Sequence[ModelFacts],
+    is_random: bool,
 ) -> bool:
-    """Return whether all policies of the combinations fit into the free memory together."""
+    """Return whether all policies of the combinations fit into the free memory together.
+
+    :param is_random: whether their weights are in no files.
+    """
     costs = [one.costs for one in facts]
-    return loaded_together(combinations, costs, Checkpoint(inspection.folder))
+    stored = set() if is_random else Checkpoint(inspection.folder).dtypes
+    return loaded_together(combinations, costs, stored)
 
 
 def forget_images(policy: Policy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 
 from vla_ros.bench.ceilings import Ceilings
 from vla_ros.bench.measure import Measurement
@@ -19,13 +20,18 @@ peak RAM: of the process while loading and warming up, with mapped files. added:
 _MODEL_LEGEND = """\
 same actions, equal bins: compared with the first combination.
 Each ceiling is the fastest of several runs. GEMM: [288, 4096] x [4096, 11008].
-row: reads such weights for a single row. stream: sums 500 MB."""
+row: reads such weights for a single row. stream: sums 500 MB (CUDA: 4 GB).
+Share of the limit: a stage takes at least the time of its operations at the fastest product, or
+of its weights at the fastest access to memory. whole: the sum of these times over the median."""
 _NOT_IN_TURNS = """\
 The policies do not fit into memory together. They were measured one after the other, NOT in turns,
 so other load of the machine may have affected one and not the other."""
 
 _NOTHING = '-'  # a cell without a value
-_COSTS = ('positions', 'flops', 'decode_step_bytes', 'model_bytes', 'ceilings', 'reached')
+_COSTS = (
+    *('positions', 'flops', 'weight_bytes', 'model_bytes', 'ceilings', 'reached'),
+    'limits',
+)
 
 
 def summarize(
@@ -50,10 +56,8 @@ def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measure
     }
     model, rows = measurement.model, measurement.spec.horizon
     # The prefill gives the first token. A head gives all values without decoding.
-    decode_steps = model.tokens - 1 if model is not None and 'decode' in stages_s else None
-    decode_step_s = None
-    if decode_steps and measurement.combination.draft == 'none':
-        decode_step_s = stages_s['decode']['p50'] / decode_steps
+    passes = median(measurement.passes) if measurement.passes and 'decode' in stages_s else None
+    decode_step_s = stages_s['decode']['p50'] / passes if passes else None
     action_s = latency_s['p50'] / measurement.combination.batch_size
     first_action_s = percentiles(first.latencies_s)['p50'] / first.combination.batch_size
     drafted = measurement.drafted
@@ -70,24 +74,31 @@ def _summary(measurement: Measurement, ceilings: Ceilings | None, first: Measure
         'speedup_over_first': first_action_s / action_s,
         'stages_s': stages_s,
         'timings_s': measurement.timings,
-        'decode_steps': decode_steps,
+        'decode_steps': passes,
         'decode_step_s': decode_step_s,
         'valid_actions': measurement.valid,
         'drafted': drafted,
         'accepted': measurement.accepted,
         'acceptance': measurement.accepted / drafted if drafted else None,
         'beside_first': None
-        if model is None or not measurement.spec.emits_tokens
+        if model is None or not measurement.spec.emits_tokens or _differ(measurement, first)
         else _agreement(measurement, first, model.action_ids),
-        **_costs(model, ceilings, stages_s, decode_step_s),
+        'energy': None if measurement.energy is None else asdict(measurement.energy),
+        **_costs(model, ceilings, stages_s, latency_s['p50'], passes or 0),
     }
+
+
+def _differ(measurement: Measurement, first: Measurement) -> bool:
+    """Return whether the weights differ: each kind of device draws others."""
+    kinds = {one.combination.policy.device.partition(':')[0] for one in (measurement, first)}
+    return measurement.is_random and len(kinds) > 1
 
 
 def _agreement(measurement: Measurement, first: Measurement, bins: range) -> Summary:
     """Compare the actions with the first combination's, for images that both had."""
     actions = [
         (own, other)
-        for batch, first_batch in zip(measurement.token_ids, first.token_ids, strict=True)
+        for batch, first_batch in zip(measurement.token_ids, first.token_ids, strict=False)
         for own, other in zip(batch, first_batch, strict=False)
     ]
     pairs = [pair for own, other in actions for pair in zip(own, other, strict=False)]
@@ -106,7 +117,8 @@ def _costs(
     model: ModelFacts | None,
     ceilings: Ceilings | None,
     stages_s: Mapping[str, Mapping[str, float]],
-    decode_step_s: float | None,
+    latency_s: float,
+    passes: float,
 ) -> Summary:
     """Return the costs and what was reached of the ceilings; None where they are unknown."""
     if model is None or ceilings is None:
@@ -115,26 +127,57 @@ def _costs(
     return {
         'positions': costs.positions,
         'flops': costs.flops,
-        'decode_step_bytes': costs.decode_step_bytes,
+        'weight_bytes': costs.weight_bytes,
         'model_bytes': costs.model_bytes,
         'ceilings': asdict(ceilings),
-        'reached': _reached(costs, ceilings, stages_s, decode_step_s),
+        'reached': _reached(costs, ceilings, stages_s, passes),
+        'limits': _limits(costs, ceilings, stages_s, latency_s, passes),
     }
+
+
+def _limits(
+    costs: Costs,
+    ceilings: Ceilings,
+    stages_s: Mapping[str, Mapping[str, float]],
+    latency_s: float,
+    passes: float,
+) -> Summary:
+    """Return the least time of each stage on this machine, and its share of the median.
+
+    A stage takes at least as long as its operations or its weights do, whichever is more. Of an
+    inference it is the sum over its stages, as if all else were free.
+    """
+    least_s = {
+        stage: ceilings.limit_s(costs.flops[stage], costs.weight_bytes[stage])
+        for stage in costs.flops
+        if stage != 'decode_step'
+    }
+    if 'decode_step' in costs.flops:
+        step = costs.flops['decode_step'], costs.weight_bytes['decode_step']
+        least_s['decode'] = passes * ceilings.limit_s(*step)
+    share = {
+        stage: least_s[stage] / stages_s[stage]['p50']
+        for stage in least_s
+        if least_s[stage] and stages_s.get(stage, {}).get('p50')
+    }
+    whole_s = sum(least_s.values())
+    return {'s': least_s, 'share': share, 'whole_s': whole_s, 'whole_share': whole_s / latency_s}
 
 
 def _reached(
     costs: Costs,
     ceilings: Ceilings,
     stages_s: Mapping[str, Mapping[str, float]],
-    decode_step_s: float | None,
+    passes: float,
 ) -> Summary:
     """Return the rates of the medians, and their fractions of the ceilings."""
     rates = {
         stage: costs.flops[stage] / stages_s[stage]['p50'] / 1e9
         for stage in ('vision', 'projector', 'prefill', 'head')
-        if stage in costs.flops
+        if stage in costs.flops and stage in stages_s
     }
-    read = costs.decode_step_bytes / decode_step_s / 1e9 if decode_step_s else None
+    decode_s = stages_s['decode']['p50'] if passes else 0.0
+    read = passes * costs.decode_step_bytes / decode_s / 1e9 if passes else None
     return {
         'gflop_per_s': rates,
         'fraction_of_gemm': {
@@ -172,13 +215,18 @@ def tables(summaries: Sequence[Summary]) -> str:
         'actions': _actions,
         'milliseconds': _stages,
         'reached, of ceiling': _rates,
+        "share of the machine's limit": _shares,
     }
     found = []
     for title, row_of in titles.items():
         rows = [row_of(summary) for summary in summaries]
-        columns = [name for name in rows[0] if any(row[name] != _NOTHING for row in rows)]
+        columns = [
+            name
+            for name in dict.fromkeys(name for row in rows for name in row)
+            if any(row.get(name, _NOTHING) != _NOTHING for row in rows)
+        ]
         if columns:
-            cells = [{name: row[name] for name in columns} for row in rows]
+            cells = [{name: row.get(name, _NOTHING) for name in columns} for row in rows]
             found.append(table(title, names, cells))
     return '\n\n'.join(found)
 
@@ -219,6 +267,21 @@ def _stages(summary: Summary) -> dict[str, str]:
     row = {stage: f'{1e3 * times["p50"]:.2f}' for stage, times in summary['stages_s'].items()}
     step_s = summary['decode_step_s']
     row['each decode step'] = _NOTHING if step_s is None else f'{1e3 * step_s:.2f}'
+    return row
+
+
+def _shares(summary: Summary) -> dict[str, str]:
+    limits, ceilings, energy = summary['limits'], summary['ceilings'], summary['energy']
+    row = {}
+    if limits is not None:
+        rate = max(ceilings['gemm_gflop_per_s'], ceilings['square_gflop_per_s'])
+        row['GFLOP/s'] = f'{rate:.0f}'
+        row['copy GB/s'] = f'{ceilings["copy_gb_per_s"]:.1f}'
+        row |= {stage: f'{share:.0%}' for stage, share in limits['share'].items()}
+        row['limit, ms'] = f'{1e3 * limits["whole_s"]:.2f}'
+        row['whole'] = f'{limits["whole_share"]:.0%}'
+    row['J'] = _NOTHING if energy is None else f'{energy["joules"]:.2f}'
+    row['W'] = _NOTHING if energy is None else f'{energy["watts"]:.0f}'
     return row
 
 

@@ -12,6 +12,8 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,7 @@ from vla_ros.bench.combinations import Combination, combine, locate
 from vla_ros.bench.measure import Infer, Task, measure
 from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
+from vla_ros.bench.random_weights import described
 from vla_ros.bench.report import report_text, summarize
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import boolean, count, list_of, positive
@@ -68,6 +71,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         options.threads or [torch.get_num_threads()],
         options.draft,
         options.model or '',
+        options.plain,
     )
     for file in filter(None, (options.profile, options.plot)):
         file.touch()  # fails before anything is measured
@@ -76,13 +80,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'machine': describe_machine(),
     }
-    model = _model(options)
-    combinations = locate(combinations, model)
-    recipe |= {'model': model, 'instruction': options.instruction}
-    if options.pipeline:
-        _run_pipeline(options, combinations[0], recipe)
-    else:
-        _run_combinations(options, combinations, recipe)
+    with _model(options) as model:
+        combinations = locate(combinations, model)
+        name = f'{options.random}, random weights' if options.random else model
+        recipe |= {'model': name, 'instruction': options.instruction}
+        if options.pipeline:
+            _run_pipeline(options, combinations[0], recipe)
+        else:
+            _run_combinations(options, combinations, recipe)
 
 
 def _run_combinations(
@@ -94,7 +99,7 @@ def _run_combinations(
         operators.extend(profile_inference(infer, options.profile))
 
     images = [read_image(file) for file in options.images]
-    task = Task(options.instruction, options.repeats, images)
+    task = Task(options.instruction, options.repeats, images, options.random or '')
     measurements, took_turns = measure(
         task, combinations, say, look_closer if options.profile else None
     )
@@ -140,14 +145,18 @@ def _run_pipeline(
     print(f'\n{json.dumps(report)}')
 
 
-def _model(options: argparse.Namespace) -> str:
-    """Return the model's name on this machine; download or write a checkpoint if necessary."""
-    if options.random is not None:
-        return str(cached_random_checkpoint(options.random, options.cache, say))
-    found = inspect(PolicyRequest(options.model, options.revision or ''))
-    if found is None:
-        return str(resolve_model(options.model, options.revision, lambda step: say(step.text)))
-    return options.model if found.folder is None else str(found.folder)
+@contextmanager
+def _model(options: argparse.Namespace) -> Iterator[str]:
+    """Yield the model's name on this machine; download or write a checkpoint if necessary."""
+    if options.random is not None and options.pipeline:  # the node reads files
+        yield str(cached_random_checkpoint(options.random, options.cache, say))
+    elif options.random is not None:
+        with described(options.random) as folder:
+            yield folder
+    elif (found := inspect(PolicyRequest(options.model, options.revision or ''))) is None:
+        yield str(resolve_model(options.model, options.revision, lambda step: say(step.text)))
+    else:
+        yield options.model if found.folder is None else str(found.folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,10 +180,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--revision', help='branch, tag or commit of a hub id')
     parser.add_argument(
-        '--random', choices=SHAPES, help='use a model of this shape with random weights instead'
+        '--random', choices=SHAPES, help='draw random weights of this shape on the device'
     )
     parser.add_argument(
-        '--cache', type=Path, default=default_cache(), help='for --random (default: %(default)s)'
+        '--cache',
+        type=Path,
+        default=default_cache(),
+        help='folder for --random with --pipeline, which needs files (default: %(default)s)',
     )
 
 
@@ -203,6 +215,9 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--images', type=Path, nargs='+', default=[], help='image files (default: noise)'
     )
+    group.add_argument(
+        '--plain', action='store_true', help="also measure the reference's plain path, first"
+    )
     group.add_argument('--profile', metavar='FILE', type=Path, help='trace of one more inference')
     group.add_argument('--plot', metavar='FILE.png', type=Path, help='the stages as bars')
 
@@ -225,8 +240,8 @@ def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.N
     several = [name for name in lists if len(getattr(options, name) or ()) > 1]
     if several or options.batch_size != [1] or options.draft != ['none']:
         parser.error('--pipeline measures one combination, one action at a time: no lists')
-    if options.profile or options.plot or options.images:
-        parser.error('--profile, --plot and --images do not go with --pipeline')
+    if options.profile or options.plot or options.images or options.plain:
+        parser.error('--profile, --plot, --images and --plain do not go with --pipeline')
 
 
 if __name__ == '__main__':

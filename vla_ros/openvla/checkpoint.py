@@ -40,6 +40,8 @@ class Checkpoint:
     :raises CheckpointError: if files are missing, damaged or of another kind.
     """
 
+    is_mapped = True
+
     def __init__(self, directory: Path, remember: Remember = unwatched) -> None:
         self.directory = directory
         self._remember = remember

@@ -7,7 +7,7 @@ Loads and computes nothing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,15 +67,20 @@ class Costs:
     :param flops: floating-point operations of the products of matrices in ``vision``,
         ``projector``, ``prefill``, and one ``decode_step`` or the ``head``; a multiply-add counts
         as two, and attention as if it were not causal.
-    :param decode_step_bytes: of the weights that one decode step reads, for any batch size; 0 if
-        nothing is decoded.
+    :param weight_bytes: of the weights that each of these reads, for any batch size. A prompt and
+        a token read few rows of the embedding; these are not counted.
     :param model_bytes: of all weights that are loaded.
     """
 
     positions: int
     flops: dict[str, int]
-    decode_step_bytes: int
+    weight_bytes: dict[str, int]
     model_bytes: int
+
+    @property
+    def decode_step_bytes(self) -> int:
+        """Bytes of the weights that one decode step reads; 0 if nothing is decoded."""
+        return self.weight_bytes.get('decode_step', 0)
 
 
 @torch.inference_mode()
@@ -102,7 +107,7 @@ def count_costs(
         if config.layout is not None and not config.decodes:
             positions, flops = _chunk_costs(model, config.layout, input_ids, lengths, pixel_values)
             replace_linears(model, quantization, torch.device(device))
-            return Costs(positions, flops, 0, _weight_bytes(model))
+            return Costs(positions, flops, _stage_bytes(model, flops), _weight_bytes(model))
         vision, features = _counted(lambda: model.vision_backbone(pixel_values))
         projector, embeds = _counted(lambda: model.projector(features))
         image_embeds = embeds.reshape(batch_size, -1, embeds.shape[2])
@@ -116,13 +121,31 @@ def count_costs(
         token_ids = logits.argmax(dim=2)[:, :1]
         decode_step, _ = _counted(lambda: language_model.decode(token_ids, lengths[:, None], cache))
     replace_linears(model, quantization, torch.device(device))
-    return Costs(
-        positions,
-        {'vision': vision, 'projector': projector, 'prefill': prefill, 'decode_step': decode_step},
-        # A step reads one row of the embedding.
-        _weight_bytes(language_model) - _weight_bytes(language_model.model.embed_tokens),
-        _weight_bytes(model),
-    )
+    flops = {
+        'vision': vision,
+        'projector': projector,
+        'prefill': prefill,
+        'decode_step': decode_step,
+    }
+    return Costs(positions, flops, _stage_bytes(model, flops), _weight_bytes(model))
+
+
+def _stage_bytes(model: OpenVLAModel, stages: Iterable[str]) -> dict[str, int]:
+    """Return ``Costs.weight_bytes`` of these stages."""
+    language, head = model.language_model, model.action_head
+    reads_embedding = head is None and language.lm_head is None  # it makes the logits, too
+    language_bytes = _weight_bytes(language)
+    if not reads_embedding:
+        language_bytes -= _weight_bytes(language.model.embed_tokens)
+    logits_bytes = 0 if language.lm_head is None else _weight_bytes(language.lm_head)
+    found = {
+        'vision': _weight_bytes(model.vision_backbone),
+        'projector': _weight_bytes(model.projector),
+        'prefill': language_bytes,
+        'decode_step': language_bytes,
+        'head': logits_bytes if head is None else _weight_bytes(head),
+    }
+    return {stage: found[stage] for stage in stages}
 
 
 def _pixel_values(config: OpenVLAConfig, batch_size: int, dtype: torch.dtype) -> torch.Tensor:

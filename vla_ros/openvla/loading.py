@@ -7,12 +7,14 @@ Runs in the thread that builds the policy. Independent of prompts and actions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vla_ros.openvla.checkpoint import Checkpoint, release_freed, release_pages
+from vla_ros.openvla.checkpoint import release_freed, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.model import OpenVLAModel
@@ -26,8 +28,26 @@ _TENSORS_PER_REPORT = 16
 _COPIED_BYTES = 64 << 20
 
 
+class Weights(Protocol):
+    """A source of a model's tensors: a :class:`.Checkpoint`, or one that makes them up.
+
+    ``directory`` has the config.json; ``is_mapped`` says whether tensors are views of files.
+    """
+
+    directory: Path
+    is_mapped: bool
+
+    def check_shapes(
+        self, expected: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
+    ) -> None:
+        """Compare the tensors with those of a model; see :meth:`.Checkpoint.check_shapes`."""
+
+    def tensors(self, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the named tensors, each once."""
+
+
 def load(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     config: OpenVLAConfig,
     placement: Placement,
     progress: ProgressCallback | None = None,
@@ -50,7 +70,7 @@ def load(
     return model
 
 
-def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
+def build_model(checkpoint: Weights, config: OpenVLAConfig) -> OpenVLAModel:
     """Return the model on the meta device, without weights, not pruned.
 
     :raises CheckpointError: if names or shapes of the checkpoint's tensors are not the model's.
@@ -74,7 +94,7 @@ def build_model(checkpoint: Checkpoint, config: OpenVLAConfig) -> OpenVLAModel:
 
 
 def _read(
-    checkpoint: Checkpoint,
+    checkpoint: Weights,
     names: Mapping[str, str],
     exact: Collection[str],
     quantized: Mapping[str, QuantizedLinear],
@@ -97,11 +117,11 @@ def _read(
         if parameter == 'weight' and module in quantized:
             quantized[module].quantize(stored, placement.device, placement.dtype)
         elif key in exact:
-            state_dict[key] = stored.float()
+            state_dict[key] = stored.to('cpu', torch.float32)
         else:
             copied = bool(quantized) and stored.nbytes < _COPIED_BYTES
             state_dict[key] = stored.to(placement.device, placement.dtype, copy=copied)
-        if quantized or state_dict.get(key) is not stored:
+        if checkpoint.is_mapped and (quantized or state_dict.get(key) is not stored):
             release_pages(stored)
         if done % _TENSORS_PER_REPORT and done != len(names):
             continue

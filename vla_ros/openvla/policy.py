@@ -29,7 +29,7 @@ from vla_ros.openvla.costs import BlockCosts
 from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.hub import resolve_model
-from vla_ros.openvla.loading import load
+from vla_ros.openvla.loading import Weights, load
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import select_statistics
 from vla_ros.openvla.placement import Placement, check_float32, empty_cache
@@ -92,6 +92,11 @@ class OpenVLAPolicy:
         """The preprocessing of images before the released processor."""
         return self._image_processor.preprocessing
 
+    @property
+    def parts(self) -> tuple[OpenVLAModel, ImageProcessor, PromptTokenizer]:
+        """The model and its processors, for another path through the same weights."""
+        return self._model, self._image_processor, self._prompt_tokenizer
+
     @classmethod
     def from_pretrained(
         cls,
@@ -105,6 +110,7 @@ class OpenVLAPolicy:
         preprocessing: Preprocessing = RAW,
         progress: ProgressCallback | None = None,
         repeatable: bool = False,
+        weights: Weights | None = None,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
 
@@ -118,6 +124,7 @@ class OpenVLAPolicy:
         :param preprocessing: of images, before the released processor.
         :param repeatable: whether equal inputs give equal bits in every process of this machine;
             otherwise the passes are those that the warm-up finds the fastest.
+        :param weights: used in place of the folder's, which then needs none.
         :raises PlacementError: if device, dtype or quantization is not available here, or float32
             is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
@@ -134,7 +141,8 @@ class OpenVLAPolicy:
         name = str(path_or_repo_id)
         info = PolicyInfo(name, revision or '', device, dtype, quantization, compile)
         with explained(info, 'loading'):
-            model = load(Checkpoint(directory, files.remember), config, placement, progress)
+            source = weights or Checkpoint(directory, files.remember)
+            model = load(source, config, placement, progress)
         if config.layout is not None and config.layout.doubt:
             _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files

@@ -98,6 +98,7 @@ class TokenPredictor:
                     shown[row],
                     stages.seconds,
                     return_logits,
+                    len(decoded.passes),
                 )
                 for row in range(len(batch))
             ]
@@ -163,6 +164,7 @@ class TokenPredictor:
         shown: tuple[NDArray[np.uint8], ...],
         timings: Mapping[str, float],
         return_logits: bool,
+        passes: int,
     ) -> Prediction:
         """Return the prediction of one request.
 
@@ -170,6 +172,7 @@ class TokenPredictor:
         :param logits: float32 [>=N, bins], of the action tokens, on the CPU.
         :param draft: int64 [<=N], that of the request; -1 where there is none.
         :param shown: of each camera, what the first vision tower was given.
+        :param passes: of the language model after the prefill.
         """
         wanted = len(token_ids)
         draft = draft[: len(token_ids)]
@@ -185,13 +188,14 @@ class TokenPredictor:
         if invalid is None and token_ids[-1] == eos:
             step = len(token_ids) - 1
             invalid = InvalidReason(Invalid.ENDED_EARLY, step, step, str(wanted))
+        counts = drafted, accepted, passes
         return Prediction(
             actions=statistics.unnormalize(normalized),
             unnorm_key=unnorm_key,
             normalized_actions=normalized.astype(np.float64),
             invalid=invalid or why_no_action(token_ids, tokenizer),
             model_images=dict(zip(self._config.cameras, shown, strict=True)),
-            tokens=trace(token_ids, logits, tokenizer, wanted, return_logits, drafted, accepted),
+            tokens=trace(token_ids, logits, tokenizer, wanted, return_logits, *counts),
             timings=timings,
         )
 
@@ -225,6 +229,7 @@ def trace(
     return_logits: bool,
     drafted: int = 0,
     accepted: int = 0,
+    passes: int = 0,
 ) -> TokenTrace:
     """Return the tokens of a prediction with their probabilities.
 
@@ -243,6 +248,7 @@ def trace(
         logits=logits.numpy() if return_logits else None,
         drafted=drafted,
         accepted=accepted,
+        passes=passes,
     )
 
 

@@ -47,6 +47,27 @@ def write_checkpoint(
     :raises CheckpointError: if the folder has a file that this writer did not write.
     """
     folder = OwnFolder(directory, writer)
+    _describe(folder, shape, norm_stats)
+    shapes = _shapes(directory)
+    shards = _split(shapes)
+    weight_map: dict[str, str] = {}
+    for number, keys in enumerate(shards, start=1):
+        name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+        tensors = {stored_key(key): weights(key, shapes[key]) for key in keys}
+        folder.write(name, partial(save_file, tensors, metadata={'format': 'pt'}))
+        weight_map.update(dict.fromkeys(tensors, name))
+    index = {'metadata': {}, 'weight_map': weight_map}
+    folder.write(INDEX_NAME, partial(_write_json, content=index))
+    return directory
+
+
+def write_description(directory: Path, shape: str, writer: str) -> Path:
+    """Write all of a checkpoint but its weights; see :func:`write_checkpoint`."""
+    _describe(OwnFolder(directory, writer), shape, PLACEHOLDER_NORM_STATS)
+    return directory
+
+
+def _describe(folder: OwnFolder, shape: str, norm_stats: Mapping[str, Any]) -> None:
     config, layout = config_of(shape, norm_stats), layout_of(shape)
     folder.write('config.json', partial(_write_json, content=config))
     preprocessor = preprocessor_config(
@@ -60,17 +81,6 @@ def write_checkpoint(
     if layout is not None:
         text = layout_text(layout)
         folder.write(LAYOUT_NAME, lambda path: path.write_text(text, encoding='utf-8'))
-    shapes = _shapes(directory)
-    shards = _split(shapes)
-    weight_map: dict[str, str] = {}
-    for number, keys in enumerate(shards, start=1):
-        name = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-        tensors = {stored_key(key): weights(key, shapes[key]) for key in keys}
-        folder.write(name, partial(save_file, tensors, metadata={'format': 'pt'}))
-        weight_map.update(dict.fromkeys(tensors, name))
-    index = {'metadata': {}, 'weight_map': weight_map}
-    folder.write(INDEX_NAME, partial(_write_json, content=index))
-    return directory
 
 
 def checkpoint_bytes(shape: str) -> int:
