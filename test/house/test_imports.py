@@ -25,7 +25,7 @@ FLOORS = (
     {'cli'},
     {'demo'},
     {'doctor', 'evaluation', 'pipeline', 'replay'},
-    {'bench', 'client', 'ros'},
+    {'bench', 'client', 'ros', 'serving'},
     {
         *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),
         'view',
@@ -41,7 +41,7 @@ FLOORS = (
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
     *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay'),
-    'scheduling',
+    *('scheduling', 'serving'),
     *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'wire'),
 }
 ROS = {

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may connect: clients with the token, and never a web page on its own.
+
+Replicas get the token's digest only. Pure functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from vla_ros.serving.errors import ServingError
+
+_HEADER = re.compile(r'(?:api-key|bearer) +([\x21-\x7e]{1,512})', re.IGNORECASE)
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Refusal(IntEnum):
+    """Why a client may not connect, as the status of the reply."""
+
+    UNAUTHORIZED = 401
+    FOREIGN = 403
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client must show.
+
+    :param digest: SHA-256 of the token; empty: no token is needed.
+    """
+
+    digest: bytes = b''
+
+    @classmethod
+    def with_token(cls, token: str) -> Access:
+        """Return the access of those who know the token."""
+        return cls(hashlib.sha256(token.encode()).digest())
+
+    def refusal(self, headers: Headers) -> Refusal | None:
+        """Return why a client with these headers may not connect, or None.
+
+        The comparison takes as long for any token. Without a token, browsers are refused, which
+        always send an Origin: any page that a user visits could talk to this machine otherwise.
+        """
+        given = {name.lower(): value for name, value in headers}
+        if not self.digest:
+            return Refusal.FOREIGN if b'origin' in given else None
+        match = _HEADER.fullmatch(given.get(b'authorization', b'').decode('latin-1').strip())
+        shown = hashlib.sha256((match[1] if match else '').encode()).digest()
+        return None if hmac.compare_digest(shown, self.digest) else Refusal.UNAUTHORIZED
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only processes of this machine reach the address."""
+    if host == 'localhost':
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(host: str, has_token: bool, insecure: bool) -> None:
+    """Raise ServingError if others could reach the server without a token."""
+    if not (is_loopback(host) or has_token or insecure):
+        raise ServingError(
+            f'host {host} is reached from other machines, and there is no token',
+            'give --token-file FILE (openssl rand -hex 32 > FILE), or --insecure if everyone may '
+            'move the robots',
+            value=host,
+            expected='127.0.0.1 without a token',
+        )
