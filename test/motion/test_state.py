@@ -211,6 +211,18 @@ def test_parts_are_joined_within_the_tolerance() -> None:
     assert parts.why_none() == 'position of ee_pose is 0.05 s behind the newest part'
 
 
+def test_of_parts_with_one_stamp_the_last_one_is_taken() -> None:
+    """A simulation stands still, and its joints are moved."""
+    parts = StateParts([Position(unit=1.0), FINGERS], 0.05, '')
+    for opening in (0.01, 0.02, 0.03):
+        parts.add_joints(message(finger_1=opening, finger_2=0.0), 0)
+    joined = parts.add_pose(Pose(POINT, TURN), 'world', 10 * MS)
+    assert joined is not None
+    assert joined.values[3] == pytest.approx(
+        FINGERS.values(message(finger_1=0.03, finger_2=0.0))[0]
+    )
+
+
 def test_where_the_state_comes_from() -> None:
     libero = load_contracts()['libero_goal']
     bridge = load_contracts()['bridge_orig']

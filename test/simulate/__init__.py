@@ -15,6 +15,7 @@ same seed gives the same trace, byte for byte, in every process.
 ``policy``                a policy whose inferences take virtual time and fail on demand
 ``plan``                  what a seed decides beforehand: robots, policy, parameters, faults
 ``world``                 cameras, joints, operator and supervisor, as they live through the plan
+``arms``                  joints behind a controller that complains about wrong commands
 ``faults``                all kinds of faults
 ``goal_faults``           those of goals
 ``live_faults``           those of parameters that are set in any state
@@ -23,6 +24,9 @@ same seed gives the same trace, byte for byte, in every process.
 ``robot_oracle``          the same for one robot
 ``parts_oracle``          which observations follow from the images and states of one robot
 ``motion_oracle``         which twists and which gripper follow from the actions of one robot
+``target_oracle``         which targets follow, with ``motion:=pose``
+``joint_oracle``          when joints may move, with the other motions
+``state_oracle``          which states follow from joint_states and ee_pose, by a contract
 ``parameter_oracle``      which parameters may be set when
 ``goal_oracle``           which goals begin, and how each of them ends
 ``simulation``            one seed from beginning to end

@@ -29,6 +29,7 @@ _STATES_HZ = 50.0
 _SPEED_SLACK, _ACCELERATION_SLACK, _POSITION_SLACK = 0.15, 0.5, 5e-3
 _PATH, _GOAL = 0.2, 0.05  # tolerances
 _PATIENCE_S = 0.35  # a response to a client that is gone takes 0.1 s, and there may be several
+_FAR_NS = 100 * NS
 _CYCLE_NS = 2_000_000  # of the controller: of two commands in one, it takes the last
 
 
@@ -86,8 +87,10 @@ class JointArm:
             return
         stamp = message.header.stamp  # as the arm's own clock has it, which never jumps
         stamp_ns = stamp.sec * NS + stamp.nanosec - self._world.scheduler.system_offset_ns
+        if abs(stamp_ns - now_ns) > _FAR_NS:
+            stamp_ns = now_ns  # by a simulated time that nobody publishes
         before = stamp.sec, stamp.nanosec
-        stamp.sec, stamp.nanosec = stamp_ns // NS, stamp_ns % NS
+        stamp.sec, stamp.nanosec = divmod(stamp_ns, NS)
         self._trajectories.hear(message, now_ns / NS)
         stamp.sec, stamp.nanosec = before
 

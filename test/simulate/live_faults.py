@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BOX = '0.35, 0.45, -0.05, 0.05, 0.27, 0.33'  # where a tool begins
 _FILES = Path(__file__).with_name('contracts')
 JOINTS_FILE = str(_FILES / 'joints.yaml')
+STATE_FILES = tuple(str(_FILES / name) for name in ('state.yaml', 'state_of_joints.yaml'))
 SPEEDS = (0.5, 1.0, 2.0)  # of joints
 ACCELERATIONS = (10.0, 20.0, 50.0)
 CONTRACTS = tuple(
@@ -54,7 +55,7 @@ _LIVE: dict[str, Callable[[Random], Any]] = {
     'warmup_timeout_s': _between(1.5, 3.0),
     'max_pose_age_s': _between(0.1, 0.5),
     'frame_id': _one_of('base_link', 'tool', '', 'one, two', 'one,two,three'),
-    'contracts': _one_of('', '', *CONTRACTS),
+    'contracts': _one_of('', '', *CONTRACTS, *STATE_FILES),
     'chunk_timing': _one_of('published', 'timed', 'from_pose'),
     'workspace_m': _one_of('', BOX, '0.2,0.6,-0.2,0.2,0.1,0.4', '1, 2', f'{BOX}; {BOX}', ';'),
     'replan_rows': _one_of(0, 1, 2, 4),
@@ -62,12 +63,13 @@ _LIVE: dict[str, Callable[[Random], Any]] = {
     'max_joint_acceleration_rad_s2': _one_of(*ACCELERATIONS),
     'max_joint_age_s': _one_of(0.15, 0.2, 0.4),
     'max_lead_m': _one_of(0.05, 0.1, 0.2),
+    'state_from': _one_of('auto', 'topic', 'contract'),
     'image_transport': _one_of('raw', 'compressed'),
     'image_reliability': _one_of('auto', 'reliable', 'best_effort'),
 }
 # What an action means, and what the node listens to.
 _MEANINGS = ('contracts', 'chunk_timing', 'workspace_m', 'replan_rows', 'frame_id')
-_SOURCES = ('image_transport', 'image_reliability')
+_SOURCES = ('image_transport', 'image_reliability', 'state_from', 'contracts')
 _WRONG: tuple[tuple[str, Any], ...] = (
     ('max_linear_speed_m_s', 0.0),
     ('max_linear_speed_m_s', float('nan')),
@@ -95,6 +97,8 @@ def _set(
     random = world.random
     names = random.sample(names, random.randint(1, min(4, len(names))))
     values = [(name, _LIVE[name](random)) for name in names]
+    if world.plan.has_joints:  # whose positions nobody takes for a state, too
+        values = [(name, '' if value in STATE_FILES else value) for name, value in values]
     if wrong:
         values.insert(random.randint(0, len(values)), random.choice(_WRONG))
     world.set_together(values) if atomically else world.set_each(values)
@@ -106,7 +110,11 @@ def restore(world: World) -> None:
 
 
 def _later(world: World, action: Callable[[], None]) -> None:
-    world.scheduler.after(world.random.uniform(0.0, 1.5), action)
+    def act() -> None:
+        if not world.is_healed:
+            action()
+
+    world.scheduler.after(world.random.uniform(0.0, 1.5), act)
 
 
 @kind()
@@ -162,6 +170,6 @@ def parameters_in_every_state(world: World, fault: Fault) -> None:
 def parameters_read(world: World, fault: Fault) -> None:
     """Twice; some are set in between."""
     world.read_parameters(list(_LIVE))
-    world.scheduler.after(0.1, lambda: _set(world, world.random.random() < 0.5, wrong=True))
+    _later(world, lambda: _set(world, world.random.random() < 0.5, wrong=True))
     world.scheduler.after(0.2, lambda: world.read_parameters(list(_LIVE)))
     for_a_while(world, fault, lambda: restore(world))

@@ -350,6 +350,11 @@ class MotionOracle:
         self.stop()
         self._unsure_until_ns = math.inf
 
+    def lose_time(self) -> None:
+        """Its clock stands still; it ends by that, soon or already."""
+        self._is_adrift = True
+        self.doubt()
+
     def change_limits(self) -> None:
         """Others hold from now on; the motion keeps its ramp until it is over, or ends."""
         self._limits_in_doubt = True

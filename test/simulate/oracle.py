@@ -9,6 +9,7 @@ instructions, the contracts, the numbers of the reasons.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lifecycle_msgs.msg import Transition
@@ -30,6 +31,7 @@ from simulate.policy import FAILURE, Call, Frame, frame_of, is_sound
 from simulate.rclpy_fake import NO_CLIENT
 from simulate.robot_oracle import RobotOracle, Surroundings
 from simulate.scheduler import NS
+from simulate.state_oracle import why_no_state
 from simulate.threads import Process
 from simulate.world import MAX_SKEW_S, World
 from vla_ros.graph.topics import image_topics
@@ -257,7 +259,7 @@ class Oracle:
                 late = self._is_late(info['source_timestamp']) if message.data.strip() else False
                 robot.hear(message.data, late)
             elif topic == f'/{prefix}state':
-                robot.feel(_ns(message.header.stamp), message.position.tolist())
+                robot.feel(message)
             elif topic == f'/{prefix}ee_pose':
                 robot.hear_pose(message)
             elif topic == f'/{prefix}joint_states':
@@ -300,6 +302,7 @@ class Oracle:
             for name, value in _parameters(request):
                 if name == 'instruction' and isinstance(value, str):
                     robot.may_be_told(value)
+                robot.may_change(name)
 
     def _named(self, start: str) -> list[RobotOracle]:
         """The robots that a service is for, by its name without its last part."""
@@ -392,14 +395,31 @@ class Oracle:
         values = self._params if is_configured else self._next_params
         alone = [why_not_alone(name, value, is_configured) for name, value in pairs]
         why = next(filter(None, alone), '') or why_not(values, changes, is_configured)
+        no_state = self._why_no_state({**values, **changes}) if is_configured else ''
+        if result.successful and no_state:
+            why = why or (no_state if self._is_warm else '')
+            self._excused |= {Reason.LOADING_FAILED, Reason.INVALID_PARAMETER}
         if result.successful and why:
             self._violation(f'{changes} are set, though {why}')
         may_be_late = late is not False and bool(changes.get('instruction'))
-        if not result.successful and not why and not may_be_late:
+        if not result.successful and not why and not may_be_late and not no_state:
             self._violation(f'{changes} are rejected: {result.reason}')
         if result.successful:
             for name, value in changes.items():
                 self._set_parameter(name, value)
+
+    def _why_no_state(self, values: Mapping[str, Any]) -> str:
+        """Return why the state by these values is not the policy's; empty: it is."""
+        return why_no_state(values, self._plan.shape.state_dim)
+
+    @property
+    def _is_warm(self) -> bool:
+        """Whether the policy surely is ready, as the statuses said a moment ago."""
+        warm = (State.READY, State.HOLDING, State.RUNNING)
+        return all(
+            one.status is not None and one.status.state in warm and self._age_s(one.status_ns) > 0
+            for one in self.robots
+        )
 
     def _set_parameter(self, name: str, value: Any) -> None:
         if name == 'instruction':
@@ -438,7 +458,7 @@ class Oracle:
             self._params.update(self._next_params)
             if why_not_together(self._params):
                 self._excused.add(Reason.INVALID_PARAMETER)
-            if why_no_contracts(self._params):
+            if why_no_contracts(self._params) or self._why_no_state(self._params):
                 self._excused.add(Reason.LOADING_FAILED)
             for robot in self.robots if not why_not_together(self._params) else ():
                 robot.configure()

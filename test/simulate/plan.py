@@ -14,7 +14,7 @@ from typing import Any
 
 from simulate import goal_faults, live_faults  # noqa: F401 - their kinds are among KINDS
 from simulate.faults import KINDS
-from simulate.live_faults import ACCELERATIONS, BOX, JOINTS_FILE, SPEEDS
+from simulate.live_faults import ACCELERATIONS, BOX, JOINTS_FILE, SPEEDS, STATE_FILES
 from vla_ros.parameters.definition import DEFINITIONS, JOINT_MOTIONS
 from vla_ros.types import ONE_CAMERA
 
@@ -88,8 +88,8 @@ class Plan:
 
     @property
     def has_tool(self) -> bool:
-        """Whether the motions may go by the pose of the tool, now or by a parameter set live."""
-        return self.parameters['motion'] in ('twist', 'pose')
+        """Whether motions or states may need the pose of the tool, now or by a live parameter."""
+        return self.parameters['motion'] in ('twist', 'pose') or bool(self.shape.state_dim)
 
     @property
     def has_joints(self) -> bool:
@@ -140,6 +140,8 @@ def make_plan(seed: int) -> Plan:
     for kind in kinds:
         parameters.update(KINDS[kind].parameters)
     _fit_motion(parameters, Random(f'joints/{seed}'))
+    if shape.state_dim:
+        parameters.update(_state_source(parameters, Random(f'state/{seed}')))
     synchronised = len(shape.cameras) == 1 or random.random() < 0.6
     parameters.update(_part_parameters(random, synchronised, parameters['max_image_age_s']))
     longest_s = min(0.25, 0.6 * parameters['inference_timeout_s'])
@@ -254,6 +256,18 @@ def _fit_motion(parameters: dict[str, Any], random: Random) -> None:
     parameters['contracts'] = JOINTS_FILE
     parameters['max_joint_speed_rad_s'] = random.choice(SPEEDS)
     parameters['max_joint_acceleration_rad_s2'] = random.choice(ACCELERATIONS)
+
+
+def _state_source(parameters: dict[str, Any], random: Random) -> dict[str, Any]:
+    """Of the state: a topic, or parts by a contract. (Motions of joints have another contract.)"""
+    if parameters['motion'] in JOINT_MOTIONS or random.random() < 0.5:
+        return {}
+    file = random.choice(STATE_FILES)
+    has_state = parameters['unnorm_key'] != 'nobody_knows' or file == STATE_FILES[0]
+    return {
+        'contracts': file,
+        'state_from': random.choice(('auto', 'auto', 'contract')) if has_state else 'auto',
+    }
 
 
 def _part_parameters(random: Random, synchronised: bool, max_image_age_s: float) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from simulate.plan import Shape
 from simulate.policy import REFUSED, Call, Frame, is_sound
 from simulate.replan_oracle import ReplanOracle
 from simulate.scheduler import NS
+from simulate.state_oracle import Felt, StatePartsOracle, parts_of
 from simulate.target_oracle import TargetOracle
 from simulate.world import MAX_SKEW_S
 from vla_ros.motion import ActionContract, JointContract
@@ -50,6 +51,7 @@ from vla_ros.types import InstructionError, check_instruction
 
 _SAME = 1e-4  # a step that is none: a moment is known by some milliseconds
 _ZERO_S = 0.2  # for which zero is repeated
+_STANDSTILL_S = 0.25  # or a little more
 _HAND_OVER_S = 0.03  # from taking an image to its being in the slot, at most
 _KEPT = 400  # images
 _LONG_STALL_S = 1.5  # after it the robot holds for the stall
@@ -89,6 +91,7 @@ _OF_MOTION = (
     'max_angular_jerk_rad_s3',
 )
 _OF_JOINTS = ('max_joint_speed_rad_s', 'max_joint_acceleration_rad_s2', 'max_joint_age_s')
+_COUNTED = ('unstamped', 'rejected', 'states_received', 'states_rejected', 'states_unrelated')
 _MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
 
@@ -203,8 +206,10 @@ class RobotOracle:
         self._refused_ns: int | None = None  # when the policy refused an instruction
         self.received = 0
         self._fresh_ns = 0  # when an observation was complete that may wait a little
-        counted = ('unstamped', 'rejected', 'states_received', 'states_rejected')
-        self._counts = dict.fromkeys(counted, 0)
+        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._parts = StatePartsOracle(
+            self._params, self.number, self._shape.state_dim, around.now_ns
+        )
         self.sequence = 0
         self._last_call: Call | None = None
         self._shown: deque[Shown] = deque(maxlen=_KEPT)
@@ -216,6 +221,7 @@ class RobotOracle:
         self._replan = ReplanOracle(self._params, around.now_ns)
         self._last_twist = np.zeros(6)
         self._aimed_in_hold = True  # the last target was published while it had to hold
+        self._advanced = (0, 0)  # the last stamp of a twist, and when it was another one
         self._kept_ramp_s = 0.0  # of a motion that goes on, perhaps, by limits that were replaced
         self._zeros = 0
         self._grippers = 0  # told where to be
@@ -236,6 +242,7 @@ class RobotOracle:
         for camera in self._cameras:
             camera.start_over()
         self._assembly.start_over()
+        self._parts.start_over()
         self._motion.perhaps_forget_gripper()
         self.void()
 
@@ -243,6 +250,11 @@ class RobotOracle:
         """A configuration's own instruction; the operator may have said hold."""
         if instruction and '' in self.instructions and self.held is not True:
             self._may_be(self.instructions | {instruction})
+
+    def may_change(self, name: str) -> None:
+        """A request is under way that sets a parameter; the worker may know before the answer."""
+        if name == 'replan_rows':
+            self._replan.change()
 
     def parameter_changed(self, name: str, before: Any) -> None:
         """One was set while it may act; other limits leave the last motion its ramp."""
@@ -253,10 +265,11 @@ class RobotOracle:
             self._assembly.change_tolerance(self._params[name])
         if name in ('chunk_timing', 'workspace_m'):
             self._motion.change_way()
-        if name == 'replan_rows':
-            self._replan.change()
-        if name in ('image_transport', 'image_reliability'):
+        is_other = parts_of(self._params, self._shape.state_dim) != self._parts.parts
+        if name in ('image_transport', 'image_reliability') or is_other:
             self.activate()  # it listens to other topics
+        if name == 'frame_id':
+            self._parts.change_frame()
         if name in _OF_ASSEMBLY:
             self._assembly.doubt()
         if name in (*_OF_MOTION, *_OF_JOINTS):
@@ -490,15 +503,27 @@ class RobotOracle:
         elif not fault:
             self._joined(self._assembly.add(seen))
 
-    def feel(self, stamp_ns: int, values: Sequence[float]) -> None:
+    def feel(self, message: Any) -> None:
         """The node takes a state."""
-        self._counts['states_received'] += 1
+        values = tuple(message.position)
         if len(values) != self._shape.state_dim or not np.isfinite(values).all():
+            self._feel(Felt(is_rejected=True))
+        else:
+            self._feel(Felt(values=values, stamp_ns=_ns(message.header.stamp)))
+
+    def _feel(self, felt: Felt) -> None:
+        self._counts['states_received'] += 1
+        self._counts['states_unrelated'] += felt.is_unrelated
+        if felt.is_rejected:
             self._counts['states_rejected'] += 1
             self._state_rejected_ns = self._around.now_ns()
             self.void(reason=Reason.STATE_REJECTED)
             return
-        state = TakenState(tuple(values), stamp_ns, self._around.now_ns())
+        if self._parts.is_unsure:
+            self._assembly.doubt()
+        if not felt.values:
+            return
+        state = TakenState(felt.values, felt.stamp_ns, self._around.now_ns())
         self._assembly.states.add(state)
         if self._surely_wants:
             self._joined(self._assembly.join())
@@ -524,6 +549,7 @@ class RobotOracle:
         self.void(at_once=False)
         if is_jump:
             self._assembly.states.doubt_clock()
+        self._parts.doubt_clock()
         for camera in self._cameras:
             camera.doubt_clock()
         self._motion.poses.doubt(self._around.now_ns())
@@ -542,6 +568,7 @@ class RobotOracle:
         self._motion.poses.doubt(self._around.now_ns())
         self._assembly.doubt()
         self._assembly.states.need_not_notice()
+        self._parts.doubt_clock()
         epochs = [epoch for at_ns, epoch in self._doubts if at_ns >= since_ns]
         for image in self._images:
             if epochs and image.epoch >= epochs[0] and not image.fault:
@@ -602,7 +629,7 @@ class RobotOracle:
             if state is not None:
                 self._violation('the policy is given a state, and needs none')
             return
-        if not self._assembly.is_settled():
+        if not self._assembly.is_settled() or self._parts.is_unsure:
             return
         why_not = self._assembly.states.why_not(images, () if state is None else state.tolist())
         if why_not:
@@ -741,7 +768,10 @@ class RobotOracle:
 
     def feel_joints(self, message: Any) -> None:
         """The node takes positions of joints."""
-        self._joints.hear(message, self._around.node_ns())
+        if self._params['motion'] in JOINT_MOTIONS:
+            self._joints.hear(message, self._around.node_ns())
+        elif self._parts.needs_joints:
+            self._feel(self._parts.hear_joints(message))
 
     def command(self, message: Any) -> None:
         """The joints are sent somewhere, by either kind of message."""
@@ -779,8 +809,11 @@ class RobotOracle:
     def hear_pose(self, message: Any) -> None:
         """The node takes a pose."""
         poses = self._motion.poses
-        if poses.hear(message, self._around.now_ns(), self._around.node_ns()):
+        is_moved = self._motion.is_guided and self._params['motion'] in ('twist', 'pose')
+        if is_moved and poses.hear(message, self._around.now_ns(), self._around.node_ns()):
             self._motion.lose_pose()
+        if self._parts.needs_pose and self._around.is_active():
+            self._feel(self._parts.hear_pose(message))
 
     def _why_not(self) -> str:
         if not self._around.is_active():
@@ -848,6 +881,7 @@ class RobotOracle:
         if not np.isfinite(twist).all():
             self._violation(f'twist {twist.tolist()} is not finite')
         moment_ns = self._around.motion_ns(_ns(message.header.stamp))
+        self._look_at_clock(_ns(message.header.stamp))
         is_sure = not self._around.stalled_lately(0.1) and self._voided_ns is None
         self._motion.look_at_pose(self._around.now_ns(), _ns(message.header.stamp), is_sure)
         self._motion.check_twist(twist, moment_ns, is_sure, is_sure and self._must_move)
@@ -879,6 +913,13 @@ class RobotOracle:
             late_s = self._overdue_s(self._acted) - lasts_s
             if late_s > MARGIN_S:
                 self._violation(f'the motion goes on {late_s:.3f} s after its horizon')
+
+    def _look_at_clock(self, stamp_ns: int) -> None:
+        """A simulated time that stands still ends a motion."""
+        if stamp_ns != self._advanced[0]:
+            self._advanced = stamp_ns, self._around.now_ns()
+        elif self._around.now_ns() - self._advanced[1] > _STANDSTILL_S * NS:
+            self._motion.lose_time()
 
     @property
     def _must_move(self) -> bool:
@@ -1154,7 +1195,10 @@ class RobotOracle:
         is_steady = self._is_told and (now_ns - self._held_ns) / NS > _STEADY_S
         if not fell_silent or not is_steady or not self._surely_wants or self._in_doubt:
             return
-        if status.state == State.HOLDING and status.reason not in (*_SILENT, *_OF_INFERENCES):
+        allowed = [*_SILENT, *_OF_INFERENCES]
+        if not all(camera.has_come for camera in self._cameras):
+            allowed.append(Reason.NO_FIRST_IMAGE)
+        if status.state == State.HOLDING and status.reason not in allowed:
             reason = Reason(status.reason).name
             self._violation(f'it holds for {reason}, though a camera is silent')
 

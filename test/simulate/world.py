@@ -29,7 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from simulate.arms import JointArm
+from simulate.arms import JOINTS, JointArm
 from simulate.goal_client import GoalClient
 from simulate.graph import BEST_EFFORT, RELIABLE, Graph, RemotePublisher
 from simulate.live_faults import restore
@@ -221,8 +221,14 @@ class Joints:
         self._world = world
         self._robot = robot
         self._count = 0
-        topic, node = f'/{world.prefix(robot)}state', (f'joints_{robot}', '/')
-        self._publisher = RemotePublisher(world.graph, topic, JointState, node, BEST_EFFORT)
+        node = (f'joints_{robot}', '/')
+        names = ('state',) if world.plan.has_joints else ('state', 'joint_states')
+        self._publishers = [
+            RemotePublisher(
+                world.graph, f'/{world.prefix(robot)}{name}', JointState, node, BEST_EFFORT
+            )
+            for name in names
+        ]
         self.heal()
         world.scheduler.after(world.random.uniform(0, 1 / _STATE_HZ), self._tick)
 
@@ -242,11 +248,19 @@ class Joints:
         """Publish a state that differs from all others: its number stands in it."""
         world = self._world
         self._count += 1
-        size = world.plan.shape.state_dim
-        noise = [world.random.uniform(-1, 1) for _ in range(size - 2)]
-        message = JointState(position=self.spoil([float(self._robot), float(self._count), *noise]))
-        message.header.stamp = to_stamp(max(0, self.restamp(world.robot_ns())))
-        self._publisher.publish(message, world.delay(_TRANSPORT_S) + self.delay_s)
+        delay_s = world.delay(_TRANSPORT_S) + self.delay_s
+        stamp = to_stamp(max(0, self.restamp(world.robot_ns())))
+        for publisher in self._publishers:
+            topic = publisher.endpoint.topic
+            if not world.graph.count(topic, is_publisher=False):
+                continue
+            names = JOINTS if topic.endswith('joint_states') else ()
+            size = len(names) or world.plan.shape.state_dim
+            noise = [world.random.uniform(-1, 1) for _ in range(size - 2)]
+            values = self.spoil([float(self._robot), float(self._count), *noise])
+            message = JointState(name=list(names), position=values)
+            message.header.stamp = stamp
+            publisher.publish(message, delay_s)
 
 
 class Tool:

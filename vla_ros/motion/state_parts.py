@@ -6,6 +6,7 @@ Independent of ROS and torch; one thread.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -186,10 +187,13 @@ class StateParts:
 
 
 def _nearest(samples: Sequence[_Sample], stamp_ns: int) -> _Sample:
-    """Return the sample with the nearest stamp; the stamps rise, but for jumps of a clock."""
+    """Return the sample with the nearest stamp; the stamps rise, but for jumps of a clock.
+
+    Of samples with the same stamp it is the last one: the clock stood still.
+    """
     best = samples[-1]
-    for sample in reversed(samples):
-        if abs(sample.stamp_ns - stamp_ns) > abs(best.stamp_ns - stamp_ns):
+    for sample in itertools.islice(reversed(samples), 1, None):
+        if abs(sample.stamp_ns - stamp_ns) >= abs(best.stamp_ns - stamp_ns):
             break
         best = sample
     return best
