@@ -305,7 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f'{len(mutants)} mistakes, drawn by seed {options.seed}; seeds {options.seeds}')
     survived = 0
     with tempfile.TemporaryDirectory() as simulation, ThreadPoolExecutor(options.jobs) as pool:
-        _copy(ROOT / 'test' / 'simulate', Path(simulation) / 'simulate')  # as it is now
+        for name in ('simulate', 'support'):  # as they are now
+            _copy(ROOT / 'test' / name, Path(simulation) / name)
         verdicts = pool.map(lambda one: try_out(one, Path(simulation), options.seeds), mutants)
         for verdict in verdicts:
             survived += not verdict.found

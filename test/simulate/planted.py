@@ -35,6 +35,11 @@ _ROUTE = 'vla_ros/motion/route.py'
 _POSE = 'vla_ros/motion/pose.py'
 _GRIPPER = 'vla_ros/motion/gripper.py'
 _GOALS = 'vla_ros/ros/goals.py'
+_STATE_PARTS = 'vla_ros/motion/state_parts.py'
+_TARGET = 'vla_ros/motion/target.py'
+_JOINTS = 'vla_ros/motion/joints.py'
+_JOINT_PROFILE = 'vla_ros/motion/joint_profile.py'
+_JOINT_OUTPUT = 'vla_ros/ros/joint_output.py'
 
 
 class Planted(NamedTuple):
@@ -785,5 +790,131 @@ PLANTED = [
         _OBSERVATIONS,
         '        self._assembler.adjust(_limits(parameters))\n',
         '',
+    ),
+    Planted(
+        'live: a motion keeps its contract',
+        _MOTION,
+        '        if contracts.get(before.unnorm_key) != before:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'live: a motion goes on in another workspace',
+        _OUTPUT,
+        '            self.hold()\n            self._frame_id, self._way',
+        '            self._frame_id, self._way',
+    ),
+    Planted(
+        'live: poses from before nobody listened are used',
+        _OUTPUT,
+        '            self._tool.remove(self)\n            self._poses.forget()\n',
+        '            self._tool.remove(self)\n',
+    ),
+    Planted(
+        'live: what came of other topics becomes an action',
+        _SESSION,
+        '            self.drop_all()  # what came before',
+        '            pass  # what came before',
+    ),
+    Planted(
+        'live: the state keeps its parts',
+        _OBSERVATIONS,
+        '        if tuple(needs.state) == self._state_parts:\n',
+        '        if True:\n',
+    ),
+    Planted(
+        'state: parts are joined whatever lies between them',
+        _STATE_PARTS,
+        '        if max(stamps_ns) - min(stamps_ns) > self._tolerance_s * 1e9:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'state: the newest sample of a part is taken, not the nearest',
+        _STATE_PARTS,
+        '        if abs(sample.stamp_ns - stamp_ns) >= abs(best.stamp_ns - stamp_ns):\n',
+        '        if True:\n',
+    ),
+    Planted(
+        'state: a pose in another frame is part of it',
+        _STATE_PARTS,
+        '        if self._frame and frame != self._frame:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'state: parts from before a jump of the clock are joined',
+        _OBSERVATIONS,
+        '        self._assembler.clear()\n        self._state.clear()\n',
+        '        self._assembler.clear()\n',
+    ),
+    Planted(
+        'targets: one that nobody follows goes on from where it was',
+        _TARGET,
+        '        return 0.0 <= now_s - self.at_s <= _PATIENCE_S',
+        '        return True',
+    ),
+    Planted(
+        'targets: a tool that does not follow is left behind',
+        _MOTION,
+        '        if lead_m <= guide.max_lead_m:\n',
+        '        if True:\n',
+    ),
+    Planted(
+        'targets: each chunk begins at the tool, not at the target',
+        _MOTION,
+        '            since_s, at = now_s, self._led(guide, newest.pose, now_s)\n',
+        '            self._led(guide, newest.pose, now_s)\n',
+    ),
+    Planted(
+        'targets: they leave the workspace',
+        _TARGET,
+        '        if box is not None:\n',
+        '        if False:\n',
+    ),
+    Planted(
+        'joints: a hold does not brake',
+        _JOINTS,
+        '            self._profile.brake(now_s)\n',
+        '',
+    ),
+    Planted(
+        'joints: a motion goes on after a gap',
+        _JOINT_OUTPUT,
+        '    _max_gap_s = 0.11\n',
+        '    _max_gap_s = 1e9\n',
+    ),
+    Planted(
+        'joints: a motion begins at zero',
+        _JOINTS,
+        '            return JointProfile(measured, bounds)\n        if not',
+        '            return JointProfile(0 * measured, bounds)\n        if not',
+    ),
+    Planted(
+        'joints: a motion begins where the joints lag behind',
+        _JOINTS,
+        '        return JointProfile(last if is_there else measured, bounds)\n',
+        '        return JointProfile(measured, bounds)\n',
+    ),
+    Planted(
+        'joints: limits of positions are not kept',
+        _JOINT_PROFILE,
+        '        inside = np.clip(rows, bounds.low, bounds.high)\n',
+        '        inside = rows\n',
+    ),
+    Planted(
+        'joints: limits of speeds are not kept',
+        _JOINT_PROFILE,
+        '            if too_fast > 1.0:\n',
+        '            if False:\n',
+    ),
+    Planted(
+        'joints: a trajectory is not stopped',
+        _JOINT_OUTPUT,
+        '        is_stopped = self.motion.stops != self._stops\n',
+        '        is_stopped = False\n',
+    ),
+    Planted(
+        'joints: a trajectory begins at once',
+        _JOINT_OUTPUT,
+        '        later = [one for one in samples if one.at_s >= _BLEND_S]\n',
+        '        later = list(samples)\n',
     ),
 ]
