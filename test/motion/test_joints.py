@@ -247,7 +247,7 @@ def test_what_is_no_motion_is_refused_and_stops(changes: dict, reason: Reason | 
 
 
 def test_without_a_limit_of_speed_nothing_moves() -> None:
-    robot = Robot(JointLimits(np.inf, ACCELERATION, 0.04, {'turn': JointLimit(speed=1.0)}))
+    robot = Robot(JointLimits(np.inf, ACCELERATION, 0.04, {'turn': JointLimit(speed=1.0)}, np.inf))
     assert not robot.acts([[0.0, 0.0]], 0.0)
     assert robot.motion.cause is not None
     assert robot.motion.cause.reason is Reason.MOTION_JOINT_LIMITS
@@ -258,13 +258,13 @@ def test_without_a_limit_of_speed_nothing_moves() -> None:
 def test_the_tightest_of_all_limits_counts() -> None:
     description = {'a': JointLimit(-2.0, 0.5, 3.0), 'b': JointLimit(-9.0, 9.0, 0.25)}
     contract = {'a': JointLimit(-1.0, 1.0, 2.0)}
-    bounds = JointLimits(2.5, 10.0, 0.04, description).of(['a', 'b'], contract)
+    bounds = JointLimits(2.5, 10.0, 0.04, description, np.inf).of(['a', 'b'], contract)
     assert not isinstance(bounds, Cause)
     assert bounds.low.tolist() == [-1.0, -9.0] and bounds.high.tolist() == [0.5, 9.0]
     assert bounds.speed.tolist() == [2.0, 0.25] and bounds.ramp_s == pytest.approx(0.4)
-    slow = JointLimits(2.5, 5.0, 0.04, description).of(['a', 'b'], contract)
+    slow = JointLimits(2.5, 5.0, 0.04, description, np.inf).of(['a', 'b'], contract)
     assert isinstance(slow, Cause) and 'at most 1.25' in slow.message
-    none = JointLimits(2.5, 10.0, 0.04, description).of(['a'], {'a': JointLimit(0.6, 1.0)})
+    none = JointLimits(2.5, 10.0, 0.04, description, np.inf).of(['a'], {'a': JointLimit(0.6, 1.0)})
     assert isinstance(none, Cause) and '0.6 to 0.5' in none.message
 
 
@@ -343,7 +343,7 @@ def test_unusable_joint_states_are_rejected(
 
 def test_aloha_moves() -> None:
     heard, key = JointsHeard(0.2), 'aloha1_fold_shorts_20_demos'
-    motion = JointMotion(load_contracts(), JointLimits(1.0, 20.0, 0.04, {}), key, heard)
+    motion = JointMotion(load_contracts(), JointLimits(1.0, 20.0, 0.04, {}, np.inf), key, heard)
     assert len(motion.joints) == 12
     heard.hear(JointPositions(motion.joints, [0.1] * 12), ns(0), ns(0))
     assert motion.execute(np.full((25, 14), 0.9), key, 0.0, 1.5, ns(0))

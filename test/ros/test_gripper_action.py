@@ -143,11 +143,50 @@ def test_a_goal_that_is_refused_is_counted_and_sent_again(fault: str) -> None:
     assert rig.counts == (sent + 1, 1)
 
 
+def test_what_was_refused_is_sent_again_while_the_robot_moves() -> None:
+    """The row may be the last one, and come within a second of the refusal; a hold ends it."""
+    rig = Rig()
+    rig.gripper.send(0.0)
+    rig.client.answers[0].comes(False)
+    rig.gripper.give_up()  # a hold
+    rig.clock.advance(2.0)
+    rig.gripper.retry()
+    assert rig.counts == (1, 1)
+    rig.gripper.send(0.0)  # the first row after it
+    rig.client.answers[1].comes(False)
+    rig.gripper.give_up()
+    rig.clock.advance(0.5)
+    rig.gripper.send(0.0)
+    for _ in range(30):
+        rig.gripper.retry()
+        rig.clock.advance(0.02)
+    assert rig.counts == (3, 2)
+    rig.client.answers[2].comes(True)
+    rig.clock.advance(5.0)
+    rig.gripper.retry()
+    assert rig.counts == (3, 2)
+
+
+def test_a_goal_that_is_never_answered_is_sent_again() -> None:
+    rig = Rig()
+    rig.gripper.send(0.0)
+    rig.clock.advance(0.9)
+    rig.gripper.retry()
+    assert rig.counts == (1, 0)
+    rig.clock.advance(0.2)
+    rig.gripper.retry()
+    assert rig.counts == (2, 1)
+    rig.client.answers[0].comes(False)  # too late: it was counted
+    rig.client.answers[1].comes(True)
+    rig.gripper.retry()
+    assert rig.counts == (2, 1)
+
+
 def test_a_server_that_does_not_answer_blocks_nothing() -> None:
     rig = Rig()
     rig.gripper.send(0.0)
     rig.gripper.send(0.0)
-    rig.gripper.send(1.0)
+    rig.gripper.send(1.0)  # of the next row
     assert rig.counts == (2, 1)
     rig.client.answers[0].comes(False)  # too late: it was counted
     rig.client.answers[1].comes(True)

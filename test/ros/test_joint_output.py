@@ -34,6 +34,7 @@ from vla_ros.ros.joint_output import ForwardOutput, JointOutput, TrajectoryOutpu
 from vla_ros.ros.output import close_outputs
 
 PERIOD_S = 1 / RATE_HZ
+BRAKES_RAD = 0.8**2 / (2 * ACCELERATION) + 2 * 0.8 * PERIOD_S  # from full speed, two ticks later
 TOPICS = {'forward': 'joint_commands', 'joint_trajectory': 'joint_trajectory'}
 OUTPUTS: dict[str, Callable[..., JointOutput]] = {
     'forward': ForwardOutput,
@@ -67,6 +68,7 @@ class Rig:
         self.step_s = PERIOD_S if self.is_forward else 0.01
         self.latency_s = 0.0
         self.tells = True
+        self.is_blocked = False  # the joints stay where they are
         self.ticks_at_s = 0.0
         self._taken = 0
 
@@ -109,10 +111,13 @@ class Rig:
     def passes(self, seconds: float, alive: bool = True) -> None:
         for _ in range(round(seconds / self.step_s)):
             self.clock.advance(self.step_s)
+            at = self.hardware.position
             if self.is_forward:
                 self.hardware.live(self.step_s)
             else:
                 self.trajectories.update(self.now_s, self.step_s)
+            if self.is_blocked:
+                self.hardware.position = at
             if alive:
                 self.tell()
                 if self.now_s >= self.ticks_at_s - 1e-9:
@@ -208,6 +213,88 @@ def test_a_process_that_was_suspended_makes_no_step() -> None:
     rig.passes(3.0)
     assert rig.hardware.complaints == []
     np.testing.assert_allclose(rig.hardware.position, LINE[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_joints_that_do_not_follow_stop_the_motion(motion: str) -> None:
+    rig = Rig(motion, max_joint_lead_rad=0.1)
+    rig.trajectories = TrajectoryController(rig.hardware, np.inf, np.inf)
+    rig.acts(LINE)
+    rig.passes(0.4)
+    assert rig.reason is None
+    rig.is_blocked, at = True, rig.hardware.position.copy()
+    rig.passes(1.0)
+    led = np.abs(rig.hardware.command - at).max()
+    assert 0.1 < led < 0.1 + BRAKES_RAD
+    assert rig.reason is Reason.MOTION_NOT_FOLLOWED
+    assert rig.output.cause is not None and 'joint turn is 0.1' in rig.output.cause.message
+    assert rig.output.motion.counters.motions_interrupted == 1
+    rig.acts(LINE)  # they are still expected to come
+    assert rig.reason is Reason.MOTION_NOT_FOLLOWED
+    assert rig.output.motion.counters.motions_refused == 1
+    wide = replace(rig.setup.parameters, max_joint_lead_rad=1.0)
+    rig.output.adjust(replace(rig.setup, parameters=wide))
+    rig.is_blocked = False
+    rig.acts(LINE)
+    assert rig.reason is None
+    rig.passes(3.0)
+    np.testing.assert_allclose(rig.hardware.position, LINE[-1], atol=1e-3)
+    assert rig.hardware.complaints == []
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_joints_that_were_blocked_are_led_from_where_they_are(motion: str) -> None:
+    """However many chunks come, a blocked joint is never led further than the limit and a brake."""
+    rig = Rig(motion, max_joint_lead_rad=0.1)
+    rig.trajectories = TrajectoryController(rig.hardware, np.inf, np.inf)
+    rig.is_blocked = True
+    for _ in range(30):
+        rig.acts(np.tile(LINE[-1:], (25, 1)))
+        rig.passes(0.2)
+        assert np.abs(rig.hardware.command - rig.hardware.position).max() < 0.1 + BRAKES_RAD
+    assert rig.output.motion.counters.motions_interrupted > 2
+    assert rig.output.motion.counters.motions_refused > 10
+
+
+def test_a_chunk_after_a_gap_makes_no_step() -> None:
+    """Also if no other callback has sent what was due, and the motion would be over by now."""
+    rig = Rig('forward')
+    rig.acts(LINE)
+    rig.passes(0.5)
+    before = rig.hardware.command.copy()
+    rig.stalls(3.0)
+    rig.acts(LINE)
+    assert rig.output.motion.counters.motions_interrupted == 1
+    rig.passes(PERIOD_S)
+    assert np.abs(rig.hardware.command - before).max() < 0.01
+    rig.passes(3.0)
+    np.testing.assert_allclose(rig.hardware.position, LINE[-1], atol=1e-6)
+    assert rig.hardware.complaints == []
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_closing_while_simulated_time_stands_takes_no_longer(motion: str) -> None:
+    """The robot stands still, too, and its last command is the last one that it had."""
+    rig = Rig(motion)
+    rig.clock.is_simulated = True
+    rig.acts(LINE)
+    rig.passes(0.5)
+    before = rig.hardware.command.copy()
+    sleep = rig.clock.sleep
+
+    def stand(seconds: float) -> None:
+        sleep(seconds)
+        rig.clock.jump(-seconds)
+
+    rig.clock.sleep = stand  # type: ignore[method-assign]
+    close_outputs([rig.output], rig.clock)
+    assert rig.clock.slept_s <= 0.5
+    if motion == 'forward':
+        np.testing.assert_allclose(rig.sent[-1].data, before, atol=0.02)
+        assert rig.sent[-1].data == rig.sent[-2].data
+    else:  # which its controller plays when time goes on
+        assert not any(rig.sent[-1].points[-1].velocities)
+        np.testing.assert_allclose(rig.sent[-1].points[-1].positions, before, atol=0.05)
 
 
 @pytest.mark.parametrize('motion', OUTPUTS)
@@ -465,3 +552,25 @@ def test_a_simulation_that_is_reset_makes_no_step(motion: str) -> None:
     message = rig.sent[silent]
     told = message.data if motion == 'forward' else message.points[0].positions
     np.testing.assert_allclose(told, LINE[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize('motion', OUTPUTS)
+def test_a_contract_with_other_grippers_has_other_topics(motion: str) -> None:
+    """A hand that is no longer the only one leaves the topic gripper, and the other way round."""
+    rig = Rig(motion)
+    two = replace(CONTRACT, joints=('turn', 'hand', 'thumb'), grippers=('hand', 'thumb'), limits=())
+    heard = []
+    for contract in (CONTRACT, two, CONTRACT):
+        rig.output.adjust(replace(rig.setup, contracts={KEY: contract}))
+        for one in rig.node.publishers.values():
+            one.sent.clear()
+        rig.acts([[0.0, 1.0, 1.0]])
+        rig.passes(1.0)
+        heard.append(
+            sorted(
+                topic
+                for topic, one in rig.node.publishers.items()
+                if one.sent and topic in ('gripper', 'hand', 'thumb')
+            )
+        )
+    assert heard == [['gripper'], ['hand', 'thumb'], ['gripper']]

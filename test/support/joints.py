@@ -42,7 +42,7 @@ CONTRACT = JointContract(
     limits=(('lift', JointLimit(-0.5, 0.5)),),
 )
 ACCELERATION = 8.0
-LIMITS = JointLimits(1.0, ACCELERATION, 0.04, {'turn': JointLimit(-1.0, 1.0, 0.8)})
+LIMITS = JointLimits(1.0, ACCELERATION, 0.04, {'turn': JointLimit(-1.0, 1.0, 0.8)}, np.inf)
 RAMP_S = 0.25
 NS = 10**9
 

@@ -115,12 +115,14 @@ class JointLimits:
     :param least_ramp_s: minimum duration of a ramp: two ticks.
     :param description: limits by joint, from the robot description; a Cause says why it is
         unknown, though it must be known.
+    :param lead_rad: maximum distance of a joint from its command; infinite: any.
     """
 
     speed_rad_s: float
     acceleration_rad_s2: float
     least_ramp_s: float
     description: Mapping[str, JointLimit] | Cause
+    lead_rad: float
 
     def of(self, joints: Sequence[str], contract: Mapping[str, JointLimit]) -> JointBounds | Cause:
         """Return the tightest limits of some joints, or why they must not move.

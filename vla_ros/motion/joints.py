@@ -58,6 +58,7 @@ class JointMotion:
         unnorm_key: str,
         heard: JointsHeard,
         prefixes: Sequence[str] = ('',),
+        max_gap_s: float = np.inf,
     ) -> None:
         """Begin without a motion.
 
@@ -66,13 +67,14 @@ class JointMotion:
         :param unnorm_key: data set of the actions to come; empty: that of the first action.
         :param heard: where the joints are.
         :param prefixes: those of the names of each group of joints, which has its own controller.
+        :param max_gap_s: maximum time between two calls of :meth:`positions` while joints move.
         """
         self.counters = MotionCounters()
         self.clipped = ClippedJoints()
         self.cause: Cause | None = None
         self.limited: tuple[str, ...] = ()
         self.stops = 0
-        self._prefixes = prefixes
+        self._prefixes, self._max_gap_s = prefixes, max_gap_s
         self._contracts, self._limits, self._heard = contracts, limits, heard
         self._contract: JointContract | None = None
         self._arms = _Arms((), (), (), (), ())
@@ -129,7 +131,7 @@ class JointMotion:
         The chunk replaces the rest of the previous one. Row k is to be reached at the end of its
         period, and is a ramp later, since positions are averaged. The motion begins where the
         joints are commanded to be, and otherwise where they are. A chunk that is not a motion is
-        counted, stops the robot, and sets ``cause``.
+        counted, stops the robot, and sets ``cause``. So is one while the joints do not follow.
 
         :param actions: float64 [K, D], un-normalised; [D] is a chunk of one row.
         :param valid_until_s: time by which the motion of row 0 must end; that of row k may end k
@@ -139,6 +141,7 @@ class JointMotion:
         :param period_s: time between two rows; None: the contract's.
         :param due_s: time at which row 0 is due, at the latest now; None: now.
         """
+        self._end_after_gap(now_s)
         if self._contract is None or self._contract.unnorm_key != unnorm_key:
             self.stop(now_s)
             self._choose(unnorm_key, now_s)
@@ -167,9 +170,27 @@ class JointMotion:
         self.cause = cause
 
     def why_lost(self, now_ns: int) -> Cause | None:
-        """Return why the positions of the joints are unknown; None if they are known."""
+        """Return why the positions of the joints are unknown, or that they do not follow.
+
+        :returns: None if all is well.
+        """
         newest = self._heard.newest(self._arms.joints, now_ns)
-        return newest if isinstance(newest, Cause) else None
+        return newest if isinstance(newest, Cause) else self._why_behind(newest)
+
+    def _why_behind(self, measured: Joints) -> Cause | None:
+        """Return that a joint does not follow its command; None if all do."""
+        if self._last is None:
+            return None
+        leads = np.abs(self._last.positions - measured)
+        worst = int(leads.argmax())
+        if leads[worst] <= self._limits.lead_rad:
+            return None
+        return Cause(
+            Reason.MOTION_NOT_FOLLOWED,
+            f'joint {self._arms.joints[worst]} is {leads[worst]:.3f} from its command (rad, or m if '
+            f'it slides), and max_joint_lead_rad is {self._limits.lead_rad:g}; see whether its '
+            'controller is active and something blocks the joint, or lower max_joint_speed_rad_s',
+        )
 
     def adjust(self, contracts: Mapping[str, Contract], limits: JointLimits, now_s: float) -> None:
         """Apply other contracts and limits to the chunks to come.
@@ -183,7 +204,7 @@ class JointMotion:
             self.stop(now_s)
             self._choose(before.unnorm_key, now_s)
         elif self._profile and not self._profile.is_over(now_s):
-            bounds = limits.of(self._arms.joints, dict(before.limits))
+            bounds = self._bounds(before)
             if isinstance(bounds, Cause) or not bounds.same_as(self._profile.bounds):
                 self.stop(now_s)
 
@@ -210,25 +231,28 @@ class JointMotion:
         """
         return any([switch.begin_rows(now_s) for switch in self._grippers])
 
-    def positions(self, now_s: float, max_gap_s: float = np.inf) -> Joints | None:
+    def positions(self, now_s: float) -> Joints | None:
         """Return the commanded positions at a time, float64 [J]; None before the first motion.
 
         They are what a controller of positions is sent, so they make no step: if the time goes
         back, or too far on from the last call, the motion ends where the joints were commanded.
-
-        :param max_gap_s: maximum time since the last call while joints move.
         """
         if self._profile is None:
             return None
-        last = self._last
-        if last is not None and not self._profile.is_over(last.at_s):
-            passed_s = now_s - last.at_s
-            if not 0.0 <= passed_s <= max_gap_s:
-                self.cause = _delayed(passed_s, max_gap_s)
-                self.counters.motions_interrupted += 1
-                self.freeze()
+        self._end_after_gap(now_s)
         self._last = _Sent(now_s, self._profile.at(now_s)[0])
         return self._last.positions
+
+    def _end_after_gap(self, now_s: float) -> None:
+        """End a motion whose positions were not asked for, for too long."""
+        last = self._last
+        if self._profile is None or last is None or self._profile.is_over(last.at_s):
+            return
+        passed_s = now_s - last.at_s
+        if not 0.0 <= passed_s <= self._max_gap_s:
+            self.cause = _delayed(passed_s, self._max_gap_s)
+            self.counters.motions_interrupted += 1
+            self.freeze()
 
     def freeze(self) -> None:
         """End the motion where the joints were commanded last: its clock is no more valid."""
@@ -302,7 +326,7 @@ class JointMotion:
         :param openings: float64 [K, G].
         :raises NoMotion: if it is not a motion.
         """
-        bounds = known(self._limits.of(self._arms.joints, dict(contract.limits)))
+        bounds = known(self._bounds(contract))
         measured = known(self._heard.newest(self._arms.joints, now_ns))
         profile = self._ready(bounds, measured, due.now_s)
         ready = due._replace(now_s=profile.ready_s(due.now_s))
@@ -332,8 +356,12 @@ class JointMotion:
             if is_out
         )
 
+    def _bounds(self, contract: JointContract) -> JointBounds | Cause:
+        """Return the limits of the current joints, or why they must not move."""
+        return self._limits.of(self._arms.joints, dict(contract.limits))
+
     def _ready(self, bounds: JointBounds, measured: Joints, now_s: float) -> JointProfile:
-        """Return a profile that rows can follow.
+        """Return a profile that rows can follow; none while the joints do not follow it.
 
         While a motion goes on, it is that one. Later it begins at the last command, which the
         controller still holds: joints that sag a little under their load must not make a step.
@@ -342,7 +370,10 @@ class JointMotion:
         profile = self._profile
         if profile is None:
             return JointProfile(measured, bounds)
+        behind = self._why_behind(measured)
         if not profile.is_over(now_s):
+            if behind:
+                raise NoMotion(*behind)
             if profile.bounds.same_as(bounds):
                 return profile
             raise NoMotion(
@@ -351,11 +382,14 @@ class JointMotion:
                 'chunk moves by the new ones',
             )
         last = profile.at(now_s)[0]
-        is_there = now_s < profile.end_s + _ARRIVING_S or bool(
-            (np.abs(last - measured) <= _SAME_RAD).all()
-        )
-        is_there &= self._is_held
-        return JointProfile(last if is_there else measured, bounds)
+        near = min(_SAME_RAD, self._limits.lead_rad)
+        is_there = bool((np.abs(last - measured) <= near).all())
+        is_there |= now_s < profile.end_s + _ARRIVING_S
+        if not (is_there and self._is_held):
+            return JointProfile(measured, bounds)
+        if behind:
+            raise NoMotion(*behind)
+        return JointProfile(last, bounds)
 
 
 def grouped(joints: Sequence[str], prefixes: Sequence[str]) -> list[list[int]] | Cause:

@@ -144,6 +144,7 @@ def joint_limits(
         parameters.max_joint_acceleration_rad_s2,
         _TICKS_PER_RAMP / parameters.control_rate_hz,
         description,
+        parameters.max_joint_lead_rad,
     )
 
 

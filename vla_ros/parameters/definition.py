@@ -469,6 +469,15 @@ class Parameters:
         bounds=(0.1, 1000.0),
         settable=Settable.ALWAYS,
     )
+    max_joint_lead_rad: float = parameter(
+        0.3,
+        'Maximum distance of a joint from its command, in metres for a joint that slides; then the '
+        'motion stops.',
+        group='Motion',
+        unit='rad',
+        bounds=(0.001, 10.0),
+        settable=Settable.ALWAYS,
+    )
     max_joint_age_s: float = parameter(
         0.2,
         'Maximum age of the positions on joint_states; then motions of joints stop.',

@@ -46,6 +46,14 @@ class Gripper(ABC):
     def send(self, opening: float | None) -> None:
         """Command an opening, 0 closed to 1 open; None is not known yet, and sends nothing."""
 
+    def retry(self) -> None:
+        """Send the last opening again if it was refused; called often while the robot moves."""
+        return
+
+    def give_up(self) -> None:
+        """Send the last opening no more: the robot holds, or begins another chunk."""
+        return
+
     def forget(self) -> None:
         """Forget the last opening: the operator may have moved the gripper."""
         return
@@ -105,28 +113,45 @@ class GripperAction(Gripper):
         self._topic = setup.node.resolve_topic_name(f'{setup.prefix}{name}_cmd')
         self._type = _action_type(setup.parameters)
         self._client = ActionClient(setup.node, self._type, self._topic)
+        self._wanted: float | None = None  # the opening of the last row
         self._sent: float | None = None  # opening of the last goal that was not refused
+        self._sent_s = 0.0  # when that was sent
         self._answer: Future | None = None  # to that goal; None once it came
         self._refused_s = -_RETRY_S
 
     def send(self, opening: float | None) -> None:
         """Send a goal, if the opening is another than that of the last goal."""
-        is_new = opening is not None and opening != self._sent
-        if opening is None or not is_new or self._clock.monotonic_s() < self._refused_s + _RETRY_S:
+        if opening is not None:
+            self._wanted = opening
+            self.retry()
+
+    def retry(self) -> None:
+        """Send a goal if the last opening is in none, and none was refused for a while."""
+        wanted, now_s = self._wanted, self._clock.monotonic_s()
+        if wanted is None:
             return
         if self._answer is not None:
-            self._refuse('did not answer the goal before')
+            if wanted == self._sent and now_s < self._sent_s + _RETRY_S:
+                return
+            self._refuse('did not answer a goal')
+        if wanted == self._sent or now_s < self._refused_s + _RETRY_S:
+            return
         if not self._client.server_is_ready():
+            self._refused_s = now_s
             self._refuse('has no server')
             return
-        self._sent = opening
+        self._sent, self._sent_s = wanted, now_s
         self._counters.gripper_goals += 1
-        self._answer = answer = self._client.send_goal_async(self._goal(opening))
+        self._answer = answer = self._client.send_goal_async(self._goal(wanted))
         answer.add_done_callback(self._on_answer)
+
+    def give_up(self) -> None:
+        """Send the last opening no more; a goal that is sent goes on."""
+        self._wanted = None
 
     def forget(self) -> None:
         """Forget the last goal: the next opening is sent again."""
-        self._sent = None
+        self._sent = self._wanted = None
 
     def close(self) -> None:
         """Destroy the client."""
@@ -140,12 +165,11 @@ class GripperAction(Gripper):
         self._answer = None
         handle = None if answer.exception() else answer.result()
         if handle is None or not handle.accepted:
-            self._sent = None
             self._refused_s = self._clock.monotonic_s()
             self._refuse('rejected a goal')
 
     def _refuse(self, what: str) -> None:
-        self._answer = None
+        self._answer = self._sent = None
         self._counters.gripper_goals_refused += 1
         self._log.warning(
             f'the action {self._topic} {what}: the gripper may be in another state than commanded; '

@@ -50,10 +50,15 @@ class JointOutput(Stream):
         self._description: Mapping[str, JointLimit] | Cause = setup.description
         self._heard = heard = JointsHeard(parameters.max_joint_age_s)
         self.motion = JointMotion(
-            setup.contracts, self._limits(parameters), parameters.unnorm_key, heard, prefixes
+            setup.contracts,
+            self._limits(parameters),
+            parameters.unnorm_key,
+            heard,
+            prefixes,
+            self._max_gap_s,
         )
         self._motion_simulated = self._simulated
-        self._grippers: dict[str, Gripper] = {}  # by the name of the column
+        self._grippers: dict[str, Gripper] = {}  # by the name of the topic
         self._goals = GripperCounters()
         self.counters: tuple[Any, ...] = (
             self.motion.counters,
@@ -148,7 +153,7 @@ class JointOutput(Stream):
     def _command(self, now: Moment, now_s: float) -> Sequence[Any]:
         if self.motion.is_moving(now_s) and (lost := self.motion.why_lost(now.node_ns)):
             self.motion.interrupt(lost, now_s)
-        positions = self.motion.positions(now_s, self._max_gap_s)
+        positions = self.motion.positions(now_s)
         return () if positions is None else self._commands(now, now_s, positions)
 
     def _send(self, command: Sequence[Any]) -> None:
@@ -158,6 +163,13 @@ class JointOutput(Stream):
     def _turn_grippers(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
             self._send_grippers()
+        elif self.motion.is_moving(now_s):
+            for gripper in self._grippers.values():
+                gripper.retry()
+
+    def _give_up_grippers(self) -> None:
+        for gripper in self._grippers.values():
+            gripper.give_up()
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -177,12 +189,15 @@ class JointOutput(Stream):
 
     def _send_grippers(self) -> None:
         """Publish each gripper's opening; a gripper that is the only one has the topic gripper."""
-        grippers = self.motion.grippers
+        names = self.motion.grippers
+        topics = {name: 'gripper' if len(names) == 1 else name for name in names}
+        for topic in self._grippers.keys() - set(topics.values()):
+            self._grippers.pop(topic).close()  # of another contract
         for name, opening in self.motion.openings.items():
-            if name not in self._grippers:
-                topic = 'gripper' if len(grippers) == 1 else name
-                self._grippers[name] = make_gripper(self._setup, self._goals, topic)
-            self._grippers[name].send(opening)
+            topic = topics[name]
+            if topic not in self._grippers:
+                self._grippers[topic] = make_gripper(self._setup, self._goals, topic)
+            self._grippers[topic].send(opening)
 
     def _log_contract(self) -> None:
         contract, log = self.motion.contract, self._setup.shared.log

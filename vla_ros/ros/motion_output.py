@@ -157,6 +157,11 @@ class MotionOutput(Stream):
     def _turn_grippers(self, now_s: float) -> None:
         if self.motion.begin_rows(now_s):
             self._gripper.send(self.motion.gripper)
+        elif not self.motion.is_over(now_s):
+            self._gripper.retry()
+
+    def _give_up_grippers(self) -> None:
+        self._gripper.give_up()
 
     @property
     def pose_frame(self) -> str:

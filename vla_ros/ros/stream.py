@@ -88,12 +88,17 @@ class Stream(Output):
         """Send the openings that are due: of the rows that the robot begins."""
         return
 
+    def _give_up_grippers(self) -> None:
+        """Send no opening of an earlier row again."""
+        return
+
     # -- an output ---------------------------------------------------------------------------------
 
     def publish(self, admitted: Admitted) -> None:
         """Begin the motion of a chunk."""
         self._follow_clock()
         now_s = self._motion_s(admitted.published)
+        self._give_up_grippers()
         if self._begin(admitted, now_s):
             self._ending_left = self._most_ending
             self._turn_grippers(now_s)
@@ -113,6 +118,7 @@ class Stream(Output):
     def hold(self) -> None:
         """Send a command that stops the robot, now and for a while, if it may be moving."""
         moved = self._ending_left == self._most_ending
+        self._give_up_grippers()
         self._stop()
         if moved and self._node.context.ok():
             self._tick()
