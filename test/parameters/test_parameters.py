@@ -22,7 +22,7 @@ from vla_ros.ros.parameters import declare_parameters, read_parameters
 
 UNITS = {  # by the end of the name, longest first
     **{'_rad_s3': 'rad/s^3', '_rad_s2': 'rad/s^2', '_m_s3': 'm/s^3', '_rad_s': 'rad/s'},
-    **{'_m_s': 'm/s', '_rpy': 'rad', '_hz': 'Hz', '_s': 's', '_m': 'm', '': ''},
+    **{'_m_s': 'm/s', '_rpy': 'rad', '_rad': 'rad', '_hz': 'Hz', '_s': 's', '_m': 'm', '': ''},
 }
 ALL = [pytest.param(one, id=name) for name, one in DEFINITIONS.items()]
 BOUNDED = [pytest.param(one, id=name) for name, one in DEFINITIONS.items() if one.bounds]

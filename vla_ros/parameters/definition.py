@@ -471,7 +471,7 @@ class Parameters:
     )
     max_joint_lead_rad: float = parameter(
         0.3,
-        'Maximum distance of a joint from its command, in metres for a joint that slides; then the '
+        'Maximum distance of a joint from its command, for a joint that slides in metres; then the '
         'motion stops.',
         group='Motion',
         unit='rad',
