@@ -188,8 +188,9 @@ class JointMotion:
         return Cause(
             Reason.MOTION_NOT_FOLLOWED,
             f'joint {self._arms.joints[worst]} is {leads[worst]:.3f} from its command (rad, '
-            f'or m if it slides), and max_joint_lead_rad is {self._limits.lead_rad:g}; see whether its '
-            'controller is active and something blocks the joint, or lower max_joint_speed_rad_s',
+            f'or m if it slides), and max_joint_lead_rad is {self._limits.lead_rad:g}; see '
+            'whether its controller is active and nothing blocks the joint, or lower '
+            'max_joint_speed_rad_s',
         )
 
     def adjust(self, contracts: Mapping[str, Contract], limits: JointLimits, now_s: float) -> None:
