@@ -26,6 +26,7 @@ class PolicyRequest:
     dtype: str = 'auto'
     quantization: str = 'none'
     compile: bool = False
+    cuda_graphs: bool = True
     unnorm_key: str = ''
     contracts: str = ''
     preprocessing: str = 'raw'

@@ -278,11 +278,13 @@ class WarmupTimes:
     :param total_s: duration of the whole warm-up, with the self-checks.
     :param first_inference_s: duration of the first inference, which prepares kernels and caches.
     :param steady_inference_s: duration of the last inference of the warm-up.
+    :param graphs: how many CUDA graphs there are, or why none; empty if none are wanted.
     """
 
     total_s: float
     first_inference_s: float
     steady_inference_s: float
+    graphs: str = ''
 
 
 @dataclass(frozen=True)

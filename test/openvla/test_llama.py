@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 
 from support.places import GOLDEN
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
-from vla_ros.openvla.decoding import Generation, decode_greedy
+from vla_ros.openvla.decoding import Choices, Decoded, Generation, decode_greedy
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.language import KVCache, Llama
 
@@ -69,12 +69,22 @@ def embeds() -> Tensor:
     return torch.randn(len(LENGTHS), LENGTH, 64, generator=torch.Generator().manual_seed(1))
 
 
+def decoded_behind(model: Llama, first: Tensor, lengths: Tensor, cache: KVCache) -> Decoded:
+    """What follows logits of a prefill; all of the vocabulary counts as actions."""
+
+    def step(inputs: Tensor) -> Choices:
+        logits = model.decode(inputs[0], lengths[:, None] + inputs[1], cache)
+        return Choices.of(logits, slice(None))
+
+    steps = Generation(np.full(len(lengths), STEPS))
+    return decode_greedy(Choices.of(first, slice(None)), step, steps)
+
+
 def generated(model: Llama, inputs_embeds: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Token ids [B, STEPS] and logits [B, STEPS, vocab]."""
     cache = KVCache.empty(model.config, inputs_embeds, inputs_embeds.shape[1] + STEPS)
     first = model.prefill(inputs_embeds, lengths, cache)
-    steps = Generation(np.full(len(lengths), STEPS))
-    decoded = decode_greedy(model, first, lengths, cache, steps, slice(None))
+    decoded = decoded_behind(model, first, lengths, cache)
     return torch.from_numpy(decoded.token_ids), decoded.logits
 
 
@@ -125,8 +135,7 @@ def test_the_cache_has_its_final_size_from_the_start() -> None:
     model, lengths = ours('grouped'), torch.tensor(LENGTHS)
     cache = KVCache.empty(model.config, embeds(), LENGTH + STEPS)
     first = model.prefill(embeds(), lengths, cache)
-    steps = Generation(np.full(len(lengths), STEPS))
-    decode_greedy(model, first, lengths, cache, steps, slice(None))
+    decoded_behind(model, first, lengths, cache)
     assert len(cache.layers) == 3
     ends = torch.tensor(LENGTHS) + STEPS - 1
     for layer in cache.layers:

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from vla_ros.openvla.chunks import embed_images, mean_embedding
 from vla_ros.openvla.embedding_cache import EmbeddingCache
+from vla_ros.openvla.graphs import Graphs
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
+from vla_ros.openvla.placement import to_device
 from vla_ros.openvla.processor import ImageProcessor, PromptTokenizer
 from vla_ros.openvla.request import Request
 from vla_ros.openvla.stages import Stages
@@ -71,10 +73,13 @@ class Predictor(Protocol):
 class ImageEmbedder:
     """Images to embeddings of the language model, each identical image once."""
 
-    def __init__(self, model: OpenVLAModel, processor: ImageProcessor, cameras: int) -> None:
+    def __init__(
+        self, model: OpenVLAModel, processor: ImageProcessor, cameras: int, graphs: Graphs
+    ) -> None:
         self._model = model
         self._processor = processor
         self._cameras = cameras
+        self._graphs = graphs
         self._cache = EmbeddingCache()
 
     def forget(self) -> None:
@@ -113,21 +118,25 @@ class ImageEmbedder:
         with stages('preprocess'):
             model_images = [processor.model_images(images[number]) for number in new]
             pixel_values = torch.cat([processor.pixel_values(each) for each in model_images])
-            if model.is_compiled:  # so that a graph is there: the warm-up has whole requests
+            # So that a graph is there: the warm-up has whole requests.
+            if model.is_compiled or self._graphs.wanted:
                 pixel_values = _repeated(pixel_values, -len(new) % self._cameras)
-            pixel_values = pixel_values.to(model.device, model.dtype)
+            pixel_values = to_device(pixel_values, model.device, model.dtype)
+        run = self._graphs.run
         if not model.vision_backbone.has_film:
             with stages('vision'):
-                features = model.vision_backbone(pixel_values)
+                (features,) = run('vision', lambda x: (model.vision_backbone(x),), pixel_values)
             with stages('projector'):
-                embeds = model.projector(features)
+                (embeds,) = run('projector', lambda x: (model.projector(x),), features)
             return embeds[: len(new)], [each[0] for each in model_images]
         with stages('vision'):
             rows = [number // self._cameras for number in new]
             input_ids, lengths = padded([batch.prompts[row] for row in rows], 0, model.device)
             instructions = mean_embedding(model, input_ids, lengths)
             instructions = _repeated(instructions, len(pixel_values) - len(new))
-            embeds = embed_images(model, pixel_values, instructions)
+            (embeds,) = run(
+                'vision', lambda *both: (embed_images(model, *both),), pixel_values, instructions
+            )
         return embeds[: len(new)], [each[0] for each in model_images]
 
 
@@ -144,7 +153,7 @@ def padded(
     input_ids = torch.full((len(prompts), max(width, int(tokens.max()))), pad)
     for row, prompt in enumerate(prompts):
         input_ids[row, : len(prompt)] = prompt
-    return input_ids.to(device), tokens.to(device)
+    return to_device(input_ids, device), to_device(tokens, device)
 
 
 def padded_width(batch: Batch, tokenizer: PromptTokenizer) -> int:

@@ -15,8 +15,10 @@ from vla_ros.openvla.action_head import BridgeHead
 from vla_ros.openvla.batches import Batch, ImageEmbedder, padded, padded_width
 from vla_ros.openvla.chunks import bridge_inputs, parallel_hidden
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.graphs import Graphs
 from vla_ros.openvla.layout import Layout
 from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.placement import to_device
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.stages import Stages
 from vla_ros.openvla.token_batch import action_logits, trace, why_no_action, why_not_finite
@@ -35,12 +37,14 @@ class ChunkPredictor:
         model: OpenVLAModel,
         tokenizer: PromptTokenizer,
         embedder: ImageEmbedder,
+        graphs: Graphs,
     ) -> None:
         self._config = config
         self._layout = layout
         self._model = model
         self._tokenizer = tokenizer
         self._embedder = embedder
+        self._graphs = graphs
 
     def predict(
         self, batch: Batch, stages: Stages, return_logits: bool, trial: bool
@@ -72,7 +76,8 @@ class ChunkPredictor:
             if request.state is None or statistics.state is None:
                 raise ValueError('the request has no state')
             states.append(statistics.state.normalize(request.state))
-        return torch.from_numpy(np.stack(states)).to(self._model.device, self._model.dtype)
+        numbers = torch.from_numpy(np.stack(states))
+        return to_device(numbers, self._model.device, self._model.dtype)
 
     def _outputs(
         self,
@@ -86,18 +91,33 @@ class ChunkPredictor:
 
         The same as :func:`.run_chunk`, in two stages.
         """
-        model, head = self._model, self._model.action_head
-        inputs = input_ids, lengths, image_embeds, state
-        if isinstance(head, BridgeHead):
-            with stages('prefill'):
-                task, adapter = bridge_inputs(model, *inputs)
-            with stages('head'):
-                return head(task, adapter).float().cpu()
+        head, run = self._model.action_head, self._graphs.run
+        inputs = input_ids, lengths, image_embeds, *(() if state is None else (state,))
         with stages('prefill'):
-            hidden = parallel_hidden(model, *inputs)
+            hidden = run('prefill', self._hidden, *inputs)
         with stages('head'):
-            output = model.language_model.logits(hidden) if head is None else head(hidden)
+            if isinstance(head, BridgeHead):
+                (output,) = run('head', lambda *both: (_bridge(head, both),), *hidden)
+            elif head is not None:
+                (output,) = run('head', lambda x: (head(x),), *hidden)
+            else:
+                logits = self._model.language_model.logits
+                (output,) = run('head', lambda x: (logits(x),), *hidden)
             return output.float().cpu()
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        lengths: Tensor,
+        image_embeds: Tensor,
+        state: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return what the head reads: for a bridge the task's rows and then the adapter's."""
+        model, inputs = self._model, (input_ids, lengths, image_embeds, state)
+        if not isinstance(model.action_head, BridgeHead):
+            return (parallel_hidden(model, *inputs),)
+        task, adapter = bridge_inputs(model, *inputs)
+        return *task, *adapter
 
     def _prediction(
         self,
@@ -140,3 +160,9 @@ class ChunkPredictor:
         values = tokenizer.decode(token_ids).reshape(layout.horizon, layout.action_dim)
         tokens = trace(token_ids, of_actions, tokenizer, len(token_ids), return_logits)
         return values, tokens, why_not_finite(of_actions) or why_no_action(token_ids, tokenizer)
+
+
+def _bridge(head: BridgeHead, hidden: tuple[Tensor, ...]) -> Tensor:
+    """Return the output of a bridge for the task's rows and the adapter's, layer by layer."""
+    layers = len(hidden) // 2
+    return head(hidden[:layers], hidden[layers:])

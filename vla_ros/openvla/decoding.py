@@ -4,17 +4,43 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_ros.openvla.language import KVCache, Llama
+from vla_ros.openvla.placement import to_device
 
 # Passes of one token that a block saves after a wrong guess, as measured (docs/benchmarks.md).
 _GAIN_AFTER_WRONG = 1.0
+
+
+class Choices(NamedTuple):
+    """What a pass chose after each of its places.
+
+    :param token_ids: int64 [B, T], the most likely tokens of the whole vocabulary.
+    :param logits: float32 [B, T, bins], of the action tokens.
+    """
+
+    token_ids: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, bins: slice) -> Choices:
+        """Return the choices of logits.
+
+        :param logits: float32 [B, T, vocab].
+        :param bins: the ids of the action tokens.
+        """
+        return cls(logits.argmax(dim=2), logits[:, :, bins])
+
+
+# Of int64 [2, B, T] on the device: tokens, and their places behind the prompts.
+Step = Callable[[Tensor], Choices]
 
 
 @dataclass(frozen=True)
@@ -34,13 +60,7 @@ class Decoded:
 
 
 def decode_greedy(
-    llama: Llama,
-    logits: Tensor,
-    lengths: Tensor,
-    cache: KVCache,
-    generation: Generation,
-    bins: slice,
-    block_cost: float = 1.0,
+    first: Choices, step: Step, generation: Generation, block_cost: float = 1.0
 ) -> Decoded:
     """Emit the most likely token again and again, also after an end-of-sequence token.
 
@@ -50,22 +70,20 @@ def decode_greedy(
 
     The only wait of a pass is for the chosen ids.
 
-    :param logits: float32 [B, rows, vocab], from :meth:`Llama.prefill`.
-    :param lengths: int64 [B], as in the prefill.
-    :param cache: as the prefill left it; written to.
+    :param first: from the prefill, of the prompt's last place and of its guesses.
+    :param step: one pass.
     :param generation: new, with the guesses of the prefill.
-    :param bins: the ids of the action tokens.
     :param block_cost: cost of a pass of a block, in passes of one token. It affects the duration.
     """
-    kept, passes = [logits[:, :, bins]], []
-    generation.accept(logits.argmax(dim=2).cpu().numpy())
+    device = first.logits.device
+    kept, passes = [first.logits], []
+    generation.accept(first.token_ids.cpu().numpy())
     while not generation.is_done():
         started = time.monotonic()
         token_ids, offsets = generation.next_tokens(block_cost)
-        both = torch.from_numpy(np.stack([token_ids, offsets])).to(lengths.device)  # [2, B, T]
-        logits = llama.decode(both[0], lengths[:, None] + both[1], cache)
-        kept.append(logits[:, :, bins])
-        generation.accept(logits.argmax(dim=2).cpu().numpy())
+        chosen = step(to_device(torch.from_numpy(np.stack([token_ids, offsets])), device))
+        kept.append(chosen.logits)
+        generation.accept(chosen.token_ids.cpu().numpy())
         passes.append((token_ids.shape[1], time.monotonic() - started))
     return Decoded(generation.token_ids, _gathered(kept, generation.sources), passes)
 
@@ -77,7 +95,7 @@ def _gathered(kept: list[Tensor], sources: NDArray[np.int64]) -> Tensor:
     :param sources: int64 [B, steps], the places among those of all passes.
     """
     logits = torch.cat(kept, dim=1)
-    places = torch.from_numpy(sources).to(logits.device)[:, :, None]
+    places = to_device(torch.from_numpy(sources), logits.device)[:, :, None]
     return logits.gather(1, places.expand(-1, -1, logits.shape[2])).cpu()
 
 

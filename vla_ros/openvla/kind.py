@@ -145,6 +145,7 @@ class OpenVLA:
             preprocessing=_preprocessing(request, center_crop),
             progress=progress,
             repeatable=repeatable,
+            cuda_graphs=request.cuda_graphs,
         )
 
 

@@ -11,6 +11,7 @@ Runs in the policy's thread. Independent of images, prompts and actions.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vla_ros.openvla.config import LlamaConfig
+
+_TABLES_KEPT = 8  # there are four prompt lengths; a table has 0.2 MB for a head of 128
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,40 @@ class KVCache:
         """Return a copy with each row ``count`` times in succession: a batch of B * count."""
         layers = tuple(layer.repeat_interleave(count, dim=1) for layer in self.layers)
         return KVCache(layers, self.rotary)
+
+
+class CacheMemory:
+    """Memory for the keys and values of every batch, where graphs find them again.
+
+    :param rows: of the largest batch.
+    :param size: S, the number of positions of every cache.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        rows: int,
+        size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, size)
+        self.rows = rows
+        self._all = torch.zeros(*shape, config.head_dim, device=device, dtype=dtype)
+        self._rotary = rotary_tables(config, size, device).to(dtype)
+
+    def cache(self, rows: int, used: int) -> KVCache:
+        """Return the cache of a batch; it replaces that of the last batch.
+
+        :param used: positions that will be written to before they are read. The others become
+            zeros: what an earlier batch left there may be infinite.
+        :raises ValueError: if there is no room for as many rows.
+        """
+        if rows > self.rows:
+            raise ValueError(f'a batch of {rows}; there is memory for {self.rows}')
+        mine = self._all[:, :, :rows]
+        mine[:, :, :, :, used:] = 0
+        return KVCache(mine.unbind(), self._rotary)
 
 
 class Llama(nn.Module):
@@ -90,7 +127,7 @@ class Llama(nn.Module):
         :returns: [B, R, hidden].
         """
         rotary = self._rotary(x)
-        mask = visible[:, None, None]  # [B, 1, 1, T]
+        mask = _mask(visible[:, None, None], x)  # [B, 1, 1, T]
         *layers, last = self.model.layers
         for layer in layers:
             x = layer(x, rotary, mask=mask)
@@ -114,13 +151,15 @@ class Llama(nn.Module):
         :returns: [B, T or R, hidden].
         """
         if positions is None:
-            rotary = cache.rotary[:, None, None, : x.shape[1]]  # [2, 1, 1, T, E]
+            rotary, mask = cache.rotary[:, None, None, : x.shape[1]], None  # [2, 1, 1, T, E]
+            last_mask = None if keep is None else _mask(_up_to(keep, x.shape[1]), x)
         else:
             rotary = cache.rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
+            mask = last_mask = _mask(_up_to(positions, cache.layers[0].shape[3]), x)
         *layers, last = self.model.layers
         for layer, kv_cache in zip(layers, cache.layers[:-1], strict=True):
-            x = layer(x, rotary, kv_cache, positions)
-        return last(x, rotary, cache.layers[-1], positions, keep)
+            x = layer(x, rotary, kv_cache, positions, mask=mask)
+        return last(x, rotary, cache.layers[-1], positions, keep, last_mask)
 
     def prefill(
         self, inputs_embeds: Tensor, lengths: Tensor, cache: KVCache, rows: int = 1
@@ -193,7 +232,8 @@ class Layer(nn.Module):
         :param rotary: [2, B or 1, 1, T, head_dim], cosines and sines of the positions of ``x``.
         :param kv_cache: [2, B, key_value_heads, S, head_dim], this layer's; written to. None where
             nothing is decoded.
-        :param mask: bool [B, 1, 1, T], what every position attends to; None: causal.
+        :param mask: [B, 1, T or R or 1, S or T], what each position attends to, from :func:`_mask`;
+            None: causal, and the cache is empty.
         """
         attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep, mask)
         x = (x if keep is None else _rows(x, keep)) + attended
@@ -234,13 +274,11 @@ class Attention(nn.Module):
                 kv_cache[1, :, :, : x.shape[1]] = value
             if keep is not None:
                 rotary = rotary[:, 0, 0, keep][:, :, None]  # [2, B, 1, R, E]
-                mask = _up_to(keep, key) if mask is None else mask
         else:
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
             kv_cache[0, batch, :, positions] = key.transpose(1, 2)
             kv_cache[1, batch, :, positions] = value.transpose(1, 2)
             key, value = kv_cache.unbind()  # [B, KVH, S, E] each
-            mask = _up_to(positions, key)
         attended = F.scaled_dot_product_attention(
             _rotate(query, rotary),
             key,
@@ -286,15 +324,21 @@ class RMSNorm(nn.Module):
 
 
 def rotary_tables(config: LlamaConfig, size: int, device: torch.device) -> Tensor:
-    """Return the cosines and sines of every position's angles.
+    """Return the cosines and sines of every position's angles. Made once; do not write to them.
 
     Su et al. 2021, arXiv:2104.09864, equation 15; pairs are the two halves of a head, as in
     transformers.
 
     :returns: float32 [2, size, head_dim].
     """
-    exponents = torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents  # [head_dim / 2]
+    return _rotary_tables(config.head_dim, config.rope_theta, size, device)
+
+
+@functools.lru_cache(_TABLES_KEPT)
+@torch.inference_mode(False)  # training, too, may use a table that an inference made
+def _rotary_tables(head_dim: int, theta: float, size: int, device: torch.device) -> Tensor:
+    exponents = torch.arange(0, head_dim, 2, device=device).float() / head_dim
+    frequencies = 1.0 / theta**exponents  # [head_dim / 2]
     angles = torch.outer(torch.arange(size, device=device).float(), frequencies).repeat(1, 2)
     return torch.stack([angles.cos(), angles.sin()])
 
@@ -311,7 +355,17 @@ def _rows(x: Tensor, keep: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], keep]
 
 
-def _up_to(positions: Tensor, key: Tensor) -> Tensor:
-    """Return the causal mask bool [B, 1, T, S] of int64 [B, T] over the keys [B, KVH, S, E]."""
-    slots = torch.arange(key.shape[2], device=key.device)  # [S]
+def _up_to(positions: Tensor, size: int) -> Tensor:
+    """Return which of ``size`` keys each position int64 [B, T] attends to: bool [B, 1, T, size]."""
+    slots = torch.arange(size, device=positions.device)  # [size]
     return (slots <= positions[:, :, None])[:, None]
+
+
+def _mask(visible: Tensor, like: Tensor) -> Tensor:
+    """Return the mask that attention takes, of bool, made once for all layers.
+
+    On CUDA torch would add it as numbers of the inputs' dtype, and make these in each layer.
+    """
+    if not like.is_cuda:
+        return visible
+    return like.new_zeros(visible.shape).masked_fill_(~visible, float('-inf'))

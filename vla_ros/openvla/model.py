@@ -7,7 +7,7 @@ checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -58,6 +58,8 @@ class OpenVLAModel(nn.Module):
             else None
         )
         self.code_decoder = _code_decoder(config)
+        # Called before every layer of an inference that is not cancelled.
+        self.before_layer: Callable[[], None] | None = None
         self._cancel: Cancel | None = None
         self._is_compiled = False
 
@@ -87,15 +89,20 @@ class OpenVLAModel(nn.Module):
         """Stop before the next layer once ``cancel`` is set, in this and in later inferences."""
         self._cancel = cancel
 
-    def check_cancelled(self, *_: object) -> None:
+    def check_cancelled(self) -> None:
         """Raise InferenceCancelled if ``cancel`` is set."""
         if self._cancel is not None and self._cancel.is_set():
             raise InferenceCancelled
 
+    def _before_layer(self, *_: object) -> None:
+        self.check_cancelled()
+        if self.before_layer is not None:
+            self.before_layer()
+
     def watch_layers(self) -> None:
         """Check for cancellation before every layer."""
         for layer in [*self._layers(), *self._head_blocks()]:
-            layer.register_forward_pre_hook(self.check_cancelled)
+            layer.register_forward_pre_hook(self._before_layer)
 
     def compile_layers(self) -> None:
         """Compile each layer when it first runs with a shape; equal layers share one graph.

@@ -180,6 +180,15 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def to_device(
+    tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Return a tensor of the CPU on the device; on CUDA without a wait for what is queued there."""
+    if device.type != 'cuda':
+        return tensor.to(device=device, dtype=dtype)
+    return tensor.to(dtype=dtype).pin_memory().to(device, non_blocking=True)
+
+
 def empty_cache(device: torch.device) -> None:
     """Give the memory that torch keeps in reserve back to the device."""
     if device.type == 'cuda':

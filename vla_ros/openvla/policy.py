@@ -28,6 +28,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import BlockCosts
 from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
+from vla_ros.openvla.graphs import Graphs, Recorder, recorder_of
 from vla_ros.openvla.hub import resolve_model
 from vla_ros.openvla.loading import Weights, load
 from vla_ros.openvla.model import OpenVLAModel
@@ -72,7 +73,12 @@ class OpenVLAPolicy:
         files: WatchedFiles,
         max_batch_size: int = 1,
         repeatable: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
+        """Put the parts together.
+
+        :param recorder: makes the graphs of the warm-up; None: there are none.
+        """
         self.config = config
         self.info = info
         self.max_batch_size = max_batch_size
@@ -80,8 +86,10 @@ class OpenVLAPolicy:
         self._image_processor = image_processor
         self._prompt_tokenizer = prompt_tokenizer
         self._files = files
-        self._embedder = ImageEmbedder(model, image_processor, len(config.cameras))
-        self._predictor = _predictor(config, model, prompt_tokenizer, self._embedder, repeatable)
+        self._graphs = Graphs(recorder, model.device, model.check_cancelled)
+        model.before_layer = self._graphs.before_layer
+        self._embedder = ImageEmbedder(model, image_processor, len(config.cameras), self._graphs)
+        self._predictor = self._make_predictor(repeatable)
         # An instruction is checked, and then predicted for again and again.
         self._prompt_ids = functools.lru_cache(_PROMPTS_KEPT)(
             lambda instruction: prompt_tokenizer(instruction)[0]
@@ -111,6 +119,7 @@ class OpenVLAPolicy:
         progress: ProgressCallback | None = None,
         repeatable: bool = False,
         weights: Weights | None = None,
+        cuda_graphs: bool = True,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
 
@@ -125,6 +134,7 @@ class OpenVLAPolicy:
         :param repeatable: whether equal inputs give equal bits in every process of this machine;
             otherwise the passes are those that the warm-up finds the fastest.
         :param weights: used in place of the folder's, which then needs none.
+        :param cuda_graphs: whether the warm-up makes CUDA graphs; without effect on other devices.
         :raises PlacementError: if device, dtype or quantization is not available here, or float32
             is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
@@ -134,9 +144,7 @@ class OpenVLAPolicy:
         check_folder(directory)
         files = WatchedFiles()
         config = OpenVLAConfig.from_directory(directory, files.remember)
-        image_processor, prompt_tokenizer = load_processors(
-            directory, config, preprocessing, files.remember
-        )
+        processors = load_processors(directory, config, preprocessing, files.remember)
         device, dtype = str(placement.device), placement.dtype_name
         name = str(path_or_repo_id)
         info = PolicyInfo(name, revision or '', device, dtype, quantization, compile)
@@ -146,8 +154,8 @@ class OpenVLAPolicy:
         if config.layout is not None and config.layout.doubt:
             _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files
-        processors = image_processor, prompt_tokenizer
-        return cls(config, model, *processors, info, files, max_batch_size, repeatable)
+        recorder = recorder_of(placement.device) if cuda_graphs else None
+        return cls(config, model, *processors, info, files, max_batch_size, repeatable, recorder)
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return the policy's spec; the key is optional if there is only one.
@@ -174,20 +182,24 @@ class OpenVLAPolicy:
         for done, (name, trial) in enumerate(trials.items()):
             if progress is not None:
                 progress(Progress(trial.text, done, len(trials)))
-            if done == len(trials) - 1:
+            is_last = done == len(trials) - 1
+            if is_last:
                 self.reset()  # no embedding that was kept makes the last one fast
+            self._graphs.recording = not is_last
             trial_started = time.monotonic()
             predictions[name] = self._attempt(
                 trial.requests(longest), cancel, return_logits=True, trial=True
             )[0]
             seconds.append(time.monotonic() - trial_started)
         check(predictions, self.spec(longest).cameras)
-        return WarmupTimes(time.monotonic() - started, seconds[0], seconds[-1])
+        total_s = time.monotonic() - started
+        return WarmupTimes(total_s, seconds[0], seconds[-1], self._graphs.text)
 
     def close(self) -> None:
         """Free the model. The policy must not be used afterwards."""
         device = self._model.device
-        del self._model, self._embedder, self._predictor
+        self._graphs.drop()
+        del self._model, self._embedder, self._predictor, self._graphs
         gc.collect()  # a model has reference cycles
         empty_cache(device)
 
@@ -319,16 +331,14 @@ class OpenVLAPolicy:
         with stages('preprocess'):
             prompts = [self._prompt_ids(one.instruction) for one in requests]
         batch = Batch(requests, prompts, keys, statistics)
-        return self._predictor.predict(batch, stages, return_logits, trial)
+        predictions = self._predictor.predict(batch, stages, return_logits, trial)
+        stages.finish()
+        return predictions
 
-
-def _predictor(
-    config: OpenVLAConfig,
-    model: OpenVLAModel,
-    tokenizer: PromptTokenizer,
-    embedder: ImageEmbedder,
-    repeatable: bool,
-) -> Predictor:
-    if config.layout is None or config.layout.decodes:
-        return TokenPredictor(config, model, tokenizer, embedder, BlockCosts(not repeatable))
-    return ChunkPredictor(config, config.layout, model, tokenizer, embedder)
+    def _make_predictor(self, repeatable: bool) -> Predictor:
+        config, graphs = self.config, self._graphs
+        layout, parts = config.layout, (self._model, self._prompt_tokenizer, self._embedder)
+        if layout is None or layout.decodes:
+            costs = BlockCosts(not repeatable)
+            return TokenPredictor(config, *parts, costs, graphs, self.max_batch_size)
+        return ChunkPredictor(config, layout, *parts, graphs)

@@ -7,6 +7,7 @@ Runs in the policy's thread.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,19 +18,26 @@ from vla_ros.openvla.action_tokenizer import ActionTokenizer
 from vla_ros.openvla.batches import Batch, ImageEmbedder, padded, padded_width
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import BlockCosts
-from vla_ros.openvla.decoding import Generation, decode_greedy
-from vla_ros.openvla.language import KVCache
+from vla_ros.openvla.decoding import Choices, Generation, decode_greedy
+from vla_ros.openvla.graphs import Graphs
+from vla_ros.openvla.language import CacheMemory, KVCache
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
+from vla_ros.openvla.placement import to_device
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.stages import Stages
 from vla_ros.types import Invalid, InvalidReason, Prediction, TokenTrace
+
+# Attention on CUDA wants rows of masks that begin at multiples of 16 bytes.
+_CACHE_STEP = 8
 
 
 class TokenPredictor:
     """One action, or one chunk of codes, token by token.
 
     ``block_costs`` has what the warm-up measured.
+
+    :param rows: of the largest batch.
     """
 
     stages = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
@@ -41,12 +49,17 @@ class TokenPredictor:
         tokenizer: PromptTokenizer,
         embedder: ImageEmbedder,
         block_costs: BlockCosts,
+        graphs: Graphs,
+        rows: int,
     ) -> None:
         self._config = config
         self._model = model
         self._tokenizer = tokenizer
         self._embedder = embedder
         self.block_costs = block_costs
+        self._graphs = graphs
+        self._rows = rows
+        self._memory: CacheMemory | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -61,8 +74,7 @@ class TokenPredictor:
 
         :raises ValueError: if a draft is none.
         """
-        model, llama = self._model, self._model.language_model
-        tokenizer, tokens_of = self._config.action_tokenizer, self._config.decoded_tokens
+        tokens_of = self._config.decoded_tokens
         steps = np.array([tokens_of(one.action_dim) for one in batch.statistics])  # [B]
         most = self.most_tokens
         with stages('preprocess'):
@@ -71,18 +83,16 @@ class TokenPredictor:
             input_ids, tokens = self._padded(batch, guesses)
         image_embeds, shown = self._embedder(batch, stages)
         with stages('prefill'):
-            inputs_embeds = model.embed(input_ids, image_embeds)
             lengths = tokens + image_embeds.shape[1]
-            cache = KVCache.empty(llama.config, inputs_embeds, inputs_embeds.shape[1] + most)
-            logits = llama.prefill(inputs_embeds, lengths, cache, rows=most)
+            cache = self._cache(image_embeds, image_embeds.shape[1] + input_ids.shape[1])
+            prefill = partial(self._prefill, cache)
+            first = Choices(*self._graphs.run('prefill', prefill, input_ids, lengths, image_embeds))
+            step = partial(self._graphs.run, 'decode', partial(self._decode, cache), lengths)
         with stages('decode'):
             decoded = decode_greedy(
-                llama,
-                logits,
-                lengths,
-                cache,
+                first,
+                lambda inputs: Choices(*step(inputs)),
                 Generation(steps, guesses, guesses_anew=not trial),
-                slice(tokenizer.first_id, tokenizer.vocab_size),
                 1.0 if trial else self.block_costs.of(len(batch)),
             )
         if trial:
@@ -102,6 +112,48 @@ class TokenPredictor:
                 )
                 for row in range(len(batch))
             ]
+
+    def _prefill(
+        self, cache: KVCache, input_ids: Tensor, lengths: Tensor, image_embeds: Tensor
+    ) -> Choices:
+        """Return the choices after each prompt and its guesses; see :meth:`Llama.prefill`.
+
+        :param cache: for this batch; written to.
+        """
+        model = self._model
+        inputs_embeds = model.embed(input_ids, image_embeds)
+        rows = self.most_tokens
+        logits = model.language_model.prefill(inputs_embeds, lengths, cache, rows=rows)
+        return Choices.of(logits, self._bins)
+
+    def _decode(self, cache: KVCache, lengths: Tensor, inputs: Tensor) -> Choices:
+        """Return the choices after some tokens.
+
+        :param cache: as the prefill left it; written to.
+        :param inputs: int64 [2, B, T], tokens and their places behind the prompts.
+        """
+        logits = self._model.language_model.decode(inputs[0], lengths[:, None] + inputs[1], cache)
+        return Choices.of(logits, self._bins)
+
+    @property
+    def _bins(self) -> slice:
+        tokenizer = self._config.action_tokenizer
+        return slice(tokenizer.first_id, tokenizer.vocab_size)
+
+    def _cache(self, like: Tensor, positions: int) -> KVCache:
+        """Return a cache for a batch.
+
+        :param like: [B, N, hidden], the embeddings of its images.
+        :param positions: of the prefill.
+        """
+        config, most = self._config.llama, self.most_tokens
+        if not self._graphs.wanted:
+            return KVCache.empty(config, like, positions + most)
+        if self._memory is None:
+            size = like.shape[1] + self._tokenizer.prompt_lengths[-1] + 2 * most
+            size += -size % _CACHE_STEP
+            self._memory = CacheMemory(config, self._rows, size, like.device, like.dtype)
+        return self._memory.cache(len(like), positions)
 
     def _drafts(self, batch: Batch, steps: NDArray[np.int64], places: int) -> NDArray[np.int64]:
         """Return the tokens of the drafts that can save time: all but the last one.
@@ -152,7 +204,7 @@ class TokenPredictor:
         width = padded_width(batch, self._tokenizer) + guesses.shape[1]
         device = self._model.device
         input_ids, _ = padded(both, width, device, self._config.llama.pad_token_id)
-        return input_ids, torch.from_numpy(batch.tokens).to(device)
+        return input_ids, to_device(torch.from_numpy(batch.tokens), device)
 
     def _prediction(
         self,

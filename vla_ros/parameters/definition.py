@@ -146,6 +146,12 @@ class Parameters:
     compile: bool = parameter(
         False, 'Whether to compile the model with torch.compile during warm-up.', group='Policy'
     )
+    cuda_graphs: bool = parameter(
+        True,
+        'Whether the warm-up makes CUDA graphs, which give the same actions sooner; without effect '
+        'on other devices.',
+        group='Policy',
+    )
     unnorm_key: str = parameter(
         '',
         'Data set whose statistics scale the actions; empty: the only one in the checkpoint.',

@@ -73,7 +73,7 @@ def warmup_text(load_s: float, times: WarmupTimes) -> str:
     return (
         f'loaded in {load_s:.1f} s, warm after {times.total_s:.1f} s more; the first '
         f'action took {times.first_inference_s:.2f} s, one takes {times.steady_inference_s:.2f} s '
-        'now'
+        f'now{"; " if times.graphs else ""}{times.graphs}'
     )
 
 

@@ -112,6 +112,7 @@ def policy_message(parameters: Parameters, worker: WorkerStatus | None) -> VlaPo
         preprocessing=parameters.preprocessing,
         unnorm_key=(worker and worker.unnorm_key) or parameters.unnorm_key,
         **_spec_fields(worker.spec if worker else None),
+        graphs=times.graphs,
         load_s=worker.load_s if worker else 0.0,
         warmup_s=times.total_s,
         first_inference_s=times.first_inference_s,

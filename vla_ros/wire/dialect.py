@@ -336,7 +336,12 @@ def _read_info(given: Fields) -> PolicyInfo:
 
 
 def _read_warmup(given: Fields) -> WarmupTimes:
-    return WarmupTimes(*(given.number(one.name) for one in fields(WarmupTimes)))
+    return WarmupTimes(
+        given.number('total_s'),
+        given.number('first_inference_s'),
+        given.number('steady_inference_s'),
+        printable(given.text('graphs'), 300),
+    )
 
 
 def _read_invalid(given: Fields) -> InvalidReason | None:
