@@ -146,8 +146,7 @@ class Llama(nn.Module):
         :param x: [B, T, hidden].
         :param positions: int64 [B, T], the positions of ``x``; each attends to the cache up to and
             including itself. None: 0 to T - 1, and the cache is empty.
-        :param keep: int64 [B, R], the rows of ``x`` to return; None: all. Only without
-            ``positions``.
+        :param keep: int64 [B, R], the rows of ``x`` to return; None: all.
         :returns: [B, T or R, hidden].
         """
         if positions is None:
@@ -155,7 +154,10 @@ class Llama(nn.Module):
             last_mask = None if keep is None else _mask(_up_to(keep, x.shape[1]), x)
         else:
             rotary = cache.rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
-            mask = last_mask = _mask(_up_to(positions, cache.layers[0].shape[3]), x)
+            size = cache.layers[0].shape[3]
+            mask = last_mask = _mask(_up_to(positions, size), x)
+            if keep is not None:
+                last_mask = _mask(_up_to(positions.gather(1, keep), size), x)
         *layers, last = self.model.layers
         for layer, kv_cache in zip(layers, cache.layers[:-1], strict=True):
             x = layer(x, rotary, kv_cache, positions, mask=mask)
@@ -272,13 +274,14 @@ class Attention(nn.Module):
             if kv_cache is not None:
                 kv_cache[0, :, :, : x.shape[1]] = key
                 kv_cache[1, :, :, : x.shape[1]] = value
-            if keep is not None:
-                rotary = rotary[:, 0, 0, keep][:, :, None]  # [2, B, 1, R, E]
         else:
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
             kv_cache[0, batch, :, positions] = key.transpose(1, 2)
             kv_cache[1, batch, :, positions] = value.transpose(1, 2)
             key, value = kv_cache.unbind()  # [B, KVH, S, E] each
+        if keep is not None:
+            batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
+            rotary = rotary.expand(-1, len(x), -1, -1, -1)[:, batch, 0, keep][:, :, None]
         attended = F.scaled_dot_product_attention(
             _rotate(query, rotary),
             key,
