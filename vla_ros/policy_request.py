@@ -31,6 +31,9 @@ class PolicyRequest:
     contracts: str = ''
     preprocessing: str = 'raw'
     rotate_180: bool = False
+    remote_token_file: str = ''
+    remote_ca_file: str = ''
+    remote_image: str = 'raw'
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> PolicyRequest:

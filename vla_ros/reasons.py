@@ -42,6 +42,7 @@ class Reason(IntEnum):
     TRANSITION_FAILED = 7
     POLICY_HUNG = 8
     SHUT_DOWN = 9
+    SERVER_REFUSED = 10
 
     # The operator
     STOPPED = 20

@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.errors import VlaError
+from vla_ros.reasons import Reason
 from vla_ros.text import is_blank, is_visible, printable
 
 MAX_INSTRUCTION_CHARACTERS = 500
@@ -24,7 +25,13 @@ _SPECIAL_TOKENS = ('<s>', '</s>', '<unk>', '<pad>')
 
 
 class PolicyError(VlaError):
-    """A policy that can't be built, or can't answer."""
+    """A policy that can't be built, or can't answer.
+
+    :cvar reason: reason of the ERROR that it causes where it ends the policy; None: that of the
+        phase in which it is raised.
+    """
+
+    reason: ClassVar[Reason | None] = None
 
 
 class InstructionError(PolicyError):
@@ -43,6 +50,16 @@ class Cancel(Protocol):
     """A flag that stops a running inference, such as a threading.Event."""
 
     def is_set(self) -> bool: ...
+
+
+@runtime_checkable
+class TimedCancel(Protocol):
+    """A Cancel that knows when the inference is late."""
+
+    def is_set(self) -> bool: ...
+
+    def left_s(self) -> float:
+        """Return the time until the inference is late [s]; may be below 0."""
 
 
 class ActionSpace(IntEnum):
@@ -289,7 +306,10 @@ class WarmupTimes:
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of loading or warming up: ``text`` names step ``done`` of ``total``."""
+    """The progress of loading or warming up: ``text`` names step ``done`` of ``total``.
+
+    :param total: 0 if it is unknown.
+    """
 
     text: str
     done: int

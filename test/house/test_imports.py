@@ -30,6 +30,7 @@ FLOORS = (
         *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),
         'view',
     },
+    {'remote'},
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'policy_request', 'wire'},
     {'drawing', 'images', 'types'},
@@ -40,8 +41,8 @@ FLOORS = (
 
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
-    *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'replay'),
-    *('scheduling', 'serving'),
+    *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'remote'),
+    *('replay', 'scheduling', 'serving'),
     *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'wire'),
 }
 ROS = {

@@ -23,6 +23,7 @@ import yaml
 from vla_ros.files import FileError, read_text
 from vla_ros.motion.contract_fields import ContractError, choose, field, fields_of, read_fields
 from vla_ros.motion.joint_limits import JointLimit, read_limits
+from vla_ros.motion.server_keys import ServerKeys, read_server_keys
 from vla_ros.motion.state import StatePart, read_state, state_dim, state_topics
 from vla_ros.text import NAME, is_name, quoted
 from vla_ros.types import ActionSpace
@@ -51,6 +52,7 @@ class Contract(ABC):
         the policy needs such images.
     :param source: where these values are documented.
     :param state: parts of the robot's state in the policy's order; empty if it is not known.
+    :param server: what a policy server that says nothing itself calls its inputs; None if unknown.
     """
 
     action_space: ClassVar[ActionSpace]
@@ -62,6 +64,7 @@ class Contract(ABC):
     center_crop: bool = field()
     source: str = field()
     state: tuple[StatePart, ...] = field(default=())
+    server: ServerKeys | None = field(default=None)
 
     @property
     @abstractmethod
@@ -309,6 +312,8 @@ def _contract(file: str, key: Any, content: Any) -> Contract:
     values = read_fields(what, kind, given, _INHERITS_NOTHING)
     if 'state' in values:
         values['state'] = read_state(f'{what}: state', values['state'])
+    if 'server' in values:
+        values['server'] = read_server_keys(f'{what}: server', values['server'])
     if values['gripper_closed'] == values['gripper_open']:
         raise ContractError(
             f'{what}: gripper_closed and gripper_open are both {values["gripper_open"]:g}',

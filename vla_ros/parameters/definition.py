@@ -119,7 +119,8 @@ class Parameters:
     model: str = parameter(
         '',
         'Checkpoint folder, hub id such as openvla/openvla-7b (HF_HOME, HF_TOKEN and '
-        'HF_HUB_OFFLINE apply), or script such as scripted:seed=7.',
+        'HF_HUB_OFFLINE apply), script such as scripted:seed=7, or server such as '
+        'ws://host:8000 (docs/serving.md).',
         group='Policy',
     )
     revision: str = parameter(
@@ -157,9 +158,25 @@ class Parameters:
         'Data set whose statistics scale the actions; empty: the only one in the checkpoint.',
         group='Policy',
     )
+    remote_token_file: str = parameter(
+        '', "File with the token of the model's server; empty: none.", group='Policy'
+    )
+    remote_ca_file: str = parameter(
+        '',
+        "PEM file with the authorities that may sign the certificate of the model's server; empty: "
+        'those of the system.',
+        group='Policy',
+    )
+    remote_image: str = parameter(
+        'raw',
+        "Encoding of images that are sent to the model's server; raw and png keep every value, "
+        'jpeg changes actions.',
+        group='Policy',
+        choices=('raw', 'png', 'jpeg'),
+    )
     load_timeout_s: float = parameter(
         900.0,
-        'Maximum duration of loading, including the download.',
+        'Maximum duration of loading, including the download or the wait for a server.',
         group='Policy',
         unit='s',
         bounds=(1.0, 86400.0),

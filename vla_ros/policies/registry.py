@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the doctor reports what is not installed
 # One line for each kind, imported when needed. The last one owns all other names: folders, hub ids.
 KINDS = (
     'vla_ros.scripted.kind:Scripted',
+    'vla_ros.remote.kind:Remote',
     'vla_ros.openvla.kind:OpenVLA',
 )
 

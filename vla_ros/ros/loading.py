@@ -37,6 +37,8 @@ def progress_text(status: WorkerStatus) -> str:
     if status.progress is None:
         return status.phase.value
     progress = status.progress
+    if not progress.total:
+        return progress.text
     return f'{progress.text}: {progress.done} of {progress.total}'
 
 

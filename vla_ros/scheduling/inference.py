@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
+from vla_ros.clock import Clock
 from vla_ros.types import Observation
 
 
@@ -52,6 +53,35 @@ class Submission:
     epoch: int
 
 
+class InferenceCancel:
+    """A flag that stops an inference, and the time until the inference is late."""
+
+    def __init__(self, ends_s: float, clock: Clock) -> None:
+        """Start without being set.
+
+        :param ends_s: monotonic time at which the inference is late [s].
+        """
+        self._ends_s = ends_s
+        self._clock = clock
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Stop the inference."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Return whether the inference must stop."""
+        return self._event.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the inference must stop; return whether it must."""
+        return self._event.wait(timeout_s)
+
+    def left_s(self) -> float:
+        """Return the time until the inference is late [s]; may be below 0."""
+        return self._ends_s - self._clock.monotonic_s()
+
+
 @dataclass
 class Inference:
     """A running inference.
@@ -61,7 +91,7 @@ class Inference:
 
     started_s: float
     members: Sequence[Submission]
-    cancel: threading.Event = field(default_factory=threading.Event)
+    cancel: InferenceCancel
     late_since_s: float | None = None  # when its lateness was noticed, and it was cancelled
 
     def deadline(self, now_s: float, limits: WorkerLimits) -> Deadline:

@@ -16,7 +16,13 @@ from dataclasses import replace
 
 from vla_ros.clock import Clock, is_fresh
 from vla_ros.reasons import Cause, Reason
-from vla_ros.scheduling.inference import Deadline, Inference, Submission, WorkerLimits
+from vla_ros.scheduling.inference import (
+    Deadline,
+    Inference,
+    InferenceCancel,
+    Submission,
+    WorkerLimits,
+)
 from vla_ros.scheduling.phase import Phase, WorkerStatus
 from vla_ros.scheduling.replanning import Replanning
 from vla_ros.scheduling.result import Outcome, Result, failure_text
@@ -225,7 +231,7 @@ class InferenceWorker:
             self._enter(Phase.CLOSED)
         except BaseException as error:  # a panic of a Rust library is not an Exception
             with self._lock:
-                self._failure = Cause(_FAILED_IN[self._phase], failure_text(error))
+                self._failure = Cause(_reason(error, self._phase), failure_text(error))
             self._enter(Phase.FAILED)
         finally:
             if policy is not None:
@@ -265,8 +271,10 @@ class InferenceWorker:
 
         :raises PolicyError: if a file has changed.
         """
-        inference = Inference(self._clock.monotonic_s(), members)
+        started_s = self._clock.monotonic_s()
         with self._lock:
+            late_s = started_s + self._limits.inference_timeout_s
+            inference = Inference(started_s, members, InferenceCancel(late_s, self._clock))
             self._inference = inference
             for one in filter(self._is_current, members):
                 self._replannings[one.source].ask(one.observation)
@@ -314,7 +322,7 @@ class InferenceWorker:
         return usable
 
     def _predict(
-        self, policy: Policy, members: Sequence[Submission], cancel: threading.Event
+        self, policy: Policy, members: Sequence[Submission], cancel: InferenceCancel
     ) -> Sequence[Prediction | PolicyError]:
         """Predict for all members, and set the reason of each prediction that is invalid."""
         if not members:
@@ -373,6 +381,12 @@ class InferenceWorker:
         inference = self._inference
         if inference is not None and not any(map(self._is_current, inference.members)):
             inference.cancel.set()
+
+
+def _reason(error: BaseException, phase: Phase) -> Reason:
+    """Return the reason of an error that ends the worker."""
+    own = error.reason if isinstance(error, PolicyError) else None
+    return _FAILED_IN[phase] if own is None else own
 
 
 def _judged(answer: Prediction | PolicyError, spec: PolicySpec) -> Prediction | PolicyError:
