@@ -45,6 +45,7 @@ def _quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, '_STREAMED_BYTES', {'cpu': 1_000_000})
     monkeypatch.setattr(limits, '_SQUARE', {'cpu': 64})
     monkeypatch.setattr(limits, '_RUN_S', 0.0)
+    monkeypatch.setattr(limits, '_LAUNCHES', 1)
     monkeypatch.setattr(limits, '_HIDDEN', 128)
 
 
@@ -523,7 +524,6 @@ def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'told'),
     [
-        ([], 'name either a model'),
         (['model', '--random', 'tiny'], 'name either a model'),
         (['--random', 'openvla-9b'], 'invalid choice'),
         (['model', '--threads', '1,x'], "'x' is not a whole number above 0"),

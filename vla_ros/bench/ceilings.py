@@ -21,6 +21,7 @@ _WEIGHTS = 4  # matrices read in turn: together 360 MB in bfloat16, more than a 
 _STREAMED_BYTES = {'cpu': 500_000_000, 'mps': 500_000_000, 'cuda': 4_000_000_000}
 _SQUARE = {'cpu': 2048, 'mps': 4096, 'cuda': 8192}  # rows and columns of the largest product
 _MIN_SECONDS, _MIN_RUNS = 1.0, 3
+_LAUNCHES = 1000
 _RUN_S = 0.01  # between two waits for the device, so that these take little of the time
 
 
@@ -35,6 +36,7 @@ class Ceilings:
     :param copy_gb_per_s: speed of copying it, read and written.
     :param square_gflop_per_s: speed of a large square product in the dtype, or of 8-bit numbers
         where a quantised model may use it and it is faster.
+    :param launch_us: time that the CPU takes to launch a small operation.
     """
 
     gemm_gflop_per_s: float
@@ -42,6 +44,7 @@ class Ceilings:
     stream_gb_per_s: float
     copy_gb_per_s: float
     square_gflop_per_s: float
+    launch_us: float
 
     @property
     def gflop_per_s(self) -> float:
@@ -58,14 +61,21 @@ class Ceilings:
         return max(flops / self.gflop_per_s, weight_bytes / self.gb_per_s) / 1e9
 
 
-def measure_ceilings(combinations: Sequence[Combination], say: Say) -> list[Ceilings]:
+Known = dict[tuple[str, str, str, int], Ceilings]  # by Combination.ceilings_key
+
+
+def measure_ceilings(
+    combinations: Sequence[Combination], say: Say, known: Known | None = None
+) -> list[Ceilings]:
     """Return the limits for each combination.
 
     Combinations with the same device, dtype, quantization and threads share them. torch's number of
     threads is restored at the end.
+
+    :param known: limits that were measured before; those that are measured are added.
     """
     threads = torch.get_num_threads()
-    known: dict[tuple[str, str, str, int], Ceilings] = {}
+    known = {} if known is None else known
     try:
         for combination in combinations:
             key = combination.ceilings_key
@@ -98,7 +108,19 @@ def _ceilings(combination: Combination) -> Ceilings:
         square_gflop_per_s=_square_gflop_per_s(
             device, dtype, combination.policy.quantization != 'none'
         ),
+        launch_us=_launch_us(device),
     )
+
+
+def _launch_us(device: torch.device) -> float:
+    small = torch.zeros(8, device=device)
+    synchronize(device)
+    started = time.monotonic()
+    for _ in range(_LAUNCHES):
+        small.add_(1)
+    seconds = time.monotonic() - started  # the device may still be busy
+    synchronize(device)
+    return 1e6 * seconds / _LAUNCHES
 
 
 def _square_gflop_per_s(device: torch.device, dtype: torch.dtype, in_8_bits: bool) -> float:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``vla_bench``: the time of an inference by stage, compared with this machine's limits.
 
-Measures every combination of the values in the lists; the combinations take turns. --pipeline
-measures one combination through ROS: the latency from image to action, and what policy and camera
-cost each other. The last line is JSON with all measurements. Only --pipeline needs ROS.
+Without a model it surveys the devices: exactness, then openvla-7b's, VLA-Adapter-Pro's and
+OpenVLA-OFT's shapes with random weights, in --minutes. With one it measures every combination of
+the values in the lists; the combinations take turns. --pipeline measures one combination through
+ROS: the latency from image to action, and what policy and camera cost each other. The last line is
+JSON with all measurements. Only --pipeline needs ROS.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from vla_ros.bench.plot import plot_stages
 from vla_ros.bench.profile import Operator, operator_table, profile_inference
 from vla_ros.bench.random_weights import described
 from vla_ros.bench.report import report_text, summarize
+from vla_ros.bench.survey import survey
+from vla_ros.bench.survey_report import survey_text
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import boolean, count, list_of, positive
 from vla_ros.console import complain, say
@@ -46,12 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.model is None) == (options.random is None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    is_survey = options.model is None and options.random is None
+    if options.model is not None and options.random is not None:
         parser.error('name either a model (folder, hub id or scripted:...) or --random SHAPE')
-    if options.pipeline:
+    if is_survey:
+        _check_survey_options(parser, options)
+    elif options.pipeline:
         _check_pipeline_options(parser, options)
     try:
-        _run(options, sys.argv[1:] if arguments is None else arguments)
+        if is_survey:
+            _run_survey(options, arguments)
+        else:
+            _run(options, arguments)
         return 0
     except (PolicyError, PipelineError, UnreadableImage, OSError) as error:
         complain('vla_bench', error)
@@ -75,11 +86,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     )
     for file in filter(None, (options.profile, options.plot)):
         file.touch()  # fails before anything is measured
-    recipe = {
-        'command': shlex.join(['vla_bench', *arguments]),
-        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
-        'machine': describe_machine(),
-    }
+    recipe = _recipe(arguments)
     with _model(options) as model:
         combinations = locate(combinations, model)
         name = f'{options.random}, random weights' if options.random else model
@@ -88,6 +95,23 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
             _run_pipeline(options, combinations[0], recipe)
         else:
             _run_combinations(options, combinations, recipe)
+
+
+def _recipe(arguments: list[str]) -> dict[str, Any]:
+    return {
+        'command': shlex.join(['vla_bench', *arguments]),
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'machine': describe_machine(),
+    }
+
+
+def _run_survey(options: argparse.Namespace, arguments: list[str]) -> None:
+    found = survey(options.device, options.minutes, options.instruction, say, options.tiny)
+    report = {**_recipe(arguments), **found}
+    print(survey_text(report))
+    if report['operators']:
+        print(f'\n{operator_table([Operator(**one) for one in report["operators"]])}')
+    print(f'\n{json.dumps(report)}')
 
 
 def _run_combinations(
@@ -164,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='vla_bench', description=__doc__, epilog='LIST: values separated by commas'
     )
     _add_model(parser)
+    _add_survey(parser.add_argument_group('survey', 'without a model: all of a machine'))
     _add_lists(parser.add_argument_group('combinations', 'every combination of the lists is run'))
     _add_measurement(parser.add_argument_group('measurement'))
     _add_pipeline(
@@ -176,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        'model', nargs='?', help='checkpoint folder, hub id (is downloaded), or scripted:...'
+        'model',
+        nargs='?',
+        help='checkpoint folder, hub id (is downloaded), or scripted:...; none: a survey',
     )
     parser.add_argument('--revision', help='branch, tag or commit of a hub id')
     parser.add_argument(
@@ -188,6 +215,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default=default_cache(),
         help='folder for --random with --pipeline, which needs files (default: %(default)s)',
     )
+
+
+def _add_survey(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--minutes', type=positive, default=9.0, help='of the survey (default: %(default)s)'
+    )
+    group.add_argument('--tiny', action='store_true', help='tiny shapes, to try the survey itself')
 
 
 def _add_lists(group: argparse._ArgumentGroup) -> None:
@@ -232,6 +266,16 @@ def _add_pipeline(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--seconds', type=positive, default=5.0, help='least time of a turn (default: %(default)s)'
     )
+
+
+def _check_survey_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with 2 if the options are of a measurement of one model."""
+    own = {'device', 'minutes', 'tiny', 'instruction', 'cache'}
+    defaults = vars(parser.parse_args([]))
+    others = [name for name, value in vars(options).items() if value != defaults[name]]
+    if wrong := [name for name in others if name not in own]:
+        words = ', '.join('--' + name.replace('_', '-') for name in wrong)
+        parser.error(f'{words}: name a model (folder, hub id or scripted:...) or --random SHAPE')
 
 
 def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
