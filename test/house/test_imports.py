@@ -182,3 +182,13 @@ def test_import_loads_nothing_heavy(modules: list[str], kept_out: list[str]) -> 
     loaded = modules_after('\n'.join(f'import {module}' for module in modules))
     assert set(modules) <= loaded
     assert not [name for name in kept_out if name in loaded]
+
+
+def test_what_reads_other_machines_imports_no_pickle() -> None:
+    rooms = ('remote', 'serving', 'wire')
+    wrong = [
+        (file, module)
+        for file, room, module in imports()
+        if room in rooms and module.partition('.')[0] in ('cloudpickle', 'marshal', 'pickle')
+    ]
+    assert not wrong and {room for _, room, _ in imports()} >= set(rooms)
