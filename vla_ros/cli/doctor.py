@@ -31,6 +31,7 @@ _CHECKS = {
     'ros': 'versions.check_ros',
     'parameters': 'parameters.check_parameters',
     'devices': 'devices.check_devices',
+    'server': 'server.check_server',
     'checkpoint': 'checkpoint.check_checkpoint',
     'unnorm_key': 'checkpoint.check_unnorm_key',
     'contract': 'contract.check_contract',
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         'words',
         nargs='*',
         metavar='MODEL | NAME:=VALUE',
-        help='checkpoint folder, hub id or scripted:...; parameters of the node',
+        help='checkpoint folder, hub id, ws://... or scripted:...; parameters of the node',
     )
     parser.add_argument(
         '--params-file', metavar='FILE', type=Path, help='YAML file with parameters of the node'

@@ -61,6 +61,10 @@ class Dialect(Protocol):
         """Whether the server says that its self-check passed."""
 
     @property
+    def told(self) -> str:
+        """What the server tells of its policy, for the user."""
+
+    @property
     def any_key(self) -> str:
         """A key that the server has, for the warm-up."""
 
@@ -107,6 +111,18 @@ class Ours:
     def is_checked(self) -> bool:
         """Whether the server says that its self-check passed."""
         return self.served.self_checked
+
+    @property
+    def told(self) -> str:
+        """Its model, where it runs, its data sets, and for how many more robots it has sessions."""
+        info, served = self.served.info, self.served
+        keys = ', '.join(self.unnorm_keys[:10]) or 'any data set'
+        free = f', {served.sessions_free} sessions free' if served.sessions_free >= 0 else ''
+        checked = 'self-check passed' if served.self_checked else 'not self-checked'
+        return (
+            f'{info.model} on {info.device} in {info.dtype} ({checked}), for {keys}{free}; vla_ros '
+            f'{served.version}'
+        )
 
     @property
     def any_key(self) -> str:
@@ -179,6 +195,11 @@ class Foreign:
     def is_checked(self) -> bool:
         """False: such servers check nothing."""
         return False
+
+    @property
+    def told(self) -> str:
+        """That it tells nothing."""
+        return f'a policy of which it tells nothing; the contract of {self.any_key} does'
 
     @property
     def any_key(self) -> str:
