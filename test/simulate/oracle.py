@@ -109,6 +109,7 @@ class Oracle:
             motion_ns=self._motion_ns,
             is_active=lambda: self._state == 'active' and self._is_up,
             is_simulated=lambda: self._simulated,
+            is_ending=lambda: self._signalled_ns is not None,
             stalled_lately=self._stalled_lately,
             stalled_in_callback=self._stalled_in_callback,
             stalled_long=lambda: self._age_s(self._long_stall_ns) < _GRACE_S - _UNSURE_S,
