@@ -29,6 +29,7 @@ _STATES_HZ = 50.0
 _SPEED_SLACK, _ACCELERATION_SLACK, _POSITION_SLACK = 0.15, 0.5, 5e-3
 _PATH, _GOAL = 0.2, 0.05  # tolerances
 _PATIENCE_S = 0.35  # a response to a client that is gone takes 0.1 s, and there may be several
+_AT_REST = 2e-3
 _FAR_NS = 100 * NS
 _CYCLE_NS = 2_000_000  # of the controller: of two commands in one, it takes the last
 
@@ -71,6 +72,7 @@ class JointArm:
 
     def heal(self) -> None:
         self.is_silent = False
+        self.follows = True  # its commands
         self.delay_s = 0.0  # on its way
         self.restamp: Callable[[int], int] = lambda stamp_ns: stamp_ns
         self.spoil: Callable[[JointState], None] = lambda message: None
@@ -79,8 +81,12 @@ class JointArm:
         """Take a command."""
         now_ns = self._world.scheduler.now_ns
         if self._forward is not None:
+            hardware, data = self.hardware, np.array(message.data)
+            is_far = np.abs(data - hardware.command).max() > _AT_REST
+            if hardware.rests and is_far and np.allclose(data, hardware.position, 0.0, _AT_REST):
+                hardware.moved_by_hand(hardware.position)  # a motion begins where it stands
             is_cycle = now_ns - self._heard_ns > _CYCLE_NS
-            step = np.abs(np.array(message.data) - self.hardware.command)
+            step = np.abs(data - hardware.command)
             if is_cycle or (step > _SPEED * _CYCLE_NS / NS).any():
                 self._forward.hear(message, now_ns / NS)
                 self._heard_ns = now_ns
@@ -104,7 +110,7 @@ class JointArm:
         now_ns = world.scheduler.now_ns
         passed_s, self._moved_ns = (now_ns - self._moved_ns) / NS, now_ns
         if self._forward is not None:
-            self.hardware.live(passed_s)
+            self.hardware.live(passed_s if self.follows else 0.0)
         elif passed_s > 0:
             self._trajectories.update(now_ns / NS, passed_s)
         if not self.is_silent:

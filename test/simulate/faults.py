@@ -930,6 +930,11 @@ def joints_silent(world: World, fault: Fault) -> None:
     _arm(world, fault, is_silent=True)
 
 
+@kind(clock='system', motion='forward')
+def joints_do_not_follow(world: World, fault: Fault) -> None:
+    _arm(world, _long(fault), follows=False)
+
+
 @kind(clock='system', motion='joint_trajectory')
 def joints_late(world: World, fault: Fault) -> None:
     _arm(world, fault, delay_s=world.random.choice((0.03, 0.1, 0.3, 1.0)))

@@ -63,6 +63,10 @@ class JointOracle:
         is_whole = tuple(message.name) == JOINTS and len(message.position) == len(JOINTS)
         if not (is_fresh and is_whole and np.isfinite(message.position).all()):
             self.doubt()
+        elif self._command:
+            behind = np.abs(np.array(message.position) - self._command).max()
+            if behind > self._params['max_joint_lead_rad'] / 2:
+                self.doubt()
         self._heard_ns = self._now_ns()
 
     def act(self, due_s: float, valid_s: float, period_s: float, rows: int) -> bool:

@@ -62,6 +62,7 @@ _LIVE: dict[str, Callable[[Random], Any]] = {
     'max_joint_speed_rad_s': _one_of(*SPEEDS),
     'max_joint_acceleration_rad_s2': _one_of(*ACCELERATIONS),
     'max_joint_age_s': _one_of(0.15, 0.2, 0.4),
+    'max_joint_lead_rad': _one_of(0.15, 0.3, 0.5),
     'max_lead_m': _one_of(0.05, 0.1, 0.2),
     'state_from': _one_of('auto', 'topic', 'contract'),
     'image_transport': _one_of('raw', 'compressed'),

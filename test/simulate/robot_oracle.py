@@ -90,7 +90,12 @@ _OF_MOTION = (
     'max_linear_jerk_m_s3',
     'max_angular_jerk_rad_s3',
 )
-_OF_JOINTS = ('max_joint_speed_rad_s', 'max_joint_acceleration_rad_s2', 'max_joint_age_s')
+_OF_JOINTS = (
+    'max_joint_speed_rad_s',
+    'max_joint_acceleration_rad_s2',
+    'max_joint_age_s',
+    'max_joint_lead_rad',
+)
 _COUNTED = ('unstamped', 'rejected', 'states_received', 'states_rejected', 'states_unrelated')
 _MONOTONIC = tuple(name for name in VlaCounters.get_fields_and_field_types() if name not in GAUGES)
 
