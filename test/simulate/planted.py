@@ -884,14 +884,14 @@ PLANTED = [
     Planted(
         'joints: a motion begins at zero',
         _JOINTS,
-        '            return JointProfile(measured, bounds)\n        if not',
-        '            return JointProfile(0 * measured, bounds)\n        if not',
+        '            return JointProfile(measured, bounds)\n        behind',
+        '            return JointProfile(0 * measured, bounds)\n        behind',
     ),
     Planted(
         'joints: a motion begins where the joints lag behind',
         _JOINTS,
-        '        return JointProfile(last if is_there else measured, bounds)\n',
-        '        return JointProfile(measured, bounds)\n',
+        '        if not (is_there and self._is_held):\n',
+        '        if True:\n',
     ),
     Planted(
         'joints: limits of positions are not kept',
