@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from support.drafts import DRAFTS
 from support.golden import CASES, picture
 from support.places import GOLDEN
-from vla_ros.openvla import OpenVLAPolicy, PlacementError, loading
+from vla_ros.openvla import OpenVLAPolicy, PlacementError, loading, products
 from vla_ros.openvla import quantization as q
 from vla_ros.openvla.checkpoint import Checkpoint, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
@@ -25,7 +26,9 @@ from vla_ros.openvla.placement import check_quantization
 
 CPU = torch.device('cpu')
 # Without VNNI oneDNN's sums overflow, and the node does not use that class.
-DYNAMIC = [q.DynamicInt8Linear, q.DynamicInt4Linear] if q._has_vnni() else []
+WHOLE = [q.DynamicInt8Linear, q.DynamicInt4Linear, q.WholeInt8Linear, q.WholeInt4Linear]
+DYNAMIC = WHOLE if q._has_vnni() else []
+VNNI = pytest.mark.skipif(not q._has_vnni(), reason='needs VNNI')
 CLASSES = [*DYNAMIC, q.Int8Linear, q.CPUInt4Linear]
 INPUTS, OUTPUTS = 256, 192
 MANY = 40  # rows, more than kernels for few take
@@ -49,7 +52,7 @@ def rounded_weight(kind: type[q.QuantizedLinear]) -> Tensor:
         scales, zeros = scales_and_zeros.transpose(0, 1).unbind(2)  # [OUTPUTS, groups] each
         groups = values.float().unflatten(1, (-1, 128))
         return ((groups - 8) * scales[..., None] + zeros[..., None]).flatten(1)
-    if kind is q.DynamicInt4Linear:
+    if kind in (q.DynamicInt4Linear, q.WholeInt4Linear):
         return restored(*q.quantize_steps(weight, 128), 128)
     values, scales = q.quantize_rows(weight)
     return values.float() * scales[:, None]
@@ -223,8 +226,8 @@ def test_head_and_embedding_stay_and_all_else_is_replaced(quantization: str) -> 
     kinds = {name: type(one) for name, one in replaced.items()}
     int8 = q.DynamicInt8Linear if q._has_vnni() else q.Int8Linear
     attention = kinds['language_model.model.layers.0.self_attn.q_proj']
-    int4 = q.DynamicInt4Linear if q._has_vnni() else q.CPUInt4Linear
-    assert attention is (int4 if quantization == 'int4' else int8)
+    int4 = [q.DynamicInt4Linear, q.WholeInt4Linear] if q._has_vnni() else [q.CPUInt4Linear]
+    assert attention in (int4 if quantization == 'int4' else [int8])
     # 172 values are no whole number of groups.
     assert kinds['language_model.model.layers.0.mlp.down_proj'] is int8
     assert kinds['projector.fc1'] is int8
@@ -241,6 +244,93 @@ def test_other_devices_have_other_kernels(device: str) -> None:
     assert type(choose('int4', torch.device(device), odd)) is q.Int8Linear
 
 
+@pytest.mark.parametrize('device', ['cuda:0', 'mps'])
+def test_with_products_of_whole_numbers_a_device_has_the_arithmetic_of_x86(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(q, 'sums_are_exact', lambda device: True)
+    large = nn.Linear(4096, 11008, bias=False, device='meta')
+    odd = nn.Linear(172, 64, bias=False, device='meta')
+    choose, where = q.choose_linear, torch.device(device)
+    assert type(choose('int8', where, large)) is q.WholeInt8Linear
+    assert type(choose('int4', where, large)) is q.WholeInt4Linear
+    assert type(choose('int4', where, odd)) is q.Int8Linear
+
+
+@pytest.mark.parametrize('count', [1, 6, 16, 17, 40])
+def test_sums_are_those_of_whole_numbers(count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = (
+        torch.randint(-127, 128, (rows, INPUTS), dtype=torch.int8, generator=generator)
+        for rows in (count, OUTPUTS)
+    )
+    expected = (inputs.double() @ weight.double().T).to(torch.int32)
+    if q._has_vnni():
+        assert torch.equal(products.int8_sums(inputs, weight), expected)
+    with FakeTensorMode() as mode:  # as CUDA wants it
+        fake = [mode.from_tensor(tensor).to('cuda') for tensor in (inputs, weight)]
+        assert products.int8_sums(*fake).shape == (count, OUTPUTS)
+
+
+def test_a_device_with_wrong_sums_or_none_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = products.sums_are_exact.__wrapped__
+    assert ask(CPU) is q._has_vnni()
+    assert not ask(torch.device('meta'))
+    right = torch._int_mm
+    monkeypatch.setattr(torch, '_int_mm', lambda *factors: right(*factors).clamp(max=32767))
+    assert not ask(CPU)
+
+
+@VNNI
+def test_only_the_known_order_of_onednn_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = products.is_writable.__wrapped__
+    writable = ask(128, 256)
+    print('this oneDNN can be written to:', writable)
+    assert not ask(100, 256)
+    monkeypatch.setattr(products, 'to_blocks', lambda weight: weight.view(-1, 64 * 256))
+    assert not ask(128, 256)
+    monkeypatch.setattr(q, 'is_writable', lambda *shape: False)
+    assert type(q.choose_linear('int4', CPU, nn.Linear(256, 128))) is q.WholeInt4Linear
+    monkeypatch.setattr(q, 'is_writable', lambda *shape: True)
+    assert type(q.choose_linear('int4', CPU, nn.Linear(256, 128))) is q.DynamicInt4Linear
+    assert type(q.choose_linear('int4', CPU, nn.Linear(256, 144))) is q.WholeInt4Linear
+
+
+@VNNI
+@pytest.mark.parametrize('group', [64, 128])
+@pytest.mark.parametrize('unpacked_bytes', [1, 2 * 64 * 320, 1 << 20])
+def test_int4_in_parts_and_in_threads_is_int4_as_a_whole(
+    unpacked_bytes: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """320 outputs: parts of 64; of 128 and one of 64; and one part."""
+    monkeypatch.setattr(q.DynamicInt4Linear, '_UNPACKED_BYTES', unpacked_bytes)
+    inputs = 256 if group == 128 else 320
+    if not q.is_writable(64, inputs):
+        pytest.skip('this oneDNN has another order')
+    linear = nn.Linear(inputs, 320, bias=False, device='meta')
+    layers = [q.DynamicInt4Linear(linear), q.WholeInt4Linear(linear)]
+    for one in layers:
+        one.quantize(random(320, inputs, seed=1), CPU, torch.float32)
+    assert layers[0].group == group
+    x = random(MANY, inputs, seed=2)
+    ours, plain = (one(x) for one in layers)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    with ThreadPoolExecutor(2) as pool:
+        for product in pool.map(lambda _: layers[0](x), range(20)):
+            assert torch.equal(product, ours)
+
+
+@VNNI
+@pytest.mark.parametrize('inputs', [32, 96, 288, 4096])
+def test_int4_of_any_width_is_what_plain_products_give(inputs: int) -> None:
+    linear = nn.Linear(inputs, 64, bias=False, device='meta')
+    chosen, plain = q.choose_linear('int4', CPU, linear), q.WholeInt4Linear(linear)
+    for one in (chosen, plain):
+        one.quantize(random(64, inputs, seed=1), CPU, torch.float32)
+    x = random(MANY, inputs, seed=2)
+    torch.testing.assert_close(chosen(x), plain(x), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ('capabilities', 'kind'),
     [
@@ -255,8 +345,10 @@ def test_a_cpu_whose_sums_would_overflow_keeps_its_inputs(
 ) -> None:
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities)
     assert type(q.choose_linear('int8', CPU, nn.Linear(64, 64))) is kind
-    int4 = q.DynamicInt4Linear if kind is q.DynamicInt8Linear else q.CPUInt4Linear
-    assert type(q.choose_linear('int4', CPU, nn.Linear(64, 64))) is int4
+    int4 = [q.DynamicInt4Linear, q.WholeInt4Linear]
+    if kind is q.Int8Linear:
+        int4 = [q.CPUInt4Linear]
+    assert type(q.choose_linear('int4', CPU, nn.Linear(64, 64))) in int4
 
 
 @pytest.mark.parametrize('rows', [1, MANY])
@@ -277,17 +369,17 @@ def test_float16_holds_large_products_of_small_weights(
 
 
 @pytest.mark.parametrize('rows', [1, MANY])
-@pytest.mark.parametrize('kind', [q.Int8Linear, q.Int4Linear])
+@pytest.mark.parametrize('kind', [q.Int8Linear, q.Int4Linear, q.WholeInt8Linear, q.WholeInt4Linear])
 def test_on_cuda_shapes_and_dtypes_fit_the_kernels(
     kind: type[q.QuantizedLinear], rows: int
 ) -> None:
     """As far as torch knows without a GPU: it checks what it is given, and computes nothing."""
     with FakeTensorMode():
-        one = kind(nn.Linear(4096, 11008, bias=False, device='cuda', dtype=torch.bfloat16))
-        weight = torch.empty(11008, 4096, dtype=torch.bfloat16)
+        one = kind(nn.Linear(512, 1024, bias=False, device='cuda', dtype=torch.bfloat16))
+        weight = torch.empty(1024, 512, dtype=torch.bfloat16)
         one.quantize(weight, torch.device('cuda'), torch.bfloat16)
-        product = one(torch.empty(1, rows, 4096, device='cuda', dtype=torch.bfloat16))
-    assert product.shape == (1, rows, 11008)
+        product = one(torch.empty(1, rows, 512, device='cuda', dtype=torch.bfloat16))
+    assert product.shape == (1, rows, 1024)
     assert product.dtype == torch.bfloat16 and product.device.type == 'cuda'
 
 
@@ -295,7 +387,8 @@ def test_they_tell_what_they_take() -> None:
     linear = nn.Linear(4096, 11008, bias=False, device='meta')
     assert q.DynamicInt8Linear(linear).weight_bytes == 11008 * 4096 + 4 * 11008
     groups = 4096 // 128
-    assert q.DynamicInt4Linear(linear).weight_bytes == 11008 * (4096 // 2 + 2 * groups + 4)
+    assert q.WholeInt4Linear(linear).weight_bytes == 11008 * (4096 // 2 + 2 * groups + 4)
+    assert q.DynamicInt4Linear(linear).weight_bytes == 11008 * (4096 // 2 + 2 * groups + 8)
     assert q.CPUInt4Linear(linear).weight_bytes == 11008 * 4096 // 2 + 4 * 11008 * 32
 
 
@@ -401,7 +494,7 @@ def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:
             ('int3', CPU, torch.float32),
             "'int3' is unknown; expected one of none, int8, int4",
         ),
-        (('int4', torch.device('cuda:0'), torch.float16), 'int4 on cuda:0 needs dtype bfloat16'),
+        (('int4', torch.device('cuda:0'), torch.float16), 'int4 on cuda:0 needs products of int8'),
         (('int4', torch.device('cuda:0'), torch.bfloat16), 'these are bfloat16 and 7.5; take int8'),
         (('int8', CPU, torch.float32, True), 'int8 on the cpu does not go with compile'),
     ],

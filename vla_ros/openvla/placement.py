@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from vla_ros.openvla.errors import PlacementError
+from vla_ros.openvla.products import sums_are_exact
 
 DTYPES = {
     'float32': torch.float32,
@@ -123,13 +124,13 @@ def check_quantization(
             value=quantization,
             expected=f'one of {", ".join(QUANTIZATIONS)}',
         )
-    if quantization == 'int4' and device.type == 'cuda':
+    if quantization == 'int4' and device.type == 'cuda' and not sums_are_exact(device):
         capability = torch.cuda.get_device_capability(device)
         if dtype != torch.bfloat16 or capability < (8, 0):
             raise PlacementError(
-                f'quantization int4 on {device} needs dtype bfloat16 and compute capability 8.0; '
-                f'these are {str(dtype).removeprefix("torch.")} and '
-                f'{".".join(map(str, capability))}',
+                f'quantization int4 on {device} needs products of int8, which torch does not have '
+                'or gets wrong there, or dtype bfloat16 and compute capability 8.0; these are '
+                f'{str(dtype).removeprefix("torch.")} and {".".join(map(str, capability))}',
                 'take int8',
             )
     if quantization != 'none' and device.type == 'cpu' and compile:

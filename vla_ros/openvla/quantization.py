@@ -14,14 +14,27 @@ from __future__ import annotations
 
 import abc
 import functools
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_ros.openvla.products import (
+    BLOCK,
+    WritableWeight,
+    int8_sums,
+    is_writable,
+    scaled_product,
+    sums_are_exact,
+    sums_fit,
+    to_blocks,
+)
 from vla_ros.openvla.rounding import (
     ROWS_AT_ONCE,
+    BlockUnpacker,
     pack_halves,
     quantize_groups,
     quantize_inputs,
@@ -36,6 +49,7 @@ if TYPE_CHECKING:
 _GROUPS = (128, 64, 32)  # inputs with a common scale in int4; the first that fits
 _FEW_ROWS = 16  # up to this number kernels that unpack in registers are faster
 _KERNEL_INPUTS = 32  # torch's int8 kernel for AVX2 reads beyond rows that are not a multiple of it
+_thread = threading.local()  # the weights into which each thread unpacks
 
 
 class QuantizedLinear(nn.Module, abc.ABC):
@@ -107,11 +121,8 @@ class DynamicInt8Linear(_Int8Linear):
 
     zeros: Tensor  # int32 [out_features]
 
-    _INPUT_ZERO = 128  # oneDNN multiplies unsigned inputs by signed weights
-
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales = quantize_rows(weight)
-        self._dtype = dtype
         self._keep(
             packed=torch.ops.onednn.qlinear_prepack(quantized, None),
             scales=scales,
@@ -119,29 +130,28 @@ class DynamicInt8Linear(_Int8Linear):
         )
 
     def _product(self, rows: Tensor) -> Tensor:
-        inputs, scales = quantize_inputs(rows, self._INPUT_ZERO)
-        product = torch.ops.onednn.qlinear_pointwise(
-            inputs,
-            1.0,
-            self._INPUT_ZERO,
-            self.packed,
-            self.scales,
-            self.zeros,
-            None,
-            1.0,
-            0,
-            self._dtype,
-            'none',
-            [],
-            '',
-        )
+        inputs, scales = quantize_inputs(rows, WritableWeight.INPUT_ZERO)
+        product = scaled_product(inputs, self.packed, self.scales, self.zeros, rows.dtype)
         if self.bias is None:
             return product.mul_(scales)
         return torch.addcmul(self.bias, product, scales)
 
 
+class WholeInt8Linear(_Int8Linear):
+    """int8 for CUDA: the arithmetic of :class:`DynamicInt8Linear`, by :func:`.int8_sums`."""
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        quantized, scales = quantize_rows(weight)
+        self._keep(packed=quantized.to(device), scales=scales.to(device))
+
+    def _product(self, rows: Tensor) -> Tensor:
+        inputs, input_scales = _signed_inputs(rows)
+        sums = int8_sums(inputs, self.packed).float()
+        return self._with_bias(sums.mul_(input_scales).mul_(self.scales).to(rows.dtype))
+
+
 class Int8Linear(_Int8Linear):
-    """Weight-only int8 for CUDA, MPS and CPUs without VNNI. Inputs keep their dtype."""
+    """Weight-only int8 for MPS and CPUs without VNNI. Inputs keep their dtype."""
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales = quantize_rows(weight)
@@ -156,7 +166,7 @@ class Int8Linear(_Int8Linear):
 
 
 class Int4Linear(_Int4Linear):
-    """int4 for CUDA and MPS."""
+    """int4 for MPS, and for a CUDA without products of whole numbers."""
 
     _INNER_K_TILES = 8  # of the kernel's layout; the maximum
 
@@ -172,8 +182,8 @@ class Int4Linear(_Int4Linear):
         )
 
 
-class DynamicInt4Linear(QuantizedLinear):
-    """int4 for x86 with VNNI: unpacked to 8 bits, a few rows of the weight at a time.
+class _StepsInt4Linear(QuantizedLinear):
+    """int4 that is unpacked to 8 bits, a part of the weight at a time.
 
     Inputs are rounded to 8 bits as in :class:`DynamicInt8Linear`, and sums are of whole numbers: a
     row's product does not depend on the number of rows. A group's scale and zero are whole
@@ -181,11 +191,8 @@ class DynamicInt4Linear(QuantizedLinear):
     """
 
     scales: Tensor  # float32 [out_features]
-    steps: Tensor  # int8 [out_features, in_features / group]
-    offsets: Tensor  # the same
-
-    _UNPACKED_BYTES = 4_000_000  # at a time: little enough for the CPU's caches
-    _INPUT_ROWS = 16  # oneDNN's product is fastest for one row, and for a multiple of 16
+    steps: Tensor
+    offsets: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -196,29 +203,133 @@ class DynamicInt4Linear(QuantizedLinear):
         groups = self.in_features // self.group
         return self.out_features * (self.in_features // 2 + 2 * groups + 4)
 
+    def _parts(self, at_once: int) -> Iterator[slice]:
+        """Return slices of the outputs, of at most that many."""
+        for first in range(0, self.out_features, at_once):
+            yield slice(first, min(first + at_once, self.out_features))
+
+
+class _Part(NamedTuple):
+    """Views of what belongs to some outputs of a :class:`DynamicInt4Linear`."""
+
+    outputs: slice
+    packed: Tensor
+    steps: Tensor
+    offsets: Tensor
+
+
+class DynamicInt4Linear(_StepsInt4Linear):
+    """int4 for x86 with VNNI: unpacked into the memory of a weight of oneDNN's product.
+
+    ``steps`` are int8 and ``offsets`` uint8 [out_features / 64, groups, 1, 64], see
+    :class:`.BlockUnpacker`.
+    """
+
+    negative_sums: Tensor  # int32 [out_features], of the unpacked weight
+
+    _UNPACKED_BYTES = 6 << 20  # at a time: little enough for the CPU's caches
+
+    @classmethod
+    def fits(cls, linear: nn.Linear) -> bool:
+        """Return whether the shape fits, and this CPU's oneDNN can be written to."""
+        outputs, inputs = linear.out_features, linear.in_features
+        if outputs % BLOCK or inputs % _GROUPS[-1]:
+            return False
+        at_once = cls._at_once(outputs, inputs)
+        return all(is_writable(size, inputs) for size in {at_once, outputs % at_once} - {0})
+
+    @classmethod
+    def _at_once(cls, outputs: int, inputs: int) -> int:
+        return min(max(cls._UNPACKED_BYTES // inputs // BLOCK, 1) * BLOCK, outputs)
+
+    @property
+    def weight_bytes(self) -> int:
+        return super().weight_bytes + 4 * self.out_features
+
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         values, steps, offsets, scales = quantize_steps(weight, self.group)
-        self._keep(packed=pack_halves(values), steps=steps, offsets=offsets, scales=scales)
+        sums = values.unflatten(1, (-1, self.group)).sum(dim=2, dtype=torch.int32)  # [N, groups]
+        sums = (sums * steps).add_(offsets, alpha=self.group)
+        larger = (offsets.to(torch.int16) + 128).to(torch.uint8)
+        self._keep(
+            packed=pack_halves(to_blocks(values)),
+            steps=_by_blocks(steps),
+            offsets=_by_blocks(larger),
+            scales=scales,
+            negative_sums=-sums.sum(dim=1, dtype=torch.int32),
+        )
+        parts = list(self._parts(self._at_once(self.out_features, self.in_features)))
+        blocks = [slice(part.start // BLOCK, part.stop // BLOCK) for part in parts]
+        self._views = [
+            _Part(outputs, self.packed[some], self.steps[some], self.offsets[some])
+            for outputs, some in zip(parts, blocks, strict=True)
+        ]
 
     def _product(self, rows: Tensor) -> Tensor:
-        count, width = len(rows), self.in_features
-        padded = 1 if count == 1 else -(-count // self._INPUT_ROWS) * self._INPUT_ROWS
-        inputs = torch.zeros(padded, width, dtype=torch.int8)
-        rounded, input_scales = quantize_inputs(rows, 128)
-        torch.bitwise_xor(rounded, 128, out=inputs.view(torch.uint8)[:count])  # subtracts 128
-        at_once = min(max(self._UNPACKED_BYTES // width, 16), self.out_features)
-        scratch = torch.empty(at_once, width, dtype=torch.uint8)
-        product = rows.new_empty(count, self.out_features)
-        input_scales = input_scales.float()
-        for first in range(0, self.out_features, at_once):
-            part = slice(first, first + at_once)
-            packed = self.packed[part]
-            weight = unpack_steps(
-                packed, self.steps[part], self.offsets[part], scratch[: len(packed)]
+        inputs, input_scales = quantize_inputs(rows, WritableWeight.INPUT_ZERO)
+        product = rows.new_empty(len(rows), self.out_features)
+        for part in self._views:
+            outputs = part.outputs
+            weight, unpacker = _unpacked(
+                outputs.stop - outputs.start, self.in_features, part.steps.shape[1]
             )
-            sums = torch._int_mm(weight, inputs.T)[:, :count]  # int32 [part, M]
-            product[:, part] = sums.T.float().mul_(input_scales).mul_(self.scales[part])
+            unpacker.unpack(part.packed, part.steps, part.offsets)
+            weight.negative_sums.copy_(self.negative_sums[outputs])
+            scaled = weight.product(inputs, self.scales[outputs], rows.dtype)
+            torch.mul(scaled, input_scales, out=product[:, outputs])
         return self._with_bias(product)
+
+
+def _by_blocks(numbers: Tensor) -> Tensor:
+    """Return numbers of rows and groups by blocks of rows, [N / 64, G, 1, 64] of [N, G]."""
+    return numbers.unflatten(0, (-1, BLOCK)).mT.unsqueeze(2).contiguous()
+
+
+def _unpacked(outputs: int, inputs: int, groups: int) -> tuple[WritableWeight, BlockUnpacker]:
+    """Return the weight of that shape that this thread uses again and again, and its unpacker."""
+    kept = _thread.__dict__.setdefault('unpacked', {})
+    shape = outputs, inputs, groups
+    if shape not in kept:
+        with torch.inference_mode(False):  # so that they can be written to in any mode
+            weight = WritableWeight(outputs, inputs)
+            kept[shape] = weight, BlockUnpacker(weight.blocks, groups)
+    return kept[shape]
+
+
+class WholeInt4Linear(_StepsInt4Linear):
+    """int4 for CUDA, and for a CPU with VNNI whose oneDNN is another: by :func:`.int8_sums`.
+
+    ``steps`` and ``offsets`` are int8 [out_features, groups].
+    """
+
+    _UNPACKED_BYTES = 4_000_000  # at a time on a CPU; a GPU unpacks the whole weight
+
+    def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        values, *rest = quantize_steps(weight, self.group)
+        steps, offsets, scales = (tensor.to(device) for tensor in rest)
+        self._keep(
+            packed=pack_halves(values).to(device), steps=steps, offsets=offsets, scales=scales
+        )
+
+    def _product(self, rows: Tensor) -> Tensor:
+        inputs, input_scales = _signed_inputs(rows)
+        at_once = self.out_features
+        if rows.device.type == 'cpu':
+            at_once = min(max(self._UNPACKED_BYTES // self.in_features, 16), at_once)
+        scratch = self.packed.new_empty(at_once, self.in_features)
+        product = rows.new_empty(len(rows), self.out_features)
+        for part in self._parts(at_once):
+            out = scratch[: part.stop - part.start]
+            weight = unpack_steps(self.packed[part], self.steps[part], self.offsets[part], out)
+            sums = int8_sums(inputs, weight).float()
+            product[:, part] = sums.mul_(input_scales).mul_(self.scales[part])
+        return self._with_bias(product)
+
+
+def _signed_inputs(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return inputs as int8 [M, K], and float32 [M, 1], the scale of each row."""
+    inputs, scales = quantize_inputs(rows, 128)
+    return inputs.bitwise_xor_(128).view(torch.int8), scales.float()  # subtracts 128
 
 
 class CPUInt4Linear(_Int4Linear):
@@ -301,11 +412,16 @@ def replace_linears(
 def choose_linear(quantization: str, device: torch.device, linear: nn.Linear) -> QuantizedLinear:
     """Return a layer that replaces ``linear``, to be filled; int8 where no int4 kernel fits."""
     on_cpu = device.type == 'cpu'
+    whole = _has_vnni() if on_cpu else sums_are_exact(device)
     if quantization == 'int4' and _fits_int4(linear, on_cpu):
-        if not on_cpu:
-            return Int4Linear(linear)
-        return DynamicInt4Linear(linear) if _has_vnni() else CPUInt4Linear(linear)
-    return DynamicInt8Linear(linear) if on_cpu and _has_vnni() else Int8Linear(linear)
+        if not whole:
+            return CPUInt4Linear(linear) if on_cpu else Int4Linear(linear)
+        if on_cpu and DynamicInt4Linear.fits(linear):
+            return DynamicInt4Linear(linear)
+        return WholeInt4Linear(linear)
+    if not whole or not sums_fit(linear.out_features, linear.in_features, device):
+        return Int8Linear(linear)
+    return DynamicInt8Linear(linear) if on_cpu else WholeInt8Linear(linear)
 
 
 def _has_vnni() -> bool:

@@ -79,8 +79,8 @@ def quantize_steps(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, 
 
     :param weight: [N, K].
     :param group: number of inputs of a group.
-    :returns: uint8 [N, K], 0 to 15; int8 [N, K / group] each: the step, and zero - 8 * step, which
-        may wrap around: the result of :func:`unpack_steps` does not; float32 [N], the scales.
+    :returns: uint8 [N, K], 0 to 15; int8 [N, K / group] each: the step, and zero - 8 * step;
+        float32 [N], the scales.
     """
     rows, inputs = weight.shape
     values = torch.empty(rows, inputs, dtype=torch.uint8)
@@ -95,7 +95,7 @@ def quantize_steps(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, 
         found, step, zero = _best_steps(groups)
         values[chunk] = found.flatten(1)
         steps[chunk] = step[..., 0]
-        offsets[chunk] = (zero - 8 * step)[..., 0].to(torch.int32)  # wraps around
+        offsets[chunk] = (zero - 8 * step)[..., 0]
     return values, steps, offsets, scales
 
 
@@ -147,13 +147,56 @@ def unpack_steps(packed: Tensor, steps: Tensor, offsets: Tensor, out: Tensor) ->
     :param steps: int8 [N, G], as ``offsets`` of :func:`quantize_steps`.
     :param out: uint8 [N, K], is overwritten; the result is a view of it.
     """
-    halves = out.view(torch.int64).unflatten(1, (2, -1))  # eight bytes at a time
-    eights = packed.view(torch.int64)
-    first, second = halves.unbind(1)
-    torch.bitwise_and(eights, 0x0F0F0F0F0F0F0F0F, out=first)
-    torch.bitwise_right_shift(eights, 4, out=second)
-    second.bitwise_and_(0x0F0F0F0F0F0F0F0F)
+    _unpack_halves(packed, out)
     weights = out.view(torch.int8)
     groups = weights.unflatten(1, (steps.shape[1], -1))
     groups.mul_(steps[:, :, None]).add_(offsets[:, :, None])
     return weights
+
+
+class BlockUnpacker:
+    """Writes weights of 4 bits to memory as int8, in blocks of 64 rows (:func:`.to_blocks`).
+
+    Its views are made once: for few inputs they would take longer than the unpacking.
+
+    :param out: uint8 [N / 64, 64 * K], the memory.
+    :param groups: G, of a row.
+    """
+
+    def __init__(self, out: Tensor, groups: int) -> None:
+        blocks = len(out)
+        self._out = out
+        self._eights = out.view(torch.int64)
+        self._fours = out.view(torch.int32).view(blocks, groups, -1, 64)
+        self._factors, self._summands = (
+            torch.empty(blocks, groups, 1, 64, dtype=torch.int32) for _ in range(2)
+        )
+
+    def unpack(self, packed: Tensor, steps: Tensor, offsets: Tensor) -> None:
+        """Write a weight.
+
+        Four bytes, which belong to one group, are multiplied and added as one number: none of them
+        exceeds 255, since they are larger by 128 until the end.
+
+        :param packed: uint8 [N / 64, 32 * K], of :func:`pack_halves` of such blocks.
+        :param steps: int8 [N / 64, G, 1, 64].
+        :param offsets: uint8 of that shape, larger by 128 than those of :func:`quantize_steps`.
+        """
+        _unpack_halves(packed, self._out)
+        self._factors.copy_(steps)
+        self._summands.copy_(offsets).mul_(0x01010101)
+        torch.addcmul(self._summands, self._fours, self._factors, out=self._fours)
+        self._eights.bitwise_xor_(-0x7F7F7F7F7F7F7F80)  # subtracts 128 from each byte
+
+
+def _unpack_halves(packed: Tensor, out: Tensor) -> None:
+    """Undo :func:`pack_halves`.
+
+    :param packed: uint8 [N, K / 2]; K is a multiple of 16.
+    :param out: uint8 [N, K], is overwritten.
+    """
+    first, second = out.view(torch.int64).unflatten(1, (2, -1)).unbind(1)
+    eights = packed.view(torch.int64)  # eight bytes at a time
+    torch.bitwise_and(eights, 0x0F0F0F0F0F0F0F0F, out=first)
+    torch.bitwise_right_shift(eights, 4, out=second)
+    second.bitwise_and_(0x0F0F0F0F0F0F0F0F)
