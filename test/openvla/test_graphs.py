@@ -17,18 +17,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from support.asking import predict
-from support.drafts import DRAFTS
+from support.fake_cuda import Event, FakeCuda
 from support.family_golden import CASES as FAMILY
 from support.family_golden import PRO_CASE
 from support.golden import CASES, picture
+from support.graphs import (
+    assert_graphs_change_no_bit,
+    assert_same_bits,
+    golden_batches,
+    predicted,
+    without_graphs,
+)
 from support.places import GOLDEN
 from support.recording import TapeRecorder
-from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla import OpenVLAPolicy, language
 from vla_ros.openvla import policy as policy_module
-from vla_ros.openvla.graphs import Graphs
+from vla_ros.openvla.graphs import Backlog, CudaRecorder, Graphs, Recorder
 from vla_ros.openvla.request import Request
-from vla_ros.types import InferenceCancelled, Prediction
+from vla_ros.openvla.stages import Stages
+from vla_ros.types import InferenceCancelled
 
 CPU = torch.device('cpu')
 OUT_OF_MEMORY = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
@@ -37,7 +44,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.
 class Toy:
     """A function of twenty layers with a memory like a kv-cache's."""
 
-    def __init__(self, recorder: TapeRecorder) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.cancel = threading.Event()
         self.layers = 0
         self.memory = torch.zeros(3)
@@ -74,7 +81,7 @@ def equal(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(*both) for both in zip(first, second, strict=True))
 
 
-def recorded(recorder: TapeRecorder, *seeds: int) -> Toy:
+def recorded(recorder: Recorder, *seeds: int) -> Toy:
     toy = Toy(recorder)
     toy.graphs.recording = True
     for seed in seeds:
@@ -167,6 +174,66 @@ def test_a_recording_can_be_cancelled() -> None:
     assert (len(toy.graphs), toy.graphs.problem) == (1, '')
 
 
+def test_cuda_s_recorder_makes_the_same_of_torch_s_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(monkeypatch)
+    toy = recorded(CudaRecorder(torch.device('cuda:1')), 1, 2)
+    assert (len(toy.graphs), toy.graphs.problem) == (1, '')
+    layers = toy.layers
+    results = [toy.run(seed) for seed in range(3)]
+    assert toy.layers == layers
+    assert all(equal(result, toy.plain(seed)) for seed, result in enumerate(results))
+    assert fake.modes == {'thread_local'} and len(fake.pools) == 1
+    assert fake.current is fake.usual
+    assert fake.usual.waited_for and fake.usual.waited_for[0].waited_for == [fake.usual]
+
+
+@pytest.mark.parametrize('broken_ends', [1, 2])
+def test_a_cuda_graph_that_can_not_be_ended_leaves_the_usual_stream(
+    broken_ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeCuda(monkeypatch)
+    fake.broken_ends = broken_ends
+    toy = recorded(CudaRecorder(torch.device('cuda')), 1, 2)
+    assert 'previous error' in toy.graphs.problem
+    assert fake.current is fake.usual
+    assert equal(toy.run(5), toy.plain(5))
+
+
+def test_the_host_is_one_piece_ahead_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch)
+    backlog = Backlog(torch.device('cuda'))
+    for count in range(1, 6):
+        backlog.limit()
+        assert [event.waited for event in Event.made] == [1] * (count - 1) + [0]
+    Backlog(CPU).limit()
+    assert len(Event.made) == 5
+
+
+def test_stages_on_cuda_wait_for_the_last_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch)
+    stages = Stages(torch.device('cuda'), ('first', 'second', 'third'))
+    for name in ('first', 'second', 'first'):
+        with stages(name):
+            assert not any(event.waited for event in Event.made)
+    stages.finish()
+    assert stages.seconds == {'first': 0.002, 'second': 0.001, 'third': 0.0}
+
+
+def test_a_mask_of_numbers_is_the_mask_of_bool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As attention gets it on CUDA."""
+    visible = torch.rand(2, 1, 3, 9, generator=torch.Generator().manual_seed(0)) > 0.3
+    query, key, value = torch.randn(3, 2, 4, 9, 8, generator=torch.Generator().manual_seed(1))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    as_bool = language._mask(visible, query)
+    assert as_bool is visible
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, 'is_cuda', property(lambda self: True))
+        numbers = language._mask(visible, query)
+    assert numbers.dtype == query.dtype and torch.equal(numbers == 0, visible)
+    both = [attend(query[:, :, :3], key, value, mask) for mask in (as_bool, numbers)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-6)
+
+
 @contextmanager
 def recorders(patch: pytest.MonkeyPatch, recorder: TapeRecorder) -> Iterator[None]:
     with patch.context() as patched:
@@ -187,59 +254,15 @@ def warm(name: str) -> tuple[OpenVLAPolicy, TapeRecorder]:
     return one, recorder
 
 
-@contextmanager
-def without_graphs(one: OpenVLAPolicy) -> Iterator[None]:
-    programs, one._graphs._programs = one._graphs._programs, {}
-    try:
-        yield
-    finally:
-        one._graphs._programs = programs
-
-
-def predicted(one: OpenVLAPolicy, requests: list[Request]) -> list[Prediction]:
-    return [
-        prediction for prediction in predict(one, requests) if isinstance(prediction, Prediction)
-    ]
-
-
-def assert_same(ours: list[Prediction], theirs: list[Prediction]) -> None:
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(one.actions, other.actions)
-        assert (one.tokens is None) == (other.tokens is None)
-        if one.tokens is not None and other.tokens is not None:
-            np.testing.assert_array_equal(one.tokens.ids, other.tokens.ids)
-            np.testing.assert_array_equal(one.tokens.probabilities, other.tokens.probabilities)
-
-
 def test_graphs_give_the_bits_of_the_policy_without() -> None:
-    """Golden cases of all prompt lengths, with drafts, alone and in batches."""
     one, recorder = warm('openvla_tiny')
-    cases = [case for name, case in CASES.values() if name == 'openvla_tiny']
-    kinds = list(DRAFTS)
-    asked = [
-        Request(
-            (picture(case),),
-            case['instruction'],
-            case['unnorm_key'],
-            DRAFTS[kinds[number % len(kinds)]](np.array(case['new_tokens'])),
-        )
-        for number, case in enumerate(cases)
-    ]
-    batches = [[each] for each in asked] + [asked[i : i + 2] for i in range(0, len(asked), 2)]
-    for batch in batches:
-        before = recorder.repeated
-        ours = predicted(one, batch)
-        assert recorder.repeated > before
-        one.reset()
-        with without_graphs(one):
-            before = recorder.repeated
-            assert_same(ours, predicted(one, batch))
-            assert recorder.repeated == before
-        one.reset()
-    for prediction, case in zip([predicted(one, [each])[0] for each in asked], cases, strict=True):
-        assert prediction.tokens is not None
-        assert prediction.tokens.ids.tolist() == case['new_tokens']
+    before = recorder.repeated
+    assert_graphs_change_no_bit(one, golden_batches('openvla_tiny'))
+    assert recorder.repeated > before
+    for name, case in CASES.values():
+        if name == 'openvla_tiny':
+            asked = picture(case), case['instruction'], case['unnorm_key']
+            assert one.predict_action(*asked).tokens.ids.tolist() == case['new_tokens']
 
 
 def test_an_inference_with_graphs_runs_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +287,7 @@ def test_the_embeddings_of_a_picture_are_not_overwritten_by_the_next() -> None:
         both = predicted(one, [first, other])
         assert both[0].tokens is not None and expected[0].tokens is not None
         assert both[0].tokens.ids.tolist() == expected[0].tokens.ids.tolist()
-    assert_same(predicted(one, [first]), expected)
+    assert_same_bits(predicted(one, [first]), expected)
 
 
 def test_numbers_that_are_not_finite_do_not_outlive_their_inference() -> None:
@@ -288,7 +311,7 @@ def test_a_chunk_s_graphs_give_its_bits() -> None:
     assert recorder.repeated > before
     one.reset()
     with without_graphs(one):
-        assert_same([ours], [case.predict(one)])
+        assert_same_bits([ours], [case.predict(one)])
     error = np.abs(ours.actions - case.array('actions')).max()
     assert error <= case.tolerance
 
