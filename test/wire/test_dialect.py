@@ -74,6 +74,8 @@ def test_metadata_arrives_as_it_was_sent() -> None:
 
 def test_what_differs_after_a_reconnection_is_named() -> None:
     assert not SERVED.difference(replace(SERVED, sessions_free=0, warmup=WarmupTimes(1, 1, 1)))
+    other_card = replace(SERVED, info=replace(SERVED.info, device='cuda:1'))
+    assert not SERVED.difference(other_card)
     assert SERVED.difference(replace(SERVED, identity='abd')) == 'identity was abc and is abd'
     assert 'specs' in SERVED.difference(replace(SERVED, specs={'other': SPEC}))
 

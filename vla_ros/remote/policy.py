@@ -99,11 +99,17 @@ class RemotePolicy:
         network = Network()
         try:
             connection, dialect = keep_trying(server, network, progress)
-            dialect.spec(request.unnorm_key or None)
-            return cls(server, network, connection, dialect, max_batch_size)
         except BaseException:
             network.close()
             raise
+        policy = cls(server, network, connection, dialect, max_batch_size)
+        try:
+            if request.unnorm_key:
+                policy.spec(request.unnorm_key)
+        except BaseException:
+            policy.close()
+            raise
+        return policy
 
     def spec(self, unnorm_key: str | None = None) -> PolicySpec:
         """Return the spec that the server or the contract tells.

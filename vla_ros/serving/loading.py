@@ -43,7 +43,9 @@ def load(request: PolicyRequest, max_batch_size: int, progress: ProgressCallback
         keys = [resolved.unnorm_key]
     folder = None if found is None else found.folder
     specs: Mapping[str, PolicySpec] = {key: policy.spec(key) for key in keys} or {'': policy.spec()}
-    facts = {'recipe': recipe(resolved), 'info': vars(_shown(policy.info))}
+    # What may differ between replicas: on which card or with how many threads they compute.
+    facts = {**recipe(resolved), **vars(_shown(policy.info))}
+    facts = {name: fact for name, fact in facts.items() if name not in ('threads', 'device')}
     return Loaded(
         policy,
         ServedPolicy(

@@ -179,8 +179,9 @@ class ServedPolicy:
 
     def difference(self, other: ServedPolicy) -> str:
         """Return what differs in the answers of two policies, as text; empty if nothing does."""
-        times = {'warmup': self.warmup, 'sessions_free': self.sessions_free}
-        same = replace(other, **times)  # type: ignore[arg-type]
+        info = replace(other.info, device=self.info.device)  # replicas have several
+        free = self.sessions_free
+        same = replace(other, warmup=self.warmup, sessions_free=free, info=info)
         for one in fields(self):
             mine, theirs = getattr(self, one.name), getattr(same, one.name)
             if mine != theirs:
