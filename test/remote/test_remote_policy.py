@@ -134,7 +134,7 @@ def test_a_servers_policy_answers() -> None:
         one.worker.reset()
         one.infer()
         one.infer()
-        assert [each.get('vla_ros/reset', False) for each in server.requests[1:]] == [True, False]
+        assert [each.get('vla_ros/reset', False) for each in server.requests] == [True, True, False]
 
 
 def test_each_robot_has_a_connection() -> None:
@@ -221,11 +221,13 @@ def test_a_killed_server_costs_one_inference() -> None:
         assert result.outcome is Outcome.FAILED and 'is lost' in str(result.error)
         server.act = answer
         assert one.infer().outcome is Outcome.PREDICTED
-        assert len(server.connections) == 2
+        assert len(server.connections) == 2 and 'vla_ros/draft' not in server.requests[-1]
         server.kill_all()  # while it is idle: noticed, so that it costs nothing
         wait_until(lambda: not one.worker.status().failure, 1)
         time.sleep(0.05)
         assert one.infer().outcome is Outcome.PREDICTED
+        # The new session of the server gets the draft that the one before had.
+        assert server.requests[-1]['vla_ros/draft'].tolist() == [31900] * 7
     with ready() as (one, server):
         port = server.port
         server.stop()
@@ -282,6 +284,22 @@ def test_a_stopped_server_is_late_and_its_answer_is_never_read() -> None:
             assert one.infer().predicted().action[0] == 0.5
             time.sleep(0.2)
         assert Deadline.HUNG not in deadlines and len(server.connections) == 2
+
+
+def test_an_idle_connection_that_is_half_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('vla_ros.remote.websocket._PING_S', 0.1)
+    with ready() as (one, server):
+        time.sleep(0.3)  # pings are answered
+        assert one.infer().outcome is Outcome.PREDICTED and len(server.connections) == 1
+        server.pause_all()
+
+        def noticed() -> bool:
+            one.infer()
+            return len(server.connections) == 2
+
+        time.sleep(0.5)
+        wait_until(noticed, 20)
+        assert one.infer().outcome is Outcome.PREDICTED
 
 
 def test_a_policy_is_closed_while_the_server_is_stopped() -> None:

@@ -109,6 +109,15 @@ class FakeServer:
 
         self._call(kill()).result(10)
 
+    def pause_all(self) -> None:
+        """Read nothing more, as a machine that has vanished."""
+
+        async def pause() -> None:
+            for one in self.connections:
+                one.transport.pause_reading()
+
+        self._call(pause()).result(10)
+
     def _call(self, task: Any) -> Future[None]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)
 

@@ -53,7 +53,7 @@ class RemoteSession:
         self.spec = spec
         self.unnorm_key = unnorm_key
         self.connection: Connection | None = None
-        self.is_reset = False
+        self.is_reset = True  # the connection may be that of the warm-up
         self.draft: NDArray[np.int64] | None = None
 
     def reset(self) -> None:
