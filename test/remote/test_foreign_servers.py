@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from support.rest_servers import rest_server
+from support.rest_servers import CONTRACT, rest_server
 from support.servers import FakeServer, fake_server
 from vla_ros.motion import load_contracts
 from vla_ros.policies import PolicyRequest, inspect, load_policy
@@ -30,31 +30,6 @@ from vla_ros.types import (
 )
 from vla_ros.wire import pack, pack_body
 
-CONTRACT = """
-pi0:
-  robot: Panda
-  period_s: 0.05
-  frame: base
-  metres_per_unit: 1.0
-  rotation: rpy
-  radians_per_unit: 1.0
-  gripper_closed: 0
-  gripper_open: 1
-  max_linear_m_s: 1.0
-  max_angular_rad_s: 1.0
-  center_crop: false
-  source: a test
-  state:
-    - value: joints
-      joints: [j1, j2]
-      zero: 0
-      unit: 1
-  server:
-    images: {image: observation/image, wrist: [images, wrist]}
-    state: observation/state
-    prompt: prompt
-    rows: 10
-"""
 OFT = CONTRACT.replace('observation/image', 'full_image').replace('[images, wrist]', 'wrist_image')
 OFT = OFT.replace('observation/state', 'state').replace('prompt: prompt', 'prompt: instruction')
 IMAGES = {

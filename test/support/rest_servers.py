@@ -11,6 +11,33 @@ from typing import Any
 
 from vla_ros.wire import unpack_body
 
+# Of a data set whose policy a foreign server has.
+CONTRACT = """
+pi0:
+  robot: Panda
+  period_s: 0.05
+  frame: base
+  metres_per_unit: 1.0
+  rotation: rpy
+  radians_per_unit: 1.0
+  gripper_closed: 0
+  gripper_open: 1
+  max_linear_m_s: 1.0
+  max_angular_rad_s: 1.0
+  center_crop: false
+  source: a test
+  state:
+    - value: joints
+      joints: [j1, j2]
+      zero: 0
+      unit: 1
+  server:
+    images: {image: observation/image, wrist: [images, wrist]}
+    state: observation/state
+    prompt: prompt
+    rows: 10
+"""
+
 
 class RestServer(ThreadingHTTPServer):
     """``act`` gets each request and its handler, and returns the body, or None after its own."""

@@ -17,6 +17,8 @@ _RESTART = 1012
 _TOO_LARGE = 1009
 _REFUSED_TOKEN = (401, 403)
 _BUSY = (429, 503)
+# What TLS raises where a connection is lost, as during a restart.
+_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _NUMBER = re.compile(r'\[Errno (\d+)\]')
 
 
@@ -78,9 +80,9 @@ def of_exception(shown: str, error: BaseException) -> ConnectionFailed | ServerR
             f'the certificate of {shown} cannot be trusted ({error.verify_message})',
             'set remote_ca_file to the certificate of the authority that signed it',
         )
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, _LOST):
         return ServerRefused(
-            f'{shown} does not speak TLS as expected ({error.reason or error})',
+            f'{shown} does not speak TLS as expected ({_reason(error)})',
             'use ws:// or http:// for a server without TLS',
         )
     if isinstance(error, socket.gaierror):
@@ -90,6 +92,11 @@ def of_exception(shown: str, error: BaseException) -> ConnectionFailed | ServerR
     return ConnectionFailed(
         f'no connection to {shown}: {_text(error)}', 'start the server, or check its address'
     )
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Return OpenSSL's word for it, where there is one."""
+    return getattr(error, 'reason', None) or str(error)
 
 
 def _text(error: BaseException) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from vla_ros.types import PolicyError, Progress, ProgressCallback
 from vla_ros.wire import ServedPolicy, WireError, is_ours
 from vla_ros.wire.token import HEADER, authorization, read_token
 
+_LOG = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _REPORT_S = 0.1
 _MAX_CA_BYTES = 4_000_000
@@ -121,6 +123,8 @@ def keep_trying(
         try:
             return network.run(server.open(), patience)
         except ConnectionFailed as error:
+            if said != f': {error.what}':
+                _LOG.warning('waits for %s: %s; %s', server.address, error.what, error.advice)
             said = f': {error.what}'
             patience = reporter(progress, Progress(f'waits for {server.address}{said}', attempt, 0))
             network.run(asyncio.sleep(_RETRY_S), patience)

@@ -94,7 +94,7 @@ class WebSocket:
             ) from error
         except (TimeoutError, asyncio.TimeoutError) as error:
             connection.abort()
-            raise ServerRefused(
+            raise ConnectionFailed(
                 f'{address} is open, but sends no metadata',
                 'check that it is a server of this protocol, and its path',
             ) from error
