@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import Image, JointState
 
 from support.graph import noise
 from support.in_process import unstarted_node
+from support.rest_servers import CONTRACT
 from support.servers import SERVED, FakeServer, fake_server, free_port
 from vla_ros.reasons import Reason, State
 from vla_ros.ros.loading import load_policy
+from vla_ros.wire import pack
 
 
 def test_a_node_whose_server_goes_comes_and_changes() -> None:
@@ -46,3 +54,49 @@ def test_a_node_whose_server_goes_comes_and_changes() -> None:
             robot.wait_for_state(State.ERROR, Reason.CHECKPOINT_CHANGED, 'another policy')
         finally:
             server.stop()
+
+
+def test_a_served_pi0_moves_a_robot(tmp_path: Path) -> None:
+    """Two cameras, a state and chunks of ten rows, by the contract alone."""
+    file = tmp_path / 'contracts.yaml'
+    file.write_text(CONTRACT)
+
+    async def act(connection: Any, request: Any) -> None:
+        rows = np.zeros((10, 7))
+        rows[:, 0] = 0.005 + 1e-6 * request['observation/image'].mean()
+        rows[:, 1] = 1e-4 * len(request['prompt'])
+        await connection.send(pack({'actions': rows}))
+
+    with fake_server() as server:
+        server.metadata, server.act = {}, act
+        with unstarted_node(
+            load_policy,
+            model=server.url,
+            unnorm_key='pi0',
+            contracts=str(file),
+            instruction='push',
+            motion='twist',
+            frame_id='base',
+            inference_timeout_s=20.0,
+            max_image_age_s=20.0,
+            max_action_age_s=30.0,
+        ) as (robot, _):
+            twists: list[TwistStamped] = []
+            robot.create_subscription(TwistStamped, 'twist', twists.append, 10)
+            cameras = [
+                robot.create_publisher(Image, f'{name}/image', 1) for name in ('image', 'wrist')
+            ]
+            joints = robot.create_publisher(JointState, 'joint_states', 1)
+
+            def moves() -> bool:
+                stamp = robot.get_clock().now().to_msg()
+                state = JointState(name=['j1', 'j2'], position=[0.25, 0.5])
+                for publisher, message in (*((one, noise()) for one in cameras), (joints, state)):
+                    message.header.stamp = stamp
+                    publisher.publish(message)
+                return any(one.twist.linear.x > 0.05 for one in twists)
+
+            robot.wait_for(moves)
+            assert robot.actions[-1].horizon == 10 and robot.actions[-1].names[0] == 'x'
+            assert server.requests[-1]['observation/state'].tolist() == [0.25, 0.5]
+            assert server.requests[-1]['images']['wrist'].shape == (48, 64, 3)
