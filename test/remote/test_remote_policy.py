@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -456,6 +457,17 @@ def test_addresses() -> None:
     assert 'secret' not in str(caught.value)
 
 
+def test_packages_that_only_servers_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('websockets.asyncio.client', 'vla_ros.remote.websocket'):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ('policy', 'server', 'rest'):
+        monkeypatch.delitem(sys.modules, f'vla_ros.remote.{name}', raising=False)
+    for act in (inspect, load_policy):
+        with pytest.raises(PolicyError, match='pip install websockets'):
+            act(PolicyRequest('ws://localhost:1'))
+    assert load_policy(PolicyRequest('scripted')).info.model == 'scripted'
+
+
 def test_a_server_is_inspected() -> None:
     with fake_server() as server:
         inspection = inspect(PolicyRequest(server.url))
@@ -497,6 +509,9 @@ def test_the_python_api() -> None:
             [prediction] = all_predicted(policy.predict([(session, observation)]))
             assert prediction.action[0] == 0.5
             assert 'vla_ros/budget_ms' not in server.requests[0]
+            large = {'image': np.zeros((2400, 2400, 3), np.uint8)}
+            with pytest.raises(PolicyError, match='send smaller images'):
+                all_predicted(policy.predict([(session, replace(observation, images=large))]))
             with pytest.raises(PolicyError, match='camera'):
                 empty = replace(observation, images={})
                 all_predicted(policy.predict([(session, empty)]))

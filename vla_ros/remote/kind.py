@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +89,11 @@ class Remote:
 
         :raises PolicyError: if it does not answer within seconds, or tells too little.
         """
-        from vla_ros.remote.network import Network
-        from vla_ros.remote.server import Server
-
         self.resolve(request)
+        with _needed_packages():
+            from vla_ros.remote.network import Network
+            from vla_ros.remote.server import Server
+
         server, network = Server(request), Network()
         try:
             connection, dialect = network.run(server.open())
@@ -115,10 +118,23 @@ class Remote:
 
         :raises PolicyError: if a user must act first, or the server has no such policy.
         """
-        from vla_ros.remote.policy import RemotePolicy
-
         self.resolve(request)
+        with _needed_packages():
+            from vla_ros.remote.policy import RemotePolicy
+
         return RemotePolicy.load(request, max_batch_size, progress)
+
+
+@contextlib.contextmanager
+def _needed_packages() -> Iterator[None]:
+    """Make the import error of a package that only servers need an error for the user."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise PolicyError(
+            f'a policy of a server needs {error.name}, which is not installed',
+            'pip install websockets msgpack',
+        ) from error
 
 
 async def _end(connection: Any) -> None:

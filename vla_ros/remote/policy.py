@@ -37,6 +37,7 @@ from vla_ros.types import (
     check_instruction,
 )
 from vla_ros.wire import Request
+from vla_ros.wire.limits import LIMITS
 
 _LOG = logging.getLogger(__name__)
 _FULL_S = 1.0  # time to the next attempt at a server that is full
@@ -72,8 +73,10 @@ class RemotePolicy:
         connection: Connection,
         dialect: Dialect,
         max_batch_size: int,
+        unnorm_key: str = '',
     ) -> None:
         self.info = dialect.info
+        self._warmup_key = unnorm_key or dialect.any_key
         self.max_batch_size = max_batch_size
         self._server = server
         self._network = network
@@ -102,10 +105,11 @@ class RemotePolicy:
         except BaseException:
             network.close()
             raise
-        policy = cls(server, network, connection, dialect, max_batch_size)
+        key = request.unnorm_key
+        policy = cls(server, network, connection, dialect, max_batch_size, key)
         try:
-            if request.unnorm_key:
-                policy.spec(request.unnorm_key)
+            if key:
+                policy.spec(key)
         except BaseException:
             policy.close()
             raise
@@ -221,7 +225,9 @@ class RemotePolicy:
         draft = session.draft if is_new else None
         reset = session.is_reset
         request = Request(observation, session.unnorm_key, left_s, reset, draft)
-        answer = await connection.ask(self._dialect.encode(request))
+        message = self._dialect.encode(request)
+        LIMITS.check_bytes(len(message))
+        answer = await connection.ask(message)
         prediction = self._dialect.decode(answer, session.unnorm_key)
         session.is_reset = False
         if prediction.tokens is not None and prediction.invalid is None:
@@ -280,7 +286,7 @@ class RemotePolicy:
 
     def _run_trials(self, report: ProgressCallback, cancel: Cancel | None) -> list[float]:
         """Return the durations of the first two inferences [s], after all checks."""
-        sessions = [self.session(self._dialect.any_key) for _ in range(self.max_batch_size)]
+        sessions = [self.session(self._warmup_key) for _ in range(self.max_batch_size)]
         trials = plan_trials(sessions[0].spec)
         answers: dict[str, Prediction] = {}
         seconds = []
