@@ -143,7 +143,7 @@ class MotionOracle:
             twist = self._bounded(action_twist(np.array(row), contract), contract)
             self._rows.append(_Row(twist, max(begin_ns, start_ns), begin_ns + lasts_ns))
             told_ns, until_ns = begin_ns + self._ramp_ns, begin_ns + valid_ns
-            self._openings.append(_Opening(contract.opening(row[6]), begin_ns, told_ns, until_ns))
+            self._expect(_Opening(contract.opening(row[6]), begin_ns, told_ns, until_ns))
         if self._limits_in_doubt:
             self._unsure_until_ns = math.inf
         self._now_ns = start_ns
@@ -262,7 +262,12 @@ class MotionOracle:
             told_ns = row_ns + (0.0 if is_there else self._ramp_ns)
             opening = openings[done + number]
             until_ns = valid_ns + number * period_ns
-            self._openings.append(_Opening(opening, row_ns, told_ns, until_ns))
+            self._expect(_Opening(opening, row_ns, told_ns, until_ns))
+
+    def _expect(self, opening: _Opening) -> None:
+        """Of those that are replaced, one may be due a moment later; then it surely is none."""
+        self._openings = [one for one in self._openings if one.due_ns < opening.due_ns]
+        self._openings.append(opening)
 
     def _keep_openings(self, begins_ns: float) -> None:
         """Of the rows whose command begins before the next chunk's first one."""
