@@ -986,6 +986,7 @@ class RobotOracle:
             before is None or before.reason != status.reason
         ):
             self._check_image_timeout()
+            self._assembly.doubt()  # it drops the images that wait
         if before is None or before.reason != status.reason:
             self._check_parts(status.reason)
         if status.state != State.RUNNING:
