@@ -26,6 +26,13 @@ RECORD = VENV / 'vla_ros_setup.json'
 
 REQUIREMENTS = ROOT / 'requirements'
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
+# What runs without ROS, by the command's file in vla_ros/cli.
+WITHOUT_ROS = {
+    'vla_bench': 'bench',
+    'vla_checkpoint': 'checkpoint',
+    'vla_convert': 'convert',
+    'vla_replay': 'replay',
+}
 PACKAGE_FOLDERS = ('action', 'config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
 
 
@@ -39,10 +46,14 @@ def main() -> None:
     os.environ.pop('_ROS_WHEELS_BOOTSTRAP_COMPLETE', None)
     try:
         ros = find_ros()
-        require_compiler()
+        if ros != 'none':
+            require_compiler()
         make_venv(ros)
         requirements = install_requirements(ros)
-        install_package(ros, requirements)
+        if ros == 'none':
+            link_sources()
+        else:
+            install_package(ros, requirements)
     except SetupError as error:
         sys.exit(f'make setup: {error}')
     except subprocess.CalledProcessError as error:
@@ -52,7 +63,9 @@ def main() -> None:
 
 
 def find_ros() -> str:
-    """Return the name of the ROS 2 that is sourced, or 'wheels'."""
+    """Return the name of the ROS 2 that is sourced, or 'wheels', or 'none' (make setup ROS=none)."""
+    if os.environ.get('ROS') == 'none':
+        return 'none'
     distro = os.environ.get('ROS_DISTRO')
     if distro and os.environ.get('AMENT_PREFIX_PATH'):
         if importlib.util.find_spec('rclpy') is None:
@@ -65,7 +78,7 @@ def find_ros() -> str:
         raise SetupError(
             f'on {platform.system()} {platform.machine()}, ROS 2 has to be installed and sourced '
             f'first: from docs.ros.org on Linux, from RoboStack (robostack.github.io) on a Mac. '
-            f'Only for x86_64 Linux are there wheels of ROS 2.'
+            f'Only for x86_64 Linux are there wheels of ROS 2. Without ROS: make setup ROS=none.'
         )
     return 'wheels'
 
@@ -92,7 +105,7 @@ def make_venv(ros: str) -> None:
     record = read_record()
     if 'python' not in record:
         # A sourced ROS 2 keeps part of its Python (NumPy, yaml, empy) with the system's.
-        options = [] if ros == 'wheels' else ['--system-site-packages']
+        options = [] if ros in ('wheels', 'none') else ['--system-site-packages']
         run([sys.executable, '-m', 'venv', *options, VENV])
         write_record({**record, 'python': sys.executable})
     elif not VENV_PYTHON.exists():
@@ -103,7 +116,9 @@ def install_requirements(ros: str) -> str:
     """Return the fingerprint of what is installed."""
     files = [REQUIREMENTS / 'runtime.txt', REQUIREMENTS / 'dev.txt']
     constraint = []
-    if ros == 'wheels':
+    if ros == 'none':
+        files = files[:1]
+    elif ros == 'wheels':
         files.append(REQUIREMENTS / 'ros-wheels.txt')
     else:
         # The extension modules of this ROS 2 (cv_bridge) were built for its NumPy.
@@ -112,7 +127,7 @@ def install_requirements(ros: str) -> str:
         constraint.append(f'numpy<{int(numpy.__version__.split(".")[0]) + 1}')
 
     # These say why they go without dependencies.
-    bare = [REQUIREMENTS / 'simulation.txt']
+    bare = [] if ros == 'none' else [REQUIREMENTS / 'simulation.txt']
     if ros == 'wheels':
         bare.append(REQUIREMENTS / 'colcon.txt')
     wanted = fingerprint([*files, *bare], *constraint)
@@ -120,9 +135,24 @@ def install_requirements(ros: str) -> str:
         print('== requirements: about 6 GB and a few minutes, most of it PyTorch', flush=True)
         options = [option for file in files for option in ('-r', file)]
         run([*PIP_INSTALL, *options, *constraint])
-        run([*PIP_INSTALL, '--no-deps', *(option for file in bare for option in ('-r', file))])
+        if bare:
+            run([*PIP_INSTALL, '--no-deps', *(option for file in bare for option in ('-r', file))])
         write_record({**read_record(), 'requirements': wanted})
     return wanted
+
+
+def link_sources() -> None:
+    """Make the commands that need no ROS, which run this source tree."""
+    [packages] = (VENV / 'lib').glob('python*/site-packages')
+    (packages / 'vla_ros.pth').write_text(f'{ROOT}\n')
+    for name, module in WITHOUT_ROS.items():
+        command = VENV / 'bin' / name
+        command.write_text(
+            f'#!{VENV_PYTHON}\nimport sys\n\nfrom vla_ros.cli.{module} import main\n\n'
+            'sys.exit(main())\n'
+        )
+        command.chmod(0o755)
+    print(f'== ready without ROS, in .venv/bin: {", ".join(WITHOUT_ROS)}')
 
 
 def install_package(ros: str, requirements: str) -> None:

@@ -137,7 +137,7 @@ def test_combinations_take_turns_if_they_fit(
         pictures.extend(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]) for image in images)
         return predict(self, batch, *rest)
 
-    monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self, cancel: WarmupTimes(2.0, 1.0, 1.0))
+    monkeypatch.setattr(OpenVLAPolicy, 'warmup', lambda self, *_: WarmupTimes(2.0, 1.0, 1.0))
     monkeypatch.setattr(OpenVLAPolicy, 'predict', recorded)
     if not fit:
         monkeypatch.setattr(memory, 'available_bytes', lambda device: 0)

@@ -7,6 +7,7 @@ import json
 import threading
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_the_important_sections_of_all_devices_come_first() -> None:
         '--random vla-adapter-pro --device cpu --plain',
     ]
     on_cuda = [section.options for section in sections_of(['cuda:0'])]
+    assert on_cuda[2] == '--random openvla-7b --device cuda:0 --cuda-graphs false'
     assert on_cuda[-2:] == [
         '--random openvla-7b --device cuda:0 --dtype float32',
         '--random openvla-7b --device cuda:0 --compile true --draft none,right',
@@ -100,6 +102,7 @@ def test_without_time_a_survey_says_so(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_was_measured_before_the_end_counts(tiny_checkpoint: Path) -> None:
+    """So does what follows a warm-up that was cut short."""
     combinations = combine(['cpu'], ['float32'], ['none'], [False], [1], [1], with_plain=True)
     cancel = threading.Event()
 
@@ -107,9 +110,14 @@ def test_what_was_measured_before_the_end_counts(tiny_checkpoint: Path) -> None:
         if text == 'repetition 2 of 3':
             cancel.set()
 
-    task = measure.Task('pick up the cup', 3, cancel=cancel)
+    asked = count()
+    cut = SimpleNamespace(is_set=lambda: next(asked) > 20)  # in the second inference, or later
+    task = measure.Task('pick up the cup', 3, cancel=cancel, cut_warmup=cut)
     measurements, _ = measure.measure(task, locate(combinations, str(tiny_checkpoint)), say)
     assert [len(one.latencies_s) for one in measurements] == [1, 1]
+    plain, ours = (one.loading for one in measurements)
+    assert plain is None and ours is not None and not ours.is_warm
+    assert ours.first_s is None or 0 < ours.first_s < ours.warmup_s
 
 
 def test_a_deadline() -> None:

@@ -17,7 +17,7 @@ from vla_ros.types import PolicyError
 # Drafts: none, one whose tokens are all right, or one whose tokens are all wrong.
 DRAFTS = ('none', 'right', 'wrong')
 
-_OF_POLICY = ('device', 'dtype', 'quantization', 'compile')
+_OF_POLICY = ('device', 'dtype', 'quantization', 'compile', 'cuda_graphs')
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Combination:
         words += [f'batch {self.batch_size}'] if self.batch_size > 1 else []
         words += [f'{self.threads} thread{"s" if self.threads > 1 else ""}']
         words += ['compiled'] if policy.compile else []
+        words += [] if policy.cuda_graphs else ['no graphs']
         words += [f'{self.draft} draft'] if self.draft != 'none' else []
         words += ['plain path'] if self.is_plain else []
         return ' '.join(words)
@@ -69,6 +70,7 @@ def combine(
     drafts: Sequence[str] = ('none',),
     model: str = '',
     with_plain: bool = False,
+    cuda_graphs: Sequence[bool] = (True,),
 ) -> list[Combination]:
     """Return all combinations, the first values first.
 
@@ -87,7 +89,7 @@ def combine(
     for count in threads:
         if not 1 <= count <= cores:
             raise PolicyError(f'threads is {count}', f'allowed: 1 to {cores}, the number of cores')
-    lists = [devices, dtypes, quantizations, compiles]
+    lists = [devices, dtypes, quantizations, compiles, cuda_graphs]
     requests = product(PolicyRequest(model), **dict(zip(_OF_POLICY, lists, strict=True)))
     policies = [resolve(request) for request in requests]
     combinations = list(
@@ -98,12 +100,12 @@ def combine(
 
 def _plain(combinations: Sequence[Combination]) -> list[Combination]:
     """Return the plain path of each device, dtype and number of threads."""
-    found = (
-        Combination(
-            replace(one.policy, quantization='none', compile=False), 1, one.threads, is_plain=True
-        )
-        for one in combinations
-    )
+    # Like the first one, so that both share a policy where they can.
+    graphs = combinations[0].policy.cuda_graphs
+    found = []
+    for one in combinations:
+        policy = replace(one.policy, quantization='none', compile=False, cuda_graphs=graphs)
+        found.append(Combination(policy, 1, one.threads, is_plain=True))
     return list(dict.fromkeys(found))
 
 

@@ -42,6 +42,7 @@ from vla_ros.types import (
     PolicyError,
     PolicySpec,
     Prediction,
+    WarmupTimes,
     all_predicted,
     invalid_reason,
 )
@@ -56,7 +57,9 @@ _MIN_ENERGY_S, _MIN_ENERGY_RUNS = 2.0, 3
 class Loading:
     """The time and memory to load and warm up a policy.
 
-    :param first_s: duration of the warm-up's first inference.
+    :param first_s: duration of the warm-up's first inference; None if it did not end.
+    :param is_warm: whether the warm-up ended, and was not cut short.
+    :param graphs: what the policy says of its CUDA graphs; empty if it has none.
     :param peak_resident_bytes: the process's peak memory during this time, with mapped files.
     :param added_resident_bytes: the peak minus the memory before.
     :param added_device_bytes: peak minus the memory before on the device; None on the CPU.
@@ -64,10 +67,12 @@ class Loading:
 
     load_s: float
     warmup_s: float
-    first_s: float
+    first_s: float | None
     peak_resident_bytes: int
     added_resident_bytes: int
     added_device_bytes: int | None
+    is_warm: bool = True
+    graphs: str = ''
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class Task:
     :param images: uint8 [H, W, 3] each, used in turn; empty: new noise each time.
     :param shape: of random weights, which are drawn on the device; empty: those of the model.
     :param cancel: ends the measurement when it is set; what was measured until then counts.
+    :param cut_warmup: ends a warm-up when it is set; what follows is measured all the same.
     """
 
     instruction: str
@@ -141,6 +147,7 @@ class Task:
     images: Sequence[NDArray[np.uint8]] = ()
     shape: str = ''
     cancel: Cancel = field(default_factory=threading.Event)
+    cut_warmup: Cancel = field(default_factory=threading.Event)
 
 
 def measure(
@@ -334,13 +341,40 @@ def _load(
         policy = load_policy(combination.policy, max_batch_size)
     load_s = time.monotonic() - started
     say(f'warming up {combination}')
-    times = policy.warmup(cancel=task.cancel)
+    times = _warm_up(policy, task)
     loading = Loading(
         load_s,
         times.total_s,
-        times.first_inference_s,
+        times.first_inference_s or None,
         peak.resident_bytes(),
         peak.added_resident_bytes(),
         peak.added_device_bytes(),
+        is_warm=times.steady_inference_s > 0,
+        graphs=times.graphs,
     )
     return policy, loading
+
+
+class _Either:
+    """A Cancel that is set once one of two is."""
+
+    def __init__(self, one: Cancel, other: Cancel) -> None:
+        self._both = one, other
+
+    def is_set(self) -> bool:
+        return any(cancel.is_set() for cancel in self._both)
+
+
+def _warm_up(policy: Policy, task: Task) -> WarmupTimes:
+    """Return the times of the warm-up; 0 for an inference that did not end."""
+    begun: list[float] = []  # of each of its inferences
+    started = time.monotonic()
+    try:
+        return policy.warmup(
+            lambda _: begun.append(time.monotonic()), _Either(task.cancel, task.cut_warmup)
+        )
+    except InferenceCancelled:
+        if task.cancel.is_set():
+            raise
+        first_s = begun[1] - begun[0] if len(begun) > 1 else 0.0
+        return WarmupTimes(time.monotonic() - started, first_s, 0.0)

@@ -44,6 +44,7 @@ def load_random(
         compile=request.compile,
         max_batch_size=max_batch_size,
         weights=RandomWeights(folder, shape, device, cancel),
+        cuda_graphs=request.cuda_graphs,
     )
 
 

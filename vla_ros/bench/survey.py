@@ -33,6 +33,7 @@ from vla_ros.types import InferenceCancelled, PolicyError
 _RESERVE_S = 15.0  # of the time, for the report and the ceilings of what was measured last
 _LEAST_S = 10.0  # that a section needs to give anything
 _SHARE = 0.6  # of the time that is left, for one section
+_WARMUP_SHARE = 0.5  # of a section's time, for loading and warming up
 _REPEATS = {'cpu': 3, 'mps': 10, 'cuda': 15}
 _BATCH_SIZES = {'cpu': (1,), 'mps': (1, 4), 'cuda': (1, 4, 8)}
 _TINY = {
@@ -55,6 +56,7 @@ class Section:
     dtype: str = 'auto'
     quantization: str = 'none'
     compile: bool = False
+    cuda_graphs: bool = True
     batch_sizes: Sequence[int] = (1,)
     drafts: Sequence[str] = ('none',)
     with_plain: bool = False
@@ -63,15 +65,15 @@ class Section:
     def options(self) -> str:
         """The options of vla_bench that measure this section alone."""
         words = [f'--random {self.shape} --device {self.device}']
-        for name, value in (
-            ('dtype', self.dtype),
-            ('quantization', self.quantization),
-            ('compile', str(self.compile).lower()),
-            ('batch-size', ','.join(map(str, self.batch_sizes))),
-            ('draft', ','.join(self.drafts)),
+        for name, value, default in (
+            ('dtype', self.dtype, 'auto'),
+            ('quantization', self.quantization, 'none'),
+            ('compile', str(self.compile).lower(), 'false'),
+            ('cuda-graphs', str(self.cuda_graphs).lower(), 'true'),
+            ('batch-size', ','.join(map(str, self.batch_sizes)), '1'),
+            ('draft', ','.join(self.drafts), 'none'),
         ):
-            if value not in ('auto', 'none', 'false', '1'):
-                words.append(f'--{name} {value}')
+            words += [f'--{name} {value}'] if value != default else []
         return ' '.join([*words, *(['--plain'] if self.with_plain else [])])
 
 
@@ -121,6 +123,7 @@ def _sections_of(device: str) -> list[Section]:
         replace(oft, quantization='int8'),
     ]
     if kind == 'cuda':
+        found.insert(2, replace(openvla, cuda_graphs=False, drafts=('none',)))
         found += [Section('openvla-7b', device, 'float32'), replace(openvla, compile=True)]
     return found
 
@@ -215,12 +218,14 @@ def _measured(
         [torch.get_num_threads()],
         section.drafts,
         with_plain=section.with_plain,
+        cuda_graphs=[section.cuda_graphs],
     )
-    own = Deadline(max(_LEAST_S, _SHARE * deadline.left_s()))
+    left_s = max(_LEAST_S, _SHARE * deadline.left_s())
+    own, cut_warmup = Deadline(left_s), Deadline(_WARMUP_SHARE * left_s)
     repeats = _REPEATS[section.device.partition(':')[0]]
     with described(section.shape) as folder:
         measurements, took_turns = measure(
-            Task(instruction, repeats, shape=section.shape, cancel=own),
+            Task(instruction, repeats, (), section.shape, own, cut_warmup),
             locate(combinations, folder),
             say,
             None if operators is None else look_closer,
@@ -228,6 +233,10 @@ def _measured(
     done = [one for one in measurements if one.latencies_s]
     limits = measure_ceilings([one.combination for one in done], say, ceilings)
     missing = [one.combination for one in measurements if one not in done]
-    said = f'out of time before {", ".join(map(str, missing))}' if missing else ''
+    said = []
+    if any(one.loading is not None and not one.loading.is_warm for one in done):
+        said.append('its warm-up was cut short')
+    if missing:
+        said.append(f'out of time before {", ".join(map(str, missing))}')
     combined = summarize(done, limits) if done else []
-    return {'said': said, 'took_turns': took_turns, 'combinations': combined}
+    return {'said': '; '.join(said), 'took_turns': took_turns, 'combinations': combined}

@@ -85,7 +85,7 @@ def _actions(place: tuple[str, str], found: Sequence[Summary], plain_s: float | 
         rows.append(
             [
                 _name(one),
-                '' if not loading else f'{loading["first_s"]:.2f}',
+                '' if loading.get('first_s') is None else f'{loading["first_s"]:.2f}',
                 _ms(one['action_s']),
                 '' if plain_s is None else f'{plain_s / one["action_s"]:.2f}',
                 f'{one["limits"]["whole_share"]:.0%}',
@@ -116,7 +116,7 @@ def _energy(sources: Summary) -> str:
 
 def _missing(sections: Sequence[Summary]) -> str:
     lines = [f'- `vla_bench {one["options"]}`: {one["said"]}' for one in sections if one['said']]
-    return '\n'.join(['Not measured, or not to the end:', '', *lines]) if lines else ''
+    return '\n'.join(['Not measured, or not as it should be:', '', *lines]) if lines else ''
 
 
 def _name(summary: Summary) -> str:

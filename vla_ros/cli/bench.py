@@ -83,6 +83,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> None:
         options.draft,
         options.model or '',
         options.plain,
+        options.cuda_graphs,
     )
     for file in filter(None, (options.profile, options.plot)):
         file.touch()  # fails before anything is measured
@@ -230,6 +231,7 @@ def _add_lists(group: argparse._ArgumentGroup) -> None:
         ('--dtype', str, 'auto', 'auto, float32, bfloat16, float16'),
         ('--quantization', str, 'none', 'none, int8, int4'),
         ('--compile', boolean, 'false', 'false, true'),
+        ('--cuda-graphs', boolean, 'true', 'true, false'),
         ('--batch-size', count, '1', 'numbers of observations'),
         ('--draft', str, 'none', 'none, right, wrong'),
         ('--threads', count, None, "numbers of threads on the CPU (default: torch's)"),
@@ -280,7 +282,7 @@ def _check_survey_options(parser: argparse.ArgumentParser, options: argparse.Nam
 
 def _check_pipeline_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with 2 if the options ask for more than --pipeline measures."""
-    lists = ('device', 'dtype', 'quantization', 'compile', 'batch_size', 'threads')
+    lists = ('device', 'dtype', 'quantization', 'compile', 'cuda_graphs', 'batch_size', 'threads')
     several = [name for name in lists if len(getattr(options, name) or ()) > 1]
     if several or options.batch_size != [1] or options.draft != ['none']:
         parser.error('--pipeline measures one combination, one action at a time: no lists')

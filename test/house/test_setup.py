@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""make setup ROS=none: the commands that need no ROS, from the source tree."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from support.places import ROOT
+
+
+@pytest.fixture
+def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location('setup_venv', ROOT / 'tools' / 'setup_venv.py')
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'VENV', tmp_path)
+    monkeypatch.setattr(module, 'VENV_PYTHON', tmp_path / 'bin' / 'python')
+    for folder in ('bin', 'lib/python3.12/site-packages'):
+        (tmp_path / folder).mkdir(parents=True)
+    return module
+
+
+def test_the_commands_without_ros(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('ROS', 'none')
+    assert setup.find_ros() == 'none'
+    setup.link_sources()
+    [link] = tmp_path.glob('lib/*/*/*.pth')
+    assert link.read_text() == f'{ROOT}\n'
+    commands = sorted((tmp_path / 'bin').iterdir())
+    assert [command.name for command in commands] == sorted(setup.WITHOUT_ROS)
+    for command in commands:
+        assert os.access(command, os.X_OK)
+        first, _, program = command.read_text().partition('\n')
+        assert first == f'#!{tmp_path}/bin/python'
+        [imported] = [node for node in ast.parse(program).body if isinstance(node, ast.ImportFrom)]
+        assert imported.module is not None
+        assert (ROOT / f'{imported.module.replace(".", "/")}.py').is_file()
+        assert f"'{command.name}': '{imported.module}'" in (ROOT / 'setup.py').read_text()
