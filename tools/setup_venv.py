@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def find_ros() -> str:
-    """Return the name of the ROS 2 that is sourced, or 'wheels', or 'none' (make setup ROS=none)."""
+    """Return the name of the ROS 2 that is sourced, or 'wheels'; 'none' for make setup ROS=none."""
     if os.environ.get('ROS') == 'none':
         return 'none'
     distro = os.environ.get('ROS_DISTRO')
