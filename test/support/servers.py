@@ -118,6 +118,10 @@ class FakeServer:
 
         self._call(pause()).result(10)
 
+    def call(self, act: Callable[[], None]) -> None:
+        """Call something in the loop, soon."""
+        self._loop.call_soon_threadsafe(act)
+
     def _call(self, task: Any) -> Future[None]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)
 

@@ -147,7 +147,7 @@ class RemotePolicy:
     def check_files(self) -> None:
         """Raise PolicyError if the server serves another policy now, or refuses this node."""
         if self._fault is not None:
-            raise self._fault
+            raise self._fault.with_traceback(None)
 
     def check_instruction(self, instruction: str) -> None:
         """Raise InstructionError if the instruction can't be used."""
@@ -256,9 +256,9 @@ class RemotePolicy:
 
     async def _connect(self) -> Connection:
         if self._fault is not None:
-            raise self._fault
+            raise self._fault.with_traceback(None)
         if time.monotonic() < self._not_before_s:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         try:
             connection, dialect = await self._server.open()
         except ConnectionFailed as error:
@@ -275,7 +275,7 @@ class RemotePolicy:
                 f'{self._server.address} serves another policy than before: {difference}',
                 'clean up and configure the node, if the robot may follow it',
             )
-            raise self._fault
+            raise self._fault.with_traceback(None)
         return connection
 
     async def _abort_all(self) -> None:

@@ -118,7 +118,7 @@ class WebSocket:
         :raises ConnectionFailed: if the connection fails, or the answer is text: an error.
         """
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         answer = self._expect()
         try:
             await self._socket.send(frame)
