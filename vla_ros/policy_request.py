@@ -27,6 +27,7 @@ class PolicyRequest:
     quantization: str = 'none'
     compile: bool = False
     cuda_graphs: bool = True
+    recomputed_patches: float = 1.0
     unnorm_key: str = ''
     contracts: str = ''
     preprocessing: str = 'raw'
@@ -51,8 +52,9 @@ class PolicyRequest:
 
     @property
     def label(self) -> str:
-        """Device, dtype, quantization and preprocessing, in a word that suits a folder's name."""
+        """Device, dtype, quantization and more, in a word that suits a folder's name."""
         words = [self.device.replace(':', ''), self.dtype, self.quantization]
+        words += [] if self.recomputed_patches == 1 else [f'patches{self.recomputed_patches:g}']
         return '-'.join(words if self.preprocessing == 'raw' else [*words, self.preprocessing])
 
 

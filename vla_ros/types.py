@@ -278,7 +278,11 @@ def _first(
 
 @dataclass(frozen=True)
 class PolicyInfo:
-    """The loaded policy. No field is ``auto``."""
+    """The loaded policy. No field is ``auto``.
+
+    :param recomputed_patches: share of an image's patches that an inference computes; below 1 the
+        others are kept from the last one, and actions are inexact.
+    """
 
     model: str
     revision: str
@@ -286,6 +290,7 @@ class PolicyInfo:
     dtype: str
     quantization: str
     compiled: bool = False
+    recomputed_patches: float = 1.0
 
 
 @dataclass(frozen=True)

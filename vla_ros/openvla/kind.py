@@ -13,6 +13,7 @@ from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import model_bytes
 from vla_ros.openvla.hub import downloaded_model
+from vla_ros.openvla.kept_patches import check_share
 from vla_ros.openvla.loading import build_model
 from vla_ros.openvla.normalization import select_statistics
 from vla_ros.openvla.placement import DTYPES, check_quantization, choose_device, choose_dtype
@@ -91,12 +92,14 @@ class OpenVLA:
     def resolve(self, request: PolicyRequest) -> PolicyRequest:
         """Return the request with the device and dtype of this machine.
 
-        :raises PlacementError: if device, dtype or quantization is not available here.
+        :raises PlacementError: if device, dtype, quantization or recomputed_patches is not
+            available here.
         :raises PreprocessingError: if there is none of that name.
         """
         device = choose_device(request.device)
         dtype = choose_dtype(request.dtype, device)
         check_quantization(request.quantization, device, dtype, request.compile)
+        check_share(request.recomputed_patches, request.compile)
         _preprocessing(request, center_crop=False)
         name = str(dtype).removeprefix('torch.')
         return replace(request, device=str(device), dtype=name)
@@ -146,6 +149,7 @@ class OpenVLA:
             progress=progress,
             repeatable=repeatable,
             cuda_graphs=request.cuda_graphs,
+            recomputed_patches=request.recomputed_patches,
         )
 
 

@@ -14,6 +14,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from vla_ros.openvla.errors import explained, known_failure
 from vla_ros.openvla.files import WatchedFiles
 from vla_ros.openvla.graphs import Graphs, Recorder, recorder_of
 from vla_ros.openvla.hub import resolve_model
+from vla_ros.openvla.kept_patches import PatchMemory, check_share
 from vla_ros.openvla.loading import Weights, load
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import select_statistics
@@ -101,6 +103,10 @@ class OpenVLAPolicy:
         return self._image_processor.preprocessing
 
     @property
+    def _keeps_patches(self) -> bool:
+        return self.info.recomputed_patches < 1
+
+    @property
     def parts(self) -> tuple[OpenVLAModel, ImageProcessor, PromptTokenizer]:
         """The model and its processors, for another path through the same weights."""
         return self._model, self._image_processor, self._prompt_tokenizer
@@ -120,6 +126,7 @@ class OpenVLAPolicy:
         repeatable: bool = False,
         weights: Weights | None = None,
         cuda_graphs: bool = True,
+        recomputed_patches: float = 1.0,
     ) -> OpenVLAPolicy:
         """Load a checkpoint in the released layout; runs no code that comes with it.
 
@@ -131,12 +138,11 @@ class OpenVLAPolicy:
         :param compile: run through torch.compile: faster on a GPU; the warm-up takes minutes.
         :param max_batch_size: maximum number of requests in one batch.
         :param preprocessing: of images, before the released processor.
-        :param repeatable: whether equal inputs give equal bits in every process of this machine;
-            otherwise the passes are those that the warm-up finds the fastest.
+        :param repeatable: whether equal inputs give equal bits in every process of this machine.
         :param weights: used in place of the folder's, which then needs none.
         :param cuda_graphs: whether the warm-up makes CUDA graphs; without effect on other devices.
-        :raises PlacementError: if device, dtype or quantization is not available here, or float32
-            is not exact in this process.
+        :param recomputed_patches: share of an image's patches that are not kept, see kept_patches.
+        :raises PlacementError: if it can't run so here, or float32 is not exact in this process.
         :raises CheckpointError: if the checkpoint is not found, is not whole, or changes.
         """
         placement = Placement.choose(device, dtype, quantization, compile)
@@ -144,13 +150,13 @@ class OpenVLAPolicy:
         check_folder(directory)
         files = WatchedFiles()
         config = OpenVLAConfig.from_directory(directory, files.remember)
+        check_share(recomputed_patches, compile, config)
         processors = load_processors(directory, config, preprocessing, files.remember)
-        device, dtype = str(placement.device), placement.dtype_name
-        name = str(path_or_repo_id)
-        info = PolicyInfo(name, revision or '', device, dtype, quantization, compile)
+        how = str(placement.device), placement.dtype_name, quantization, compile, recomputed_patches
+        info = PolicyInfo(str(path_or_repo_id), revision or '', *how)
         with explained(info, 'loading'):
-            source = weights or Checkpoint(directory, files.remember)
-            model = load(source, config, placement, progress)
+            weights = weights or Checkpoint(directory, files.remember)
+            model = load(weights, config, placement, progress)
         if config.layout is not None and config.layout.doubt:
             _LOG.warning('%s: %s', directory, config.layout.doubt)
         files.check()  # a file that was replaced while it was read gives parts of two files
@@ -162,7 +168,9 @@ class OpenVLAPolicy:
 
         :raises UnnormKeyError: if there are no such statistics.
         """
-        return spec_of(self.config, unnorm_key)
+        spec = spec_of(self.config, unnorm_key)
+        # With kept patches an action depends on earlier images, too.
+        return replace(spec, deterministic=False) if self._keeps_patches else spec
 
     def warmup(
         self, progress: ProgressCallback | None = None, cancel: Cancel | None = None
@@ -175,10 +183,15 @@ class OpenVLAPolicy:
         started = time.monotonic()
         longest = self.config.longest_key
         trials = plan_trials(
-            self._prompt_tokenizer, self.config, self.max_batch_size, self.info.compiled
+            self._prompt_tokenizer,
+            self.config,
+            self.max_batch_size,
+            self.info.compiled,
+            self._keeps_patches,
         )
         predictions: dict[str, Prediction] = {}
         seconds = []
+        memories: list[PatchMemory] | None = None
         for done, (name, trial) in enumerate(trials.items()):
             if progress is not None:
                 progress(Progress(trial.text, done, len(trials)))
@@ -186,9 +199,11 @@ class OpenVLAPolicy:
             if is_last:
                 self.reset()  # no embedding that was kept makes the last one fast
             self._graphs.recording = not is_last
+            if self._keeps_patches and not trial.keeps:
+                memories = [PatchMemory() for _ in range(trial.batch_size)]
             trial_started = time.monotonic()
             predictions[name] = self._attempt(
-                trial.requests(longest), cancel, return_logits=True, trial=True
+                trial.requests(longest, memories), cancel, return_logits=True, trial=True
             )[0]
             seconds.append(time.monotonic() - trial_started)
         check(predictions, self.spec(longest).cameras)
@@ -225,7 +240,8 @@ class OpenVLAPolicy:
         :raises UnnormKeyError: if there are no such statistics.
         """
         key, _ = select_statistics(self.config.norm_stats, unnorm_key)
-        return OpenVLASession(self.spec(key), key, takes_drafts=self.config.decodes)
+        patches = PatchMemory() if self._keeps_patches else None
+        return OpenVLASession(self.spec(key), key, self.config.decodes, patches)
 
     def predict_action(
         self,
@@ -340,5 +356,6 @@ class OpenVLAPolicy:
         layout, parts = config.layout, (self._model, self._prompt_tokenizer, self._embedder)
         if layout is None or layout.decodes:
             costs = BlockCosts(not repeatable)
-            return TokenPredictor(config, *parts, costs, graphs, self.max_batch_size)
+            share = self.info.recomputed_patches
+            return TokenPredictor(config, *parts, costs, graphs, self.max_batch_size, share)
         return ChunkPredictor(config, layout, *parts, graphs)

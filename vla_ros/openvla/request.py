@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from PIL import Image
 
 from vla_ros.text import quoted
 from vla_ros.types import PolicyError, PolicySpec
+
+if TYPE_CHECKING:
+    from vla_ros.openvla.kept_patches import PatchMemory
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Request:
         saves time where it is right, and never changes the action. Only where tokens are decoded
         one after the other.
     :param state: float64 [S], raw; None if the policy takes none.
+    :param patches: memory of the robot's patches; None if every patch is computed.
     """
 
     images: tuple[NDArray[np.uint8], ...]
@@ -33,6 +37,7 @@ class Request:
     unnorm_key: str | None = None
     draft: NDArray[np.int64] | None = None
     state: NDArray[np.float64] | None = None
+    patches: PatchMemory | None = None
 
 
 def check_type(instruction: Any) -> None:

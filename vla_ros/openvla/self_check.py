@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_ros.openvla.config import OpenVLAConfig
+from vla_ros.openvla.kept_patches import PatchMemory
 from vla_ros.openvla.normalization import Statistics
 from vla_ros.openvla.processor import PromptTokenizer
 from vla_ros.openvla.request import Request
@@ -37,6 +38,8 @@ _MIN_CHANGE_OF_REPEAT = 3
 _MIN_CHANGE_OF_VALUES = 1e-4
 
 _BLACK_AND_WHITE = ('black', 'white')
+_AGAIN = 'noise again'
+_KEPT = ', with kept patches'  # ends the name of a trial
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Trial:
     :param draft: int64 [<=D].
     :param batch_size: number of requests.
     :param state: float64 [S], raw; None if the policy takes none.
+    :param keeps: whether its sessions are those of the trial before, so that patches are kept.
     """
 
     text: str
@@ -56,9 +60,15 @@ class Trial:
     draft: NDArray[np.int64] | None = None
     batch_size: int = 1
     state: NDArray[np.float64] | None = None
+    keeps: bool = False
 
-    def requests(self, unnorm_key: str) -> list[Request]:
-        """Return requests with different images, which no smaller batch has had."""
+    def requests(
+        self, unnorm_key: str, memories: Sequence[PatchMemory] | None = None
+    ) -> list[Request]:
+        """Return requests with different images, which no smaller batch has had.
+
+        :param memories: of each request; None if nothing is kept.
+        """
         first = self.batch_size * (self.batch_size - 1) // 2
         return [
             Request(
@@ -67,20 +77,25 @@ class Trial:
                 unnorm_key,
                 self.draft,
                 self.state,
+                None if memories is None else memories[row],
             )
             for row in range(self.batch_size)
         ]
 
 
 def plan_trials(
-    tokenizer: PromptTokenizer, config: OpenVLAConfig, max_batch_size: int, compiled: bool
+    tokenizer: PromptTokenizer,
+    config: OpenVLAConfig,
+    max_batch_size: int,
+    compiled: bool,
+    keeps_patches: bool = False,
 ) -> dict[str, Trial]:
     """Return the inferences, in order, that run every shape and give predictions to check.
 
-    The first is checked, too. The last is the first again without its draft, because a draft must
-    not matter.
+    The first is checked, too. It comes again without its draft, because a draft must not matter.
 
     :param compiled: whether the texts mention compilation.
+    :param keeps_patches: whether each shape and each check comes again with kept patches.
     """
     statistics = config.norm_stats[config.longest_key]
     cameras = config.cameras
@@ -92,8 +107,7 @@ def plan_trials(
     state = None if states is None else (states.low + states.high) / 2
     random = np.random.default_rng(0)
     noise = tuple(random.integers(0, 256, (224, 224, 3), np.uint8) for _ in cameras)
-    tokens = tokenizer(_INSTRUCTION).shape[1]
-    lengths = tokenizer.prompt_lengths
+    tokens, lengths = tokenizer(_INSTRUCTION).shape[1], tokenizer.prompt_lengths
     first_length = tokenizer.padded_length(tokens)
     compiling = ' (compiling)' if compiled else ''
 
@@ -109,19 +123,25 @@ def plan_trials(
     } | {first_length: _INSTRUCTION}
     shapes = [(length, size) for size in range(1, max_batch_size + 1) for length in lengths]
     shapes.remove((first_length, 1))
-    return {
-        'noise': first_inference(first_length, _INSTRUCTION, 1),
-        **{
-            f'{size} of {length} tokens': first_inference(length, instructions[length], size)
-            for length, size in shapes
-        },
-        **_input_trials(
-            Trial('', noise, _INSTRUCTION, state=state),
-            cameras,
-            states,
-            other_words=_repeated(tokenizer, tokens),  # of equal length: positions alone matter
-        ),
+    of_shapes = {'noise': first_inference(first_length, _INSTRUCTION, 1)} | {
+        f'{size} of {length} tokens': first_inference(length, instructions[length], size)
+        for length, size in shapes
     }
+    base = Trial('', noise, _INSTRUCTION, state=state)
+    words = _repeated(tokenizer, tokens)  # of equal length: positions alone matter
+    of_inputs = _input_trials(base, cameras, states, words)
+    if not keeps_patches:
+        return of_shapes | of_inputs
+    return _again_with_kept(of_shapes) | of_inputs | _kept_trials(base, cameras)
+
+
+def _again_with_kept(trials: Mapping[str, Trial]) -> dict[str, Trial]:
+    """Return the trials, each followed by itself with kept patches."""
+    both: dict[str, Trial] = {}
+    for name, trial in trials.items():
+        both[name] = trial
+        both[name + _KEPT] = replace(trial, text=trial.text + _KEPT, keeps=True)
+    return both
 
 
 def _input_trials(
@@ -132,13 +152,30 @@ def _input_trials(
     if states is not None:
         trials['low state'] = ('the state', replace(base, state=states.low))
         trials['high state'] = ('the state', replace(base, state=states.high))
-    for place, camera in enumerate(cameras):
-        for colour, level in zip(_BLACK_AND_WHITE, (0, 255), strict=True):
-            text = f'black, white and noise images{_of(camera, cameras)}'
-            changed = replace(base, images=_with_level(base.images, place, level))
-            trials[f'{colour} {camera}'] = (text, changed)
-    trials['noise again'] = ('the same again', base)
+    trials |= _level_trials(base, cameras)
+    trials[_AGAIN] = ('the same again', base)
     return {name: replace(one, text=f'self-check: {text}') for name, (text, one) in trials.items()}
+
+
+def _level_trials(base: Trial, cameras: Sequence[str]) -> dict[str, tuple[str, Trial]]:
+    """Return the trials, with their texts, in which the image of one camera is a single colour."""
+    return {
+        f'{colour} {camera}': (
+            f'black, white and noise images{_of(camera, cameras)}',
+            replace(base, images=_with_level(base.images, place, level)),
+        )
+        for place, camera in enumerate(cameras)
+        for colour, level in zip(_BLACK_AND_WHITE, (0, 255), strict=True)
+    }
+
+
+def _kept_trials(base: Trial, cameras: Sequence[str]) -> dict[str, Trial]:
+    """Return the trials with kept patches; they follow ``base``, whose patches are the first."""
+    trials = {_AGAIN: ('the same again', base)} | _level_trials(base, cameras)
+    return {
+        name + _KEPT: replace(one, text=f'self-check: kept patches, {text}', keeps=True)
+        for name, (text, one) in trials.items()
+    }
 
 
 def check(predictions: Mapping[str, Prediction], cameras: Sequence[str] = (ONE_CAMERA,)) -> None:
@@ -152,23 +189,12 @@ def check(predictions: Mapping[str, Prediction], cameras: Sequence[str] = (ONE_C
         _check_choice(name, prediction)
     noise = predictions['noise']
     scale = _Scale.of(noise)
-    repeat = _check_repeatable(noise, predictions['noise again'])
+    repeat = _check_repeatable(noise, predictions[_AGAIN])
     least = max(scale.least, _MIN_CHANGE_OF_REPEAT * repeat)
-    for camera in cameras:
-        black, white = (predictions[f'{colour} {camera}'] for colour in _BLACK_AND_WHITE)
-        for names, first, second in (
-            ('black and white', black, white),
-            ('black and noise', black, noise),
-            ('white and noise', white, noise),
-        ):
-            change = scale.change(first, second)
-            if not change > least:
-                raise SelfCheckError(
-                    f'self-check of the image{_of(camera, cameras)} failed: {names} images change '
-                    f'{scale.words(change)}, more than {least:.2g} is expected',
-                    'the policy does not see: vision or projector weights of this checkpoint are '
-                    'zero or damaged, so download or export it again',
-                )
+    _check_images(predictions, noise, cameras, scale, least)
+    if (kept := predictions.get(_AGAIN + _KEPT)) is not None:
+        _check_repeatable(predictions[_AGAIN], kept, 'with and without kept patches ')
+        _check_images(predictions, kept, cameras, scale, least, _KEPT)
     change = scale.change(noise, predictions['other words'])
     if not change > least:
         raise SelfCheckError(
@@ -186,6 +212,37 @@ def check(predictions: Mapping[str, Prediction], cameras: Sequence[str] = (ONE_C
                 'the policy does not feel: the projector of the state in this checkpoint is zero '
                 'or damaged, so download or convert it again',
             )
+
+
+def _check_images(
+    predictions: Mapping[str, Prediction],
+    noise: Prediction,
+    cameras: Sequence[str],
+    scale: _Scale,
+    least: float,
+    kept: str = '',
+) -> None:
+    """Check that the image of each camera changes the action.
+
+    :param least: change that is expected.
+    :param kept: ends the names of the trials.
+    :raises SelfCheckError: if one does not.
+    """
+    for camera in cameras:
+        black, white = (predictions[f'{colour} {camera}{kept}'] for colour in _BLACK_AND_WHITE)
+        for names, first, second in (
+            ('black and white', black, white),
+            ('black and noise', black, noise),
+            ('white and noise', white, noise),
+        ):
+            change = scale.change(first, second)
+            if not change > least:
+                raise SelfCheckError(
+                    f'self-check of the image{_of(camera, cameras)} failed: {names} images{kept} '
+                    f'change {scale.words(change)}, more than {least:.2g} is expected',
+                    'the policy does not see: vision or projector weights of this checkpoint are '
+                    'zero or damaged, so download or export it again',
+                )
 
 
 @dataclass(frozen=True)
@@ -238,8 +295,10 @@ def _check_choice(name: str, prediction: Prediction) -> None:
         )
 
 
-def _check_repeatable(first: Prediction, again: Prediction) -> float:
+def _check_repeatable(first: Prediction, again: Prediction, how: str = '') -> float:
     """Return the difference of two equal calls, in the unit of :class:`_Scale`.
+
+    :param how: words for the two calls, with a space at the end.
 
     Tokens may differ only where the logits tie within the tolerance; the tokens after such a place
     belong to different sequences and are not compared.
@@ -247,7 +306,7 @@ def _check_repeatable(first: Prediction, again: Prediction) -> float:
     if first.tokens is None:
         change = _Scale.of(first).change(first, again)
         if not change <= _REPEAT_TOLERANCE:
-            raise _not_repeatable(f'by {change:.2g} in their normalised actions')
+            raise _not_repeatable(f'{how}by {change:.2g} in their normalised actions')
         return change
     ids, ids_again = first.tokens.ids, _tokens(again).ids
     shared = min(len(ids), len(ids_again))
@@ -257,7 +316,7 @@ def _check_repeatable(first: Prediction, again: Prediction) -> float:
     changes = np.sqrt(((logits - logits_again) ** 2).mean(axis=1)) / logits.std(axis=1)  # [steps]
     if not changes.max() <= _REPEAT_TOLERANCE:
         raise _not_repeatable(
-            f'by {changes.max():.2g} of the spread of their logits at step {changes.argmax()}'
+            f'{how}by {changes.max():.2g} of the spread of their logits at step {changes.argmax()}'
         )
     return float(changes[0])
 

@@ -20,6 +20,7 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import BlockCosts
 from vla_ros.openvla.decoding import Choices, Generation, decode_greedy
 from vla_ros.openvla.graphs import Graphs
+from vla_ros.openvla.kept_patches import PatchPass, prefill_chosen
 from vla_ros.openvla.language import CacheMemory, KVCache
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.normalization import ActionStatistics
@@ -38,6 +39,7 @@ class TokenPredictor:
     ``block_costs`` has what the warm-up measured.
 
     :param rows: of the largest batch.
+    :param recomputed_patches: share of the patches that are computed where others were kept.
     """
 
     stages = ('preprocess', 'vision', 'projector', 'prefill', 'decode', 'postprocess')
@@ -51,6 +53,7 @@ class TokenPredictor:
         block_costs: BlockCosts,
         graphs: Graphs,
         rows: int,
+        recomputed_patches: float = 1.0,
     ) -> None:
         self._config = config
         self._model = model
@@ -59,6 +62,7 @@ class TokenPredictor:
         self.block_costs = block_costs
         self._graphs = graphs
         self._rows = rows
+        self._recomputed_patches = recomputed_patches
         self._memory: CacheMemory | None = None
 
     @property
@@ -74,9 +78,7 @@ class TokenPredictor:
 
         :raises ValueError: if a draft is none.
         """
-        tokens_of = self._config.decoded_tokens
-        steps = np.array([tokens_of(one.action_dim) for one in batch.statistics])  # [B]
-        most = self.most_tokens
+        steps, most = self._steps(batch), self.most_tokens
         with stages('preprocess'):
             drafts = self._drafts(batch, steps, most - 1)
             guesses = drafts if trial else np.where(drafts < 0, self._still(batch, drafts), drafts)
@@ -85,8 +87,9 @@ class TokenPredictor:
         with stages('prefill'):
             lengths = tokens + image_embeds.shape[1]
             cache = self._cache(image_embeds, image_embeds.shape[1] + input_ids.shape[1])
-            prefill = partial(self._prefill, cache)
-            first = Choices(*self._graphs.run('prefill', prefill, input_ids, lengths, image_embeds))
+            patches = PatchPass(self._recomputed_patches, batch.requests, image_embeds)
+            inputs = input_ids, lengths, image_embeds, *patches.restore(cache)
+            first = Choices(*self._graphs.run('prefill', partial(self._prefill, cache), *inputs))
             step = partial(self._graphs.run, 'decode', partial(self._decode, cache), lengths)
         with stages('decode'):
             decoded = decode_greedy(
@@ -98,7 +101,7 @@ class TokenPredictor:
         if trial:
             self.block_costs.add(len(batch), decoded.passes)
         with stages('postprocess'):
-            return [
+            predictions = [
                 self._prediction(
                     decoded.token_ids[row, : steps[row]],
                     decoded.logits[row],
@@ -112,18 +115,36 @@ class TokenPredictor:
                 )
                 for row in range(len(batch))
             ]
+            patches.remember(cache, [trial or one.invalid is None for one in predictions])
+        return predictions
+
+    def _steps(self, batch: Batch) -> NDArray[np.int64]:
+        """Return the number of tokens of each action, int64 [B]."""
+        tokens_of = self._config.decoded_tokens
+        return np.array([tokens_of(one.action_dim) for one in batch.statistics])
 
     def _prefill(
-        self, cache: KVCache, input_ids: Tensor, lengths: Tensor, image_embeds: Tensor
+        self,
+        cache: KVCache,
+        input_ids: Tensor,
+        lengths: Tensor,
+        image_embeds: Tensor,
+        chosen: Tensor | None = None,
     ) -> Choices:
         """Return the choices after each prompt and its guesses; see :meth:`Llama.prefill`.
 
         :param cache: for this batch; written to.
+        :param chosen: see :func:`.prefill_chosen`; None: all patches are computed.
         """
         model = self._model
         inputs_embeds = model.embed(input_ids, image_embeds)
         rows = self.most_tokens
-        logits = model.language_model.prefill(inputs_embeds, lengths, cache, rows=rows)
+        llama = model.language_model
+        if chosen is None:
+            logits = llama.prefill(inputs_embeds, lengths, cache, rows=rows)
+        else:
+            behind = image_embeds.shape[1]
+            logits = prefill_chosen(llama, inputs_embeds, lengths, cache, rows, chosen, behind)
         return Choices.of(logits, self._bins)
 
     def _decode(self, cache: KVCache, lengths: Tensor, inputs: Tensor) -> Choices:

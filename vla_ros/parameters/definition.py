@@ -153,6 +153,14 @@ class Parameters:
         'on other devices.',
         group='Policy',
     )
+    recomputed_patches: float = parameter(
+        1.0,
+        "Share of an image's patches that an inference recomputes, those that changed most; below "
+        '1 the others are kept from the last inference, which is faster and inexact '
+        '(docs/design.md).',
+        group='Policy',
+        bounds=(0.1, 1.0),
+    )
     unnorm_key: str = parameter(
         '',
         'Data set whose statistics scale the actions; empty: the only one in the checkpoint.',

@@ -105,6 +105,7 @@ def policy_message(parameters: Parameters, worker: WorkerStatus | None) -> VlaPo
         parameters.dtype,
         parameters.quantization,
         parameters.compile,
+        parameters.recomputed_patches,
     )
     times = (worker and worker.warmup_times) or WarmupTimes(0.0, 0.0, 0.0)
     return VlaPolicyInfo(

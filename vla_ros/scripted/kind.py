@@ -11,7 +11,7 @@ from vla_ros.scripted.policy import ScriptedPolicy, spec_of
 from vla_ros.scripted.script import is_scripted, read_script
 from vla_ros.types import PolicyError, PolicySpec, ProgressCallback
 
-_PLAIN = ('auto', 'auto', 'none', 'raw', False)
+_PLAIN = ('auto', 'auto', 'none', 1.0, 'raw', False)
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Scripted:
     def resolve(self, request: PolicyRequest) -> PolicyRequest:
         """Return the request with the device and dtype of all scripted policies.
 
-        :raises PolicyError: if it asks for a device, dtype, quantization or preprocessing.
+        :raises PolicyError: if it asks for a device, dtype, quantization, recomputed_patches or
+            preprocessing.
         """
-        asked = (request.device, request.dtype, request.quantization)
+        asked = request.device, request.dtype, request.quantization, request.recomputed_patches
         if (*asked, request.preprocessing, request.rotate_180) != _PLAIN:
             raise PolicyError(
-                f'model {request.model!r} has no device, dtype, quantization or preprocessing',
+                f'model {request.model!r} has no device, dtype, quantization, recomputed_patches '
+                'or preprocessing',
                 'leave these options out',
             )
         return replace(request, device='cpu', dtype='float64')
