@@ -22,6 +22,7 @@ _OF_THE_SERVER = {  # and what they are when they are not set
     'dtype': ('auto', ELSEWHERE),
     'quantization': ('none',),
     'compile': (False,),
+    'recomputed_patches': (1.0,),
     'preprocessing': ('raw',),
     'rotate_180': (False,),
 }
