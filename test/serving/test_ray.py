@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vla_serve on Ray: unchanged clients, a replica that is killed, updates, ports, and the end.
+
+One server with two replicas is the subject of all tests but the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.places import ROOT
+from support.serving import NOISE, OPENPI
+from vla_ros.cli.serve import main
+from vla_ros.serving.ports import free_port, listening
+from vla_ros.wire import pack, pack_body, unpack, unpack_body
+
+pytest.importorskip('ray', reason='requirements/serve.txt is not installed')
+connect = pytest.importorskip('websockets.sync.client').connect
+
+PATIENCE_S = 120.0  # of a machine with other work
+TOKEN = 'a-token-of-sixteen-and-more'
+HEADERS = {'Authorization': f'Bearer {TOKEN}'}
+
+
+class Server:
+    """A process of vla_serve."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.port = free_port()
+        environment = {**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT)}
+        (home / 'token').write_text(TOKEN)
+        self.arguments = ['--port', str(self.port), '--token-file', str(home / 'token')]
+        self._command = [sys.executable, '-m', 'vla_ros.cli.serve', *self.arguments]
+        self._environment = environment
+        self.process = subprocess.Popen(
+            [*self._command, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.told = self._read_until('serving ')
+        self.cluster = re.search(r'--address (\S+)', self.told)[1]
+
+    def _read_until(self, text: str) -> str:
+        lines = []
+        watch = threading.Timer(PATIENCE_S, self.process.kill)
+        watch.start()
+        for line in self.process.stdout:
+            lines.append(line)
+            if text in line:
+                watch.cancel()
+                return line
+        watch.cancel()
+        raise AssertionError(''.join(lines))
+
+    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another call that replaces the policy."""
+        command = [*self._command, '--address', self.cluster, *arguments]
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+
+    def replicas(self) -> list[int]:
+        """Their process ids."""
+        found = []
+        for stat in Path('/proc').glob('[0-9]*/cmdline'):
+            with contextlib.suppress(OSError):
+                if stat.read_bytes().startswith(b'ray::ServeReplica:policy'):
+                    ours = f'--port\0{self.port}\0'.encode()
+                    if (
+                        ours
+                        in Path(f'/proc/{self._root(int(stat.parent.name))}/cmdline').read_bytes()
+                    ):
+                        found.append(int(stat.parent.name))
+        return found
+
+    def _root(self, process: int) -> int:
+        """The ancestor that is this server, or the last one."""
+        while process not in (self.process.pid, 1, 0):
+            process = int(Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[1])
+        return process or 1
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp('home')
+    one = Server(home, '--model', 'scripted', '--replicas', '2', '--max-sessions', '8')
+    yield one
+    one.process.terminate()
+    assert one.process.wait(PATIENCE_S) == 0
+    one.process.stdout.close()
+
+
+class Robot:
+    """A client that asks all the time in a thread, and connects again when its connection ends."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f'ws://127.0.0.1:{port}/'
+        self._ends = threading.Event()
+        self.answers: list[Any] = []
+        self.ends: list[int | None] = []  # code of each end of a connection
+        self.errors: list[Any] = []  # other than an end
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Robot:
+        self._thread.start()
+        self.wait_for(1)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ends.set()
+        self._thread.join(PATIENCE_S)
+        assert not self.errors
+
+    def wait_for(self, count: int) -> None:
+        """Until there are so many more answers."""
+        wanted, until_s = len(self.answers) + count, time.monotonic() + PATIENCE_S
+        while len(self.answers) < wanted:
+            assert time.monotonic() < until_s, (self.ends, self.errors)
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+        while not self._ends.is_set():
+            try:
+                with connect(self._url, compression=None, additional_headers=HEADERS) as socket:
+                    socket.recv(timeout=PATIENCE_S)
+                    while not self._ends.is_set():
+                        socket.send(pack(OPENPI))
+                        answer = socket.recv(timeout=PATIENCE_S)
+                        if isinstance(answer, str):
+                            self.errors.append(answer)
+                            return
+                        self.answers.append(unpack(answer))
+                        self._ends.wait(0.02)
+            except ConnectionClosed as closed:
+                self.ends.append(closed.rcvd.code if closed.rcvd is not None else None)
+            except (OSError, InvalidHandshake):
+                self._ends.wait(0.05)
+
+
+def test_it_does_not_start_without_a_token_beyond_loopback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(['--model', 'scripted', '--host', '0.0.0.0']) == 1
+    assert '--token-file' in capfd.readouterr().err
+
+
+def test_nothing_but_the_loopback_listens(server: Server) -> None:
+    ports = listening(server.process.pid)
+    assert server.port in {one.port for one in ports}
+    assert len(ports) > 5  # those of Ray
+    assert not [str(one) for one in ports if one.is_exposed]
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_unchanged_clients(server: Server) -> None:
+    """openpi-client 0.1.2, the connection of vla-eval 0.8.0, and a body of OpenVLA."""
+    openpi_client = pytest.importorskip('openpi_client.websocket_client_policy')
+    client = openpi_client.WebsocketClientPolicy('127.0.0.1', server.port, api_key=TOKEN)
+    assert client.get_server_metadata()['vla_ros']['self_checked']
+    for _ in range(2):
+        reply = client.infer({**OPENPI, 'observation/state': np.zeros(8)})
+        assert reply['actions'].shape == (1, 7) and reply['actions'].dtype == np.float64
+        assert 'infer_ms' in reply['server_timing']
+    client._ws.close()
+
+    url = f'http://127.0.0.1:{server.port}/act'
+    body = pack_body({'image': NOISE, 'instruction': 'pick up the cup'})
+    request = urllib.request.Request(url, body, HEADERS)
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as replied:
+        assert unpack_body(replied.read())[0].shape == (7,)
+    with pytest.raises(urllib.error.HTTPError, match='401'):
+        urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE_S)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_the_connection_of_vla_eval_unchanged(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = pytest.importorskip('vla_eval.connection')
+    # It has no way to send a token: the rest of the connection is as it is.
+    monkeypatch.setattr(
+        connection.websockets,
+        'connect',
+        lambda url, _connect=connection.websockets.connect, **options: _connect(
+            url, additional_headers=HEADERS, **options
+        ),
+    )
+
+    async def episode() -> Any:
+        url = f'ws://127.0.0.1:{server.port}/vla-eval'
+        async with connection.Connection(url, timeout=PATIENCE_S) as client:
+            await client.start_episode({'task': {'name': 'lift'}, 'mode': 'sync'})
+            observation = {'images': {'agentview': NOISE}, 'task_description': 'lift the cup'}
+            actions = [await client.act(observation) for _ in range(2)]
+            await client.end_episode({'success': True})
+            return client.server_info, actions
+
+    info, actions = asyncio.run(episode())
+    assert info['model_server'].startswith('vla_ros')
+    assert [one['actions'].shape for one in actions] == [(7,), (7,)]
+
+
+def test_a_replica_that_is_killed(server: Server) -> None:
+    """Its robots connect again and act; no robot gets an error; another replica is started."""
+    with contextlib.ExitStack() as stack:
+        robots = [stack.enter_context(Robot(server.port)) for _ in range(4)]
+        before = server.replicas()
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        for robot in robots:
+            robot.wait_for(5)
+        assert sum(len(robot.ends) for robot in robots) <= len(robots)
+        until_s = time.monotonic() + PATIENCE_S
+        while len(server.replicas()) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.1)
+
+
+def test_updates(server: Server) -> None:
+    """A version whose self-check fails is refused. A sound one replaces the old without a loss."""
+    with Robot(server.port) as robot:
+        refused = server.deploy('--model', 'scripted:self_check@warmup', '--replicas', '2')
+        assert refused.returncode == 1
+        assert 'self-check' in refused.stderr
+        robot.wait_for(5)
+        assert robot.answers[-1]['actions'].shape == (1, 7)
+        assert not robot.ends  # the old version did not even close a connection
+
+        taken = server.deploy('--model', 'scripted:chunk=2', '--replicas', '2')
+        assert taken.returncode == 0, taken.stderr
+        until_s = time.monotonic() + PATIENCE_S
+        while robot.answers[-1]['actions'].shape != (2, 7):
+            assert time.monotonic() < until_s
+            robot.wait_for(1)
+        assert robot.ends in ([], [1012], [1012, 1012])
