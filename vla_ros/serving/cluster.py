@@ -78,7 +78,7 @@ def cluster(options: ServeOptions, variables: Mapping[str, str], folder: Path) -
     """
     if options.starts_ray:
         ray.init(
-            num_cpus=options.replicas * len(options.policies) + 1,
+            num_cpus=1,  # as many processes are started in advance
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
@@ -142,11 +142,12 @@ def _start_proxies(http: HTTPOptions) -> None:
 
 def _bound(options: ServeOptions, request: PolicyRequest) -> Any:
     deployment = serve.deployment(serve.ingress()(PolicyServer))
-    has_gpu = options.gpus_per_replica > 0
+    # In a cluster replicas without a GPU are spread by their CPUs.
+    needs_cpu = not (options.is_here or options.gpus_per_replica)
     return deployment.options(
         num_replicas=options.replicas,
         ray_actor_options={
-            'num_cpus': 0 if has_gpu else 1,
+            'num_cpus': 1 if needs_cpu else 0,
             'num_gpus': options.gpus_per_replica,
         },
         max_ongoing_requests=options.limits.max_sessions + _SPARE_CONNECTIONS,

@@ -43,7 +43,9 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
         # A replica that is stopped must leave the rotation before its robots' patience ends.
         'RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER': '500ms',
         'RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S': '60',  # a busy machine starts Python slowly
+        # A robot connects again anyway; half a minute is Ray's default for both.
         'RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S': '2',
+        'RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S': '2',
         'RAY_worker_niceness': '0',  # 15 by default, which makes a robot wait for other work
         # A version that fails once will fail again.
         'RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT': '1',
