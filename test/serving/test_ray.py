@@ -25,9 +25,11 @@ import numpy as np
 import pytest
 
 from support.places import ROOT
-from support.serving import NOISE, OPENPI
+from support.serving import NOISE, OPENPI, a_request
 from vla_ros.cli.serve import main
+from vla_ros.policies import PolicyRequest, load_policy
 from vla_ros.serving.ports import free_port, listening
+from vla_ros.types import all_predicted
 from vla_ros.wire import pack, pack_body, unpack, unpack_body
 
 pytest.importorskip('ray', reason='requirements/serve.txt is not installed')
@@ -44,8 +46,9 @@ class Server:
     def __init__(self, home: Path, *arguments: str) -> None:
         self.port = free_port()
         environment = {**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT)}
-        (home / 'token').write_text(TOKEN)
-        self.arguments = ['--port', str(self.port), '--token-file', str(home / 'token')]
+        self.token = home / 'token'
+        self.token.write_text(TOKEN)
+        self.arguments = ['--port', str(self.port), '--token-file', str(self.token)]
         self._command = [sys.executable, '-m', 'vla_ros.cli.serve', *self.arguments]
         self._environment = environment
         self.process = subprocess.Popen(
@@ -218,6 +221,27 @@ def test_the_connection_of_vla_eval_unchanged(
     info, actions = asyncio.run(episode())
     assert info['model_server'].startswith('vla_ros')
     assert [one['actions'].shape for one in actions] == [(7,), (7,)]
+
+
+def test_our_own_node_as_a_client(server: Server) -> None:
+    """The remote policy of a node, and what it is told when no session is free."""
+    url = f'ws://127.0.0.1:{server.port}'
+    request = PolicyRequest(model=url, remote_token_file=str(server.token))
+    policy = load_policy(request)
+    try:
+        policy.warmup()
+        asked = [(policy.session(), a_request().observation)]
+        (prediction,) = all_predicted(policy.predict(asked))
+        assert prediction.actions.shape == (1, 7) and prediction.invalid is None
+        assert prediction.tokens is not None
+    finally:
+        policy.close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):  # the sessions of both replicas; HAProxy gives each as many
+            stack.enter_context(connect(url, compression=None, additional_headers=HEADERS)).recv()
+        with connect(url, additional_headers=HEADERS) as late, pytest.raises(Exception) as ended:
+            late.recv(timeout=PATIENCE_S)
+        assert ended.value.rcvd.code == 1013
 
 
 def test_a_replica_that_is_killed(server: Server) -> None:

@@ -53,8 +53,8 @@ def _options(asked: argparse.Namespace) -> ServeOptions:
 
     :raises VlaError: if the token or the keys can't be read.
     """
-    fields = ('revision', 'device', 'dtype', 'quantization', 'compile', 'unnorm_key')
-    fields += ('contracts', 'preprocessing', 'rotate_180')
+    fields = ['revision', 'device', 'dtype', 'quantization', 'compile', 'unnorm_key']
+    fields += ['contracts', 'preprocessing', 'rotate_180']
     shared = {name: getattr(asked, name) for name in fields}
     models = {'': asked.model, **dict(asked.also)}
     digest = b''
