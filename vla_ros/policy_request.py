@@ -53,7 +53,8 @@ class PolicyRequest:
     @property
     def label(self) -> str:
         """Device, dtype, quantization and more, in a word that suits a folder's name."""
-        words = [self.device.replace(':', ''), self.dtype, self.quantization]
+        # Once each: those of a server are unknown here.
+        words = [*dict.fromkeys([self.device.replace(':', ''), self.dtype, self.quantization])]
         words += [] if self.recomputed_patches == 1 else [f'patches{self.recomputed_patches:g}']
         return '-'.join(words if self.preprocessing == 'raw' else [*words, self.preprocessing])
 

@@ -69,6 +69,7 @@ def test_products_have_the_first_values_first() -> None:
 def test_labels_are_fit_for_a_folder() -> None:
     request = PolicyRequest(device='cuda:1', dtype='bfloat16', quantization='int8')
     assert request.label == 'cuda1-bfloat16-int8'
+    assert PolicyRequest(device='server', dtype='server').label == 'server-none'
     assert dataclasses.replace(request, preprocessing='training').label.endswith('-training')
 
 
