@@ -35,7 +35,7 @@ from vla_ros.openvla import policy as policy_module
 from vla_ros.openvla.graphs import Backlog, CudaRecorder, Graphs, Recorder
 from vla_ros.openvla.request import Request
 from vla_ros.openvla.stages import Stages
-from vla_ros.types import InferenceCancelled
+from vla_ros.types import InferenceCancelled, Observation, Prediction
 
 CPU = torch.device('cpu')
 OUT_OF_MEMORY = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
@@ -83,10 +83,9 @@ def equal(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
 
 def recorded(recorder: Recorder, *seeds: int) -> Toy:
     toy = Toy(recorder)
-    toy.graphs.recording = True
-    for seed in seeds:
-        assert equal(toy.run(seed), toy.plain(seed))
-    toy.graphs.recording = False
+    with toy.graphs.making():
+        for seed in seeds:
+            assert equal(toy.run(seed), toy.plain(seed))
     return toy
 
 
@@ -126,11 +125,11 @@ def test_after_a_failure_it_runs_without_and_says_so(
 def test_a_graph_that_differs_is_not_used() -> None:
     """By what the function reads beside its inputs: found when other inputs come."""
     toy = Toy(TapeRecorder())
-    toy.graphs.recording = True
-    toy.run(1)
-    assert not toy.graphs.problem
-    toy.surprise = 1e-6
-    assert equal(toy.run(1), toy.plain(1))
+    with toy.graphs.making():
+        toy.run(1)
+        assert not toy.graphs.problem
+        toy.surprise = 1e-6
+        assert equal(toy.run(1), toy.plain(1))
     assert 'differs from what it was made of' in toy.graphs.problem
     assert len(toy.graphs) == 0
 
@@ -155,22 +154,30 @@ def test_it_can_be_cancelled_between_the_pieces(
     assert equal(toy.run(3), toy.plain(3))
 
 
-def test_a_recording_can_be_cancelled() -> None:
+@pytest.mark.parametrize('moment', ['begin', 'end'])
+def test_a_recording_and_its_comparison_can_be_cancelled(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then there is no graph, and none is made later."""
     recorder = TapeRecorder()
     toy = Toy(recorder)
-    toy.graphs.recording = True
-    begin = recorder.begin
+    original = getattr(recorder, moment)
 
-    def begin_and_cancel() -> None:
-        begin()
-        toy.cancel.set()
+    def cancel_after() -> object:
+        result = original()
+        if moment == 'begin' or recorder.pieces == 3:
+            toy.cancel.set()
+        return result
 
-    recorder.begin = begin_and_cancel  # type: ignore[method-assign]
-    with pytest.raises(InferenceCancelled):
+    monkeypatch.setattr(recorder, moment, cancel_after)
+    with pytest.raises(InferenceCancelled), toy.graphs.making():
         toy.run(1)
+    monkeypatch.undo()
     toy.cancel.clear()
-    recorder.begin = begin  # type: ignore[method-assign]
     assert equal(toy.run(1), toy.plain(1))
+    assert (len(toy.graphs), toy.graphs.problem) == (0, '')
+    with toy.graphs.making():
+        assert equal(toy.run(2), toy.plain(2))
     assert (len(toy.graphs), toy.graphs.problem) == (1, '')
 
 
@@ -314,6 +321,33 @@ def test_a_chunk_s_graphs_give_its_bits() -> None:
         assert_same_bits([ours], [case.predict(one)])
     error = np.abs(ours.actions - case.array('actions')).max()
     assert error <= case.tolerance
+
+
+def test_kept_patches_go_through_graphs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = TapeRecorder()
+    with recorders(monkeypatch, recorder):
+        one = OpenVLAPolicy.from_pretrained(
+            GOLDEN / 'openvla_v01_tiny', 'cpu', 'float32', recomputed_patches=0.5
+        )
+    assert one.warmup().graphs == f'{len(one._graphs)} CUDA graphs'
+    case = CASES['openvla_v01_tiny-vga'][1]
+    images = [np.roll(picture(case), shift) for shift in (0, 30, 3000)]
+
+    def actions() -> list[Prediction]:
+        session = one.session(case['unnorm_key'])
+        camera = session.spec.cameras[0]
+        asked = [Observation({camera: image}, case['instruction'], {camera: 0}) for image in images]
+        answers = [one.predict([(session, each)])[0] for each in asked]
+        return [answer for answer in answers if isinstance(answer, Prediction)]
+
+    before = recorder.repeated
+    ours = actions()
+    assert recorder.repeated > before and len(ours) == len(images)
+    one.reset()
+    with without_graphs(one):
+        before = recorder.repeated
+        assert_same_bits(ours, actions())
+        assert recorder.repeated == before
 
 
 def test_out_of_memory_in_the_warm_up_leaves_a_policy_without_graphs(

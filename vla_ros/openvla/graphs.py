@@ -13,8 +13,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 import torch
@@ -156,8 +156,8 @@ class Graphs:
     :param device: of the model.
     :param check_cancelled: raises InferenceCancelled if the inference is cancelled.
 
-    ``recording`` is set by the warm-up: then a graph is made for each shape that occurs.
-    ``problem`` says why there are no graphs although there is a recorder; empty: no problem.
+    ``recording`` is true while a graph is made for each shape that occurs. ``problem`` says why
+    there are no graphs although there is a recorder; empty: no problem.
     """
 
     def __init__(
@@ -208,6 +208,18 @@ class Graphs:
             return function(*inputs)
         return program.run(inputs, self._between_pieces)
 
+    @contextmanager
+    def making(self, wanted: bool = True) -> Iterator[None]:
+        """Make a graph for each shape that occurs within the block; the warm-up does.
+
+        :param wanted: False: make none.
+        """
+        self.recording = wanted
+        try:
+            yield
+        finally:
+            self.recording = False
+
     def before_layer(self) -> None:
         """Limit the queue, or begin the next piece of a recording. Called before each layer."""
         self._layers += 1
@@ -251,15 +263,14 @@ class Graphs:
     ) -> str:
         """Return why the function's graph can't be used; empty if it can."""
         try:
-            program = self._programs.get(key)
-            if program is None:
-                program = self._programs[key] = self._recorded(function, inputs)
+            program = self._programs.get(key) or self._recorded(function, inputs)
             repeated = program.run(inputs, self._between_pieces)
             if not all(map(_same_bits, outputs, repeated)):
                 return f'the graph of {key} differs from what it was made of'
         except (MemoryError, RuntimeError) as error:
             return ' '.join(str(error).split())[:200] or type(error).__name__
         program.checks_left -= 1
+        self._programs[key] = program  # not before: the comparison may be cancelled
         return ''
 
     def _recorded(self, function: Function, inputs: Sequence[Tensor]) -> _Program:

@@ -198,13 +198,13 @@ class OpenVLAPolicy:
             is_last = done == len(trials) - 1
             if is_last:
                 self.reset()  # no embedding that was kept makes the last one fast
-            self._graphs.recording = not is_last
             if self._keeps_patches and not trial.keeps:
                 memories = [PatchMemory() for _ in range(trial.batch_size)]
             trial_started = time.monotonic()
-            predictions[name] = self._attempt(
-                trial.requests(longest, memories), cancel, return_logits=True, trial=True
-            )[0]
+            with self._graphs.making(not is_last):
+                predictions[name] = self._attempt(
+                    trial.requests(longest, memories), cancel, return_logits=True, trial=True
+                )[0]
             seconds.append(time.monotonic() - trial_started)
         check(predictions, self.spec(longest).cameras)
         total_s = time.monotonic() - started
