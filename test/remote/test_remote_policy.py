@@ -436,6 +436,7 @@ def test_answers_that_are_no_actions_fail(frame: bytes | str, text: str) -> None
         {'compile': True},
         {'preprocessing': 'training'},
         {'rotate_180': True},
+        {'recomputed_patches': 0.5},
     ],
     ids=str,
 )

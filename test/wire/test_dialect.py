@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,11 @@ from vla_ros.wire.token import authorization, is_authorized, read_token
 SPEC = PolicySpec(
     ('front', 'wrist'), 8, 7, 5, ActionSpace.POSE_DELTA, unknown_names(7), 0.05, True, True, 2.0
 )
+UNSET = ('takes_any_key', 'rotate_180', 'center_crop', 'preprocessing')
 SERVED = ServedPolicy(
-    PolicyInfo('openvla/openvla-7b', 'main', 'cuda:0', 'bfloat16', 'none'),
+    PolicyInfo('openvla/openvla-7b', 'main', 'cuda:0', 'bfloat16', 'int8', True, 0.5),
     {'bridge_orig': SPEC, 'other': replace(SPEC, period_s=None)},
-    warmup=WarmupTimes(10.0, 1.0, 0.1),
+    warmup=WarmupTimes(10.0, 1.0, 0.1, '3 graphs'),
     self_checked=True,
     identity='abc',
     sessions_free=3,
@@ -61,6 +62,10 @@ def over_the_wire(value: Any) -> Any:
 
 
 def test_metadata_arrives_as_it_was_sent() -> None:
+    for one in (SERVED, SERVED.info, SERVED.warmup):  # else a new field might be lost
+        for each in fields(one):
+            if each.default is not MISSING and each.name not in UNSET:
+                assert getattr(one, each.name) != each.default, each.name
     metadata = {**SERVED.to_metadata(), 'action_horizon': 5}
     assert is_ours(metadata) and not is_ours({}) and not is_ours(None)
     assert ServedPolicy.from_metadata(over_the_wire(metadata)) == SERVED

@@ -333,6 +333,7 @@ def _read_info(given: Fields) -> PolicyInfo:
         text('dtype'),
         text('quantization'),
         given.flag('compiled'),
+        given.number('recomputed_patches', low=0.0, high=1.0),
     )
 
 
