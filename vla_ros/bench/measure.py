@@ -258,6 +258,16 @@ class _Turns:
 
         return infer
 
+    def remember(
+        self, measurement: Measurement, repetition: int, predictions: Sequence[Prediction]
+    ) -> None:
+        """Remember the tokens of an answer that had no draft, as drafts of other combinations."""
+        combination, tokens = measurement.combination, predictions[0].tokens
+        is_own = combination.draft == 'none' and not combination.is_plain
+        if is_own and combination.batch_size == 1 and tokens is not None:
+            known = combination.policy, self._stride * repetition
+            self._token_ids.setdefault(known, tokens.ids)
+
     def close(self) -> None:
         """Free the policies."""
         for policy in self._policies.values():
@@ -272,7 +282,8 @@ class _Turns:
         if known not in self._token_ids:
             policy = self._policies[combination.policy]
             session = policy.session(combination.policy.unnorm_key or None)
-            [prediction] = all_predicted(policy.predict([(session, self._observations[number])]))
+            batch = [(session, self._observations[number])]
+            [prediction] = all_predicted(policy.predict(batch, self._task.cancel))
             if prediction.tokens is None:
                 raise PolicyError('the prediction has no tokens for a draft', 'leave --draft out')
             self._token_ids[known] = prediction.tokens.ids
@@ -293,7 +304,7 @@ def _measure_group(
         for measurement in sorted(measurements, key=lambda one: one.combination.is_plain):
             measurement.loading = turns.load(measurement.combination, say)
             # The first inference with this combination's threads is not counted.
-            turns.infer(measurement, 0)()
+            turns.remember(measurement, 0, turns.infer(measurement, 0)())
         for repetition in range(1, 1 + task.repeats):
             say(f'repetition {repetition} of {task.repeats}')
             for measurement in measurements:
@@ -302,6 +313,7 @@ def _measure_group(
                 predictions = infer()
                 measurement.latencies_s.append(time.monotonic() - started)
                 measurement.keep(predictions)
+                turns.remember(measurement, repetition, predictions)
         if look_closer is not None:
             profiled = min(measurements, key=lambda one: one.combination.is_plain)
             say(f'profiling {profiled.combination}')
@@ -320,11 +332,15 @@ def _energy(turns: _Turns, measurement: Measurement, say: Say) -> Energy | None:
     if meter.read is None:
         return None
     say(f'energy of {measurement.combination}')
-    count, before, started = 0, meter.read(), time.monotonic()
-    while count < _MIN_ENERGY_RUNS or time.monotonic() - started < _MIN_ENERGY_S:
-        turns.infer(measurement, count % (1 + len(measurement.latencies_s)))()
-        count += 1
-    joules, seconds = meter.read() - before, time.monotonic() - started
+    try:
+        count, before, started = 0, meter.read(), time.monotonic()
+        while count < _MIN_ENERGY_RUNS or time.monotonic() - started < _MIN_ENERGY_S:
+            turns.infer(measurement, count % (1 + len(measurement.latencies_s)))()
+            count += 1
+        joules, seconds = meter.read() - before, time.monotonic() - started
+    except OSError as error:
+        say(f'no energy: {error}')
+        return None
     return Energy(joules / count, joules / seconds, meter.source)
 
 

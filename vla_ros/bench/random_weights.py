@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from vla_ros.bench.combinations import inspection_of
 from vla_ros.measure.memory import available_bytes
 from vla_ros.openvla import OpenVLAPolicy
+from vla_ros.openvla.placement import empty_cache
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.synthetic.random_checkpoint import RandomWeights, describe_random_checkpoint
 from vla_ros.types import Cancel, PolicyError
@@ -53,6 +55,8 @@ def check_room(request: PolicyRequest, shape: str) -> None:
 
     :raises PolicyError: if it does not.
     """
+    gc.collect()  # what the policies before had
+    empty_cache(torch.device(request.device))
     needed = inspection_of(request).needed_bytes(request) or 0
     free = available_bytes(request.device)
     if needed > free:

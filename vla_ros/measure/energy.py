@@ -59,6 +59,7 @@ def nvml_meter(uuid: str, library: str | None = None) -> EnergyMeter:
         return EnergyMeter(f'not told: {_NVML_ERROR}')
 
     def read() -> float:
+        """Return the joules; raise OSError if the driver tells none."""
         millijoules = ctypes.c_ulonglong()
         if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)):
             raise OSError(_NVML_ERROR)

@@ -115,7 +115,7 @@ def _read(
         key = names[name]
         module, _, parameter = key.rpartition('.')
         if parameter == 'weight' and module in quantized:
-            quantized[module].quantize(stored, placement.device, placement.dtype)
+            quantized[module].quantize(stored.cpu(), placement.device, placement.dtype)
         elif key in exact:
             state_dict[key] = stored.to('cpu', torch.float32)
         else:

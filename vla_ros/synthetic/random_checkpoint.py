@@ -113,7 +113,7 @@ def _tied_embedding(shape: torch.Size, action_ids: slice, generator: torch.Gener
 def _random_weights(
     key: str, shape: torch.Size, action_ids: slice, generator: torch.Generator
 ) -> Tensor:
-    """Return bfloat16 weights, scaled so that activations neither vanish nor overflow.
+    """Return weights, scaled so that activations neither vanish nor overflow.
 
     :param action_ids: those of action tokens.
     """
@@ -146,4 +146,6 @@ def _random_weights(
 
 
 def _zeros(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.zeros(shape, dtype=torch.bfloat16, device=generator.device)
+    """Return zeros in bfloat16; on MPS, which may not draw that, in float32."""
+    dtype = torch.float32 if generator.device.type == 'mps' else torch.bfloat16
+    return torch.zeros(shape, dtype=dtype, device=generator.device)
