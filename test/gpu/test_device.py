@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -22,10 +23,13 @@ from support.graphs import (
     without_graphs,
 )
 from support.places import GOLDEN
+from vla_ros.bench.random_weights import described, load_random
 from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.graphs import CudaRecorder, Graphs
 from vla_ros.openvla.quantization import _has_vnni, choose_linear
-from vla_ros.types import InferenceCancelled
+from vla_ros.openvla.request import Request
+from vla_ros.policies import PolicyRequest, resolve
+from vla_ros.types import InferenceCancelled, PolicyError
 
 LOGIT_TOLERANCE = 1e-4  # as test_golden.py
 CANCELLED_WITHIN_S = 0.1  # a GPU ends what is queued
@@ -181,6 +185,58 @@ def test_stage_times_on_cuda_are_within_the_inference() -> None:
     prediction = one.predict_action(picture(case), case['instruction'], case['unnorm_key'])
     assert 0 < sum(prediction.timings.values()) < 1.1 * (time.monotonic() - started)
     assert all(seconds > 0 for seconds in prediction.timings.values())
+
+
+def seconds_to_end(one: OpenVLAPolicy, request: Request, after_s: float) -> float:
+    """How long an inference goes on after it was cancelled; negative if it was done before."""
+    cancel, cancelled_at = threading.Event(), []
+
+    def cancel_now() -> None:
+        cancelled_at.append(time.monotonic())
+        cancel.set()
+
+    timer = threading.Timer(after_s, cancel_now)
+    timer.start()
+    with suppress(InferenceCancelled):
+        one.predict_action(request.images[0], request.instruction, request.unnorm_key, cancel)
+    if one.info.device != 'cpu':
+        torch.cuda.synchronize()
+    ended_at = time.monotonic()
+    timer.join()
+    return ended_at - cancelled_at[0]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'device', 'heard_within_s'),
+    [
+        ('tiny', 'cpu', CANCELLED_WITHIN_S),
+        pytest.param('openvla-7b', 'cuda', 0.02, marks=ON_GPU),
+    ],
+)
+def test_a_whole_model_s_graphs_change_no_bit_and_it_hears_a_cancel(
+    shape: str, device: str, heard_within_s: float
+) -> None:
+    """With random weights that are drawn on the device; a card must have 24 GB."""
+    with described(shape) as folder:
+        request = resolve(PolicyRequest(folder, device=device, dtype='bfloat16'))
+        try:
+            one = load_random(request, shape, 2)
+        except PolicyError as error:
+            pytest.skip(str(error))
+    graphs = one.warmup().graphs
+    assert graphs.endswith(' CUDA graphs') == (device == 'cuda')
+    random = np.random.default_rng(0)
+    asked = [
+        Request((random.integers(0, 256, (480, 640, 3), np.uint8),), words, None)
+        for words in ('go', 'pick up the red cup and put it into the drawer')
+    ]
+    assert_graphs_change_no_bit(one, [[asked[0]], [asked[1]], asked])
+    for after_s in (0.0, 0.01, 0.02, 0.04):
+        one.reset()
+        heard_s = seconds_to_end(one, asked[0], after_s)
+        print(f'{device}: cancelled after {1e3 * after_s:.0f} ms, ended {1e3 * heard_s:.1f} later')
+        assert heard_s < heard_within_s or device == 'cpu'
+    one.close()
 
 
 @pytest.mark.parametrize('cuda_graphs', [True, False])

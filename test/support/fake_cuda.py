@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from support.recording import Tape
+from vla_ros.openvla import graphs
 
 
 class Stream:
@@ -68,6 +69,7 @@ class FakeCuda:
         self.modes: set[str] = set()
         self.pools: set[int] = set()
         Event.made = []
+        patch.setattr(graphs, '_capture_stream', Stream)  # the real one is kept
         for name, replacement in (
             ('Stream', Stream),
             ('stream', self.stream),

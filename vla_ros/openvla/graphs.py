@@ -10,6 +10,7 @@ Runs in the policy's thread. Independent of what the functions compute.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 from collections import deque
@@ -52,7 +53,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _capture_stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._open = ExitStack()
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -92,6 +93,12 @@ class CudaRecorder:
         self._graph = None
         with suppress(RuntimeError):
             self._open.close()
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all recordings: cuBLAS keeps memory for each stream it ever met."""
+    return torch.cuda.Stream(device)
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
