@@ -89,11 +89,13 @@ def test_the_environment_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with_tls = ServeOptions(SCRIPTED, tls_cert=tmp_path, tls_key=tmp_path)
     assert ray_environment.environment(with_tls, tmp_path)['RAY_SERVE_ENABLE_HA_PROXY'] == '0'
 
-    # The wrapper moves HAProxy's two other ports to files, and leaves ours alone.
+    # The wrapper moves HAProxy's two other ports to files, leaves ours alone, and shortens a wait.
     haproxy.write_text('#!/bin/sh\necho "$@"\ncat "$3"\n')
     haproxy.chmod(0o700)
     configuration = tmp_path / 'haproxy.cfg'
-    configuration.write_text('    bind :9101\n    bind *:8404\n    bind 127.0.0.1:8000\n')
+    configuration.write_text(
+        '    bind :9101\n    bind *:8404\n    bind 127.0.0.1:8000\n    timeout connect 5s\n'
+    )
     command = [here['RAY_SERVE_HAPROXY_BINARY_PATH'], '-db', '-f', str(configuration), '-sf', '1']
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     arguments, *lines = printed.splitlines()
@@ -102,6 +104,7 @@ def test_the_environment_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         f'    bind unix@{tmp_path}/9101.sock',
         f'    bind unix@{tmp_path}/8404.sock',
         '    bind 127.0.0.1:8000',
+        '    timeout connect 250ms',
     ]
 
 

@@ -20,11 +20,13 @@ from vla_ros.serving.options import ServeOptions
 from vla_ros.serving.ports import free_port
 
 # Statistics and metrics of HAProxy, which nobody here asks for, move from ports to socket files.
+# Before HAProxy turns from a replica that was killed to another one, it waits for as long as a
+# connection may take, but at most 1 s.
 _WRAPPER = """#!/bin/sh
 # Called as: haproxy -db -f CONFIGURATION ...
 configuration=$3
-sed -E 's#^( *bind +)[*]?:([0-9]+)#\\1unix@{folder}/\\2.sock#' "$configuration" \\
-  > "$configuration.local" || exit 1
+sed -E -e 's#^( *bind +)[*]?:([0-9]+)#\\1unix@{folder}/\\2.sock#' \\
+  -e 's#^( *timeout connect +).*#\\1250ms#' "$configuration" > "$configuration.local" || exit 1
 shift 3
 exec {haproxy} -db -f "$configuration.local" "$@"
 """
@@ -42,6 +44,7 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
         'RAY_SERVE_HAPROXY_METRICS_ENABLED': '0',
         # A replica that is stopped must leave the rotation before its robots' patience ends.
         'RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER': '500ms',
+        'RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT': '1',  # and one that was killed, immediately
         'RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S': '60',  # a busy machine starts Python slowly
         # A robot connects again anyway; half a minute is Ray's default for both.
         'RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S': '2',
@@ -53,6 +56,8 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
     if not options.is_here:
         return variables
     variables |= {
+        # By default Ray ends processes once the machine's memory is almost full, even if others fill it.
+        'RAY_memory_monitor_refresh_ms': '0',
         'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0',  # all of Ray binds to 127.0.0.1
         'RAY_AUTH_MODE': 'token',  # other users of this machine must not run code as this one
         'RAY_SERVE_FALLBACK_PROXY_HTTP_PORT': str(free_port()),
