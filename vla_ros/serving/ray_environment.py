@@ -56,7 +56,7 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
     if not options.is_here:
         return variables
     variables |= {
-        # By default Ray ends processes once the machine's memory is almost full, even if others fill it.
+        # By default Ray ends processes once others have filled the machine's memory.
         'RAY_memory_monitor_refresh_ms': '0',
         'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0',  # all of Ray binds to 127.0.0.1
         'RAY_AUTH_MODE': 'token',  # other users of this machine must not run code as this one
