@@ -140,6 +140,8 @@ def test_every_condition_has_a_name_of_its_own() -> None:
     policy = PolicyRequest('a/b', '', 'cuda:0', 'bfloat16', 'int8')
     black = Condition(policy, control='black')
     assert str(black) == 'b cuda:0 bfloat16 int8, in step, black image'
+    kept = Condition(PolicyRequest('a', device='cpu', dtype='float32', recomputed_patches=0.5))
+    assert str(kept) == 'a cpu float32 50% of the patches, in step'
 
 
 def test_the_json_of_a_condition_is_flat() -> None:
@@ -147,7 +149,7 @@ def test_the_json_of_a_condition_is_flat() -> None:
     assert condition.as_json() == {
         **{'model': 'models/blocks', 'device': 'cpu', 'dtype': 'float32', 'quantization': 'none'},
         **{'pace': 'free', 'added_latency_s': 0.2, 'control': 'none', 'deltas_from': 'image'},
-        'motion': 'action',
+        **{'motion': 'action', 'recomputed_patches': 1.0},
     }
     assert Condition.from_json({'name': 'more', **condition.as_json()}) == condition
 

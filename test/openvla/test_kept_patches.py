@@ -21,6 +21,7 @@ from support import family_golden, minivla_golden
 from support.golden import CASES, picture
 from support.places import GOLDEN, ROOT
 from support.shapes import record_shapes
+from vla_ros.measure.agreement import tokens_of
 from vla_ros.openvla import OpenVLAPolicy, kept_patches
 from vla_ros.openvla.errors import PlacementError
 from vla_ros.openvla.kept_patches import (
@@ -368,6 +369,15 @@ def test_the_warmup_checks_the_kept_patches(
         monkeypatch.setattr(PatchPass, '__init__', blind)
     with pytest.raises(SelfCheckError, match=words):
         one.warmup()
+
+
+def test_an_agreement_is_measured_along_episodes(computed: list[int]) -> None:
+    one = policy()
+    [key] = one.config.norm_stats
+    seen = [observation(roll=roll) for roll in range(3)]
+    tokens_of(one, seen, key, starts={0, 2})
+    tokens_of(one, seen, key)
+    assert computed == [64, 32, 64] + [64] * 3
 
 
 def test_it_says_that_it_is_inexact() -> None:

@@ -47,6 +47,7 @@ def load_random(
         max_batch_size=max_batch_size,
         weights=RandomWeights(folder, shape, device, cancel),
         cuda_graphs=request.cuda_graphs,
+        recomputed_patches=request.recomputed_patches,
     )
 
 

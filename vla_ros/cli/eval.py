@@ -25,12 +25,12 @@ from vla_ros.simulation.libero import SUITES
 from vla_ros.simulation.worlds import WORLDS
 from vla_ros.types import PolicyError
 
-_PLACEMENT = ('device', 'dtype', 'quantization')
+_PLACEMENT = ('device', 'dtype', 'quantization', 'recomputed_patches')
 _OWN_OPTIONS = {
     'model': '--model',
     'replan_rows': '--rows',
     'use_sim_time': '--sim-time',
-    **{name: f'--{name}' for name in _PLACEMENT},
+    **{name: '--' + name.replace('_', '-') for name in _PLACEMENT},
 }
 # Options of several values: those allowed, of which the first is the default, and the help.
 _LISTS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -182,6 +182,13 @@ def _add_lists(parser: argparse.ArgumentParser) -> None:
         type=list_of(str),
         default='auto',
         help='of auto, cpu, mps, cuda, cuda:N (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--recomputed-patches',
+        metavar='LIST',
+        type=list_of(positive),
+        default='1',
+        help='shares, 0.1 to 1, of the patches that are not kept (default: %(default)s)',
     )
 
 

@@ -59,7 +59,7 @@ def _setup(options: argparse.Namespace) -> Setup:
     return Setup(
         options.bag,
         request,
-        {name: getattr(options, name) for name in _LISTS},
+        {name: getattr(options, name) for name in (*_LISTS, 'recomputed_patches')},
         options.output,
         options.compare,
         options.image,
@@ -114,6 +114,8 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
     add('--unnorm-key', default='', help='data set whose statistics scale the actions')
     for name, (default, text) in _LISTS.items():
         add(f'--{name}', metavar='LIST', type=list_of(str), default=default, help=f'of {text}')
+    text = 'shares, 0.1 to 1, of the patches that are not kept (default: %(default)s)'
+    add('--recomputed-patches', metavar='LIST', type=list_of(positive), default='1', help=text)
     add('--rotate-180', action='store_true', help='rotate the images first')
     add('--contracts', metavar='FILE', default='', help='YAML with more action contracts')
     text = 'offer the previous action as a draft, as the node does'

@@ -60,7 +60,8 @@ class Setup:
     :param episodes: number of episodes for each instruction.
     :param first_seed: seed of the first start.
     :param paces: at least one, all with the same ``rows``.
-    :param placements: lists for ``device``, ``dtype`` and ``quantization``.
+    :param placements: lists for ``device``, ``dtype``, ``quantization`` and
+        ``recomputed_patches``.
     :param parameters: further parameters of the node.
     :param plot: file for the success rates; None: no plot.
     :param gif: file for the film; None: no film.
@@ -75,7 +76,7 @@ class Setup:
     simulated_time: bool
     paces: Sequence[Pace]
     controls: Sequence[str]
-    placements: Mapping[str, Sequence[str]]
+    placements: Mapping[str, Sequence[str | float]]
     parameters: Mapping[str, str]
     plot: Path | None
     gif: Path | None
@@ -168,6 +169,7 @@ class Evaluation:
         self._is_upside_down = world.node_parameters.get('rotate_180') == 'true'
         self._world, self._setup = world, setup
         self._seen: list[Observation] = []  # inputs of the first policy, for all policies
+        self._starts: set[int] = set()  # numbers of those that begin an episode
         self._reference: NDArray[np.int64] | None = None  # tokens of the first policy
         self._parameters: dict[str, str] = {
             'unnorm_key': world.contract.unnorm_key,
@@ -189,12 +191,12 @@ class Evaluation:
         """
         placements = product(PolicyRequest(self.model), **self._setup.placements)
         for request in placements:
-            placement = {name: getattr(request, name) for name in self._setup.placements}
+            placement = {name: str(getattr(request, name)) for name in self._setup.placements}
             parameters, before = {**self._parameters, **placement}, len(self.outcomes)
             for node, paces in _nodes(self._setup).items():
                 self._play_with_one_node(node, {**parameters, **dict(node.parameters)}, paces)
             if len(placements) > 1 and (self._spec is None or self._spec.emits_tokens):
-                shared = self._agreement(parameters)
+                shared = self._agreement(parameters, request.recomputed_patches < 1)
                 self.outcomes[before:] = [
                     replace(outcome, agreement=shared) for outcome in self.outcomes[before:]
                 ]
@@ -247,6 +249,7 @@ class Evaluation:
         self, robot: SimulatedRobot, seed: int, asked: str, said: str, pace: Pace
     ) -> Episode:
         self.film.begin(said)
+        self._starts.add(len(self._seen))
 
         def watch(seen: Observation, action: NDArray[np.float64] | None) -> None:
             image = main_image(seen)
@@ -259,11 +262,15 @@ class Evaluation:
         self.film.end(episode.success)
         return episode
 
-    def _agreement(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        """Return the agreement of this policy's tokens with those of the first one."""
+    def _agreement(self, parameters: Mapping[str, str], keeps_patches: bool) -> dict[str, Any]:
+        """Return the agreement of this policy's tokens with those of the first one.
+
+        :param keeps_patches: whether an answer also depends on the images before.
+        """
         say(f'predicting {len(self._seen)} observations once more, outside ROS')
         policy = load_policy(_request(parameters))
-        token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'])
+        starts = self._starts if keeps_patches else None
+        token_ids = tokens_of(policy, self._seen, self._parameters['unnorm_key'], starts)
         policy.close()
         self._reference = token_ids if self._reference is None else self._reference
         return agreement(self._reference, token_ids)
@@ -308,6 +315,7 @@ def _condition(model: str, status: VlaStatus, control: str, pace: Pace) -> Condi
             device=policy.device,
             dtype=policy.dtype,
             quantization=policy.quantization,
+            recomputed_patches=policy.recomputed_patches,
         ),
         pace=pace.kind,
         added_latency_s=pace.added_latency_s,

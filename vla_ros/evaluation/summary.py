@@ -15,7 +15,7 @@ from vla_ros.policy_request import PolicyRequest
 _Z = 1.959964  # standard deviations around the mean with 95 % of a normal distribution
 # Names of paces and of controls, with their texts in reports.
 PACES = {'step': 'in step', 'free': 'free-running', 'world': 'in world time'}
-_OF_POLICY = ('model', 'device', 'dtype', 'quantization')
+_OF_POLICY = ('model', 'device', 'dtype', 'quantization', 'recomputed_patches')
 CONTROLS = {'none': '', 'swapped': 'swapped instructions', 'black': 'black image'}
 
 
@@ -45,6 +45,8 @@ class Condition:
         policy = self.policy
         words = [PurePath(policy.model).name, policy.device, policy.dtype]
         words += [policy.quantization] if policy.quantization != 'none' else []
+        share = policy.recomputed_patches
+        words += [f'{share:.0%} of the patches'] if share < 1 else []
         parts = [' '.join(words), PACES[self.pace]]
         parts += [f'+{1e3 * self.added_latency_s:.0f} ms'] if self.added_latency_s else []
         parts += ['twists'] if self.motion == 'twist' else []

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,22 @@ from vla_ros.types import Observation, Policy, PolicyError, all_predicted
 
 
 def tokens_of(
-    policy: Policy, observations: Sequence[Observation], unnorm_key: str
+    policy: Policy,
+    observations: Sequence[Observation],
+    unnorm_key: str,
+    starts: Collection[int] | None = None,
 ) -> NDArray[np.int64]:
     """Return int64 [N, tokens], those of each answer; -1 after the end of a sequence.
 
+    :param starts: numbers of the observations that begin an episode, for a policy that keeps
+        something from one to the next; None: each answer depends on its observation only.
     :raises PolicyError: if the policy decodes no tokens.
     """
     session = policy.session(unnorm_key)
     rows = []
-    for observation in observations:
-        session.reset()  # no draft: each answer depends on its observation only
+    for number, observation in enumerate(observations):
+        if starts is None or number in starts:
+            session.reset()  # neither a draft nor patches are kept
         [prediction] = all_predicted(policy.predict([(session, observation)]))
         if prediction.tokens is None:
             raise PolicyError(

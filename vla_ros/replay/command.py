@@ -36,7 +36,7 @@ class Setup:
 
     bag: Path
     request: PolicyRequest
-    lists: Mapping[str, Sequence[str]]
+    lists: Mapping[str, Sequence[str | float]]
     output: Path
     compare: Sequence[Path]
     images: Sequence[str]
