@@ -23,6 +23,7 @@ class ReplanOracle:
     def __init__(self, parameters: dict[str, Any], now_ns: Callable[[], int]) -> None:
         self._params, self._now_ns = parameters, now_ns
         self._changed_ns = -_UNSURE_NS
+        self._asked_ns = 0  # stamp of the last observation
         self.lift()
 
     @property
@@ -43,16 +44,18 @@ class ReplanOracle:
         self._from_ns: int | None = None
         self._asked: Call | None = None
 
-    def ask(self, call: Call, stamp_ns: int, limit_s: float) -> str:
+    def ask(self, call: Call, stamp_ns: int, node_ns: int) -> str:
         """Return why the policy may not be asked about an observation now; empty: it may.
 
-        :param limit_s: an inference that took longer, or nearly so, may have been dropped.
+        :param node_ns: the node's clock; what was too late by then may have been dropped.
         """
-        asked, from_ns = self._asked, self._from_ns
-        self._asked, self._from_ns = call, None
+        asked, from_ns, asked_ns = self._asked, self._from_ns, self._asked_ns
+        self._asked, self._from_ns, self._asked_ns = call, None, stamp_ns
         if not self.is_on or self._is_unsure:
             return ''
+        limit_s, age_s = self._params['inference_timeout_s'], (node_ns - asked_ns) / NS
         is_late = asked is not None and asked.duration_s > limit_s - MARGIN_S
+        is_late |= age_s > self._params['max_action_age_s'] - MARGIN_S
         if asked is not None and is_sound(asked) and not is_late:
             return 'it is asked again, before the action of the last observation'
         if from_ns is not None and stamp_ns < from_ns:

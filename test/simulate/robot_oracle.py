@@ -605,8 +605,8 @@ class RobotOracle:
     def _check_replan(self, call: Call, images: Sequence[Seen]) -> None:
         if self.must_hold or self._around.any_stalled_lately(_STEADY_S) or self._in_doubt:
             self._replan.lift()
-        limit_s = self._params['inference_timeout_s']
-        if why := self._replan.ask(call, min(image.stamp_ns for image in images), limit_s):
+        stamp_ns = min(image.stamp_ns for image in images)
+        if why := self._replan.ask(call, stamp_ns, self._around.node_ns()):
             self._violation(f'{[tuple(image.frame) for image in images]}: {why}')
 
     def _find_images(self, call: Call, member: int) -> list[Seen]:
