@@ -15,6 +15,7 @@ import numpy as np
 
 from simulate.arms import JOINTS
 from simulate.live_faults import ACCELERATIONS, SPEEDS
+from simulate.parts_oracle import NOTICE_S
 from simulate.scheduler import NS
 
 _BRAKES_S = max(SPEEDS) / min(ACCELERATIONS) + 0.05  # from the highest speed
@@ -41,6 +42,7 @@ class JointOracle:
         self._ends_ns = 0  # of the last chunk
         self._unsure_ns = now_ns()  # when a chunk last may have been refused
         self._heard_ns = -NS
+        self._planned_ns = self._plan_ends_ns = 0  # of the last trajectory
         self.moves = 0  # commands that differ from the one before
 
     def _age_s(self, since_ns: int) -> float:
@@ -105,6 +107,9 @@ class JointOracle:
         """The joints are sent along a trajectory."""
         points = message.points
         first_s = _seconds(points[0].time_from_start)
+        self._planned_ns = self._now_ns()
+        lasts_ns = round(_seconds(points[-1].time_from_start) * NS)
+        self._plan_ends_ns = self._planned_ns + lasts_ns if len(points) > 1 else 0
         if first_s < 0.1 - 1e-6:
             self._violation(f'a trajectory begins after {first_s:.3f} s')
         if self._held_ns is not None and is_sure:
@@ -112,6 +117,15 @@ class JointOracle:
             if self._age_s(self._held_ns) + lasts_s > max(0.1, _BRAKES_S) + _MARGIN_S + _ENDING_S:
                 self._violation(f'a trajectory of {lasts_s:.3f} s, and the robot holds')
         self.moves += 1
+
+    def look(self) -> None:
+        """A hold ends the last trajectory by another one."""
+        held_ns = self._held_ns
+        if held_ns is None or self._age_s(held_ns) < NOTICE_S:
+            return
+        if self._planned_ns < held_ns - _MARGIN_S * NS and self._plan_ends_ns > self._now_ns():
+            self._plan_ends_ns = 0
+            self._violation('a trajectory goes on, though the robot holds')
 
 
 def _seconds(time: Any) -> float:

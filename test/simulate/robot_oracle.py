@@ -1187,6 +1187,7 @@ class RobotOracle:
                     self._violation(f'RUNNING, but {why}')
                     break
         self._check_liveness(now_ns)
+        self._joints.look()
 
     @property
     def _is_told(self) -> bool:
