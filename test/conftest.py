@@ -15,6 +15,7 @@ from support.places import HUB_HOME, ROS_HOME  # first of all: it sets the envir
 LONGEST = (
     'test_simulate.py',
     'test_closed_loop.py',
+    'test_ray.py',
     'test_command_line.py',
     'test_faults_start_and_end.py',
     'test_warmup.py',
