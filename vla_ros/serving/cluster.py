@@ -45,8 +45,9 @@ _log = logging.getLogger('vla_serve')
 class PolicyServer:
     """The deployment: one replica in one process. Serve makes it, and calls the other methods."""
 
-    # Serve awaits it.
-    async def __init__(self, options: ServeOptions, request: PolicyRequest) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, options: ServeOptions, request: PolicyRequest
+    ) -> None:
         """Load the policy and let it check itself.
 
         :raises ServingError: if that fails; Serve then keeps the old replicas.
