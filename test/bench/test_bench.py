@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from support.places import GOLDEN
 from vla_ros.bench import ceilings as limits
@@ -28,6 +29,7 @@ from vla_ros.openvla.checkpoint import INDEX_NAME, Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.costs import count_costs
 from vla_ros.openvla.placement import DTYPES
+from vla_ros.openvla.quantization import choose_linear
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.synthetic.checkpoint_writer import checkpoint_bytes
 from vla_ros.synthetic.random_model import cached_random_checkpoint
@@ -292,7 +294,9 @@ def test_costs_of_quantised_weights(tiny_checkpoint: Path, quantization: str, bi
     costs = count_costs(config, torch.bfloat16, 38, quantization=quantization)
     assert costs.flops == plain.flops
     kept = 2 * (7 * 64 + 64 * VOCABULARY)  # norms and head
-    row_bytes = 64 * bits // 8 + 4 + 2 * (bits == 4)  # int4 has two bytes for a group of 64 inputs
+    linear = nn.Linear(64, 64, bias=False, device='meta')
+    row_bytes = choose_linear(quantization, torch.device('cpu'), linear).weight_bytes // 64
+    assert 0 < row_bytes - 64 * bits // 8 <= 10  # scales, of int4 also of groups
     attention = 3 * 4 * 64 * row_bytes
     mlp = 3 * (3 * 64 * 172 + 4 * (2 * 172 + 64))  # 172 is no number of rows or inputs for int4
     assert costs.decode_step_bytes == kept + attention + mlp
