@@ -113,9 +113,11 @@ def test_whole_steps_are_as_near_as_steps_of_any_size(kind: str, group: int) -> 
     assert steps.dtype == offsets.dtype == torch.int8 and int(steps.min()) >= 1
     ours = restored(values, steps, offsets, scales, group)
     assert ours[7].abs().max() < 1e-30
-    out = torch.empty(weight.shape, dtype=torch.uint8)
-    unpacked = q.unpack_steps(q.pack_halves(values), steps, offsets, out)
-    assert torch.equal(unpacked * scales[:, None], ours)
+    packed = q.pack_halves(values)
+    numbers = [one[:, :, None, None] for one in (steps, q._larger(offsets))]
+    for by_fours in (False, True):  # plain rows, as on a CPU and on CUDA
+        unpacker = q.StepsUnpacker(torch.empty_like(values), numbers[0].shape, by_fours)
+        assert torch.equal(unpacker.unpack(packed, *numbers) * scales[:, None], ours)
     values, scales_and_zeros = q.quantize_groups(weight, group, torch.bfloat16)
     scale, zero = scales_and_zeros.float().transpose(0, 1)[..., None, :].unbind(3)
     theirs = ((values.float().unflatten(1, (-1, group)) - 8) * scale + zero).flatten(1)

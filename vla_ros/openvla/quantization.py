@@ -34,13 +34,12 @@ from vla_ros.openvla.products import (
 )
 from vla_ros.openvla.rounding import (
     ROWS_AT_ONCE,
-    BlockUnpacker,
+    StepsUnpacker,
     pack_halves,
     quantize_groups,
     quantize_inputs,
     quantize_rows,
     quantize_steps,
-    unpack_steps,
 )
 
 if TYPE_CHECKING:
@@ -191,8 +190,8 @@ class _StepsInt4Linear(QuantizedLinear):
     """
 
     scales: Tensor  # float32 [out_features]
-    steps: Tensor
-    offsets: Tensor
+    steps: Tensor  # int8, see StepsUnpacker
+    offsets: Tensor  # uint8, of the same shape
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
@@ -221,8 +220,7 @@ class _Part(NamedTuple):
 class DynamicInt4Linear(_StepsInt4Linear):
     """int4 for x86 with VNNI: unpacked into the memory of a weight of oneDNN's product.
 
-    ``steps`` are int8 and ``offsets`` uint8 [out_features / 64, groups, 1, 64], see
-    :class:`.BlockUnpacker`.
+    ``steps`` and ``offsets`` are [out_features / 64, groups, 1, 64].
     """
 
     negative_sums: Tensor  # int32 [out_features], of the unpacked weight
@@ -250,11 +248,10 @@ class DynamicInt4Linear(_StepsInt4Linear):
         values, steps, offsets, scales = quantize_steps(weight, self.group)
         sums = values.unflatten(1, (-1, self.group)).sum(dim=2, dtype=torch.int32)  # [N, groups]
         sums = (sums * steps).add_(offsets, alpha=self.group)
-        larger = (offsets.to(torch.int16) + 128).to(torch.uint8)
         self._keep(
             packed=pack_halves(to_blocks(values)),
             steps=_by_blocks(steps),
-            offsets=_by_blocks(larger),
+            offsets=_by_blocks(_larger(offsets)),
             scales=scales,
             negative_sums=-sums.sum(dim=1, dtype=torch.int32),
         )
@@ -270,9 +267,7 @@ class DynamicInt4Linear(_StepsInt4Linear):
         product = rows.new_empty(len(rows), self.out_features)
         for part in self._views:
             outputs = part.outputs
-            weight, unpacker = _unpacked(
-                outputs.stop - outputs.start, self.in_features, part.steps.shape[1]
-            )
+            weight, unpacker = _unpacked(self.in_features, part.steps.shape)
             unpacker.unpack(part.packed, part.steps, part.offsets)
             weight.negative_sums.copy_(self.negative_sums[outputs])
             scaled = weight.product(inputs, self.scales[outputs], rows.dtype)
@@ -285,42 +280,52 @@ def _by_blocks(numbers: Tensor) -> Tensor:
     return numbers.unflatten(0, (-1, BLOCK)).mT.unsqueeze(2).contiguous()
 
 
-def _unpacked(outputs: int, inputs: int, groups: int) -> tuple[WritableWeight, BlockUnpacker]:
-    """Return the weight of that shape that this thread uses again and again, and its unpacker."""
+def _larger(offsets: Tensor) -> Tensor:
+    """Return offsets as uint8, larger by 128."""
+    return (offsets.to(torch.int16) + 128).to(torch.uint8)
+
+
+def _unpacked(inputs: int, shape: torch.Size) -> tuple[WritableWeight, StepsUnpacker]:
+    """Return the weight that this thread uses again and again for a shape, and its unpacker.
+
+    :param shape: of the steps, [out_features / 64, groups, 1, 64].
+    """
     kept = _thread.__dict__.setdefault('unpacked', {})
-    shape = outputs, inputs, groups
-    if shape not in kept:
+    if (inputs, shape) not in kept:
         with torch.inference_mode(False):  # so that they can be written to in any mode
-            weight = WritableWeight(outputs, inputs)
-            kept[shape] = weight, BlockUnpacker(weight.blocks, groups)
-    return kept[shape]
+            weight = WritableWeight(shape[0] * BLOCK, inputs)
+            kept[inputs, shape] = weight, StepsUnpacker(weight.blocks, shape)
+    return kept[inputs, shape]
 
 
 class WholeInt4Linear(_StepsInt4Linear):
     """int4 for CUDA, and for a CPU with VNNI whose oneDNN is another: by :func:`.int8_sums`.
 
-    ``steps`` and ``offsets`` are int8 [out_features, groups].
+    ``steps`` and ``offsets`` are [out_features, groups, 1, 1].
     """
 
     _UNPACKED_BYTES = 4_000_000  # at a time on a CPU; a GPU unpacks the whole weight
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-        values, *rest = quantize_steps(weight, self.group)
-        steps, offsets, scales = (tensor.to(device) for tensor in rest)
+        values, steps, offsets, scales = quantize_steps(weight, self.group)
         self._keep(
-            packed=pack_halves(values).to(device), steps=steps, offsets=offsets, scales=scales
+            packed=pack_halves(values).to(device),
+            steps=steps[:, :, None, None].to(device),
+            offsets=_larger(offsets)[:, :, None, None].to(device),
+            scales=scales.to(device),
         )
 
     def _product(self, rows: Tensor) -> Tensor:
         inputs, input_scales = _signed_inputs(rows)
-        at_once = self.out_features
-        if rows.device.type == 'cpu':
+        at_once, on_cpu = self.out_features, rows.device.type == 'cpu'
+        if on_cpu:
             at_once = min(max(self._UNPACKED_BYTES // self.in_features, 16), at_once)
         scratch = self.packed.new_empty(at_once, self.in_features)
         product = rows.new_empty(len(rows), self.out_features)
         for part in self._parts(at_once):
-            out = scratch[: part.stop - part.start]
-            weight = unpack_steps(self.packed[part], self.steps[part], self.offsets[part], out)
+            steps = self.steps[part]
+            unpacker = StepsUnpacker(scratch[: len(steps)], steps.shape, by_fours=not on_cpu)
+            weight = unpacker.unpack(self.packed[part], steps, self.offsets[part])
             sums = int8_sums(inputs, weight).float()
             product[:, part] = sums.mul_(input_scales).mul_(self.scales[part])
         return self._with_bias(product)

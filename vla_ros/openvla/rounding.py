@@ -140,53 +140,47 @@ def pack_halves(values: Tensor) -> Tensor:
     return first | second << 4
 
 
-def unpack_steps(packed: Tensor, steps: Tensor, offsets: Tensor, out: Tensor) -> Tensor:
-    """Return weights as int8 [N, K].
-
-    :param packed: uint8 [N, K / 2], of :func:`pack_halves`; K is a multiple of 16.
-    :param steps: int8 [N, G], as ``offsets`` of :func:`quantize_steps`.
-    :param out: uint8 [N, K], is overwritten; the result is a view of it.
-    """
-    _unpack_halves(packed, out)
-    weights = out.view(torch.int8)
-    groups = weights.unflatten(1, (steps.shape[1], -1))
-    groups.mul_(steps[:, :, None]).add_(offsets[:, :, None])
-    return weights
-
-
-class BlockUnpacker:
-    """Writes weights of 4 bits to memory as int8, in blocks of 64 rows (:func:`.to_blocks`).
+class StepsUnpacker:
+    """Writes weights of 4 bits to memory as int8.
 
     Its views are made once: for few inputs they would take longer than the unpacking.
 
-    :param out: uint8 [N / 64, 64 * K], the memory.
-    :param groups: G, of a row.
+    :param out: uint8 [R, V], the memory: V values in each of R rows or blocks of rows.
+    :param shape: of the steps, [R, G, 1, L]: G groups, whose values come in turns of four from each
+        of L rows. For plain rows L is 1.
+    :param by_fours: whether four bytes are multiplied as one number: faster, except on a CPU for
+        plain rows.
     """
 
-    def __init__(self, out: Tensor, groups: int) -> None:
-        blocks = len(out)
+    def __init__(self, out: Tensor, shape: torch.Size, by_fours: bool = True) -> None:
         self._out = out
+        self._by_fours = by_fours
         self._eights = out.view(torch.int64)
-        self._fours = out.view(torch.int32).view(blocks, groups, -1, 64)
+        self._fours = out.view(torch.int32).view(*shape[:2], -1, shape[3])
         self._factors, self._summands = (
-            torch.empty(blocks, groups, 1, 64, dtype=torch.int32) for _ in range(2)
+            torch.empty(shape, dtype=torch.int32, device=out.device) for _ in range(2)
         )
 
-    def unpack(self, packed: Tensor, steps: Tensor, offsets: Tensor) -> None:
-        """Write a weight.
+    def unpack(self, packed: Tensor, steps: Tensor, offsets: Tensor) -> Tensor:
+        """Write a weight, and return it as an int8 view of the memory.
 
-        Four bytes, which belong to one group, are multiplied and added as one number: none of them
-        exceeds 255, since they are larger by 128 until the end.
+        Bytes are larger by 128 until the end, so that none exceeds 255. Four of them, which belong
+        to one group, can be multiplied and added as one number.
 
-        :param packed: uint8 [N / 64, 32 * K], of :func:`pack_halves` of such blocks.
-        :param steps: int8 [N / 64, G, 1, 64].
-        :param offsets: uint8 of that shape, larger by 128 than those of :func:`quantize_steps`.
+        :param packed: uint8 [R, V / 2], of :func:`pack_halves`.
+        :param steps: int8, of :func:`quantize_steps`.
+        :param offsets: uint8 of the same shape, larger by 128 than those of :func:`quantize_steps`.
         """
         _unpack_halves(packed, self._out)
-        self._factors.copy_(steps)
-        self._summands.copy_(offsets).mul_(0x01010101)
-        torch.addcmul(self._summands, self._fours, self._factors, out=self._fours)
+        if self._by_fours:
+            self._factors.copy_(steps)
+            self._summands.copy_(offsets).mul_(0x01010101)
+            torch.addcmul(self._summands, self._fours, self._factors, out=self._fours)
+        else:
+            groups = self._out.unflatten(1, (steps.shape[1], -1, steps.shape[3]))
+            groups.mul_(steps.view(torch.uint8)).add_(offsets)
         self._eights.bitwise_xor_(-0x7F7F7F7F7F7F7F80)  # subtracts 128 from each byte
+        return self._out.view(torch.int8)
 
 
 def _unpack_halves(packed: Tensor, out: Tensor) -> None:
