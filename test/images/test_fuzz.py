@@ -30,6 +30,7 @@ from vla_ros.images.encodings import ENCODINGS
 from vla_ros.images.raw import image_to_rgb
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.frames import Frames
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.latch import Latches
@@ -220,12 +221,14 @@ class Account:
         self.faults: list[Cause] = []
         shared = shared_by_robots(self.clock, latch_file)
         self.instructions = Instructions(StandIn(), shared, '', '', lambda _: None)
+        axes = ContractAxes(shared.frames, Parameters(), 0)
+        tool = PoseInput(StandIn(), shared.frames, '', Parameters(), 0)
         inputs = Observations(
             StandIn(),
             shared,
             '',
             Parameters(frozen_image_timeout_s=0.0),  # few raw images, again and again
-            Needs(SPEC, (), '', PoseInput(StandIn(), shared.frames, '', Parameters(), 0)),
+            Needs(SPEC, (), '', axes, 'base', tool),
             instruction=lambda: self.instructions.text,
             on_observation=self.observations.append,
             on_fault=self.faults.append,

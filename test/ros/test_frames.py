@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 
 from support import tf2
 from support.outputs import CONTRACT, DATA_SET, Clock, StandIn, a_setup, admitted, pose_message
-from vla_ros.motion import Pose
-from vla_ros.motion.orientation import quaternion_of, quaternion_of_rpy, rotated
+from vla_ros.motion import Pose, load_contracts
+from vla_ros.motion.orientation import normalized, quaternion_of, quaternion_of_rpy, rotated
+from vla_ros.motion.state_parts import StateParts
 from vla_ros.parameters.check import ParameterError, check_all
 from vla_ros.parameters.definition import Parameters
-from vla_ros.reasons import Reason
+from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.motion_output import MotionOutput
 from vla_ros.ros.pose_output import PoseOutput
+from vla_ros.ros.state_input import StateInput
 from vla_ros.ros.twist_output import TwistOutput
 
 PERIOD_S = 0.02
@@ -283,3 +287,139 @@ def test_one_subscription_serves_all_listeners() -> None:
     assert heard == ['camera'] * 2
     arm.setup.tool.remove(state)
     assert not arm.node.hears
+
+
+# -- the pose in the policy's state ---------------------------------------------------------------
+
+
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # a hand that points down, as LIBERO's
+
+
+class State:
+    """LIBERO's position and axis angle, of poses on ``ee_pose``."""
+
+    def __init__(self, frame: str = 'base', **options: Any) -> None:
+        """
+        :param frame: of the contract.
+        :param options: parameters.
+        """
+        self.clock, self.node = Clock(), StandIn()
+        self.clock.advance(1000.0)
+        setup = a_setup(self.node, self.clock, **options)
+        self.frames, self.frame = setup.shared.frames, frame
+        self.states: list[NDArray[np.float64]] = []
+        self.faults: list[Cause] = []
+        self.counters = SimpleNamespace(states_received=0, states_rejected=0, states_unrelated=0)
+        assembler: Any = SimpleNamespace(
+            counters=self.counters, keep_state=lambda values, *_: self.states.append(values)
+        )
+        parts = load_contracts()['libero_spatial_no_noops'].state[:2]
+        node: Any = self.node
+        self.input = StateInput(
+            node,
+            '',
+            StateParts(parts, 0.05, setup.frame_id if frame == 'base' else ''),
+            self.axes(**options),
+            frame,
+            setup.tool,
+            assembler,
+            lambda: 'go',
+            lambda _: None,
+            self.faults.append,
+        )
+        self.input.listen()
+
+    def axes(self, **options: Any) -> ContractAxes:
+        return ContractAxes(self.frames, Parameters(**{'frame_id': 'base', **options}), 0)
+
+    def sees(self, pose: Pose, frame: str = 'base') -> NDArray[np.float64] | None:
+        """Return the state of a pose; None if it was rejected."""
+        self.clock.advance(PERIOD_S)
+        count = len(self.states)
+        self.node.hears['ee_pose'](pose_message(pose, frame, self.clock.now_ns()))
+        return self.states[-1] if len(self.states) > count else None
+
+
+def test_a_libero_policy_on_a_turned_base_gets_the_state_of_its_data() -> None:
+    """The contract's x is the robot's y: 0.4 m before the arm is y = 0.4 m here."""
+    turned = Pose(np.array([0.0, 0.4, 0.2]), Pose(np.zeros(3), DOWN).within(QUARTER).quaternion)
+    arm = State(frame_rotation_rpy=f'0, 0, {math.pi / 2}')
+    np.testing.assert_allclose(arm.sees(turned), [0.4, 0.0, 0.2, math.pi, 0.0, 0.0], atol=1e-9)
+    plain = State()
+    np.testing.assert_allclose(
+        plain.sees(Pose(np.array([0.4, 0.0, 0.2]), DOWN)), arm.states[0], atol=1e-9
+    )
+    assert np.abs(plain.sees(turned) - arm.states[0]).max() > 0.3
+
+
+def test_tf2_tells_the_state_in_the_frame_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its origin: LIBERO's world is not where the arm is mounted."""
+    tree = tf2.installed(monkeypatch)
+    arm = State(contract_frame='world')
+    pose = Pose(np.array([0.0, 0.4, 0.2]), DOWN)
+    assert arm.sees(pose) is None
+    [fault] = arm.faults
+    assert fault.reason is Reason.STATE_REJECTED and "from 'base' to 'world'" in fault.message
+    mount = Pose(np.array([-0.66, 0.0, 0.912]), quaternion_of(np.array([0, 0, -math.pi / 2])))
+    tree.put('world', 'base', mount)
+    state = arm.sees(pose)
+    assert state is not None
+    np.testing.assert_allclose(state[:3], [-0.26, 0.0, 1.112], atol=1e-9)
+    np.testing.assert_allclose(state[3:], math.pi * np.array([1, -1, 0]) / math.sqrt(2), atol=1e-9)
+    tree.put('world', 'base', mount, arm.clock.now_ns() - 10**9)  # it moves, and is old
+    assert arm.sees(pose) is None and 'is 1.02 s old' in arm.faults[-1].message
+    assert (arm.counters.states_received, arm.counters.states_rejected) == (3, 2)
+
+
+@pytest.mark.parametrize('by', ['frame_rotation_rpy', 'contract_frame'])
+@pytest.mark.parametrize('frame', ['base', 'end_effector'])
+@pytest.mark.parametrize('seed', range(3))
+def test_state_and_displacements_are_turned_alike(
+    by: str, frame: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the policy sees of a displacement that it asked for is that displacement."""
+    random, tree = np.random.default_rng(seed), tf2.installed(monkeypatch)
+    turn = quaternion_of_rpy(rpy := random.uniform(-3, 3, 3))
+    tree.put('base', 'other', Pose(random.normal(size=3), turn))
+    option = ', '.join(map(str, rpy)) if by == 'frame_rotation_rpy' else 'other'
+    axes = State().axes(**{by: option})
+    tool = Pose(random.normal(size=3), normalized(random.normal(size=4)))
+    step, turned = random.normal(size=6) * 0.1, axes.rotation(frame)
+    assert not isinstance(turned, Cause)
+    made = np.hstack([rotated(turned, step[:3]), rotated(turned, step[3:])])
+    before = axes.told(tool, 'base', frame)
+    after = axes.told(tool.moved(made, frame), 'base', frame)
+    assert isinstance(before, Pose) and isinstance(after, Pose)
+    np.testing.assert_allclose(before.step_to(after, frame), step, atol=1e-9)
+    if frame == 'end_effector':
+        np.testing.assert_array_equal(before.position, tool.position)
+
+
+def test_other_axes_forget_the_poses_of_before() -> None:
+    """A position along the old axes must not meet an orientation along the new ones."""
+    arm = State()
+    assert arm.sees(TOOL) is not None
+    parts = arm.input._parts
+    arm.input.adjust(0.05, 'base', arm.axes(), 'base')
+    assert not parts.why_none()
+    arm.input.adjust(0.05, 'base', arm.axes(frame_rotation_rpy='0, 0, 1'), 'base')
+    assert 'nothing came of position of ee_pose' in parts.why_none()
+    state = arm.sees(TOOL)
+    assert state is not None
+    np.testing.assert_allclose(state[:2], [0.3 * math.cos(1), -0.3 * math.sin(1)], atol=1e-9)
+
+
+@pytest.mark.parametrize('w', [0.5, 0.0, math.nan])
+def test_a_pose_that_is_no_rotation_is_rejected_also_where_it_would_be_turned(
+    w: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tf2.installed(monkeypatch).put('base', 'table', QUARTER)
+    none = Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, w]))
+    for options in ({}, {'frame_rotation_rpy': '0, 0, 1'}):
+        state = State(**options)
+        for frame in ('base', 'table'):
+            assert state.sees(none, frame) is None
+            assert 'has the norm' in state.faults[-1].message
+    arm = Arm(chunk_timing='from_pose')
+    arm.sees(none, 'table')
+    assert arm.acts(0.01) is Reason.MOTION_POSE_INVALID

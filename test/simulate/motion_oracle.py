@@ -408,7 +408,8 @@ class MotionOracle:
         :param must_move: whether nothing has happened for which the robot may stand still.
         """
         before_ns, self._now_ns = self._now_ns, now_ns
-        self._check_told(before_ns, must_move and self._must_move)
+        is_known = before_ns >= self._unsure_until_ns  # and so its ramp
+        self._check_told(before_ns, is_known and must_move and self._must_move)
         self._must_move = must_move
         if not is_sure or now_ns < self._unsure_until_ns:
             self._is_adrift |= self.is_guided and not twist.any() and self._is_other(twist, now_ns)
@@ -519,6 +520,7 @@ class MotionOracle:
                 history.append((self._now_ns, opening))
 
     def _begun(self, moment_ns: int) -> int:
+        self._openings.sort(key=lambda row: row.due_ns)  # doubtful ones may be among the others
         return sum(row.due_ns <= moment_ns for row in self._openings)
 
     def _after(self, count: int, moment_ns: int, with_doubtful: bool) -> float | None:

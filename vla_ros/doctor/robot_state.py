@@ -125,7 +125,9 @@ def needs_of(facts: Facts, parameters: Parameters, robot: int) -> list[Need]:
         for topic in state_topics(parts) or (STATE,):
             if topic == EE_POSE and parameters.tool_frames[robot]:
                 continue  # tf2 has the pose
-            frame = frame_id if topic == EE_POSE else ''
+            of_tool = getattr(facts.contract, 'frame', '') == 'end_effector'
+            is_any = topic != EE_POSE or (of_tool and parameters.motion != 'pose')
+            frame = '' if is_any else frame_id
             length = spec.state_dim if topic == STATE else None
             of_parts = [part.joints for part in parts if isinstance(part, Joints)]
             joints = tuple(itertools.chain(*of_parts)) if topic == JOINT_STATES else ()

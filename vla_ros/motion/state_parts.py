@@ -44,6 +44,17 @@ class Joined(NamedTuple):
     stamp_ns: int
 
 
+class ContractState(NamedTuple):
+    """What a contract says of the policy's state.
+
+    :param parts: empty if the topic ``state`` has all of it.
+    :param frame: of the contract, ``base`` or ``end_effector``.
+    """
+
+    parts: Sequence[StatePart]
+    frame: str
+
+
 class _Sample(NamedTuple):
     values: NDArray[np.float64]
     stamp_ns: int
@@ -139,15 +150,19 @@ class StateParts:
         :param frame: of its header.
         :raises ValueError: if it is in another frame, not finite, or has no unit quaternion.
         """
+        self.check_frame(frame)
+        values = [None if isinstance(part, Joints) else part.values(pose) for part in self._parts]
+        joined = self._add(values, stamp_ns)
+        self._frame = frame
+        return joined
+
+    def check_frame(self, frame: str) -> None:
+        """Raise ValueError if poses must be in another frame."""
         if self._frame and frame != self._frame:
             raise ValueError(
                 f'{EE_POSE} is in the frame {quoted(frame)}; allowed: {quoted(self._frame)}, as '
                 + ('in frame_id' if self.frame_id else 'in the first message')
             )
-        values = [None if isinstance(part, Joints) else part.values(pose) for part in self._parts]
-        joined = self._add(values, stamp_ns)
-        self._frame = frame
-        return joined
 
     def why_none(self) -> str:
         """Return which part is missing or old; empty if all parts lie within the tolerance."""

@@ -377,8 +377,9 @@ class Parameters:
     )
     contract_frame: str = parameter(
         '',
-        "Robot's frame with the axes of the contract's frame, looked up in tf2; with several "
-        'robots as frame_id; empty: frame_id has these axes, but for frame_rotation_rpy.',
+        "Robot's frame with the axes of the contract's frame, looked up in tf2; the pose in the "
+        'state is told in it; with several robots as frame_id; empty: frame_id has these axes, but '
+        'for frame_rotation_rpy.',
         group='Motion',
         settable=Settable.ALWAYS,
     )

@@ -13,7 +13,7 @@ from vla_ros.images.raw import backend
 from vla_ros.motion import Contract, load_contracts
 from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.motion.state import StatePart, state_topics
-from vla_ros.motion.state_parts import state_of
+from vla_ros.motion.state_parts import ContractState, state_of
 from vla_ros.motion.urdf import load_urdf
 from vla_ros.parameters.check import ParameterError
 from vla_ros.parameters.definition import Parameters
@@ -155,13 +155,14 @@ class Configuration:
         """The contracts in force, by unnorm_key."""
         return (self._loaded or {}) if self._changed is None else self._changed
 
-    def _state_of(self, spec: PolicySpec, key: str) -> Sequence[StatePart]:
-        """Return the parts of the state by the contract of the data set that is in force."""
-        parts = state_of(spec, self._contracts.get(key), self.parameters.state_from)
+    def _state_of(self, spec: PolicySpec, key: str) -> ContractState:
+        """Return the state by the contract of the data set that is in force."""
+        contract = self._contracts.get(key)
+        parts = state_of(spec, contract, self.parameters.state_from)
         if parts and parts != self._state:
             self._shared.log.info(f'the state is made of {" and ".join(state_topics(parts))}')
         self._state = parts
-        return parts
+        return ContractState(parts, getattr(contract, 'frame', 'base'))
 
     def adjust(self, parameters: Parameters, rereads_contracts: bool) -> None:
         """Apply the parameters that may change while the node is configured.
@@ -176,7 +177,7 @@ class Configuration:
             self._check_crop(contracts)
             self._changed = contracts
         self.parameters = parameters
-        state: Sequence[StatePart] = ()
+        state = ContractState((), 'base')
         try:
             status = self.status()
             if self.is_warm and status.spec is not None:

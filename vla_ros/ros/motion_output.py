@@ -34,7 +34,7 @@ class MotionOutput(Stream):
         self._leads = leads
         self._poses = PoseHistory(_span_s(parameters), parameters.max_pose_age_s)
         self._guide = guide = self._guide_by(setup)
-        self._axes = ContractAxes(setup, leads)
+        self._axes = ContractAxes(setup.shared.frames, parameters, setup.source)
         self.motion = Motion(
             setup.contracts,
             motion_limits(parameters),
@@ -85,7 +85,7 @@ class MotionOutput(Stream):
         if _way(setup) != self._way:
             self.hold()
             self._frame_id, self._way = setup.frame_id, _way(setup)
-        self._axes = ContractAxes(setup, self._leads)
+        self._axes = ContractAxes(setup.shared.frames, setup.parameters, setup.source)
         self.motion.adjust(
             setup.contracts, motion_limits(setup.parameters), self._guide, self._axes.rotation
         )

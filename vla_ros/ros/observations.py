@@ -18,6 +18,7 @@ from vla_ros.motion.state import StatePart
 from vla_ros.motion.state_parts import StateParts
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.cameras import Cameras
 from vla_ros.ros.pose_input import PoseInput
 from vla_ros.ros.shared import Shared
@@ -32,13 +33,17 @@ class Needs:
 
     :param spec: the cameras and the length of the state.
     :param state: parts of the state by the contract; empty: the topic ``state`` has all of it.
-    :param frame_id: frame of the robot's actions and of its ``ee_pose``.
+    :param frame_id: frame that its ``ee_pose`` must have for the state; empty: any one.
+    :param axes: how the axes of the contract's frame lie to the robot's.
+    :param contract_frame: that frame, ``base`` or ``end_effector``.
     :param tool: the pose of the robot's tool.
     """
 
     spec: PolicySpec
     state: Sequence[StatePart]
     frame_id: str
+    axes: ContractAxes
+    contract_frame: str
     tool: PoseInput
 
 
@@ -83,6 +88,8 @@ class Observations:
             self._node,
             self._prefix,
             StateParts(needs.state, parameters.sync_tolerance_s, needs.frame_id),
+            needs.axes,
+            needs.contract_frame,
             needs.tool,
             self._assembler,
             self._instruction,
@@ -103,7 +110,9 @@ class Observations:
         renewed = self.cameras.adjust(parameters)
         self._assembler.adjust(_limits(parameters))
         if tuple(needs.state) == self._state_parts:
-            self._state.adjust(parameters.sync_tolerance_s, needs.frame_id)
+            self._state.adjust(
+                parameters.sync_tolerance_s, needs.frame_id, needs.axes, needs.contract_frame
+            )
         else:
             renewed = True
             self._state.stop_listening()

@@ -17,6 +17,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from vla_ros.graph.stamps import from_time
 from vla_ros.motion import Pose
+from vla_ros.motion.orientation import unit_quaternion
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.frames import Found, Frames
@@ -151,5 +152,10 @@ class PoseInput:
         found = self._frames.find(wanted, frame, self._max_age_s)
         if isinstance(found, Cause):
             listener.on_no_pose(found)
+            return
+        try:  # the product of rotations would hide one that is none
+            turn = unit_quaternion(pose.quaternion)
+        except ValueError:
+            listener.on_pose(pose, wanted, stamp_ns)  # which refuses it, and says why
         else:
-            listener.on_pose(pose.within(found.pose), wanted, stamp_ns)
+            listener.on_pose(Pose(pose.position, turn).within(found.pose), wanted, stamp_ns)

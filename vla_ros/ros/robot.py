@@ -7,13 +7,13 @@ Used by the executor's thread.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.motion import Contract
-from vla_ros.motion.state import StatePart
+from vla_ros.motion.state_parts import ContractState
 from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
@@ -87,11 +87,11 @@ class RobotPort:
         self,
         parameters: Parameters,
         contracts: Mapping[str, Contract],
-        state: Sequence[StatePart],
+        state: ContractState,
     ) -> None:
         """Apply what may change while the node is configured.
 
-        :param state: parts of the state, as in :class:`LoadedPolicy`.
+        :param state: as in :class:`LoadedPolicy`.
         """
         self.view.rename(parameters.frame_ids[self._parts.source])
         if self._session is not None:

@@ -7,7 +7,7 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ from rclpy.lifecycle import LifecycleNode
 
 from vla_ros.motion import Contract, describe
 from vla_ros.motion.joint_limits import JointLimit
-from vla_ros.motion.state import StatePart
+from vla_ros.motion.state_parts import ContractState
 from vla_ros.msg import VlaLatencies, VlaMotion
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import latencies_message, motion_message
 from vla_ros.ros.observations import Needs, Observations
@@ -58,14 +59,14 @@ class LoadedPolicy:
     """A warm policy, and what is known of its actions.
 
     :ivar contracts: by unnorm_key.
-    :ivar state: parts of the state by the contract; empty: the topic ``state`` has all of it.
+    :ivar state: by the contract.
     :ivar description: limits by joint, from the file of the robot description.
     """
 
     worker: InferenceWorker
     spec: PolicySpec
     contracts: Mapping[str, Contract]
-    state: Sequence[StatePart]
+    state: ContractState
     description: Mapping[str, JointLimit]
 
 
@@ -145,11 +146,11 @@ class RobotSession:
         self,
         parameters: Parameters,
         contracts: Mapping[str, Contract],
-        state: Sequence[StatePart],
+        state: ContractState,
     ) -> None:
         """Apply what may change while the policy is loaded: limits, frame, contracts, topics.
 
-        :param state: parts of the state, as in :class:`LoadedPolicy`.
+        :param state: as in :class:`LoadedPolicy`.
         """
         self._params = parameters
         self._policy = replace(self._policy, contracts=contracts, state=state)
@@ -163,8 +164,17 @@ class RobotSession:
 
     def _needs(self) -> Needs:
         """Return what the observations must have, by the current parameters."""
-        frame_id = self._params.frame_ids[self._parts.source]
-        return Needs(self._policy.spec, self._policy.state, frame_id, self._tool)
+        parameters, robot, state = self._params, self._parts.source, self._policy.state
+        # The axes of the end effector are no place from which its pose could be told.
+        is_tool = state.frame == 'end_effector' and parameters.motion != 'pose'
+        return Needs(
+            self._policy.spec,
+            state.parts,
+            '' if is_tool else parameters.frame_ids[robot],
+            ContractAxes(self._shared.frames, parameters, robot),
+            state.frame,
+            self._tool,
+        )
 
     def _setup(self) -> OutputSetup:
         """Return what the outputs need, by the current parameters."""

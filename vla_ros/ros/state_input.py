@@ -19,6 +19,7 @@ from vla_ros.motion import Pose
 from vla_ros.motion.state import EE_POSE, JOINT_STATES, JointPositions
 from vla_ros.motion.state_parts import Joined, StateParts
 from vla_ros.reasons import Cause, Reason
+from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.pose_input import PoseInput
 from vla_ros.scheduling.assembly import Assembler
 from vla_ros.types import Observation
@@ -38,6 +39,8 @@ class StateInput:
         node: LifecycleNode,
         prefix: str,
         parts: StateParts,
+        axes: ContractAxes,
+        contract_frame: str,
         tool: PoseInput,
         assembler: Assembler,
         instruction: Callable[[], str],
@@ -47,6 +50,8 @@ class StateInput:
         """Start without a subscription.
 
         :param parts: of the state by the contract; without any, the topic ``state`` has all of it.
+        :param axes: how the axes of the contract's frame lie.
+        :param contract_frame: that frame, ``base`` or ``end_effector``.
         :param tool: the pose of the robot's tool, where a part needs it.
         :param instruction: the one to carry out now; empty: none.
         :param on_observation: called with an observation, or None, after each state.
@@ -57,10 +62,17 @@ class StateInput:
         self._instruction = instruction
         self._on_observation, self._on_fault = on_observation, on_fault
         self._parts, self._tool = parts, tool
+        self._axes, self._contract_frame = axes, contract_frame
         self._subscriptions: list[Subscription] = []
 
-    def adjust(self, tolerance_s: float, frame_id: str) -> None:
-        """Apply another tolerance and frame from now on."""
+    def adjust(
+        self, tolerance_s: float, frame_id: str, axes: ContractAxes, contract_frame: str
+    ) -> None:
+        """Apply another tolerance and other frames from now on."""
+        before = *self._axes.names, self._contract_frame
+        self._axes, self._contract_frame = axes, contract_frame
+        if before != (*axes.names, contract_frame):
+            self._parts.clear()  # poses along other axes
         self._parts.adjust(tolerance_s, frame_id)
 
     def listen(self) -> None:
@@ -115,7 +127,14 @@ class StateInput:
         return self._parts.frame_id
 
     def on_pose(self, pose: Pose, frame: str, stamp_ns: int) -> None:
-        self._take(lambda: self._parts.add_pose(pose, frame, stamp_ns))
+        def add() -> Joined | None:
+            self._parts.check_frame(frame)
+            told = self._axes.told(pose, frame, self._contract_frame)
+            if isinstance(told, Cause):
+                raise ValueError(told.message)
+            return self._parts.add_pose(told, frame, stamp_ns)
+
+        self._take(add)
 
     def on_no_pose(self, cause: Cause) -> None:
         def refuse() -> None:
