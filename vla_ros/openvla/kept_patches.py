@@ -52,13 +52,6 @@ def check_share(share: float, compile: bool, config: OpenVLAConfig | None = None
         )
 
 
-def kept_bytes(config: OpenVLAConfig, patches: int, dtype: torch.dtype) -> int:
-    """Return the memory that the patches of one robot take."""
-    llama = config.llama
-    values = 2 * llama.num_hidden_layers * llama.num_key_value_heads * llama.head_dim
-    return (_BEFORE + patches) * (values + llama.hidden_size) * dtype.itemsize
-
-
 @dataclass(frozen=True)
 class _Kept:
     """What an inference left.
