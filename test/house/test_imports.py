@@ -154,6 +154,8 @@ def modules_after(statement: str) -> set[str]:
             ['vla_ros.bench.report', 'vla_ros.cli.bench', 'vla_ros.openvla'],
             ['rclpy', 'vla_ros.msg'],
         ),
+        # Ray takes its settings from the environment when it is imported.
+        (['vla_ros.cli.serve', 'vla_ros.serving.application'], [*POLICY, 'rclpy', 'ray']),
         # The node answers services while its worker imports torch.
         (['vla_ros.ros.node'], [*POLICY, 'cv_bridge', 'cv2']),
         (

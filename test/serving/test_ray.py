@@ -270,7 +270,7 @@ def test_updates(server: Server) -> None:
         assert robot.answers[-1]['actions'].shape == (1, 7)
         assert not robot.ends  # the old version did not even close a connection
 
-        taken = server.deploy('--model', 'scripted:chunk=2', '--replicas', '2')
+        taken = server.deploy('--model', 'scripted:chunk=2', '--replicas', '1')
         assert taken.returncode == 0, taken.stderr
         until_s = time.monotonic() + PATIENCE_S
         while robot.answers[-1]['actions'].shape != (2, 7):
