@@ -265,9 +265,8 @@ class MotionOracle:
             self._expect(_Opening(opening, row_ns, told_ns, until_ns))
 
     def _expect(self, opening: _Opening) -> None:
-        """Of those that are replaced, one may be due a moment later; then it surely is none."""
-        self._openings = [one for one in self._openings if one.due_ns < opening.due_ns]
-        self._openings.append(opening)
+        """One that is kept, or replaced, may be due a moment later."""
+        self._openings = sorted([*self._openings, opening], key=lambda one: one.due_ns)
 
     def _keep_openings(self, begins_ns: float) -> None:
         """Of the rows whose command begins before the next chunk's first one."""
