@@ -549,6 +549,7 @@ def test_preprocessing_changes_what_the_policy_sees(tmp_path: Path, run: Run) ->
     bag = record_golden(tmp_path / 'bag')
     names = ['cpu-float32-none', 'cpu-float32-none-training']
     contract = {**dataclasses.asdict(load_contracts()['bridge_orig']), 'center_crop': True}
+    del contract['server']  # None: a file leaves it out
     contracts = tmp_path / 'contracts.yaml'
     contracts.write_text(json.dumps({contract.pop('unnorm_key'): contract}))
     turned = ('--rotate-180', '--contracts', contracts)
