@@ -657,7 +657,8 @@ class RobotOracle:
         complete_ns = self._assembly.states.surely_complete_ns(images, needs_state)
         idle_since_ns = max(complete_ns, self._around.worker_free_ns())
         waited_s = (self._around.now_ns() - idle_since_ns) / NS
-        if self._around.any_stalled_lately(waited_s + NOTICE_S) or not self._assembly.is_settled():
+        is_settled = self._assembly.is_settled() and not self._parts.is_unsure
+        if self._around.any_stalled_lately(waited_s + NOTICE_S) or not is_settled:
             return
         frames = [tuple(image.frame) for image in images]
         if waited_s > _HAND_OVER_S and not self._replan.is_on:
