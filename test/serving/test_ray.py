@@ -23,6 +23,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from vla_eval import connection
+from websockets.sync.client import connect
 
 from support.places import ROOT
 from support.serving import NOISE, OPENPI, a_request
@@ -31,9 +34,6 @@ from vla_ros.policies import PolicyRequest, load_policy
 from vla_ros.serving.ports import free_port, listening
 from vla_ros.types import all_predicted
 from vla_ros.wire import pack, pack_body, unpack, unpack_body
-
-pytest.importorskip('ray', reason='requirements/serve.txt is not installed')
-connect = pytest.importorskip('websockets.sync.client').connect
 
 PATIENCE_S = 120.0  # of a machine with other work
 TOKEN = 'a-token-of-sixteen-and-more'
@@ -177,8 +177,7 @@ def test_nothing_but_the_loopback_listens(server: Server) -> None:
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_unchanged_clients(server: Server) -> None:
     """openpi-client 0.1.2, the connection of vla-eval 0.8.0, and a body of OpenVLA."""
-    openpi_client = pytest.importorskip('openpi_client.websocket_client_policy')
-    client = openpi_client.WebsocketClientPolicy('127.0.0.1', server.port, api_key=TOKEN)
+    client = WebsocketClientPolicy('127.0.0.1', server.port, api_key=TOKEN)
     assert client.get_server_metadata()['vla_ros']['self_checked']
     for _ in range(2):
         reply = client.infer({**OPENPI, 'observation/state': np.zeros(8)})
@@ -199,7 +198,6 @@ def test_unchanged_clients(server: Server) -> None:
 def test_the_connection_of_vla_eval_unchanged(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = pytest.importorskip('vla_eval.connection')
     # It has no way to send a token: the rest of the connection is as it is.
     monkeypatch.setattr(
         connection.websockets,
