@@ -14,18 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setup_venv import REQUIREMENTS, ROOT, fingerprint, run
+from setup_venv import REQUIREMENTS, ROOT, WITHOUT_ROS, fingerprint, link_sources, run
 
 SERVE = ROOT / '.venv-serve'
 TESTS = ROOT / '.venv'
-COMMANDS = ('serve', 'bench', 'checkpoint', 'convert', 'replay')
-COMMAND = """#!{python}
-import sys
-
-from vla_ros.cli.{name} import main
-
-sys.exit(main())
-"""
 
 
 def main() -> None:
@@ -36,7 +28,7 @@ def main() -> None:
         else:
             make_venv()
             install(SERVE, ['runtime.txt', 'serve.txt'], [])
-            link_package()
+            link_sources(SERVE, ('serve', *WITHOUT_ROS))
     except subprocess.CalledProcessError as error:
         sys.exit(f'make setup-serve: this failed, see above: {" ".join(map(str, error.cmd))}')
     except KeyboardInterrupt:
@@ -62,18 +54,6 @@ def install(venv: Path, names: list[str], bare: list[str]) -> None:
             asked = [f'--requirement={REQUIREMENTS / name}' for name in files]
             run([*map(str, pip), '--quiet', *options, *asked])
     record.write_text(json.dumps(wanted))
-
-
-def link_package() -> None:
-    """Let .venv-serve import the package from here, and give it the commands without ROS 2."""
-    python = SERVE / 'bin' / 'python'
-    [site] = SERVE.glob('lib/python*/site-packages')
-    (site / 'vla_ros.pth').write_text(f'{ROOT}\n')
-    for name in COMMANDS:
-        command = SERVE / 'bin' / f'vla_{name}'
-        command.write_text(COMMAND.format(python=python, name=name))
-        command.chmod(0o755)
-    print(f'== ready, in .venv-serve/bin: {", ".join(f"vla_{name}" for name in COMMANDS)}')
 
 
 if __name__ == '__main__':

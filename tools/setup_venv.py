@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +26,8 @@ RECORD = VENV / 'vla_ros_setup.json'
 
 REQUIREMENTS = ROOT / 'requirements'
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
-# What runs without ROS, by the command's file in vla_ros/cli.
-WITHOUT_ROS = {
-    'vla_bench': 'bench',
-    'vla_checkpoint': 'checkpoint',
-    'vla_convert': 'convert',
-    'vla_replay': 'replay',
-}
+# Commands that run without ROS.
+WITHOUT_ROS = ('bench', 'checkpoint', 'convert', 'replay')
 PACKAGE_FOLDERS = ('action', 'config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
 
 
@@ -51,7 +46,7 @@ def main() -> None:
         make_venv(ros)
         requirements = install_requirements(ros)
         if ros == 'none':
-            link_sources()
+            link_sources(VENV, WITHOUT_ROS)
         else:
             install_package(ros, requirements)
     except SetupError as error:
@@ -141,18 +136,22 @@ def install_requirements(ros: str) -> str:
     return wanted
 
 
-def link_sources() -> None:
-    """Make the commands that need no ROS, which run this source tree."""
-    [packages] = (VENV / 'lib').glob('python*/site-packages')
+def link_sources(venv: Path, names: Sequence[str]) -> None:
+    """Make commands of an environment without ROS, which run this source tree.
+
+    :param names: without vla_, as in vla_ros/cli.
+    """
+    [packages] = (venv / 'lib').glob('python*/site-packages')
     (packages / 'vla_ros.pth').write_text(f'{ROOT}\n')
-    for name, module in WITHOUT_ROS.items():
-        command = VENV / 'bin' / name
+    for name in names:
+        command = venv / 'bin' / f'vla_{name}'
         command.write_text(
-            f'#!{VENV_PYTHON}\nimport sys\n\nfrom vla_ros.cli.{module} import main\n\n'
+            f'#!{venv / "bin" / "python"}\nimport sys\n\nfrom vla_ros.cli.{name} import main\n\n'
             'sys.exit(main())\n'
         )
         command.chmod(0o755)
-    print(f'== ready without ROS, in .venv/bin: {", ".join(WITHOUT_ROS)}')
+    told = ', '.join(f'vla_{name}' for name in names)
+    print(f'== ready without ROS, in {venv.name}/bin: {told}')
 
 
 def install_package(ros: str, requirements: str) -> None:

@@ -32,11 +32,11 @@ def test_the_commands_without_ros(
 ) -> None:
     monkeypatch.setenv('ROS', 'none')
     assert setup.find_ros() == 'none'
-    setup.link_sources()
+    setup.link_sources(tmp_path, setup.WITHOUT_ROS)
     [link] = tmp_path.glob('lib/*/*/*.pth')
     assert link.read_text() == f'{ROOT}\n'
     commands = sorted((tmp_path / 'bin').iterdir())
-    assert [command.name for command in commands] == sorted(setup.WITHOUT_ROS)
+    assert [one.name for one in commands] == [f'vla_{name}' for name in setup.WITHOUT_ROS]
     for command in commands:
         assert os.access(command, os.X_OK)
         first, _, program = command.read_text().partition('\n')
