@@ -32,7 +32,7 @@ from vla_ros.doctor.measure import check_by_measuring
 from vla_ros.doctor.parameters import check_parameters
 from vla_ros.doctor.rate import check_rate, check_time_limits
 from vla_ros.measure import memory as machine_memory
-from vla_ros.motion.contract import load_contracts
+from vla_ros.motion.contract import load_contracts, shipped_entry
 from vla_ros.parameters.definition import Parameters
 from vla_ros.parameters.overrides import read_parameter_file
 from vla_ros.policy_request import PolicyRequest
@@ -526,11 +526,9 @@ def test_a_sound_set_up_from_end_to_end(
 ) -> None:
     """Of a data set so slow that a busy machine is fast enough."""
     threads = torch.get_num_threads()
-    contract = dataclasses.asdict(load_contracts()['bridge_orig'])
+    contract = {**shipped_entry('bridge_orig'), 'period_s': 10.0}
     contracts = tmp_path / 'contracts.yaml'
-    del contract['server']  # None: a file leaves it out
-    contract |= {'period_s': 10.0}
-    contracts.write_text(json.dumps({contract.pop('unnorm_key'): contract, 'random': contract}))
+    contracts.write_text(json.dumps({'bridge_orig': contract, 'random': contract}))
     for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
         monkeypatch.setenv(variable, str(PROFILE))
     with robot('/whole') as stack:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import random
@@ -22,6 +23,7 @@ from vla_ros.motion import (
     JointContract,
     describe,
     load_contracts,
+    shipped_entry,
 )
 from vla_ros.motion.contract_fields import fields_of
 from vla_ros.motion.joint_limits import JointLimit
@@ -204,6 +206,15 @@ def test_a_file_adds_and_replaces_and_leaves_the_others(tmp_path: Path) -> None:
     del contracts['new'], contracts['bridge_orig'], shipped['bridge_orig']
     assert contracts == shipped
     assert load_contracts()['bridge_orig'].robot == 'WidowX 250, 6 joints'
+
+
+def test_what_is_shipped_can_be_an_own_contract_under_another_name(tmp_path: Path) -> None:
+    for key, contract in load_contracts().items():
+        path = tmp_path / f'{key}.json'
+        path.write_text(json.dumps({'mine': shipped_entry(key)}))
+        assert load_contracts(path)['mine'] == dataclasses.replace(contract, unnorm_key='mine')
+    with pytest.raises(ContractError, match="no contract is shipped for unnorm_key 'mine'"):
+        shipped_entry('mine')
 
 
 def test_entries_can_be_shared(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from support.golden import CASES, picture
 from support.inputs import shows
 from support.places import GOLDEN, ROOT
 from vla_ros.cli import replay
-from vla_ros.motion import load_contracts
+from vla_ros.motion import shipped_entry
 from vla_ros.openvla import OpenVLAPolicy, Preprocessing
 from vla_ros.replay.actions import CSV_NAME, JSONL_NAME, ActionRow, ActionsError, read_actions
 from vla_ros.replay.bag import Bag
@@ -548,10 +547,9 @@ def test_preprocessing_changes_what_the_policy_sees(tmp_path: Path, run: Run) ->
     """As in training, cropped or not by the contract, is what the policy gives when told so."""
     bag = record_golden(tmp_path / 'bag')
     names = ['cpu-float32-none', 'cpu-float32-none-training']
-    contract = {**dataclasses.asdict(load_contracts()['bridge_orig']), 'center_crop': True}
-    del contract['server']  # None: a file leaves it out
+    contract = {**shipped_entry('bridge_orig'), 'center_crop': True}
     contracts = tmp_path / 'contracts.yaml'
-    contracts.write_text(json.dumps({contract.pop('unnorm_key'): contract}))
+    contracts.write_text(json.dumps({'bridge_orig': contract}))
     turned = ('--rotate-180', '--contracts', contracts)
     for folder, options in (('plain', ()), ('turned', turned)):
         report = run(

@@ -10,7 +10,6 @@ namespace /vla_demo, so that no real robot listens.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from vla_ros.client.vla_client import ReceivedAction, VlaClient
 from vla_ros.console import EndRequest, catching_signals
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.raw import image_to_rgb
-from vla_ros.motion import load_contracts
+from vla_ros.motion import shipped_entry
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import State
 from vla_ros.scheduling.accounts import EQUATIONS
@@ -182,10 +181,8 @@ def print_summary(operator: Operator) -> None:
 
 def write_contract(folder: Path) -> Path:
     """Write a contract for the random policy, whose values are about as large as bridge_orig's."""
-    contract = dataclasses.asdict(load_contracts()['bridge_orig'])
-    del contract['unnorm_key']
     path = folder / 'contracts.yaml'
-    path.write_text(json.dumps({'random': contract}))
+    path.write_text(json.dumps({'random': shipped_entry('bridge_orig')}))
     return path
 
 

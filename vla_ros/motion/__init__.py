@@ -10,6 +10,7 @@ from vla_ros.motion.contract import (
     JointContract,
     load_contracts,
     shipped_displacements,
+    shipped_entry,
     was_cropped,
 )
 from vla_ros.motion.contract_fields import ContractError
@@ -39,5 +40,6 @@ __all__ = [
     'describe',
     'load_contracts',
     'shipped_displacements',
+    'shipped_entry',
     'was_cropped',
 ]

@@ -233,6 +233,21 @@ def shipped_displacements(unnorm_key: str) -> ActionContract:
     return contract
 
 
+def shipped_entry(unnorm_key: str) -> dict[str, Any]:
+    """Return a shipped contract's fields as its file has them, for a file of one's own.
+
+    :raises ContractError: if none of that name is shipped.
+    """
+    entry: dict[str, Any] | None = _content(SHIPPED_CONTRACTS).get(unnorm_key)
+    if entry is None:
+        raise ContractError(
+            f'no contract is shipped for unnorm_key {unnorm_key!r}',
+            'take a data set of the table in docs/contracts.md',
+            value=unnorm_key,
+        )
+    return entry
+
+
 def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
     """Return whether training cropped its images, according to the data set's contract.
 
@@ -254,6 +269,11 @@ def was_cropped(unnorm_key: str, path: str | Path | None = None) -> bool:
 
 
 def _read(file: Path) -> dict[str, Contract]:
+    content = _content(file)
+    return {key: _contract(f'contracts file {file}', key, content[key]) for key in content}
+
+
+def _content(file: Path) -> dict[Any, Any]:
     try:
         content = parse_yaml(read_text(file, _MAX_BYTES), _Loader)
     except FileError as error:
@@ -270,7 +290,7 @@ def _read(file: Path) -> dict[str, Contract]:
             expected='an unnorm_key on each line without indentation, with these fields indented '
             f'below it: {_named(ActionContract)}',
         )
-    return {key: _contract(f'contracts file {file}', key, content[key]) for key in content}
+    return content
 
 
 class _Loader(UniqueKeysLoader):
