@@ -62,7 +62,7 @@ def test_a_message_s_texts_are_cleaned_and_nothing_else() -> None:
     for text in texts(status):
         assert text.startswith('one\\x1b[2J\\x1b]0;two\\x07\\x0dthree\\x0afour\\u202efive')
         assert text.isprintable() and len(text) < 1100
-    assert len(texts(status)) == 16
+    assert len(texts(status)) == 17
     assert (status.counters.published, status.policy.steady_inference_s) == (7, 0.25)
     sound = VlaStatus(message='HOLDING: no instruction on /instruction', robot='a')
     assert texts(cleaned(sound))[1:3] == ['a', sound.message]

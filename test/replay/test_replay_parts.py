@@ -117,7 +117,7 @@ def test_one_camera_and_one_row_give_the_files_of_before(tmp_path: Path, run: Ru
     assert list(summary) == [
         *('bag', 'image', 'instruction', 'instruction_topic', 'unnorm_key', 'every', 'rate_hz'),
         *('limit', 'draft', 'name', 'model', 'revision', 'device', 'dtype', 'quantization'),
-        *('compiled', 'images', 'used', 'invalid', 'skipped'),
+        *('compiled', 'recomputed_patches', 'images', 'used', 'invalid', 'skipped'),
     ]
     assert (tmp_path / 'out' / 'actions.csv').read_text() == (OLD / 'actions.csv').read_text()
     for old, new in zip(rows_of(OLD), rows_of(tmp_path / 'out'), strict=True):

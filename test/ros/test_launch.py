@@ -157,7 +157,7 @@ def test_an_argument_has_the_type_of_its_parameter(launch_file: ModuleType) -> N
     texts = {
         name: (one.choices[-1], one.choices[-1]) if one.choices else TEXTS[one.kind]
         for name, one in DEFINITIONS.items()
-    } | {'control_rate_hz': ('50', 50.0)}
+    } | {'control_rate_hz': ('50', 50.0), 'recomputed_patches': ('1', 1.0)}
     node, _ = started(launch_file, **{name: text for name, (text, _) in texts.items()})
     overrides = node.named['parameters'][1]
     for name, one in DEFINITIONS.items():

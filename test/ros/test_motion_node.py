@@ -386,7 +386,7 @@ def test_a_reset_drops_what_is_under_way_and_goes_on(moving: tuple[Robot, Servo]
     assert switch(stack, 'reset')
     stack.wait_for(lambda: stack.status.counters.cancelled > cancelled)
     stack.wait_for(lambda: len(stack.actions) > acted)
-    assert stack.status.state == State.RUNNING
+    stack.wait_for_state(State.RUNNING)
 
 
 def test_what_moved_is_counted(moving: tuple[Robot, Servo]) -> None:

@@ -96,5 +96,6 @@ def test_what_ends_the_chunk_lets_the_next_inference_begin(event: Callable[[Benc
 
 def test_a_chunk_that_is_no_motion_is_not_waited_for() -> None:
     with playing(motion='twist') as bench:  # no contract knows the data of this policy
-        assert bench.stack.status.motion.reason == Reason.MOTION_NO_CONTRACT
+        no_contract = Reason.MOTION_NO_CONTRACT
+        bench.stack.wait_for(lambda: bench.stack.status.motion.reason == no_contract)
         bench.acts(later_ns=1)

@@ -735,6 +735,7 @@ def test_it_imports_neither_torch_nor_ros() -> None:
     assert ours == {
         'vla_ros.clock',
         'vla_ros.errors',
+        'vla_ros.reasons',
         'vla_ros.scripted',
         'vla_ros.scripted.policy',
         'vla_ros.scripted.script',
