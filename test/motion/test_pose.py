@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vla_ros.motion.gripper import Change
+from vla_ros.motion.gripper import Change, GripperSwitch
 from vla_ros.motion.pose import Pose, PoseHistory
 from vla_ros.motion.route import Box, inward, path_of, rows_done
 from vla_ros.reasons import Cause, Reason
@@ -278,6 +278,17 @@ def test_a_gripper_that_moved_otherwise_is_not_matched() -> None:
     assert done([0.05, 0.03, 0.03], [Change(0.1, 0.0)], [1.0] * 8) is None
     assert done([0.05, 0.03, 0.03], [Change(0.1, 0.0), Change(0.12, 1.0)]) is None
     assert done([0.05, 0.03, 0.03], [Change(0.1, 1.0)], [None, *PICK_STATES[1:4], *[0.0] * 4]) == 1
+
+
+def test_a_state_between_two_rows_of_one_tick_was_never_told() -> None:
+    """By a coarse clock several rows are due at once; the gripper goes where the last one is."""
+    switch = GripperSwitch()
+    switch.follow([1.0, 0.0, 1.0, 0.0], [0.0, 0.05, 0.1, 0.2], [1.0] * 4, 0.0)
+    assert switch.begin_rows(0.0)
+    assert switch.begin_rows(0.1) and switch.opening == 1.0
+    assert switch.changes_since(-1.0) == [Change(0.0, 1.0)]
+    assert switch.begin_rows(0.2)
+    assert switch.changes_since(0.0) == [Change(0.2, 0.0)]
 
 
 @pytest.mark.parametrize('seed', range(30))

@@ -27,6 +27,7 @@ _SPEED = np.array([0.4, *[max(SPEEDS)] * 5])
 _STATES_HZ = 50.0
 # A look at the clock takes up to a millisecond, so a command may be that old, or new.
 _SPEED_SLACK, _ACCELERATION_SLACK, _POSITION_SLACK = 0.15, 0.5, 5e-3
+_UNSURE_S = 1e-3  # for the same reason; it matters between commands that follow closely
 _PATH, _GOAL = 0.2, 0.05  # tolerances
 _PATIENCE_S = 0.35  # a response to a client that is gone takes 0.1 s, and there may be several
 _AT_REST = 2e-3
@@ -53,6 +54,7 @@ class JointArm:
             speed_slack=_SPEED_SLACK,
             acceleration_slack=_ACCELERATION_SLACK if is_forward else np.inf,
             position_slack=0.0 if is_forward else _POSITION_SLACK,
+            unsure_s=_UNSURE_S,
         )
         period_s = 1 / world.plan.parameters['control_rate_hz']
         self._forward = (

@@ -37,6 +37,7 @@ class Hardware:
     speed_slack: float = 1e-6
     acceleration_slack: float = 1e-6
     position_slack: float = 0.0  # rad
+    unsure_s: float = 0.0  # so much later than its position was computed a command may come
     delay_s: float = 0.03
     complaints: list[str] = field(default_factory=list)
 
@@ -60,12 +61,25 @@ class Hardware:
         velocity = (command - self.command) / passed_s
         self._check('speed', np.abs(velocity), self.speed * (1 + self.speed_slack))
         between_s = (passed_s + (self._passed_s or passed_s)) / 2
-        change = np.abs(velocity - self._velocity) / between_s
+        unsure = self._unsure(velocity, passed_s) + self._unsure(self._velocity, self._passed_s)
+        change = (np.abs(velocity - self._velocity) - unsure) / between_s
         self._check('acceleration', change, self.acceleration * (1 + self.acceleration_slack))
         # Joints outside their limits may stay or come back.
         self._check('high', command, np.maximum(self.high, self.command) + self.position_slack)
         self._check('low', -command, -np.minimum(self.low, self.command) + self.position_slack)
         self.command, self._velocity, self._passed_s = command.copy(), velocity, passed_s
+
+    def _unsure(self, velocity: Vector, passed_s: float) -> Vector:
+        """Return by how much the velocity between two commands may be another.
+
+        Their positions lie up to ``unsure_s`` more or less apart than they came. Between commands a
+        tick apart that is little. A node that ends sends them as fast as it can, and between those
+        the velocity is hardly known: 1 ms of 3 ms is a third of it.
+        """
+        if not velocity.any() or not self.unsure_s:
+            return np.zeros_like(velocity)
+        least_s = passed_s - self.unsure_s
+        return np.abs(velocity) * (self.unsure_s / least_s if least_s > 0 else np.inf)
 
     def rest(self) -> None:
         """Know that the command has not changed for a while."""

@@ -83,14 +83,17 @@ class GripperSwitch:
     def begin_rows(self, now_s: float) -> bool:
         """Begin the rows that are due, and return whether there were any.
 
-        A row that is no longer valid is discarded.
+        A row that is no longer valid is discarded. Of several rows only the last one's state is
+        told, so the states between are no changes: the gripper never had them.
         """
-        begun = False
+        begun, before = False, self.opening
         while self._rows and self._rows[0].due_s <= now_s:
             row = self._rows.popleft()
             if now_s < row.valid_until_s:
-                self._turn(row.opening, now_s)
+                self.opening = turned(self.opening, row.opening)
                 begun = True
+        if self.opening is not None and self.opening != before:
+            self._changes.append(Change(now_s, self.opening))
         return begun
 
     def stop(self) -> None:
@@ -108,12 +111,6 @@ class GripperSwitch:
         for opening in openings:
             states.append(turned(states[-1], opening))
         return states
-
-    def _turn(self, opening: float, now_s: float) -> None:
-        state = turned(self.opening, opening)
-        if state is not None and state != self.opening:
-            self._changes.append(Change(now_s, state))
-        self.opening = state
 
 
 def turned(state: float | None, opening: float) -> float | None:
