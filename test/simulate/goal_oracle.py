@@ -167,6 +167,11 @@ class GoalOracle:
         if goal is not None and goal.due_ns.pop(why, None) is not None:
             goal.is_in_doubt = True
 
+    def may_be_held(self, reason: Reason) -> None:
+        """It may end for this reason."""
+        if self.current is not None:
+            self.current.reasons.add(reason)
+
     def may_be_refused(self) -> None:
         """The policy refuses an instruction, perhaps this one."""
         if self.current is not None:

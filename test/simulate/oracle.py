@@ -587,6 +587,8 @@ class Oracle:
     def files_checked(self) -> None:
         """The policy has said that a file has changed."""
         self._excused.add(Reason.CHECKPOINT_CHANGED)
+        for robot in self.robots:
+            robot.policy_fails(Reason.CHECKPOINT_CHANGED)
 
     # -- regularly ---------------------------------------------------------------------------------
 

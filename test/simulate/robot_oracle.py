@@ -437,6 +437,15 @@ class RobotOracle:
         """A request is under way that says so."""
         self._may_be(self.instructions | {_usable(text)})
 
+    def policy_fails(self, reason: Reason) -> None:
+        """The node is in ERROR from now on, and goals end by that.
+
+        It may tell so before it deactivates: its ERROR is in force by then, and a goal's
+        instruction is no more.
+        """
+        self.goals.may_be_held(reason)
+        self.may_be_told('')
+
     def policy_refuses(self) -> None:
         """The policy has refused an instruction; the node is to be told of it."""
         self._refused_ns = self._around.now_ns()
