@@ -63,7 +63,11 @@ def _observations(script: str) -> dict[str, object]:
 
 
 def test_rclpy_on_the_fake_extension_module_behaves_as_rclpy() -> None:
-    real, fake = _observations('real'), _observations('fake')
+    fake = _observations('fake')
+    for _ in range(3):  # what the real one has discovered by then depends on the machine
+        real = _observations('real')
+        if real == fake:
+            break
     assert real.keys() == fake.keys()
     for name, observed in real.items():
         assert fake[name] == observed, name
