@@ -34,7 +34,17 @@ FLOORS = (
     {'motion', 'openvla', 'scheduling', 'scripted'},
     {'policy_request', 'wire'},
     {'drawing', 'images', 'types'},
-    {'clock', 'console', 'files', 'reasons', 'share', 'shared_memory', 'watchdog', 'yaml_text'},
+    {
+        'clock',
+        'console',
+        'files',
+        'hosts',
+        'reasons',
+        'share',
+        'shared_memory',
+        'watchdog',
+        'yaml_text',
+    },
     {'errors'},
     {'text'},
 )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -25,13 +26,14 @@ import numpy as np
 import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from vla_eval import connection
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from support.places import ROOT
 from support.serving import NOISE, OPENPI, a_request
 from vla_ros.cli.serve import main
 from vla_ros.policies import PolicyRequest, load_policy
-from vla_ros.serving.ports import free_port, listening
+from vla_ros.serving.ports import family, free_port, listening
 from vla_ros.types import all_predicted
 from vla_ros.wire import pack, pack_body, unpack, unpack_body
 
@@ -82,23 +84,19 @@ class Server:
 
     def replicas(self) -> list[int]:
         """Their process ids."""
-        found = []
-        for stat in Path('/proc').glob('[0-9]*/cmdline'):
-            with contextlib.suppress(OSError):
-                if stat.read_bytes().startswith(b'ray::ServeReplica:policy'):
-                    ours = f'--port\0{self.port}\0'.encode()
-                    if (
-                        ours
-                        in Path(f'/proc/{self._root(int(stat.parent.name))}/cmdline').read_bytes()
-                    ):
-                        found.append(int(stat.parent.name))
-        return found
+        return [
+            one
+            for one, command in self.commands().items()
+            if command[0].startswith(b'ray::ServeReplica:policy')
+        ]
 
-    def _root(self, process: int) -> int:
-        """The ancestor that is this server, or the last one."""
-        while process not in (self.process.pid, 1, 0):
-            process = int(Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[1])
-        return process or 1
+    def commands(self) -> dict[int, list[bytes]]:
+        """The command lines of its processes."""
+        found = {}
+        for one in family(self.process.pid):
+            with contextlib.suppress(OSError):
+                found[one] = Path(f'/proc/{one}/cmdline').read_bytes().split(b'\0')
+        return found
 
 
 @pytest.fixture(scope='module')
@@ -140,7 +138,7 @@ class Robot:
             time.sleep(0.01)
 
     def _run(self) -> None:
-        from websockets.exceptions import ConnectionClosed, InvalidHandshake
+        from websockets.exceptions import InvalidHandshake
 
         while not self._ends.is_set():
             try:
@@ -172,6 +170,14 @@ def test_nothing_but_the_loopback_listens(server: Server) -> None:
     assert server.port in {one.port for one in ports}
     assert len(ports) > 5  # those of Ray
     assert not [str(one) for one in ports if one.is_exposed]
+
+
+def test_no_other_user_reaches_its_files(server: Server) -> None:
+    """HAProxy's wrapper, which is run, and its administration's socket among them."""
+    haproxy = [one for one in server.commands().values() if one[0].endswith(b'/haproxy')]
+    (folder,) = {Path(*Path(os.fsdecode(one[one.index(b'-f') + 1])).parts[:3]) for one in haproxy}
+    assert {'haproxy', 'admin.sock'} <= {one.name for one in folder.rglob('*')}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -235,8 +241,16 @@ def test_our_own_node_as_a_client(server: Server) -> None:
     finally:
         policy.close()
     with contextlib.ExitStack() as stack:
-        for _ in range(16):  # the sessions of both replicas; HAProxy gives each as many
-            stack.enter_context(connect(url, compression=None, additional_headers=HEADERS)).recv()
+        taken, until_s = 0, time.monotonic() + PATIENCE_S
+        while taken < 16:  # the sessions of both replicas
+            one = stack.enter_context(connect(url, compression=None, additional_headers=HEADERS))
+            try:
+                one.recv()
+                taken += 1
+            except ConnectionClosed as full:  # HAProxy still counts a client that has left
+                assert full.rcvd is not None and full.rcvd.code == 1013
+                assert time.monotonic() < until_s
+                time.sleep(0.05)
         with connect(url, additional_headers=HEADERS) as late, pytest.raises(Exception) as ended:
             late.recv(timeout=PATIENCE_S)
         assert ended.value.rcvd.code == 1013

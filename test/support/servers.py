@@ -24,7 +24,7 @@ from support.fakes import SPEC
 from support.places import ROOT
 from vla_ros.types import PolicyInfo, Prediction, TokenTrace, WarmupTimes
 from vla_ros.wire import ServedPolicy, pack, reply_map, unpack
-from vla_ros.wire.token import is_authorized
+from vla_ros.wire.token import digest_of, is_authorized
 
 KEY, CERTIFICATE = ROOT / 'test/support/tls/server.key', ROOT / 'test/support/tls/server.pem'
 
@@ -151,7 +151,8 @@ class FakeServer:
 
     def _check(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         self.handshakes += 1
-        if not self.token or is_authorized(request.headers.get('Authorization'), self.token):
+        shown = request.headers.get('Authorization')
+        if not self.token or is_authorized(shown, digest_of(self.token)):
             return None
         status = HTTPStatus.UNAUTHORIZED
         return Response(status.value, status.phrase, Headers())

@@ -40,7 +40,7 @@ from vla_ros.wire import (
     request_map,
     unpack,
 )
-from vla_ros.wire.token import authorization, is_authorized, read_token
+from vla_ros.wire.token import authorization, digest_of, is_authorized, read_token
 
 SPEC = PolicySpec(
     ('front', 'wrist'), 8, 7, 5, ActionSpace.POSE_DELTA, unknown_names(7), 0.05, True, True, 2.0
@@ -188,7 +188,8 @@ def test_a_token_comes_from_a_file(tmp_path: Path) -> None:
         assert not text or text not in str(caught.value)
     path.write_text('0123456789abcdef\n')
     token = read_token(path)
-    assert is_authorized(authorization(token), token)
-    assert is_authorized('api-key 0123456789abcdef', token)
+    digest = digest_of(token)
+    assert is_authorized(authorization(token), digest)
+    assert is_authorized('api-key 0123456789abcdef', digest)
     for header in (None, '', token, 'Bearer', f'Bearer {token}x', f'Basic {token}', 'Bearer é'):
-        assert not is_authorized(header, token)
+        assert not is_authorized(header, digest)

@@ -103,8 +103,8 @@ def _ceilings(combination: Combination) -> Ceilings:
     return Ceilings(
         gemm_gflop_per_s=2 * _POSITIONS * _HIDDEN * _INTERMEDIATE / gemm_s / 1e9,
         row_gb_per_s=sum(weight_bytes) / row_s / 1e9,
-        stream_gb_per_s=4 * (_STREAMED_BYTES[device.type] // 4) / stream_s / 1e9,
-        copy_gb_per_s=8 * (_STREAMED_BYTES[device.type] // 4) / copy_s / 1e9,
+        stream_gb_per_s=streamed.nbytes / stream_s / 1e9,
+        copy_gb_per_s=2 * streamed.nbytes / copy_s / 1e9,
         square_gflop_per_s=_square_gflop_per_s(
             device, dtype, combination.policy.quantization != 'none'
         ),

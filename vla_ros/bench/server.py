@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.measure.statistics import percentiles
 from vla_ros.types import Observation, PolicySpec
 from vla_ros.wire import Request, ServedPolicy, error_of, pack, request_map, unpack
 from vla_ros.wire.token import HEADER, authorization, read_token
@@ -41,11 +41,11 @@ async def measure(
     )
     times_ms = [one for times, _, _ in came for one in times]
     elapsed_s = max(ended for _, _, ended in came) - min(began for _, began, _ in came)
-    cuts = statistics.quantiles(times_ms, n=100, method='inclusive')
+    cuts = percentiles(times_ms)
     return {
         'robots': robots,
-        'p50_ms': round(cuts[49], 2),
-        'p99_ms': round(cuts[98], 2),
+        'p50_ms': round(cuts['p50'], 2),
+        'p99_ms': round(cuts['p99'], 2),
         'max_ms': round(max(times_ms), 2),
         'actions_per_s': round(len(times_ms) / elapsed_s, 1),
     }

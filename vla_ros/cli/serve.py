@@ -8,7 +8,6 @@ deploys to a cluster that ``ray start`` has made, and returns.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import sys
 import time
@@ -23,7 +22,7 @@ from vla_ros.serving.inputs import read_keys
 from vla_ros.serving.options import ServeOptions
 from vla_ros.serving.replica import ReplicaLimits
 from vla_ros.serving.server import serving
-from vla_ros.wire.token import read_token
+from vla_ros.wire.token import digest_of, read_token
 
 _TICK_S = 0.2
 
@@ -59,22 +58,22 @@ def _options(asked: argparse.Namespace) -> ServeOptions:
     models = {'': asked.model, **dict(asked.also)}
     digest = b''
     if asked.token_file is not None:
-        digest = hashlib.sha256(read_token(asked.token_file).encode()).digest()
+        digest = digest_of(read_token(asked.token_file))
     return ServeOptions(
         {name: PolicyRequest(model=model, **shared) for name, model in models.items()},
-        asked.replicas,
-        asked.gpus_per_replica,
-        ReplicaLimits(asked.max_sessions, asked.inference_timeout, asked.hang_timeout),
-        min(asked.max_batch, asked.max_sessions),
-        asked.host,
-        asked.port,
-        asked.address,
-        digest,
-        asked.tls_cert,
-        asked.tls_key,
-        read_keys(asked.keys),
-        asked.contracts,
-        asked.in_place,
+        replicas=asked.replicas,
+        gpus_per_replica=asked.gpus_per_replica,
+        limits=ReplicaLimits(asked.max_sessions, asked.inference_timeout, asked.hang_timeout),
+        max_batch_size=min(asked.max_batch, asked.max_sessions),
+        host=asked.host,
+        port=asked.port,
+        address=asked.address,
+        token_digest=digest,
+        tls_cert=asked.tls_cert,
+        tls_key=asked.tls_key,
+        keys=read_keys(asked.keys),
+        contracts=asked.contracts,
+        in_place=asked.in_place,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_ros.doctor.facts import Facts
-from vla_ros.doctor.findings import Finding, fail, ok, refused, warn
+from vla_ros.doctor.findings import Finding, Level, fail, ok, refused, warn
 from vla_ros.remote.address import Address, is_address
 from vla_ros.types import InferenceCancelled, PolicyError
 
@@ -43,7 +43,7 @@ def check_server(facts: Facts) -> Iterator[Finding]:
         yield warn(server.warning, 'use wss:// or https://, or a tunnel')
     found = [*_way(server.address)]
     yield from found
-    if found[-1].level.value == 'OK':
+    if found[-1].level is Level.OK:
         yield from _policy(facts, server)
 
 

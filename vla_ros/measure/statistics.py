@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 Summary = dict[str, Any]
 
 
-def percentiles(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """Return the percentiles 50, 95 and 99, interpolated."""
-    return {f'p{q}': float(np.percentile(seconds, q)) for q in (50, 95, 99)}
+def percentiles(times: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """Return the percentiles 50, 95 and 99 in the unit of the times, interpolated."""
+    return {f'p{q}': float(np.percentile(times, q)) for q in (50, 95, 99)}
 
 
 def compare_tokens(

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from vla_ros.hosts import is_loopback
 from vla_ros.text import quoted
 from vla_ros.types import PolicyError
 
@@ -44,10 +44,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether the server is on this machine, by its address."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == 'localhost'
+        return is_loopback(self.host)
 
     @property
     def authority(self) -> str:

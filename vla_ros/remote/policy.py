@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,6 @@ from vla_ros.remote.server import Connection, Server, keep_trying, reporter
 from vla_ros.text import is_blank
 from vla_ros.types import (
     Cancel,
-    InferenceCancelled,
     InstructionError,
     Observation,
     PolicyError,
@@ -177,7 +176,7 @@ class RemotePolicy:
             if not isinstance(session, RemoteSession):
                 raise TypeError(f'{session!r} is not a session of a remote policy')
         asked = self._ask_all(batch, left_s)
-        return self._network.run(asked, lambda: cancel is not None and cancel.is_set())
+        return self._network.run(asked, lambda: _is_set(cancel))
 
     def close(self) -> None:
         """End all connections, and the thread that owns them."""
@@ -304,11 +303,9 @@ class RemotePolicy:
         check(answers, sessions[0].spec, self._dialect.is_checked, str(self._server.address))
         return seconds
 
-    def _pause(self, seconds: float, report: object, cancel: Cancel | None) -> None:
-        ends_s = time.monotonic() + seconds
-        while time.monotonic() < ends_s:
-            if cancel is not None and cancel.is_set():
-                raise InferenceCancelled
-            if callable(report):
-                report()
-            time.sleep(0.02)
+    def _pause(self, seconds: float, look: Callable[[], bool], cancel: Cancel | None) -> None:
+        self._network.run(asyncio.sleep(seconds), lambda: look() or _is_set(cancel))
+
+
+def _is_set(cancel: Cancel | None) -> bool:
+    return cancel is not None and cancel.is_set()

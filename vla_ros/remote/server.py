@@ -116,8 +116,9 @@ def keep_trying(
     :param progress: called at least ten times a second; may raise, which ends the wait.
     :raises ServerRefused: if a user must act first.
     """
-    said = ''
-    for attempt in range(1, 1_000_000):
+    said, attempt = '', 0
+    while True:
+        attempt += 1
         text = f'waits for {server.address}{said}'
         patience = reporter(progress, Progress(text, attempt, 0))
         try:
@@ -128,7 +129,6 @@ def keep_trying(
             said = f': {error.what}'
             patience = reporter(progress, Progress(f'waits for {server.address}{said}', attempt, 0))
             network.run(asyncio.sleep(_RETRY_S), patience)
-    raise ConnectionFailed(f'no connection to {server.address}', 'start it')
 
 
 def reporter(progress: ProgressCallback, step: Progress) -> Callable[[], bool]:

@@ -6,17 +6,13 @@ Replicas get the token's digest only. Pure functions.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from vla_ros.hosts import is_loopback
 from vla_ros.serving.errors import ServingError
-
-_HEADER = re.compile(r'(?:api-key|bearer) +([\x21-\x7e]{1,512})', re.IGNORECASE)
+from vla_ros.wire.token import digest_of, is_authorized
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -40,7 +36,7 @@ class Access:
     @classmethod
     def with_token(cls, token: str) -> Access:
         """Return the access of those who know the token."""
-        return cls(hashlib.sha256(token.encode()).digest())
+        return cls(digest_of(token))
 
     def refusal(self, headers: Headers) -> Refusal | None:
         """Return why a client with these headers may not connect, or None.
@@ -51,19 +47,8 @@ class Access:
         given = {name.lower(): value for name, value in headers}
         if not self.digest:
             return Refusal.FOREIGN if b'origin' in given else None
-        match = _HEADER.fullmatch(given.get(b'authorization', b'').decode('latin-1').strip())
-        shown = hashlib.sha256((match[1] if match else '').encode()).digest()
-        return None if hmac.compare_digest(shown, self.digest) else Refusal.UNAUTHORIZED
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only processes of this machine reach the address."""
-    if host == 'localhost':
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        shown = given.get(b'authorization', b'').decode('latin-1')
+        return None if is_authorized(shown, self.digest) else Refusal.UNAUTHORIZED
 
 
 def check_host(host: str, has_token: bool, insecure: bool) -> None:

@@ -37,7 +37,7 @@ from vla_ros.serving.connection import (
 )
 from vla_ros.serving.errors import ServerFull, ServingError
 from vla_ros.serving.inputs import Keys
-from vla_ros.serving.replica import Replica
+from vla_ros.serving.replica import Replica, ServedSession
 from vla_ros.serving.vla_eval import Harness
 
 CLOSE_FULL = 1013
@@ -168,7 +168,7 @@ class Application:
         finally:
             session.close()
 
-    async def _acted(self, body: bytes, session: Any) -> bytes:
+    async def _acted(self, body: bytes, session: ServedSession) -> bytes:
         stamp_ns, served = self._replica.clock.now_ns(), self._replica.served()
         try:
             asked = await asyncio.to_thread(act.read, body, served, self._keys, stamp_ns)

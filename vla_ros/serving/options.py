@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vla_ros.hosts import is_loopback
 from vla_ros.policy_request import PolicyRequest
-from vla_ros.serving.access import check_host, is_loopback
+from vla_ros.serving.access import check_host
 from vla_ros.serving.errors import ServingError
 from vla_ros.serving.replica import ReplicaLimits
 from vla_ros.text import is_name

@@ -53,7 +53,7 @@ def check_ports(process: int, allowed: Collection[int]) -> None:
 
 def listening(process: int) -> list[Listening]:
     """Return the TCP ports on which a process and its descendants listen."""
-    owners = {inode: one for one in _family(process) for inode in _sockets(one)}
+    owners = {inode: one for one in family(process) for inode in _sockets(one)}
     found = []
     for table in ('tcp', 'tcp6'):
         with contextlib.suppress(OSError):
@@ -72,8 +72,8 @@ def free_port() -> int:
         return port
 
 
-def _family(process: int) -> list[int]:
-    """Return a process and all its descendants."""
+def family(process: int) -> list[int]:
+    """Return a process and all its descendants, by their numbers."""
     children: dict[int, list[int]] = {}
     for stat in Path('/proc').glob('[0-9]*/stat'):
         with contextlib.suppress(OSError, ValueError, IndexError):

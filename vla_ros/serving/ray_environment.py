@@ -45,6 +45,9 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
         # A replica that is stopped must leave the rotation before its robots' patience ends.
         'RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER': '500ms',
         'RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT': '1',  # and one that was killed, immediately
+        # When a replica is added, HAProxy begins to count anew, and by the fewest connections it
+        # would lead all new robots to a full replica. In turns, the next attempt finds another.
+        'RAY_SERVE_HAPROXY_BALANCE_ALGORITHM': 'roundrobin',
         'RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S': '60',  # a busy machine starts Python slowly
         # A robot connects again anyway; half a minute is Ray's default for both.
         'RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S': '2',

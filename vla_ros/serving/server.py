@@ -37,7 +37,9 @@ def serving(options: ServeOptions, expose: bool = False) -> Iterator[Serving]:
     """
     # Short, since the paths of Ray's sockets must have less than 108 characters.
     with tempfile.TemporaryDirectory(prefix='vla-', dir='/tmp', ignore_cleanup_errors=True) as made:
-        folder = Path(made)
+        # Ray lets everyone write to its folder. The one around it is only its owner's.
+        folder = Path(made) / 'ray'
+        folder.mkdir()
         variables = ray_environment.environment(options, folder)
         ray_environment.apply(variables)
         ray_environment.protect_token(Path.home())

@@ -51,14 +51,21 @@ def decoded_array(dtype: Any, shape: Any, data: Any, limits: Limits) -> NDArray[
     return native
 
 
-def checked_kind(array: NDArray[Any] | np.generic) -> None:
-    """Raise WireError if an array of this kind can't be sent."""
-    if array.dtype.kind not in _KINDS or array.dtype.itemsize > 8:
+def sendable(item: Any, expected: str) -> Any:
+    """Return an array as it is, and a scalar of NumPy as a number of Python.
+
+    :param expected: what a message may hold, for the error.
+    :raises WireError: if it is neither, or of a kind that can't be sent.
+    """
+    if not isinstance(item, np.ndarray | np.generic):
+        raise WireError(f'a value of type {type(item).__name__} cannot be sent', expected=expected)
+    if item.dtype.kind not in _KINDS or item.dtype.itemsize > 8:
         raise WireError(
-            f'an array of type {array.dtype} cannot be sent',
-            value=str(array.dtype),
+            f'an array of type {item.dtype} cannot be sent',
+            value=str(item.dtype),
             expected=_ALLOWED,
         )
+    return item.item() if isinstance(item, np.generic) else item
 
 
 def _dtype(text: Any) -> np.dtype[Any]:

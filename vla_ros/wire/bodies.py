@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.wire.arrays import as_wire_error, checked_kind, decoded_array
+from vla_ros.wire.arrays import as_wire_error, decoded_array, sendable
 from vla_ros.wire.errors import WireError
 from vla_ros.wire.limits import LIMITS, Limits
 
@@ -101,14 +101,8 @@ def _decoded(text: Any) -> bytes:
 
 
 def _array_map(item: Any) -> Any:
-    if isinstance(item, np.generic):
-        checked_kind(item)
-        return item.item()
+    item = sendable(item, 'numbers, text, lists, maps or arrays')
     if not isinstance(item, np.ndarray):
-        raise WireError(
-            f'a value of type {type(item).__name__} cannot be sent',
-            expected='numbers, text, lists, maps or arrays',
-        )
-    checked_kind(item)
+        return item
     data = base64.b64encode(item.tobytes()).decode()
     return {_ARRAY: data, 'dtype': item.dtype.str, 'shape': list(item.shape)}

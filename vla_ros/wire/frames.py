@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vla_ros.wire.arrays import as_wire_error, checked_kind, decoded_array
+from vla_ros.wire.arrays import as_wire_error, decoded_array, sendable
 from vla_ros.wire.encoded_images import MARK, ImageDecoder
 from vla_ros.wire.errors import WireError
 from vla_ros.wire.limits import LIMITS, Limits
@@ -46,15 +46,9 @@ def pack(value: Any, keys: str = ARRAY_KEYS_BYTES) -> bytes:
     """
 
     def array_map(item: Any) -> Any:
-        if isinstance(item, np.generic):
-            checked_kind(item)
-            return item.item()
+        item = sendable(item, 'numbers, text, bytes, lists, maps or arrays')
         if not isinstance(item, np.ndarray):
-            raise WireError(
-                f'a value of type {type(item).__name__} cannot be sent',
-                expected='numbers, text, bytes, lists, maps or arrays',
-            )
-        checked_kind(item)
+            return item
         rows = np.ascontiguousarray(item)
         data = rows.data.cast('B') if item.size and item.ndim else item.tobytes()
         fields = {_ARRAY: True, 'data': data, 'dtype': item.dtype.str, 'shape': list(item.shape)}

@@ -2,11 +2,12 @@
 """The token that a client shows to a server, in the header of its first request.
 
 openpi's clients write ``Authorization: Api-Key TOKEN``; ``Bearer TOKEN`` is the usual form. Tokens
-come from files, which only their owner should read, and appear in no error.
+come from files, which only their owner should read, and appear in no error. Servers keep digests.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from pathlib import Path
@@ -41,8 +42,15 @@ def authorization(token: str) -> str:
     return f'Bearer {token}'
 
 
-def is_authorized(header: str | None, token: str) -> bool:
-    """Return whether a request's header has the token, in a time that does not depend on it."""
+def digest_of(token: str) -> bytes:
+    """Return the SHA-256 of a token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def is_authorized(header: str | None, digest: bytes) -> bool:
+    """Return whether a request's header has the token, in a time that does not depend on it.
+
+    :param digest: of the token, see :func:`digest_of`.
+    """
     match = _HEADER.fullmatch((header or '').strip())
-    shown = match[1] if match else ''
-    return hmac.compare_digest(shown.encode(), token.encode())
+    return hmac.compare_digest(digest_of(match[1] if match else ''), digest)
