@@ -743,14 +743,16 @@ KINDS['policy_barely_late'] = Kind(_policy('exact', _barely_late))
 KINDS['policy_hung'] = Kind(_policy('hung', _for_ever))
 
 
-@kind(max_image_age_s=0.5, inference_timeout_s=0.5, max_action_age_s=0.75)
+@kind(max_image_age_s=0.5, inference_timeout_s=0.5, max_action_age_s=1.5)
 def actions_too_old(world: World, fault: Fault) -> None:
-    """Neither the images nor the inferences are, each by itself."""
+    """Neither the images nor the inferences are, each by itself; actions are by a lower limit."""
     fault = replace(fault, length_s=max(_POLICY_FAULT_S, fault.length_s))
     cameras = world.cameras[fault.robot]
     _turn(world, fault, cameras, restamp=lambda stamp_ns: stamp_ns - 400_000_000)
     _policy('exact', lambda world: 0.47)(world, fault)
     world.knobs.share = 1.0
+    world.set_parameters(max_action_age_s=0.75)
+    for_a_while(world, fault, lambda: world.set_parameters(max_action_age_s=1.5))
 
 
 @kind()
