@@ -25,7 +25,7 @@ FLOORS = (
     {'cli'},
     {'demo'},
     {'doctor', 'evaluation', 'pipeline', 'replay'},
-    {'bench', 'client', 'ros', 'serving'},
+    {'bench', 'client', 'ros', 'serving', 'web'},
     {
         *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),
         'view',
@@ -53,7 +53,8 @@ FLOORS = (
 WITHOUT_ROS = {
     *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'remote'),
     *('replay', 'scheduling', 'serving'),
-    *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'wire'),
+    *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'web'),
+    'wire',
 }
 ROS = {
     *('builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),

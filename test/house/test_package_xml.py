@@ -17,6 +17,7 @@ MANIFEST = ROOT / 'package.xml'
 # Modules that have another name in package.xml: rosdep's keys.
 KEYS = {
     'PIL': 'python3-pil',
+    'aiohttp': 'python3-aiohttp',
     'catkin_pkg': 'python3-catkin-pkg',
     'cv2': 'python3-opencv',
     'huggingface_hub': 'python3-huggingface-hub-pip',

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server from its start to its end: sockets, TLS, and the tick."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from vla_ros.web.access import ConsoleError, check_binding
+from vla_ros.web.application import application
+from vla_ros.web.connections import Connections
+from vla_ros.web.console import Console
+from vla_ros.web.limits import IDLE_S
+
+_TICK_S = 0.1
+_SWEEP_TICKS = 10
+_HEADER_BYTES = 8190
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens.
+
+    :param port: 0: any that is free.
+    :param tls_cert: PEM file; with it the page is at https://.
+    """
+
+    host: str = '127.0.0.1'
+    port: int = 8080
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the context of TLS; None without a certificate.
+
+        :raises ConsoleError: if the files can't be used.
+        """
+        if self.tls_cert is None:
+            if self.tls_key is not None:
+                raise ConsoleError('there is a --tls-key but no --tls-cert', 'give both')
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConsoleError(
+                f'{self.tls_cert} and its key cannot be used: {error}', 'give PEM files of a pair'
+            ) from error
+        return context
+
+
+@contextlib.asynccontextmanager
+async def serving(console: Console, address: Address) -> AsyncIterator[str]:
+    """Serve the page until the block ends; provide its URL.
+
+    :raises ConsoleError: if the address can't be used, or others could reach it without a token.
+    """
+    check_binding(address.host, bool(console.access.digest))
+    tls = address.tls()
+    connections = Connections(console.access.refused)
+    app = application(console, connections, tls is not None)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=IDLE_S,
+        lingering_time=0.0,  # of a body that nobody reads
+        max_line_size=_HEADER_BYTES,
+        max_field_size=_HEADER_BYTES,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    server = runner.server
+    if server is None:
+        raise RuntimeError('the runner has no server after its set-up')
+    listener = None
+    try:
+        listener = await _listen(lambda: connections.admit(server), address, tls)
+        ticking = asyncio.create_task(_tick(console, connections))
+        try:
+            name = f'[{address.host}]' if ':' in address.host else address.host
+            port = listener.sockets[0].getsockname()[1]
+            yield f'http{"s" if tls else ""}://{name}:{port}/'
+        finally:
+            ticking.cancel()
+    finally:
+        if listener is not None:
+            listener.close()
+        await runner.cleanup()
+
+
+async def _listen(admit: object, address: Address, tls: ssl.SSLContext | None) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(
+            admit, address.host, address.port, ssl=tls, backlog=128
+        )
+    except OSError as error:
+        raise ConsoleError(
+            f'the page cannot be served on {address.host}, port {address.port}: {error.strerror}',
+            'give another --port, or end the program that has this one',
+            value=address.port,
+        ) from error
+
+
+async def _tick(console: Console, connections: Connections) -> None:
+    ticks = 0
+    while True:
+        await asyncio.sleep(_TICK_S)
+        console.tick()
+        ticks += 1
+        if ticks % _SWEEP_TICKS == 0:
+            connections.sweep()
