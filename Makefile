@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
-.PHONY: help setup setup-serve setup-tests demo test soak simulate mutants generate lint colcon clean
+.PHONY: help setup setup-serve setup-tests demo test soak fleet simulate mutants generate lint colcon clean
 
 # The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
 # ours.
@@ -19,6 +19,7 @@ help:
 	@echo 'make demo       a simulated arm follows an instruction: make demo DEMO_EPISODES=20'
 	@echo 'make test       run the tests; some of them: make test ARGS="-k slot"'
 	@echo 'make soak       run the node with a 30 Hz camera and faults: make soak ARGS="--seconds 1800"'
+	@echo 'make fleet      run 8 robots on a server whose replicas die and stop: make fleet ARGS="--seconds 600"'
 	@echo 'make simulate   run the whole node in a deterministic simulation: make simulate SEEDS=0-999'
 	@echo 'make mutants    plant mistakes into the node; does the simulation find them?'
 	@echo '                make mutants ARGS=--planted, make mutants ARGS="--count 200"'
@@ -51,6 +52,9 @@ test: setup-tests
 
 soak: setup
 	@$(WITH_MESSAGES) .venv/bin/python test/soak.py $(ARGS)
+
+fleet: setup-tests
+	@$(WITH_MESSAGES) .venv/bin/python test/fleet.py $(ARGS)
 
 SEEDS = 0-99
 simulate: setup

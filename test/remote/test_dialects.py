@@ -22,6 +22,7 @@ from vla_ros.remote.failures import (
     ConnectionFailed,
     ServerFull,
     ServerRefused,
+    ServerRestarts,
     of_close,
     of_exception,
     of_status,
@@ -89,7 +90,7 @@ def test_damaged_metadata_is_an_error() -> None:
     ('failure', 'kind', 'text'),
     [
         (of_close('S', 1013, ''), ServerFull, 'full'),
-        (of_close('S', 1012, 'x'), ConnectionFailed, 'restarts (1012 x)'),
+        (of_close('S', 1012, 'x'), ServerRestarts, 'restarts (1012 x)'),
         (of_close('S', 1009, ''), ConnectionFailed, 'size'),
         (of_close('S', 1006, ''), ConnectionFailed, '1006'),
         (of_status('S', 401), ServerRefused, 'token'),

@@ -226,7 +226,7 @@ def test_hostile_frames() -> None:
             small,
             {**small, 'endpoint': 'infer'},
             {'examples': [example]},
-            request_map(a_request('x', budget_s=1.0, draft=np.arange(7))),
+            request_map(a_request('x', budget_s=1.0)),
         ],
         '/v1/realtime/robot/openpi': [small],
         '/vla-eval': [{'type': 'observation', 'payload': observed, 'seq': 1, 'timestamp': 0.0}],

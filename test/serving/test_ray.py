@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -29,74 +26,13 @@ from vla_eval import connection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from support.places import ROOT
 from support.serving import NOISE, OPENPI, a_request
+from support.vla_serve import HEADERS, PATIENCE_S, TOKEN, Server
 from vla_ros.cli.serve import main
 from vla_ros.policies import PolicyRequest, load_policy
-from vla_ros.serving.ports import family, free_port, listening
+from vla_ros.serving.ports import listening
 from vla_ros.types import all_predicted
 from vla_ros.wire import pack, pack_body, unpack, unpack_body
-
-PATIENCE_S = 120.0  # of a machine with other work
-TOKEN = 'a-token-of-sixteen-and-more'
-HEADERS = {'Authorization': f'Bearer {TOKEN}'}
-
-
-class Server:
-    """A process of vla_serve."""
-
-    def __init__(self, home: Path, *arguments: str) -> None:
-        self.port = free_port()
-        environment = {**os.environ, 'HOME': str(home), 'PYTHONPATH': str(ROOT)}
-        self.token = home / 'token'
-        self.token.write_text(TOKEN)
-        self.arguments = ['--port', str(self.port), '--token-file', str(self.token)]
-        self._command = [sys.executable, '-m', 'vla_ros.cli.serve', *self.arguments]
-        self._environment = environment
-        self.process = subprocess.Popen(
-            [*self._command, *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.told = self._read_until('serving ')
-        self.cluster = re.search(r'--address (\S+)', self.told)[1]
-
-    def _read_until(self, text: str) -> str:
-        lines = []
-        watch = threading.Timer(PATIENCE_S, self.process.kill)
-        watch.start()
-        for line in self.process.stdout:
-            lines.append(line)
-            if text in line:
-                watch.cancel()
-                return line
-        watch.cancel()
-        raise AssertionError(''.join(lines))
-
-    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another call that replaces the policy."""
-        command = [*self._command, '--address', self.cluster, *arguments]
-        return subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=PATIENCE_S
-        )
-
-    def replicas(self) -> list[int]:
-        """Their process ids."""
-        return [
-            one
-            for one, command in self.commands().items()
-            if command[0].startswith(b'ray::ServeReplica:policy')
-        ]
-
-    def commands(self) -> dict[int, list[bytes]]:
-        """The command lines of its processes."""
-        found = {}
-        for one in family(self.process.pid):
-            with contextlib.suppress(OSError):
-                found[one] = Path(f'/proc/{one}/cmdline').read_bytes().split(b'\0')
-        return found
 
 
 @pytest.fixture(scope='module')
@@ -104,9 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp('home')
     one = Server(home, '--model', 'scripted', '--replicas', '2', '--max-sessions', '8')
     yield one
-    one.process.terminate()
-    assert one.process.wait(PATIENCE_S) == 0
-    one.process.stdout.close()
+    assert one.end() == 0
 
 
 class Robot:

@@ -19,6 +19,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
+from websockets.protocol import State
 
 from support.fakes import SPEC
 from support.places import ROOT
@@ -65,6 +66,7 @@ class FakeServer:
         self.metadata: dict[str, Any] = SERVED.to_metadata()
         self.token = ''
         self.close_first: tuple[int, str] | None = None  # instead of metadata
+        self.ignored = 0  # the next connections that get no metadata and no answer
         self.act: Act = answer
         self.requests: list[dict[str, Any]] = []
         self.connections: list[ServerConnection] = []  # in the order they came
@@ -82,6 +84,10 @@ class FakeServer:
     @property
     def url(self) -> str:
         return f'{"wss" if self._tls else "ws"}://localhost:{self.port}'
+
+    @property
+    def open_connections(self) -> int:
+        return sum(one.state is State.OPEN for one in self.connections)
 
     def start(self) -> FakeServer:
         self._thread.start()
@@ -164,6 +170,10 @@ class FakeServer:
         with contextlib.suppress(ConnectionClosed):
             if self.close_first is not None:
                 await connection.close(*self.close_first)
+                return
+            if self.ignored:
+                self.ignored -= 1
+                await connection.wait_closed()
                 return
             await connection.send(pack(self.metadata))
             async for frame in connection:

@@ -111,16 +111,15 @@ def test_a_request_arrives_as_it_was_sent() -> None:
     images = {name: rng.integers(0, 256, (4, 6, 3), np.uint8) for name in SPEC.cameras}
     stamps = dict.fromkeys(images, 7)
     observation = Observation(images, 'put it down', stamps, np.arange(8.0))
-    request = Request(observation, 'bridge_orig', 0.25, True, np.arange(7))
+    request = Request(observation, 'bridge_orig', 0.25, True)
     found = read_request(over_the_wire(request_map(request)), stamp_ns=7)
     assert found.observation.instruction == 'put it down' and found.observation.stamps_ns == stamps
     for name, image in images.items():
         assert np.array_equal(found.observation.images[name], image)
     assert np.array_equal(found.observation.state, np.arange(8.0))
     assert (found.unnorm_key, found.budget_s, found.reset) == ('bridge_orig', 0.25, True)
-    assert np.array_equal(found.draft, np.arange(7))
     bare = read_request(over_the_wire(request_map(Request(replace(observation, state=None)))))
-    assert bare.observation.state is None and bare.budget_s is None and bare.draft is None
+    assert bare.observation.state is None and bare.budget_s is None
 
     message = over_the_wire(request_map(request))
     for key, value in (
@@ -132,7 +131,6 @@ def test_a_request_arrives_as_it_was_sent() -> None:
         ('vla_ros/budget_ms', float('nan')),
         ('vla_ros/budget_ms', -1),
         ('vla_ros/state', 'x'),
-        ('vla_ros/draft', np.zeros(7)),
     ):
         with pytest.raises(WireError):
             read_request({**message, key: value})

@@ -3,18 +3,21 @@
 
 ``python -m vla_ros.bench.server ws://127.0.0.1:8000``. Each robot has a connection, as a node has,
 and sends images of noise: with ``--rate`` that many a second, as a camera does, otherwise the next
-one when the answer has come. Ends with one line of JSON.
+one when the answer has come. ``--leave N`` measures N times how soon the model stops when a robot
+leaves. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from vla_ros.measure.statistics import percentiles
 from vla_ros.types import Observation, PolicySpec
 from vla_ros.wire import Request, ServedPolicy, error_of, pack, request_map, unpack
 from vla_ros.wire.token import HEADER, authorization, read_token
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 _INSTRUCTION = 'pick up the cup'
 _UNCOUNTED = 3  # requests of each robot before the clock runs
@@ -54,17 +60,9 @@ async def measure(
 async def _robot(
     url: str, number: int, requests: int, size: tuple[int, int], rate_hz: float, token: str
 ) -> tuple[list[float], float, float]:
-    from websockets.asyncio.client import connect
-
-    headers = {HEADER: authorization(token)} if token else {}
     times_ms: list[float] = []
     began_s = time.perf_counter()
-    async with connect(
-        url, compression=None, max_size=None, additional_headers=headers
-    ) as connection:
-        served = ServedPolicy.from_metadata(unpack(_binary(await connection.recv())))
-        key, spec = next(iter(served.specs.items()))
-        frames = [pack(request_map(_request(spec, key, size, seed))) for seed in range(4)]
+    async with _connected(url, size, token) as (connection, frames):
         for count in range(_UNCOUNTED + requests):
             if count == _UNCOUNTED:
                 began_s = time.perf_counter()
@@ -73,12 +71,71 @@ async def _robot(
                 await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
             sent_s = time.perf_counter()
             await connection.send(frames[count % len(frames)])
-            answer = unpack(_binary(await connection.recv()))
-            if (error := error_of(answer)) is not None:
-                raise SystemExit(f'the server answers: {error.what}')
+            await _answer(connection)
             if count >= _UNCOUNTED:
                 times_ms.append(1e3 * (time.perf_counter() - sent_s))
     return times_ms, began_s, time.perf_counter()
+
+
+async def measure_leaving(
+    url: str, times: int, size: tuple[int, int], token: str
+) -> dict[str, Any]:
+    """Return how soon the model stops when the robot that it works for leaves, milliseconds.
+
+    Another robot's request waits meanwhile. From its answer's time, that of an inference is taken
+    off. The server must have one replica, and an inference last so long that it can be stopped.
+
+    :raises SystemExit: if the two robots have different replicas.
+    """
+    alone = await measure(url, 1, 5, size, 0.0, token)
+    inference_s = 1e-3 * alone['p50_ms']
+    stopped_ms = []
+    for _ in range(times):
+        async with (
+            _connected(url, size, token) as (leaving, frames),
+            _connected(url, size, token) as (waiting, _),
+        ):
+            await leaving.send(frames[0])
+            await asyncio.sleep(0.3 * inference_s)
+            await waiting.send(frames[1])
+            await asyncio.sleep(0.3 * inference_s)
+            left_s = time.perf_counter()
+            leaving.transport.abort()
+            await _answer(waiting)
+            took_s = time.perf_counter() - left_s - inference_s
+        if took_s < -0.15 * inference_s:
+            raise SystemExit('the robot that waited had a replica of its own; serve one replica')
+        stopped_ms.append(max(0.0, 1e3 * took_s))
+    cuts = percentiles(stopped_ms)
+    return {
+        'times': times,
+        'inference_ms': alone['p50_ms'],
+        'stopped_p50_ms': round(cuts['p50'], 1),
+        'stopped_max_ms': round(max(stopped_ms), 1),
+    }
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    url: str, size: tuple[int, int], token: str
+) -> AsyncIterator[tuple[ClientConnection, list[bytes]]]:
+    """Connect as a robot, and yield the connection with some frames for it."""
+    from websockets.asyncio.client import connect
+
+    headers = {HEADER: authorization(token)} if token else {}
+    async with connect(
+        url, compression=None, max_size=None, additional_headers=headers
+    ) as connection:
+        served = ServedPolicy.from_metadata(unpack(_binary(await connection.recv())))
+        key, spec = next(iter(served.specs.items()))
+        yield connection, [pack(request_map(_request(spec, key, size, seed))) for seed in range(4)]
+
+
+async def _answer(connection: ClientConnection) -> None:
+    """Await an answer that is no error."""
+    answer = unpack(_binary(await connection.recv()))
+    if (error := error_of(answer)) is not None:
+        raise SystemExit(f'the server answers: {error.what}')
 
 
 def _request(spec: PolicySpec, key: str, size: tuple[int, int], seed: int) -> Request:
@@ -105,6 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--size', default='640x480')
     parser.add_argument('--rate', type=float, default=0.0, help='images a second of each robot')
     parser.add_argument('--token-file', type=Path)
+    parser.add_argument('--leave', type=int, default=0, help='times that a robot leaves')
     asked = parser.parse_args(arguments)
     token = read_token(asked.token_file) if asked.token_file is not None else ''
     width, _, height = asked.size.partition('x')
@@ -116,7 +174,12 @@ def main(arguments: list[str] | None = None) -> int:
         row = asyncio.run(measure(asked.url, robots, asked.requests, size, asked.rate, token))
         print('| ' + ' | '.join(str(value) for value in row.values()) + ' |', flush=True)
         rows.append(row)
-    print(json.dumps({'url': asked.url, 'size': asked.size, 'rate_hz': asked.rate, 'rows': rows}))
+    figures = {'url': asked.url, 'size': asked.size, 'rate_hz': asked.rate, 'rows': rows}
+    if asked.leave:
+        left = asyncio.run(measure_leaving(asked.url, asked.leave, size, token))
+        print(f'a robot leaves: {left}')
+        figures['leave'] = left
+    print(json.dumps(figures))
     return 0
 
 

@@ -30,6 +30,10 @@ class ServerFull(ConnectionFailed):
     """A server that has no session free for one more robot."""
 
 
+class ServerRestarts(ConnectionFailed):
+    """A connection that the server ends because it ends itself, or is replaced by another one."""
+
+
 class ServerRefused(PolicyError):
     """A server that will not serve this node until a user changes something."""
 
@@ -45,7 +49,7 @@ def of_close(shown: str, code: int, reason: str) -> ConnectionFailed:
     if code == _FULL:
         return ServerFull(f'{shown} is full ({said})', 'connect fewer robots, or add replicas')
     if code == _RESTART:
-        return ConnectionFailed(f'{shown} restarts ({said})', 'it is asked again')
+        return ServerRestarts(f'{shown} restarts ({said})', 'it is asked again')
     if code == _TOO_LARGE:
         return ConnectionFailed(
             f'{shown} rejects the size of the observation ({said})', 'let cameras send less'

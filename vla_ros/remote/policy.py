@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vla_ros.errors import VlaError
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.remote.dialects import Dialect
-from vla_ros.remote.failures import ConnectionFailed, ServerFull, ServerRefused
+from vla_ros.remote.failures import ConnectionFailed, ServerFull, ServerRefused, ServerRestarts
 from vla_ros.remote.network import Network
 from vla_ros.remote.self_check import check, plan_trials
-from vla_ros.remote.server import Connection, Server, keep_trying, reporter
+from vla_ros.remote.server import Connection, Server, keep_trying, open_soonest, reporter
 from vla_ros.text import is_blank
 from vla_ros.types import (
     Cancel,
@@ -44,22 +41,17 @@ _FAILED_S = 0.05  # and at one that could not be reached
 
 
 class RemoteSession:
-    """The session of one robot: its connection, and the draft for the next one.
-
-    :ivar connection: used in the network's loop only.
-    """
+    """The session of one robot: its connection, which is used in the network's loop only."""
 
     def __init__(self, spec: PolicySpec, unnorm_key: str) -> None:
         self.spec = spec
         self.unnorm_key = unnorm_key
         self.connection: Connection | None = None
         self.is_reset = True  # the connection may be that of the warm-up
-        self.draft: NDArray[np.int64] | None = None
 
     def reset(self) -> None:
         """Have the server forget all earlier predictions with the next request."""
         self.is_reset = True
-        self.draft = None
 
 
 class RemotePolicy:
@@ -217,25 +209,38 @@ class RemotePolicy:
         for camera in session.spec.cameras:
             if camera not in observation.images:
                 raise PolicyError(f'there is no image of the camera {camera!r}', expected='one')
-        is_new = session.connection is None or not session.connection.is_usable
-        connection = await self._connected(session)
-        if left_s is not None:
-            left_s = max(0.0, left_s - (time.monotonic() - started_s))
-        draft = session.draft if is_new else None
-        reset = session.is_reset
-        request = Request(observation, session.unnorm_key, left_s, reset, draft)
-        message = self._dialect.encode(request)
-        LIMITS.check_bytes(len(message))
-        answer = await connection.ask(message)
+        answer = await self._asked(session, observation, left_s)
         prediction = self._dialect.decode(answer, session.unnorm_key)
         session.is_reset = False
-        if prediction.tokens is not None and prediction.invalid is None:
-            session.draft = prediction.tokens.ids
         return replace(
             prediction,
             model_images=dict(observation.images),
             timings={**prediction.timings, 'round_trip': time.monotonic() - started_s},
         )
+
+    async def _asked(
+        self, session: RemoteSession, observation: Observation, left_s: float | None
+    ) -> bytes:
+        """Return the answer to a request. One that a restart interrupts is asked once more.
+
+        :raises PolicyError: if there is none.
+        """
+        started_s = time.monotonic()
+
+        async def ask() -> bytes:
+            connection = await self._connected(session)
+            still_s = left_s
+            if left_s is not None:
+                still_s = max(0.0, left_s - (time.monotonic() - started_s))
+            request = Request(observation, session.unnorm_key, still_s, session.is_reset)
+            message = self._dialect.encode(request)
+            LIMITS.check_bytes(len(message))
+            return await connection.ask(message)
+
+        try:
+            return await ask()
+        except ServerRestarts:  # it says so itself: another one will answer
+            return await ask()
 
     async def _connected(self, session: RemoteSession) -> Connection:
         """Return the session's connection; make one if it has none that can be used.
@@ -259,7 +264,7 @@ class RemotePolicy:
         if time.monotonic() < self._not_before_s:
             raise self._failure.with_traceback(None)
         try:
-            connection, dialect = await self._server.open()
+            connection, dialect = await open_soonest(self._server)
         except ConnectionFailed as error:
             wait_s = _FULL_S if isinstance(error, ServerFull) else _FAILED_S
             self._failure, self._not_before_s = error, time.monotonic() + wait_s

@@ -28,6 +28,8 @@ from vla_ros.wire.token import HEADER, authorization, read_token
 _LOG = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _REPORT_S = 0.1
+_PATIENCE_S = 0.25  # with an attempt, before another one begins beside it
+_ATTEMPTS = 3  # beside each other
 _MAX_CA_BYTES = 4_000_000
 
 
@@ -106,6 +108,47 @@ class Server:
             raise PolicyError(
                 f'{shown} sends metadata that cannot be used: {error.what}', error.advice
             ) from error
+
+
+async def open_soonest(server: Server) -> tuple[Connection, Dialect]:
+    """Connect by the first attempt that succeeds; while one takes long, others begin beside it.
+
+    Behind one address may be several replicas. One that has stopped still accepts connections, and
+    its proxy does not know yet that it answers none.
+
+    :raises ConnectionFailed: if no attempt succeeds; immediately if the only one fails.
+    :raises PolicyError: as :meth:`Server.open`.
+    """
+    attempts: list[asyncio.Task[tuple[Connection, Dialect]]] = []
+    waiting: set[asyncio.Task[tuple[Connection, Dialect]]] = set()
+    opened = None
+    try:
+        while True:
+            if len(attempts) < _ATTEMPTS:
+                attempts.append(asyncio.create_task(server.open()))
+                waiting.add(attempts[-1])
+            patience_s = _PATIENCE_S if len(attempts) < _ATTEMPTS else None
+            done, waiting = await asyncio.wait(
+                waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for opened in done:
+                if not waiting or not isinstance(opened.exception(), ConnectionFailed):
+                    return opened.result()
+    finally:
+        for one in attempts:
+            if one is not opened:
+                _discard(one)
+
+
+def _discard(attempt: asyncio.Task[tuple[Connection, Dialect]]) -> None:
+    """End an attempt, and the connection that it has, or will have opened by then."""
+
+    def end(ended: asyncio.Task[tuple[Connection, Dialect]]) -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            ended.result()[0].abort()
+
+    attempt.cancel()
+    attempt.add_done_callback(end)
 
 
 def keep_trying(

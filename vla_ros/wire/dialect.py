@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_ros.text import printable
 from vla_ros.types import (
@@ -42,7 +41,6 @@ PROMPT = 'prompt'
 UNNORM_KEY = 'unnorm_key'
 BUDGET_MS = 'vla_ros/budget_ms'
 RESET = 'vla_ros/reset'
-DRAFT = 'vla_ros/draft'
 
 # Keys of a reply.
 ACTIONS = 'actions'  # float64 [K, D]
@@ -67,14 +65,12 @@ class Request:
     :param unnorm_key: data set whose statistics scale the actions; empty: the only one.
     :param budget_s: time left for the answer, from the receipt on [s]; None: no limit.
     :param reset: whether the session forgets all earlier predictions first.
-    :param draft: int64 [N], token ids that the client guesses; None: the session's own.
     """
 
     observation: Observation
     unnorm_key: str = ''
     budget_s: float | None = None
     reset: bool = False
-    draft: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,8 +202,6 @@ def request_map(request: Request) -> dict[str, Any]:
         message[BUDGET_MS] = 1000.0 * request.budget_s
     if request.reset:
         message[RESET] = True
-    if request.draft is not None:
-        message[DRAFT] = request.draft
     return message
 
 
@@ -221,9 +215,6 @@ def read_request(message: Any, stamp_ns: int = 0) -> Request:
     images = given.map(IMAGES)
     cameras = list(images)
     budget_ms = given.number(BUDGET_MS, -1.0, 0.0, _MAX_BUDGET_MS)
-    draft = given.array(DRAFT, 1) if DRAFT in given else None
-    if draft is not None and (draft.dtype.kind not in 'iu' or draft.size > _MAX_INDEX):
-        raise WireError(f'{DRAFT} of request', value=str(draft.dtype), expected='whole numbers')
     return Request(
         Observation(
             {camera: images.image(camera) for camera in cameras},
@@ -234,7 +225,6 @@ def read_request(message: Any, stamp_ns: int = 0) -> Request:
         unnorm_key=given.text(UNNORM_KEY, ''),
         budget_s=None if budget_ms < 0 else budget_ms / 1000.0,
         reset=given.flag(RESET, False),
-        draft=None if draft is None else draft.astype(np.int64),
     )
 
 
