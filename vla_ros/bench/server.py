@@ -82,8 +82,8 @@ async def measure_leaving(
 ) -> dict[str, Any]:
     """Return how soon the model stops when the robot that it works for leaves, milliseconds.
 
-    Another robot's request waits meanwhile. From its answer's time, that of an inference is taken
-    off. The server must have one replica, and an inference last so long that it can be stopped.
+    Another robot's request waits for that inference. The duration of its own is subtracted from the
+    time of its answer. The server must have one replica, and an inference last 0.1 s or more.
 
     :raises SystemExit: if the two robots have different replicas.
     """
