@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Elements without a framework: make them once, then change only what differs.
+
+const SVG = 'http://www.w3.org/2000/svg';
+const SVG_TAGS = new Set(['svg', 'g', 'path', 'line', 'rect', 'circle', 'text', 'title']);
+
+/**
+ * Return a new element.
+ *
+ * @param {string} tag name, with classes: `p.hint.old`
+ * @param {object} attributes `onclick` and its like are listeners; false and null leave one out
+ * @param {...(Node|string)} children
+ */
+export function h(tag, attributes = {}, ...children) {
+  const [name, ...classes] = tag.split('.');
+  const element = SVG_TAGS.has(name)
+    ? document.createElementNS(SVG, name)
+    : document.createElement(name);
+  if (classes.length) element.classList.add(...classes);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === 'function') element.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== null && value !== undefined) {
+      element.setAttribute(key, value === true ? '' : value);
+    }
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Set the text unless it is that already: a live region speaks at each change. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Set or remove an attribute unless it is so already. */
+export function mark(element, name, value) {
+  if (value === false || value === null || value === undefined) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
+/** Replace the children if `key` is not that of the last call for this element. */
+export function fill(element, key, make) {
+  const told = JSON.stringify(key);
+  if (element.filledWith === told) return;
+  element.filledWith = told;
+  element.replaceChildren(...make());
+}
+
+/** A part of the page: `build` makes its elements once, `show` brings them up to date. */
+export class Part extends HTMLElement {
+  connectedCallback() {
+    if (this.isBuilt) return;
+    this.isBuilt = true;
+    this.build();
+  }
+
+  /** Add a card with a heading, and return its section. */
+  card(title, ...children) {
+    const id = `${this.localName}-title`;
+    this.heading = h('h2', { id }, title);
+    this.head = h('div.card-head', {}, this.heading);
+    const section = h('section.card', { 'aria-labelledby': id }, this.head, ...children);
+    this.append(section);
+    return section;
+  }
+}
