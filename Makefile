@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
-.PHONY: help setup setup-serve setup-tests demo test soak fleet simulate mutants generate lint colcon clean
+.PHONY: help setup setup-serve setup-tests demo test soak fleet simulate mutants generate docs lint \
+	colcon clean
 
 # The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
 # ours.
@@ -24,7 +25,9 @@ help:
 	@echo 'make mutants    plant mistakes into the node; does the simulation find them?'
 	@echo '                make mutants ARGS=--planted, make mutants ARGS="--count 200"'
 	@echo 'make generate   write config/vla.yaml and docs/parameters.md'
-	@echo '                from vla_ros/parameters/definition.py'
+	@echo '                from vla_ros/parameters/definition.py, and docs/messages.md'
+	@echo '                and docs/reasons.md from the messages'
+	@echo 'make docs       build the documentation site, check its links and spelling'
 	@echo 'make lint       run ruff, mypy, and the linters of ROS 2'
 	@echo 'make colcon     build with colcon, check what is installed, run some of the tests with it'
 	@echo 'make clean      remove .venv and everything built'
@@ -65,7 +68,12 @@ mutants: setup
 
 # Standard library only: any Python works.
 generate:
-	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m vla_ros.parameters.generate
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" -m vla_ros.parameters.generate && \
+		"$$python" tools/generate_reference.py
+
+# An environment of its own, .venv-docs, without ROS 2 and PyTorch.
+docs:
+	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/make_docs.py
 
 lint: setup
 	.venv/bin/ruff check
@@ -77,5 +85,5 @@ colcon: setup
 	@.venv/bin/python tools/check_colcon.py
 
 clean:
-	rm -rf .venv .venv-serve build install log .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-docs .venv-serve build install log .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

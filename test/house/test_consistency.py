@@ -117,6 +117,10 @@ def test_the_rviz_file_shows_the_operators_view() -> None:
     assert 'rviz_default_plugins/TF' in displays
 
 
+def tables_of_faults() -> str:
+    return ''.join(file.read_text() for file in sorted((ROOT / 'docs' / 'faults').glob('*.md')))
+
+
 def collect_tests() -> list[str]:
     """Names of all tests, also where this run has only some of them."""
 
@@ -133,7 +137,7 @@ def collect_tests() -> list[str]:
 
 
 def test_every_fault_of_the_table_is_injected_by_the_test_it_names() -> None:
-    rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', (ROOT / 'docs/faults.md').read_text(), re.M)
+    rows = re.findall(r'^\|.*\| (test_\S.*?) \|$', tables_of_faults(), re.M)
     files = sorted(str(path) for path in ROOT.glob('test/faults/test_*.py'))  # nothing but faults
     listed = [name.partition('::') for name in collect_tests()]
     collected = {test for _, _, test in listed}
@@ -203,8 +207,8 @@ def test_no_reasons_number_was_ever_reused() -> None:
 
 
 def test_the_table_of_faults_names_reasons_and_counters_that_there_are() -> None:
-    table = (ROOT / 'docs/faults.md').read_text()
-    rows = re.findall(r'^\| [^|]* \| [^|]* \| ([^|]*?) ?\| ([^|]*?) ?\| test_', table, re.M)
+    row = r'^\| [^|]* \| [^|]* \| ([^|]*?) ?\| ([^|]*?) ?\| test_'
+    rows = re.findall(row, tables_of_faults(), re.M)
     assert len(rows) > 60
     for reasons, counters in rows:
         for name in filter(None, reasons.split(', ')):

@@ -79,10 +79,14 @@ def test_the_readme_is_short() -> None:
 
 
 def markdown() -> list[Path]:
-    return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+    return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
-@pytest.mark.parametrize('file', markdown(), ids=lambda file: file.name)
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('file', markdown(), ids=name)
 def test_markdown_is_wrapped_at_100_columns(file: Path) -> None:
     """But for tables, code, and lines that are one link."""
     code = False
@@ -94,7 +98,7 @@ def test_markdown_is_wrapped_at_100_columns(file: Path) -> None:
     assert not too_long
 
 
-@pytest.mark.parametrize('file', markdown(), ids=lambda file: file.name)
+@pytest.mark.parametrize('file', markdown(), ids=name)
 def test_links_lead_somewhere(file: Path) -> None:
     for target in re.findall(r'\]\(([^)\s]+)\)', file.read_text()):
         if '://' in target:
