@@ -74,10 +74,6 @@ def test_banned_terms_are_not_written() -> None:
     assert not found
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / 'README.md').read_text().split()) <= 1500
-
-
 def markdown() -> list[Path]:
     return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
@@ -88,12 +84,13 @@ def name(file: Path) -> str:
 
 @pytest.mark.parametrize('file', markdown(), ids=name)
 def test_markdown_is_wrapped_at_100_columns(file: Path) -> None:
-    """But for tables, code, and lines that are one link."""
+    """But for tables, code, marks of tests, and lines that are one link."""
+    loose = r'    | *<!-- run by |\||!?\[[^]]*\]\(\S*\)$'
     code = False
     too_long = []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         code ^= line.lstrip().startswith('```')
-        if len(line) > 100 and not code and not re.match(r'    |\||!?\[[^]]*\]\(\S*\)$', line):
+        if len(line) > 100 and not code and not re.match(loose, line):
             too_long.append(number)
     assert not too_long
 
