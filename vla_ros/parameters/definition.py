@@ -157,7 +157,7 @@ class Parameters:
         1.0,
         "Share of an image's patches that an inference recomputes, those that changed most; below "
         '1 the others are kept from the last inference, which is faster and inexact '
-        '(docs/design.md).',
+        '(docs/design/speed.md).',
         group='Policy',
         bounds=(0.1, 1.0),
     )
