@@ -69,9 +69,10 @@ autodoc_mock_imports = [
     'websockets',
 ]
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'description'
-autodoc_typehints_description_target = 'documented'
-autodoc_class_signature = 'separated'
+autodoc_typehints = 'signature'
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 
 html_theme = 'furo'
 html_title = f'vla_ros {release}'
