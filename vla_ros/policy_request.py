@@ -100,10 +100,11 @@ class Inspection(Protocol):
         :raises PolicyError: if there are no such statistics.
         """
 
-    def needed_bytes(self, request: PolicyRequest) -> int | None:
+    def needed_bytes(self, request: PolicyRequest, robots: int = 1) -> int | None:
         """Return the memory that loading and running take; None if it is negligible.
 
         :param request: resolved.
+        :param robots: of the largest batch.
         """
 
 

@@ -386,6 +386,18 @@ def test_too_little_memory_for_all_but_int8(
     ]
 
 
+def test_each_further_robot_takes_memory(checkpoint: Path) -> None:
+    edit_json(checkpoint / 'config.json', lambda c: c.update(make_large(c)))
+    found = []
+    for parameters in ({}, {'robots': '[a, b, c]'}, {'recomputed_patches': '0.5'}):
+        facts = placed(about(checkpoint, device='cpu', dtype='bfloat16', **parameters))
+        facts.is_whole = True
+        found += [
+            ' '.join(one.text.split(',')[0].split()[2:]) for one in memory.check_memory(facts)
+        ]
+    assert found == ['about 16.2 GB', '3 robots takes about 16.7 GB', 'about 16.3 GB']
+
+
 def make_large(config: dict[str, Any]) -> dict[str, Any]:
     return {
         'timm_model_ids': [

@@ -30,8 +30,9 @@ from support.graphs import (
 )
 from support.places import GOLDEN
 from support.recording import TapeRecorder
-from vla_ros.openvla import OpenVLAPolicy, language
+from vla_ros.openvla import OpenVLAPolicy, costs, language, token_batch
 from vla_ros.openvla import policy as policy_module
+from vla_ros.openvla.costs import robot_bytes
 from vla_ros.openvla.graphs import Backlog, CudaRecorder, Graphs, Recorder
 from vla_ros.openvla.request import Request
 from vla_ros.openvla.stages import Stages
@@ -309,6 +310,15 @@ def test_numbers_that_are_not_finite_do_not_outlive_their_inference() -> None:
     again = one.predict_action(*arguments)
     assert again.invalid is None
     np.testing.assert_array_equal(again.actions, expected.actions)
+
+
+def test_the_memory_that_graphs_keep_is_counted_before_anything_is_loaded() -> None:
+    one, _ = warm('openvla_tiny')
+    memory = one._predictor._memory._all  # type: ignore[attr-defined]
+    row, kept = robot_bytes(one.config, torch.float32, keeps_patches=False)
+    a_step = memory.nbytes // memory.shape[2] // memory.shape[4] * token_batch._CACHE_STEP
+    assert 0 <= memory.nbytes // memory.shape[2] - (row - costs._ROW_BYTES) < a_step
+    assert kept == 0
 
 
 def test_a_chunk_s_graphs_give_its_bits() -> None:

@@ -23,6 +23,7 @@ from support.places import GOLDEN, ROOT
 from support.shapes import record_shapes
 from vla_ros.measure.agreement import tokens_of
 from vla_ros.openvla import OpenVLAPolicy, kept_patches
+from vla_ros.openvla.costs import robot_bytes
 from vla_ros.openvla.errors import PlacementError
 from vla_ros.openvla.kept_patches import (
     PatchMemory,
@@ -239,6 +240,16 @@ def test_a_change_is_in_relation_to_the_size() -> None:
     new = torch.tensor([[[102.0, 0], [1, 1], [0, 1.5], [50, 0]]])
     assert most_changed(old, new, 2).tolist() == [[1, 2]]
     assert most_changed(torch.zeros(1, 3, 2), torch.eye(3)[None, :, :2], 2).tolist() == [[0, 1]]
+
+
+def test_the_memory_of_what_is_kept_is_counted_before_anything_is_loaded() -> None:
+    one = policy()
+    session = one.session()
+    ask(one, session, observation())
+    kept = session._patches._kept  # type: ignore[union-attr]
+    assert kept is not None
+    counted = robot_bytes(one.config, torch.float32, keeps_patches=True)[1]
+    assert counted == kept.layers.nbytes + kept.embeds.nbytes
 
 
 def test_sessions_do_not_mix() -> None:

@@ -36,7 +36,7 @@ def load_random(
     :raises PolicyError: if it does not fit into the free memory.
     :raises InferenceCancelled: soon after ``cancel`` is set.
     """
-    check_room(request, shape)
+    check_room(request, shape, max_batch_size)
     folder, device = Path(request.model), torch.device(request.device)
     return OpenVLAPolicy.from_pretrained(
         folder,
@@ -51,14 +51,14 @@ def load_random(
     )
 
 
-def check_room(request: PolicyRequest, shape: str) -> None:
+def check_room(request: PolicyRequest, shape: str, max_batch_size: int) -> None:
     """Check that a policy fits into the memory that is free now.
 
     :raises PolicyError: if it does not.
     """
     gc.collect()  # what the policies before had
     empty_cache(torch.device(request.device))
-    needed = inspection_of(request).needed_bytes(request) or 0
+    needed = inspection_of(request).needed_bytes(request, max_batch_size) or 0
     free = available_bytes(request.device)
     if needed > free:
         words = [request.dtype, *([] if request.quantization == 'none' else [request.quantization])]

@@ -22,22 +22,24 @@ def check_memory(facts: Facts) -> Iterator[Finding]:
 
     device, dtype = str(facts.device), str(facts.dtype).removeprefix('torch.')
     request = replace(facts.request, device=device, dtype=dtype)
-    needed, free = inspection.needed_bytes(request), available_bytes(device)
+    robots = 1 if facts.parameters is None else len(facts.parameters.robot_names)
+    needed, free = inspection.needed_bytes(request, robots), available_bytes(device)
     if needed is None:
         return
     chosen = request.quantization
     what = dtype if chosen == 'none' else f'{dtype} with quantization {chosen}'
+    what += f' for {robots} robots' if robots > 1 else ''
     found = (
         f'{what} takes about {gigabytes(needed)}, loading included; {gigabytes(free)} are free on '
         f'{device}'
     )
     facts.fits = needed <= free
-    yield ok(found) if facts.fits else fail(found, _advice(inspection, request, free))
+    yield ok(found) if facts.fits else fail(found, _advice(inspection, request, robots, free))
 
 
-def _advice(inspection: Inspection, request: PolicyRequest, free: int) -> str:
+def _advice(inspection: Inspection, request: PolicyRequest, robots: int, free: int) -> str:
     for smaller in _smaller(request):
-        needed = inspection.needed_bytes(smaller)
+        needed = inspection.needed_bytes(smaller, robots)
         if needed is not None and needed <= free:
             return (
                 f'set quantization to {smaller.quantization} ({gigabytes(needed)}), or end what '

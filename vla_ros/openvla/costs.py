@@ -19,7 +19,11 @@ from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.language import KVCache
 from vla_ros.openvla.layout import Layout
 from vla_ros.openvla.model import ACTION_QUERIES, OpenVLAModel
+from vla_ros.openvla.processor import PROMPT_LENGTHS
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
+
+# What a batch of eight took on an H200 beyond eight rows of keys and values, for each row.
+_ROW_BYTES = 40_000_000
 
 
 class BlockCosts:
@@ -204,6 +208,26 @@ def model_bytes(
     model = _shapes_of(config, dtype)
     replace_linears(model, quantization, torch.device(device))
     return _weight_bytes(model)
+
+
+def robot_bytes(config: OpenVLAConfig, dtype: torch.dtype, keeps_patches: bool) -> tuple[int, int]:
+    """Return the memory for one robot: while it infers with others, and between its inferences.
+
+    The first is its row of the keys and values, for the longest prompt, and of everything else.
+    Graphs keep it, too. The second is its kept patches.
+
+    :param keeps_patches: whether ``recomputed_patches`` is below 1.
+    """
+    llama = config.llama
+    heads = 2 * llama.num_hidden_layers * llama.num_key_value_heads
+    position = heads * llama.head_dim * dtype.itemsize  # keys and values of all layers
+    if not config.decodes:
+        return _ROW_BYTES, 0
+    patches = len(config.cameras) * _shapes_of(config, dtype).vision_backbone.patches
+    most = config.decoded_tokens(config.norm_stats[config.longest_key].action_dim)
+    row = (patches + PROMPT_LENGTHS[-1] + 2 * most) * position
+    embeds = patches * llama.hidden_size * dtype.itemsize
+    return row + _ROW_BYTES, ((1 + patches) * position + embeds if keeps_patches else 0)
 
 
 def _shapes_of(config: OpenVLAConfig, dtype: torch.dtype) -> OpenVLAModel:

@@ -11,7 +11,7 @@ import torch
 
 from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
-from vla_ros.openvla.costs import model_bytes
+from vla_ros.openvla.costs import model_bytes, robot_bytes
 from vla_ros.openvla.hub import downloaded_model
 from vla_ros.openvla.kept_patches import check_share
 from vla_ros.openvla.loading import build_model
@@ -25,8 +25,8 @@ from vla_ros.openvla.spec import spec_of
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.types import PolicySpec, ProgressCallback
 
-# Peak of loading, warming up and inferring, less the weights: 1.1 GB was measured in bfloat16, 1.2
-# in int8, 1.1 in int4 (docs/benchmarks.md).
+# Peak of loading, warming up and inferring for one robot, less the weights: 1.1 GB was measured in
+# bfloat16, 1.2 in int8, 1.1 in int4 (docs/benchmarks.md).
 _BESIDE_WEIGHTS_BYTES = 1_200_000_000
 
 
@@ -72,14 +72,19 @@ class OpenVLAInspection:
         """
         return spec_of(self.config, unnorm_key)
 
-    def needed_bytes(self, request: PolicyRequest) -> int:
-        """Return the memory that loading and running take, from the shapes of the weights.
+    def needed_bytes(self, request: PolicyRequest, robots: int = 1) -> int:
+        """Return the memory that loading and running take, from the shapes of the model.
+
+        What CUDA graphs keep beside keys and values was not measured: on a GPU an inference took
+        0.2 GB beside the weights, so there is room for it.
 
         :param request: resolved.
+        :param robots: of the largest batch.
         """
         dtype, device = DTYPES[request.dtype], request.device
         weights = model_bytes(self.config, dtype, request.quantization, device)
-        return weights + _BESIDE_WEIGHTS_BYTES
+        row, kept = robot_bytes(self.config, dtype, request.recomputed_patches < 1)
+        return weights + _BESIDE_WEIGHTS_BYTES + (robots - 1) * row + robots * kept
 
 
 class OpenVLA:

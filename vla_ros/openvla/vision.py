@@ -45,6 +45,11 @@ class VisionBackbone(nn.Module):
     def embed_dim(self) -> int:
         return sum(tower.embed_dim for tower in self._towers)
 
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image, N."""
+        return self.featurizer.patch_embed.num_patches
+
     def prune(self) -> None:
         """Remove what never runs: each tower's last block, final norm and pooling head."""
         for tower in self._towers:

@@ -58,7 +58,7 @@ class RemoteInspection:
         """
         return self.dialect.spec(unnorm_key)[1]
 
-    def needed_bytes(self, request: PolicyRequest) -> None:
+    def needed_bytes(self, request: PolicyRequest, robots: int = 1) -> None:
         """Return None, since the weights are elsewhere."""
 
 

@@ -35,7 +35,7 @@ class ScriptedInspection:
         """Return the policy's spec, which is the same for every key."""
         return self.all_keys
 
-    def needed_bytes(self, request: PolicyRequest) -> None:
+    def needed_bytes(self, request: PolicyRequest, robots: int = 1) -> None:
         """Return None, since it needs hardly any memory."""
 
 
