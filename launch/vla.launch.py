@@ -12,16 +12,12 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
-    IncludeLaunchDescription,
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
@@ -29,10 +25,10 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
-from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from vla_ros.launching import inclusion, passed_names, share
 from vla_ros.parameters.check import ParameterError, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Definition
 
@@ -74,7 +70,6 @@ def default_text(default: object) -> str:
 
 def other_arguments() -> dict[str, tuple[str, str]]:
     """Return default and help of the arguments that are no parameters of ours, by name."""
-    share = Path(get_package_share_directory('vla_ros'))
     topics = {
         topic: (topic, f'{what}; for several robots one each, as in /a/{topic},/b/{topic}.')
         for topic, what in TOPICS.items()
@@ -85,12 +80,17 @@ def other_arguments() -> dict[str, tuple[str, str]]:
             'Topics of several cameras, by their names in the policy, as in '
             'front:=/front/color,wrist:=/wrist/color; for several robots a/front:=/a/color,...',
         ),
+        'remap': (
+            '',
+            'Other names of further topics and actions, as in '
+            'left/joint_commands:=/left_arm_controller/commands,left_gripper_cmd:=/left/gripper.',
+        ),
         'use_sim_time': (
             '',
             'Whether the time is that of /clock. Allowed: true, false. Default: false.',
         ),
         'namespace': ('', 'Namespace of the node.'),
-        'params_file': (str(share / 'config' / 'vla.yaml'), 'YAML file with parameters.'),
+        'params_file': (share('config', 'vla.yaml'), 'YAML file with parameters.'),
         'log_level': (
             'info',
             f'Log level of the node. Allowed: {", ".join(CHOICES["log_level"])}.',
@@ -111,21 +111,6 @@ def arguments() -> dict[str, tuple[str, str]]:
 # -- what was given ----------------------------------------------------------------------------
 
 
-def inclusion() -> IncludeLaunchDescription | None:
-    """Return the action that includes this file: of ``ros2 launch`` itself, or of a bring-up.
-
-    launch visits actions recursively, so the innermost inclusion on the stack is ours. None if the
-    description was made without one.
-    """
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        entity = frame.f_locals.get('entity')
-        if isinstance(entity, IncludeLaunchDescription):
-            return entity
-    return None
-
-
 def given_arguments(context: LaunchContext) -> tuple[dict[str, str], list[str]]:
     """Return the value of each argument, and the names that a bring-up set but did not pass.
 
@@ -136,10 +121,7 @@ def given_arguments(context: LaunchContext) -> tuple[dict[str, str], list[str]]:
     included = inclusion()
     if included is None:
         return values, []
-    passed = {
-        perform_substitutions(context, normalize_to_list_of_substitutions(name))
-        for name, _ in included.launch_arguments
-    }
+    passed = passed_names(context, included)
     check_declared(passed - {*OPTIONS_OF_ROS2_LAUNCH}, defaults)
     foreign = [name for name in defaults if name not in passed and values[name] != defaults[name]]
     return values | {name: defaults[name] for name in foreign}, foreign
@@ -252,6 +234,17 @@ def camera_remappings(given: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(f'{name}/image', topic) for name, topic in found.items()]
 
 
+def further_remappings(text: str) -> list[tuple[str, str]]:
+    """Return the remappings that the argument remap lists."""
+    pairs = []
+    for item in items(text) if text else []:
+        name, _, other = item.partition(':=')
+        if not name or not other:
+            raise RuntimeError(f'launch argument remap has {item!r}; expected NAME:=OTHER')
+        pairs.append((name, other))
+    return pairs
+
+
 # -- the node ----------------------------------------------------------------------------------
 
 
@@ -281,7 +274,8 @@ def start_node(context: LaunchContext) -> list[Action]:
                 for topic in TOPICS
                 for pair in remappings(topic, given[topic], given['robots'])
             ]
-            + camera_remappings(given),
+            + camera_remappings(given)
+            + further_remappings(given['remap']),
             arguments=['--ros-args', '--log-level', f'{logger}:={given["log_level"]}'],
             output='screen',
             emulate_tty=True,

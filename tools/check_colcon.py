@@ -190,15 +190,16 @@ def check_commands() -> int:
 
 
 def check_launch() -> None:
-    """Have ``ros2 launch`` read the installed launch file, where there is one.
+    """Have ``ros2 launch`` read the installed launch files, where there is one.
 
     :raises Fault: if it can't.
     """
     if shutil.which('ros2', path=environment()['PATH']) is None:
         return
-    arguments = in_workspace(['ros2', 'launch', 'vla_ros', 'vla.launch.py', '--show-args'])
-    if "'model'" not in arguments:
-        raise Fault(f'ros2 launch --show-args does not list the argument model: {arguments}')
+    for file in sources('launch'):
+        arguments = in_workspace(['ros2', 'launch', 'vla_ros', file.name, '--show-args'])
+        if "'params_file'" not in arguments:
+            raise Fault(f'{file}: ros2 launch --show-args lists no params_file: {arguments}')
 
 
 def in_workspace(command: Iterable[str], returncode: int = 0) -> str:

@@ -34,7 +34,7 @@ COMMANDS: dict[str, str] = ast.literal_eval(
     re.search(r'^COMMANDS = (\{.*?^\})', (ROOT / 'setup.py').read_text(), re.M | re.S)[1]
 )
 MAKEFILE = (ROOT / 'Makefile').read_text()
-LAUNCH_FILES = ''.join(file.read_text() for file in sorted((ROOT / 'launch').glob('*.py')))
+LAUNCH_FILES = {file.name: file.read_text() for file in sorted((ROOT / 'launch').rglob('*.py'))}
 POLICY = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').getroot()
 
 
@@ -101,8 +101,8 @@ def unknown_words(words: list[str]) -> list[str]:
         return [one for one in targets if not re.search(rf'\b{re.escape(one)}\b', MAKEFILE)]
     if words[:3] == ['ros2', 'launch', 'vla_ros']:
         names = [word.partition(':=')[0] for word in words[4:] if ':=' in word]
-        missing = [] if (ROOT / 'launch' / words[3]).exists() else [words[3]]
-        known = {*DEFINITIONS, 'images', *re.findall(r"'(\w+)'", LAUNCH_FILES)}
+        missing = [] if words[3] in LAUNCH_FILES else [words[3]]
+        known = {*DEFINITIONS, 'images', *re.findall(r"'(\w+)'", ''.join(LAUNCH_FILES.values()))}
         return [*missing, *(name for name in names if name not in known)]
     if words[:2] == ['ros2', 'service']:
         services = [one.text for one in POLICY.iter('service')]

@@ -39,6 +39,7 @@ FLOORS = (
         'console',
         'files',
         'hosts',
+        'launching',
         'reasons',
         'share',
         'shared_memory',

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -14,65 +13,15 @@ from typing import Any
 import pytest
 
 from support.inputs import shows
+from support.launch_files import STAND_INS, Inclusion, Made, install_stand_ins, load
 from support.places import ROOT
 from vla_ros.parameters.definition import DEFINITIONS
 
 
-class Inclusion:
-    """The stand-in of IncludeLaunchDescription: the arguments that it passes."""
-
-    def __init__(self, **passed: str) -> None:
-        self.launch_arguments = list(passed.items())
-
-
-class Made:
-    """What the launch file made: its kind and arguments."""
-
-    def __init__(self, kind: str, *positional: Any, **named: Any) -> None:
-        self.kind, self.positional, self.named = kind, positional, named
-
-
-def maker(kind: str) -> Callable[..., Made]:
-    return lambda *positional, **named: Made(kind, *positional, **named)
-
-
-# What the launch file imports, by module.
-STAND_INS = {
-    'ament_index_python.packages': ['get_package_share_directory'],
-    'launch': ['Action', 'LaunchContext', 'LaunchDescription'],
-    'launch.actions': [
-        *('DeclareLaunchArgument', 'GroupAction', 'LogInfo', 'OpaqueFunction'),
-        *('RegisterEventHandler', 'TimerAction'),
-    ],
-    'launch.event_handlers': ['OnProcessExit'],
-    'launch.events': [],
-    'launch.events.process': ['ProcessExited'],
-    'launch.utilities': [],
-    'launch_ros': [],
-    'launch_ros.actions': ['LifecycleNode', 'Node'],
-    'launch_ros.parameter_descriptions': ['ParameterValue'],
-}
-
-
 @pytest.fixture
 def launch_file(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    for module, names in STAND_INS.items():
-        stand_in = ModuleType(module)
-        for name in names:
-            setattr(stand_in, name, maker(name))
-        monkeypatch.setitem(sys.modules, module, stand_in)
-    monkeypatch.setitem(sys.modules, 'ament_index_python', ModuleType('ament_index_python'))
-    stand_ins: Any = sys.modules
-    stand_ins['launch.actions'].IncludeLaunchDescription = Inclusion
-    stand_ins['launch.utilities'].normalize_to_list_of_substitutions = lambda name: [name]
-    stand_ins['launch.utilities'].perform_substitutions = lambda context, parts: ''.join(parts)
-    share = lambda name: f'/share/{name}'  # noqa: E731
-    stand_ins['ament_index_python.packages'].get_package_share_directory = share
-    spec = importlib.util.spec_from_file_location('vla_launch', ROOT / 'launch' / 'vla.launch.py')
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    install_stand_ins(monkeypatch, '/share/vla_ros')
+    return load(ROOT / 'launch' / 'vla.launch.py')
 
 
 def visit(entity: Inclusion, function: Callable[[], Any]) -> Any:
@@ -291,6 +240,20 @@ def test_topics_of_several_cameras_that_are_not_usable(
         started(launch_file, **given)
 
 
+def test_further_topics_and_actions_have_other_names(launch_file: ModuleType) -> None:
+    given = {'gripper_cmd': '/g', 'remap': 'left/joint_commands:=/l/commands, left_gripper_cmd:=/h'}
+    node, _ = started(launch_file, **given)
+    expected = [('left/joint_commands', '/l/commands'), ('left_gripper_cmd', '/h')]
+    assert node.named['remappings'] == [('gripper_cmd', '/g'), *expected]
+
+
+@shows('Launch', 'launch ends', '`remap` with another form')
+@pytest.mark.parametrize('text', ['left_gripper_cmd', ':=/a', 'a:=', 'a:=/b,'])
+def test_a_remapping_of_another_form_is_refused(launch_file: ModuleType, text: str) -> None:
+    with pytest.raises(RuntimeError, match='launch argument remap has'):
+        started(launch_file, remap=text)
+
+
 # -- in a bring-up -----------------------------------------------------------------------------
 
 
@@ -373,7 +336,7 @@ print(runpy.run_path({file!r})['generate_launch_description']())
 def test_it_needs_ros_and_the_standard_library_only() -> None:
     """The interpreter of ``ros2 launch`` may have neither NumPy nor torch, nor a build."""
     file = str(ROOT / 'launch' / 'vla.launch.py')
-    modules = [*STAND_INS, 'ament_index_python']
+    modules = [*STAND_INS]
     script = ISOLATED.format(root=str(ROOT), modules=modules, file=file)
     command = [sys.executable, '-I', '-S', '-c', script]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout

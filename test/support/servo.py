@@ -48,12 +48,15 @@ def seconds(stamp: Any) -> float:
 class Servo:
     """Hears twists as MoveIt Servo does: what is late does not move the robot."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, twist: str = 'twist') -> None:
+        """
+        :param twist: its topic.
+        """
         self.heard: list[tuple[float, NDArray[np.float64]]] = []  # stamp and twist
         self.late = 0
         self.frames: set[str] = set()
         self.grippers: list[float] = []
-        node.create_subscription(TwistStamped, 'twist', self._on_twist, 1000)
+        node.create_subscription(TwistStamped, twist, self._on_twist, 1000)
         node.create_subscription(Float64, 'gripper', lambda m: self.grippers.append(m.data), 1000)
 
     def _on_twist(self, message: TwistStamped, info: dict[str, int]) -> None:
