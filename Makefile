@@ -39,9 +39,10 @@ setup:
 setup-serve:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_serve.py
 
-# Ray and foreign clients, beside what the node needs.
+# Ray, foreign clients and a browser, beside what the node needs.
 setup-tests: setup
 	@.venv/bin/python tools/setup_serve.py --for-tests
+	@sh tools/install_chromium.sh
 
 demo: setup
 	@$(WITH_MESSAGES) .venv/bin/vla_demo $(if $(DEMO_EPISODES),--episodes $(DEMO_EPISODES)) $(ARGS)

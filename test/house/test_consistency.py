@@ -22,7 +22,7 @@ from vla_ros.msg import VlaAction, VlaCounters, VlaStatus
 from vla_ros.reasons import Reason, State
 from vla_ros.types import ActionSpace
 
-SPDX = '# SPDX-License-Identifier: Apache-2.0'
+SPDX = 'SPDX-License-Identifier: Apache-2.0'
 
 
 def test_the_newest_change_is_this_version() -> None:
@@ -36,12 +36,12 @@ def test_every_source_file_names_its_license() -> None:
     folders = ('.ci', 'action', 'launch', 'msg', 'scripts', 'test', 'tools', 'training', 'vla_ros')
     files = [file for name in folders for file in (ROOT / name).rglob('*')]
     files += [ROOT / 'CMakeLists.txt', ROOT / 'Makefile', ROOT / 'setup.py']
-    sources = {'', '.action', '.in', '.msg', '.py', '.sh'}
+    sources = {'', '.action', '.in', '.msg', '.py', '.sh', '.css', '.html', '.js', '.svg'}
     without = [
         file
         for file in files
         if file.is_file() and file.suffix in sources and 'data' not in file.parts
-        if file.stat().st_size and SPDX not in file.read_text().splitlines()[:2]
+        if file.stat().st_size and SPDX not in ''.join(file.read_text().splitlines()[:2])
     ]
     assert not without
 

@@ -47,7 +47,7 @@ BANNED = re.compile(rf'\b({"|".join(INSTEAD)})\b', re.IGNORECASE)
 
 def read_files() -> list[Path]:
     folders = ('vla_ros', 'docs', 'training', 'launch', 'config', 'msg', 'models')
-    suffixes = {'.py', '.md', '.msg', '.yaml', '.xml'}
+    suffixes = {'.py', '.md', '.msg', '.yaml', '.xml', '.js', '.html'}
     files = [file for name in folders for file in sorted((ROOT / name).rglob('*'))]
     files = [*files, ROOT / 'README.md']
     old = ('glossary.md', 'VlaAction_0.1.msg')  # the terms themselves; what stays as it was

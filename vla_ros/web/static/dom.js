@@ -8,7 +8,7 @@ const SVG_TAGS = new Set(['svg', 'g', 'path', 'line', 'rect', 'circle', 'text', 
  * Return a new element.
  *
  * @param {string} tag name, with classes: `p.hint.old`
- * @param {object} attributes `onclick` and its like are listeners; false and null leave one out
+ * @param {object} attributes functions are listeners, such as `onclick`; false and null omit one
  * @param {...(Node|string)} children
  */
 export function h(tag, attributes = {}, ...children) {

@@ -5,7 +5,7 @@ import { Part, fill, h, say } from './dom.js';
 import { ago, capital, duration, plain } from './format.js';
 
 const SPAN_S = 300;
-const LISTED = 12;
+const LISTED = 8;
 const WORDS = { RUNNING: 'acting' };
 const KINDS = { RUNNING: 'running', HOLDING: 'holding', ERROR: 'error' };
 

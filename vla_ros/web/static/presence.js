@@ -7,7 +7,7 @@ const ASK_MS = 30_000; // before that
 const SIGNS = ['pointerdown', 'pointermove', 'keydown', 'wheel', 'touchstart', 'scroll'];
 
 /**
- * The page is visible, and somebody touched it within five minutes. A locked phone, a closed lid
+ * The page is visible, and was touched within five minutes. A locked phone, a closed lid
  * and another tab hide the page; an operator who walked away from an open one is noticed by the
  * missing touch. Events: `change` when the page is hidden or comes back.
  */

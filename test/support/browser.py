@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The browser that opens the operator's page, and servers of fake robots for it.
+
+`python -m support.browser FOLDER` (with PYTHONPATH=test) writes the images of docs/console.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from support.places import ROOT
+
+# tools/install_chromium.sh has the same names.
+_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
+_MAC = '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'
+
+
+def chromium() -> str:
+    """Return the path of the browser that is installed."""
+    found = next(filter(None, map(shutil.which, _NAMES)), _MAC if Path(_MAC).exists() else None)
+    assert found, 'no browser for the tests of the page: apt-get install chromium'
+    return found
+
+
+@contextlib.contextmanager
+def browsing() -> Iterator[Browser]:
+    """Provide a headless browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium())
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class FakeServer:
+    """A process of ``support.fake_robots``. It can be killed and started again on its port."""
+
+    def __init__(self, robots: str) -> None:
+        self._robots, self._port = robots, 0
+        self._process: subprocess.Popen[str] | None = None
+        self.url = ''
+
+    def start(self) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')])
+        options = ['--robots', self._robots, '--port', str(self._port), '--limit', '2']
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'support.fake_robots', *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': path},
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().split()[-1]
+        self._port = int(self.url.rstrip('/').rpartition(':')[2])
+
+    def command(self, robot: str, command: str) -> None:
+        headers = {'Content-Type': 'application/json'}
+        request = urllib.request.Request(
+            f'{self.url}api/robots/{robot}/{command}', b'{}', headers, method='POST'
+        )
+        with contextlib.suppress(urllib.error.HTTPError):  # it says that the robot is dead
+            urllib.request.urlopen(request, timeout=10).close()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+@contextlib.contextmanager
+def fake_server(robots: str) -> Iterator[FakeServer]:
+    """Serve fake robots with these keys, such as ``left,right``; ``-`` is the only one."""
+    server = FakeServer(robots)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

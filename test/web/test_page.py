@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's page in a browser, with fake robots: what the operator sees and does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib import resources
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from support.browser import FakeServer, browsing, fake_server
+
+expect.set_options(timeout=15_000)  # of the machine, not of the page
+LAPTOP = {'viewport': {'width': 1280, 'height': 800}}
+PHONE = {'viewport': {'width': 390, 'height': 844}, 'is_mobile': True, 'has_touch': True}
+AXE = (resources.files('axe_playwright_python') / 'axe.min.js').read_text()
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[Browser]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope='module')
+def server_of_three() -> Iterator[FakeServer]:
+    with fake_server('left,right,third') as server:
+        yield server
+
+
+@pytest.fixture
+def robots(server_of_three: FakeServer) -> FakeServer:
+    """Robots left and right are ready, whatever the last test did; the third may be dead."""
+    for robot in ('left', 'right', 'third'):
+        for command in ('hold', 'reset', 'enable'):
+            server_of_three.command(robot, command)
+    return server_of_three
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Open]:
+    """Open the page of a server; any error in it fails the test."""
+    contexts, errors = [], []
+
+    def visit(server: FakeServer, robot: str = '', **options: object) -> Page:
+        context = browser.new_context(**{**LAPTOP, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on('pageerror', lambda error: errors.append(str(error)))
+        page.goto(server.url)
+        expect(page.locator('vla-link')).to_contain_text('Connected')
+        if robot:
+            page.locator(f'[data-robot={robot}]').click()
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+def mood(page: Page) -> object:
+    return expect(page.locator('vla-state .mood'))
+
+
+def stop_result(page: Page) -> object:
+    return expect(page.locator('vla-stop .result'))
+
+
+def instruct(page: Page, text: str) -> None:
+    page.get_by_role('textbox', name='Instruction').fill(text)
+    page.get_by_role('button', name='Instruct', exact=True).click()
+
+
+def resume(page: Page) -> None:
+    for first, second in (('Reset…', 'Yes, reset'), ('Enable…', 'Yes, enable')):
+        page.get_by_role('button', name=first).click()
+        page.get_by_role('button', name=second).click()
+
+
+def test_instruct_stop_reset_enable(visit: Open) -> None:
+    with fake_server('-') as server:
+        page = visit(server)
+        mood(page).to_have_text('Holding')
+        instruct(page, 'pick up the cup')
+        mood(page).to_have_text('Acting')
+        expect(page.locator('.instruction')).to_have_text('“pick up the cup”')
+        expect(page.locator('.facts')).to_contain_text('held by this page')
+        expect(page.locator('table.action tbody tr')).to_have_count(7)
+        expect(page.locator('vla-image .compass svg')).to_have_attribute(
+            'aria-label', re.compile('Action: x .* gripper')
+        )
+        expect(page.locator('vla-image')).not_to_have_attribute('data-old', 'true')
+
+        page.get_by_role('button', name='STOP').click()
+        stop_result(page).to_have_text('Stopped, confirmed')
+        mood(page).to_have_text('Stopped')
+        expect(page.get_by_role('button', name='Instruct', exact=True)).to_be_disabled()
+
+        page.get_by_role('button', name='Reset…').click()
+        page.get_by_role('button', name='Cancel').click()
+        mood(page).to_have_text('Stopped')
+        resume(page)
+        mood(page).to_have_text('Holding')
+        stop_result(page).to_be_hidden()
+        expect(page.locator('.recent button')).to_have_text(['pick up the cup'])
+        page.locator('.recent button').click()
+        page.keyboard.press('Enter')
+        mood(page).to_have_text('Acting')
+
+
+def test_a_stop_on_one_page_is_seen_on_the_other(visit: Open, robots: FakeServer) -> None:
+    first, second = visit(robots, 'left'), visit(robots, 'right')
+    instruct(first, 'open the drawer')
+    mood(first).to_have_text('Acting')
+    mood(second).to_have_text('Holding')
+    expect(second.locator('[data-robot=left] .mood')).to_have_text('Acting')
+
+    second.get_by_role('textbox', name='Instruction').fill('half a sentence')
+    second.keyboard.press('Escape')
+    stop_result(second).to_contain_text('Stopped, confirmed: /left, /right')
+    mood(first).to_have_text('Stopped')
+    expect(first.locator('.why')).to_contain_text('stopped')
+    for page in (first, second):
+        resume(page)
+    instruct(second, 'open the drawer')
+    mood(second).to_have_text('Acting')
+    second.get_by_role('button', name='Stop this robot').click()
+    mood(second).to_have_text('Stopped')
+    mood(first).to_have_text('Holding')
+    resume(second)
+
+
+def test_an_instruction_ends_with_the_visible_page(visit: Open, robots: FakeServer) -> None:
+    page = visit(robots, 'left')
+    instruct(page, 'wipe the table')
+    mood(page).to_have_text('Acting')
+    page.evaluate(
+        """Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'});
+        document.dispatchEvent(new Event('visibilitychange'))"""
+    )
+    mood(page).to_have_text('Holding')
+    expect(page.locator('vla-instruction')).to_contain_text('gave no sign of life')
+
+
+def test_an_operator_who_walks_away_is_asked_and_the_robot_holds(
+    visit: Open, robots: FakeServer
+) -> None:
+    page = visit(robots, 'left')
+    instruct(page, 'wipe the table')
+    mood(page).to_have_text('Acting')
+    page.evaluate(
+        'performance.now = (was => () => was() + 275e3)(performance.now.bind(performance))'
+    )
+    expect(page.locator('.notice')).to_contain_text('Are you still there?')
+    page.mouse.move(5, 5)
+    expect(page.locator('.notice')).to_be_hidden()
+    page.evaluate('performance.now = (was => () => was() + 301e3)(performance.now)')
+    mood(page).to_have_text('Holding')
+    expect(page.locator('.notice')).to_contain_text('Nobody touched this page')
+
+
+def test_a_killed_node_is_said_and_its_stop_is_not_confirmed(
+    visit: Open, robots: FakeServer
+) -> None:
+    page = visit(robots, 'third')
+    instruct(page, 'die')
+    mood(page).to_have_text('Does not report')
+    expect(page.locator('.notice')).to_contain_text('The node of /third does not report')
+    expect(page.get_by_role('button', name='Instruct', exact=True)).to_be_disabled()
+    page.get_by_role('button', name='STOP ALL 3').click()
+    stop_result(page).to_have_text('Not confirmed /third: use the emergency stop')
+    expect(page.locator('[data-robot=left] .mood')).to_have_text('Stopped')
+
+
+def test_a_killed_server_greys_the_page_and_a_stop_is_tried_until_it_is_back(visit: Open) -> None:
+    with fake_server('-') as server:
+        page = visit(server)
+        mood(page).to_have_text('Holding')
+        server.kill()
+        expect(page.locator('html')).to_have_attribute('data-connection', 'lost')
+        expect(page.locator('.notice')).to_contain_text('what you see is old')
+        assert page.locator('main').evaluate('e => getComputedStyle(e).filter') == 'grayscale(1)'
+        assert page.title().startswith('⚠')
+        page.get_by_role('button', name='STOP').click()
+        stop_result(page).to_have_text('Not confirmed: use the emergency stop')
+        server.start()
+        stop_result(page).to_have_text('Stopped, confirmed')
+        mood(page).to_have_text('Stopped')
+        expect(page.locator('html')).to_have_attribute('data-connection', 'live')
+
+
+def test_on_a_phone_stop_is_always_in_reach(visit: Open, robots: FakeServer) -> None:
+    page = visit(robots, 'left', **PHONE)
+    stop = page.locator('button.stop')
+    for text in ('', 'x' * 300):  # and a text without a place to break
+        page.locator('#text').fill(text)
+        for top in (0, 900, 10**6):
+            page.evaluate('top => scrollTo(0, top)', top)
+            box = stop.bounding_box()
+            assert box is not None
+            assert box['y'] + box['height'] <= 844
+            assert box['height'] >= 64
+            assert box['width'] >= 350
+            assert stop.evaluate(
+                'e => { const b = e.getBoundingClientRect(); return '
+                'e.contains(document.elementFromPoint(b.x + b.width / 2, b.y + b.height / 2)) }'
+            )
+    assert page.evaluate('document.documentElement.scrollWidth') == 390
+
+
+@pytest.mark.parametrize('device', [LAPTOP, PHONE], ids=['laptop', 'phone'])
+def test_axe_finds_nothing(visit: Open, robots: FakeServer, device: dict[str, object]) -> None:
+    page = visit(robots, 'right', **device)
+    page.evaluate(AXE)
+    instruct(page, 'open the drawer')
+    expect(page.locator('.compass svg')).to_be_visible()
+    check_by_axe(page)
+    page.locator('button.stop').click()
+    stop_result(page).to_contain_text('Stopped, confirmed')
+    page.get_by_role('button', name='Reset…').click()
+    check_by_axe(page)
+
+
+def check_by_axe(page: Page) -> None:
+    for colors, options in (('light', {}), ('dark', {'runOnly': ['color-contrast']})):
+        page.emulate_media(color_scheme=colors)
+        found = page.evaluate('options => axe.run(options)', options)['violations']
+        assert not found, json.dumps([(one['id'], one['nodes'][0]['html']) for one in found])
