@@ -32,6 +32,7 @@ COMMANDS = {
     'vla_eval': 'vla_ros.cli.eval',
     'vla_replay': 'vla_ros.cli.replay',
     'vla_serve': 'vla_ros.cli.serve',
+    'vla_console': 'vla_ros.cli.console',
     'vla_checkpoint': 'vla_ros.cli.checkpoint',
     'vla_convert': 'vla_ros.cli.convert',
 }

@@ -24,7 +24,7 @@ PACKAGE = ROOT / 'vla_ros'
 FLOORS = (
     {'cli'},
     {'demo'},
-    {'doctor', 'evaluation', 'pipeline', 'replay'},
+    {'doctor', 'evaluation', 'operating', 'pipeline', 'replay'},
     {'bench', 'client', 'ros', 'serving', 'web'},
     {
         *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),

@@ -159,7 +159,7 @@ def for_robots(rights: Rights, robots: tuple[str, ...], cameras: tuple[str, ...]
 
 def test_the_policy_allows_several_robots_and_cameras_after_the_edits_it_asks_for() -> None:
     rights = for_robots(allowed(), ('a', 'b'), ('camera_1', 'camera_2'))
-    sent = {'action', 'status', 'debug_image', 'twist', 'gripper'}
+    sent = {'action', 'status', 'debug_image', 'model_image', 'twist', 'gripper'}
     heard = {'camera_1/image', 'camera_2/image', 'instruction', 'state', 'ee_pose'}
     expected = {
         'publish': {f'{robot}/{name}' for robot in 'ab' for name in sent},

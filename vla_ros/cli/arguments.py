@@ -32,6 +32,13 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    number = whole(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a port; allowed: 0 to 65535')
+    return number
+
+
 def seconds(text: str) -> float:
     return 0.0 if text in ('0', '0.0') else positive(text)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The topic ``debug_image``: the operator's view of one robot.
+"""The topic ``debug_image``: the operator's view of one robot; ``model_image`` beside it.
 
 Used by the executor's thread. Without a subscriber nothing is drawn.
 """
@@ -18,6 +18,7 @@ from vla_ros.clock import Clock, latency_s
 from vla_ros.graph.stamps import to_time
 from vla_ros.motion import Contract
 from vla_ros.reasons import State
+from vla_ros.ros.model_image import ModelImagePublisher
 from vla_ros.ros.situation import Situation
 from vla_ros.scheduling import Result
 from vla_ros.types import PolicySpec
@@ -51,6 +52,7 @@ class OperatorViewPublisher:
         self._situation = situation
         self._instruction = instruction
         self._images = node.create_publisher(Image, f'{prefix}debug_image', QoSProfile(depth=1))
+        self._model_image = ModelImagePublisher(node, clock, prefix)
         self._shown = Situation(State.UNKNOWN)
         self._shown_s = -_LONGEST_PERIOD_S
         self.clear('')
@@ -62,6 +64,7 @@ class OperatorViewPublisher:
         """
         self._frame_id = frame_id
         self._result: Result | None = None  # the last with a prediction
+        self._model_image.clear()
         self._published = False
         self._spec: PolicySpec | None = None
         self._contract: Contract | None = None
@@ -84,12 +87,14 @@ class OperatorViewPublisher:
         if result.prediction is not None:
             self._result, self._published, self._is_new = result, published, True
             self._spec, self._contract = spec, contract
+            self._model_image.keep(result)
 
     def show_if_due(self) -> bool:
         """Publish the view if it has changed and has a subscriber; return whether it was.
 
         It takes some milliseconds. Call it often.
         """
+        self._model_image.show_if_due()
         rested_s = self._clock.monotonic_s() - self._shown_s
         if rested_s < _SHORTEST_PERIOD_S or not self._images.get_subscription_count():
             return False

@@ -30,7 +30,7 @@ from vla_ros.wire.token import HEADER, digest_of, is_authorized
 
 COOKIE = 'vla_console'
 _MAX_SESSIONS = 64
-_TRIES = (2.0, 20.0)  # of a sign-in: a second, at once
+_TRIES = (2.0, 20.0)  # of a sign-in: a second, in a burst
 
 
 class ConsoleError(VlaError):

@@ -24,6 +24,7 @@ from vla_ros.web.messages import (
     Answer,
     Details,
     Doctor,
+    Finding,
     RobotName,
     RobotState,
 )
@@ -149,7 +150,7 @@ class Desk:
             del self._watched[watcher]
         wanted = frozenset().union(*self._watched.values()) & {*self.name.views}
         for view in self.images.keys() - wanted:
-            del self.images[view]  # it would be old when somebody looks again
+            del self.images[view]  # it would be old when a page wants it again
         self._commands.watch(wanted)
 
     # -- from the pages ----------------------------------------------------------------------------
@@ -230,7 +231,8 @@ class Desk:
         if self.doctor.running:
             return Reply(False, True, 'the doctor is examining the node already')
         self._note(Doctor(self.name.robot, True))
-        problem, findings = '', ()
+        problem = ''
+        findings: tuple[Finding, ...] = ()
         try:
             findings = await self._commands.examine()
         except VlaError as error:

@@ -97,7 +97,7 @@ class Lease:
         why = self._why_over(report, age_s)
         if not why:
             return False
-        # An instruction of somebody else, or none, is not ours to end.
+        # Another's instruction, or none, is not ours to end.
         ours = report is None or not self._was_in_force or self.is_in_force(report)
         self.end(why)
         return ours

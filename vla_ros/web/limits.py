@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from vla_ros.clock import Clock
 
-CONNECTIONS = 160  # open at once; beyond it the longest idle one is closed for the new one
+CONNECTIONS = 160  # open; beyond it the longest idle one is closed for the new one
 PAGES = 32  # websockets of each kind
 IDLE_S = 10.0  # a connection without a request, also one that is slow to send its first headers
 BODY_S = 5.0  # a request's body
@@ -13,7 +13,7 @@ BODY_BYTES = 4096
 MESSAGE_BYTES = 8192  # of a websocket
 SEND_S = 5.0  # a page that takes no message for this time is closed
 SILENT_S = 10.0  # a page that sends nothing for this time is closed
-COMMANDS = 8  # of one page at once, beside stops
+COMMANDS = 8  # of one page that wait, beside stops
 IMAGES_UNDER_WAY = 2  # of one page
 SESSION_S = 12 * 3600.0  # a sign-in
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +94,9 @@ async def serving(console: Console, address: Address) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def _listen(admit: object, address: Address, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def _listen(
+    admit: Callable[[], asyncio.BaseProtocol], address: Address, tls: ssl.SSLContext | None
+) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(
             admit, address.host, address.port, ssl=tls, backlog=128

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Robots and their cameras, found on the graph. Used by the thread that spins the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rclpy.node import Node
+
+from vla_ros.operating.robot import Place
+
+_STATUS = 'vla_ros/msg/VlaStatus'
+_IMAGE, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+_MAX_CAMERAS = 16
+
+
+def find_places(node: Node) -> Iterator[Place]:
+    """Yield the place of each robot whose node publishes a status now."""
+    for topic, types in node.get_topic_names_and_types():
+        if _STATUS not in types or not topic.endswith('/status'):
+            continue
+        for info in node.get_publishers_info_by_topic(topic):
+            namespace = info.node_namespace
+            robot = topic.removesuffix('status').removeprefix(namespace).strip('/')
+            # Names of a node that is not discovered completely have other characters.
+            if topic.startswith(namespace) and info.node_name.isidentifier() and '/' not in robot:
+                yield Place(namespace, info.node_name, robot)
+                break
+
+
+def find_cameras(node: Node, place: Place) -> tuple[dict[str, bool], bool]:
+    """Return the topics of images that a node hears, and whether the node was found.
+
+    :returns: by full name, whether the images are compressed.
+    """
+    try:
+        heard = node.get_subscriber_names_and_types_by_node(place.node, place.namespace)
+    except Exception:  # rclpy's NodeNameNonExistentError, and its older forms
+        return {}, False
+    topics = {
+        topic: _COMPRESSED in types
+        for topic, types in sorted(heard)
+        if _IMAGE in types or _COMPRESSED in types
+    }
+    return dict([*topics.items()][:_MAX_CAMERAS]), True

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's findings on a node as it runs: ``vla_doctor`` in a process, with its parameters.
+
+It is a separate process, because it imports torch and takes seconds; it loads no policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcl_interfaces.srv import GetParameters
+from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
+
+from vla_ros.errors import VlaError
+from vla_ros.parameters.definition import DEFINITIONS
+from vla_ros.text import printable
+from vla_ros.web.messages import Finding
+
+if TYPE_CHECKING:
+    from vla_ros.operating.robot import Place
+
+_LIMIT_S = 120.0
+_ANSWER_S = 5.0
+_MAX_FINDINGS = 100
+
+
+class ExaminationError(VlaError):
+    """A doctor that could not run."""
+
+
+async def examine(node: Node, place: Place) -> tuple[Finding, ...]:
+    """Return the doctor's findings on a node.
+
+    :raises ExaminationError: if the node or the doctor does not answer.
+    """
+    values = await _parameters(node, place.node_name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / 'now.yaml'
+        file.write_text(json.dumps({place.node_name: {'ros__parameters': values}}))  # YAML, too
+        command = [sys.executable, '-m', 'vla_ros.cli.doctor', '--json', '--params-file', str(file)]
+        command += ['--ros-args', '-r', f'__ns:={place.namespace}', '-r', f'__node:={place.node}']
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), _LIMIT_S)
+        except asyncio.TimeoutError:
+            raise ExaminationError(f'the doctor took more than {_LIMIT_S:g} s') from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+    return _findings(output)
+
+
+async def _parameters(node: Node, node_name: str) -> dict[str, Any]:
+    """Return the values that the node's parameters have now."""
+    client = node.create_client(GetParameters, f'{node_name}/get_parameters')
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Any] = loop.create_future()
+
+    def finish(response: Any) -> None:
+        if not answered.done():
+            answered.set_result(response)
+
+    try:
+        names = [*DEFINITIONS]
+        future = client.call_async(GetParameters.Request(names=names))
+        future.add_done_callback(lambda one: loop.call_soon_threadsafe(finish, one.result()))
+        response = await asyncio.wait_for(answered, _ANSWER_S)
+    except asyncio.TimeoutError:
+        raise ExaminationError(
+            f'{node_name} does not tell its parameters within {_ANSWER_S:g} s'
+        ) from None
+    finally:
+        node.destroy_client(client)
+    told = zip(names, map(parameter_value_to_python, response.values), strict=False)
+    return {name: _plain(value) for name, value in told if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str)) else list(value)
+
+
+def _findings(output: bytes) -> tuple[Finding, ...]:
+    try:
+        told = json.loads(output)['findings']
+        return tuple(
+            Finding(one['level'], one['check'], printable(one['text']), printable(one['advice']))
+            for one in told[:_MAX_FINDINGS]
+        )
+    except (ValueError, KeyError, TypeError):
+        raise ExaminationError('the doctor ended without findings; run vla_doctor') from None
