@@ -49,7 +49,11 @@ TOPICS = {
 }
 CAMERA = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')  # a token of a ROS name
 BOOLS = {'true': True, 'false': False}
-CHOICES = {'log_level': ('debug', 'info', 'warn', 'error', 'fatal'), 'respawn': tuple(BOOLS)}
+CHOICES = {
+    'console': tuple(BOOLS),
+    'log_level': ('debug', 'info', 'warn', 'error', 'fatal'),
+    'respawn': tuple(BOOLS),
+}
 # Arguments that ``ros2 launch`` adds for options of its own.
 OPTIONS_OF_ROS2_LAUNCH = ('launch-prefix', 'launch-prefix-filter')
 
@@ -99,6 +103,11 @@ def other_arguments() -> dict[str, tuple[str, str]]:
             'true',
             'Whether to start the node again when it hangs or crashes. Allowed: true, false.',
         ),
+        'console': (
+            'false',
+            'Whether to start vla_console, a web page for the operator. Allowed: true, false.',
+        ),
+        'console_port': ('8080', 'Port of that page, on this machine only.'),
     }
 
 
@@ -297,7 +306,21 @@ def start_node(context: LaunchContext) -> list[Action]:
         again = GroupAction([OpaqueFunction(function=restore), *start(again=True)])
         return [TimerAction(period=RESPAWN_DELAY_S, actions=[again])]
 
-    return [*ignored(foreign), *start()]
+    return [*ignored(foreign), *start(), *console(given)]
+
+
+def console(given: Mapping[str, str]) -> list[Action]:
+    """Return the operator's page, if it is wanted. It finds the robots on the graph."""
+    if given['console'] == 'false':
+        return []
+    return [
+        Node(
+            package='vla_ros',
+            executable='console',
+            arguments=['--port', given['console_port']],
+            output='screen',
+        )
+    ]
 
 
 def ignored(foreign: Collection[str]) -> list[Action]:

@@ -11,7 +11,7 @@ from simulate.mutants import planted
 from support.places import ROOT
 
 FUNCTION_LINES = 50
-CLI_LINES = 1540  # 120 of these since vla_convert; its file has 66; that of vla_serve 120
+CLI_LINES = 1610  # 120 of these since vla_convert; its file has 66; that of vla_serve 120
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

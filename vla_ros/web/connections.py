@@ -21,6 +21,8 @@ from vla_ros.clock import Clock, SystemClock
 from vla_ros.web.access import Refusals
 from vla_ros.web.limits import CONNECTIONS, IDLE_S
 
+_MOMENT_S = 0.05
+
 
 class Connections:
     """Counts what each connection does."""
@@ -30,15 +32,15 @@ class Connections:
     ) -> None:
         self._refused, self._clock, self._most = refused, clock, most
         self._busy: Counter[object] = Counter()  # requests that are answered now
-        self._idle_since_s: dict[RequestHandler, float] = {}
+        self._idle_since_s: dict[RequestHandler, float] = {}  # the oldest first
 
     def admit(self, server: web.Server) -> asyncio.Protocol:
-        """Return the protocol of a new connection, and close an idle one if there are too many."""
-        now_s = self._clock.monotonic_s()
-        if len(server.connections) >= self._most and self._idle_since_s:
-            self._close(min(self._idle_since_s, key=lambda one: self._idle_since_s[one]))
+        """Return the protocol of a new connection, and close idle ones if there are too many."""
         handler = server()
-        self._idle_since_s[handler] = now_s
+        self._idle_since_s[handler] = self._clock.monotonic_s()
+        if len(self._idle_since_s) + len(self._busy) > self._most:
+            # A moment later: of connections that come together, none has its socket yet.
+            asyncio.get_running_loop().call_later(_MOMENT_S, self._make_room)
         return handler
 
     @contextlib.contextmanager
@@ -64,6 +66,11 @@ class Connections:
                 del self._idle_since_s[handler]  # it was closed by the client
             elif now_s - since_s > IDLE_S:
                 self._close(handler)
+
+    def _make_room(self) -> None:
+        too_many = len(self._idle_since_s) + len(self._busy) - self._most
+        for handler in [*self._idle_since_s][: max(too_many, 0)]:  # idle for longest
+            self._close(handler)
 
     def _close(self, handler: RequestHandler) -> None:
         self._idle_since_s.pop(handler, None)

@@ -84,6 +84,9 @@ class Page:
 
     async def _receive(self) -> None:
         async for message in self._socket:
+            if message.type is WSMsgType.ERROR:  # above MESSAGE_BYTES
+                self._console.access.refused.too_large += 1
+                return
             try:
                 if message.type is not WSMsgType.TEXT:
                     raise MessageError('the message is no text')

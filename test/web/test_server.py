@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server with robots that do not exist: commands, leases, images, and who is kept out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support.fake_robots import FakeRobot
+from vla_ros.web.access import Access, ConsoleError
+from vla_ros.web.connections import Connections
+from vla_ros.web.console import Console
+from vla_ros.web.limits import BODY_BYTES, PAGES
+from vla_ros.web.server import Address, serving
+
+TOKEN = 'a-token-of-this-test'
+_WAIT_S = 20.0
+
+
+@dataclass
+class Served:
+    """A server with one robot, and a client."""
+
+    url: str
+    console: Console
+    robot: FakeRobot
+    client: aiohttp.ClientSession
+
+    async def page(self) -> Page:
+        return Page(await self.client.ws_connect(f'{self.url}api/messages'))
+
+    async def post(self, path: str, **options: Any) -> tuple[int, Any]:
+        async with self.client.post(f'{self.url}{path}', **{'json': {}, **options}) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path: str, **options: Any) -> tuple[int, Any]:
+        async with self.client.get(f'{self.url}{path}', **options) as answer:
+            return answer.status, await answer.json()
+
+
+@dataclass
+class Page:
+    """A page as the browser's script is one."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    last_id: int = 0
+
+    async def until(self, kind: str, **wanted: Any) -> dict[str, Any]:
+        """The next message of that type with these values."""
+
+        async def look() -> dict[str, Any]:
+            while True:
+                message = json.loads(await self.socket.receive_str())
+                if message['type'] == kind and all(message[k] == v for k, v in wanted.items()):
+                    return message
+
+        return await asyncio.wait_for(look(), _WAIT_S)
+
+    async def here(self, now_ms: float = 0.0, robots: tuple[str, ...] = ('-',)) -> None:
+        await self.socket.send_json({'type': 'here', 'now_ms': now_ms, 'robots': robots})
+
+    async def ask(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Send a command or an instruction, and return its answer."""
+        self.last_id += 1
+        message = {'type': kind, 'id': self.last_id, 'robot': '-', **values}
+        await self.socket.send_json(message)
+        return await self.until('answer', id=self.last_id)
+
+
+@contextlib.asynccontextmanager
+async def served(access: Access | None = None, limit_s: float = 2.0) -> AsyncIterator[Served]:
+    console = Console(access)
+    robot = FakeRobot(console, '-', limit_s)
+    life = asyncio.create_task(robot.live())
+    try:
+        async with (
+            serving(console, Address(port=0)) as url,
+            aiohttp.ClientSession() as client,
+        ):
+            yield Served(url, console, robot, client)
+    finally:
+        life.cancel()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60.0))
+
+
+def test_a_page_instructs_and_its_lease_holds_while_it_is_there() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page, other = await one.page(), await one.page()
+            assert (await page.until('hello'))['robots'][0]['robot'] == '-'
+            assert (await page.ask('instruct', text='go'))['ok']
+            state = await page.until('state', state='RUNNING')
+            assert state['lease']['is_yours'] and state['words'] == 'acting'
+            seen = await other.until('state', state='RUNNING')
+            assert seen['lease']['holder'] == state['lease']['holder']
+            assert not seen['lease']['is_yours']
+            said = len(one.robot.said)
+            await other.here()  # not its lease
+            await page.here(5.0)
+            assert (await page.until('state', here_ms=5.0))['lease']['age_s'] < 1.5
+            assert one.robot.said[said:] == ['go']
+            assert (await page.until('action'))['names'][-1] == 'gripper'
+            assert (await other.ask('instruct', text='come'))['ok']
+            taken = await page.until('state', instruction='come')
+            assert not taken['lease']['is_yours'] and taken['lease']['holder']
+            await page.here()
+            assert one.robot.said[-1] == 'come'
+            await other.socket.close()  # a closed tab
+            held = await page.until('state', state='HOLDING')
+            assert held['lease']['ended'].endswith('was closed')
+            assert one.robot.said[-1] == ''
+
+    run(test)
+
+
+def test_a_page_that_falls_silent_lets_the_robot_hold() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            assert (await page.ask('instruct', text='go'))['ok']
+            held = await page.until('state', state='HOLDING')
+            assert 'no sign of life' in held['lease']['ended']
+            await page.here()
+            await page.ask('command', command='reset')
+            assert one.robot.said == ['go', '']
+
+    run(test)
+
+
+def test_a_node_whose_instructions_do_not_expire_takes_none_from_a_page() -> None:
+    async def test() -> None:
+        async with served(limit_s=0.0) as one:
+            page = await one.page()
+            assert not (await page.ask('instruct', text='go'))['ok']
+            assert one.robot.said == []
+            state = await page.until('state', link='live')
+            assert state['lease']['can_set_limit'] and 'is 0 s' in state['lease']['refusal']
+            assert (await page.ask('command', command='set_limit'))['ok']
+            assert (await page.ask('instruct', text='go'))['ok']
+
+    run(test)
+
+
+def test_stop_reset_and_enable_by_post_and_by_page() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            await page.ask('instruct', text='go')
+            status, answer = await one.post('api/robots/-/stop')
+            assert status == 200 and answer['confirmed']
+            assert one.robot.said[-1] == ''  # no old instruction when it is enabled
+            state = await page.until('state', reason='STOPPED')
+            assert state['lease']['ended'] == 'the robot was told to stop'
+            assert 'stopped' in (await page.ask('instruct', text='go'))['message']
+            assert (await one.post('api/robots/-/enable'))[0] == 409
+            assert (await page.ask('command', command='reset'))['ok']
+            assert (await page.ask('command', command='enable'))['ok']
+            assert (await page.ask('instruct', text='go'))['ok']
+            assert (await page.ask('command', command='stop'))['ok']
+            assert (await page.until('events'))['events']
+
+    run(test)
+
+
+def test_a_stop_that_nobody_confirms_says_so_and_a_dead_node_is_told() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            await page.until('state', link='live')
+            one.robot.is_mute = True
+            slow = asyncio.create_task(page.ask('command', command='enable'))
+            status, answer = await one.post('api/robots/-/stop')
+            assert status == 504 and not answer['confirmed'] and answer['took_s'] < 3.0
+            assert 'NOT confirmed' in answer['message']
+            assert not (await slow)['confirmed']
+            one.robot.is_dead = True
+            began_s = asyncio.get_running_loop().time()
+            state = await page.until('state', link='lost')
+            assert state['status_age_s'] > 1.6 and 'unknown' in state['words']
+            assert asyncio.get_running_loop().time() - began_s < 5.0
+            assert (await one.post('api/robots/-/stop'))[0] == 504
+            assert (await one.post('api/robots/other/stop'))[0] == 404
+            assert (await one.post('api/robots/-/explode'))[0] == 404
+
+    run(test)
+
+
+def test_a_slow_page_gets_fewer_images_and_the_newest() -> None:
+    async def test() -> None:
+        async with served() as one:
+            images = await one.client.ws_connect(f'{one.url}api/images')
+
+            async def image() -> dict[str, Any]:
+                frame = await asyncio.wait_for(images.receive_bytes(), _WAIT_S)
+                size = int.from_bytes(frame[:2], 'big')
+                assert frame[2 + size :][:2] == b'\xff\xd8'
+                return json.loads(frame[2 : 2 + size])
+
+            await images.send_json({'type': 'watch', 'images': [['-', 'model']]})
+            first, second = await image(), await image()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(images.receive(), 0.5)  # two are not acknowledged
+        assert (first['number'], second['number']) == (1, 2)
+
+    async def acknowledged() -> None:
+        async with served() as one:
+            images = await one.client.ws_connect(f'{one.url}api/images')
+            await images.send_json({'type': 'watch', 'images': [['-', 'model']]})
+            for number in (1, 2, 3, 4):
+                frame = await asyncio.wait_for(images.receive_bytes(), _WAIT_S)
+                header = json.loads(frame[2 : 2 + int.from_bytes(frame[:2], 'big')])
+                assert header['number'] == number and header['age_s'] < 1.0
+                if number == 2:
+                    await asyncio.sleep(0.5)  # images go by
+                    stamp = one.console.desks['-'].images['model'][2].stamp
+                if number == 4:  # the third was sent when the first had arrived
+                    assert int(header['stamp']) >= int(stamp)
+                await images.send_json({'type': 'shown', 'number': number})
+            await images.close()
+            while one.robot.watched:
+                await asyncio.sleep(0.01)
+
+    run(test)
+    run(acknowledged)
+
+
+FOREIGN = [
+    {'Host': 'evil.example'},  # a foreign name that was made to lead here
+    {'Host': ''},
+    {'Origin': 'http://evil.example'},
+    {'Origin': 'null'},
+    {'Origin': 'http://localhost:1'},
+    {'Sec-Fetch-Site': 'cross-site'},
+    {'Sec-Fetch-Site': 'same-site'},
+]
+
+
+@pytest.mark.parametrize('headers', FOREIGN)
+def test_another_sites_page_is_refused(headers: dict[str, str]) -> None:
+    async def test() -> None:
+        async with served() as one:
+            assert (await one.post('api/robots/-/reset', headers=headers))[0] in (400, 403, 421)
+            for path in ('api/messages', 'api/images'):
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await one.client.ws_connect(f'{one.url}{path}', headers=headers)
+            assert (await one.get('api/robots', headers=headers))[0] in (400, 403, 421)
+            assert one.robot.said == []
+
+    run(test)
+
+
+def test_what_is_not_json_is_refused_and_its_own_page_is_not() -> None:
+    async def test() -> None:
+        async with served() as one:
+            for kind in ('text/plain', 'application/x-www-form-urlencoded', ''):
+                status, _ = await one.post(
+                    'api/robots/-/reset', json=None, data=b'{}', headers={'Content-Type': kind}
+                )
+                assert status == 415
+            own = {'Origin': one.url.rstrip('/'), 'Sec-Fetch-Site': 'same-origin'}
+            assert (await one.post('api/robots/-/reset', headers=own))[0] == 200
+            opened = {'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'navigate'}
+            async with one.client.get(one.url, headers=opened) as answer:
+                policy = answer.headers['Content-Security-Policy']
+                assert answer.status == 200 and 'unsafe' not in policy
+                assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+            for path in ('static/%2e%2e/server.py', 'static/server.py', 'static/..%2fserver.py'):
+                assert (await one.get(path))[0] == 404
+
+    run(test)
+
+
+def test_beyond_loopback_only_a_token_opens(tmp_path: Path) -> None:
+    with pytest.raises(ConsoleError):
+        asyncio.run(serving(Console(), Address('0.0.0.0', 0)).__aenter__())
+
+    async def test() -> None:
+        async with served(Access.with_token(TOKEN)) as one:
+            assert await one.get('api/session') == (200, {'needs_token': True, 'signed_in': False})
+            for path in ('api/robots', 'api/refused'):
+                assert (await one.get(path))[0] == 401
+            assert (await one.post('api/robots/-/stop'))[0] == 401
+            for path in ('api/messages', 'api/images'):
+                with pytest.raises(aiohttp.WSServerHandshakeError):
+                    await one.client.ws_connect(f'{one.url}{path}')
+            assert (await one.post('api/sign_in', json={'token': 'x' * 20}))[0] == 401
+            assert (await one.post('api/sign_in', json={'token': 5}))[0] == 400
+            bearer = {'Authorization': f'Bearer {TOKEN}'}
+            assert (await one.get('api/robots', headers=bearer))[0] == 200
+            assert (await one.get('api/robots', headers={'Cookie': 'vla_console=x'}))[0] == 401
+            # The client's jar refuses cookies of bare addresses, as it should.
+            sign_in = f'{one.url}api/sign_in'
+            async with one.client.post(sign_in, json={'token': TOKEN}) as answer:
+                set_cookie = answer.headers['Set-Cookie']
+            assert 'HttpOnly' in set_cookie and 'SameSite=Strict' in set_cookie
+            cookie = {'Cookie': set_cookie.partition(';')[0]}
+            assert (await one.get('api/robots', headers=cookie))[0] == 200
+            assert (await one.post('api/sign_out', headers=cookie))[0] == 200
+            assert (await one.get('api/robots', headers=cookie))[0] == 401
+            tries = [
+                (await one.post('api/sign_in', json={'token': 'y' * 20}))[0] for _ in range(40)
+            ]
+            assert tries[-1] == 429
+            assert TOKEN not in json.dumps(vars(one.console.access.refused))
+
+    run(test)
+
+
+def test_large_bodies_floods_and_too_many_pages_are_refused() -> None:
+    async def test() -> None:
+        async with served() as one:
+            large = 'x' * (BODY_BYTES + 1)
+            assert (await one.post('api/sign_in', json={'token': large}))[0] == 413
+            page = await one.page()
+            await page.socket.send_str('x' * 20_000)
+            assert await closed(page.socket)
+            page = await one.page()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):
+                    await page.here()
+            assert await closed(page.socket)
+            page = await one.page()
+            await page.socket.send_json({'type': 'shown', 'number': 1})
+            assert await closed(page.socket)
+            pages = [await one.page() for _ in range(2 * PAGES)]
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await one.page()
+            # A stop needs none of them.
+            assert (await one.post('api/robots/-/stop'))[0] == 200
+            assert (await pages[-1].ask('command', command='stop'))['ok']
+            refused = (await one.get('api/refused'))[1]
+            assert refused['too_large'] == 2 and refused['too_many'] == 2
+            assert refused['malformed'] == 1
+
+    run(test)
+
+
+async def closed(page: aiohttp.ClientWebSocketResponse) -> bool:
+    """Whether the server closes the websocket."""
+    ends = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    while (await asyncio.wait_for(page.receive(), _WAIT_S)).type not in ends:
+        pass
+    return True
+
+
+def test_idle_connections_keep_no_stop_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Connections.__init__
+    monkeypatch.setattr(Connections, '__init__', lambda self, refused: made(self, refused, most=20))
+
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            host, port = one.url[7:-1].split(':')
+            idle = [socket.create_connection((host, int(port))) for _ in range(100)]
+            for number, each in enumerate(idle):
+                each.send(b'' if number % 2 else b'POST /api/robots/-/stop HTTP/1.1\r\nHo')
+            await asyncio.sleep(0.3)
+            assert (await one.post('api/robots/-/stop'))[0] == 200
+            assert (await page.ask('command', command='reset'))['ok']  # a page is not idle
+            assert (await one.get('api/refused'))[1]['too_slow'] >= 80
+            for each in idle:
+                each.close()
+
+    run(test)
