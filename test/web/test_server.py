@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from support.fake_robots import FakeRobot
+from support.pages import WAIT_S, Page, image_of
 from vla_ros.web.access import Access, ConsoleError
 from vla_ros.web.connections import Connections
 from vla_ros.web.console import Console
@@ -23,7 +24,6 @@ from vla_ros.web.limits import BODY_BYTES, PAGES
 from vla_ros.web.server import Address, serving
 
 TOKEN = 'a-token-of-this-test'
-_WAIT_S = 20.0
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Served:
     client: aiohttp.ClientSession
 
     async def page(self) -> Page:
-        return Page(await self.client.ws_connect(f'{self.url}api/messages'))
+        return await Page.open(self.client, self.url)
 
     async def post(self, path: str, **options: Any) -> tuple[int, Any]:
         async with self.client.post(f'{self.url}{path}', **{'json': {}, **options}) as answer:
@@ -45,35 +45,6 @@ class Served:
     async def get(self, path: str, **options: Any) -> tuple[int, Any]:
         async with self.client.get(f'{self.url}{path}', **options) as answer:
             return answer.status, await answer.json()
-
-
-@dataclass
-class Page:
-    """A page as the browser's script is one."""
-
-    socket: aiohttp.ClientWebSocketResponse
-    last_id: int = 0
-
-    async def until(self, kind: str, **wanted: Any) -> dict[str, Any]:
-        """The next message of that type with these values."""
-
-        async def look() -> dict[str, Any]:
-            while True:
-                message = json.loads(await self.socket.receive_str())
-                if message['type'] == kind and all(message[k] == v for k, v in wanted.items()):
-                    return message
-
-        return await asyncio.wait_for(look(), _WAIT_S)
-
-    async def here(self, now_ms: float = 0.0, robots: tuple[str, ...] = ('-',)) -> None:
-        await self.socket.send_json({'type': 'here', 'now_ms': now_ms, 'robots': robots})
-
-    async def ask(self, kind: str, **values: Any) -> dict[str, Any]:
-        """Send a command or an instruction, and return its answer."""
-        self.last_id += 1
-        message = {'type': kind, 'id': self.last_id, 'robot': '-', **values}
-        await self.socket.send_json(message)
-        return await self.until('answer', id=self.last_id)
 
 
 @contextlib.asynccontextmanager
@@ -201,15 +172,8 @@ def test_a_slow_page_gets_fewer_images_and_the_newest() -> None:
     async def test() -> None:
         async with served() as one:
             images = await one.client.ws_connect(f'{one.url}api/images')
-
-            async def image() -> dict[str, Any]:
-                frame = await asyncio.wait_for(images.receive_bytes(), _WAIT_S)
-                size = int.from_bytes(frame[:2], 'big')
-                assert frame[2 + size :][:2] == b'\xff\xd8'
-                return json.loads(frame[2 : 2 + size])
-
             await images.send_json({'type': 'watch', 'images': [['-', 'model']]})
-            first, second = await image(), await image()
+            first, second = await image_of(images), await image_of(images)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(images.receive(), 0.5)  # two are not acknowledged
         assert (first['number'], second['number']) == (1, 2)
@@ -219,8 +183,7 @@ def test_a_slow_page_gets_fewer_images_and_the_newest() -> None:
             images = await one.client.ws_connect(f'{one.url}api/images')
             await images.send_json({'type': 'watch', 'images': [['-', 'model']]})
             for number in (1, 2, 3, 4):
-                frame = await asyncio.wait_for(images.receive_bytes(), _WAIT_S)
-                header = json.loads(frame[2 : 2 + int.from_bytes(frame[:2], 'big')])
+                header = await image_of(images)
                 assert header['number'] == number and header['age_s'] < 1.0
                 if number == 2:
                     await asyncio.sleep(0.5)  # images go by
@@ -350,7 +313,7 @@ def test_large_bodies_floods_and_too_many_pages_are_refused() -> None:
 async def closed(page: aiohttp.ClientWebSocketResponse) -> bool:
     """Whether the server closes the websocket."""
     ends = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
-    while (await asyncio.wait_for(page.receive(), _WAIT_S)).type not in ends:
+    while (await asyncio.wait_for(page.receive(), WAIT_S)).type not in ends:
         pass
     return True
 

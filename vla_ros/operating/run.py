@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -108,6 +108,24 @@ class Graph:
         return True
 
 
+@contextlib.asynccontextmanager
+async def operating(
+    access: Access, address: Address, ros_arguments: Sequence[str]
+) -> AsyncIterator[tuple[str, Graph]]:
+    """Serve the page of the robots on the graph until the block ends; provide its URL.
+
+    The server ends first, so that the leases of its pages end on the graph.
+
+    :param ros_arguments: from ``--ros-args`` on.
+    :raises VlaError: if the page can't be served.
+    """
+    console = Console(access)
+    graph = Graph(console, ros_arguments, asyncio.get_running_loop())
+    with graph.spinning():
+        async with serving(console, address) as url:
+            yield url, graph
+
+
 async def run(
     access: Access, address: Address, ros_arguments: Sequence[str], ended: EndRequest
 ) -> None:
@@ -116,11 +134,8 @@ async def run(
     :param ros_arguments: from ``--ros-args`` on.
     :raises VlaError: if the page can't be served, or the ROS side fails.
     """
-    console = Console(access)
-    async with serving(console, address) as url:
-        graph = Graph(console, ros_arguments, asyncio.get_running_loop())
-        with graph.spinning():
-            say(f'open {url}')
-            while not ended.is_set():
-                graph.check()
-                await asyncio.sleep(_TICK_S)
+    async with operating(access, address, ros_arguments) as (url, graph):
+        say(f'open {url}')
+        while not ended.is_set():
+            graph.check()
+            await asyncio.sleep(_TICK_S)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console with a running node: what a page says reaches it, and ends with the page."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+import pytest
+
+from support.graph import CameraThread, Running, running_node
+from support.nodes import PATIENT
+from support.pages import Page, image_of
+from vla_ros.operating.run import operating
+from vla_ros.reasons import Reason, State
+from vla_ros.web.access import Access
+from vla_ros.web.server import Address
+
+Test = Callable[[Page, aiohttp.ClientSession, str], Awaitable[None]]
+
+
+def with_page(running: Running, test: Test) -> None:
+    """Run a test with a page of a console that has found the robot."""
+    robot = running.robot.get_namespace().strip('/')
+
+    async def main() -> None:
+        async with (
+            operating(Access(), Address(port=0), []) as (url, graph),
+            aiohttp.ClientSession() as client,
+        ):
+            page = await Page.open(client, url, robot)
+            await page.until('state', link='live')
+            await test(page, client, url)
+            graph.check()
+
+    asyncio.run(asyncio.wait_for(main(), 120.0))
+
+
+def test_a_page_operates_a_running_node() -> None:
+    with running_node('model:=scripted', *PATIENT) as running, CameraThread(running.robot):
+        running.robot.wait_for_state(State.HOLDING)
+
+        async def test(page: Page, client: aiohttp.ClientSession, url: str) -> None:
+            staying = asyncio.create_task(page.stay())
+            while not (await page.until('state'))['lease']['can_set_limit']:
+                pass
+            assert not (await page.ask('instruct', text='go'))['ok']
+            assert (await page.ask('command', command='set_limit'))['ok']
+            assert running.robot.status.instruction == ''
+            assert (await page.ask('instruct', text='go'))['ok']
+            await page.until('state', state='RUNNING')
+            action = await page.until('action')
+            assert len(action['rows'][0]) == len(action['names']) == 7
+            images = await client.ws_connect(f'{url}api/images')
+            camera = f'camera:{running.robot.images.topic_name}'
+            views = [[page.robot, view] for view in ('model', camera)]
+            await images.send_json({'type': 'watch', 'images': views})
+            seen: set[str] = set()
+            while len(seen) < 2:
+                header = await image_of(images)
+                assert (header['width'], header['height']) == (64, 48)
+                seen.add(header['view'])
+                await images.send_json({'type': 'shown', 'number': header['number']})
+            await images.close()
+
+            stop = f'{url}api/robots/{page.robot}/stop'
+            async with client.post(stop, json={}) as answer:
+                assert (await answer.json())['confirmed']
+            await page.until('state', reason='STOPPED')
+            assert not (await page.ask('command', command='enable'))['ok']
+            assert (await page.ask('command', command='reset'))['ok']
+            assert (await page.ask('command', command='enable'))['ok']
+            # No old instruction comes back with it.
+            assert (await page.until('state', reason='NO_INSTRUCTION'))['instruction'] == ''
+
+            assert (await page.ask('instruct', text='go on'))['ok']
+            await page.until('state', state='RUNNING')
+            staying.cancel()  # the lid is closed: the connection stays, the page says nothing
+            held = await page.until('state', state='HOLDING')
+            assert 'no sign of life' in held['lease']['ended']
+            assert (await page.until('details'))['counters']['published'] > 0
+
+        with_page(running, test)
+        acted = len(running.robot.actions)
+        running.robot.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION)
+        assert len(running.robot.actions) == acted
+
+
+def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told() -> None:
+    parameters = ('model:=scripted', 'max_instruction_age_s:=10.0', *PATIENT)
+    with running_node(*parameters) as running, CameraThread(running.robot):
+        running.robot.wait_for_state(State.HOLDING)
+
+        async def instruct(page: Page, client: aiohttp.ClientSession, url: str) -> None:
+            while (await page.until('state'))['lease']['refusal']:
+                pass
+            assert (await page.ask('instruct', text='go'))['ok']
+            await page.until('state', state='RUNNING')
+
+        with_page(running, instruct)  # SIGINT ends a console like this
+        running.robot.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION, timeout_s=8.0)
+
+        async def kill(page: Page, client: aiohttp.ClientSession, url: str) -> None:
+            running.process.send_signal(signal.SIGKILL)
+            lost = await page.until('state', link='lost')
+            assert lost['status_age_s'] > 1.6
+            answer = await page.ask('command', command='stop')
+            assert not answer['confirmed'] and 'NOT confirmed' in answer['message']
+
+        with_page(running, kill)
+        running.ends()
+
+
+@pytest.mark.parametrize('arguments', [['--host', '0.0.0.0'], ['--port', '65536']])
+def test_unusable_arguments_are_told(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vla_ros.cli.console import main
+
+    try:
+        assert main(arguments) == 1
+    except SystemExit as end:
+        assert end.code == 2
+    assert 'token' in (told := capsys.readouterr().err) or '0 to 65535' in told
