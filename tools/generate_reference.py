@@ -49,6 +49,7 @@ _GROUPS = {
     60: 'The policy',
     80: 'The machine and the ROS graph',
     100: 'Motion: the node acts, but the last action moved nothing',
+    140: 'Recording: the node acts, but not all of the episode is recorded',
 }
 
 

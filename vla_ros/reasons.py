@@ -106,6 +106,11 @@ class Reason(IntEnum):
     MOTION_JOINT_GROUPS = 120
     MOTION_DELAYED = 121
 
+    # The node acts, but not all of the episode is recorded.
+    RECORDING_NO_SPACE = 140
+    RECORDING_FAILED = 141
+    RECORDING_BEHIND = 142
+
 
 class Cause(NamedTuple):
     """A reason with its message.

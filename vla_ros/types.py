@@ -80,12 +80,14 @@ class Observation:
     :param instruction: the user's words, without the prompt's template.
     :param stamps_ns: capture time of each image by camera name, nanoseconds of the robot's clock.
     :param state: float64 [S], raw, in the contract's order and units.
+    :param state_stamp_ns: when the state was measured; None: unknown, or there is none.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
     instruction: str
     stamps_ns: Mapping[str, int]
     state: NDArray[np.float64] | None = None
+    state_stamp_ns: int | None = None
 
     @classmethod
     def of_one(cls, image: NDArray[np.uint8], instruction: str, stamp_ns: int) -> Observation:

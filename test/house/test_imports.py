@@ -28,7 +28,7 @@ FLOORS = (
     {'bench', 'client', 'ros', 'serving', 'web'},
     {
         *('convert', 'graph', 'measure', 'parameters', 'policies', 'simulation', 'synthetic'),
-        'view',
+        *('recording', 'view'),
     },
     {'remote'},
     {'motion', 'openvla', 'scheduling', 'scripted'},
@@ -53,7 +53,7 @@ FLOORS = (
 # No import of ROS in these, not even in a function.
 WITHOUT_ROS = {
     *('bench', 'convert', 'measure', 'motion', 'openvla', 'parameters', 'policies', 'remote'),
-    *('replay', 'scheduling', 'serving'),
+    *('recording', 'replay', 'scheduling', 'serving'),
     *('policy_request', 'scripted', 'simulation', 'synthetic', 'types', 'view', 'watchdog', 'web'),
     'wire',
 }

@@ -80,7 +80,8 @@ def unstarted_node(
     node.autostart()
     with robot(namespace, reliable) as stack, spinning_node(context, node):
         yield stack, node
-    with mock.patch.object(vla_ros.ros.node, '_JOIN_TIMEOUT_S', 30.0):  # a slow machine may wait
+    waits = dict.fromkeys(('_JOIN_TIMEOUT_S', '_RECORD_TIMEOUT_S'), 30.0)  # for a slow machine
+    with mock.patch.multiple(vla_ros.ros.node, **waits):
         assert node.close()
     rclpy.try_shutdown(context=context)
 

@@ -17,7 +17,9 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal
 
-Group = Literal['Policy', 'Robots', 'Instructions', 'Images', 'Actions', 'Motion', 'Process']
+Group = Literal[
+    'Policy', 'Robots', 'Instructions', 'Images', 'Actions', 'Motion', 'Recording', 'Process'
+]
 
 
 # Of the commands, by the value of the parameter motion.
@@ -555,6 +557,31 @@ class Parameters:
         'How the names of the joints of each controller begin, as left_ and right_: each has a '
         'topic of its own, as left/joint_trajectory; empty: one controller has all joints.',
         group='Motion',
+    )
+
+    record: bool = parameter(
+        False,
+        'Whether each episode is recorded as a rosbag2, with the inputs of every action.',
+        group='Recording',
+    )
+    recording_folder: str = parameter(
+        '',
+        'Folder for the recordings; empty: ~/.ros/vla_ros/recordings.',
+        group='Recording',
+    )
+    recording_min_free_gb: float = parameter(
+        2.0,
+        'Space that stays free on the disk; below it nothing is recorded.',
+        group='Recording',
+        unit='GB',
+        bounds=(0.0, 1e6),
+    )
+    recording_queue_mb: float = parameter(
+        128.0,
+        'Maximum memory of the messages that wait for the disk; more are dropped.',
+        group='Recording',
+        unit='MB',
+        bounds=(1.0, 1e5),
     )
 
     autostart: bool = parameter(

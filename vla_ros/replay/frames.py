@@ -8,7 +8,9 @@ cause. Independent of policies.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -111,6 +113,8 @@ class Instructions:
         """
         self._times_ns = [bag_time_ns for bag_time_ns, _ in given]
         self._texts = [text for _, text in given]
+        differ = map(operator.ne, self._texts, ['', *self._texts])
+        self._changes = list(itertools.accumulate(differ))
 
     @classmethod
     def always(cls, text: str) -> Instructions:
@@ -133,6 +137,11 @@ class Instructions:
         """Return the last instruction until this time; empty if there was none."""
         index = bisect.bisect_right(self._times_ns, bag_time_ns)
         return self._texts[index - 1] if index else ''
+
+    def changes(self, bag_time_ns: int) -> int:
+        """Return how often another instruction, or none, was given until this time."""
+        index = bisect.bisect_right(self._times_ns, bag_time_ns)
+        return self._changes[index - 1] if index else 0
 
 
 class Frames:
@@ -171,7 +180,7 @@ class Frames:
         self._assembler = Assembler(spec, limits, ManualClock(), AssemblyCounters())
         self._read: Counter[str] = Counter()  # messages by topic
         self._number = 0  # of the leader's last usable image
-        self._instruction = ''
+        self._changes = 0  # of the instruction, so far
         self._starts_over = True
 
     @property
@@ -249,8 +258,9 @@ class Frames:
     def _instruction_at(self, bag_time_ns: int) -> str:
         """Return the current instruction; empty if it means hold."""
         instruction = self._instructions.at(bag_time_ns)
-        if instruction != self._instruction:
-            self._instruction = instruction
+        changes = self._instructions.changes(bag_time_ns)
+        if changes != self._changes:  # also where the same one came again after a hold
+            self._changes = changes
             self._start_over()
         return instruction if instruction.strip() else ''
 

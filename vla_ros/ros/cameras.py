@@ -26,7 +26,7 @@ from vla_ros.ros.image_subscription import TRANSPORTS, ImageSubscription, publis
 from vla_ros.ros.log import Log
 from vla_ros.scheduling import CameraCounters, CameraWatch, failure_text
 
-OnImage = Callable[[str, NDArray[np.uint8], int], None]  # camera, pixels, stamp [ns]
+OnImage = Callable[[str, NDArray[np.uint8], int, Any], None]  # camera, pixels, stamp [ns], message
 OnFault = Callable[[Cause], None]
 
 _PUBLISHERS_S = 1.0  # between two looks at the publishers, which take 0.3 ms
@@ -65,7 +65,7 @@ class CameraInput:
         :param on_fault: called with the reason why an image cannot be used.
         """
         self.watch = watch
-        self._name = name
+        self.name = name
         self._clock, self._log = clock, log
         self._counters = counters
         self._on_image, self._on_fault = on_image, on_fault
@@ -97,7 +97,7 @@ class CameraInput:
         if verdict.cause:
             self._on_fault(verdict.cause)
         else:
-            self._on_image(self._name, image, stamp_ns)
+            self._on_image(self.name, image, stamp_ns, message)
 
     def why_silent(self, parameters: Parameters, publishers: Callable[[str], str]) -> Cause | None:
         """Return why there are no images; None while they come, or may still come in time.
@@ -160,6 +160,11 @@ class Cameras:
     def topics(self) -> str:
         """The full names, with commas between them; empty while not listening."""
         return ', '.join(subscription.topic for subscription in self._subscriptions)
+
+    @property
+    def topic_of(self) -> dict[str, str]:
+        """The full name of each camera's topic; empty while not listening."""
+        return {camera.name: camera.topic for camera in self._cameras}
 
     def camera(self, name: str) -> CameraInput:
         """Make the input of a camera, without a subscription."""

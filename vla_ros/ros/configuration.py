@@ -20,6 +20,7 @@ from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
 from vla_ros.ros.loading import LoadPolicy, silence_limit, warmup_text, why_too_slow
 from vla_ros.ros.output import close_outputs
+from vla_ros.ros.recording import make_recorder, make_track
 from vla_ros.ros.robot import RobotPort
 from vla_ros.ros.robot_session import LoadedPolicy, RobotSession
 from vla_ros.ros.shared import Shared
@@ -60,6 +61,7 @@ class Configuration:
         self._description: Mapping[str, JointLimit] = {}  # limits, of the file
         self._state: Sequence[StatePart] = ()  # its parts, as told in the log
         self._is_activated = False
+        self.recorder = make_recorder(parameters)
         self._worker = InferenceWorker(
             self._build_policy,
             _worker_limits(parameters),
@@ -111,6 +113,8 @@ class Configuration:
     def start(self) -> None:
         """Start to load the policy, and return immediately."""
         self._beat(*silence_limit(self.status(), self.parameters))
+        if self.recorder is not None:
+            self.recorder.start()
         self._worker.start()
 
     def status(self) -> WorkerStatus:
@@ -144,7 +148,10 @@ class Configuration:
             return False
         state = self._state_of(status.spec, status.unnorm_key)
         policy = LoadedPolicy(self._worker, status.spec, self._contracts, state, self._description)
-        self.sessions = [robot.begin(self.parameters, policy) for robot in self._robots]
+        self.sessions = [
+            robot.begin(self.parameters, policy, make_track(self.recorder))
+            for robot in self._robots
+        ]
         self._shared.log.info(warmup_text(status.load_s, status.warmup_times))
         if why := why_too_slow(status, self.parameters):
             self._shared.log.warning(why)
@@ -235,6 +242,8 @@ class Configuration:
         self.settle_results()
         for robot in self._robots:
             robot.release()
+        if self.recorder is not None:
+            self.recorder.close()
         return ended
 
     # -- regularly ---------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ parameter ``instruction``, but for a hold. Used by the executor's thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from action_msgs.msg import GoalStatus
 from rclpy.action.server import ActionServer, CancelResponse, GoalEvent, GoalResponse
@@ -220,21 +220,35 @@ class Goals:
         self._server.notify_execute(goal.handle, conclude)
 
 
-class SuccessService:
-    """The service ``~/success`` (Trigger) for the goals of one robot or of all."""
+class Succeeding(Protocol):
+    """A robot whose goal or recorded episode can succeed."""
 
-    def __init__(self, node: LifecycleNode, prefix: str, goals: list[Goals]) -> None:
+    @property
+    def goals(self) -> Goals: ...
+
+    def mark_success(self) -> str:
+        """Mark the recorded episode; return its name, empty if there is none."""
+
+
+class SuccessService:
+    """The service ``~/success`` (Trigger) for one robot or all: their goals and episodes."""
+
+    def __init__(self, node: LifecycleNode, prefix: str, robots: Sequence[Succeeding]) -> None:
         """Create the service.
 
         :param prefix: prefix of its name, after ``~/``.
         """
-        self._goals = goals
+        self._robots = robots
         node.create_service(Trigger, f'~/{prefix}success', self._succeed)
 
     def _succeed(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        ended = [goals.succeed() for goals in self._goals]
-        response.success = any(ended)
-        response.message = f'{sum(ended)} goals succeeded' if any(ended) else 'there is no goal'
+        # The end of a goal is that of its episode, so the episode comes first.
+        marked = [name for robot in self._robots if (name := robot.mark_success())]
+        ended = sum(robot.goals.succeed() for robot in self._robots)
+        told = [f'{ended} goals succeeded'] if ended else []
+        told += [f'the episode {name} is marked as a success' for name in marked]
+        response.success = bool(told)
+        response.message = '; '.join(told) or 'there is no goal, and no recorded episode'
         return response
 
 

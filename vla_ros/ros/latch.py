@@ -103,9 +103,13 @@ def latch_path(node_name: str, domain_id: int) -> Path:
 
     :param node_name: fully qualified.
     """
-    home = Path(os.environ.get('ROS_HOME') or Path.home() / '.ros')
     name = node_name.strip('/').replace('/', '.')  # no ROS name has a dot
-    return home / 'vla_ros' / f'domain_{domain_id}' / f'{name}.json'
+    return ros_home() / 'vla_ros' / f'domain_{domain_id}' / f'{name}.json'
+
+
+def ros_home() -> Path:
+    """Return the folder in which ROS keeps its files."""
+    return Path(os.environ.get('ROS_HOME') or Path.home() / '.ros')
 
 
 def _read(path: Path) -> dict[str, Any]:

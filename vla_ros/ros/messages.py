@@ -19,6 +19,7 @@ from vla_ros.msg import (
     VlaMotion,
     VlaPercentiles,
     VlaPolicyInfo,
+    VlaRecording,
     VlaStatus,
 )
 from vla_ros.parameters.definition import Parameters
@@ -73,6 +74,7 @@ def status_message(
     counters: VlaCounters,
     latencies: VlaLatencies,
     motion: VlaMotion,
+    recording: VlaRecording,
 ) -> VlaStatus:
     """Return the status without stamp and ``elapsed_s``.
 
@@ -89,6 +91,7 @@ def status_message(
         counters=counters,
         latencies=latencies,
         motion=motion,
+        recording=recording,
     )
     return cleaned(status)  # parameters, files and libraries may have put anything into it
 
@@ -175,6 +178,20 @@ def motion_message(
     return message
 
 
+def recording_message(
+    on: bool, episode: str = '', success: bool = False, cause: Cause | None = None
+) -> VlaRecording:
+    """Return what the status says of the recording.
+
+    :param episode: the current one, or the last one; empty: there was none.
+    :param cause: why not all of it is recorded; None if all is.
+    """
+    message = VlaRecording(on=on, episode=episode, success=success)
+    if cause is not None:
+        message.reason, message.message = cause.reason, cause.message
+    return message
+
+
 def diagnostics_message(statuses: Sequence[VlaStatus], name: str) -> DiagnosticArray:
     """Return the statuses in the form that rqt and robot monitors read.
 
@@ -193,16 +210,21 @@ def _diagnostic(status: VlaStatus, name: str) -> DiagnosticStatus:
     values['image_to_action_p95_s'] = f'{latencies.image_to_action.p95_s:.4f}'
     values['inference_p95_s'] = f'{latencies.inference.p95_s:.4f}'
     values['motion'] = status.motion.message or status.motion.limited
+    values['recording'] = status.recording.message or status.recording.episode
     level = _LEVELS.get(State(status.state), DiagnosticStatus.WARN)
     if status.reason in _WAITS_FOR_ORDERS:
         level = DiagnosticStatus.OK
-    if status.motion.message and level == DiagnosticStatus.OK:
+    told = [
+        status.message,
+        *([f'no motion: {status.motion.message}'] if status.motion.message else []),
+        *([f'recording: {status.recording.message}'] if status.recording.message else []),
+    ]
+    if len(told) > 1 and level == DiagnosticStatus.OK:
         level = DiagnosticStatus.WARN
-    message = f'{status.message}; no motion: {status.motion.message}'
     return DiagnosticStatus(
         level=level,
         name=f'{name}: {status.robot}' if status.robot else name,
-        message=message if status.motion.message else status.message,
+        message='; '.join(told),
         hardware_id=status.policy.device,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )

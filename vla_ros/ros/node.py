@@ -28,6 +28,7 @@ from vla_ros.msg import VlaPolicyInfo
 from vla_ros.parameters.check import ParameterError, check_all, check_value
 from vla_ros.parameters.definition import DEFINITIONS, Parameters, Settable
 from vla_ros.reasons import Cause, Reason, State
+from vla_ros.recording import Recorder
 from vla_ros.ros import loading
 from vla_ros.ros.bond import Bond
 from vla_ros.ros.configuration import LOAD_AGAIN, Beat, Configuration
@@ -57,6 +58,7 @@ _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
 _JOIN_TIMEOUT_S = 2.0  # launch sends SIGTERM 5 s after SIGINT
 _FLUSH_TIMEOUT_S = 0.5  # of the last status, of all robots
+_RECORD_TIMEOUT_S = 1.5  # for what waits to be recorded when the process ends
 
 Transition = Callable[['VlaNode', LifecycleState], TransitionCallbackReturn]
 
@@ -103,6 +105,7 @@ class VlaNode(LifecycleNode):
         self._is_closing = False
         self._started_itself = False  # it is active by autostart, and nobody has changed that
         self._error: Cause | None = None
+        self._recorders: list[Recorder] = []  # of earlier configurations, which may still write
 
         robots = read_robot_names(self)
         self._shared = self._make_shared(robots, clock)
@@ -266,8 +269,17 @@ class VlaNode(LifecycleNode):
             ends_s = clock.monotonic_s() + _FLUSH_TIMEOUT_S
             for robot in self._robots:
                 robot.flush(max(0.0, ends_s - clock.monotonic_s()))
+        self._join_recorders()
         self.destroy_node()
         return not self.exit_code.done()
+
+    def _join_recorders(self) -> None:
+        """Wait a moment for the recordings that are still being written."""
+        if not all([recorder.join(_RECORD_TIMEOUT_S) for recorder in self._recorders]):
+            self._log.error(
+                f'recording: the last messages are lost: the disk did not take them within '
+                f'{_RECORD_TIMEOUT_S:g} s'
+            )
 
     def _try(self, trigger: Callable[[], TransitionCallbackReturn]) -> None:
         """Trigger a transition that the node wants itself; a manager may have been faster."""
@@ -282,10 +294,10 @@ class VlaNode(LifecycleNode):
         """Create the services for all robots together, and for each that has a name."""
         latches = self._shared.latches
         SwitchServices(self, '', [robot.switch for robot in self._robots], latches)
-        SuccessService(self, '', [robot.goals for robot in self._robots])
+        SuccessService(self, '', self._robots)
         for robot in self._robots:
             if robot.prefix:
-                SuccessService(self, robot.prefix, [robot.goals])
+                SuccessService(self, robot.prefix, [robot])
                 SwitchServices(self, robot.prefix, [robot.switch], latches)
 
     def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
@@ -374,6 +386,9 @@ class VlaNode(LifecycleNode):
             # Another worker beside it would be a second model in memory.
             self._end(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
         self._policy_info = policy_message(configuration.parameters, None)
+        if configuration.recorder is not None:
+            self._recorders = [one for one in self._recorders if not one.join(0.0)]
+            self._recorders.append(configuration.recorder)
         self._configuration = None
         self._shared.commands.stall.look(counts=False)
 

@@ -21,6 +21,7 @@ from vla_ros.reasons import Cause
 from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.cameras import Cameras
 from vla_ros.ros.pose_input import PoseInput
+from vla_ros.ros.recording import Heard
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.state_input import StateInput
 from vla_ros.scheduling.assembly import Assembler, AssemblyCounters, AssemblyLimits
@@ -82,6 +83,8 @@ class Observations:
         self._state = self._state_input(parameters, needs)
         self._listens = False
         self.listening_since_s = 0.0
+        # The newest image message of each camera, for the recording; None: there is none.
+        self._messages: dict[str, Any] | None = {} if parameters.record else None
 
     def _state_input(self, parameters: Parameters, needs: Needs) -> StateInput:
         return StateInput(
@@ -165,15 +168,24 @@ class Observations:
         cause = self._assembler.cause()
         return cause and self._state.explain(cause)
 
-    def _on_image(self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int) -> None:
+    def _on_image(
+        self, camera: str, pixels: NDArray[np.uint8], stamp_ns: int, message: Any
+    ) -> None:
         if instruction := self._instruction():
+            if self._messages is not None:
+                self._messages[camera] = message
             self._submit(self._assembler.add_image(camera, pixels, stamp_ns, instruction))
         else:
             self.cameras.counters.idle += 1
 
     def _submit(self, observation: Observation | None) -> None:
-        if observation is not None:
-            self._on_observation(observation)
+        if observation is None:
+            return
+        if self._messages is not None:
+            # The assembler, too, has joined the newest image of each camera.
+            observation = Heard(**vars(observation), messages=self._messages)
+            self._messages = {}
+        self._on_observation(observation)
 
 
 def _limits(parameters: Parameters) -> AssemblyLimits:

@@ -17,9 +17,15 @@ from vla_ros.motion.state_parts import ContractState
 from vla_ros.msg import VlaPolicyInfo, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, State
+from vla_ros.recording import Track
 from vla_ros.ros.goals import Goals, GoalView
 from vla_ros.ros.instructions import Instructions
-from vla_ros.ros.messages import counters_message, motion_message, status_message
+from vla_ros.ros.messages import (
+    counters_message,
+    motion_message,
+    recording_message,
+    status_message,
+)
 from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.parameters import topic_prefix
 from vla_ros.ros.robot_session import LoadedPolicy, RobotParts, RobotSession, SessionReport
@@ -64,7 +70,14 @@ class RobotPort:
         self._session: RobotSession | None = None
         self._report = SessionReport()  # of the last session
         self._reporter = StatusReporter(
-            node, shared.clock, shared.log, name, prefix, self._situation, self._status
+            node,
+            shared.clock,
+            shared.log,
+            name,
+            prefix,
+            self._situation,
+            self._status,
+            self._record_status,
         )
         self.instructions = Instructions(node, shared, name, prefix, self._on_instruction)
         self.switch = Switch(name, prefix, enabled, shared.latches, self._on_switched)
@@ -73,13 +86,15 @@ class RobotPort:
         )
         goal_view = GoalView(self._situation, self.show_change)
         self.goals = Goals(node, shared, prefix, self.instructions, goal_view)
-        self._parts = RobotParts(source, prefix, self.instructions, self.switch, self.view)
+        self._parts = RobotParts(
+            source, prefix, self._reporter.topic, self.instructions, self.switch, self.view
+        )
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
     def configure(self, parameters: Parameters) -> None:
         """Count from zero. The instruction stays, if there is one."""
-        self._report = SessionReport(motion=motion_message(parameters))
+        self._report = _as_configured(parameters)
         self.view.clear(parameters.frame_ids[self._parts.source])
         self.instructions.configure(parameters.instruction)
 
@@ -97,12 +112,17 @@ class RobotPort:
         if self._session is not None:
             self._session.adjust(parameters, contracts, state)
         else:
-            self._report = SessionReport(motion=motion_message(parameters))
+            self._report = _as_configured(parameters)
 
-    def begin(self, parameters: Parameters, policy: LoadedPolicy) -> RobotSession:
-        """Begin a session: the policy is warm."""
+    def begin(
+        self, parameters: Parameters, policy: LoadedPolicy, track: Track | None
+    ) -> RobotSession:
+        """Begin a session: the policy is warm.
+
+        :param track: of the robot's recording; None: nothing is recorded.
+        """
         self._session = RobotSession(
-            self._node, self._shared, self._parts, parameters, policy, self.show_change
+            self._node, self._shared, self._parts, parameters, policy, track, self.show_change
         )
         return self._session
 
@@ -121,6 +141,10 @@ class RobotPort:
         if self._session is not None:
             self._session.on_switched()
         self.show_change()
+
+    def mark_success(self) -> str:
+        """Mark the recorded episode as a success; return its name, empty if there is none."""
+        return '' if self._session is None else self._session.mark_success()
 
     # -- reports -----------------------------------------------------------------------------------
 
@@ -169,4 +193,16 @@ class RobotPort:
             counters,
             report.latencies,
             report.motion,
+            report.recording,
         )
+
+    def _record_status(self, status: VlaStatus) -> None:
+        if self._session is not None:
+            self._session.record_status(status)
+
+
+def _as_configured(parameters: Parameters) -> SessionReport:
+    """Return the report of a robot before its session."""
+    return SessionReport(
+        motion=motion_message(parameters), recording=recording_message(parameters.record)
+    )

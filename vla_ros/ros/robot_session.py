@@ -7,7 +7,7 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from rclpy.lifecycle import LifecycleNode
 from vla_ros.motion import Contract, describe
 from vla_ros.motion.joint_limits import JointLimit
 from vla_ros.motion.state_parts import ContractState
-from vla_ros.msg import VlaLatencies, VlaMotion
+from vla_ros.msg import VlaLatencies, VlaMotion, VlaRecording, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
+from vla_ros.recording import RecordingCounters, Track
 from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import latencies_message, motion_message
@@ -27,6 +28,7 @@ from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
 from vla_ros.ros.pose_input import PoseInput
+from vla_ros.ros.recording import RecordedPolicy, RecordedTopics, Recording
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (
@@ -45,10 +47,12 @@ class RobotParts:
 
     :ivar source: number of the robot at the worker.
     :ivar prefix: prefix of the names of its topics and services.
+    :ivar status_topic: full name of the topic of its status.
     """
 
     source: int
     prefix: str
+    status_topic: str
     instructions: Instructions
     switch: Switch
     view: OperatorViewPublisher
@@ -81,6 +85,7 @@ class SessionReport:
     in_flight: int = 0
     latencies: VlaLatencies = field(default_factory=VlaLatencies)
     motion: VlaMotion = field(default_factory=VlaMotion)
+    recording: VlaRecording = field(default_factory=VlaRecording)
 
 
 class RobotSession:
@@ -93,10 +98,12 @@ class RobotSession:
         parts: RobotParts,
         parameters: Parameters,
         policy: LoadedPolicy,
+        track: Track | None,
         on_change: Callable[[], None],
     ) -> None:
         """Make the outputs. The robot does not act until :meth:`activate`.
 
+        :param track: of its recording; None: nothing is recorded.
         :param on_change: called when the robot begins to hold, or holds for another reason.
         """
         self._clock, self._log, self._rivals = shared.clock, shared.log, shared.rivals
@@ -108,6 +115,10 @@ class RobotSession:
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
         self._node, self._shared = node, shared
+        self._recording: Recording | None = None
+        if track is not None:
+            robot = parts.prefix.rstrip('/')
+            self._recording = Recording(track, shared.clock, shared.log, robot)
         self._tool = PoseInput(node, shared.frames, parts.prefix, parameters, parts.source)
         self._outputs = make_outputs(self._setup())
         self._output_counters = [group for output in self._outputs for group in output.counters]
@@ -134,6 +145,7 @@ class RobotSession:
     def deactivate(self) -> None:
         """Stop listening and acting. The worker is reset by the caller, for all robots."""
         self.active = False
+        self._end_episode('DEACTIVATED')
         self.observations.stop_listening()
 
     def hand_over_outputs(self) -> list[Output]:
@@ -157,6 +169,7 @@ class RobotSession:
         self._gate.adjust(parameters.max_action_age_s)
         self._tool.adjust(parameters)
         if self.observations.adjust(parameters, self._needs()):
+            self._end_episode('TOPICS_CHANGED')
             self.drop_all()  # what came before may have been of other topics
         setup = self._setup()
         for output in self._outputs:
@@ -198,6 +211,8 @@ class RobotSession:
         """Drop all observations and inferences, and hold until the first action of later images."""
         self.observations.drop()
         self._policy.worker.reset(self._parts.source)
+        if self._recording is not None:
+            self._recording.start_over()
         self.hold(cause)
 
     def drop_all(self) -> None:
@@ -225,6 +240,11 @@ class RobotSession:
 
         :param conflict: why no instruction is obeyed for long, if several publishers instruct.
         """
+        if self._recording is not None:
+            why = self._why_no_instruction()
+            self._recording.end(why.reason.name if why else Reason.INSTRUCTION_CHANGED.name)
+            if self._parts.instructions.text:
+                self._recording.expect()
         changed = 'no action yet of the new instruction'
         self.drop(conflict or self._waiting_for_image(Reason.INSTRUCTION_CHANGED, changed))
 
@@ -262,11 +282,14 @@ class RobotSession:
 
     def on_switched(self) -> None:
         """Start over, or hold."""
+        if off := self.why_off():
+            self._end_episode(off.reason.name)
         self._is_off = bool(self.why_off())
         self.drop_all()
 
     def forget_stamps(self) -> None:
         """Forget what was stamped before the clock jumped."""
+        self._end_episode(Reason.CLOCK_JUMP.name)
         self.observations.forget_stamps()
         self._shared.frames.forget()
         self._tool.forget()
@@ -311,6 +334,7 @@ class RobotSession:
         self._policy.worker.judge(result, from_ns)
         if admitted:
             return
+        self._record(result, contract, None)
         if isinstance(result.error, InstructionError):
             self._parts.instructions.reject(str(result.error))
         elif result.error is not None:
@@ -336,6 +360,7 @@ class RobotSession:
         )
         for output in self._outputs:
             output.publish(admitted)
+        self._record(result, contract, admitted)
         return None if self._is_still else self._rows_played_ns(admitted)
 
     @property
@@ -361,6 +386,46 @@ class RobotSession:
     def _submit(self, observation: Observation) -> None:
         self._policy.worker.submit(observation, self._parts.source)
 
+    # -- recording ---------------------------------------------------------------------------------
+
+    def _record(self, result: Result, contract: Contract | None, admitted: Admitted | None) -> None:
+        """Record an answer; the first one to an instruction begins an episode."""
+        recording, prediction = self._recording, result.prediction
+        if recording is None or prediction is None:
+            return
+        info = self._policy.worker.status().info
+        if not recording.is_open and info is not None:
+            policy = RecordedPolicy(info, self._policy.spec, prediction.unnorm_key, contract)
+            instruction = result.observation.instruction
+            recording.begin(instruction, self._recorded_topics(), self._params, policy)
+        recording.keep(result, admitted, self._params.frame_ids[self._parts.source])
+
+    def _recorded_topics(self) -> RecordedTopics:
+        def full(name: str) -> str:
+            return str(self._node.resolve_topic_name(f'{self._parts.prefix}{name}'))
+
+        return RecordedTopics(
+            images=self.observations.cameras.topic_of,
+            state=full('state') if self._policy.spec.state_dim else '',
+            instruction=self._parts.instructions.topic,
+            action=self._outputs[0].topics[0],
+            status=self._parts.status_topic,
+            episode=full('episode'),
+        )
+
+    def _end_episode(self, why: str) -> None:
+        if self._recording is not None:
+            self._recording.end(why)
+
+    def record_status(self, status: VlaStatus) -> None:
+        """Record a status that was published, if there is an episode."""
+        if self._recording is not None:
+            self._recording.keep_status(status)
+
+    def mark_success(self) -> str:
+        """Mark the episode as a success; return its name, empty if there is none."""
+        return '' if self._recording is None else self._recording.mark_success()
+
     # -- report ------------------------------------------------------------------------------------
 
     def report(self) -> SessionReport:
@@ -368,6 +433,10 @@ class RobotSession:
         slot = self._policy.worker.statistics(self._parts.source)
         cause = next((output.cause for output in self._outputs if output.cause), None)
         limited = next((output.limited for output in self._outputs if output.limited), '')
+        recorded: Sequence[RecordingCounters] = ()
+        recording = VlaRecording()
+        if self._recording is not None:
+            recorded, recording = self._recording.report()
         return SessionReport(
             (
                 *self.observations.counters,
@@ -375,10 +444,12 @@ class RobotSession:
                 self._gate.counters,
                 self._gate.drafts,
                 *self._output_counters,
+                *recorded,
             ),
             in_flight=slot.taken - self._gate.counters.total,
             latencies=latencies_message(self._gate),
             motion=motion_message(self._params, cause, limited),
+            recording=recording,
         )
 
 

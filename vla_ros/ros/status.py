@@ -43,6 +43,7 @@ class StatusReporter:
         prefix: str,
         situation: Callable[[], Situation],
         describe: Callable[[], VlaStatus],
+        on_published: Callable[[VlaStatus], None],
     ) -> None:
         """Create the publisher.
 
@@ -50,12 +51,13 @@ class StatusReporter:
         :param prefix: prefix of the topic's name.
         :param situation: returns the robot's state now.
         :param describe: returns the whole status now, without stamp and ``elapsed_s``.
+        :param on_published: called with each status after it was published.
         """
         self._clock = clock
         self._log = log
         self._robot = robot
         self._situation = situation
-        self._describe = describe
+        self._describe, self._on_published = describe, on_published
         self._shown = Situation(State.UNKNOWN)  # as published
         self._shown_s = 0.0
         self._logged = Situation(State.UNKNOWN)
@@ -100,6 +102,11 @@ class StatusReporter:
         self._publish(status)
         return status
 
+    @property
+    def topic(self) -> str:
+        """The full name of the topic."""
+        return str(self._statuses.topic_name)
+
     def flush(self, timeout_s: float) -> None:
         """Wait until all listeners have the last status.
 
@@ -114,6 +121,7 @@ class StatusReporter:
         status.header.stamp = to_time(self._clock.now_ns())
         status.elapsed_s = self._elapsed_s()
         self._statuses.publish(status)
+        self._on_published(status)
 
     def _log_change(self, now_s: float) -> None:
         """Log a changed state; one that alternates at most once a second."""

@@ -199,7 +199,8 @@ class Assembler:
             {camera: image.pixels for camera, image in images.items()},
             instruction,
             {camera: image.stamp_ns for camera, image in images.items()},
-            state,
+            state and state.values,
+            state and state.stamp_ns,
         )
 
     def _has_all_cameras(self) -> bool:
@@ -209,9 +210,9 @@ class Assembler:
         stamps_ns = [image.stamp_ns for image in self._images.values()]
         return max(stamps_ns) - min(stamps_ns) <= self._tolerance_ns
 
-    def _fitting_state(self) -> NDArray[np.float64] | None:
+    def _fitting_state(self) -> _State | None:
         stamps_ns = [image.stamp_ns for image in self._images.values()]
         latest_ns = max(stamps_ns) + self._tolerance_ns
         earliest_ns = min(stamps_ns) - self._tolerance_ns
         fitting = [one for one in self._states if earliest_ns <= one.stamp_ns <= latest_ns]
-        return max(fitting, key=lambda one: one.stamp_ns).values if fitting else None
+        return max(fitting, key=lambda one: one.stamp_ns) if fitting else None
