@@ -225,7 +225,7 @@ class DynamicInt4Linear(_StepsInt4Linear):
 
     negative_sums: Tensor  # int32 [out_features], of the unpacked weight
 
-    _UNPACKED_BYTES = 6 << 20  # at a time: little enough for the CPU's caches
+    _UNPACKED_BYTES = 6 << 20  # at a time by each thread: little enough for the CPU's caches
 
     @classmethod
     def fits(cls, linear: nn.Linear) -> bool:
@@ -238,7 +238,14 @@ class DynamicInt4Linear(_StepsInt4Linear):
 
     @classmethod
     def _at_once(cls, outputs: int, inputs: int) -> int:
-        return min(max(cls._UNPACKED_BYTES // inputs // BLOCK, 1) * BLOCK, outputs)
+        """Return the number of outputs of a part, so that parts are of about the same size.
+
+        Threads wait for each other about ten times a part, which is long where the machine has
+        other work. So more threads have larger parts.
+        """
+        most = cls._UNPACKED_BYTES * torch.get_num_threads()
+        parts = -(-outputs * inputs // most)
+        return -(-outputs // parts // BLOCK) * BLOCK
 
     @property
     def weight_bytes(self) -> int:
