@@ -78,10 +78,19 @@ def helps(launch_file: ModuleType) -> dict[str, str]:
 def test_every_parameter_is_an_argument(launch_file: ModuleType) -> None:
     found = helps(launch_file)
     others = {'namespace', 'params_file', 'image', 'respawn', 'use_sim_time', 'log_level'}
+    others |= {'console', 'console_port'}
     assert others < found.keys() - DEFINITIONS.keys()
     assert {'autostart', 'image_reliability'} < found.keys()
     for name, one in DEFINITIONS.items():
         assert found[name].startswith(one.help)
+
+
+def test_the_console_starts_beside_the_node_if_it_is_wanted(launch_file: ModuleType) -> None:
+    given = {'params_file': 'vla.yaml', 'console': 'true', 'console_port': '8081'}
+    (_, _, console), _ = start(launch_file, given)
+    assert console.named['executable'] == 'console'
+    assert console.named['arguments'] == ['--port', '8081']
+    (_, _), _ = start(launch_file, {'params_file': 'vla.yaml', 'console': 'false'})
 
 
 def test_the_help_of_an_argument_has_unit_choices_and_default(launch_file: ModuleType) -> None:

@@ -145,7 +145,11 @@ def test_stop_reset_and_enable_by_post_and_by_page() -> None:
     run(test)
 
 
-def test_a_stop_that_nobody_confirms_says_so_and_a_dead_node_is_told() -> None:
+def test_a_stop_that_nobody_confirms_says_so_and_a_dead_node_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('vla_ros.web.desk._OTHER_ANSWER_S', 1.0)
+
     async def test() -> None:
         async with served() as one:
             page = await one.page()
