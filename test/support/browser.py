@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The browser that opens the operator's page, and servers of fake robots for it.
-
-`python -m support.browser FOLDER` (with PYTHONPATH=test) writes the images of docs/console.md.
-"""
+"""The browser that opens the operator's page, and servers of fake robots for it."""
 
 from __future__ import annotations
 
@@ -46,14 +43,14 @@ def browsing() -> Iterator[Browser]:
 class FakeServer:
     """A process of ``support.fake_robots``. It can be killed and started again on its port."""
 
-    def __init__(self, robots: str) -> None:
-        self._robots, self._port = robots, 0
+    def __init__(self, robots: str, *options: str) -> None:
+        self._options, self._port = ('--robots', robots, '--limit', '2', *options), 0
         self._process: subprocess.Popen[str] | None = None
         self.url = ''
 
     def start(self) -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / 'test'), os.environ.get('PYTHONPATH', '')])
-        options = ['--robots', self._robots, '--port', str(self._port), '--limit', '2']
+        options = [*self._options, '--port', str(self._port)]
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'support.fake_robots', *options],
             stdout=subprocess.PIPE,
@@ -80,9 +77,9 @@ class FakeServer:
 
 
 @contextlib.contextmanager
-def fake_server(robots: str) -> Iterator[FakeServer]:
+def fake_server(robots: str, *options: str) -> Iterator[FakeServer]:
     """Serve fake robots with these keys, such as ``left,right``; ``-`` is the only one."""
-    server = FakeServer(robots)
+    server = FakeServer(robots, *options)
     server.start()
     try:
         yield server

@@ -68,6 +68,7 @@ class FakeRobot:
         self.desk: Desk = console.add(RobotName(name, title, VIEWS), self)
         self.is_dead = False
         self.is_mute = False  # answers no command
+        self.jpeg: JpegImage | None = None  # shown as every view, in place of a moving square
         self.watched: frozenset[str] = frozenset()
         self.said: list[str] = []  # what was published on its instruction topic
         self._node, self._clock = _Node(), clock
@@ -229,6 +230,8 @@ class FakeRobot:
         )
 
     def _image(self, view: str) -> JpegImage:
+        if self.jpeg is not None:
+            return self.jpeg
         width, height = {'model': (224, 224), 'operator': (936, 572)}.get(view, (640, 480))
         at = self._clock.monotonic_s()
         rows, columns = np.mgrid[0:height, 0:width]
@@ -252,12 +255,20 @@ def _done(reply: Reply) -> asyncio.Future[Reply]:
     return future
 
 
+def _read(file: Path) -> JpegImage:
+    image, buffer = Image.open(file).convert('RGB'), io.BytesIO()
+    image.save(buffer, 'jpeg', quality=90)
+    return JpegImage(buffer.getvalue(), *image.size)
+
+
 async def _serve(asked: argparse.Namespace) -> None:
     access = (
         Access() if asked.token_file is None else Access.with_token(read_token(asked.token_file))
     )
     console = Console(access)
     robots = [FakeRobot(console, name, asked.limit) for name in asked.robots.split(',')]
+    for robot in robots:
+        robot.jpeg = asked.image and _read(asked.image)
     async with serving(console, Address(asked.host, asked.port)) as url:
         print(f'fake robots at {url}', flush=True)
         await asyncio.gather(*(robot.live() for robot in robots))
@@ -270,6 +281,7 @@ def main() -> int:
     parser.add_argument('--robots', default='-', help='keys, such as left,right')
     parser.add_argument('--limit', type=float, default=0.0, help='max_instruction_age_s [s]')
     parser.add_argument('--token-file', type=Path)
+    parser.add_argument('--image', type=Path, help='shown as every view')
     try:
         asyncio.run(_serve(parser.parse_args()))
     except VlaError as error:

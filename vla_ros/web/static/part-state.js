@@ -33,7 +33,7 @@ export class StateCard extends Part {
     this.section = section;
   }
 
-  show({ robot, now }) {
+  show({ robot, now, isLost }) {
     if (!robot) {
       say(this.mood, 'No robot yet');
       say(this.why, 'The console has not found a node on the ROS graph. Is it running?');
@@ -41,26 +41,27 @@ export class StateCard extends Part {
       return;
     }
     const { state } = robot;
-    const [words, kind] = robot.mood;
-    const isLive = robot.isLive;
+    const isLive = robot.isLive && !isLost;
+    const [last, lastKind] = robot.mood;
+    const [words, kind] = isLost ? ['Unknown', 'lost'] : [last, lastKind];
     mark(this.section, 'data-kind', kind);
     say(this.mood, words);
     say(this.since, isLive ? `for ${duration(robot.grown('elapsed_s', now))}` : '');
-    say(this.why, whyOf(robot));
+    say(this.why, isLost ? `The last that is known of it: ${last}.` : whyOf(robot));
     say(this.reason, isLive && state.reason !== 'NONE' ? state.reason : '');
     say(this.instruction, state?.instruction ? `“${state.instruction}”` : 'No instruction');
     mark(this.instruction, 'data-old', !isLive);
-    this.#showFacts(robot, now);
+    this.#showFacts(robot, now, isLive);
     say(
       this.spoken,
       `${robot.title}: ${words}. ${isLive ? state.reason.replaceAll('_', ' ') : ''}`,
     );
   }
 
-  #showFacts(robot, now) {
+  #showFacts(robot, now, isLive) {
     const { state } = robot;
     const [rate, action, status, lease] = this.values;
-    say(rate, robot.isLive ? `${state.actions_hz.toFixed(1)} Hz` : 'unknown');
+    say(rate, isLive ? `${state.actions_hz.toFixed(1)} Hz` : 'unknown');
     say(action, ago(robot.grown('action_age_s', now)));
     say(status, ago(robot.grown('status_age_s', now)));
     say(lease, leaseOf(robot, now));
