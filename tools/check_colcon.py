@@ -5,19 +5,22 @@
 every file of the package, of launch, config and models is installed, the entries in the index of
 packages and interfaces, that each message and action can be imported, and that each command starts.
 Of the tests colcon runs some of the node in a process of its own, and those of the launch file:
-`make test` runs all of them. `ros2 launch` is asked for the arguments where it is installed; there
-is no wheel of it. Standard library only.
+`make test` runs all of them. Where `ros2 launch` is installed, of which there is no wheel, it lists
+the arguments, and starts the node, which has to answer images and an instruction with an action.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +33,10 @@ INDEX = INSTALLED / 'share' / 'ament_index' / 'resource_index'
 CTEST = '^ros$'
 COMMAND_LIMIT_S = 120.0
 FILES = ('test_launch', 'test_security', 'test_execute')
+
+# A graph of its own for the node under `ros2 launch`.
+GRAPH = {'ROS_DOMAIN_ID': '97', 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+END_LIMIT_S = 30.0
 
 IMPORTS = """
 import importlib, sys
@@ -190,9 +197,9 @@ def check_commands() -> int:
 
 
 def check_launch() -> None:
-    """Have ``ros2 launch`` read the installed launch files, where there is one.
+    """Have ``ros2 launch`` read the installed launch files and start the node, where there is one.
 
-    :raises Fault: if it can't.
+    :raises Fault: if it can't, or if the node does not act.
     """
     if shutil.which('ros2', path=environment()['PATH']) is None:
         return
@@ -200,6 +207,52 @@ def check_launch() -> None:
         arguments = in_workspace(['ros2', 'launch', 'vla_ros', file.name, '--show-args'])
         if "'params_file'" not in arguments:
             raise Fault(f'{file}: ros2 launch --show-args lists no params_file: {arguments}')
+    image = min(ROOT.glob('test/golden/images/*.png'))
+    string = ['std_msgs/msg/String', '{data: pick up the cup}']
+    with (
+        started(['ros2', 'launch', 'vla_ros', 'vla.launch.py', 'model:=scripted']),
+        started(['ros2', 'run', 'vla_ros', 'camera', str(image)]),
+        # Again and again: one that was sent before the node had loaded is too old for it.
+        started(['ros2', 'topic', 'pub', '--rate', '1', '/instruction', *string]),
+    ):
+        echo = ['ros2', 'topic', 'echo', '--once', '/action', 'vla_ros/msg/VlaAction']
+        action = in_workspace(echo)
+    if 'valid_until' not in action:
+        raise Fault(f'the node under ros2 launch publishes no action, but: {action}')
+
+
+@contextlib.contextmanager
+def started(command: list[str]) -> Iterator[None]:
+    """Run a command beside the block, and end it with Ctrl-C.
+
+    :raises Fault: if it does not end within END_LIMIT_S.
+    """
+    log = WORKSPACE / f'{command[1]}.log'
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            sourced(command),
+            cwd=WORKSPACE,
+            env=environment() | GRAPH,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise Fault(f'{" ".join(command[:3])} did not end after Ctrl-C; see {log}') from None
+
+
+def sourced(command: Iterable[str]) -> list[str]:
+    """Return a command that runs after the workspace's setup.sh."""
+    script = f'. {WORKSPACE / "install" / "setup.sh"} && exec "$@"'
+    return ['sh', '-c', script, 'sh', *command]
 
 
 def in_workspace(command: Iterable[str], returncode: int = 0) -> str:
@@ -207,14 +260,13 @@ def in_workspace(command: Iterable[str], returncode: int = 0) -> str:
 
     :raises Fault: if it ends with another return code, or not within COMMAND_LIMIT_S.
     """
-    script = f'. {WORKSPACE / "install" / "setup.sh"} && exec "$@"'
-    words = ['sh', '-c', script, 'sh', *command]
+    words = sourced(command)
     name = ' '.join(words[4:6])
     try:
         done = subprocess.run(
             words,
             cwd=WORKSPACE,
-            env=environment(),
+            env=environment() | GRAPH,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -25,6 +25,9 @@ VENV_PYTHON = VENV / 'bin' / 'python'
 RECORD = VENV / 'vla_ros_setup.json'
 
 REQUIREMENTS = ROOT / 'requirements'
+# ROS 2 from PyPI: the release (make setup ROS=...), and its name in the record of .venv.
+# requirements/ros-wheels-RELEASE.txt has the versions.
+WHEELS = {'jazzy': 'wheels', 'kilted': 'wheels-kilted'}
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
 # Commands that run without ROS.
 WITHOUT_ROS = ('bench', 'checkpoint', 'convert', 'replay')
@@ -58,11 +61,19 @@ def main() -> None:
 
 
 def find_ros() -> str:
-    """Return the name of the ROS 2 that is sourced, or 'wheels'; 'none' for make setup ROS=none."""
-    if os.environ.get('ROS') == 'none':
+    """Return the name of the ROS 2 that is sourced, of one from PyPI, or 'none' for ROS=none."""
+    asked = os.environ.get('ROS', '')
+    if asked == 'none':
         return 'none'
+    if asked and asked not in WHEELS:
+        raise SetupError(f'ROS={asked} is unknown: it can be none, {" or ".join(WHEELS)}')
     distro = os.environ.get('ROS_DISTRO')
     if distro and os.environ.get('AMENT_PREFIX_PATH'):
+        if asked:
+            raise SetupError(
+                f'ROS={asked} takes ROS 2 from PyPI, but ROS 2 {distro} is sourced: leave ROS out, '
+                f'or use a shell without ROS 2'
+            )
         if importlib.util.find_spec('rclpy') is None:
             raise SetupError(
                 f'ROS 2 {distro} is sourced, but {sys.executable} has no rclpy. Let python3 be the '
@@ -75,7 +86,14 @@ def find_ros() -> str:
             f'first: from docs.ros.org on Linux, from RoboStack (robostack.github.io) on a Mac. '
             f'Only for x86_64 Linux are there wheels of ROS 2. Without ROS: make setup ROS=none.'
         )
-    return 'wheels'
+    if not asked and RECORD.exists() and (made_for := read_record()['ros']) in WHEELS.values():
+        return made_for
+    return WHEELS[asked or 'jazzy']
+
+
+def release_of_wheels(ros: str) -> str | None:
+    """Return the release, such as 'jazzy', if ROS 2 is from PyPI."""
+    return next((release for release, name in WHEELS.items() if name == ros), None)
 
 
 def require_compiler() -> None:
@@ -100,7 +118,7 @@ def make_venv(ros: str) -> None:
     record = read_record()
     if 'python' not in record:
         # A sourced ROS 2 keeps part of its Python (NumPy, yaml, empy) with the system's.
-        options = [] if ros in ('wheels', 'none') else ['--system-site-packages']
+        options = [] if ros in (*WHEELS.values(), 'none') else ['--system-site-packages']
         run([sys.executable, '-m', 'venv', *options, VENV])
         write_record({**record, 'python': sys.executable})
     elif not VENV_PYTHON.exists():
@@ -111,10 +129,11 @@ def install_requirements(ros: str) -> str:
     """Return the fingerprint of what is installed."""
     files = [REQUIREMENTS / 'runtime.txt', REQUIREMENTS / 'dev.txt']
     constraint = []
+    release = release_of_wheels(ros)
     if ros == 'none':
         files = files[:1]
-    elif ros == 'wheels':
-        files.append(REQUIREMENTS / 'ros-wheels.txt')
+    elif release is not None:
+        files += [REQUIREMENTS / f'ros-wheels{suffix}.txt' for suffix in ('', f'-{release}')]
     else:
         # The extension modules of this ROS 2 (cv_bridge) were built for its NumPy.
         import numpy
@@ -123,7 +142,7 @@ def install_requirements(ros: str) -> str:
 
     # These say why they go without dependencies.
     bare = [] if ros == 'none' else [REQUIREMENTS / 'simulation.txt']
-    if ros == 'wheels':
+    if release is not None:
         bare.append(REQUIREMENTS / 'colcon.txt')
     wanted = fingerprint([*files, *bare], *constraint)
     if read_record().get('requirements') != wanted:
@@ -164,7 +183,7 @@ def install_package(ros: str, requirements: str) -> None:
         write_record({**read_record(), 'package': wanted})
         commands = sorted(path.name for path in (VENV / 'bin').glob('vla_*'))
         print(f'== ready, in .venv/bin: {", ".join(commands)}')
-        if ros != 'wheels':
+        if release_of_wheels(ros) is None:
             # The wheels find our messages' libraries unaided; a sourced ROS 2 has to be told.
             print('   by hand, first: source .venv/share/vla_ros/local_setup.bash')
 

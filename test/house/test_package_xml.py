@@ -39,7 +39,7 @@ KEYS = {
 WITHOUT_KEY = {'backports', 'compression', 'peft', 'safetensors', 'simplejpeg', 'tokenizers'}
 WITHOUT_KEY |= {'websockets'}  # rosdep's is too old
 WITHOUT_KEY |= {'openpi_client', 'ray', 'vla_eval'}
-OURS = {'simulate', 'support', 'training', 'vla_ros'}
+OURS = {'generate_reference', 'simulate', 'support', 'training', 'vla_ros'}
 # Declared, and neither imported nor looked for.
 BROUGHT_ALONG = {
     'action_msgs',  # of the generated Python of our actions

@@ -27,6 +27,31 @@ def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return module
 
 
+def test_which_ros(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('ROS', 'ROS_DISTRO', 'AMENT_PREFIX_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(setup, 'RECORD', tmp_path / 'record.json')
+    monkeypatch.setattr(setup.platform, 'system', lambda: 'Linux')
+    monkeypatch.setattr(setup.platform, 'machine', lambda: 'x86_64')
+    assert setup.find_ros() == 'wheels'
+    setup.write_record({'ros': 'wheels-kilted'})
+    assert setup.find_ros() == 'wheels-kilted'  # that .venv goes on with what it was made of
+    for release in setup.WHEELS:
+        monkeypatch.setenv('ROS', release)
+        assert setup.release_of_wheels(setup.find_ros()) == release
+        assert (ROOT / 'requirements' / f'ros-wheels-{release}.txt').is_file()
+    monkeypatch.setenv('ROS', 'foxy')
+    with pytest.raises(setup.SetupError, match='ROS=foxy is unknown: it can be none, jazzy or kil'):
+        setup.find_ros()
+    monkeypatch.setenv('ROS', 'kilted')
+    monkeypatch.setenv('ROS_DISTRO', 'jazzy')
+    monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/jazzy')
+    with pytest.raises(setup.SetupError, match='but ROS 2 jazzy is sourced: leave ROS out'):
+        setup.find_ros()
+    monkeypatch.delenv('ROS')
+    assert setup.find_ros() == 'jazzy'  # rclpy is installed where this runs
+
+
 def test_the_commands_without_ros(
     setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
