@@ -57,8 +57,10 @@ def main(path: Path) -> None:
 def record(name: str, title: str) -> Panel:
     """Play the episode of a world with the policy that is shipped for it."""
     model = blocks_model(name)
-    with make_world(name) as world:
-        spec = inspect(PolicyRequest(model)).spec(world.contract.unnorm_key)
+    policy: Any = inspect(PolicyRequest(model))  # loads torch, which must come before OpenGL
+    with make_world(name) as made:
+        world: Any = made  # a FreeWorld, which shows its images at any time
+        spec = policy.spec(world.contract.unnorm_key)
         world.equip(spec)
         images = _filmed(world)
         parameters = {**world.node_parameters, 'model': model, 'dtype': 'float32'}

@@ -16,7 +16,17 @@ from setup_venv import REQUIREMENTS, ROOT, fingerprint, run
 
 VENV = ROOT / '.venv-docs'
 SITE = ROOT / 'build' / 'site'
-SPELLED = ('README.md', 'CHANGELOG.rst', 'action', 'config', 'docs', 'launch', 'msg', 'tools', 'vla_ros')
+SPELLED = (
+    'README.md',
+    'CHANGELOG.rst',
+    'action',
+    'config',
+    'docs',
+    'launch',
+    'msg',
+    'tools',
+    'vla_ros',
+)
 
 
 def main() -> None:
