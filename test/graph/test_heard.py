@@ -21,7 +21,7 @@ from vla_ros.demo.photographs import NAMESPACE, Operator
 from vla_ros.doctor.findings import Level, fail, ok, warn
 from vla_ros.graph.heard import cleaned
 from vla_ros.graph.qos import latched
-from vla_ros.msg import VlaAction, VlaMotion, VlaPolicyInfo, VlaStatus
+from vla_ros.msg import VlaAction, VlaMotion, VlaPolicyInfo, VlaRecording, VlaStatus
 
 EVIL = 'one\x1b[2J\x1b]0;two\x07\rthree\nfour\u202efive' + 'x' * 5000
 
@@ -46,7 +46,9 @@ def evil_status() -> VlaStatus:
         **dict.fromkeys(texts_of(VlaPolicyInfo), EVIL), cameras=[EVIL], steady_inference_s=0.25
     )
     motion = VlaMotion(**dict.fromkeys(texts_of(VlaMotion), EVIL))
-    status = VlaStatus(**dict.fromkeys(texts_of(VlaStatus), EVIL), policy=policy, motion=motion)
+    recording = VlaRecording(**dict.fromkeys(texts_of(VlaRecording), EVIL))
+    parts = {'policy': policy, 'motion': motion, 'recording': recording}
+    status = VlaStatus(**dict.fromkeys(texts_of(VlaStatus), EVIL), **parts)
     status.header.frame_id = EVIL
     status.counters.published = 7
     return status
@@ -62,7 +64,7 @@ def test_a_message_s_texts_are_cleaned_and_nothing_else() -> None:
     for text in texts(status):
         assert text.startswith('one\\x1b[2J\\x1b]0;two\\x07\\x0dthree\\x0afour\\u202efive')
         assert text.isprintable() and len(text) < 1100
-    assert len(texts(status)) == 17
+    assert len(texts(status)) == 19
     assert (status.counters.published, status.policy.steady_inference_s) == (7, 0.25)
     sound = VlaStatus(message='HOLDING: no instruction on /instruction', robot='a')
     assert texts(cleaned(sound))[1:3] == ['a', sound.message]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ from std_srvs.srv import Trigger
 from support.fakes import FakePolicy
 from support.graph import Robot, image_message, noise
 from support.in_process import node_with, unstarted_node
+from vla_ros.cli.replay import main as replay
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.graph.topics import image_topics
 from vla_ros.policies import PolicyRequest, load_policy
 from vla_ros.reasons import Reason, State
 from vla_ros.recording import RecorderLimits
-from vla_ros.replay.actions import ActionRow
+from vla_ros.replay.actions import ActionRow, read_actions
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.frames import Frame, Frames, Instructions, Sampling
 from vla_ros.replay.recorded import ACTION, action_definitions
@@ -141,7 +143,8 @@ def _facts(path: Path) -> dict[str, str]:
 
 def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
     cameras, model = ('camera_1', 'camera_2'), 'scripted:cameras=2,state=3,chunk=4,period=0.1'
-    parameters = {'model': model, 'record': True, 'recording_folder': str(tmp_path), **GENEROUS}
+    folder = tmp_path / 'recordings'
+    parameters = {'model': model, 'record': True, 'recording_folder': str(folder), **GENEROUS}
     with unstarted_node(load_for_node, **parameters) as (stack, _):
         images = {
             name: stack.create_publisher(Image, topic, 10)
@@ -168,7 +171,7 @@ def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
             shown.append((now_ns, pixels, list(state.position)))
             stack.wait_for(lambda number=number: len(stack.actions) == number + 1)
         sent = sent_by(stack)
-    [path] = folders(tmp_path)
+    [path] = folders(folder)
     assert _facts(path)['end'] == 'DEACTIVATED'
     policy = load_policy(PolicyRequest(model), repeatable=True)
     replayed = Replayed(path, policy, policy.session(None))
@@ -179,6 +182,12 @@ def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
         assert observation.state_stamp_ns == stamp_ns - 3
         assert observation.state.tolist() == state
         assert all((observation.images[name] == pixels[name]).all() for name in cameras)
+    # The command that the recording names does the same.
+    places = {'BAG': str(path), 'REPLAYED': str(tmp_path / 'replayed')}
+    _, *arguments = (places.get(word, word) for word in shlex.split(_facts(path)['replay']))
+    assert replay(arguments) == 0
+    rows = read_actions(tmp_path / 'replayed')
+    assert [row.actions for row in rows] == [row.actions for row in replayed.rows]
 
 
 def test_a_full_disk_is_told_and_the_node_acts_on(tmp_path: Path) -> None:

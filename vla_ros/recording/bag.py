@@ -85,7 +85,7 @@ class Bag:
 
     def cut(self) -> None:
         """Close after an error: keep what was written whole, without index and metadata.yaml."""
-        with contextlib.suppress(OSError):  # what was not written yet cannot be written now
+        with contextlib.suppress(Exception):  # what was not written yet cannot be written now
             self._writer.abort()
         with contextlib.suppress(OSError):
             os.truncate(self._storage.path, self._whole)

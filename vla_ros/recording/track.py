@@ -223,7 +223,7 @@ class Track:
             return None
         return Cause(
             Reason.RECORDING_NO_SPACE,
-            f'not recorded: {self._limits.folder} has {free / 1e9:.2f} GB free, '
+            f'not recorded: {self._limits.folder} has {free / 1e9:.3g} GB free, '
             f'recording_min_free_gb is {limit / 1e9:g}; delete recordings there, or name another '
             'recording_folder',
         )

@@ -66,10 +66,11 @@ class Heard(Observation):
 class RecordedPolicy:
     """The policy, as a recording names it.
 
+    :param info: None if it is not known any more.
     :param contract: of the actions; None: there is none.
     """
 
-    info: PolicyInfo
+    info: PolicyInfo | None
     spec: PolicySpec
     unnorm_key: str
     contract: Contract | None
@@ -141,7 +142,7 @@ class Recording:
         self._may_mark = False  # whether the last episode is of the last instruction
         self._instruction = ''  # of the current episode
         self._starts_over = False  # whether the session was reset since the last answer
-        self._last_ns = 0  # time of the last message
+        self._last_ns = 0  # time of the episode's last message
 
     @property
     def is_open(self) -> bool:
@@ -157,7 +158,7 @@ class Recording:
     ) -> None:
         """Begin an episode."""
         self._topics, self._instruction, self._starts_over = topics, instruction, False
-        self._may_mark = True
+        self._may_mark, self._last_ns = True, 0
         facts = _facts(self._robot, instruction, topics, parameters, policy)
         name = episode_name(self._clock.system_ns(), self._robot, instruction)
         self._track.begin(Episode(name, topics.types(parameters.image_transport), facts))
@@ -262,7 +263,7 @@ def _facts(
         'instruction': instruction,
         'unnorm_key': policy.unnorm_key,
         'cameras': json.dumps(dict(topics.images)),
-        'policy': json.dumps(dataclasses.asdict(policy.info)),
+        'policy': '' if policy.info is None else json.dumps(dataclasses.asdict(policy.info)),
         'spec': json.dumps(dataclasses.asdict(policy.spec)),
         'contract': _contract_text(policy.contract),
         'parameters': json.dumps(dataclasses.asdict(parameters)),

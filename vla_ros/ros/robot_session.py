@@ -393,8 +393,8 @@ class RobotSession:
         recording, prediction = self._recording, result.prediction
         if recording is None or prediction is None:
             return
-        info = self._policy.worker.status().info
-        if not recording.is_open and info is not None:
+        if not recording.is_open:
+            info = self._policy.worker.status().info
             policy = RecordedPolicy(info, self._policy.spec, prediction.unnorm_key, contract)
             instruction = result.observation.instruction
             recording.begin(instruction, self._recorded_topics(), self._params, policy)

@@ -37,7 +37,7 @@ EQUATIONS: Mapping[str, tuple[str, ...]] = {
 TWIST_EQUATIONS: Mapping[str, tuple[str, ...]] = {'published': ('motions', 'motions_refused')}
 
 # Current numbers. All other counters only rise.
-GAUGES = ('pending', 'waiting', 'in_flight')
+GAUGES = ('pending', 'waiting', 'in_flight', 'recording_waiting')
 
 
 def unaccounted(
