@@ -7,6 +7,7 @@ map of them is README.md of this folder. Nothing is fetched from a network.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from fnmatch import fnmatch
@@ -21,15 +22,17 @@ sys.path.insert(0, str(ROOT))
 project = 'vla_ros'
 author = 'the authors of vla_ros'
 copyright = '2026, ' + author
-release = ElementTree.parse(ROOT / 'package.xml').getroot().findtext('version') or ''
-version = release
+MANIFEST = ROOT / 'package.xml'
+if MANIFEST.exists():  # rosdoc2 copies this folder and says the version itself
+    version = release = ElementTree.parse(MANIFEST).getroot().findtext('version') or ''
 
 extensions = [
     'myst_parser',
     'sphinx.ext.autodoc',
     'sphinx.ext.viewcode',
-    'sphinx_copybutton',
 ]
+if importlib.util.find_spec('sphinx_copybutton'):  # rosdoc2 has no such button
+    extensions.append('sphinx_copybutton')
 exclude_patterns = ['README.md', '_build']
 nitpicky = False  # links of Markdown are checked anyway; types of torch and rclpy lead nowhere here
 
@@ -75,7 +78,7 @@ python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
 html_theme = 'furo'
-html_title = f'vla_ros {release}'
+html_title = f'vla_ros {release}' if MANIFEST.exists() else 'vla_ros'
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_copy_source = False
@@ -85,8 +88,17 @@ copybutton_exclude = '.linenos, .gp, .go, .c1'  # not the comments behind comman
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this once."""
+    app.connect('source-read', take_in_contributing)
     app.connect('source-read', name_files_outside)
     app.connect('source-read', list_all_pages)
+
+
+def take_in_contributing(app: Sphinx, page: str, content: list[str]) -> None:
+    """Show CONTRIBUTING.md, which a forge looks for beside this folder."""
+    file = ROOT / 'CONTRIBUTING.md'
+    if page == 'contributing' and file.exists():
+        text = re.sub(r'\]\((?!docs/|https?:|#)', '](../', file.read_text(encoding='utf-8'))
+        content[0] = text.replace('](docs/', '](')
 
 
 def name_files_outside(app: Sphinx, page: str, content: list[str]) -> None:
@@ -97,7 +109,7 @@ def name_files_outside(app: Sphinx, page: str, content: list[str]) -> None:
         target = (folder / link['target']).resolve()
         if target.is_relative_to(app.srcdir) and target.name != 'README.md':
             return link[0]
-        return f'{link["text"]} (`{target.relative_to(ROOT)}`)'
+        return f'{link["text"]} (`{link["target"].lstrip("./")}`)'
 
     relative_link = r'(?<!!)\[(?P<text>[^]]*)\]\((?P<target>\.\.?/[^)#\s]*)\)'
     content[0] = re.sub(relative_link, named, content[0])

@@ -49,7 +49,11 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     folders = [file for name in ('docs', 'models', 'training') for file in (ROOT / name).rglob('*')]
-    return [ROOT / 'README.md', *sorted(file for file in folders if file.suffix == '.md')]
+    return [
+        ROOT / 'README.md',
+        ROOT / 'CONTRIBUTING.md',
+        *sorted(file for file in folders if file.suffix == '.md'),
+    ]
 
 
 def blocks() -> Iterator[Block]:
