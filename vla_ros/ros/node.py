@@ -275,7 +275,10 @@ class VlaNode(LifecycleNode):
 
     def _join_recorders(self) -> None:
         """Wait a moment for the recordings that are still being written."""
-        if not all([recorder.join(_RECORD_TIMEOUT_S) for recorder in self._recorders]):
+        clock = self._shared.clock
+        ends_s = clock.monotonic_s() + _RECORD_TIMEOUT_S
+        left = (max(0.0, ends_s - clock.monotonic_s()) for _ in self._recorders)
+        if not all([one.join(left_s) for one, left_s in zip(self._recorders, left, strict=True)]):
             self._log.error(
                 f'recording: the last messages are lost: the disk did not take them within '
                 f'{_RECORD_TIMEOUT_S:g} s'
