@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's page in a browser, with fake robots: what the operator sees and does."""
+"""The operator's page in a browser: what the operator sees and does.
+
+Most robots are fake (``support/fake_robots.py``); one has a real node.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from support.browser import FakeServer, browsing, fake_server
+from support.forked import Forked
+from support.graph import CameraThread, running_node
+from support.nodes import PATIENT
+from support.servers import free_port
+from support.servo import Servo, written
+from vla_ros.reasons import Reason, State
 
 expect.set_options(timeout=15_000)  # of the machine, not of the page
 LAPTOP = {'viewport': {'width': 1280, 'height': 800}}
@@ -46,12 +59,12 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Open the page of a server; any error in it fails the test."""
     contexts, errors = [], []
 
-    def visit(server: FakeServer, robot: str = '', **options: object) -> Page:
+    def visit(server: FakeServer | str, robot: str = '', **options: object) -> Page:
         context = browser.new_context(**{**LAPTOP, **options})
         contexts.append(context)
         page = context.new_page()
         page.on('pageerror', lambda error: errors.append(str(error)))
-        page.goto(server.url)
+        page.goto(server if isinstance(server, str) else server.url)
         expect(page.locator('vla-link')).to_contain_text('Connected')
         if robot:
             page.locator(f'[data-robot={robot}]').click()
@@ -192,6 +205,59 @@ def test_a_killed_server_greys_the_page_and_a_stop_is_tried_until_it_is_back(vis
         stop_result(page).to_have_text('Stopped, confirmed')
         mood(page).to_have_text('Stopped')
         expect(page.locator('html')).to_have_attribute('data-connection', 'live')
+
+
+@pytest.fixture
+def console() -> Iterator[str]:
+    """A process of vla_console; its URL."""
+    port = free_port()
+    process, url = Forked('vla_ros.cli.console', ['--port', str(port)]), f'http://127.0.0.1:{port}/'
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield url
+    process.send_signal(signal.SIGINT)
+    process.communicate(30)
+
+
+def test_a_stop_ends_the_twists_of_a_real_node(visit: Open, console: str, tmp_path: Path) -> None:
+    lasting = written(tmp_path, period_s=10.0)  # no motion ends by itself
+    parameters = ('motion:=twist', 'frame_id:=arm_base', f'contracts:={lasting}', *PATIENT)
+    with running_node(
+        'model:=scripted:slow=0.05', 'max_instruction_age_s:=5.0', *parameters
+    ) as running:
+        stack, servo = running.robot, Servo(running.robot)
+        with CameraThread(stack):
+            stack.wait_for_state(State.HOLDING)
+            page = visit(console)
+            mood(page).to_have_text('Holding')
+            expect(page.get_by_role('button', name='Instruct', exact=True)).to_be_enabled()
+            instruct(page, 'go')
+            mood(page).to_have_text('Acting')
+            stack.wait_for(lambda: servo.heard and servo.heard[-1][1].any())
+            expect(page.locator('vla-image')).not_to_have_attribute('data-old', 'true')
+
+            stop = page.locator('button.stop')
+            stop.evaluate(
+                "e => e.addEventListener('click', () => (e.dataset.at = Date.now()), {capture: true})"
+            )
+            stop.click()
+            stop_result(page).to_have_text('Stopped, confirmed')
+            stack.wait_for_state(State.HOLDING, Reason.STOPPED)
+            stack.wait_for(lambda: not servo.heard[-1][1].any())
+            clicked_s = int(stop.get_attribute('data-at')) / 1000
+            last_s = max(stamp_s for stamp_s, twist in servo.heard if twist.any())
+            print(
+                f'the last twist that was not zero left {last_s - clicked_s:.3f} s after the click'
+            )
+
+            resume(page)
+            mood(page).to_have_text('Holding')
+            assert not servo.heard[-1][1].any()
+            assert last_s == max(stamp_s for stamp_s, twist in servo.heard if twist.any())
 
 
 def test_on_a_phone_stop_is_always_in_reach(visit: Open, robots: FakeServer) -> None:
