@@ -8,7 +8,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /ws
 COPY package.xml src/vla_ros/
 COPY tools/install_ros_dependencies.sh src/vla_ros/tools/
-RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" \
+RUN . "/opt/ros/${ROS_DISTRO}/setup.bash" \
   && sh src/vla_ros/tools/install_ros_dependencies.sh \
   && rm -rf /var/lib/apt/lists/*
 
@@ -16,10 +16,10 @@ RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" \
 FROM dependencies AS node
 COPY requirements/runtime.txt src/vla_ros/requirements/
 ENV PIP_NO_CACHE_DIR=1
-RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" \
+RUN . "/opt/ros/${ROS_DISTRO}/setup.bash" \
   && sh src/vla_ros/tools/install_ros_dependencies.sh venv \
   && rm -rf /var/lib/apt/lists/*
 COPY . src/vla_ros
-RUN source "/opt/ros/${ROS_DISTRO}/setup.bash" && source venv/bin/activate && colcon build
+RUN . "/opt/ros/${ROS_DISTRO}/setup.bash" && . venv/bin/activate && colcon build
 ENTRYPOINT ["/bin/bash", "-c", "source /ws/install/setup.bash && exec \"$@\"", "--"]
 CMD ["ros2", "launch", "vla_ros", "vla.launch.py", "--show-args"]
