@@ -12,13 +12,19 @@ import pytest
 
 from support.graph import CameraThread, Running, running_node
 from support.nodes import PATIENT
-from support.pages import Page, image_of
+from support.pages import Page, be_patient, image_of
 from vla_ros.operating.run import operating
 from vla_ros.reasons import Reason, State
 from vla_ros.web.access import Access
 from vla_ros.web.server import Address
 
 Test = Callable[[Page, aiohttp.ClientSession, str], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch)
+    monkeypatch.setattr('vla_ros.web.desk.LIMIT_S', 10.0)
 
 
 def with_page(running: Running, test: Test) -> None:
@@ -38,7 +44,7 @@ def with_page(running: Running, test: Test) -> None:
     asyncio.run(asyncio.wait_for(main(), 120.0))
 
 
-def test_a_page_operates_a_running_node() -> None:
+def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch) -> None:
     with running_node('model:=scripted', *PATIENT) as running, CameraThread(running.robot):
         running.robot.wait_for_state(State.HOLDING)
 
@@ -77,6 +83,7 @@ def test_a_page_operates_a_running_node() -> None:
 
             assert (await page.ask('instruct', text='go on'))['ok']
             await page.until('state', state='RUNNING')
+            be_patient(monkeypatch, lapse_s=1.0)
             staying.cancel()  # the lid is closed: the connection stays, the page says nothing
             held = await page.until('state', state='HOLDING')
             assert 'no sign of life' in held['lease']['ended']
@@ -88,7 +95,9 @@ def test_a_page_operates_a_running_node() -> None:
         assert len(running.robot.actions) == acted
 
 
-def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told() -> None:
+def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     parameters = ('model:=scripted', 'max_instruction_age_s:=10.0', *PATIENT)
     with running_node(*parameters) as running, CameraThread(running.robot):
         running.robot.wait_for_state(State.HOLDING)
@@ -103,6 +112,7 @@ def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told() -> 
         running.robot.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION, timeout_s=8.0)
 
         async def kill(page: Page, client: aiohttp.ClientSession, url: str) -> None:
+            be_patient(monkeypatch, lost_s=1.6)
             running.process.send_signal(signal.SIGKILL)
             lost = await page.until('state', link='lost')
             assert lost['status_age_s'] > 1.6

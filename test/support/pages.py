@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import pytest
 
 WAIT_S = 30.0
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch, lapse_s: float = 7.5, lost_s: float = 20.0) -> None:
+    """Let no lease and no node's silence end a test on a slow machine."""
+    monkeypatch.setattr('vla_ros.web.lease._MAX_LAPSE_S', lapse_s)
+    for module in ('lease', 'desk'):
+        monkeypatch.setattr(f'vla_ros.web.{module}.LOST_AFTER_S', lost_s)
 
 
 @dataclass

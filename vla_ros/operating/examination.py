@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.srv import GetParameters
-from rclpy.node import Node
+from rclpy.client import Client
 from rclpy.parameter import parameter_value_to_python
 
 from vla_ros.errors import VlaError
@@ -34,16 +34,28 @@ class ExaminationError(VlaError):
     """A doctor that could not run."""
 
 
-async def examine(node: Node, place: Place) -> tuple[Finding, ...]:
+async def examine(parameters: Client, place: Place) -> tuple[Finding, ...]:
     """Return the doctor's findings on a node.
 
+    :param parameters: of the service that tells the node's parameters.
     :raises ExaminationError: if the node or the doctor does not answer.
     """
-    values = await _parameters(node, place.node_name)
+    values = await _values(parameters, place.node_name)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'now.yaml'
         file.write_text(json.dumps({place.node_name: {'ros__parameters': values}}))  # YAML, too
-        command = [sys.executable, '-m', 'vla_ros.cli.doctor', '--json', '--params-file', str(file)]
+        # With patience: the node that is examined may be acting.
+        command = [
+            'nice',
+            '-n',
+            '10',
+            sys.executable,
+            '-m',
+            'vla_ros.cli.doctor',
+            '--json',
+            '--params-file',
+            str(file),
+        ]
         command += ['--ros-args', '-r', f'__ns:={place.namespace}', '-r', f'__node:={place.node}']
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -58,9 +70,8 @@ async def examine(node: Node, place: Place) -> tuple[Finding, ...]:
     return _findings(output)
 
 
-async def _parameters(node: Node, node_name: str) -> dict[str, Any]:
+async def _values(parameters: Client, node_name: str) -> dict[str, Any]:
     """Return the values that the node's parameters have now."""
-    client = node.create_client(GetParameters, f'{node_name}/get_parameters')
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[Any] = loop.create_future()
 
@@ -70,15 +81,13 @@ async def _parameters(node: Node, node_name: str) -> dict[str, Any]:
 
     try:
         names = [*DEFINITIONS]
-        future = client.call_async(GetParameters.Request(names=names))
+        future = parameters.call_async(GetParameters.Request(names=names))
         future.add_done_callback(lambda one: loop.call_soon_threadsafe(finish, one.result()))
         response = await asyncio.wait_for(answered, _ANSWER_S)
     except asyncio.TimeoutError:
         raise ExaminationError(
             f'{node_name} does not tell its parameters within {_ANSWER_S:g} s'
         ) from None
-    finally:
-        node.destroy_client(client)
     told = zip(names, map(parameter_value_to_python, response.values), strict=False)
     return {name: _plain(value) for name, value in told if value is not None}
 

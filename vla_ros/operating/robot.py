@@ -128,7 +128,7 @@ class GraphRobot:
         self._in_ros(lambda: self._views.watch(views, self.compressed))
 
     async def examine(self) -> tuple[Finding, ...]:
-        return await examination.examine(self._node, self.place)
+        return await examination.examine(self._get, self.place)
 
     def _call(
         self, service: Client, request: Any, result: Callable[[Any], Any]

@@ -19,7 +19,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from vla_ros.clock import Clock, SystemClock
 from vla_ros.web.access import Refusals
-from vla_ros.web.limits import CONNECTIONS, IDLE_S
+from vla_ros.web.limits import CONNECTIONS, HANDSHAKE_S, IDLE_S
 
 _MOMENT_S = 0.05
 
@@ -62,8 +62,8 @@ class Connections:
         """Close what was idle for too long. Call it about once a second."""
         now_s = self._clock.monotonic_s()
         for handler, since_s in [*self._idle_since_s.items()]:
-            if handler.transport is None and now_s - since_s > 1.0:
-                del self._idle_since_s[handler]  # it was closed by the client
+            if handler.transport is None and now_s - since_s > HANDSHAKE_S + 1.0:
+                del self._idle_since_s[handler]  # it was closed, or never came to be
             elif now_s - since_s > IDLE_S:
                 self._close(handler)
 

@@ -8,6 +8,7 @@ from vla_ros.clock import Clock
 CONNECTIONS = 160  # open; beyond it the longest idle one is closed for the new one
 PAGES = 32  # websockets of each kind
 IDLE_S = 10.0  # a connection without a request, also one that is slow to send its first headers
+HANDSHAKE_S = 5.0  # of TLS
 BODY_S = 5.0  # a request's body
 BODY_BYTES = 4096
 MESSAGE_BYTES = 8192  # of a websocket

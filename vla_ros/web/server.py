@@ -16,7 +16,7 @@ from vla_ros.web.access import ConsoleError, check_binding
 from vla_ros.web.application import application
 from vla_ros.web.connections import Connections
 from vla_ros.web.console import Console
-from vla_ros.web.limits import IDLE_S
+from vla_ros.web.limits import HANDSHAKE_S, IDLE_S
 
 _TICK_S = 0.1
 _SWEEP_TICKS = 10
@@ -99,7 +99,12 @@ async def _listen(
 ) -> asyncio.Server:
     try:
         return await asyncio.get_running_loop().create_server(
-            admit, address.host, address.port, ssl=tls, backlog=128
+            admit,
+            address.host,
+            address.port,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+            backlog=128,
         )
     except OSError as error:
         raise ConsoleError(
