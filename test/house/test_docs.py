@@ -9,9 +9,9 @@ is run or not.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +21,6 @@ import pytest
 
 from support.places import ROOT
 from vla_ros.parameters.definition import DEFINITIONS
-
-sys.path.insert(0, str(ROOT / 'tools'))
-from generate_reference import generated
 
 README_WORDS = 700
 LANGUAGES = {'cpp', 'dockerfile', 'ini', 'json', 'python', 'sh', 'text', 'toml', 'xml', 'yaml'}
@@ -36,6 +33,19 @@ COMMANDS: dict[str, str] = ast.literal_eval(
 MAKEFILE = (ROOT / 'Makefile').read_text()
 LAUNCH_FILES = {file.name: file.read_text() for file in sorted((ROOT / 'launch').rglob('*.py'))}
 POLICY = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').getroot()
+
+
+def generated() -> dict[str, str]:
+    """Pages as tools/generate_reference.py writes them, by name."""
+    file = ROOT / 'tools' / 'generate_reference.py'
+    spec = importlib.util.spec_from_file_location('generate_reference', file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generated()
+
+
+GENERATED = generated()
 
 
 class Block(NamedTuple):
@@ -172,9 +182,9 @@ def test_an_unknown_word_is_found(command: str, unknown: list[str]) -> None:
     assert unknown_words(words) == unknown
 
 
-@pytest.mark.parametrize('name', generated())
+@pytest.mark.parametrize('name', GENERATED)
 def test_generated_pages_are_those_of_the_messages(name: str) -> None:
-    current = (ROOT / name).read_text() == generated()[name]
+    current = (ROOT / name).read_text() == GENERATED[name]
     assert current, f'{name} is old: make generate'
 
 
