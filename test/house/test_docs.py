@@ -25,7 +25,6 @@ from vla_ros.parameters.definition import DEFINITIONS
 README_WORDS = 700
 LANGUAGES = {'cpp', 'dockerfile', 'ini', 'json', 'python', 'sh', 'text', 'toml', 'xml', 'yaml'}
 MARK = re.compile(r'<!-- (run by (?P<test>\S+)|not run here: \S.*) -->')
-REMAPPED = re.compile(r'[\w/~]+')
 
 COMMANDS: dict[str, str] = ast.literal_eval(
     re.search(r'^COMMANDS = (\{.*?^\})', (ROOT / 'setup.py').read_text(), re.M | re.S)[1]
