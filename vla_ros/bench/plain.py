@@ -9,9 +9,7 @@ leave out the last block of each tower, whose output the references discard.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -24,9 +22,9 @@ from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.chunks import mean_embedding, run_chunk
 from vla_ros.openvla.language import Attention, Layer, Llama, rotary_tables
 from vla_ros.openvla.normalization import ActionStatistics, select_statistics
-from vla_ros.openvla.placement import synchronize
 from vla_ros.openvla.request import Request
 from vla_ros.openvla.session import own
+from vla_ros.openvla.stages import Stages
 from vla_ros.types import (
     Cancel,
     InferenceCancelled,
@@ -36,6 +34,8 @@ from vla_ros.types import (
     Session,
     TokenTrace,
 )
+
+_BEFORE_DECODING = ('preprocess', 'vision', 'projector', 'prefill')
 
 
 class PlainPath:
@@ -62,7 +62,9 @@ class PlainPath:
         return [self._predict(own(session).request(one), cancel) for session, one in batch]
 
     def _predict(self, request: Request, cancel: Cancel | None) -> Prediction:
-        model, stages = self._model, _Stages(self._model.device)
+        model, decodes = self._model, self._config.decodes
+        decode = ('decode',) if decodes else ()
+        stages = Stages(model.device, (*_BEFORE_DECODING, *decode, 'postprocess'))
         key, statistics = select_statistics(self._config.norm_stats, request.unnorm_key)
         with stages('preprocess'):
             input_ids = self._tokenizer(request.instruction).to(model.device)  # [1, T]
@@ -78,7 +80,7 @@ class PlainPath:
             embeds = model.projector(features)
         image_embeds = embeds.reshape(1, -1, embeds.shape[2])
         ids: NDArray[np.int64] | None
-        if self._config.decodes:
+        if decodes:
             steps = self._config.decoded_tokens(statistics.action_dim)
             ids = self._decode(model.embed(input_ids, image_embeds), steps, stages, cancel)
             normalized = self._values(ids)
@@ -89,11 +91,12 @@ class PlainPath:
             normalized, ids = self._chunk(output)
         with stages('postprocess'):
             actions = statistics.unnormalize(normalized)
-        tokens = None if ids is None else _trace(ids, 'decode' in stages.seconds)
+        stages.finish()
+        tokens = None if ids is None else _trace(ids, decodes)
         return Prediction(actions, key, tokens=tokens, timings=stages.seconds)
 
     def _decode(
-        self, x: Tensor, steps: int, stages: _Stages, cancel: Cancel | None
+        self, x: Tensor, steps: int, stages: Stages, cancel: Cancel | None
     ) -> NDArray[np.int64]:
         """Return the most likely tokens.
 
@@ -173,21 +176,6 @@ class _Past:
             query, key, value, is_causal=x.shape[1] > 1, enable_gqa=attention.grouped
         )
         return attention.o_proj(attended.transpose(1, 2).flatten(2))
-
-
-class _Stages:
-    """The durations of stages, with a wait for the device at the end of each."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        synchronize(self._device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def _rotated(x: Tensor, tables: Tensor) -> Tensor:
