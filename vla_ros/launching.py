@@ -22,6 +22,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
 
 MAIN = 'vla.launch.py'
+NONE = 'none'  # in place of a recipe's default; the command line of ros2 launch allows no empty one
 
 
 def inclusion() -> IncludeLaunchDescription | None:
@@ -56,7 +57,7 @@ def recipe(**defaults: str) -> LaunchDescription:
     """Return the description of a recipe: ``vla.launch.py`` with other defaults.
 
     Each argument of ``vla.launch.py`` is one of the recipe, too. One that is passed takes the place
-    of the recipe's; one that is unknown stops the launch.
+    of the recipe's, and ``none`` leaves it to ``vla.launch.py``. An unknown one stops the launch.
 
     :param defaults: by the names of these arguments.
     """
@@ -64,15 +65,19 @@ def recipe(**defaults: str) -> LaunchDescription:
     def include(context: LaunchContext) -> list[IncludeLaunchDescription]:
         included = inclusion()
         passed = defaults.keys() if included is None else passed_names(context, included)
-        given = {name: context.launch_configurations[name] for name in passed}
+        given = {**defaults, **{name: context.launch_configurations[name] for name in passed}}
+        for name in defaults:
+            if given[name] == NONE:
+                del given[name], context.launch_configurations[name]
         main = PythonLaunchDescriptionSource(share('launch', MAIN))
-        return [IncludeLaunchDescription(main, launch_arguments=[*({**defaults, **given}).items()])]
+        return [IncludeLaunchDescription(main, launch_arguments=[*given.items()])]
 
     declared = [
         DeclareLaunchArgument(
             name,
             default_value=default,
-            description=f'As in {MAIN}, whose other arguments are allowed here, too.',
+            description=f'As in {MAIN}, whose other arguments are allowed here, too; '
+            f'{NONE}: its default.',
         )
         for name, default in defaults.items()
     ]

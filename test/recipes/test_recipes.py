@@ -198,7 +198,7 @@ def test_a_misspelt_argument_stops_the_launch() -> None:
 
 
 def test_an_argument_takes_the_place_of_the_recipes() -> None:
-    node = started_by(launch_file('widowx'), {'image': '/mine', 'tool_frame': ''})
+    node = started_by(launch_file('widowx'), {'image': '/mine', 'tool_frame': 'none'})
     assert ('image', '/mine') in node.named['remappings']
     assert 'tool_frame' not in node.named['parameters'][1]
 

@@ -36,6 +36,7 @@ def commands(recipe: str) -> list[dict[str, str]]:
     lines = [line.strip() for line in page.replace('\\\n', ' ').splitlines()]
     start = f'ros2 launch vla_ros {recipe}.launch.py'
     found = [shlex.split(line)[4:] for line in lines if line.startswith(start)]
+    assert not [word for words in found for word in words if word.endswith(':=')]  # ros2 launch: no
     return [dict(word.split(':=', 1) for word in words) for words in found]
 
 
