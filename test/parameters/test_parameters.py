@@ -22,7 +22,8 @@ from vla_ros.ros.parameters import declare_parameters, read_parameters
 
 UNITS = {  # by the end of the name, longest first
     **{'_rad_s3': 'rad/s^3', '_rad_s2': 'rad/s^2', '_m_s3': 'm/s^3', '_rad_s': 'rad/s'},
-    **{'_m_s': 'm/s', '_rpy': 'rad', '_rad': 'rad', '_hz': 'Hz', '_s': 's', '_m': 'm', '': ''},
+    **{'_m_s': 'm/s', '_rpy': 'rad', '_rad': 'rad', '_hz': 'Hz', '_s': 's', '_m': 'm'},
+    **{'_gb': 'GB', '_mb': 'MB', '': ''},
 }
 ALL = [pytest.param(one, id=name) for name, one in DEFINITIONS.items()]
 BOUNDED = [pytest.param(one, id=name) for name, one in DEFINITIONS.items() if one.bounds]
@@ -76,6 +77,12 @@ def test_defaults_are_allowed() -> None:
 def test_a_workspace_that_is_no_box(workspace_m: str, robots: tuple[str, ...]) -> None:
     with pytest.raises(ParameterError, match='workspace_m'):
         check_all(Parameters(workspace_m=workspace_m, robots=robots))
+
+
+@pytest.mark.parametrize('folder', ['~nobody_has_this_name/recordings', 'a\0b'])
+def test_a_folder_that_is_no_path(folder: str) -> None:
+    with pytest.raises(ParameterError, match='recording_folder'):
+        check_all(Parameters(recording_folder=folder))
 
 
 def test_the_workspaces_of_several_robots() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,14 @@ def check_value(name: str, value: Any) -> None:
         _check_robots(value)
     if name == 'joint_groups':
         _check_groups(value)
+    if name == 'recording_folder':
+        _check_folder(name, value)
+
+
+def _check_folder(name: str, value: str) -> None:
+    if os.path.expanduser(value).startswith('~') or '\0' in value:
+        allowed = "the path of a folder, in which ~ stands for a user's home"
+        raise _not_allowed(f'parameter {name} is {value!r}', value, allowed)
 
 
 def _not_allowed(what: str, value: object, allowed: str) -> ParameterError:

@@ -574,14 +574,14 @@ class Parameters:
         'Space that stays free on the disk; below it nothing is recorded.',
         group='Recording',
         unit='GB',
-        bounds=(0.0, 1e6),
+        bounds=(0.0, 10000.0),
     )
     recording_queue_mb: float = parameter(
         128.0,
         'Maximum memory of the messages that wait for the disk; more are dropped.',
         group='Recording',
         unit='MB',
-        bounds=(1.0, 1e5),
+        bounds=(1.0, 100000.0),
     )
 
     autostart: bool = parameter(
