@@ -33,6 +33,7 @@ from vla_ros.web.robot import Commands, JpegImage, Reply, Report
 _ANSWER_S = {'stop': 1.0}  # time for the node's answer
 _OTHER_ANSWER_S = 3.0
 _INSTRUCT_S = 2.0
+_REPORT_S = 1.2  # the node sends its status each second, and when its state changes
 _CHECK_S = 0.05
 
 
@@ -58,6 +59,7 @@ class Desk:
         self.doctor_version = 0
         self.images: dict[str, tuple[int, float, JpegImage]] = {}  # count, arrival, newest
         self._report: Report | None = None
+        self._reports = 0
         self._reported_s = self._acted_s = self._examined_s = 0.0
         self._is_lost = False
         self._watched: dict[object, frozenset[str]] = {}
@@ -67,6 +69,7 @@ class Desk:
     def hear(self, report: Report) -> None:
         """Take a status that arrived now."""
         self._report, self._reported_s, self._is_lost = report, self._clock.monotonic_s(), False
+        self._reports += 1
         self.timeline.note(report)
         self._check_lease()
         self._ring()
@@ -195,9 +198,12 @@ class Desk:
         elif command == 'hold':
             reply = self._hold()
         else:
+            reports = self._reports
             future = self._send(command)
             done, _ = await asyncio.wait([future], timeout=limit_s)
             reply = future.result() if done else _silent(command, limit_s)
+            if reply.ok and command in ('reset', 'enable', 'disable'):
+                await self._wait_for_report(reports)
         if command == 'set_limit' and reply.ok:
             self.limit(LIMIT_S)
         return Answer(
@@ -209,6 +215,15 @@ class Desk:
             reply.message,
             self._clock.monotonic_s() - began_s,
         )
+
+    async def _wait_for_report(self, before: int) -> None:
+        """Wait for a status that shows what a command has done: an instruction may follow it.
+
+        :param before: number of reports when the command was sent.
+        """
+        ends_s = self._clock.monotonic_s() + _REPORT_S
+        while self._reports == before and self._clock.monotonic_s() < ends_s:
+            await asyncio.sleep(_CHECK_S)
 
     def _send(self, command: str) -> asyncio.Future[Reply]:
         """Send a command to the node; a stop or a disable also ends the instruction."""
