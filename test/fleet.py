@@ -4,9 +4,12 @@
 The server has two replicas of a scripted policy. Each robot is a process of vla_node and a camera.
 In turn a replica is killed (SIGKILL) or stopped (SIGSTOP), always the one that more robots are
 connected to. A stopped replica is continued later, with all that it has not answered, unless the
-server has replaced it by then. At the end every image and inference of each node must be counted
-under one name, no action may be late, none may be of an image before the last one's, and no node
-may have ended. The times without an action are printed for each fault and each robot.
+server has replaced it by then. With ``--machines 2`` the server is a cluster of two simulated
+machines with a replica each, of which one is lost.
+
+At the end every image and inference of each node must be counted under one name, no action may be
+late, none may be of an image before the last one's, and no node may have ended. The times without
+an action are printed for each fault and each robot.
 """
 
 from __future__ import annotations
@@ -36,13 +39,14 @@ from rclpy.executors import SingleThreadedExecutor
 
 from support.graph import Robot, image_message
 from support.places import ROOT
-from support.vla_serve import Server
+from support.vla_serve import Machines, Processes, Server
 from vla_ros.client import ReceivedAction
 from vla_ros.graph.executor import spinning
 from vla_ros.graph.stamps import from_time
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import State
 from vla_ros.scheduling.accounts import unaccounted
+from vla_ros.serving.ports import family
 
 SIZE = (224, 224, 3)  # pixels
 INSTRUCTION = 'pick up the cup'
@@ -50,6 +54,7 @@ START_S, RECOVERY_S = 120.0, 60.0
 CONTINUED_AFTER_S = 2.5  # a stopped replica
 IN_TIME_S = 0.05  # beside inference_timeout_s: for an image to the node, and its status back
 FAULTS = {'kill': signal.SIGKILL, 'stop': signal.SIGSTOP}
+MACHINE = 'machine'  # the second of two is lost
 
 
 class FleetRobot(Robot):
@@ -155,7 +160,7 @@ class Cameras:
 class Fleet:
     """One run."""
 
-    def __init__(self, server: Server, robots: list[FleetRobot], cameras: Cameras) -> None:
+    def __init__(self, server: Processes, robots: list[FleetRobot], cameras: Cameras) -> None:
         self.server, self.robots, self.cameras = server, robots, cameras
         self.period_s = 1 / cameras._rate_hz
         self.faults: list[Fault] = []
@@ -205,10 +210,15 @@ class Fleet:
         """Kill or stop the replica with more robots, and wait until all act again."""
         replicas = self.complete()
         victim = max(replicas, key=self.server.connections)
+        if isinstance(self.server, Machines):
+            [victim] = set(replicas) & set(family(self.server.processes[1].pid))
         one = Fault(kind, self.server.connections(victim))
         failures = {robot: robot.failures for robot in self.robots}
         began_s = time.monotonic()
-        os.kill(victim, FAULTS[kind])
+        if isinstance(self.server, Machines):
+            self.server.kill(1)
+        else:
+            os.kill(victim, FAULTS[kind])
         time.sleep(CONTINUED_AFTER_S)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGCONT)
@@ -283,7 +293,7 @@ def report(fleet: Fleet, found: list[str], options: argparse.Namespace) -> None:
         robots.append(row)
         print('| ' + ' | '.join(str(value) for value in row.values()) + ' |')
     kinds = {}
-    for kind in FAULTS:
+    for kind in (*FAULTS, MACHINE):
         of_kind = [one for one in fleet.faults if one.kind == kind]
         worst = [max(one.affected_s) for one in of_kind if one.affected_s]
         each = [gap_s for one in of_kind for gap_s in one.affected_s]
@@ -311,7 +321,9 @@ def report(fleet: Fleet, found: list[str], options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def nodes(robots: list[FleetRobot], server: Server) -> Iterator[list[subprocess.Popen[bytes]]]:
+def nodes(
+    robots: list[FleetRobot], server: Server | Machines
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """A process of vla_node for each robot."""
     parameters = {
         'model': server.url,
@@ -370,9 +382,13 @@ def main() -> int:
     parser.add_argument('--faults', default='kill,stop', help='default: %(default)s')
     parser.add_argument('--count', type=int, default=10**6, help='most faults')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--machines', type=int, choices=(1, 2), default=1)
     options = parser.parse_args()
+    if options.machines == 2:
+        options.faults, options.count = MACHINE, 1
     home = Path(tempfile.mkdtemp(prefix='vla_fleet_'))
-    server = Server(home, '--model', 'scripted', '--replicas', '2')
+    kind = Server if options.machines == 1 else Machines
+    server = kind(home, '--model', 'scripted', '--replicas', '2')
     print(f'{server.url}, 2 replicas, {options.robots} robots, {options.rate:g} Hz; logs: {home}')
     try:
         with robots_of(options.robots) as robots, nodes(robots, server) as processes:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vla_serve on Ray: unchanged clients, a replica that is killed, updates, ports, and the end.
+"""vla_serve on Ray: unchanged clients, a replica that is killed, updates, ports, TLS, and the end.
 
-One server with two replicas is the subject of all tests but the first.
+One server with two replicas is the subject of all tests but the first and the last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
 import stat
 import threading
@@ -26,12 +28,13 @@ from vla_eval import connection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from support.servers import CERTIFICATE, KEY
 from support.serving import NOISE, OPENPI, a_request
 from support.vla_serve import HEADERS, PATIENCE_S, TOKEN, Server
 from vla_ros.cli.serve import main
 from vla_ros.policies import PolicyRequest, load_policy
 from vla_ros.serving.ports import listening
-from vla_ros.types import all_predicted
+from vla_ros.types import PolicyError, all_predicted
 from vla_ros.wire import pack, pack_body, unpack, unpack_body
 
 
@@ -206,20 +209,104 @@ def test_a_replica_that_is_killed(server: Server) -> None:
             time.sleep(0.1)
 
 
-def test_updates(server: Server) -> None:
-    """A version whose self-check fails is refused. A sound one replaces the old without a loss."""
-    with Robot(server.port) as robot:
-        refused = server.deploy('--model', 'scripted:self_check@warmup', '--replicas', '2')
-        assert refused.returncode == 1
-        assert 'self-check' in refused.stderr
-        robot.wait_for(5)
-        assert robot.answers[-1]['actions'].shape == (1, 7)
-        assert not robot.ends  # the old version did not even close a connection
+class Asking:
+    """Our own client, which asks all the time in a thread, and counts."""
 
+    def __init__(self, url: str, **request: str) -> None:
+        self.policy = load_policy(PolicyRequest(model=url, **request))
+        self.policy.warmup()
+        self._ends = threading.Event()
+        self.asked, self.answered = 0, 0
+        self.failures: list[PolicyError] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ends.set()
+        self._thread.join(PATIENCE_S)
+        self.policy.close()
+
+    def _run(self) -> None:
+        session, observation = self.policy.session(), a_request().observation
+        while not self._ends.wait(0.005):
+            self.asked += 1
+            (answer,) = self.policy.predict([(session, observation)])
+            if isinstance(answer, PolicyError):
+                self.failures.append(answer)
+            else:
+                self.answered += 1
+
+
+def test_an_update_loses_no_request(server: Server) -> None:
+    """Counted on both sides, under a load that never stops.
+
+    A version whose self-check fails is refused, and not even a connection ends. In a sound one's
+    place, a request that an old replica did not answer was asked of a new one.
+    """
+    before = set(server.replicas())
+    with contextlib.ExitStack() as stack:
+        token = {'remote_token_file': str(server.token)}
+        robots = [stack.enter_context(Asking(server.url, **token)) for _ in range(4)]
+        with Robot(server.port) as foreign:
+            refused = server.deploy('--model', 'scripted:self_check@warmup', '--replicas', '2')
+            assert refused.returncode == 1
+            assert 'self-check' in refused.stderr
+            foreign.wait_for(5)
+            assert not foreign.ends
+        assert set(server.replicas()) == before
+        taken = server.deploy('--model', 'scripted', '--replicas', '2', '--max-sessions', '9')
+        assert taken.returncode == 0, taken.stderr
+        until_s = time.monotonic() + PATIENCE_S
+        while before & set(server.replicas()) or len(_ended(server, before)) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.1)
+    assert not [str(one) for robot in robots for one in robot.failures]
+    assert sum(one.asked for one in robots) == sum(one.answered for one in robots)
+    for counters in _ended(server, before).values():
+        # What it did not answer, it cancelled: its clients had left when it closed.
+        assert counters['answered'] > 0 and not counters['waiting']
+        assert counters['requests'] == counters['answered'] + counters['cancelled']
+
+
+def _ended(server: Server, replicas: set[int]) -> dict[int, dict[str, int]]:
+    """The counters of those of these replicas that have ended, from the server's log."""
+    found = re.findall(r'pid=(\d+)\).*this replica ends: (\{.*\})', server.log.read_text())
+    return {int(one): json.loads(text) for one, text in found if int(one) in replicas}
+
+
+def test_another_policy_takes_the_place_of_the_first(server: Server) -> None:
+    """Foreign clients connect again; our own refuses to follow a policy that it was not told of."""
+    token = {'remote_token_file': str(server.token)}
+    with Robot(server.port) as foreign, Asking(server.url, **token) as ours:
         taken = server.deploy('--model', 'scripted:chunk=2', '--replicas', '1')
         assert taken.returncode == 0, taken.stderr
         until_s = time.monotonic() + PATIENCE_S
-        while robot.answers[-1]['actions'].shape != (2, 7):
+        while foreign.answers[-1]['actions'].shape != (2, 7) or not ours.failures:
             assert time.monotonic() < until_s
-            robot.wait_for(1)
-        assert robot.ends in ([], [1012], [1012, 1012])
+            foreign.wait_for(1)
+        assert set(foreign.ends) <= {1012}
+        assert 'another policy than before' in str(ours.failures[-1])
+
+
+def test_tls(tmp_path: Path) -> None:
+    """The node's policy reaches a server by wss, if it trusts its certificate with that name."""
+    certificate = ['--tls-cert', str(CERTIFICATE), '--tls-key', str(KEY)]
+    server = Server(tmp_path, '--model', 'scripted', *certificate)
+    try:
+        assert server.url.startswith('wss://127.0.0.1:')
+        token = {'remote_token_file': str(server.token)}
+        trusted = {**token, 'remote_ca_file': str(CERTIFICATE)}
+        other_name = server.url.replace('127.0.0.1', '127.1')
+        for url, files in ((server.url, token), (other_name, trusted)):
+            with pytest.raises(PolicyError, match='cannot be trusted'):
+                load_policy(PolicyRequest(model=url, **files))
+        with Asking(server.url, **trusted) as robot:
+            until_s = time.monotonic() + PATIENCE_S
+            while robot.answered < 3:
+                assert time.monotonic() < until_s and not robot.failures
+                time.sleep(0.01)
+    finally:
+        assert server.end() == 0

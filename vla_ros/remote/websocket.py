@@ -128,6 +128,8 @@ class WebSocket:
         finally:
             if self._waiting is not None or not answer.done() or answer.cancelled():
                 self.abort()
+            elif answer.done():
+                answer.exception()  # the connection may have failed while the frame was sent
 
     def abort(self) -> None:
         """End the connection immediately; what the server still sends is never read."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from vla_ros.serving.replica import Replica
 
 _OBJECT_STORE_BYTES = 80_000_000  # Ray's least is 75 MB; images do not go through it
 _SPARE_CONNECTIONS = 256  # connections that are turned away count, too
-_DRAINING_S = 2.0
+_END_S = 8.0  # for a replica that is replaced: 2 s more of requests, then the close of connections
 _START_ATTEMPTS = 4
 _ALL_ADDRESSES = '[::]:'
 _CAUSE = re.compile(r'(?:ServingError|PolicyError): (.+)')
@@ -54,6 +56,7 @@ class PolicyServer:
         """
         if options.is_here:
             _bind_to_loopback()
+        _log_to_stderr()
         self._options = options
         load_this = functools.partial(load, request, options.max_batch_size)
         self._replica = Replica(load_this, options.limits)
@@ -69,6 +72,10 @@ class PolicyServer:
         """Raise ServingError if this replica must be replaced."""
         self._replica.check()
 
+    def __del__(self) -> None:
+        """Tell the counters, when Serve ends this replica."""
+        _log.info('this replica ends: %s', json.dumps(self._replica.counters.to_map()))
+
 
 @contextlib.contextmanager
 def cluster(options: ServeOptions, variables: Mapping[str, str], folder: Path) -> Iterator[str]:
@@ -83,22 +90,36 @@ def cluster(options: ServeOptions, variables: Mapping[str, str], folder: Path) -
             num_cpus=1,  # as many processes are started in advance
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
-            log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
     else:
+        _join(options, variables)
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        # Without serve.shutdown: it waits half a minute for replicas with open connections.
+        ray.shutdown()
+
+
+def _join(options: ServeOptions, variables: Mapping[str, str]) -> None:
+    """Connect to a cluster.
+
+    :raises ServingError: if it does not answer, or rejects this user's token.
+    """
+    try:
         ray.init(
             address=options.address,
             runtime_env=None if options.is_here else {'env_vars': dict(variables)},
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    try:
-        yield ray.get_runtime_context().gcs_address
-    finally:
-        # Without serve.shutdown: it waits half a minute for replicas with open connections.
-        ray.shutdown()
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ServingError(
+            f'no Ray cluster answers at {options.address}',
+            'start one with ray start --head, and copy ~/.ray/auth_token from its machine',
+            value=options.address,
+        ) from error
 
 
 def deploy(options: ServeOptions, expose: bool = False) -> None:
@@ -155,7 +176,7 @@ def _bound(options: ServeOptions, request: PolicyRequest) -> Any:
         max_ongoing_requests=options.limits.max_sessions + _SPARE_CONNECTIONS,
         health_check_period_s=1.0,
         health_check_timeout_s=2.0,
-        graceful_shutdown_timeout_s=_DRAINING_S,
+        graceful_shutdown_timeout_s=_END_S,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=1,
         max_surge_percent=0 if options.in_place else 1,  # rounded up to one replica
@@ -170,6 +191,15 @@ def _reason(error: Exception, name: str) -> str:
         texts += [one.message for one in status.deployments.values()]
     found = _CAUSE.findall('\n'.join(texts))
     return found[-1] if found else texts[-1].strip().rpartition('\n')[2]
+
+
+def _log_to_stderr() -> None:
+    """Let the log of this replica reach the terminal of vla_serve, through Ray.
+
+    Serve has turned sys.stderr into a file of its own.
+    """
+    _log.setLevel(logging.INFO)
+    _log.addHandler(logging.StreamHandler(sys.__stderr__))
 
 
 def _bind_to_loopback() -> None:

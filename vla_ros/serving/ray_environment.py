@@ -48,6 +48,7 @@ def environment(options: ServeOptions, folder: Path) -> dict[str, str]:
         # When a replica is added, HAProxy begins to count anew, and by the fewest connections it
         # would lead all new robots to a full replica. In turns, the next attempt finds another.
         'RAY_SERVE_HAPROXY_BALANCE_ALGORITHM': 'roundrobin',
+        'RAY_SERVE_LOG_TO_STDERR': '0',  # Serve's own log is in files, ours on the terminal
         'RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S': '60',  # a busy machine starts Python slowly
         # A robot connects again anyway; half a minute is Ray's default for both.
         'RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S': '2',
