@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -164,6 +165,7 @@ class Fleet:
         self.server, self.robots, self.cameras = server, robots, cameras
         self.period_s = 1 / cameras._rate_hz
         self.faults: list[Fault] = []
+        self.ended_s = math.inf  # when the cameras ended, monotonic
 
     def wait_for(self, condition: Callable[[], bool], what: str, limit_s: float) -> None:
         until_s = time.monotonic() + limit_s
@@ -188,23 +190,27 @@ class Fleet:
         return self.server.replicas()
 
     def spread(self) -> None:
-        """Have every second robot connect anew, if all are connected to one replica."""
-        replicas = self.complete()
-        if max(map(self.server.connections, replicas)) < len(self.robots):
-            return
-        for one in self.robots[::2]:
-            one.transition(Transition.TRANSITION_DEACTIVATE)
-            self.cameras.paused.add(one)  # so that each image finds a listener
-            one.transition(Transition.TRANSITION_CLEANUP)
-            one.wait_for_state(State.UNCONFIGURED)
-            one.finished.append(one.status)
-            one.transition(Transition.TRANSITION_CONFIGURE)
-            one.wait_for_state(State.READY)
-            one.transition(Transition.TRANSITION_ACTIVATE)
-            one.wait_for_state(State.HOLDING)
-            one.wait_until_heard()
-            self.cameras.paused.discard(one)
-        self.act()
+        """Have every second robot connect anew until not all are connected to one replica."""
+        until_s = time.monotonic() + START_S
+        while max(map(self.server.connections, self.complete())) >= len(self.robots):
+            assert time.monotonic() < until_s, 'all robots are connected to one replica'
+            time.sleep(1.0)  # the proxy may not know the new replica yet
+            for robot in self.robots[::2]:
+                self._begin_anew(robot)
+            self.act()
+
+    def _begin_anew(self, robot: FleetRobot) -> None:
+        robot.transition(Transition.TRANSITION_DEACTIVATE)
+        self.cameras.paused.add(robot)  # so that each image finds a listener
+        robot.transition(Transition.TRANSITION_CLEANUP)
+        robot.wait_for_state(State.UNCONFIGURED)
+        robot.finished.append(robot.status)
+        robot.transition(Transition.TRANSITION_CONFIGURE)
+        robot.wait_for_state(State.READY)
+        robot.transition(Transition.TRANSITION_ACTIVATE)
+        robot.wait_for_state(State.HOLDING)
+        robot.wait_until_heard()
+        self.cameras.paused.discard(robot)
 
     def fault(self, kind: str) -> None:
         """Kill or stop the replica with more robots, and wait until all act again."""
@@ -280,7 +286,9 @@ def report(fleet: Fleet, found: list[str], options: argparse.Namespace) -> None:
     print('|---|---|---|---|---|---|---|')
     for one in fleet.robots:
         ended = [*one.finished, one.status]
-        held = max(((b - a, text) for a, b, text in one.holds()), default=(0.0, ''))
+        held = max(
+            ((b - a, text) for a, b, text in one.holds() if a < fleet.ended_s), default=(0.0, '')
+        )
         row = {
             'robot': one.label,
             'images': len(one.shown_s),
@@ -400,6 +408,7 @@ def main() -> int:
                 fleet.act()
                 run(fleet, options)
                 fleet.act()
+                fleet.ended_s = time.monotonic()
             last = [len(one.statuses) for one in robots]
             for one, count in zip(robots, last, strict=True):
                 one.wait_for(lambda one=one, count=count: len(one.statuses) > count + 2)

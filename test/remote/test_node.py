@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
+from rcl_interfaces.msg import Log
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, JointState
 
-from support.graph import noise
+from support.graph import noise, running_node
 from support.in_process import unstarted_node
 from support.rest_servers import CONTRACT
 from support.servers import SERVED, FakeServer, fake_server, free_port
@@ -54,6 +56,17 @@ def test_a_node_whose_server_goes_comes_and_changes() -> None:
             robot.wait_for_state(State.ERROR, Reason.CHECKPOINT_CHANGED, 'another policy')
         finally:
             server.stop()
+
+
+def test_whom_it_waits_for_is_in_rosout() -> None:
+    """The rooms below ROS write to Python's log; the node's process takes it to its own."""
+    with running_node(f'model:=ws://localhost:{free_port()}') as running:
+        heard: list[Log] = []
+        kept = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        running.robot.create_subscription(Log, '/rosout', heard.append, kept)
+        running.robot.wait_for(
+            lambda: any('Connection refused' in one.msg and one.level == 30 for one in heard)
+        )
 
 
 def test_a_served_pi0_moves_a_robot(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ interpreter's lock.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
 import traceback
@@ -51,6 +52,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from vla_ros.console import catch_signals, unbuffer_output
     from vla_ros.parameters.check import ParameterError
     from vla_ros.ros.executor import GuardedExecutor
+    from vla_ros.ros.log import WarningsToLog
     from vla_ros.ros.node import CLOSE_LIMIT_S, VlaNode
     from vla_ros.shared_memory import remove_dead_segments
 
@@ -66,6 +68,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
         rclpy.try_shutdown()
         return exit_codes.BAD_ARGUMENTS
     watchdog.warn = lambda text: node.get_logger().error(text)
+    logging.getLogger('vla_ros').addHandler(WarningsToLog(node.get_logger()))
     if removed.segments:
         node.get_logger().info(str(removed))
     executor = GuardedExecutor(node.requests)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import count, list_of, positive, seconds
+from vla_ros.cli.server_options import add_server_options, server_options
 from vla_ros.console import complain, say
 from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyRequest
@@ -55,6 +56,7 @@ def _setup(options: argparse.Namespace) -> Setup:
         unnorm_key=options.unnorm_key,
         contracts=options.contracts,
         rotate_180=options.rotate_180,
+        **server_options(options),
     )
     return Setup(
         options.bag,
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('bag', type=Path, help='folder that ros2 bag wrote, or an .mcap or .db3')
-    add('model', help='checkpoint folder, hub id (is downloaded), or scripted:...')
+    add('model', help='checkpoint folder, hub id (is downloaded), ws://..., or scripted:...')
     add('--output', metavar='DIR', type=Path, required=True, help='folder to write; may be new')
     text = 'output of an earlier replay to compare with; may be repeated'
     add('--compare', metavar='DIR', type=Path, action='append', default=[], help=text)
@@ -118,6 +120,7 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
     add('--recomputed-patches', metavar='LIST', type=list_of(positive), default='1', help=text)
     add('--rotate-180', action='store_true', help='rotate the images first')
     add('--contracts', metavar='FILE', default='', help='YAML with more action contracts')
+    add_server_options(parser)
     text = 'offer the previous action as a draft, as the node does'
     add('--draft', action=argparse.BooleanOptionalAction, default=True, help=text)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, gigabytes, ok, refused, warn
 from vla_ros.policies import inspect
-from vla_ros.remote.address import is_address
 from vla_ros.types import PolicyError
 
 
@@ -20,8 +19,8 @@ def check_checkpoint(facts: Facts) -> Iterator[Finding]:
     if not model:
         yield warn('no model is named; no policy is checked', 'vla_doctor MODEL')
         return
-    if is_address(model):
-        return  # the check of the server has told
+    if facts.is_remote:
+        return
     try:
         facts.inspection = inspect(facts.request)
         if facts.inspection is None:
@@ -63,8 +62,8 @@ def _not_downloaded(model: str, revision: str | None) -> Iterator[Finding]:
 def check_unnorm_key(facts: Facts) -> Iterator[Finding]:
     """Check which statistics scale the actions."""
     asked, inspection = facts.request.unnorm_key, facts.inspection
-    if is_address(facts.request.model):
-        return  # the check of the server has told
+    if facts.is_remote:
+        return
     if inspection is None:
         facts.unnorm_key = asked  # as it will be, if it is there
         return

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, one_line, warn
-from vla_ros.remote.address import is_address
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +27,7 @@ def check_devices(facts: Facts) -> Iterator[Finding]:
 
     :raises PlacementError: if the requested one is not available.
     """
-    if is_address(facts.request.model):
+    if facts.is_remote:
         yield ok('the policy runs on a server')
         return
     import torch

@@ -77,6 +77,13 @@ class Facts:
     inference_source: str = ''
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the policy is on a server, of which another check tells."""
+        from vla_ros.remote.address import is_address
+
+        return is_address(self.request.model)
+
+    @property
     def moves(self) -> bool:
         """Whether the node turns actions into motion."""
         return self.parameters is not None and self.parameters.motion != 'none'

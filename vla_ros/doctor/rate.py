@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
-from vla_ros.remote.address import is_address
 
 TOLERANCE = 0.95  # of the data set's rate
 _HEADROOM = 0.8  # of a time limit; beyond, a slow moment is late
@@ -41,7 +40,7 @@ def check_rate(facts: Facts) -> Iterator[Finding]:
 
 def _faster(facts: Facts) -> str:
     """Return the ways to be faster that are not used yet."""
-    if is_address(facts.request.model):
+    if facts.is_remote:
         return 'make the server or the network faster, or '
     ways = ['set quantization to int8, '] if facts.request.quantization == 'none' else []
     on_cpu = facts.device is None or facts.device.type == 'cpu'

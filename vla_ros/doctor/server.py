@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, Level, fail, ok, refused, warn
-from vla_ros.remote.address import Address, is_address
+from vla_ros.remote.address import Address
 from vla_ros.types import InferenceCancelled, PolicyError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _INSTRUCTION = 'pick up the red cup'
 
 def check_server(facts: Facts) -> Iterator[Finding]:
     """Check name, port, encryption, token and metadata, then infer; nothing without a server."""
-    if not is_address(facts.request.model):
+    if not facts.is_remote:
         return
     from vla_ros.policies import resolve
     from vla_ros.remote.server import Server

@@ -6,6 +6,9 @@ Used by the executor's thread, and by the worker's while it loads.
 
 from __future__ import annotations
 
+import logging
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 
 from vla_ros.clock import Clock
@@ -51,6 +54,25 @@ class Log:
             return False
         self._next_s[kind] = now_s + every_s
         return True
+
+
+class WarningsToLog(logging.Handler):
+    """Python's warnings and errors of this package as lines of the node's log, which is /rosout.
+
+    Rooms that are independent of ROS write them. Any thread.
+    """
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        """Forward to a logger of rclpy."""
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record."""
+        if record.levelno >= logging.ERROR:
+            self._logger.error(_clean(self.format(record)))
+        else:
+            self._logger.warning(_clean(self.format(record)))
 
 
 def _clean(text: str) -> str:

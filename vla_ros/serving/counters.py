@@ -6,13 +6,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vla_ros.scheduling.accounts import unaccounted
+
+_ENDS = ('answered', 'invalid', 'superseded', 'stale', 'overrun', 'cancelled', 'failed')
+EQUATIONS = {'requests': (*_ENDS, 'waiting')}
+
 
 @dataclass
 class ServingCounters:
     """Counters since the replica began; they belong to its event loop.
 
-    requests = answered + invalid + superseded + stale + overrun + cancelled + failed
-    + waiting, always.
+    They fulfil EQUATIONS at every moment.
 
     :param requests: requests that were submitted to the worker.
     :param answered: requests that got their actions.
@@ -50,9 +54,7 @@ class ServingCounters:
     @property
     def balances(self) -> bool:
         """Whether each request is counted once."""
-        ended = self.answered + self.invalid + self.superseded + self.stale
-        ended += self.overrun + self.cancelled + self.failed
-        return self.requests == ended + self.waiting
+        return not unaccounted(self, EQUATIONS)
 
     def to_map(self) -> dict[str, int]:
         """Return the counters by name."""
