@@ -84,6 +84,7 @@ def test_the_environment_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert here['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] == '0'
     assert here['RAY_AUTH_MODE'] == 'token'
     assert here['RAY_SERVE_ENABLE_HA_PROXY'] == '1'
+    assert here['RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER'] == '500ms'  # as docs/serving.md says
     away = ray_environment.environment(ServeOptions(SCRIPTED, address='auto'), tmp_path)
     assert 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER' not in away
     with_tls = ServeOptions(SCRIPTED, tls_cert=tmp_path, tls_key=tmp_path)
