@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from vla_ros.cli.server_options import add_server_options, server_options
+from vla_ros.cli.server_options import add_server_options, with_server
 from vla_ros.policy_request import PolicyRequest
 
 
 def test_each_is_a_field_of_the_request() -> None:
     parser = argparse.ArgumentParser()
     add_server_options(parser)
-    assert PolicyRequest(**server_options(parser.parse_args([]))) == PolicyRequest()
+    request = PolicyRequest('ws://gpu:8000', unnorm_key='bridge_orig')
+    assert with_server(request, parser.parse_args([])) == request
     given = ['--remote-token-file', 't', '--remote-ca-file', 'c', '--remote-image', 'png']
-    asked = PolicyRequest(**server_options(parser.parse_args(given)))
-    assert asked == PolicyRequest(remote_token_file='t', remote_ca_file='c', remote_image='png')
+    files = {'remote_token_file': 't', 'remote_ca_file': 'c', 'remote_image': 'png'}
+    assert with_server(request, parser.parse_args(given)) == replace(request, **files)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import count, list_of, positive, seconds
-from vla_ros.cli.server_options import add_server_options, server_options
+from vla_ros.cli.server_options import add_server_options, with_server
 from vla_ros.console import complain, say
 from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyRequest
@@ -56,11 +56,10 @@ def _setup(options: argparse.Namespace) -> Setup:
         unnorm_key=options.unnorm_key,
         contracts=options.contracts,
         rotate_180=options.rotate_180,
-        **server_options(options),
     )
     return Setup(
         options.bag,
-        request,
+        with_server(request, options),
         {name: getattr(options, name) for name in (*_LISTS, 'recomputed_patches')},
         options.output,
         options.compare,

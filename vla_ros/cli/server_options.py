@@ -7,6 +7,7 @@ Commands that start a node, or take its parameters as NAME:=VALUE, have them as 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from vla_ros.policy_request import PolicyRequest
 
@@ -20,6 +21,11 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f'--{name.replace("_", "-")}', default=getattr(PolicyRequest, name))
 
 
-def server_options(options: argparse.Namespace) -> dict[str, str]:
-    """Return the fields of a PolicyRequest that these options set."""
-    return {name: getattr(options, name) for name in _NAMES}
+def with_server(request: PolicyRequest, options: argparse.Namespace) -> PolicyRequest:
+    """Return a request with these options."""
+    return replace(
+        request,
+        remote_token_file=options.remote_token_file,
+        remote_ca_file=options.remote_ca_file,
+        remote_image=options.remote_image,
+    )
