@@ -186,7 +186,7 @@ def test_a_killed_node_is_said_and_its_stop_is_not_confirmed(
     expect(page.locator('.notice')).to_contain_text('The node of /third does not report')
     expect(page.get_by_role('button', name='Instruct', exact=True)).to_be_disabled()
     page.get_by_role('button', name='STOP ALL 3').click()
-    stop_result(page).to_have_text('Not confirmed /third: use the emergency stop')
+    stop_result(page).to_have_text('Not confirmed for /third: use the emergency stop')
     expect(page.locator('[data-robot=left] .mood')).to_have_text('Stopped')
 
 

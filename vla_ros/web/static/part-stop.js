@@ -30,10 +30,13 @@ export class StopBar extends Part {
     const doubtful = stopping.in('unconfirmed');
     const waiting = stopping.in('stopping');
     const stopped = stopping.in('stopped');
-    if (hasNone) {
+    if (hasNone && store.robots.size === 0) {
       this.#tell('error', 'No robot is known to this page: use the emergency stop');
     } else if (doubtful.length) {
-      this.#tell('error', `Not confirmed${titles(doubtful)}: use the emergency stop`);
+      this.#tell(
+        'error',
+        `Not confirmed${several ? ' for' : ''}${titles(doubtful)}: use the emergency stop`,
+      );
     } else if (waiting.length) {
       this.#tell('busy', `Stopping${titles(waiting)}…`);
     } else if (stopped.length && isLost) {
