@@ -242,7 +242,7 @@ def test_a_stop_ends_the_twists_of_a_real_node(visit: Open, console: str, tmp_pa
 
             stop = page.locator('button.stop')
             stop.evaluate(
-                "e => e.addEventListener('click', () => (e.dataset.at = Date.now()), {capture: true})"
+                "e => e.addEventListener('click', () => (e.dataset.at = Date.now()), true)"
             )
             stop.click()
             stop_result(page).to_have_text('Stopped, confirmed')
