@@ -14,6 +14,7 @@ from vla_ros.motion.joint_states import JointCounters
 from vla_ros.motion.joints import ClippedJoints
 from vla_ros.motion.pose import PoseCounters
 from vla_ros.msg import VlaCounters
+from vla_ros.recording import RECORDING_EQUATIONS, RecordingCounters
 from vla_ros.ros.cameras import ImageCounters
 from vla_ros.ros.gripper_output import GripperCounters
 from vla_ros.ros.instructions import InstructionCounters
@@ -37,6 +38,7 @@ OWNERS = (
     ClippedJoints,
     GripperCounters,
     JointCounters,
+    RecordingCounters,
     RequestCounters,
 )
 # No fields of a dataclass.
@@ -52,7 +54,7 @@ def test_the_message_tells_the_equations() -> None:
         for total, parts in re.findall(r'(\w+) = (\w+(?: \+ \w+)+)$', comments, re.MULTILINE)
     }
     del told['requests']  # of service requests, which no field counts
-    assert told == {**EQUATIONS, **TWIST_EQUATIONS}
+    assert told == {**EQUATIONS, **TWIST_EQUATIONS, **RECORDING_EQUATIONS}
 
 
 def test_every_counter_of_the_message_has_one_owner() -> None:

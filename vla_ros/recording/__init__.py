@@ -7,10 +7,16 @@ serialization.
 """
 
 from vla_ros.recording.episode import Episode, episode_name
-from vla_ros.recording.recorder import Recorder, RecorderLimits, RecordingCounters
+from vla_ros.recording.recorder import (
+    RECORDING_EQUATIONS,
+    Recorder,
+    RecorderLimits,
+    RecordingCounters,
+)
 from vla_ros.recording.track import Batch, Track, TrackReport, prepare
 
 __all__ = [
+    'RECORDING_EQUATIONS',
     'Batch',
     'Episode',
     'Recorder',

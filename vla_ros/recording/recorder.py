@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 _IDLE_WAIT_S = 1.0  # limit of every wait of the thread
@@ -35,6 +35,12 @@ class RecordingCounters:
     recording_no_space: int = 0
     recording_failed: int = 0
     recording_waiting: int = 0
+
+
+# A counter -> the counters whose sum it is, at every moment.
+RECORDING_EQUATIONS: Mapping[str, tuple[str, ...]] = {
+    'recording_messages': tuple(one.name for one in fields(RecordingCounters))[1:]
+}
 
 
 @dataclass(frozen=True)
