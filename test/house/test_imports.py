@@ -168,6 +168,7 @@ def modules_after(statement: str) -> set[str]:
         ),
         # Ray takes its settings from the environment when it is imported.
         (['vla_ros.cli.serve', 'vla_ros.serving.application'], [*POLICY, 'rclpy', 'ray']),
+        (['vla_ros.web.server', 'vla_ros.cli.console'], [*POLICY, 'rclpy', 'vla_ros.ros']),
         # The node answers services while its worker imports torch.
         (['vla_ros.ros.node'], [*POLICY, 'cv_bridge', 'cv2']),
         (

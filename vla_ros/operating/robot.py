@@ -27,11 +27,11 @@ from vla_ros.web.robot import JpegImage, Reply
 
 _LIMIT = 'max_instruction_age_s'
 _LIMIT_PERIOD_S = 2.0
-_REQUESTS: dict[str, tuple[type, Callable[[], Any]]] = {
-    'stop': (Trigger, Trigger.Request),
-    'reset': (Trigger, Trigger.Request),
-    'enable': (SetBool, lambda: SetBool.Request(data=True)),
-    'disable': (SetBool, lambda: SetBool.Request(data=False)),
+_REQUESTS: dict[str, Callable[[], Any]] = {  # by command
+    'stop': Trigger.Request,
+    'reset': Trigger.Request,
+    'enable': lambda: SetBool.Request(data=True),
+    'disable': lambda: SetBool.Request(data=False),
 }
 
 
@@ -82,7 +82,7 @@ class GraphRobot:
 
         :param in_ros: calls a function in the thread that spins the node.
         """
-        self.place, self._node, self._loop, self._in_ros = place, node, loop, in_ros
+        self.place, self._loop, self._in_ros = place, loop, in_ros
         self.views: tuple[str, ...] = ('model', 'operator')
         self.compressed: frozenset[str] = frozenset()  # topics of cameras
         self._client = VlaClient(place.namespace, place.robot, node=node, clock=clock, depth=10)
@@ -102,6 +102,7 @@ class GraphRobot:
         }
         self._views = ViewSubscriptions(node, topics, self._show, clock)
         self._console: Console | None = None
+        self._asked: Any = None  # the future of the last question for the limit
         self._timer = node.create_timer(_LIMIT_PERIOD_S, self._ask_limit)
 
     def join(self, console: Console) -> None:
@@ -116,8 +117,7 @@ class GraphRobot:
         self._client.say(instruction)
 
     def switch(self, command: str) -> asyncio.Future[Reply]:
-        _, request = _REQUESTS[command]
-        return self._call(self._services[command], request(), lambda response: response)
+        return self._call(self._services[command], _REQUESTS[command](), lambda answer: answer)
 
     def set_limit(self, limit_s: float) -> asyncio.Future[Reply]:
         typed = Parameter(_LIMIT, value=limit_s).to_parameter_msg()
@@ -180,7 +180,9 @@ class GraphRobot:
         if not self._get.service_is_ready():
             self._tell(lambda desk: desk.limit(None))
             return
-        future = self._get.call_async(GetParameters.Request(names=[_LIMIT]))
+        if self._asked is not None and not self._asked.done():
+            self._get.remove_pending_request(self._asked)
+        future = self._asked = self._get.call_async(GetParameters.Request(names=[_LIMIT]))
 
         def on_response(answered: Any) -> None:
             values = answered.result().values
