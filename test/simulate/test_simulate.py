@@ -11,7 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.places import ROOT
+from vla_ros.doctor.versions import ros_distro
+
+pytestmark = pytest.mark.skipif(
+    ros_distro() != 'jazzy', reason="the fake extension module stands in for that of Jazzy's rclpy"
+)
 
 SIMULATE = ROOT / 'test' / 'simulate'
 # Those of the first fifty that have every kind of fault among them.
