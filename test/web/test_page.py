@@ -223,7 +223,7 @@ def console() -> Iterator[str]:
     process.communicate(30)
 
 
-def test_a_stop_ends_the_twists_of_a_real_node(visit: Open, console: str, tmp_path: Path) -> None:
+def test_a_real_node_is_stopped_and_then_killed(visit: Open, console: str, tmp_path: Path) -> None:
     lasting = written(tmp_path, period_s=10.0)  # no motion ends by itself
     parameters = ('motion:=twist', 'frame_id:=arm_base', f'contracts:={lasting}', *PATIENT)
     with running_node(
@@ -258,6 +258,11 @@ def test_a_stop_ends_the_twists_of_a_real_node(visit: Open, console: str, tmp_pa
             mood(page).to_have_text('Holding')
             assert not servo.heard[-1][1].any()
             assert last_s == max(stamp_s for stamp_s, twist in servo.heard if twist.any())
+
+            killed_s = time.monotonic()
+            running.process.send_signal(signal.SIGKILL)
+            mood(page).to_have_text('Does not report')
+            print(f'the page said so {time.monotonic() - killed_s:.2f} s after the node was killed')
 
 
 def test_on_a_phone_stop_is_always_in_reach(visit: Open, robots: FakeServer) -> None:
