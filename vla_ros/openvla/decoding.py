@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vla_ros.openvla.placement import to_device
 
-# Passes of one token that a block saves after a wrong guess, as measured (docs/benchmarks.md).
+# Passes of one token that a block saves after a wrong guess, as measured (docs/benchmarks/cpu.md).
 _GAIN_AFTER_WRONG = 1.0
 
 

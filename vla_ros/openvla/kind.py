@@ -26,7 +26,7 @@ from vla_ros.policy_request import PolicyRequest
 from vla_ros.types import PolicySpec, ProgressCallback
 
 # Peak of loading, warming up and inferring for one robot, less the weights: 1.1 GB was measured in
-# bfloat16, 1.2 in int8, 1.1 in int4 (docs/benchmarks.md).
+# bfloat16, 1.2 in int8, 1.1 in int4 (docs/benchmarks/cpu.md).
 _BESIDE_WEIGHTS_BYTES = 1_200_000_000
 
 
