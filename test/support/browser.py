@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +65,7 @@ class FakeServer:
         request = urllib.request.Request(
             f'{self.url}api/robots/{robot}/{command}', b'{}', headers, method='POST'
         )
-        with contextlib.suppress(urllib.error.HTTPError):  # it says that the robot is dead
-            urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=10).close()
 
     def kill(self) -> None:
         if self._process is not None:

@@ -63,7 +63,9 @@ async def examine(parameters: Client, place: Place) -> tuple[Finding, ...]:
         try:
             output, _ = await asyncio.wait_for(process.communicate(), _LIMIT_S)
         except asyncio.TimeoutError:
-            raise ExaminationError(f'the doctor took more than {_LIMIT_S:g} s') from None
+            raise ExaminationError(
+                f'the doctor took more than {_LIMIT_S:g} s', 'run vla_doctor in a terminal'
+            ) from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -86,7 +88,8 @@ async def _values(parameters: Client, node_name: str) -> dict[str, Any]:
         response = await asyncio.wait_for(answered, _ANSWER_S)
     except asyncio.TimeoutError:
         raise ExaminationError(
-            f'{node_name} does not tell its parameters within {_ANSWER_S:g} s'
+            f'{node_name} does not tell its parameters within {_ANSWER_S:g} s',
+            'see whether its process runs, and answers ros2 param list',
         ) from None
     told = zip(names, map(parameter_value_to_python, response.values), strict=False)
     return {name: _plain(value) for name, value in told if value is not None}
@@ -104,4 +107,6 @@ def _findings(output: bytes) -> tuple[Finding, ...]:
             for one in told[:_MAX_FINDINGS]
         )
     except (ValueError, KeyError, TypeError):
-        raise ExaminationError('the doctor ended without findings; run vla_doctor') from None
+        raise ExaminationError(
+            'the doctor ended without findings', 'run vla_doctor in a terminal'
+        ) from None

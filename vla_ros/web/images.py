@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
-from vla_ros.web.access import Refused
 from vla_ros.web.console import Console
 from vla_ros.web.limits import IMAGES_UNDER_WAY, SEND_S, Bucket
 from vla_ros.web.messages import ImageHeader, MessageError, Shown, Watch, from_json, image_frame
+from vla_ros.web.sockets import converse, receive, too_many_messages
 
 _RATE, _BURST = 200.0, 400.0  # messages of a page, most of them Shown
 
@@ -33,34 +33,12 @@ class ImagePage:
 
     async def run(self) -> None:
         """Serve the page until it or the server ends it."""
-        sending = asyncio.create_task(self._send())
-        receiving = asyncio.create_task(self._receive())
-        try:
-            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._watch(())
-            for task in (sending, receiving):
-                task.cancel()
-            await asyncio.gather(sending, receiving, return_exceptions=True)
-
-    async def _receive(self) -> None:
-        async for message in self._socket:
-            if message.type is WSMsgType.ERROR:  # above MESSAGE_BYTES
-                self._console.access.refused.too_large += 1
-                return
-            try:
-                if message.type is not WSMsgType.TEXT:
-                    raise MessageError('the message is no text')
-                if not self._bucket.take():
-                    raise Refused(429, 'too_many', 'the page sends too many messages')
-                self._take(message.data)
-            except (MessageError, Refused) as error:
-                name = error.name if isinstance(error, Refused) else 'malformed'
-                self._console.access.refused.count(name)
-                await self._socket.close(code=1008, message=str(error).encode()[:120])
-                return
+        receiving = receive(self._socket, self._take, self._console.access.refused)
+        await converse(self._send(), receiving, lambda: self._watch(()))
 
     def _take(self, text: str) -> None:
+        if not self._bucket.take():
+            raise too_many_messages()
         message = from_json(text)
         if isinstance(message, Watch):
             for robot, _ in message.images:
@@ -69,7 +47,7 @@ class ImagePage:
         elif isinstance(message, Shown):
             self._shown = max(self._shown, min(message.number, self._number))
         else:
-            raise MessageError('only images are sent here')
+            raise MessageError('only images are sent here', expected='watch or shown')
         self._bell.set()
 
     def _watch(self, images: tuple[tuple[str, str], ...]) -> None:

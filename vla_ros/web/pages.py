@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from vla_ros.web.access import Refused
 from vla_ros.web.console import Console
@@ -33,6 +33,7 @@ from vla_ros.web.messages import (
     from_json,
     to_json,
 )
+from vla_ros.web.sockets import converse, receive, too_many_messages
 
 _SHORTEST_S = 0.1  # between two states of a robot
 _DETAILS_S = 1.0
@@ -69,39 +70,25 @@ class Page:
 
     async def run(self) -> None:
         """Serve the page until it or the server ends it."""
-        sending = asyncio.create_task(self._send())
-        receiving = asyncio.create_task(self._receive())
+        receiving = receive(self._socket, self._take, self._console.access.refused)
         try:
-            await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+            await converse(self._send(), receiving, self._leave)
         finally:
-            for desk in self._console.desks.values():
-                desk.leave(self._name)
-            for task in (sending, receiving, *self._commands):
-                task.cancel()
-            await asyncio.gather(sending, receiving, *self._commands, return_exceptions=True)
+            await asyncio.gather(*self._commands, return_exceptions=True)
+
+    def _leave(self) -> None:
+        for desk in self._console.desks.values():
+            desk.leave(self._name)
+        for command in self._commands:
+            command.cancel()
 
     # -- from the page -----------------------------------------------------------------------------
-
-    async def _receive(self) -> None:
-        async for message in self._socket:
-            if message.type is WSMsgType.ERROR:  # above MESSAGE_BYTES
-                self._console.access.refused.too_large += 1
-                return
-            try:
-                if message.type is not WSMsgType.TEXT:
-                    raise MessageError('the message is no text')
-                self._take(message.data)
-            except (MessageError, Refused) as error:
-                name = error.name if isinstance(error, Refused) else 'malformed'
-                self._console.access.refused.count(name)
-                await self._socket.close(code=1008, message=str(error).encode()[:120])
-                return
 
     def _take(self, text: str) -> None:
         message = from_json(text)
         is_stop = isinstance(message, Command) and message.command in ('stop', 'hold', 'disable')
         if not self._bucket.take() and not is_stop:
-            raise Refused(429, 'too_many', 'the page sends too many messages')
+            raise too_many_messages()
         self._heard_s = self._clock.monotonic_s()
         if isinstance(message, Here):
             self._here_ms = message.now_ms
@@ -109,13 +96,15 @@ class Page:
                 self._console.desk(robot).here(self._name)
         elif isinstance(message, (Command, Instruct)):
             if len(self._commands) >= COMMANDS and not is_stop:
-                raise Refused(429, 'too_many', f'{COMMANDS} commands wait for their answers')
+                raise Refused(
+                    429, 'too_many', f'{COMMANDS} commands wait', 'wait for their answers'
+                )
             desk = self._console.desk(message.robot)
             task = asyncio.create_task(self._carry_out(desk, message))
             self._commands.add(task)
             task.add_done_callback(self._commands.discard)
         else:
-            raise MessageError('images have a websocket of their own')
+            raise MessageError('images have a websocket of their own', 'open /api/images')
 
     async def _carry_out(self, desk: Desk, message: Command | Instruct) -> None:
         if isinstance(message, Command):

@@ -3,6 +3,7 @@
 
 const ANSWER_MS = 1500; // the server gives the node 1 s
 const AGAIN_MS = 1000;
+const SETTLE_MS = 500; // a status from before the stop may come after its confirmation
 const TRIES_MS = 60_000;
 
 /**
@@ -36,9 +37,10 @@ export class Stopping extends EventTarget {
   hear(state) {
     const press = this.#presses.get(state.robot);
     if (!press || state.link !== 'live') return;
-    const isNewer = this.#clock.now() - state.status_age_s * 1000 > press.at;
-    if (state.reason === 'STOPPED' && isNewer) this.#confirm(state.robot, press);
-    else if (press.phase === 'stopped' && isNewer && state.reason !== 'STOPPED') {
+    const toldAt = this.#clock.now() - state.status_age_s * 1000;
+    if (state.reason === 'STOPPED') {
+      if (toldAt > press.at) this.#confirm(state.robot, press);
+    } else if (press.phase === 'stopped' && toldAt > press.confirmedAt + SETTLE_MS) {
       this.#presses.delete(state.robot); // it was reset
       this.#change();
     }
@@ -78,7 +80,7 @@ export class Stopping extends EventTarget {
   #confirm(robot, press) {
     if (this.#presses.get(robot) !== press || press.phase === 'stopped') return;
     press.phase = 'stopped';
-    press.tookMs = this.#clock.now() - press.at;
+    press.confirmedAt = this.#clock.now();
     this.#change();
   }
 
