@@ -50,7 +50,7 @@ demo: setup
 
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
 # More than there are cores, since many tests wait for a node or a time-out.
-TEST_PROCESSES = 3
+TEST_PROCESSES = 4
 test: setup-tests
 	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
 		--no-loadscope-reorder $(ARGS)

@@ -205,8 +205,8 @@ class JointOutput(Stream):
             log.warning(f'no motion: {self.motion.cause.message}')
         elif contract is not None:
             log.info(
-                f'motion by {contract.unnorm_key}: {len(self.motion.joints)} joints of a '
-                f'{contract.robot}, {contract.rate_hz:.3g} actions a second'
+                f'motion by {contract.unnorm_key} ({contract.robot}): '
+                f'{len(self.motion.joints)} joints, {contract.rate_hz:.3g} actions a second'
             )
 
 
