@@ -320,7 +320,9 @@ class Oracle:
     def _answered_goal(self, service: str, request: Any, response: Any, header: Header) -> None:
         """The action server of a robot has answered."""
         start, _, kind = service.partition('execute/_action/')
-        goals, is_heard = self._by_prefix[start.removeprefix('/vla/')].goals, bool(header.client)
+        robot, is_heard = self._by_prefix[start.removeprefix('/vla/')], bool(header.client)
+        goals = robot.goals
+        self._rivalled(robot)  # perhaps since the last look
         if kind == 'cancel_goal':
             goals.cancel(request, response)
         elif kind == 'get_result':
@@ -491,8 +493,9 @@ class Oracle:
     def published(self, topic: str, message: Any) -> None:
         if '/_action/' in topic:
             start, _, kind = topic.partition('execute/_action/')
-            goals = self._by_prefix[start.removeprefix('/vla/')].goals
-            (goals.feed if kind == 'feedback' else goals.told)(message)
+            robot = self._by_prefix[start.removeprefix('/vla/')]
+            self._rivalled(robot)  # perhaps since the last look
+            (robot.goals.feed if kind == 'feedback' else robot.goals.told)(message)
             return
         for prefix, robot in self._by_prefix.items():
             if not topic.startswith(f'/{prefix}'):
