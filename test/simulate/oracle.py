@@ -700,12 +700,13 @@ class Oracle:
         return self._age_s(since_ns) > _STATUS_PERIOD_S + _LATE_S
 
     def _check_silence(self, robot: RobotOracle) -> None:
-        silent_s = self._age_s(robot.status_ns)
+        since_ns = max(robot.status_ns, self._state_since_ns)  # a transition may wait for a thread
+        silent_s = self._age_s(since_ns)
         limit_s = _STATUS_PERIOD_S + _LATE_S
         if silent_s <= limit_s or self._stalled_lately(silent_s):
             return
         if self._state in _TRANSITIONAL or self._signalled_ns is not None:
-            return  # it may wait for a thread
+            return
         robot.status_ns = self._scheduler.now_ns
         self._violation(f'{robot._name or "the robot"}: no status for {silent_s:.2f} s')
 
