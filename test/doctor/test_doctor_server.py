@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from support.doctor_setups import about, assert_sound
-from support.servers import CERTIFICATE, fake_server, free_port
+from support.servers import CERTIFICATE, fake_server
 from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
 from vla_ros.doctor.devices import check_devices
 from vla_ros.doctor.findings import Finding, Level
 from vla_ros.doctor.measure import check_by_measuring
 from vla_ros.doctor.memory import check_memory
 from vla_ros.doctor.server import check_server
+from vla_ros.serving.ports import free_port
 
 
 def told(model: str, **assignments: str) -> list[Finding]:

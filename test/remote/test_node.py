@@ -16,9 +16,10 @@ from sensor_msgs.msg import Image, JointState
 from support.graph import noise, running_node
 from support.in_process import unstarted_node
 from support.rest_servers import CONTRACT
-from support.servers import SERVED, FakeServer, fake_server, free_port
+from support.servers import SERVED, FakeServer, fake_server
 from vla_ros.reasons import Reason, State
 from vla_ros.ros.loading import load_policy
+from vla_ros.serving.ports import free_port
 from vla_ros.wire import pack
 
 

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from support.fakes import wait_until
-from support.servers import CERTIFICATE, SERVED, FakeServer, answer, fake_server, free_port, reply
+from support.servers import CERTIFICATE, SERVED, FakeServer, answer, fake_server, reply
 from vla_ros.clock import SystemClock
 from vla_ros.policies import PolicyRequest, inspect, kind_of, load_policy, resolve
 from vla_ros.reasons import Reason
 from vla_ros.remote.kind import Remote
 from vla_ros.scheduling import Deadline, InferenceWorker, Phase, Result, WorkerLimits
 from vla_ros.scheduling.result import Outcome
+from vla_ros.serving.ports import free_port
 from vla_ros.types import (
     InferenceCancelled,
     Invalid,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,6 +22,7 @@ from websockets.protocol import State
 
 from support.fakes import SPEC
 from support.places import ROOT
+from vla_ros.serving.ports import free_port
 from vla_ros.types import PolicyInfo, Prediction, TokenTrace, WarmupTimes
 from vla_ros.wire import ServedPolicy, pack, reply_map, unpack
 from vla_ros.wire.token import digest_of, is_authorized
@@ -39,12 +39,6 @@ SERVED = ServedPolicy(
 )
 
 Act = Callable[[ServerConnection, dict[str, Any]], Awaitable[None]]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return one.getsockname()[1]
 
 
 def reply(value: float = 0.5) -> bytes:

@@ -23,9 +23,9 @@ from support.browser import FakeServer, browsing, fake_server
 from support.forked import Forked
 from support.graph import CameraThread, running_node
 from support.nodes import PATIENT
-from support.servers import free_port
 from support.servo import Servo, written
 from vla_ros.reasons import Reason, State
+from vla_ros.serving.ports import free_port
 
 expect.set_options(timeout=15_000)  # of the machine, not of the page
 LAPTOP = {'viewport': {'width': 1280, 'height': 800}}

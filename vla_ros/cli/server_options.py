@@ -23,9 +23,5 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 def with_server(request: PolicyRequest, options: argparse.Namespace) -> PolicyRequest:
     """Return a request with these options."""
-    return replace(
-        request,
-        remote_token_file=options.remote_token_file,
-        remote_ca_file=options.remote_ca_file,
-        remote_image=options.remote_image,
-    )
+    given = {name: getattr(options, name) for name in _NAMES}
+    return replace(request, **given)

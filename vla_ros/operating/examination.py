@@ -18,6 +18,7 @@ from rclpy.client import Client
 from rclpy.parameter import parameter_value_to_python
 
 from vla_ros.errors import VlaError
+from vla_ros.operating.reports import plain
 from vla_ros.parameters.definition import DEFINITIONS
 from vla_ros.text import printable
 from vla_ros.web.messages import Finding
@@ -45,17 +46,8 @@ async def examine(parameters: Client, place: Place) -> tuple[Finding, ...]:
         file = Path(folder) / 'now.yaml'
         file.write_text(json.dumps({place.node_name: {'ros__parameters': values}}))  # YAML, too
         # With patience: the node that is examined may be acting.
-        command = [
-            'nice',
-            '-n',
-            '10',
-            sys.executable,
-            '-m',
-            'vla_ros.cli.doctor',
-            '--json',
-            '--params-file',
-            str(file),
-        ]
+        command = ['nice', '-n', '10', sys.executable, '-m', 'vla_ros.cli.doctor', '--json']
+        command += ['--params-file', str(file)]
         command += ['--ros-args', '-r', f'__ns:={place.namespace}', '-r', f'__node:={place.node}']
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -92,11 +84,7 @@ async def _values(parameters: Client, node_name: str) -> dict[str, Any]:
             'see whether its process runs, and answers ros2 param list',
         ) from None
     told = zip(names, map(parameter_value_to_python, response.values), strict=False)
-    return {name: _plain(value) for name, value in told if value is not None}
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) else list(value)
+    return {name: plain(value) for name, value in told if value is not None}
 
 
 def _findings(output: bytes) -> tuple[Finding, ...]:

@@ -22,6 +22,7 @@ from vla_ros.errors import VlaError
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.compressed import compressed_to_rgb
 from vla_ros.images.raw import image_to_rgb
+from vla_ros.images.thinning import thinned
 from vla_ros.web.robot import JpegImage
 
 CAMERA = 'camera:'  # prefix of a view, before the topic
@@ -91,8 +92,7 @@ def jpeg_of(pixels: np.ndarray, stamp: str) -> JpegImage:
 
     :param pixels: uint8 [H, W, 3] RGB.
     """
-    step = math.ceil(max(pixels.shape) / _MAX_SIDE)
-    small = np.ascontiguousarray(pixels[::step, ::step])
+    small = np.ascontiguousarray(thinned(pixels, _MAX_SIDE))
     height, width, _ = small.shape
     # Without subsampled colours: what the model saw has few pixels, and each counts.
     jpeg = simplejpeg.encode_jpeg(small, _QUALITY, 'RGB', '444')

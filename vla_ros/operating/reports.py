@@ -69,10 +69,11 @@ def fields_of(message: Any) -> dict[str, Any]:
     """Return the fields of a message, and of messages in it, as dictionaries."""
     values = {name: getattr(message, name) for name in message.get_fields_and_field_types()}
     return {
-        name: fields_of(value) if hasattr(value, 'get_fields_and_field_types') else _plain(value)
+        name: fields_of(value) if hasattr(value, 'get_fields_and_field_types') else plain(value)
         for name, value in values.items()
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return the value of a field or a parameter; arrays as lists."""
     return value if isinstance(value, (bool, int, float, str)) else list(value)

@@ -8,7 +8,6 @@ and takes ten times as long.
 from __future__ import annotations
 
 import array
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from sensor_msgs.msg import Image
 
 from vla_ros.clock import Clock
 from vla_ros.graph.stamps import to_time
+from vla_ros.images.thinning import thinned
 from vla_ros.scheduling import Result
 
 _SHORTEST_PERIOD_S = 0.1
@@ -66,9 +66,7 @@ def side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
     :param images: uint8 [H, W, 3] RGB each, at least one.
     """
-    small = [
-        image[:: (step := math.ceil(max(image.shape) / _MAX_SIDE)), ::step] for image in images
-    ]
+    small = [thinned(image, _MAX_SIDE) for image in images]
     if len(small) == 1:
         return small[0]
     height = max(len(image) for image in small)

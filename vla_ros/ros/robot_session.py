@@ -282,9 +282,10 @@ class RobotSession:
 
     def on_switched(self) -> None:
         """Start over, or hold."""
-        if off := self.why_off():
+        off = self.why_off()
+        self._is_off = off is not None
+        if off is not None:
             self._end_episode(off.reason.name)
-        self._is_off = bool(self.why_off())
         self.drop_all()
 
     def forget_stamps(self) -> None:

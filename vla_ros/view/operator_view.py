@@ -34,6 +34,7 @@ from vla_ros.drawing import (
     wrap,
     write,
 )
+from vla_ros.images.thinning import thinned
 from vla_ros.motion import Contract
 from vla_ros.reasons import State
 from vla_ros.types import PolicySpec, Prediction
@@ -168,8 +169,7 @@ def _fit_image(
 
 def _place_image(canvas: Image.Image, image: NDArray[np.uint8]) -> None:
     """Draw each pixel as a square; of an image that is too large, only every n-th pixel."""
-    step = math.ceil(max(image.shape) / SIDE)
-    sampled = Image.fromarray(np.ascontiguousarray(image[::step, ::step]))
+    sampled = Image.fromarray(np.ascontiguousarray(thinned(image, SIDE)))
     factor = SIDE // max(sampled.size)
     size = (factor * sampled.width, factor * sampled.height)
     corner = (MARGIN + (SIDE - size[0]) // 2, HEADER + (SIDE - size[1]) // 2)

@@ -170,8 +170,12 @@ class Desk:
             self._commands.say('')
             self._ring()
 
-    async def instruct(self, page: str, text: str) -> Reply:
+    async def instruct(self, page: str, text: str) -> Answer:
         """Give an instruction for a page, and wait until the node has it or not."""
+        began_s = self._clock.monotonic_s()
+        return self._answer('instruct', await self._instructed(page, text), began_s)
+
+    async def _instructed(self, page: str, text: str) -> Reply:
         if is_blank(text):
             return self._hold()
         refusal = self.lease.refusal(self._report, self._status_age_s())
@@ -206,15 +210,12 @@ class Desk:
                 await self._wait_for_report(reports)
         if command == 'set_limit' and reply.ok:
             self.limit(LIMIT_S)
-        return Answer(
-            0,
-            self.name.robot,
-            command,
-            reply.ok,
-            reply.confirmed,
-            reply.message,
-            self._clock.monotonic_s() - began_s,
-        )
+        return self._answer(command, reply, began_s)
+
+    def _answer(self, command: str, reply: Reply, began_s: float) -> Answer:
+        took_s = self._clock.monotonic_s() - began_s
+        robot = self.name.robot
+        return Answer(0, robot, command, reply.ok, reply.confirmed, reply.message, took_s)
 
     async def _wait_for_report(self, before: int) -> None:
         """Wait for a status that shows what a command has done: an instruction may follow it.

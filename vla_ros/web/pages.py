@@ -110,12 +110,7 @@ class Page:
         if isinstance(message, Command):
             answer = await desk.command(message.command)
         else:
-            began_s = self._clock.monotonic_s()
-            reply = await desk.instruct(self._name, message.text)
-            took_s = self._clock.monotonic_s() - began_s
-            answer = Answer(
-                0, message.robot, 'instruct', reply.ok, reply.confirmed, reply.message, took_s
-            )
+            answer = await desk.instruct(self._name, message.text)
         self._answers.append(replace(answer, id=message.id))
         self._bell.set()
 
