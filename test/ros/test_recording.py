@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import threading
@@ -18,9 +19,10 @@ from std_srvs.srv import Trigger
 from support.fakes import FakePolicy
 from support.graph import Robot, image_message, noise
 from support.in_process import node_with, unstarted_node
-from vla_ros.cli.replay import main as replay
+from vla_ros.cli import replay
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.graph.topics import image_topics
+from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyRequest, load_policy
 from vla_ros.reasons import Reason, State
 from vla_ros.recording import RecorderLimits
@@ -31,6 +33,7 @@ from vla_ros.replay.recorded import ACTION, action_definitions
 from vla_ros.replay.run import ask
 from vla_ros.replay.topics import find_instruction_topic, find_topics
 from vla_ros.ros.loading import load_policy as load_for_node
+from vla_ros.ros.recording import REPLAY_OPTIONS
 from vla_ros.types import Policy, Session
 
 GENEROUS = {
@@ -141,6 +144,14 @@ def _facts(path: Path) -> dict[str, str]:
     return {name.removeprefix('vla_ros.'): text for name, text in found.items()}
 
 
+def test_each_option_of_vla_replay_that_is_a_parameter_is_in_the_command_of_a_recording() -> None:
+    parsed = replay._parser().parse_args(['BAG', 'MODEL', '--output', 'FOLDER'])
+    options = {f'{name}{end}' for name in vars(parsed) for end in ('', '_s')}
+    parameters = {field.name for field in dataclasses.fields(Parameters)}
+    with_values_of_their_own = {'model', 'unnorm_key', 'instruction', 'rotate_180'}
+    assert options & parameters == {*REPLAY_OPTIONS} | with_values_of_their_own
+
+
 def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
     cameras, model = ('camera_1', 'camera_2'), 'scripted:cameras=2,state=3,chunk=4,period=0.1'
     folder = tmp_path / 'recordings'
@@ -185,7 +196,7 @@ def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
     # The command that the recording names does the same.
     places = {'BAG': str(path), 'REPLAYED': str(tmp_path / 'replayed')}
     _, *arguments = (places.get(word, word) for word in shlex.split(_facts(path)['replay']))
-    assert replay(arguments) == 0
+    assert replay.main(arguments) == 0
     rows = read_actions(tmp_path / 'replayed')
     assert [row.actions for row in rows] == [row.actions for row in replayed.rows]
 

@@ -46,9 +46,10 @@ from vla_ros.types import Observation, PolicyInfo, PolicySpec
 _HEAD_BYTES = 1000  # of a message in memory, beside its data
 _WARN_EVERY_S = 10.0
 # Parameters that vla_replay has as options.
-_REPLAY_OPTIONS = (
+REPLAY_OPTIONS = (
     *('revision', 'device', 'dtype', 'quantization', 'preprocessing', 'recomputed_patches'),
     *('contracts', 'sync_tolerance_s'),
+    *('remote_token_file', 'remote_ca_file', 'remote_image'),
 )
 
 
@@ -125,6 +126,44 @@ def make_track(recorder: Recorder | None) -> Track | None:
     return None if recorder is None else Track(recorder, serialize_message)
 
 
+class NoRecording:
+    """Records nothing: for a robot of a node that does not record."""
+
+    awaits_episode = False
+
+    def begin(
+        self,
+        instruction: str,
+        topics: RecordedTopics,
+        parameters: Parameters,
+        policy: RecordedPolicy,
+    ) -> None:
+        """Do nothing."""
+
+    def end(self, why: str) -> None:
+        """Do nothing."""
+
+    def expect(self) -> None:
+        """Do nothing."""
+
+    def start_over(self) -> None:
+        """Do nothing."""
+
+    def keep(self, result: Result, admitted: Admitted | None, frame_id: str) -> None:
+        """Do nothing."""
+
+    def keep_status(self, status: VlaStatus) -> None:
+        """Do nothing."""
+
+    def mark_success(self) -> str:
+        """Return an empty name: there is no episode."""
+        return ''
+
+    def report(self) -> tuple[tuple[RecordingCounters, ...], VlaRecording]:
+        """Return no counters, and that nothing is recorded."""
+        return (), recording_message(False)
+
+
 class Recording:
     """Begins and ends the episodes of one robot, and records what belongs to them.
 
@@ -145,9 +184,9 @@ class Recording:
         self._last_ns = 0  # time of the episode's last message
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is an episode now."""
-        return self._track.is_open
+    def awaits_episode(self) -> bool:
+        """Whether there is no episode now."""
+        return not self._track.is_open
 
     def begin(
         self,
@@ -216,7 +255,7 @@ class Recording:
         """
         return self._track.mark_success() if self._may_mark else ''
 
-    def report(self) -> tuple[tuple[RecordingCounters], VlaRecording]:
+    def report(self) -> tuple[tuple[RecordingCounters, ...], VlaRecording]:
         """Return the counters, and what the status says. Warn of what is not recorded."""
         told = self._track.report()
         cause = told.cause
@@ -279,7 +318,7 @@ def _replay_command(topics: RecordedTopics, parameters: Parameters, policy: Reco
     """Return the command that gives the same actions from the recording, whose path is BAG."""
     differing = {
         name: getattr(parameters, name)
-        for name in _REPLAY_OPTIONS
+        for name in REPLAY_OPTIONS
         if getattr(parameters, name) != getattr(Parameters, name)
     }
     options = {

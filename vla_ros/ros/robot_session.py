@@ -7,7 +7,7 @@ Used by the executor's thread. The faults of one robot do not affect the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from vla_ros.motion.state_parts import ContractState
 from vla_ros.msg import VlaLatencies, VlaMotion, VlaRecording, VlaStatus
 from vla_ros.parameters.definition import Parameters
 from vla_ros.reasons import Cause, Reason
-from vla_ros.recording import RecordingCounters, Track
+from vla_ros.recording import Track
 from vla_ros.ros.axes import ContractAxes
 from vla_ros.ros.instructions import Instructions
 from vla_ros.ros.messages import latencies_message, motion_message
@@ -28,7 +28,7 @@ from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
 from vla_ros.ros.pose_input import PoseInput
-from vla_ros.ros.recording import RecordedPolicy, RecordedTopics, Recording
+from vla_ros.ros.recording import NoRecording, RecordedPolicy, RecordedTopics, Recording
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (
@@ -115,7 +115,7 @@ class RobotSession:
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
         self._node, self._shared = node, shared
-        self._recording: Recording | None = None
+        self._recording: Recording | NoRecording = NoRecording()
         if track is not None:
             robot = parts.prefix.rstrip('/')
             self._recording = Recording(track, shared.clock, shared.log, robot)
@@ -145,7 +145,7 @@ class RobotSession:
     def deactivate(self) -> None:
         """Stop listening and acting. The worker is reset by the caller, for all robots."""
         self.active = False
-        self._end_episode('DEACTIVATED')
+        self._recording.end('DEACTIVATED')
         self.observations.stop_listening()
 
     def hand_over_outputs(self) -> list[Output]:
@@ -169,7 +169,7 @@ class RobotSession:
         self._gate.adjust(parameters.max_action_age_s)
         self._tool.adjust(parameters)
         if self.observations.adjust(parameters, self._needs()):
-            self._end_episode('TOPICS_CHANGED')
+            self._recording.end('TOPICS_CHANGED')
             self.drop_all()  # what came before may have been of other topics
         setup = self._setup()
         for output in self._outputs:
@@ -211,8 +211,7 @@ class RobotSession:
         """Drop all observations and inferences, and hold until the first action of later images."""
         self.observations.drop()
         self._policy.worker.reset(self._parts.source)
-        if self._recording is not None:
-            self._recording.start_over()
+        self._recording.start_over()
         self.hold(cause)
 
     def drop_all(self) -> None:
@@ -240,11 +239,10 @@ class RobotSession:
 
         :param conflict: why no instruction is obeyed for long, if several publishers instruct.
         """
-        if self._recording is not None:
-            why = self._why_no_instruction()
-            self._recording.end(why.reason.name if why else Reason.INSTRUCTION_CHANGED.name)
-            if self._parts.instructions.text:
-                self._recording.expect()
+        why = self._why_no_instruction()
+        self._recording.end(why.reason.name if why else Reason.INSTRUCTION_CHANGED.name)
+        if self._parts.instructions.text:
+            self._recording.expect()
         changed = 'no action yet of the new instruction'
         self.drop(conflict or self._waiting_for_image(Reason.INSTRUCTION_CHANGED, changed))
 
@@ -285,12 +283,12 @@ class RobotSession:
         off = self.why_off()
         self._is_off = off is not None
         if off is not None:
-            self._end_episode(off.reason.name)
+            self._recording.end(off.reason.name)
         self.drop_all()
 
     def forget_stamps(self) -> None:
         """Forget what was stamped before the clock jumped."""
-        self._end_episode(Reason.CLOCK_JUMP.name)
+        self._recording.end(Reason.CLOCK_JUMP.name)
         self.observations.forget_stamps()
         self._shared.frames.forget()
         self._tool.forget()
@@ -391,15 +389,15 @@ class RobotSession:
 
     def _record(self, result: Result, contract: Contract | None, admitted: Admitted | None) -> None:
         """Record an answer; the first one to an instruction begins an episode."""
-        recording, prediction = self._recording, result.prediction
-        if recording is None or prediction is None:
+        prediction = result.prediction
+        if prediction is None:
             return
-        if not recording.is_open:
+        if self._recording.awaits_episode:
             info = self._policy.worker.status().info
             policy = RecordedPolicy(info, self._policy.spec, prediction.unnorm_key, contract)
             instruction = result.observation.instruction
-            recording.begin(instruction, self._recorded_topics(), self._params, policy)
-        recording.keep(result, admitted, self._params.frame_ids[self._parts.source])
+            self._recording.begin(instruction, self._recorded_topics(), self._params, policy)
+        self._recording.keep(result, admitted, self._params.frame_ids[self._parts.source])
 
     def _recorded_topics(self) -> RecordedTopics:
         def full(name: str) -> str:
@@ -414,18 +412,13 @@ class RobotSession:
             episode=full('episode'),
         )
 
-    def _end_episode(self, why: str) -> None:
-        if self._recording is not None:
-            self._recording.end(why)
-
     def record_status(self, status: VlaStatus) -> None:
         """Record a status that was published, if there is an episode."""
-        if self._recording is not None:
-            self._recording.keep_status(status)
+        self._recording.keep_status(status)
 
     def mark_success(self) -> str:
         """Mark the episode as a success; return its name, empty if there is none."""
-        return '' if self._recording is None else self._recording.mark_success()
+        return self._recording.mark_success()
 
     # -- report ------------------------------------------------------------------------------------
 
@@ -434,10 +427,7 @@ class RobotSession:
         slot = self._policy.worker.statistics(self._parts.source)
         cause = next((output.cause for output in self._outputs if output.cause), None)
         limited = next((output.limited for output in self._outputs if output.limited), '')
-        recorded: Sequence[RecordingCounters] = ()
-        recording = VlaRecording()
-        if self._recording is not None:
-            recorded, recording = self._recording.report()
+        recorded, recording = self._recording.report()
         return SessionReport(
             (
                 *self.observations.counters,
