@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything runs in .venv. `make setup` makes it and keeps it up to date.
 
-.PHONY: help setup setup-serve setup-tests demo test soak fleet simulate mutants generate docs lint \
-	colcon clean
+.PHONY: help setup setup-serve setup-tests demo test soak fleet console-load simulate mutants \
+	generate docs lint colcon clean
 
 # The ROS 2 wheels mark an environment that they have prepared. A mark of another one would mislead
 # ours.
@@ -22,6 +22,7 @@ help:
 	@echo 'make test       run the tests; some of them: make test ARGS="-k slot"'
 	@echo 'make soak       run the node with a 30 Hz camera and faults: make soak ARGS="--seconds 1800"'
 	@echo 'make fleet      run 8 robots on a server whose replicas die and stop: make fleet ARGS="--seconds 600"'
+	@echo 'make console-load  measure what pages and hostile requests cost a node'
 	@echo 'make simulate   run the whole node in a deterministic simulation: make simulate SEEDS=0-999'
 	@echo 'make mutants    plant mistakes into the node; does the simulation find them?'
 	@echo '                make mutants ARGS=--planted, make mutants ARGS="--count 200"'
@@ -60,6 +61,9 @@ soak: setup
 
 fleet: setup-tests
 	@$(WITH_MESSAGES) .venv/bin/python test/fleet.py $(ARGS)
+
+console-load: setup-tests
+	@$(WITH_MESSAGES) .venv/bin/python test/console_load.py $(ARGS)
 
 SEEDS = 0-99
 simulate: setup
