@@ -220,8 +220,8 @@ PLANTED = [
     Planted(
         'robot: switching on again goes on where it was',
         _SESSION,
-        '            self._end_episode(off.reason.name)\n        self.drop_all()\n',
-        '            self._end_episode(off.reason.name)\n        self._on_change()\n',
+        '            self._recording.end(off.reason.name)\n        self.drop_all()\n',
+        '            self._recording.end(off.reason.name)\n        self._on_change()\n',
     ),
     Planted(
         'motion: it goes on beyond the validity of its action',
