@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import shlex
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
@@ -221,7 +223,7 @@ def test_a_full_disk_is_told_and_the_node_acts_on(tmp_path: Path) -> None:
 
 
 def test_a_stuck_disk_delays_no_action(tmp_path: Path) -> None:
-    """Actions come while the recorder is stuck: they wait for nothing that it does."""
+    """Actions wait for nothing that the recorder does, and what waits for it keeps no pixels."""
     goes_on, is_stuck = threading.Event(), threading.Event()
 
     def free_bytes(_: RecorderLimits) -> int:
@@ -229,13 +231,18 @@ def test_a_stuck_disk_delays_no_action(tmp_path: Path) -> None:
         assert goes_on.wait(60.0)
         return 10**12
 
+    policy = FakePolicy()
     parameters = {'record': True, 'recording_folder': str(tmp_path), **GENEROUS}
     with (
         mock.patch.object(RecorderLimits, 'free_bytes', free_bytes),
-        node_with(FakePolicy(), **parameters) as (stack, _),
+        node_with(policy, **parameters) as (stack, _),
     ):
         stack.instruct('go')
-        act(stack, 3)
+        act(stack, 1)
+        pixels = weakref.ref(policy.calls.pop()[0])
+        act(stack, 2)
+        gc.collect()
+        assert pixels() is None
         assert is_stuck.wait(30.0)
         stack.instruct('go there')  # the end of an episode waits for nothing, either
         act(stack, 3)

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one robot records: the inputs of each answer of the policy, and the actions made of them.
 
-Used by the executor's thread, which only hands over; the recorder's thread makes the messages and
-writes them.
+Used by the executor's thread, which only hands over; the recorder's thread serializes the messages
+and writes them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import shlex
 from collections.abc import Iterator, Mapping
@@ -235,13 +234,12 @@ class Recording:
             return
         if result.outcome is not Outcome.PREDICTED:
             return
-        count = len(observation.images) + (observation.state is not None) + (admitted is not None)
-        size = sum(len(message.data) + _HEAD_BYTES for message in observation.messages.values())
         if self._starts_over:
             self._add([(topics.instruction, String(data=one)) for one in ('', self._instruction)])
             self._starts_over = False
-        messages = functools.partial(_messages, topics, observation, admitted, frame_id)
-        self._track.add(Batch(self._times(count), count, size, messages))
+        data_bytes = sum(len(message.data) for message in observation.messages.values())
+        # Made now: what waits for the disk must not keep the pixels, which no limit counts.
+        self._add([*_messages(topics, observation, admitted, frame_id)], data_bytes)
 
     def keep_status(self, status: VlaStatus) -> None:
         """Record a status that was published."""
@@ -263,10 +261,14 @@ class Recording:
             self._log.warning(f'recording: {cause.message}', every_s=_WARN_EVERY_S)
         return (told.counters,), recording_message(True, told.episode, told.success, cause)
 
-    def _add(self, messages: list[tuple[str, Any]]) -> None:
+    def _add(self, messages: list[tuple[str, Any]], data_bytes: int = 0) -> None:
+        """Record messages by their topics.
+
+        :param data_bytes: of the images among them.
+        """
         count = len(messages)
-        batch = Batch(self._times(count), count, count * _HEAD_BYTES, lambda: messages)
-        self._track.add(batch)
+        size = count * _HEAD_BYTES + data_bytes
+        self._track.add(Batch(self._times(count), count, size, lambda: messages))
 
     def _times(self, count: int) -> int:
         """Return the time of the first of so many messages; times only rise."""
