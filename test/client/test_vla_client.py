@@ -27,6 +27,7 @@ from vla_ros.graph.qos import latched
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.msg import VlaAction, VlaStatus
 from vla_ros.reasons import Reason, State
+from vla_ros.types import InstructionError
 
 _namespaces = (f'/client_{number}' for number in itertools.count())
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
@@ -203,6 +204,15 @@ def test_an_instruction_that_is_rejected(both: Both) -> None:
     assert client.instruct('a </s> b') == Answer(
         False, State.HOLDING, Reason.INSTRUCTION_REJECTED, "HOLDING: special token '</s>'"
     )
+
+
+@pytest.mark.parametrize('text', ['pick\0 nothing', 'pick\ud800'])
+def test_an_instruction_that_a_message_would_cut_off_is_not_said(both: Both, text: str) -> None:
+    vla, client, _ = both
+    vla.tell()
+    for act in (client.say, client.instruct, lambda one: client.start(one, 1.0)):
+        with pytest.raises(InstructionError):
+            act(text)
 
 
 def heard(client: VlaClient, act: Callable[[], object]) -> ReceivedAction:

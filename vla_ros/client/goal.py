@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.action import ActionClient
 
 from vla_ros.action import ExecuteInstruction
+from vla_ros.client.instruction import carried
 from vla_ros.graph.stamps import to_duration
 
 if TYPE_CHECKING:
@@ -49,14 +50,17 @@ class GoalClient:
     def start(
         self, instruction: str, time_limit_s: float, on_feedback: OnFeedback, timeout_s: float
     ) -> RunningGoal | None:
-        """Return the goal; None if the node rejects it, or does not answer in time."""
+        """Return the goal; None if the node rejects it, or does not answer in time.
+
+        :raises InstructionError: if a message can't carry the instruction.
+        """
         client = self._client
+        goal = ExecuteInstruction.Goal(
+            instruction=carried(instruction), time_limit=to_duration(time_limit_s)
+        )
         ends_s = client.clock.monotonic_s() + timeout_s
         if not client.wait_until(self._actions.server_is_ready, timeout_s):
             return None
-        goal = ExecuteInstruction.Goal(
-            instruction=instruction, time_limit=to_duration(time_limit_s)
-        )
         answer = self._actions.send_goal_async(
             goal, feedback_callback=lambda message: on_feedback(message.feedback)
         )

@@ -23,6 +23,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from vla_ros.client.goal import GoalClient, OnFeedback, RunningGoal
+from vla_ros.client.instruction import carried
 from vla_ros.clock import Clock, SystemClock
 from vla_ros.graph.executor import spinning
 from vla_ros.graph.heard import cleaned
@@ -153,6 +154,7 @@ class VlaClient:
 
         :param text: instruction; empty means hold.
         :returns: not ok if the node rejects it, is in ERROR, or does not answer in time.
+        :raises InstructionError: if a message can't carry it, as one with a NUL.
         """
         ends_s = self.clock.monotonic_s() + timeout_s
         if not self.wait_until(lambda: self.status is not None, timeout_s):
@@ -170,8 +172,11 @@ class VlaClient:
         return self._answer(self.is_in_force(text) and not self._has_failed())
 
     def say(self, text: str) -> None:
-        """Publish the instruction once, without waiting."""
-        self.instructions.publish(String(data=text))
+        """Publish the instruction once, without waiting.
+
+        :raises InstructionError: if a message can't carry it, as one with a NUL.
+        """
+        self.instructions.publish(String(data=carried(text)))
 
     def stop(self, timeout_s: float = 10.0) -> Answer:
         """Hold until :meth:`reset` and :meth:`enable`."""

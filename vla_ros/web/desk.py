@@ -14,6 +14,7 @@ from vla_ros.clock import Clock, SystemClock
 from vla_ros.errors import VlaError
 from vla_ros.reasons import State
 from vla_ros.text import is_blank
+from vla_ros.types import InstructionError, check_instruction
 from vla_ros.web.history import Samples, Timeline
 from vla_ros.web.lease import Lease
 from vla_ros.web.messages import (
@@ -178,6 +179,11 @@ class Desk:
     async def _instructed(self, page: str, text: str) -> Reply:
         if is_blank(text):
             return self._hold()
+        try:
+            check_instruction(text)
+        except InstructionError as error:
+            self._hold()  # as the node does with an instruction that it rejects
+            return Reply(False, True, f'not instructed: {error}')
         refusal = self.lease.refusal(self._report, self._status_age_s())
         if refusal or self._report is None:
             return Reply(False, True, f'not instructed: {refusal}')
