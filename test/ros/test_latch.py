@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def test_what_was_decided_is_there_again(tmp_path: Path) -> None:
     again.save()
     assert reopened(path)['a'] == Latch(disabled=True)
     assert [file.name for file in path.parent.iterdir()] == ['vla.json']
+
+
+def test_a_decision_is_on_disk_when_it_is_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The power may fail: the content must be there before its name, and then the name."""
+    synced: list[tuple[bool, bool]] = []
+    path = tmp_path / 'vla.json'
+
+    def fsync(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    latches = reopened(path)
+    latches.set('a', stopped=True)
+    latches.save()
+    assert synced == [(False, False), (True, True)]
 
 
 def test_nothing_is_written_where_nothing_has_changed(tmp_path: Path) -> None:

@@ -147,6 +147,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name is in it
+    finally:
+        os.close(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> str:
