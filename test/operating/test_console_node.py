@@ -123,9 +123,17 @@ def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told(
         running.ends()
 
 
-@pytest.mark.parametrize('arguments', [['--host', '0.0.0.0'], ['--port', '65536']])
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--host', '0.0.0.0'], 'no token'),
+        (['--port', '65536'], '0 to 65535'),
+        (['--ros-args', '-r', 'x'], 'ROS rejects the arguments'),
+        (['--ros-args', '-p', 'use_sim_time:=x'], 'ROS rejects the arguments'),
+    ],
+)
 def test_unusable_arguments_are_told(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vla_ros.cli.console import main
 
@@ -133,4 +141,4 @@ def test_unusable_arguments_are_told(
         assert main(arguments) == 1
     except SystemExit as end:
         assert end.code == 2
-    assert 'token' in (told := capsys.readouterr().err) or '0 to 65535' in told
+    assert words in capsys.readouterr().err

@@ -484,7 +484,16 @@ def test_addresses() -> None:
         assert request.device == 'server' and resolve(request) == request
     for model in ('ws:/h', 'wss', 'openvla/ws', 'grpc://h'):
         assert not Remote().owns(model)
-    for model in ('ws://', 'ws://h:0', 'ws://h:99999', 'ws://h/ü', 'ws://h/?a=b', 'ws://h/#x'):
+    wrong = (
+        'ws://',
+        'ws://h:0',
+        'ws://h:99999',
+        'ws://h/ü',
+        'ws://h/?a=b',
+        'ws://h/#x',
+        'ws://h..h',
+    )
+    for model in wrong:
         with pytest.raises(PolicyError, match='address of a server'):
             resolve(PolicyRequest(model))
     with pytest.raises(PolicyError) as caught:

@@ -29,10 +29,9 @@ from support.serving import (
     running,
 )
 from vla_ros.policies import PolicyRequest, load_policy
-from vla_ros.serving.access import Access, check_host
+from vla_ros.serving.access import Access
 from vla_ros.serving.application import Application
 from vla_ros.serving.connection import HarnessSpeaker, OpenpiSpeaker
-from vla_ros.serving.errors import ServingError
 from vla_ros.serving.replica import ServedSession
 from vla_ros.serving.text import without_paths
 from vla_ros.serving.vla_eval import Harness
@@ -77,28 +76,6 @@ def test_who_may_connect(token: str, headers: dict[str, str], status: int) -> No
             assert replica.counters.unauthorized + replica.counters.foreign == turned_away
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ('host', 'token', 'insecure', 'allowed'),
-    [
-        ('127.0.0.1', False, False, True),
-        ('localhost', False, False, True),
-        ('::1', False, False, True),
-        ('0.0.0.0', False, False, False),
-        ('robot.example', False, False, False),
-        ('192.0.2.1', True, False, True),
-        ('0.0.0.0', False, True, True),
-    ],
-)
-def test_beyond_loopback_a_token_is_required(
-    host: str, token: bool, insecure: bool, allowed: bool
-) -> None:
-    if allowed:
-        check_host(host, token, insecure)
-    else:
-        with pytest.raises(ServingError, match='--token-file'):
-            check_host(host, token, insecure)
 
 
 def test_health_metadata_and_status() -> None:

@@ -80,6 +80,7 @@ def test_samples_are_by_the_second_and_only_new_ones_are_sent() -> None:
         '{"type": "here"}',
         '{"type": "here", "now_ms": NaN}',
         '{"type": "here", "now_ms": true}',
+        f'{{"type": "here", "now_ms": {"1" * 400}}}',
         '{"type": "here", "now_ms": 1, "robots": "-"}',
         '{"type": "here", "now_ms": 1, "more": 1}',
         '{"type": "instruct", "id": 1, "robot": "-", "text": 5}',

@@ -19,6 +19,7 @@ import pytest
 from support.fake_robots import FakeRobot
 from support.pages import WAIT_S, Page, be_patient, image_of
 from support.servers import CERTIFICATE, KEY
+from vla_ros.hosts import HostError
 from vla_ros.web.access import Access, ConsoleError
 from vla_ros.web.connections import Connections
 from vla_ros.web.console import Console
@@ -129,6 +130,21 @@ def test_a_node_whose_instructions_do_not_expire_takes_none_from_a_page() -> Non
             assert state['lease']['can_set_limit'] and 'is 0 s' in state['lease']['refusal']
             assert (await page.ask('command', command='set_limit'))['ok']
             assert (await page.ask('instruct', text='go'))['ok']
+
+    run(test)
+
+
+def test_an_instruction_that_is_not_usable_means_hold_and_is_not_sent() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            assert (await page.ask('instruct', text='go'))['ok']
+            # ROS ends a text at its NUL, so the node would carry out the first word.
+            for text in ('stop\0 moving', 'go\ud800', 'go</s>'):
+                answer = await page.ask('instruct', text=text)
+                assert not answer['ok'] and answer['message'].startswith('not instructed: ')
+            assert set(one.robot.said) == {'go', ''} and one.robot.said[-1] == ''
+            await page.until('state', state='HOLDING')
 
     run(test)
 
@@ -258,8 +274,39 @@ def test_what_is_not_json_is_refused_and_its_own_page_is_not() -> None:
     run(test)
 
 
+STRANGE = [
+    ('POST /api/sign_in', 'Content-Type: application/json', b'{"token": "\\ud800"}', 401),
+    ('POST /api/sign_in', 'Content-Type: application/json; charset=hex', b'{}', 400),
+    ('POST /api/sign_in', 'Content-Type: application/json\r\nContent-Encoding: gzip', b'{}', 400),
+    ('GET /api/robots', 'Cookie: vla_console=\xff', b'', 401),
+    ('GET /api/robots', 'Authorization: Bearer \xff', b'', 401),
+    ('GET /\xff', 'Accept: */*', b'', 400),
+]
+
+
+def test_a_stranger_who_sends_bytes_that_are_no_text_is_refused_and_counted(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        async with served(Access.with_token(TOKEN)) as one:
+            place = one.url.removeprefix('http://').rstrip('/')
+            for line, header, body, status in STRANGE:
+                reader, writer = await asyncio.open_connection(*place.split(':'))
+                head = f'{line} HTTP/1.1\r\nHost: {place}\r\n{header}\r\n'
+                size = f'Content-Length: {len(body)}\r\n\r\n'
+                writer.write((head + size).encode('latin-1') + body)
+                answered = await reader.readline()
+                assert answered.split()[1] == str(status).encode(), line
+                writer.close()
+            refused = one.console.access.refused
+            assert (refused.unauthorized, refused.malformed) == (3, 3)
+
+    run(test)
+    assert not caplog.records and not capfd.readouterr().err  # strangers fill no log
+
+
 def test_beyond_loopback_only_a_token_opens(tmp_path: Path) -> None:
-    with pytest.raises(ConsoleError):
+    with pytest.raises(HostError):
         asyncio.run(serving(Console(), Address('0.0.0.0', 0)).__aenter__())
 
     async def test() -> None:

@@ -24,6 +24,7 @@ from vla_ros.cli import exit_codes
 from vla_ros.client.lease import Heir
 from vla_ros.client.question import CheckFailed, Question, pattern
 from vla_ros.console import EndRequest, catch_signals, complain, forget_output, unbuffer_output
+from vla_ros.graph.arguments import ArgumentsError, usable_arguments
 from vla_ros.graph.stamps import from_duration
 from vla_ros.images.files import UnreadableImage, read_image
 from vla_ros.motion import ContractError
@@ -61,6 +62,9 @@ def _check(argv: list[str], options: argparse.Namespace, interrupted: EndRequest
     try:
         image = read_image(options.image) if options.image else pattern()
         action = _ask(argv, options, image, interrupted)
+    except ArgumentsError as error:
+        complain('vla_check', error)
+        return exit_codes.BAD_ARGUMENTS
     except (CheckFailed, ContractError, UnreadableImage) as failure:
         complain('vla_check', failure)
         return exit_codes.FAILED
@@ -79,11 +83,13 @@ def _ask(
     """Return the action; None if a signal ended the wait.
 
     :raises CheckFailed: if there is none, or the instruction may still be in force.
+    :raises ArgumentsError: if ROS rejects the arguments.
     """
-    # No handlers of rclpy, so that the instruction can still be taken back after a signal.
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    with usable_arguments():
+        # No handlers of rclpy, so that the instruction can still be taken back after a signal.
+        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+        node = Node('vla_check')
     started_s = time.monotonic()
-    node = Node('vla_check')
     question = Question(
         node,
         image,

@@ -50,6 +50,7 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from vla_ros.console import catch_signals, unbuffer_output
+    from vla_ros.graph.arguments import ArgumentsError, usable_arguments
     from vla_ros.parameters.check import ParameterError
     from vla_ros.ros.executor import GuardedExecutor
     from vla_ros.ros.log import WarningsToLog
@@ -60,10 +61,11 @@ def _run(arguments: list[str] | None, options: dict[str, Any]) -> int:
     stopped = catch_signals()
     removed = remove_dead_segments()
     try:
-        # rclpy's handlers would close the context, and we could not tell robots to stop.
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = VlaNode(beat=watchdog.beat, **options)
-    except (ParameterError, RuntimeError) as error:
+        with usable_arguments():
+            # rclpy's handlers would close the context, and we could not tell robots to stop.
+            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+            node = VlaNode(beat=watchdog.beat, **options)
+    except (ParameterError, ArgumentsError) as error:
         print(f'vla_node: unusable arguments: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return exit_codes.BAD_ARGUMENTS

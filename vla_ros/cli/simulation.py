@@ -30,6 +30,7 @@ def _run(given: list[str], stopped: EndRequest) -> int:
     from vla_ros.client.processes import clean_shared_memory
     from vla_ros.evaluation.alone import run_alone
     from vla_ros.evaluation.pace import DELTAS, Pace
+    from vla_ros.graph.arguments import ArgumentsError, usable_arguments
     from vla_ros.simulation import BlocksWorld
     from vla_ros.types import PolicyError
 
@@ -50,11 +51,15 @@ def _run(given: list[str], stopped: EndRequest) -> int:
     pace = Pace('free', rate_hz=options.rate, deltas_from=options.deltas_from)
     try:
         clean_shared_memory()
-        # No handlers of rclpy, which would end its context in the middle of publishing.
-        rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+        with usable_arguments():
+            # No handlers of rclpy, which would end its context in the middle of publishing.
+            rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
         with BlocksWorld() as world:
             run_alone(world, pace, options.first_seed, stopped)
         return exit_codes.INTERRUPTED
+    except ArgumentsError as error:
+        complain('vla_simulation', error)
+        return exit_codes.BAD_ARGUMENTS
     except PolicyError as error:
         complain('vla_simulation', error)
         return exit_codes.FAILED

@@ -16,6 +16,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.console import EndRequest, say
 from vla_ros.errors import VlaError
+from vla_ros.graph.arguments import usable_arguments
 from vla_ros.operating.discovery import find_cameras, find_places
 from vla_ros.operating.images import CAMERA
 from vla_ros.operating.robot import GraphRobot
@@ -40,12 +41,13 @@ class Graph:
     ) -> None:
         self._console, self._loop = console, loop
         self._context = rclpy.Context()
-        rclpy.init(
-            args=[*ros_arguments],
-            context=self._context,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-        self._node = Node('vla_console', context=self._context)
+        with usable_arguments():
+            rclpy.init(
+                args=[*ros_arguments],
+                context=self._context,
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+            self._node = Node('vla_console', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._node.create_timer(_LOOK_S, self._look)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vla_ros.hosts import is_loopback
+from vla_ros.hosts import can_be_host, is_loopback
 from vla_ros.text import quoted
 from vla_ros.types import PolicyError
 
@@ -78,13 +78,14 @@ def read_address(model: str) -> Address:
             'model has a user or a password, which all nodes can read in a parameter',
             'set remote_token_file to a file with the token',
         )
-    if not _VISIBLE.fullmatch(model) or not parts.hostname or port == 0:
+    host = parts.hostname or ''
+    if not _VISIBLE.fullmatch(model) or not can_be_host(host) or port == 0:
         raise _wrong(model, 'it has no host, or characters that are not allowed')
     if parts.query or parts.fragment:
         raise _wrong(model, 'it has a query or a fragment')
     scheme = parts.scheme.lower()
     path = parts.path or ('/act' if scheme.startswith('http') else '/')
-    return Address(scheme, parts.hostname, port or _SCHEMES[scheme], path)
+    return Address(scheme, host, port or _SCHEMES[scheme], path)
 
 
 def _wrong(model: str, why: str) -> PolicyError:

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from vla_ros.hosts import is_loopback
-from vla_ros.serving.errors import ServingError
 from vla_ros.wire.token import digest_of, is_authorized
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -49,15 +47,3 @@ class Access:
             return Refusal.FOREIGN if b'origin' in given else None
         shown = given.get(b'authorization', b'').decode('latin-1')
         return None if is_authorized(shown, self.digest) else Refusal.UNAUTHORIZED
-
-
-def check_host(host: str, has_token: bool, insecure: bool) -> None:
-    """Raise ServingError if others could reach the server without a token."""
-    if not (is_loopback(host) or has_token or insecure):
-        raise ServingError(
-            f'host {host} is reached from other machines, and there is no token',
-            'give --token-file FILE (openssl rand -hex 32 > FILE), or --insecure if everyone may '
-            'move the robots',
-            value=host,
-            expected='127.0.0.1 without a token',
-        )

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla_ros.hosts import is_loopback
+from vla_ros.hosts import check_host, is_loopback
 from vla_ros.policy_request import PolicyRequest
-from vla_ros.serving.access import check_host
 from vla_ros.serving.errors import ServingError
 from vla_ros.serving.replica import ReplicaLimits
 from vla_ros.text import is_name
@@ -62,11 +61,14 @@ class ServeOptions:
         return self.tls_cert is not None
 
     def check(self, insecure: bool = False) -> None:
-        """Raise ServingError if the options contradict each other.
+        """Check that the options do not contradict each other.
 
         :param insecure: whether others may reach the server without a token.
+        :raises HostError: if they could, and may not.
+        :raises ServingError: if there is another contradiction.
         """
-        check_host(self.host, bool(self.token_digest), insecure)
+        otherwise = ', or --insecure if everyone may move the robots'
+        check_host(self.host, bool(self.token_digest) or insecure, otherwise)
         for name in self.policies:
             if name and not (is_name(name) and name.isidentifier()):
                 raise ServingError(

@@ -149,17 +149,6 @@ class Access:
         self._sessions.pop(digest_of(cookie), None)
 
 
-def check_binding(host: str, has_token: bool) -> None:
-    """Raise ConsoleError if other machines could reach the server without a token."""
-    if not (is_loopback(host) or has_token):
-        raise ConsoleError(
-            f'host {host} is reached from other machines, and there is no token',
-            'give --token-file FILE (openssl rand -hex 32 > FILE; chmod 600 FILE)',
-            value=host,
-            expected='127.0.0.1 without a token',
-        )
-
-
 def _place(origin: str) -> str:
     """Return host and port of an Origin; empty if it has none."""
     try:

@@ -212,12 +212,12 @@ class _Handlers:
         :raises Refused: if it is none, too large or too slow.
         """
         try:
-            content = json.loads(await asyncio.wait_for(request.text(), BODY_S))
+            content = json.loads(await asyncio.wait_for(request.read(), BODY_S))
         except asyncio.TimeoutError:
             raise Refused(408, 'too_slow', f'the body took more than {BODY_S:g} s') from None
         except web.HTTPRequestEntityTooLarge:
             raise Refused(413, 'too_large', f'the body is above {BODY_BYTES} bytes') from None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, web.RequestPayloadError):
             content = None
         if not isinstance(content, dict):
             raise Refused(400, 'malformed', 'the body is no JSON object')

@@ -415,12 +415,15 @@ def from_json(text: str) -> FromPage:
         raise MessageError(f'a message {name} has unknown keys', expected=', '.join(wanted))
     try:
         return _checked(kind, content)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: of huge whole numbers
         raise MessageError(f'a message {name} has missing or wrong values', value=content) from None
 
 
 def _checked(kind: type, content: Mapping[str, Any]) -> FromPage:
-    """Return the message; raise KeyError, TypeError or ValueError if a value has another form."""
+    """Return the message.
+
+    :raises KeyError, TypeError, ValueError, OverflowError: if a value has another form.
+    """
     if kind is Here:
         robots = content.get('robots', [])
         _require(isinstance(robots, list) and len(robots) <= _MAX_ROBOTS)

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from vla_ros.web.access import ConsoleError, check_binding
+from vla_ros.hosts import check_host
+from vla_ros.web.access import ConsoleError, Refusals
 from vla_ros.web.application import application
 from vla_ros.web.connections import Connections
 from vla_ros.web.console import Console
@@ -59,15 +63,17 @@ class Address:
 async def serving(console: Console, address: Address) -> AsyncIterator[str]:
     """Serve the page until the block ends; provide its URL.
 
-    :raises ConsoleError: if the address can't be used, or others could reach it without a token.
+    :raises ConsoleError: if the address can't be used.
+    :raises HostError: if others could reach it without a token.
     """
-    check_binding(address.host, bool(console.access.digest))
+    check_host(address.host, bool(console.access.digest))
     tls = address.tls()
     connections = Connections(console.access.refused)
     app = application(console, connections, tls is not None)
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_log(console.access.refused),
         keepalive_timeout=IDLE_S,
         lingering_time=0.0,  # of a body that nobody reads
         max_line_size=_HEADER_BYTES,
@@ -106,12 +112,35 @@ async def _listen(
             ssl_handshake_timeout=HANDSHAKE_S if tls else None,
             backlog=128,
         )
+    except socket.gaierror as error:
+        raise ConsoleError(
+            f'the name of the host {address.host} is not known ({error.strerror})',
+            'give the name or the address of this machine as --host',
+            value=address.host,
+        ) from error
     except OSError as error:
         raise ConsoleError(
             f'the page cannot be served on {address.host}, port {address.port}: {error.strerror}',
             'give another --port, or end the program that has this one',
             value=address.port,
         ) from error
+
+
+def _log(refused: Refusals) -> logging.Logger:
+    """Return a log for errors of ours; what strangers send that is no HTTP is counted instead.
+
+    aiohttp would write a traceback for each.
+    """
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        is_strangers = isinstance(error, HttpProcessingError)
+        refused.malformed += is_strangers
+        return not is_strangers and record.levelno >= logging.WARNING
+
+    log = logging.Logger('vla_console')
+    log.addFilter(is_ours)
+    return log
 
 
 async def _tick(console: Console, connections: Connections) -> None:

@@ -43,8 +43,8 @@ def authorization(token: str) -> str:
 
 
 def digest_of(token: str) -> bytes:
-    """Return the SHA-256 of a token."""
-    return hashlib.sha256(token.encode()).digest()
+    """Return the SHA-256 of a token, or of whatever a stranger sends in its place."""
+    return hashlib.sha256(token.encode(errors='surrogatepass')).digest()
 
 
 def is_authorized(header: str | None, digest: bytes) -> bool:
