@@ -41,7 +41,7 @@ setup:
 setup-serve:
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && "$$python" tools/setup_serve.py
 
-# Ray, foreign clients and a browser, beside what the node needs.
+# Ray, rerun, foreign clients and a browser, beside what the node needs.
 setup-tests: setup
 	@.venv/bin/python tools/setup_serve.py --for-tests
 	@sh tools/install_chromium.sh

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make .venv-serve: what vla_serve needs, without ROS 2, for a machine with GPUs.
 
-`make setup-serve` runs this. With `--for-tests` it adds Ray and the clients of the tests to .venv.
-The package itself is not copied: the commands run from this folder. Standard library only.
+`make setup-serve` runs this. With `--for-tests` it adds Ray, rerun and the clients of the tests to
+.venv. The package itself is not copied: the commands run from this folder. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     os.chdir(ROOT)
     try:
         if sys.argv[1:] == ['--for-tests']:
-            install(TESTS, ['serve.txt'], ['serving_clients.txt'])
+            install(TESTS, ['serve.txt', 'rerun.txt'], ['serving_clients.txt'])
         else:
             make_venv()
             install(SERVE, ['runtime.txt', 'serve.txt'], [])

@@ -154,13 +154,17 @@ def modules_after(statement: str) -> set[str]:
             [*POLICY, 'cv2', 'cv_bridge', 'rclpy'],
         ),
         # MuJoCo and LIBERO come with the first world, matplotlib with the plot, tkinter with the
-        # window, torch with the first policy that needs it.
+        # window, torch with the first policy that needs it, rerun with the first file for it.
         (
             [
                 *('vla_ros.evaluation.plot', 'vla_ros.evaluation.window', 'vla_ros.replay.compare'),
                 *('vla_ros.replay.run', 'vla_ros.pipeline.summary', 'vla_ros.simulation.expert'),
+                'vla_ros.replay.timeline',
             ],
-            [*POLICY, 'rclpy', 'matplotlib', 'mujoco', 'robosuite', 'libero', 'OpenGL', 'tkinter'],
+            [
+                *(*POLICY, 'rclpy', 'matplotlib', 'mujoco', 'robosuite', 'libero', 'OpenGL'),
+                *('tkinter', 'rerun', 'pyarrow'),
+            ],
         ),
         (
             ['vla_ros.bench.report', 'vla_ros.cli.bench', 'vla_ros.openvla'],

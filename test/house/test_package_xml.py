@@ -38,7 +38,7 @@ KEYS = {
 # Modules for which rosdep has no key; requirements/ has their versions.
 WITHOUT_KEY = {'backports', 'compression', 'peft', 'safetensors', 'simplejpeg', 'tokenizers'}
 WITHOUT_KEY |= {'websockets'}  # rosdep's is too old
-WITHOUT_KEY |= {'openpi_client', 'playwright', 'ray', 'vla_eval'}
+WITHOUT_KEY |= {'openpi_client', 'playwright', 'ray', 'rerun', 'vla_eval'}
 OURS = {'generate_reference', 'simulate', 'support', 'training', 'vla_ros'}
 # Declared, and neither imported nor looked for.
 BROUGHT_ALONG = {

@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 from support.fakes import FakePolicy
 from support.graph import Robot, image_message, noise
 from support.in_process import node_with, unstarted_node
+from support.rrd import Rrd, pixels
 from vla_ros.cli import replay
 from vla_ros.graph.stamps import from_time, to_time
 from vla_ros.graph.topics import image_topics
@@ -201,6 +202,37 @@ def test_cameras_and_state_are_recorded_as_they_came(tmp_path: Path) -> None:
     assert replay.main(arguments) == 0
     rows = read_actions(tmp_path / 'replayed')
     assert [row.actions for row in rows] == [row.actions for row in replayed.rows]
+    check_timeline(path, tmp_path / 'shown', shown, sent)
+
+
+def check_timeline(
+    path: Path,
+    output: Path,
+    shown: Sequence[tuple[int, Mapping[str, np.ndarray], list[float]]],
+    sent: Mapping[int, Sequence[float]],
+) -> None:
+    """Compare what rerun shows of an episode with what was given to the node and sent by it."""
+    assert replay.main([str(path), '--rerun', '--output', str(output)]) == 0
+    rrd = Rrd(output / 'replay.rrd')
+    for frame, (stamp_ns, images, state) in enumerate(shown):
+        for offset, (name, image) in enumerate(images.items()):
+            row = rrd.of('image', f'{name}/image')[frame]
+            assert (row.capture_ns, row.frame) == (stamp_ns + offset, frame)
+            assert np.abs(pixels(row).astype(int) - image).max() <= 2
+        for index, value in enumerate(state):
+            row = rrd.of('state', f'value_{index}')[frame]
+            assert (row.capture_ns, row.frame, row.value) == (stamp_ns - 3, frame, value)
+        for column in range(7):
+            row = rrd.rows[f'action/value_{column}/recorded'][frame]
+            assert (row.capture_ns, row.frame, row.value) == (
+                *(stamp_ns, frame),
+                sent[stamp_ns][column],
+            )
+    assert rrd.of('log', 'instruction')[0].value == 'go'
+    assert any('RUNNING' in row.value for row in rrd.of('log', 'status'))
+    [end] = rrd.of('log', 'episode')
+    assert end.value == 'end of the episode: DEACTIVATED; not marked as a success'
+    assert '**instruction**: go' in rrd.static['episode']['TextDocument:text'][0]
 
 
 def test_a_full_disk_is_told_and_the_node_acts_on(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ Gives the policy the images of a bag, and the states if it takes any, each with 
 was current then. Writes the answers: actions.csv, actions.jsonl, and actions.png, which also shows
 the recorded actions and velocities. The same bag, policy and options give the same bytes. With
 several policies, or --compare, it also reports where any two differ, which is not an error. The
-last line is JSON with all counts. Exit code: 0, 1 (an error, in one line) or 2 (invalid arguments).
-Needs no ROS.
+last line is JSON with all counts. With --rerun it also writes replay.rrd, which shows the recording
+and the answers on one timeline in the viewer of rerun; without a policy, the recording alone. Exit
+code: 0, 1 (an error, in one line) or 2 (invalid arguments). Needs no ROS.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyRequest
 from vla_ros.replay.actions import ActionsError
 from vla_ros.replay.bag import BagError
-from vla_ros.replay.command import Setup, replay
+from vla_ros.replay.command import Setup, replay, show
 from vla_ros.replay.frames import Sampling
+from vla_ros.replay.rerun_file import RerunMissing
 from vla_ros.replay.run import NoAction
+from vla_ros.replay.timeline import TIMELINE_NAME
 from vla_ros.types import PolicyError
 
 # Options of several values, with the default and the allowed ones.
@@ -38,15 +41,25 @@ _LISTS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)  # a MODEL may stand behind options
+    if options.model is None and not options.rerun:
+        parser.error('name a MODEL, or show the recording alone with --rerun')
     try:
-        print(replay(_setup(options), say))
+        print(_report(options))
         return 0
-    except (BagError, ActionsError, NoAction, PolicyError, OSError) as error:
+    except (BagError, ActionsError, NoAction, PolicyError, RerunMissing, OSError) as error:
         complain('vla_replay', error)
         return exit_codes.FAILED
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
+
+
+def _report(options: argparse.Namespace) -> str:
+    if options.model is None:
+        camera = next(iter(options.image), None)
+        return show(options.bag, options.output, options.compare, camera, say)
+    return replay(_setup(options), say)
 
 
 def _setup(options: argparse.Namespace) -> Setup:
@@ -70,6 +83,7 @@ def _setup(options: argparse.Namespace) -> Setup:
         options.instruction_topic,
         Sampling(options.every, options.rate, options.limit),
         options.draft,
+        options.rerun,
     )
 
 
@@ -79,10 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('bag', type=Path, help='folder that ros2 bag wrote, or an .mcap or .db3')
-    add('model', help='checkpoint folder, hub id (is downloaded), ws://..., or scripted:...')
+    text = 'checkpoint folder, hub id (is downloaded), ws://..., or scripted:...'
+    add('model', nargs='?', help=f'{text}; none with --rerun: show what was recorded')
     add('--output', metavar='DIR', type=Path, required=True, help='folder to write; may be new')
     text = 'output of an earlier replay to compare with; may be repeated'
     add('--compare', metavar='DIR', type=Path, action='append', default=[], help=text)
+    text = f'write {TIMELINE_NAME}, too, for the viewer of rerun (pip install rerun-sdk)'
+    add('--rerun', action='store_true', help=text)
     _add_inputs(parser)
     _add_policies(parser)
     return parser

@@ -5,6 +5,6 @@ Deterministic: every image is used in turn, however long an inference takes; the
 and settings give the same bytes. Independent of ROS.
 
 In the order of use: bag (the recording), frames (the policy's inputs), actions (its answers, as
-files), run (the whole replay), recorded (the actions and velocities in the recording), plot, and
-compare (the differences of two replays).
+files), run (the whole replay), recorded (the actions and velocities in the recording), plot,
+timeline (the same in the viewer of rerun), and compare (the differences of two replays).
 """

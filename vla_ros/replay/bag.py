@@ -85,6 +85,8 @@ class RawMessage:
 class Bag:
     """A recording, open within a ``with`` statement.
 
+    :ivar topics: by name.
+    :ivar custom_data: what the recorder says of it in metadata.yaml, texts by name.
     :raises BagError: on entering, if there is no such recording, or it can't be read.
     """
 
@@ -108,6 +110,7 @@ class Bag:
                 files = find_files(self.path)
                 self._files = [open_file(path, stack) for path in files.paths]
                 self.topics = _topics(self._files, files.announced)
+                self.custom_data = files.custom_data
             except StorageError as error:
                 raise BagError(
                     f'bag {self.path} cannot be read: {error.what}', error.advice

@@ -15,8 +15,10 @@ from vla_ros.replay.actions import ActionRow, ActionsError, read_actions
 from vla_ros.replay.bag import Bag
 from vla_ros.replay.compare import compare_all, comparison_tables
 from vla_ros.replay.frames import Instructions, Sampling
-from vla_ros.replay.recorded import ACTION, action_definitions
+from vla_ros.replay.recorded import message_definitions
+from vla_ros.replay.rerun_file import require_rerun
 from vla_ros.replay.run import SUMMARY_NAME, Replayed, Summary, Task, run
+from vla_ros.replay.timeline import TIMELINE_NAME, Answers, write_timeline
 from vla_ros.replay.topics import find_instruction_topic, find_topics
 from vla_ros.types import check_instruction
 
@@ -32,6 +34,7 @@ class Setup:
     :param images: topics, in the order of the policy's cameras; empty: found by the recording.
     :param state: topic; None: found by the recording. So is ``instruction_topic``.
     :param instruction: for all images; None: the recorded ones.
+    :param rerun: whether to write a file for the viewer of rerun, too.
     """
 
     bag: Path
@@ -46,6 +49,7 @@ class Setup:
     instruction_topic: str | None
     sampling: Sampling
     draft: bool
+    rerun: bool = False
 
 
 def replay(setup: Setup, say: Say) -> str:
@@ -55,8 +59,11 @@ def replay(setup: Setup, say: Say) -> str:
     :raises ActionsError: if a folder to write has a replay, or one to compare has none.
     :raises PolicyError: if a policy can't be loaded, fails a self-check, or can't continue.
     :raises NoAction: if a policy gave no action.
+    :raises RerunMissing: if rerun is asked for and not installed.
     :raises OSError: if the files can't be written.
     """
+    if setup.rerun:
+        require_rerun()
     if setup.instruction is not None:
         check_instruction(setup.instruction)
     rows: dict[str, Sequence[ActionRow]] = {
@@ -66,7 +73,7 @@ def replay(setup: Setup, say: Say) -> str:
     several = len(requests) > 1
     folders = [setup.output / one.label if several else setup.output for one in requests]
     results: list[Replayed] = []
-    with Bag(setup.bag, {ACTION: action_definitions()}) as bag:
+    with Bag(setup.bag, message_definitions()) as bag:
         _check_topics(bag, setup, requests[0])
         task = _task(bag, setup, say)
         for folder in folders:
@@ -74,8 +81,40 @@ def replay(setup: Setup, say: Say) -> str:
         for request, folder in zip(requests, folders, strict=True):
             results.append(run(bag, task, request, folder, say))
             rows[request.label] = results[-1].rows
+        timeline = _timeline(bag, setup, rows, results[-1], say) if setup.rerun else {}
     runs = [one.summary for one in results]
-    return _report({**results[0].recipe, 'runs': runs, 'comparisons': compare_all(rows)})
+    comparisons = compare_all(rows)
+    return _report({**results[0].recipe, 'runs': runs, 'comparisons': comparisons, **timeline})
+
+
+def show(path: Path, output: Path, compare: Sequence[Path], camera: str | None, say: Say) -> str:
+    """Write a file of rerun with what was recorded, without a policy; return the counts as JSON.
+
+    :param path: of the recording.
+    :param output: folder to write.
+    :param compare: folders of earlier replays, whose answers are shown, too.
+    :param camera: topic whose images are counted as frames; None: the first topic of images.
+    :raises RerunMissing: if rerun is not installed.
+    :raises BagError: if the recording can't be read, or has no such topic.
+    :raises ActionsError: if a folder to compare has no replay.
+    :raises OSError: if the file can't be written.
+    """
+    require_rerun()
+    answers = {f'{folder}/': Answers(read_actions(folder)) for folder in compare}
+    with Bag(path, message_definitions()) as bag:
+        output.mkdir(parents=True, exist_ok=True)
+        told = write_timeline(output / TIMELINE_NAME, bag, answers, camera, say)
+    return json.dumps({'bag': str(path), 'rerun': told})
+
+
+def _timeline(
+    bag: Bag, setup: Setup, rows: Mapping[str, Sequence[ActionRow]], last: Replayed, say: Say
+) -> Summary:
+    """Write the file of rerun; return what the report says of it."""
+    names = last.names  # columns of an earlier replay have no names of their own
+    answers = {name: Answers(one, names) for name, one in rows.items()}
+    camera = next(iter(last.topics.images.values()))
+    return {'rerun': write_timeline(setup.output / TIMELINE_NAME, bag, answers, camera, say)}
 
 
 def _task(bag: Bag, setup: Setup, say: Say) -> Task:

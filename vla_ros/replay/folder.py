@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -39,10 +39,12 @@ class Files:
     """The files of a recording.
 
     :param announced: messages by topic and type, according to metadata.yaml; empty without it.
+    :param custom_data: what the recorder says of the recording there, texts by name.
     """
 
     paths: Sequence[Path]
     announced: Counter[tuple[str, str]] = field(default_factory=Counter)
+    custom_data: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_files(path: Path) -> Files:
@@ -70,7 +72,7 @@ def find_files(path: Path) -> Files:
     found = [file.name for file in inside if file.suffix in _FILES]
     names = [_present(name, found, path) for name in dict.fromkeys(files.paths)]
     _check_others(names, found, path)
-    return Files([path / name for name in names], files.announced)
+    return replace(files, paths=[path / name for name in names])
 
 
 def open_file(path: Path, stack: ExitStack) -> Storage:
@@ -114,7 +116,10 @@ def _listed(metadata: Any) -> Files:
     names = [PurePath(name).name for name in metadata['relative_file_paths']]
     if not names:
         raise ValueError('it lists no files')
-    return Files([Path(name) for name in names], announced)
+    custom_data = {
+        str(name): str(text) for name, text in (metadata.get('custom_data') or {}).items()
+    }
+    return Files([Path(name) for name in names], announced, custom_data)
 
 
 def _present(name: Path, found: Sequence[str], folder: Path) -> str:

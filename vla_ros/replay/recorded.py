@@ -13,16 +13,29 @@ from vla_ros.console import Say
 from vla_ros.replay.bag import Bag, UnreadableMessage
 from vla_ros.share import share_file
 
-ACTION = 'vla_ros/msg/VlaAction'
+ACTION, STATUS = 'vla_ros/msg/VlaAction', 'vla_ros/msg/VlaStatus'
 _Values = Callable[[Any], Sequence[float]]
 _OLD_ACTIONS = ('VlaAction_0.1.msg',)  # the newest first
 
 
-def action_definitions() -> list[str]:
-    """Return all definitions of VlaAction, the newest first.
+def message_definitions() -> dict[str, list[str]]:
+    """Return the definitions of our messages by type, of each the newest first.
 
     Recordings in sqlite3 do not contain the definitions of their messages.
     """
+    return {ACTION: action_definitions(), STATUS: [_status_definition()]}
+
+
+def _status_definition() -> str:
+    """Return the definition of VlaStatus with those of its parts, as mcap has it."""
+    status = share_file('msg/VlaStatus.msg')
+    parts = (file for file in sorted(status.parent.glob('Vla*.msg')) if file != status)
+    texts = [f'MSG: vla_ros/{file.stem}\n{file.read_text()}' for file in parts]
+    return f'\n{"=" * 80}\n'.join([status.read_text(), *texts])
+
+
+def action_definitions() -> list[str]:
+    """Return all definitions of VlaAction, the newest first."""
     folder = Path(__file__).with_name('old_messages')
     files = [share_file('msg/VlaAction.msg'), *(folder / name for name in _OLD_ACTIONS)]
     return [file.read_text() for file in files]
@@ -52,10 +65,10 @@ def read_recorded(bag: Bag, say: Say) -> list[Recorded]:
     :raises BagError: where the recording is damaged.
     """
     actions = [name for name in bag.topics_of(ACTION) if name.endswith('action')]
-    twists = bag.topics_of(*_TWISTS)
+    twists = bag.topics_of(*TWISTS)
     return [
         *(_read(bag, topic, {ACTION: _action_values}, say) for topic in actions),
-        *(_read(bag, topic, _TWISTS, say) for topic in twists),
+        *(_read(bag, topic, TWISTS, say) for topic in twists),
     ]
 
 
@@ -96,7 +109,7 @@ def _twist_values(twist: Any) -> list[float]:
     return [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z]
 
 
-_TWISTS: Mapping[str, _Values] = {
+TWISTS: Mapping[str, _Values] = {
     'geometry_msgs/msg/Twist': _twist_values,
     'geometry_msgs/msg/TwistStamped': lambda message: _twist_values(message.twist),
 }

@@ -12,6 +12,7 @@ from typing import Any
 from vla_ros.clock import Clock, SystemClock
 from vla_ros.console import Say
 from vla_ros.errors import VlaError
+from vla_ros.motion import describe, load_contracts
 from vla_ros.policies import load_policy, recipe
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.replay.actions import ActionFiles, ActionRow, action_row
@@ -84,11 +85,15 @@ class Replayed:
 
     :param recipe: the task's recipe, with the topics.
     :param rows: one for each observation that has an answer.
+    :param topics: of the policy's inputs.
+    :param names: of the columns of an action.
     """
 
     recipe: Summary
     summary: Summary
     rows: Sequence[ActionRow]
+    topics: Topics
+    names: Sequence[str]
 
 
 def run(bag: Bag, task: Task, request: PolicyRequest, folder: Path, say: Say) -> Replayed:
@@ -127,12 +132,19 @@ def run(bag: Bag, task: Task, request: PolicyRequest, folder: Path, say: Say) ->
             f'no image on {", ".join(topics.images.values())} of bag {bag.path} gave an action: '
             f'{frames.skipped_text() or "there are none"}'
         )
-    replayed = Replayed(task.recipe_of(topics), _summary(request, info, frames, rows), rows)
+    summary = _summary(request, info, frames, rows)
+    names = _column_names(request, session.spec, rows[0].unnorm_key)
+    replayed = Replayed(task.recipe_of(topics), summary, rows, topics, names)
     title = f'{bag.path.name}, {request.label}'
     plot_actions(folder / PLOT_NAME, title, rows, read_recorded(bag, say))
     text = json.dumps({**replayed.recipe, **replayed.summary}, indent=2)
     (folder / SUMMARY_NAME).write_text(f'{text}\n')
     return replayed
+
+
+def _column_names(request: PolicyRequest, spec: PolicySpec, unnorm_key: str) -> Sequence[str]:
+    """Return the names of an action's columns, by the data set's contract if there is one."""
+    return describe(spec, load_contracts(request.contracts or None).get(unnorm_key)).names
 
 
 def _summary(

@@ -15,6 +15,7 @@ from vla_ros.images.raw import image_to_rgb
 from vla_ros.replay.bag import Bag, BagError
 from vla_ros.types import PolicySpec
 
+STATE, STRING = 'sensor_msgs/msg/JointState', 'std_msgs/msg/String'
 TO_RGB: Mapping[str, Callable[[Any], NDArray[np.uint8]]] = {
     'sensor_msgs/msg/Image': image_to_rgb,
     'sensor_msgs/msg/CompressedImage': compressed_to_rgb,
@@ -35,11 +36,10 @@ class _Input:
     absent: str
 
 
-_STATE, _STRING = 'sensor_msgs/msg/JointState', 'std_msgs/msg/String'
 _TEXT_OPTION = '--instruction-topic (or --instruction TEXT)'
 _IMAGES = _Input('images', TO_RGB, '--image', f'record a topic of {" or ".join(TO_RGB)}')
-_STATES = _Input('states', [_STATE], '--state', f'record a topic of {_STATE}')
-_INSTRUCTIONS = _Input('instructions', [_STRING], _TEXT_OPTION, f'name one with {_TEXT_OPTION}')
+_STATES = _Input('states', [STATE], '--state', f'record a topic of {STATE}')
+_INSTRUCTIONS = _Input('instructions', [STRING], _TEXT_OPTION, f'name one with {_TEXT_OPTION}')
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,17 @@ def find_topics(bag: Bag, images: Sequence[str], state: str | None, spec: Policy
         _image_topics(bag, images, spec.cameras),
         _find(bag, state, _STATES) if spec.state_dim else None,
     )
+
+
+def find_camera(bag: Bag, wanted: str | None) -> str | None:
+    """Return the wanted topic of images, or else the first one; None if there are no images.
+
+    :raises BagError: if the wanted topic has no images.
+    """
+    topics = bag.topics_of(*TO_RGB)
+    if wanted is None and topics:
+        return topics[0]
+    return None if wanted is None else _find(bag, wanted, _IMAGES)
 
 
 def _image_topics(bag: Bag, wanted: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
