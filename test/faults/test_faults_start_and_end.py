@@ -6,6 +6,7 @@ The second half of the faults in docs/faults.md, injected through the real node 
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import statistics
@@ -98,12 +99,20 @@ def test_a_preparation_that_hangs_ends_with_70(model: str, reason: Reason, messa
     assert 'Traceback' not in running.output
 
 
-def test_cleanup_of_a_hung_warmup_is_answered_and_ends_with_70() -> None:
-    with running_node('model:=scripted:hung@warmup') as running:
-        running.robot.wait_for_state(State.WARMING_UP)
+@pytest.mark.parametrize(
+    ('step', 'state', 'named'),
+    [('load', State.LOADING, 'loading'), ('warmup', State.WARMING_UP, 'warming up')],
+    ids=['load', 'warmup'],
+)
+def test_cleanup_of_a_hung_preparation_is_answered_and_ends_with_70(
+    step: str, state: State, named: str
+) -> None:
+    with running_node(f'model:=scripted:hung@{step}') as running:
+        running.robot.wait_for_state(state)
         assert running.robot.transition(Transition.TRANSITION_DEACTIVATE)
         assert running.robot.transition(Transition.TRANSITION_CLEANUP)
         assert running.ends() == 70
+    assert re.search(f'{named}.* did not stop within 2 s', running.output)
     assert 'Traceback' not in running.output
 
 

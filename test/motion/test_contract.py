@@ -517,15 +517,24 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
 
 # --- The docs say the same ------------------------------------------------------------------------
 
+SOURCES = 'contracts_sources.md'
 
-def section(title: str) -> str:
-    text = (ROOT / 'docs' / 'contracts.md').read_text()
+
+def section(title: str, page: str = 'contracts.md') -> str:
+    text = (ROOT / 'docs' / page).read_text()
     return re.split('^## ', text.split(f'\n## {title}\n')[1], flags=re.MULTILINE)[0]
 
 
-def rows(title: str) -> list[list[str]]:
-    lines = re.findall(r'^\| (`.*) \|$', section(title), flags=re.MULTILINE)
+def rows(title: str, page: str = 'contracts.md') -> list[list[str]]:
+    lines = re.findall(r'^\| (`.*) \|$', section(title, page), flags=re.MULTILINE)
     return [line.split(' | ') for line in lines]
+
+
+def sources() -> dict[str, str]:
+    """The source of each column of the tables, in one line."""
+    text = section('Sources', SOURCES)
+    found = re.findall(r'^\* (.*?): (.*(?:\n  .*)*)', text, flags=re.MULTILINE)
+    return {head: source.replace('\n ', '') for head, source in found}
 
 
 def columns(text: str) -> dict[str, list[str]]:
@@ -551,12 +560,11 @@ def as_column(contract: ActionContract) -> list[str]:
 
 def test_the_section_of_aloha_shows_what_is_shipped() -> None:
     text = section('ALOHA')
-    [source] = re.findall(r'^\* ALOHA: (.*(?:\n  .*)*)', text, flags=re.MULTILINE)
     contracts = load_contracts()
     joints = {key: one for key, one in contracts.items() if isinstance(one, JointContract)}
     assert re.findall('`(aloha1.*?)`', text) == list(joints)
     for contract in joints.values():
-        assert source.replace('\n ', '') == contract.source
+        assert sources()['ALOHA'] == contract.source
         assert columns(text)['ALOHA'] == [
             contract.robot,
             f'{contract.rate_hz:g}',
@@ -570,9 +578,8 @@ def test_the_section_of_aloha_shows_what_is_shipped() -> None:
 def test_the_table_shows_what_is_shipped() -> None:
     text = section('The shipped contracts')
     [suites] = re.findall(r'LIBERO stands for (.*?)\.\n', text, flags=re.DOTALL)
-    sources = dict(re.findall(r'^\* (.*?): (.*(?:\n  .*)*)', text, flags=re.MULTILINE))
     shown = {
-        name: (column, sources[head].replace('\n ', ''))
+        name: (column, sources()[head])
         for head, column in columns(text).items()
         if head
         for name in re.findall('`(.*?)`', suites if head == 'LIBERO' else head)
@@ -592,7 +599,7 @@ def test_every_field_is_explained() -> None:
 
 
 def test_whatever_openvla_was_trained_on_is_shipped_or_left_out_with_a_reason() -> None:
-    left_out = [cells[0].strip('`') for cells in rows('What is left out, and why')]
+    left_out = [cells[0].strip('`') for cells in rows('What is left out, and why', SOURCES)]
     shipped = set(load_contracts())
     assert sorted(left_out) == sorted(set(MIXTURE) - shipped)
     assert set(MIXTURE) & shipped == {'bridge_orig', 'fractal20220817_data'}

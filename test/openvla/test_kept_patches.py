@@ -2,7 +2,7 @@
 """Patches that changed little are kept from the last inference of the same robot, if that is asked.
 
 What is exact about it is tested here: nothing changed, or everything that changed was recomputed.
-What it costs in success is measured (docs/evaluation.md).
+What it costs in success is measured (docs/benchmarks/success.md).
 """
 
 from __future__ import annotations

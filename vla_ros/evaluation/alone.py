@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from std_srvs.srv import Trigger
 
 from vla_ros.client.simulated_robot import SimulatedRobot
@@ -15,6 +18,14 @@ from vla_ros.evaluation.window import open_window
 from vla_ros.simulation import BlocksWorld
 
 _NAME = 'vla_simulation'
+
+
+def _node_command() -> str:
+    """Return the command that starts a node for this arm: the one beside this, or by launch."""
+    model, beside = blocks_model(), Path(sys.executable).with_name('vla_node')
+    if beside.exists():  # after make setup; colcon installs it elsewhere
+        return f'{beside} --ros-args -p model:={model} -p frozen_image_timeout_s:=0.0'
+    return f'ros2 launch vla_ros vla.launch.py model:={model} frozen_image_timeout_s:=0.0'
 
 
 def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: EndRequest) -> None:
@@ -34,11 +45,7 @@ def run_alone(world: BlocksWorld, pace: Pace, first_seed: int, stopped: EndReque
         return response
 
     robot.node.create_service(Trigger, '~/start_over', start_over)
-    print(
-        f'start the node: ros2 launch vla_ros vla.launch.py model:={blocks_model()} '
-        'frozen_image_timeout_s:=0.0\n'
-        f'instructions: {", ".join(world.instructions)}'
-    )
+    print(f'start the node: {_node_command()}\ninstructions: {", ".join(world.instructions)}')
     starts = 0
     while not stopped.is_set():
         if starts < starts_asked_for:

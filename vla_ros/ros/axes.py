@@ -49,13 +49,9 @@ class ContractAxes:
             self._frames.listen()
 
     def __str__(self) -> str:
-        """Return the beginning of a sentence that ends in the contract's frame."""
+        """Return the name of the frame that has the contract's axes, for people."""
         frame_id, source, fixed, _ = self.names
-        if source:
-            return f'{source} has the axes of'
-        return (
-            f'{frame_id}, turned by {fixed}, has the axes of' if fixed else f'{frame_id} is to be'
-        )
+        return source or (f'{frame_id}, turned by {fixed}' if fixed else frame_id)
 
     def rotation(self, frame: str) -> Vector | Cause:
         """Return the quaternion that turns displacements, or why it is unknown.

@@ -42,6 +42,14 @@ def progress_text(status: WorkerStatus) -> str:
     return f'{progress.text}: {progress.done} of {progress.total}'
 
 
+def busy_text(status: WorkerStatus) -> str:
+    """Return what a policy's thread does, for people: loading with its step, or just the policy."""
+    if status.phase not in _PHASE_LIMITS:
+        return 'the policy'
+    text = progress_text(status)
+    return text if status.progress is None else f'{status.phase.value} ({text})'
+
+
 def time_out(status: WorkerStatus, parameters: Parameters) -> Cause | None:
     """Return why loading or warming up has taken longer than it may; None if it has not."""
     if status.phase not in _PHASE_LIMITS:

@@ -119,8 +119,9 @@ class MotionOutput(Stream):
             log.warning(f'no motion: {self.motion.cause.message}')
         elif contract is not None:
             log.info(
-                f'motion by {contract.unnorm_key}: {self._axes} the {contract.frame} of a '
-                f'{contract.robot}, {contract.rate_hz:.3g} actions a second'
+                f'motion by {contract.unnorm_key} ({contract.robot}): the axes of {self._axes} '
+                f'must lie as those of its {contract.frame.replace("_", " ")}; '
+                f'{contract.rate_hz:.3g} actions a second'
             )
 
     def _begin(self, admitted: Admitted, now_s: float) -> bool:

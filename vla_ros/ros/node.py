@@ -35,7 +35,7 @@ from vla_ros.ros.configuration import LOAD_AGAIN, Beat, Configuration
 from vla_ros.ros.frames import Frames
 from vla_ros.ros.goals import SuccessService
 from vla_ros.ros.latch import Latches, latch_path
-from vla_ros.ros.loading import LoadPolicy, progress_text, silence_limit, time_out
+from vla_ros.ros.loading import LoadPolicy, busy_text, progress_text, silence_limit, time_out
 from vla_ros.ros.log import Log
 from vla_ros.ros.messages import diagnostics_message, policy_message
 from vla_ros.ros.node_clock import NodeClock
@@ -385,9 +385,10 @@ class VlaNode(LifecycleNode):
         if configuration is None:
             return
         self._beat(CLOSE_LIMIT_S, f'ending the policy may take {CLOSE_LIMIT_S:g} s')
+        busy = 'the policy' if self._error else busy_text(configuration.status())
         if not configuration.close(0.0 if self.exit_code.done() else _JOIN_TIMEOUT_S):
             # Another worker beside it would be a second model in memory.
-            self._end(f'the policy did not stop within {_JOIN_TIMEOUT_S:g} s')
+            self._end(f'{busy} did not stop within {_JOIN_TIMEOUT_S:g} s')
         self._policy_info = policy_message(configuration.parameters, None)
         if configuration.recorder is not None:
             self._recorders = [one for one in self._recorders if not one.join(0.0)]
