@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import gc
+import mmap
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from support.drafts import DRAFTS
 from support.golden import CASES, picture
 from support.places import GOLDEN
-from vla_ros.openvla import OpenVLAPolicy, PlacementError, loading, products
+from vla_ros.openvla import OpenVLAPolicy, PlacementError, loading, pages, products
 from vla_ros.openvla import quantization as q
-from vla_ros.openvla.checkpoint import Checkpoint, release_pages
+from vla_ros.openvla.checkpoint import Checkpoint
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.pages import release_pages
 from vla_ros.openvla.placement import check_quantization
 
 CPU = torch.device('cpu')
@@ -139,7 +143,7 @@ def test_inputs_are_rounded_to_the_nearest(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize('kind', DYNAMIC)
-@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('bad', [float('nan'), -float('nan'), float('inf'), -float('inf')])
 def test_what_is_no_number_stays_none(bad: float, kind: type[q.QuantizedLinear]) -> None:
     rows = random(4, INPUTS)
     rows[2, 9] = bad
@@ -487,6 +491,25 @@ def test_released_pages_come_back_when_read(tiny_checkpoint: Path) -> None:
     before = tensor.clone()
     release_pages(tensor)
     assert torch.equal(tensor, before), name
+
+
+@pytest.mark.parametrize('kind', CLASSES)
+def test_a_layer_asks_for_huge_pages_for_its_weight(
+    kind: type[q.QuantizedLinear], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised: list[tuple[int, int, int]] = []
+
+    def madvise(address: c_void_p, size: c_size_t, advice: int) -> None:
+        advised.append((address.value or 0, size.value, advice))
+
+    monkeypatch.setattr(pages, '_LIBC', SimpleNamespace(madvise=madvise))
+    packed = layer(kind, torch.float32).packed
+    start = torch.ops.mkldnn.data_ptr(packed) if packed.is_mkldnn else packed.data_ptr()
+    ((first, size, advice),) = [one for one in advised if start <= one[0] < start + mmap.PAGESIZE]
+    assert advice == 25
+    assert first % mmap.PAGESIZE == size % mmap.PAGESIZE == 0
+    assert size >= INPUTS * OUTPUTS // 2 - mmap.PAGESIZE
+    assert first + size <= start + (INPUTS + 16) * OUTPUTS  # with oneDNN's sums of rows
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from vla_ros.convert.errors import ConvertError
 from vla_ros.convert.weights import Weight, opened_weights
-from vla_ros.openvla.checkpoint import release_pages
 from vla_ros.openvla.errors import listing
 from vla_ros.openvla.json_files import read_json
+from vla_ros.openvla.pages import release_pages
 from vla_ros.text import quoted
 
 CONFIG_NAME, WEIGHTS_NAME = 'adapter_config.json', 'adapter_model.safetensors'

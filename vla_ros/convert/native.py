@@ -25,11 +25,11 @@ from vla_ros.convert.options import Options
 from vla_ros.convert.plan import Plan
 from vla_ros.convert.reading import tensors_to_safetensors
 from vla_ros.convert.weights import Weight, opened_weights
-from vla_ros.openvla.checkpoint import release_pages
 from vla_ros.openvla.errors import listing
 from vla_ros.openvla.json_files import read_json, read_text
 from vla_ros.openvla.layout import Codes, Layout
 from vla_ros.openvla.model import stored_key
+from vla_ros.openvla.pages import release_pages
 from vla_ros.openvla.preprocessor_config import preprocessor_config
 from vla_ros.text import quoted
 

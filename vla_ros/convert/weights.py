@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vla_ros.convert.errors import ConvertError
 from vla_ros.convert.writing import Entry, in_order, write_safetensors
-from vla_ros.openvla.checkpoint import opened_safetensors, release_pages
+from vla_ros.openvla.checkpoint import opened_safetensors
+from vla_ros.openvla.pages import release_pages
 from vla_ros.text import quoted
 
 DTYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}

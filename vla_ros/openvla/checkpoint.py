@@ -8,8 +8,6 @@ the thread that builds the policy. Independent of models.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatch
@@ -27,7 +25,6 @@ from vla_ros.openvla.plain import PICKLE_SUFFIXES, check_tensors, is_training_st
 INDEX_NAME = 'model.safetensors.index.json'
 SINGLE_NAME = 'model.safetensors'
 _DTYPES = {'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16}
-_LIBC = ctypes.CDLL(None)
 _MAX_HEADER_BYTES = 16_000_000  # a 7B model has 0.2 MB; safetensors itself would parse 100 MB
 
 
@@ -122,24 +119,6 @@ class Checkpoint:
                     )
                 self.dtypes.add(_DTYPES[header.get_dtype()])
                 self.shapes[name] = tuple(header.get_shape())
-
-
-def release_pages(tensor: Tensor) -> None:
-    """Release the memory of a mapped tensor that is not used any more.
-
-    Otherwise its pages count as this process's until the file is closed. Where the system has no
-    such call, they do.
-    """
-    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > first and hasattr(mmap, 'MADV_DONTNEED'):
-        _LIBC.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
-
-
-def release_freed() -> None:
-    """Make the C library return freed memory to the system; glibc keeps holes of megabytes."""
-    if hasattr(_LIBC, 'malloc_trim'):
-        _LIBC.malloc_trim(0)
 
 
 def _weight_map(directory: Path, remember: Remember) -> dict[str, str]:

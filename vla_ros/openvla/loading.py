@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vla_ros.openvla.checkpoint import release_freed, release_pages
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.model import OpenVLAModel
+from vla_ros.openvla.pages import release_freed, release_pages
 from vla_ros.openvla.placement import Placement
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 from vla_ros.types import Progress, ProgressCallback

@@ -13,6 +13,8 @@ import functools
 import torch
 from torch import Tensor
 
+from vla_ros.openvla.pages import use_huge_pages
+
 BLOCK = 64  # outputs that lie together in oneDNN's order of a weight
 _FOUR = 4  # inputs that lie together there
 
@@ -92,6 +94,7 @@ class WritableWeight:
         with torch.inference_mode(False):  # so that it can be written to in any mode
             empty = torch.zeros(outputs, inputs, dtype=torch.int8)
             self._packed = torch.ops.onednn.qlinear_prepack(empty, None)
+            use_huge_pages(self._packed)
             self._zeros = torch.zeros(outputs, dtype=torch.int32)
             size = torch.ops.mkldnn._nbytes(self._packed)
             address = torch.ops.mkldnn.data_ptr(self._packed)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_ros.openvla.pages import use_huge_pages
 from vla_ros.openvla.products import (
     BLOCK,
     WritableWeight,
@@ -89,6 +90,8 @@ class QuantizedLinear(nn.Module, abc.ABC):
 
     def _keep(self, **tensors: Tensor) -> None:
         for name, tensor in tensors.items():
+            if tensor.device.type == 'cpu':
+                use_huge_pages(tensor)
             self.register_buffer(name, tensor, persistent=False)
 
 

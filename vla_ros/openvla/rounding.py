@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Whole numbers of the size of each float.
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 ROWS_AT_ONCE = 128  # quantised together: few enough for the CPU's caches
 
 
@@ -61,12 +63,15 @@ def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     :returns: uint8 [M, K], and [M, 1] in the dtype of the rows, the scale of each.
     """
     limits = torch.finfo(rows.dtype)
-    largest = rows.abs().amax(dim=1, keepdim=True).float()
+    # Without their signs floats are ordered as their bits are, whose maximum is faster.
+    bits = rows.abs().view(_BITS[rows.dtype]).amax(dim=1, keepdim=True)
+    largest = bits.view(rows.dtype).float()
     # Larger by one rounding, so that it is not too small after it was rounded to the dtype.
     scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
     # In place, pass by pass: twice as fast as one pass with mixed dtypes.
     inputs = rows.to(torch.float32, copy=True).mul_(1 / scales.float())
-    return inputs.add_(zero + 0.5).to(torch.uint8), scales  # truncates, hence the 0.5
+    inputs.add_(zero + 0.5)  # because the next line truncates
+    return inputs.to(torch.int16).to(torch.uint8), scales  # from float to uint8 is slow
 
 
 def quantize_steps(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
