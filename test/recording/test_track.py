@@ -225,6 +225,45 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert cause is not None and 'recording_folder' in cause.message
 
 
+def test_two_nodes_that_record_to_one_folder_at_the_same_moment(tmp_path: Path) -> None:
+    names = []
+    for number in range(3):
+        with recorder(tmp_path) as thread:
+            track = Track(thread, serialize)
+            track.begin(episode('one'))
+            track.add(batch(1, f'{number}'))
+            track.end('STOPPED')
+            track.mark_success()
+        names.append(track.report().episode)
+        assert track.report().cause is None
+    assert names == ['one', 'one_2', 'one_3']
+    for number, name in enumerate(names):
+        assert texts_of(tmp_path / name) == [f'{number}']
+        assert facts_of(tmp_path / name)['vla_ros.success'] == 'true'
+
+
+def test_a_recording_that_is_removed_while_it_is_written_is_told(tmp_path: Path) -> None:
+    with recorder(tmp_path) as thread:
+        track = Track(thread, serialize)
+        track.begin(episode('removed'))
+        track.add(batch(1, 'a'))
+        thread.put((written := threading.Event()).set)
+        assert written.wait(30.0)
+        shutil.rmtree(tmp_path)
+        track.add(batch(2, 'b'))
+        track.add(batch(3, 'c'))
+        thread.put((noticed := threading.Event()).set)
+        assert noticed.wait(30.0)
+        cause = track.report().cause
+        assert cause is not None and 'it was removed while it was written' in cause.message
+        track.end('STOPPED')
+        track.begin(episode('next'))
+        track.add(batch(4, 'd'))
+        track.end('STOPPED')
+    assert counts(track) == {'messages': 4, 'written': 2, 'failed': 2}
+    assert texts_of(tmp_path / 'next') == ['d'] and not (tmp_path / 'removed').exists()
+
+
 def test_a_recorder_that_is_killed_leaves_what_it_was_given(tmp_path: Path) -> None:
     """What a killed process leaves is the file as the operating system has it."""
     bag = WrittenBag(tmp_path / 'killed', {TOPIC: KIND})

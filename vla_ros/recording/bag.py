@@ -8,6 +8,7 @@ a process that is killed leaves a file that is whole up to its last flush.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from vla_ros.recording.episode import NameTaken
 from vla_ros.share import share_file
 
 METADATA = 'metadata.yaml'
@@ -49,9 +51,11 @@ class Bag:
         """Make the folder, and the folders above it that do not exist.
 
         :param topics: message types by topic.
-        :raises WriterError: if there is such a folder.
+        :raises NameTaken: if there is such a folder.
         """
         path.parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        if path.exists():
+            raise NameTaken
         self._writer = Writer(path, version=_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         path.chmod(_PRIVATE)
@@ -71,10 +75,15 @@ class Bag:
         self._writer.write(self._connections[topic], time_ns, exact)
 
     def flush(self) -> None:
-        """End the chunk, and hand it to the operating system."""
+        """End the chunk, and hand it to the operating system.
+
+        :raises OSError: also if the file was removed, which the system alone would not tell.
+        """
         if self._storage.chunk.msgs:
             self._storage.close_chunk()
         self._storage.bio.flush()
+        if not os.fstat(self._storage.bio.fileno()).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, 'it was removed while it was written')
         self._whole = self._storage.bio.tell()
 
     def close(self, custom_data: Mapping[str, str]) -> None:

@@ -12,11 +12,15 @@ FACT_PREFIX = 'vla_ros.'  # of the keys in metadata.yaml
 _MAX_SLUG = 40
 
 
+class NameTaken(Exception):
+    """An episode whose folder exists already: it is another's."""
+
+
 @dataclass
 class Episode:
     """An episode of one robot. The track's lock guards what changes.
 
-    :param name: of the folder.
+    :param name: of the folder; changes where another one has it.
     :param topics: message types by topic.
     :param facts: known at its beginning, texts by name: instruction, policy, parameters.
     :ivar success: whether it was marked as a success.

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vla_ros.reasons import Cause, Reason
-from vla_ros.recording.episode import FACT_PREFIX, Episode
+from vla_ros.recording.episode import FACT_PREFIX, Episode, NameTaken
 from vla_ros.recording.recorder import Recorder, RecordingCounters
+
+_MOST_OF_A_NAME = 100  # episodes of the same millisecond and instruction
 
 Serialize = Callable[[Any], bytes]
 
@@ -156,10 +158,20 @@ class Track:
             if cause := self._no_space():
                 self._tell(episode, cause)
                 return
-            make_bag = self._make_bag or _bag_class()
-            self._bag = make_bag(self._path(episode), episode.topics)
+            self._bag = self._make(episode)
         except Exception as error:
             self._fail(episode, error)
+
+    def _make(self, episode: Episode) -> OpenBag:
+        """Return the episode's bag, under another name if another node has taken its own."""
+        make_bag, name = self._make_bag or _bag_class(), episode.name
+        for number in range(2, _MOST_OF_A_NAME + 1):
+            try:
+                return make_bag(self._path(episode), episode.topics)
+            except NameTaken:
+                with self._lock:
+                    episode.name = f'{name}_{number}'
+        return make_bag(self._path(episode), episode.topics)
 
     def _write(self, episode: Episode, batch: Batch) -> None:
         reason = self._written(episode, batch)
