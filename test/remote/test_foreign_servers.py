@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,6 +327,28 @@ def test_other_forms_of_a_body(contracts: str, text: bytes) -> None:
         server.act = act
         for _ in range(2):
             assert isinstance(ask(policy), Prediction)
+
+
+def test_an_answer_that_nobody_asked_for_is_never_read(contracts: str) -> None:
+    Path(contracts).write_text(OFT)
+    answers = itertools.count()
+
+    def twice(request: Any, handler: Any) -> None:
+        for _ in range(2):
+            body = pack_body([[float(next(answers))] * 7] * 10)
+            head = b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % len(body)
+            handler.wfile.write(head + body)
+
+    with rest_server(oft) as server, loaded(server.url, contracts) as policy:
+        server.act = twice
+        session = policy.session()
+        for first in (0.0, 2.0):
+            [answer] = policy.predict([(session, OBSERVATION)])
+            assert isinstance(answer, Prediction) and answer.action[0] == first
+            while not session.connection._reader._buffer:  # type: ignore[attr-defined]
+                time.sleep(0.001)
+            [answer] = policy.predict([(session, OBSERVATION)])
+            assert isinstance(answer, PolicyError) and 'was not asked for' in str(answer)
 
 
 def test_a_rest_server_that_refuses_ends_the_policy(contracts: str) -> None:

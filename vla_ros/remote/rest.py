@@ -74,6 +74,7 @@ class Rest:
         """
         is_kept = False
         try:
+            await self._check_silence()
             self._writer.write(f'{self._head}Content-Length: {len(body)}\r\n\r\n'.encode() + body)
             await self._writer.drain()
             status, headers = await self._read_head()
@@ -95,6 +96,21 @@ class Rest:
         """End the connection immediately; what the server still sends is never read."""
         self._is_open = False
         self._writer.transport.abort()
+
+    async def _check_silence(self) -> None:
+        """Raise ConnectionFailed if the server has sent more than its last answer.
+
+        What it has sent would be read as the answer to the next request.
+        """
+        more = asyncio.ensure_future(self._reader.read(1))
+        await asyncio.sleep(0)  # enough for bytes that have arrived
+        is_silent = not more.done()
+        more.cancel()
+        await asyncio.wait((more,))
+        if not is_silent and more.result():
+            raise ConnectionFailed(
+                f'{self._shown} sent an answer that was not asked for', 'check the server'
+            )
 
     async def _read_head(self) -> tuple[int, dict[str, str]]:
         first = (await self._line()).split(maxsplit=2)
