@@ -6,16 +6,21 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
+import rclpy
 
 from support.graph import CameraThread, Running, running_node
 from support.nodes import PATIENT
 from support.pages import Page, be_patient, image_of
-from vla_ros.operating.run import operating
+from vla_ros.operating.discovery import find_places
+from vla_ros.operating.robot import Place
+from vla_ros.operating.run import Graph, operating
 from vla_ros.reasons import Reason, State
 from vla_ros.web.access import Access
+from vla_ros.web.console import Console
 from vla_ros.web.server import Address
 
 Test = Callable[[Page, aiohttp.ClientSession, str], Awaitable[None]]
@@ -121,6 +126,49 @@ def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told(
 
         with_page(running, kill)
         running.ends()
+
+
+def test_a_stop_goes_to_the_node_that_has_the_robot_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may be started again under another name; while there are two, the first one stays."""
+    one, two = Place('/cell', 'one', ''), Place('/cell', 'two', '')
+    places = [one]
+    monkeypatch.setattr('vla_ros.operating.run.find_places', lambda _: iter(places))
+
+    async def main() -> None:
+        console = Console()
+        graph = Graph(console, [], asyncio.get_running_loop())
+        graph._look()
+        await asyncio.sleep(0)
+        for places[:], expected in (([two, one], one), ([], one), ([two], two)):
+            graph._look()
+            [robot] = graph._robots.values()
+            assert robot.place == expected
+            reply = await robot.switch('stop')
+            assert f'/cell/{expected.node}/stop' in reply.message
+        assert [*console.desks] == ['cell']
+        graph._node.destroy_node()
+        rclpy.shutdown(context=graph._context)
+
+    asyncio.run(main())
+
+
+def test_places_are_of_names_that_ros_allows() -> None:
+    """A program without rcl may call its topics and its node anything."""
+    status = ['vla_ros/msg/VlaStatus']
+    topics = ['/status', '/cell/left/status', '/cellar/status', '/a b/status', '/x/status']
+    owners = [('/', 'vla'), ('/cell', 'vla'), ('/cell', 'vla'), ('/a b', 'vla'), ('/x', 'v\nla')]
+    of_topic = dict(zip(topics, owners, strict=True))
+
+    class FakeNode:
+        def get_topic_names_and_types(self) -> list[tuple[str, list[str]]]:
+            return [(topic, status) for topic in topics]
+
+        def get_publishers_info_by_topic(self, topic: str) -> list[SimpleNamespace]:
+            namespace, name = of_topic[topic]
+            return [SimpleNamespace(node_namespace=namespace, node_name=name)]
+
+    found = [*find_places(FakeNode())]
+    assert found == [Place('/', 'vla', ''), Place('/cell', 'vla', 'left')]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rclpy.node import Node
@@ -12,20 +13,26 @@ from vla_ros.operating.robot import Place
 _STATUS = 'vla_ros/msg/VlaStatus'
 _IMAGE, _COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 _MAX_CAMERAS = 16
+_NAME = re.compile('[A-Za-z_][A-Za-z0-9_]*')  # a part of a ROS name
 
 
 def find_places(node: Node) -> Iterator[Place]:
-    """Yield the place of each robot whose node publishes a status now."""
+    """Yield the place of each robot whose node publishes a status now.
+
+    There are several of one robot while a node of another name takes over.
+    """
     for topic, types in node.get_topic_names_and_types():
         if _STATUS not in types or not topic.endswith('/status'):
             continue
         for info in node.get_publishers_info_by_topic(topic):
             namespace = info.node_namespace
-            robot = topic.removesuffix('status').removeprefix(namespace).strip('/')
-            # Names of a node that is not discovered completely have other characters.
-            if topic.startswith(namespace) and info.node_name.isidentifier() and '/' not in robot:
+            base = f'{namespace.rstrip("/")}/'
+            robot = topic.removesuffix('status').removeprefix(base).strip('/')
+            # Names of a node that is not discovered completely have other characters, and those
+            # of a program without rcl may have any.
+            names = [*filter(None, namespace.split('/')), info.node_name, robot or 'robot']
+            if topic.startswith(base) and all(map(_NAME.fullmatch, names)):
                 yield Place(namespace, info.node_name, robot)
-                break
 
 
 def find_cameras(node: Node, place: Place) -> tuple[dict[str, bool], bool]:

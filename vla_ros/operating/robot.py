@@ -88,22 +88,31 @@ class GraphRobot:
         self._client = VlaClient(place.namespace, place.robot, node=node, clock=clock, depth=10)
         self._client.on_status, self._client.on_action = self._hear, self._act
         self._instructions = self._client.instructions  # now, so that the node finds it in time
-        prefix = f'{place.node_name}/{place.robot}/' if place.robot else f'{place.node_name}/'
-        self._services: dict[str, Client] = {
-            name: node.create_client(kind, f'{prefix}{name}')
-            for name, kind in (('stop', Trigger), ('reset', Trigger), ('enable', SetBool))
-        }
-        self._services['disable'] = self._services['enable']
-        self._get = node.create_client(GetParameters, f'{place.node_name}/get_parameters')
-        self._set = node.create_client(SetParameters, f'{place.node_name}/set_parameters')
+        self._node = node
+        self._asked: Any = None  # the future of the last question for the limit
+        self.follow(place)
         topics = {
             'model': self._client.topic('model_image'),
             'operator': self._client.topic('debug_image'),
         }
         self._views = ViewSubscriptions(node, topics, self._show, clock)
         self._console: Console | None = None
-        self._asked: Any = None  # the future of the last question for the limit
         self._timer = node.create_timer(_LIMIT_PERIOD_S, self._ask_limit)
+
+    def follow(self, place: Place) -> None:
+        """Talk to the node that has the robot now; its name may differ from that of the one before.
+
+        The clients of that one stay: a stop may be using them, in the other thread.
+        """
+        node, self.place, self._asked = self._node, place, None
+        prefix = f'{place.node_name}/{place.robot}/' if place.robot else f'{place.node_name}/'
+        services: dict[str, Client] = {
+            name: node.create_client(kind, f'{prefix}{name}')
+            for name, kind in (('stop', Trigger), ('reset', Trigger), ('enable', SetBool))
+        }
+        self._services = {**services, 'disable': services['enable']}
+        self._get = node.create_client(GetParameters, f'{place.node_name}/get_parameters')
+        self._set = node.create_client(SetParameters, f'{place.node_name}/set_parameters')
 
     def join(self, console: Console) -> None:
         """Add the robot to the server's. Called by the thread of the server's loop."""

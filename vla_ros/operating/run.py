@@ -19,7 +19,7 @@ from vla_ros.errors import VlaError
 from vla_ros.graph.arguments import usable_arguments
 from vla_ros.operating.discovery import find_cameras, find_places
 from vla_ros.operating.images import CAMERA
-from vla_ros.operating.robot import GraphRobot
+from vla_ros.operating.robot import GraphRobot, Place
 from vla_ros.web.access import Access
 from vla_ros.web.console import MAX_ROBOTS, Console
 from vla_ros.web.messages import RobotName
@@ -87,17 +87,27 @@ class Graph:
 
     def _look(self) -> None:
         """Find robots and cameras that came since the last look; none is forgotten."""
+        places: dict[str, list[Place]] = {}
         for place in find_places(self._node):
-            if place.key not in self._robots and len(self._robots) < MAX_ROBOTS:
-                robot = GraphRobot(self._node, place, self._loop, self.call)
-                self._robots[place.key] = robot
-                self._find_cameras(robot)
-                self._loop.call_soon_threadsafe(robot.join, self._console)
-                say(f'robot {place.title} of the node {place.node_name}')
+            places.setdefault(place.key, []).append(place)
+        for key, found in places.items():
+            known = self._robots.get(key)
+            if known is None and len(self._robots) < MAX_ROBOTS:
+                self._add(found[0])
+            elif known is not None and known.place not in found:
+                known.follow(found[0])
+                say(f'robot {found[0].title} is now of the node {found[0].node_name}')
         for robot in self._robots.values():
             if self._find_cameras(robot):
                 name = RobotName(robot.place.key, robot.place.title, robot.views)
                 self._loop.call_soon_threadsafe(self._console.rename, name)
+
+    def _add(self, place: Place) -> None:
+        robot = GraphRobot(self._node, place, self._loop, self.call)
+        self._robots[place.key] = robot
+        self._find_cameras(robot)
+        self._loop.call_soon_threadsafe(robot.join, self._console)
+        say(f'robot {place.title} of the node {place.node_name}')
 
     def _find_cameras(self, robot: GraphRobot) -> bool:
         """Return whether the node of the robot hears other cameras than before."""
