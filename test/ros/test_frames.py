@@ -169,6 +169,17 @@ def test_without_a_transform_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> N
     assert arm.output.motion.counters.motions_refused == 2
 
 
+def test_a_transform_of_the_future_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not be old for as long as its publisher's clock is ahead, whatever becomes of it."""
+    tree = tf2.installed(monkeypatch)
+    arm = Arm(contract_frame='base_link')
+    tree.put('base', 'base_link', QUARTER, arm.clock.now_ns() + 10**8)  # within the clocks' skew
+    assert arm.acts(0.01) is None
+    tree.put('base', 'base_link', QUARTER, arm.clock.now_ns() + 3600 * 10**9)
+    assert arm.acts(0.01) is Reason.MOTION_NO_TRANSFORM
+    assert arm.output.cause is not None and '3600.00 s in the future' in arm.output.cause.message
+
+
 def test_the_frames_of_a_tool_must_be_fixed_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Displacements along the tool's axes: what turns with the tool has them, and nothing else."""
     tree = tf2.installed(monkeypatch)

@@ -14,7 +14,7 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
 
-from vla_ros.clock import Clock
+from vla_ros.clock import Clock, age_s, is_fresh
 from vla_ros.graph.stamps import from_time
 from vla_ros.motion import Pose
 from vla_ros.parameters.check import has_tf2
@@ -78,13 +78,19 @@ class Frames:
                 'correct the names in contract_frame, tool_frame or frame_id',
             )
         stamp_ns = from_time(message.header.stamp)
-        age_s = (self._clock.now_ns() - stamp_ns) / 1e9
-        if stamp_ns and age_s > max_age_s:
-            return Cause(
-                Reason.MOTION_NO_TRANSFORM,
-                f'the transform from {source!r} to {target!r} is {age_s:.2f} s old; max_pose_age_s '
-                f'is {max_age_s:g}',
-            )
+        if stamp_ns and (why := self._why_not_now(stamp_ns, max_age_s)):
+            text = f'the transform from {source!r} to {target!r} is {why}'
+            return Cause(Reason.MOTION_NO_TRANSFORM, text)
         move, turn = message.transform.translation, message.transform.rotation
         pose = Pose(np.array([move.x, move.y, move.z]), np.array([turn.x, turn.y, turn.z, turn.w]))
         return Found(pose, stamp_ns)
+
+    def _why_not_now(self, stamp_ns: int, max_age_s: float) -> str:
+        """Return why a stamp is not of now; empty if it is. One of the future would never age."""
+        now_ns = self._clock.now_ns()
+        if is_fresh(stamp_ns, now_ns, max_age_s):
+            return ''
+        old_s = age_s(stamp_ns, now_ns)
+        if old_s < 0:
+            return f"stamped {-old_s:.2f} s in the future; its clock must agree with the node's"
+        return f'{old_s:.2f} s old; max_pose_age_s is {max_age_s:g}'
