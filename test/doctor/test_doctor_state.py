@@ -12,13 +12,12 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionServer
 from sensor_msgs.msg import Image, JointState
 
-from support.doctor_setups import assert_sound, checked, show
+from support.doctor_setups import assert_sound, prepared, show
 from support.graph import noise, robot, running_node
 from vla_ros.action import ExecuteInstruction
 from vla_ros.doctor import graph as doctor_graph
 from vla_ros.doctor import robot_state
 from vla_ros.doctor.camera import Offer
-from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
 from vla_ros.doctor.contract import check_contract
 from vla_ros.doctor.facts import Facts, Setup
 from vla_ros.doctor.findings import Finding, Level
@@ -171,17 +170,6 @@ def test_which_motion_needs_the_pose(options: dict[str, str], reasons: list[str]
     needs = needs_of(Facts(Setup()), parameters, 0)
     assert [need.why for need in needs] == reasons
     assert all(need.name == 'ee_pose' and need.frame_id == 'base' for need in needs)
-
-
-def prepared(model: str, namespace: str, seconds: float = 0.5, **parameters: str) -> Facts:
-    """As after all checks before that of the graph."""
-    arguments = ('-r', f'__ns:={namespace}')
-    node = f'{namespace}/vla'
-    setup = Setup(model, parameters, node=node, ros_arguments=arguments, seconds=seconds)
-    facts = checked(setup)
-    for check in (check_checkpoint, check_unnorm_key, check_contract):
-        list(check(facts))
-    return facts
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ COMMANDS: dict[str, str] = ast.literal_eval(
 )
 MAKEFILE = (ROOT / 'Makefile').read_text()
 LAUNCH_FILES = {file.name: file.read_text() for file in sorted((ROOT / 'launch').rglob('*.py'))}
-POLICY = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').getroot()
+POLICY = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').find('.//enclave[@path="/vla"]')
 
 
 def generated() -> dict[str, str]:

@@ -243,6 +243,7 @@ def test_a_data_set_is_chosen_by_each_request() -> None:
             await asyncio.gather(held, *asked)
             assert [key for _, _, key in policy.calls] == ['usual', 'a', 'b', 'usual', 'a']
             assert [len(batch) for batch in policy.batches] == [1, 2, 2]
+            assert replica.batches == 3
 
     asyncio.run(run())
 

@@ -11,6 +11,8 @@ from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from support.graph import Robot, noise
+from vla_ros.doctor.checkpoint import check_checkpoint, check_unnorm_key
+from vla_ros.doctor.contract import check_contract
 from vla_ros.doctor.facts import Facts, Setup
 from vla_ros.doctor.findings import Finding, Level
 from vla_ros.doctor.parameters import check_parameters
@@ -25,6 +27,17 @@ def checked(setup: Setup) -> Facts:
     """As after the check of its parameters."""
     facts = Facts(setup)
     list(check_parameters(facts))
+    return facts
+
+
+def prepared(model: str, namespace: str, seconds: float = 0.5, **parameters: str) -> Facts:
+    """As after all checks before that of the graph."""
+    arguments = ('-r', f'__ns:={namespace}')
+    node = f'{namespace}/vla'
+    setup = Setup(model, parameters, node=node, ros_arguments=arguments, seconds=seconds)
+    facts = checked(setup)
+    for check in (check_checkpoint, check_unnorm_key, check_contract):
+        list(check(facts))
     return facts
 
 

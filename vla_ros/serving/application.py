@@ -9,7 +9,7 @@ POST       ``/act``                OpenVLA's and OpenVLA-OFT's deploy.py
 GET        ``/healthz``            ``OK`` while the policy answers; without a token
 GET        ``/health``             the same as JSON, for the harness; without a token
 GET        ``/metadata``           the first frame of the websocket, as JSON
-GET        ``/status``             phase, free sessions and counters, as JSON
+GET        ``/status``             phase, free sessions, batches and counters, as JSON
 =========  ======================  ======================================================
 
 Every connection is one robot's: it owns a session until it ends. Any ASGI server runs this.
@@ -135,6 +135,7 @@ class Application:
             told = {
                 'phase': self._replica.phase,
                 'sessions_free': self._replica.served().sessions_free,
+                'batches': self._replica.batches,
                 'counters': self._replica.counters.to_map(),
             }
             return 200, _json(told), 'application/json'

@@ -81,6 +81,7 @@ class KeyedPolicy:
         self._policy = policy
         self._unnorm_key = unnorm_key
         self.max_batch_size = sources
+        self.batches = 0  # that were begun; written by the worker's thread
 
     @property
     def info(self) -> PolicyInfo:
@@ -122,14 +123,12 @@ class KeyedPolicy:
             except PolicyError as error:
                 answers.append(error)
         most = self._policy.max_batch_size
-        predicted = iter(
-            [
-                answer
-                for begin in range(0, len(known), most)
-                for answer in self._policy.predict(known[begin : begin + most], cancel)
-            ]
-        )
-        return [next(predicted) if answer is None else answer for answer in answers]
+        predicted: list[Prediction | PolicyError] = []
+        for begin in range(0, len(known), most):
+            self.batches += 1
+            predicted += self._policy.predict(known[begin : begin + most], cancel)
+        told = iter(predicted)
+        return [next(told) if answer is None else answer for answer in answers]
 
     def close(self) -> None:
         """Free the policy's memory."""

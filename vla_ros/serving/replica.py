@@ -113,6 +113,7 @@ class Replica:
             sources=limits.max_sessions,
         )
         self._served: ServedPolicy | None = None
+        self._policy: KeyedPolicy | None = None
         self._woken, self._busy = asyncio.Event(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -166,6 +167,11 @@ class Replica:
         """What the worker does now."""
         return self._worker.status().phase.value
 
+    @property
+    def batches(self) -> int:
+        """Number of batches that the policy has begun, in addition to its warm-up."""
+        return 0 if self._policy is None else self._policy.batches
+
     def open(self) -> ServedSession:
         """Take a session.
 
@@ -195,7 +201,8 @@ class Replica:
         loaded = self._load(progress)
         self._served = loaded.served
         first_key = next(iter(loaded.served.specs))
-        return KeyedPolicy(loaded.policy, first_key, self.limits.max_sessions)
+        self._policy = KeyedPolicy(loaded.policy, first_key, self.limits.max_sessions)
+        return self._policy
 
     def _notify(self) -> None:
         if self._loop is not None:
