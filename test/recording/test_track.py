@@ -195,6 +195,18 @@ def test_an_error_of_the_disk_keeps_what_was_written(call: str, tmp_path: Path) 
     assert texts_of(tmp_path / 'next') == ['e']
 
 
+def test_a_success_that_is_not_recorded_tells_why(tmp_path: Path) -> None:
+    with free(999), recorder(tmp_path) as thread:
+        track = Track(thread, serialize)
+        track.begin(episode('full'))
+        track.add(batch(0, 'x'))
+        assert track.mark_success() == 'full'
+        track.add(batch(1, 'y'))
+    cause = track.report().cause
+    assert cause is not None and cause.reason is Reason.RECORDING_NO_SPACE
+    assert counts(track) == {'messages': 2, 'no_space': 2}
+
+
 def test_a_message_that_cannot_be_made_costs_only_its_batch(tmp_path: Path) -> None:
     def messages() -> Iterator[tuple[str, str]]:
         yield TOPIC, 'the other one of its batch'

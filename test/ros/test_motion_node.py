@@ -45,6 +45,7 @@ from vla_ros.reasons import Reason, State
 
 # The system's clock, which stamps, is slewed against the monotonic one, which ends the motion.
 CLOCKS_S = 2e-3
+ENDING_S = 0.2  # so many commands at the rate are zero before the silence
 
 
 @pytest.fixture(scope='module')
@@ -112,9 +113,9 @@ def test_a_slow_policy_is_a_smooth_motion_in_each_horizon_and_zero_after_it(
         expected = expected_twists(contracts, action, stamps_s)
         assert np.abs(twists - expected).max() <= slope * CLOCKS_S
         assert np.linalg.norm(expected[:, :3], axis=1).max() <= top * (1 + 1e-9)
-        rest_s, rest = servo.within(start_s + HORIZON_S + CLOCKS_S, next_s - 1e-6)
-        assert len(rest) > 0 and not rest.any()
-        assert rest_s.max() < start_s + HORIZON_S + 0.3  # and then silence
+        _, rest = servo.within(start_s + HORIZON_S + CLOCKS_S, next_s - 1e-6)
+        assert not rest.any()
+        assert 0 < len(rest) <= ENDING_S * RATE_HZ  # and then silence
     assert running.process.returncode == 0
 
 

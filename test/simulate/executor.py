@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """rclpy's wait for ready callbacks, in virtual time.
 
-A rewrite of ``Executor._wait_for_ready_callbacks`` (Jazzy), which makes a wait set of all handles
-for every callback: the same callbacks in the same order, at a twentieth of the cost. What was ready
-at the moment of the wait is yielded one by one (tasks, action servers, timers, subscriptions, guard
-conditions, services, in the order in which the node has them) before the next wait.
-``rclpy_script.py`` compares it with the real one.
+A rewrite of ``Executor._wait_for_ready_callbacks`` (Jazzy, Kilted), which makes a wait set of all
+handles for every callback: the same callbacks in the same order, at a twentieth of the cost. What
+was ready at the moment of the wait is yielded one by one (tasks, action servers, timers,
+subscriptions, guard conditions, services, in the order in which the node has them) before the next
+wait. ``rclpy_script.py`` compares it with the real one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rclpy.executors import (
     TimeoutException,
 )
 
-from simulate.rclpy_fake import Context, RCLError
+from simulate.rclpy_fake import IS_JAZZY, Context, RCLError
 from simulate.scheduler import NS
 from simulate.threads import Process
 
@@ -111,7 +111,8 @@ def wait_for_ready_callbacks(
     yielded_work = False
     while not yielded_work and not self._is_shutdown and not condition():
         nodes_to_use = self.get_nodes() if nodes is None else nodes
-        for task, entity, node in reversed(list(self._tasks)):
+        # Jazzy's takes the newest task first.
+        for task, entity, node in self._tasks[::-1] if IS_JAZZY else list(self._tasks):
             if not task.executing() and not task.done() and (node is None or node in nodes_to_use):
                 yielded_work = True
                 Context.graph.observer.callback_begins()

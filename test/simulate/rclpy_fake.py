@@ -9,6 +9,8 @@ are those of the real module, which starts nothing by itself.
 
 Not here: clients of the node's, serialisation, QoS events (a node is told that there are
 none), wait sets (``executor.py`` waits). Their use is an AttributeError.
+
+It stands in for the modules of Jazzy and Kilted. What only Kilted's has says so.
 """
 
 from __future__ import annotations
@@ -46,12 +48,17 @@ def _load_real() -> Any:
 
 real = _load_real()
 RCLError = real.RCLError
+IS_JAZZY = not hasattr(real, 'TimerCancelledError')
 
 
 class Destroyable:
     """A handle; using it after it was destroyed is an error."""
 
     is_destroyed = False
+
+    def __class_getitem__(cls, _: Any) -> type:
+        """Kilted's annotations name the types of messages."""
+        return cls
 
     def __enter__(self) -> None:
         if self.is_destroyed:
@@ -97,7 +104,7 @@ class Context(Destroyable):
 
 class Clock(Destroyable):
     def __init__(self, clock_type: Any) -> None:
-        self._type = clock_type.value
+        self._type = int(clock_type)
         self.is_steady = self._type == 3
         self._override_ns: int | None = None
         self._set_ns = 0
@@ -154,7 +161,8 @@ class Timer(Destroyable):
 
     def call_timer(self) -> None:
         if self._is_canceled:
-            raise RCLError('Failed to call timer: timer is canceled')
+            error = RCLError if IS_JAZZY else real.TimerCancelledError
+            raise error('Failed to call timer: timer is canceled')
         self._called_ns = self._clock.now_ns()
         self.next_ns += self._period_ns
         ahead_ns = self._called_ns - self.next_ns
@@ -163,6 +171,12 @@ class Timer(Destroyable):
                 self.next_ns += (1 + (ahead_ns - 1) // self._period_ns) * self._period_ns
             else:
                 self.next_ns = self._called_ns
+
+    def call_timer_with_info(self) -> dict[str, int]:
+        """Kilted's."""
+        expected_ns = self.next_ns
+        self.call_timer()
+        return {'expected_call_time': expected_ns, 'actual_call_time': self._called_ns}
 
     def get_timer_period(self) -> int:
         return self._period_ns
@@ -210,6 +224,7 @@ class Node(Destroyable):
         cli_args: list[str] | None,
         use_global_arguments: bool,
         enable_rosout: bool,
+        rosout_qos: Any = None,  # Kilted's
     ) -> None:
         self.name = name
         self.namespace = f'/{namespace.strip("/")}'
@@ -297,7 +312,14 @@ class Publisher(Destroyable):
 
 
 class Subscription(Destroyable):
-    def __init__(self, node: Node, message_type: type, topic: str, qos: Any) -> None:
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        qos: Any,
+        content_filter_options: None = None,  # Kilted's
+    ) -> None:
         self._node = node
         self._topic = node.resolve(topic)
         profile = qos.to_dict()

@@ -17,7 +17,8 @@ from support.places import ROOT
 from vla_ros.doctor.versions import ros_distro
 
 pytestmark = pytest.mark.skipif(
-    ros_distro() != 'jazzy', reason="the fake extension module stands in for that of Jazzy's rclpy"
+    ros_distro() not in ('jazzy', 'kilted'),
+    reason="the fake extension module stands in for those of Jazzy's and Kilted's rclpy",
 )
 
 SIMULATE = ROOT / 'test' / 'simulate'

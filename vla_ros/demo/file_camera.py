@@ -23,6 +23,7 @@ from vla_ros.graph.image_messages import image_message
 from vla_ros.images.files import read_image
 
 _SIZE = (640, 480)
+_NUMBER_BITS = 32
 _LOOK_S = 0.1  # by so much a signal may be noticed late
 
 
@@ -36,14 +37,24 @@ class FileCamera(Node):
             Image, 'image', QoSProfile(depth=1, reliability=reliability)
         )
         repeats = max(1, round(rate_hz / 2))
-        self._frames = itertools.cycle([frame for frame in frames for _ in range(repeats)])
+        repeated = [frame for frame in frames for _ in range(repeats)]
+        self._numbered = enumerate(itertools.cycle(repeated))
         self.create_timer(1.0 / rate_hz, self._publish)
 
     def _publish(self) -> None:
-        message = next(self._frames)
+        number, message = next(self._numbered)
         message.header.stamp = self.get_clock().now().to_msg()
-        message.data[0] ^= 1  # noise, since the node holds if no pixel ever changes
+        add_noise(message, number)
         self._publisher.publish(message)
+
+
+def add_noise(message: Image, number: int) -> None:
+    """Make an image differ from all others: the node holds if images only repeat earlier ones.
+
+    :param number: of the image; it becomes the lowest bits of the first values.
+    """
+    values = np.frombuffer(message.data, np.uint8)[:_NUMBER_BITS]
+    values[:] = (values & 0xFE) | (number >> np.arange(_NUMBER_BITS)) & 1
 
 
 def publish_files(

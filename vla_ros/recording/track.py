@@ -218,7 +218,10 @@ class Track:
             self._fail(episode, error)
 
     def _save_mark(self, episode: Episode) -> None:
-        """Mark a closed episode; one that is open is marked when it is closed."""
+        """Mark a closed episode; one that is open is marked when it is closed.
+
+        Why an episode is not recorded says more than that its mark cannot be written.
+        """
         if self._bag is not None and self._opened is episode:
             return
         try:
@@ -226,7 +229,8 @@ class Track:
 
             set_custom_data(self._path(episode), {f'{FACT_PREFIX}success': 'true'})
         except Exception as error:
-            self._tell(episode, self._failure(episode, error))
+            if self.report().cause is None:
+                self._tell(episode, self._failure(episode, error))
 
     def _no_space(self) -> Cause | None:
         """Return the cause if the disk has less free space than it must keep."""
