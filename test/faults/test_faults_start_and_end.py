@@ -112,7 +112,7 @@ def test_cleanup_of_a_hung_preparation_is_answered_and_ends_with_70(
         assert running.robot.transition(Transition.TRANSITION_DEACTIVATE)
         assert running.robot.transition(Transition.TRANSITION_CLEANUP)
         assert running.ends() == 70
-    assert re.search(f'{named}.* did not stop within 2 s', running.output)
+    assert re.search(f'{named}.* did not stop within 4 s', running.output)
     assert 'Traceback' not in running.output
 
 

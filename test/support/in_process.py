@@ -70,18 +70,21 @@ def unstarted_node(
     namespace = next(_namespaces)
     context = rclpy.Context()
     rclpy.init(context=context)
-    node = VlaNode(
-        load_policy,
-        **({} if clock is None else {'clock': clock, 'beat': clock.beat}),
-        context=context,
-        namespace=namespace,
-        parameter_overrides=[Parameter(name, value=value) for name, value in parameters.items()],
-    )
-    node.autostart()
-    with robot(namespace, reliable) as stack, spinning_node(context, node):
-        yield stack, node
-    waits = dict.fromkeys(('_JOIN_TIMEOUT_S', '_RECORD_TIMEOUT_S'), 30.0)  # for a slow machine
+    names = ('_CLEANUP_TIMEOUT_S', '_JOIN_TIMEOUT_S', '_RECORD_TIMEOUT_S')
+    waits = dict.fromkeys(names, 30.0)  # for a slow machine
     with mock.patch.multiple(vla_ros.ros.node, **waits):
+        node = VlaNode(
+            load_policy,
+            **({} if clock is None else {'clock': clock, 'beat': clock.beat}),
+            context=context,
+            namespace=namespace,
+            parameter_overrides=[
+                Parameter(name, value=value) for name, value in parameters.items()
+            ],
+        )
+        node.autostart()
+        with robot(namespace, reliable) as stack, spinning_node(context, node):
+            yield stack, node
         assert node.close()
     rclpy.try_shutdown(context=context)
 

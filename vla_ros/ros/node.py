@@ -56,7 +56,8 @@ CLOSE_LIMIT_S = 8.0  # for the policy's end and the robots' last messages; launc
 _DEFAULTS = Parameters()  # while nothing is configured
 _WATCH_PERIOD_S = 0.02  # by so much a deadline may be noticed late
 _REPORT_PERIOD_S = 1.0
-_JOIN_TIMEOUT_S = 2.0  # launch sends SIGTERM 5 s after SIGINT
+_CLEANUP_TIMEOUT_S = 4.0  # for the policy's end; nav2's manager waits 5 s for the transition
+_JOIN_TIMEOUT_S = 2.0  # the same when the process ends: launch sends SIGTERM 5 s after SIGINT
 _FLUSH_TIMEOUT_S = 0.5  # of the last status, of all robots
 _RECORD_TIMEOUT_S = 1.5  # for what waits to be recorded when the process ends
 
@@ -386,9 +387,10 @@ class VlaNode(LifecycleNode):
             return
         self._beat(CLOSE_LIMIT_S, f'ending the policy may take {CLOSE_LIMIT_S:g} s')
         busy = 'the policy' if self._error else busy_text(configuration.status())
-        if not configuration.close(0.0 if self.exit_code.done() else _JOIN_TIMEOUT_S):
+        limit_s = _JOIN_TIMEOUT_S if self._is_closing else _CLEANUP_TIMEOUT_S
+        if not configuration.close(0.0 if self.exit_code.done() else limit_s):
             # Another worker beside it would be a second model in memory.
-            self._end(f'{busy} did not stop within {_JOIN_TIMEOUT_S:g} s')
+            self._end(f'{busy} did not stop within {limit_s:g} s')
         self._policy_info = policy_message(configuration.parameters, None)
         if configuration.recorder is not None:
             self._recorders = [one for one in self._recorders if not one.join(0.0)]
