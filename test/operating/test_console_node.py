@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
@@ -15,6 +16,8 @@ import rclpy
 from support.graph import CameraThread, Running, running_node
 from support.nodes import PATIENT
 from support.pages import Page, be_patient, image_of
+from support.rrd import Rrd
+from vla_ros.cli import replay
 from vla_ros.operating.discovery import find_places
 from vla_ros.operating.robot import Place
 from vla_ros.operating.run import Graph, operating
@@ -49,8 +52,10 @@ def with_page(running: Running, test: Test) -> None:
     asyncio.run(asyncio.wait_for(main(), 120.0))
 
 
-def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_node('model:=scripted', *PATIENT) as running, CameraThread(running.robot):
+def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recordings = f'recording_folder:={tmp_path}'
+    parameters = ('model:=scripted', recordings, 'recording_min_free_gb:=0.0', *PATIENT)
+    with running_node(*parameters) as running, CameraThread(running.robot):
         running.robot.wait_for_state(State.HOLDING)
 
         async def test(page: Page, client: aiohttp.ClientSession, url: str) -> None:
@@ -60,6 +65,8 @@ def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch) -> None
             assert not (await page.ask('instruct', text='go'))['ok']
             assert (await page.ask('command', command='set_limit'))['ok']
             assert running.robot.status.instruction == ''
+            assert not (await page.ask('command', command='success'))['ok']
+            assert (await page.ask('command', command='record'))['ok']
             assert (await page.ask('instruct', text='go'))['ok']
             await page.until('state', state='RUNNING')
             action = await page.until('action')
@@ -76,6 +83,11 @@ def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch) -> None
                 await images.send_json({'type': 'shown', 'number': header['number']})
             await images.close()
 
+            while not (told := await page.recording(on=True))['episode']:
+                pass
+            assert told['folder'] == str(tmp_path)
+            assert (await page.ask('command', command='success'))['ok']
+            assert (await page.ask('command', command='record_off'))['ok']
             stop = f'{url}api/robots/{page.robot}/stop'
             async with client.post(stop, json={}) as answer:
                 assert (await answer.json())['confirmed']
@@ -98,6 +110,19 @@ def test_a_page_operates_a_running_node(monkeypatch: pytest.MonkeyPatch) -> None
         acted = len(running.robot.actions)
         running.robot.wait_for_state(State.HOLDING, Reason.NO_INSTRUCTION)
         assert len(running.robot.actions) == acted
+    check_episode(tmp_path)
+
+
+def check_episode(recordings: Path) -> None:
+    """Open the only episode as the page says."""
+    [episode] = recordings.iterdir()
+    arguments = [str(episode), '--rerun', '--output', str(recordings / 'shown')]
+    assert replay.main(arguments) == 0
+    rrd = Rrd(recordings / 'shown' / 'replay.rrd')
+    [end] = rrd.rows['log/episode']
+    assert end.value == 'end of the episode: RECORDING_OFF; a success'
+    assert rrd.of('log', 'instruction')[0].value == 'go'
+    assert len(rrd.of('action', 'value_0/recorded')) > 0
 
 
 def test_a_console_that_ends_lets_the_robot_hold_and_a_killed_node_is_told(

@@ -284,6 +284,32 @@ def test_a_stuck_disk_delays_no_action(tmp_path: Path) -> None:
     assert len(folders(tmp_path)) == 2
 
 
+def test_record_is_switched_while_the_robot_acts(tmp_path: Path) -> None:
+    with node_with(FakePolicy(), recording_folder=str(tmp_path), **GENEROUS) as (stack, _):
+        stack.instruct('go')
+        act(stack, 1)
+        assert stack.set_parameter_of_node('record', True).successful
+        act(stack, 2)  # of an instruction that began without a recording
+        stack.instruct('go there')
+        act(stack, 2)
+        assert stack.set_parameter_of_node('record', False).successful
+        act(stack, 1)
+        stack.instruct('come back')
+        act(stack, 1)
+        stack.wait_for(lambda: not stack.status.recording.on)
+        assert stack.set_parameter_of_node('record', True).successful
+        stack.instruct('once more')
+        act(stack, 3)
+    paths = folders(tmp_path)
+    facts = [_facts(path) for path in paths]
+    told = [(one['instruction'], one['end'], one['messages_lost']) for one in facts]
+    assert told == [('go there', 'RECORDING_OFF', '0'), ('once more', 'DEACTIVATED', '0')]
+    for path, count in zip(paths, (2, 3), strict=True):
+        with Bag(path) as bag:
+            [actions] = bag.topics_of(ACTION)
+            assert bag.topics[actions].count == count
+
+
 def test_without_record_there_is_no_thread_and_no_message_is_kept() -> None:
     with node_with(FakePolicy(), **GENEROUS) as (stack, node):
         stack.instruct('go')

@@ -14,8 +14,9 @@ import asyncio
 import io
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,6 +52,9 @@ class _Node:
     enabled: bool = True
     published: int = 0
     rejected: int = 0
+    recording: dict[str, Any] = field(
+        default_factory=lambda: {'on': False, 'episode': '', 'success': False, 'message': ''}
+    )
 
 
 class FakeRobot:
@@ -75,6 +79,7 @@ class FakeRobot:
         self._limit_s = limit_s
         self._said_s = self._since_s = clock.monotonic_s()
         self.desk.limit(limit_s)
+        self.desk.place('~/.ros/vla_ros/recordings')
 
     # -- Commands ----------------------------------------------------------------------------------
 
@@ -95,6 +100,9 @@ class FakeRobot:
             self._judge()
         elif instruction != node.instruction:
             node.instruction = instruction
+            if node.recording['on']:
+                name = f'20261128T134012.345Z_{instruction.replace(" ", "-")}'
+                node.recording |= {'episode': name, 'success': False}
             self._judge()
 
     def switch(self, command: str) -> asyncio.Future[Reply]:
@@ -103,6 +111,11 @@ class FakeRobot:
             return _done(Reply(False, False, f'{command}: no node is there to answer'))
         if self.is_mute:
             return asyncio.get_running_loop().create_future()
+        if command == 'success':
+            if not node.recording['episode']:
+                return _done(Reply(False, True, 'there is no goal, and no recorded episode'))
+            node.recording['success'] = True
+            return _done(Reply(True, True, 'marked'))
         if command == 'enable' and node.stopped:
             return _done(Reply(False, True, 'nothing is enabled: stopped by ~/stop'))
         if command == 'stop':
@@ -114,11 +127,14 @@ class FakeRobot:
         self._judge()
         return _done(Reply(True, True, {'stop': 'stopped until reset'}.get(command, command)))
 
-    def set_limit(self, limit_s: float) -> asyncio.Future[Reply]:
+    def set(self, name: str, value: float | bool) -> asyncio.Future[Reply]:
         if self.is_dead or self.is_mute:
             return _done(Reply(False, False, 'no node is there to answer'))
-        self._limit_s = limit_s
-        return _done(Reply(True, True, f'max_instruction_age_s is {limit_s:g} s'))
+        if name == 'record':
+            self._node.recording['on'] = value
+        else:
+            self._limit_s = value
+        return _done(Reply(True, True, f'{name} is {value}'))
 
     def watch(self, views: frozenset[str]) -> None:
         self.watched = views
@@ -200,6 +216,7 @@ class FakeRobot:
             counters={'received': 30 * node.published, 'published': node.published, 'overrun': 0},
             latencies={'image_to_action': lines, 'inference': {k: v / 2 for k, v in lines.items()}},
             motion={'mode': 'twist', 'message': ''},
+            recording=dict(node.recording),
         )
 
     def _action(self) -> Action:

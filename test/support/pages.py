@@ -46,6 +46,17 @@ class Page:
 
         return await asyncio.wait_for(look(), WAIT_S)
 
+    async def recording(self, **wanted: Any) -> dict[str, Any]:
+        """What is told of the recording, once it has these values."""
+
+        async def look() -> dict[str, Any]:
+            while True:
+                told: dict[str, Any] = (await self.until('details'))['recording']
+                if all(told[name] == value for name, value in wanted.items()):
+                    return told
+
+        return await asyncio.wait_for(look(), WAIT_S)
+
     async def here(self, now_ms: float = 0.0) -> None:
         message = {'type': 'here', 'now_ms': now_ms, 'robots': [self.robot]}
         await self.socket.send_json(message)

@@ -195,6 +195,27 @@ def test_an_operator_who_walks_away_is_asked_and_the_robot_holds(
     expect(page.locator('.notice')).to_contain_text('Nobody touched this page')
 
 
+def test_an_episode_is_recorded_marked_and_opened_by_a_command(
+    visit: Open, robots: FakeServer
+) -> None:
+    page = visit(robots, 'left')
+    card = page.locator('vla-recording')
+    expect(card).to_contain_text('Off.')
+    page.get_by_role('button', name='Record', exact=True).click()
+    expect(card).to_contain_text('On: each instruction begins an episode.')
+    instruct(page, 'wipe the table')
+    command = card.locator('.command')
+    expect(command).to_have_text(
+        'vla_replay ~/.ros/vla_ros/recordings/20261128T134012.345Z_wipe-the-table --rerun '
+        '--output shown'
+    )
+    page.get_by_role('button', name='Mark as a success').click()
+    expect(card).to_contain_text('marked as a success')
+    page.get_by_role('button', name='End recording').click()
+    expect(card).to_contain_text('Off.')
+    expect(command).to_be_visible()
+
+
 def test_a_killed_node_is_said_and_its_stop_is_not_confirmed(visit: Open) -> None:
     with fake_server('left,right') as server:
         page = visit(server, 'right')

@@ -134,6 +134,25 @@ def test_a_node_whose_instructions_do_not_expire_takes_none_from_a_page() -> Non
     run(test)
 
 
+def test_a_page_switches_the_recording_and_marks_a_success() -> None:
+    async def test() -> None:
+        async with served() as one:
+            page = await one.page()
+            off = await page.recording(on=False)
+            assert off['folder'] == '~/.ros/vla_ros/recordings'
+            assert not (await page.ask('command', command='success'))['ok']
+            assert (await page.ask('command', command='record'))['ok']
+            assert (await page.ask('instruct', text='go'))['ok']
+            told = await page.recording(on=True, success=False)
+            assert told['episode'].endswith('_go')
+            assert (await page.ask('command', command='success'))['ok']
+            await page.recording(success=True)
+            assert (await page.ask('command', command='record_off'))['ok']
+            await page.recording(on=False)
+
+    run(test)
+
+
 def test_an_instruction_that_is_not_usable_means_hold_and_is_not_sent() -> None:
     async def test() -> None:
         async with served() as one:

@@ -30,6 +30,7 @@ def report_of(status: VlaStatus) -> Report:
         counters=counters,
         latencies=fields_of(status.latencies),
         motion=fields_of(status.motion),
+        recording=fields_of(status.recording),
     )
 
 

@@ -25,13 +25,15 @@ from vla_ros.web.console import Console
 from vla_ros.web.messages import Finding, RobotName
 from vla_ros.web.robot import JpegImage, Reply
 
-_LIMIT = 'max_instruction_age_s'
+_LIMIT, _FOLDER = 'max_instruction_age_s', 'recording_folder'
+_DEFAULT_FOLDER = '~/.ros/vla_ros/recordings'
 _LIMIT_PERIOD_S = 2.0
 _REQUESTS: dict[str, Callable[[], Any]] = {  # by command
     'stop': Trigger.Request,
     'reset': Trigger.Request,
     'enable': lambda: SetBool.Request(data=True),
     'disable': lambda: SetBool.Request(data=False),
+    'success': Trigger.Request,
 }
 
 
@@ -66,7 +68,7 @@ class Place(NamedTuple):
 class GraphRobot:
     """A robot's topics and services.
 
-    ``say``, ``switch``, ``set_limit`` and ``watch`` are called by the thread of the server's loop,
+    ``say``, ``switch``, ``set`` and ``watch`` are called by the thread of the server's loop,
     the rest by the thread that spins the node.
     """
 
@@ -108,7 +110,10 @@ class GraphRobot:
         prefix = f'{place.node_name}/{place.robot}/' if place.robot else f'{place.node_name}/'
         services: dict[str, Client] = {
             name: node.create_client(kind, f'{prefix}{name}')
-            for name, kind in (('stop', Trigger), ('reset', Trigger), ('enable', SetBool))
+            for name, kind in (
+                *(('stop', Trigger), ('reset', Trigger), ('success', Trigger)),
+                ('enable', SetBool),
+            )
         }
         self._services = {**services, 'disable': services['enable']}
         self._get = node.create_client(GetParameters, f'{place.node_name}/get_parameters')
@@ -128,8 +133,8 @@ class GraphRobot:
     def switch(self, command: str) -> asyncio.Future[Reply]:
         return self._call(self._services[command], _REQUESTS[command](), lambda answer: answer)
 
-    def set_limit(self, limit_s: float) -> asyncio.Future[Reply]:
-        typed = Parameter(_LIMIT, value=limit_s).to_parameter_msg()
+    def set(self, name: str, value: float | bool) -> asyncio.Future[Reply]:
+        typed = Parameter(name, value=value).to_parameter_msg()
         request = SetParameters.Request(parameters=[typed])
         return self._call(self._set, request, lambda response: response.results[0])
 
@@ -185,19 +190,24 @@ class GraphRobot:
         self._tell(lambda desk: desk.show(view, image))
 
     def _ask_limit(self) -> None:
-        """Ask for the age limit of instructions: it may be set at any time, by anyone."""
+        """Ask for the age limit of instructions: it may be set at any time, by anyone.
+
+        And for the folder of recordings, which another configuration may change.
+        """
         if not self._get.service_is_ready():
             self._tell(lambda desk: desk.limit(None))
             return
         if self._asked is not None and not self._asked.done():
             self._get.remove_pending_request(self._asked)
-        future = self._asked = self._get.call_async(GetParameters.Request(names=[_LIMIT]))
+        future = self._asked = self._get.call_async(GetParameters.Request(names=[_LIMIT, _FOLDER]))
 
         def on_response(answered: Any) -> None:
             values = answered.result().values
-            is_known = len(values) == 1 and values[0].type == ParameterType.PARAMETER_DOUBLE
+            is_known = len(values) == 2 and values[0].type == ParameterType.PARAMETER_DOUBLE
             limit_s = values[0].double_value if is_known else None
             self._tell(lambda desk: desk.limit(limit_s))
+            folder = printable(values[1].string_value) if is_known else ''
+            self._tell(lambda desk: desk.place(folder or _DEFAULT_FOLDER))
 
         future.add_done_callback(on_response)
 

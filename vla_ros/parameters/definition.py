@@ -561,8 +561,10 @@ class Parameters:
 
     record: bool = parameter(
         False,
-        'Whether each episode is recorded as a rosbag2, with the inputs of every action.',
+        'Whether each episode is recorded as a rosbag2, with the inputs of every action. Set while '
+        'an instruction is in force, it records from the next one on.',
         group='Recording',
+        settable=Settable.ALWAYS,
     )
     recording_folder: str = parameter(
         '',

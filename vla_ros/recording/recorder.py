@@ -66,7 +66,7 @@ class RecorderLimits:
 
 
 class Recorder:
-    """A thread that carries out jobs in their order: start it once, close it once."""
+    """A thread that carries out jobs in their order. Close it once."""
 
     def __init__(self, limits: RecorderLimits) -> None:
         """Prepare the thread without starting it."""
@@ -78,7 +78,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name='vla-recorder', daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Start the thread, unless it is started."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     # -- any thread ------------------------------------------------------------------------------
 

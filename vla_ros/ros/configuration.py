@@ -113,9 +113,13 @@ class Configuration:
     def start(self) -> None:
         """Start to load the policy, and return immediately."""
         self._beat(*silence_limit(self.status(), self.parameters))
-        if self.recorder is not None:
-            self.recorder.start()
+        self._start_recorder()
         self._worker.start()
+
+    def _start_recorder(self) -> None:
+        """Start the recorder's thread where it is needed."""
+        if self.parameters.record:
+            self.recorder.start()
 
     def status(self) -> WorkerStatus:
         """Return the state of the worker."""
@@ -193,6 +197,7 @@ class Configuration:
             self.parameters, self._changed = before
             raise
         self._shared.commands.adjust(parameters.max_command_age_s)
+        self._start_recorder()
         self._worker.adjust(_worker_limits(parameters))
         for robot in self._robots:
             robot.adjust(parameters, self._contracts, state)
@@ -242,8 +247,7 @@ class Configuration:
         self.settle_results()
         for robot in self._robots:
             robot.release()
-        if self.recorder is not None:
-            self.recorder.close()
+        self.recorder.close()
         return ended
 
     # -- regularly ---------------------------------------------------------------------------------

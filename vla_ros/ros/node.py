@@ -392,9 +392,8 @@ class VlaNode(LifecycleNode):
             # Another worker beside it would be a second model in memory.
             self._end(f'{busy} did not stop within {limit_s:g} s')
         self._policy_info = policy_message(configuration.parameters, None)
-        if configuration.recorder is not None:
-            self._recorders = [one for one in self._recorders if not one.join(0.0)]
-            self._recorders.append(configuration.recorder)
+        self._recorders = [one for one in self._recorders if not one.join(0.0)]
+        self._recorders.append(configuration.recorder)
         self._configuration = None
         self._shared.commands.stall.look(counts=False)
 

@@ -112,6 +112,8 @@ class Observations:
         """
         renewed = self.cameras.adjust(parameters)
         self._assembler.adjust(_limits(parameters))
+        if parameters.record != (self._messages is not None):
+            self._messages = {} if parameters.record else None
         if tuple(needs.state) == self._state_parts:
             self._state.adjust(
                 parameters.sync_tolerance_s, needs.frame_id, needs.axes, needs.contract_frame

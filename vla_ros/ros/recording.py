@@ -104,10 +104,8 @@ class RecordedTopics:
         return {**strings, **states, **images, **own}
 
 
-def make_recorder(parameters: Parameters) -> Recorder | None:
-    """Return the recorder that the parameters ask for, not started; None if they ask for none."""
-    if not parameters.record:
-        return None
+def make_recorder(parameters: Parameters) -> Recorder:
+    """Return the recorder that the parameters describe, not started."""
     folder = parameters.recording_folder
     recorder = Recorder(
         RecorderLimits(
@@ -120,47 +118,9 @@ def make_recorder(parameters: Parameters) -> Recorder | None:
     return recorder
 
 
-def make_track(recorder: Recorder | None) -> Track | None:
-    """Return the track of one robot; None without a recorder."""
-    return None if recorder is None else Track(recorder, serialize_message)
-
-
-class NoRecording:
-    """Records nothing: for a robot of a node that does not record."""
-
-    awaits_episode = False
-
-    def begin(
-        self,
-        instruction: str,
-        topics: RecordedTopics,
-        parameters: Parameters,
-        policy: RecordedPolicy,
-    ) -> None:
-        """Do nothing."""
-
-    def end(self, why: str) -> None:
-        """Do nothing."""
-
-    def expect(self) -> None:
-        """Do nothing."""
-
-    def start_over(self) -> None:
-        """Do nothing."""
-
-    def keep(self, result: Result, admitted: Admitted | None, frame_id: str) -> None:
-        """Do nothing."""
-
-    def keep_status(self, status: VlaStatus) -> None:
-        """Do nothing."""
-
-    def mark_success(self) -> str:
-        """Return an empty name: there is no episode."""
-        return ''
-
-    def report(self) -> tuple[tuple[RecordingCounters, ...], VlaRecording]:
-        """Return no counters, and that nothing is recorded."""
-        return (), recording_message(False)
+def make_track(recorder: Recorder) -> Track:
+    """Return the track of one robot."""
+    return Track(recorder, serialize_message)
 
 
 class Recording:
@@ -170,12 +130,14 @@ class Recording:
     instruction, when the robot is switched off, when the clock jumps, and at deactivation.
     """
 
-    def __init__(self, track: Track, clock: NodeClock, log: Log, robot: str) -> None:
+    def __init__(self, track: Track, clock: NodeClock, log: Log, robot: str, is_on: bool) -> None:
         """Begin without an episode.
 
         :param robot: its name; empty if it needs none.
+        :param is_on: the parameter ``record``.
         """
         self._track, self._clock, self._log, self._robot = track, clock, log, robot
+        self._is_on, self._awaits_instruction = is_on, False
         self._topics: RecordedTopics | None = None  # of the current episode
         self._may_mark = False  # whether the last episode is of the last instruction
         self._instruction = ''  # of the current episode
@@ -184,8 +146,18 @@ class Recording:
 
     @property
     def awaits_episode(self) -> bool:
-        """Whether there is no episode now."""
-        return not self._track.is_open
+        """Whether the next answer begins an episode."""
+        return self._is_on and not self._awaits_instruction and not self._track.is_open
+
+    def switch(self, is_on: bool) -> None:
+        """Record from the next instruction on, or nothing from now on.
+
+        The session of the current instruction has begun already: a replay could not repeat it.
+        """
+        if is_on == self._is_on:
+            return
+        self._is_on = self._awaits_instruction = is_on
+        self.end('RECORDING_OFF')
 
     def begin(
         self,
@@ -218,7 +190,7 @@ class Recording:
 
     def expect(self) -> None:
         """Note that there is another instruction: a success will not be that of the last one."""
-        self._may_mark = False
+        self._may_mark = self._awaits_instruction = False
 
     def start_over(self) -> None:
         """Note that the session is reset: the next answer takes nothing from the one before."""
@@ -257,9 +229,9 @@ class Recording:
         """Return the counters, and what the status says. Warn of what is not recorded."""
         told = self._track.report()
         cause = told.cause
-        if cause is not None:
+        if cause is not None and self._is_on:
             self._log.warning(f'recording: {cause.message}', every_s=_WARN_EVERY_S)
-        return (told.counters,), recording_message(True, told.episode, told.success, cause)
+        return (told.counters,), recording_message(self._is_on, told.episode, told.success, cause)
 
     def _add(self, messages: list[tuple[str, Any]], data_bytes: int = 0) -> None:
         """Record messages by their topics.

@@ -114,12 +114,10 @@ class RobotPort:
         else:
             self._report = _as_configured(parameters)
 
-    def begin(
-        self, parameters: Parameters, policy: LoadedPolicy, track: Track | None
-    ) -> RobotSession:
+    def begin(self, parameters: Parameters, policy: LoadedPolicy, track: Track) -> RobotSession:
         """Begin a session: the policy is warm.
 
-        :param track: of the robot's recording; None: nothing is recorded.
+        :param track: of the robot's recording.
         """
         self._session = RobotSession(
             self._node, self._shared, self._parts, parameters, policy, track, self.show_change

@@ -28,7 +28,7 @@ from vla_ros.ros.operator_view import OperatorViewPublisher
 from vla_ros.ros.output import Admitted, Output, OutputSetup
 from vla_ros.ros.outputs import make_outputs
 from vla_ros.ros.pose_input import PoseInput
-from vla_ros.ros.recording import NoRecording, RecordedPolicy, RecordedTopics, Recording
+from vla_ros.ros.recording import RecordedPolicy, RecordedTopics, Recording
 from vla_ros.ros.shared import Shared
 from vla_ros.ros.switches import Switch
 from vla_ros.scheduling import (
@@ -98,12 +98,12 @@ class RobotSession:
         parts: RobotParts,
         parameters: Parameters,
         policy: LoadedPolicy,
-        track: Track | None,
+        track: Track,
         on_change: Callable[[], None],
     ) -> None:
         """Make the outputs. The robot does not act until :meth:`activate`.
 
-        :param track: of its recording; None: nothing is recorded.
+        :param track: of its recording.
         :param on_change: called when the robot begins to hold, or holds for another reason.
         """
         self._clock, self._log, self._rivals = shared.clock, shared.log, shared.rivals
@@ -115,10 +115,8 @@ class RobotSession:
         self._watched: Cause | None = None  # the cause at the last watch
         self.active = False
         self._node, self._shared = node, shared
-        self._recording: Recording | NoRecording = NoRecording()
-        if track is not None:
-            robot = parts.prefix.rstrip('/')
-            self._recording = Recording(track, shared.clock, shared.log, robot)
+        robot = parts.prefix.rstrip('/')
+        self._recording = Recording(track, shared.clock, shared.log, robot, parameters.record)
         self._tool = PoseInput(node, shared.frames, parts.prefix, parameters, parts.source)
         self._outputs = make_outputs(self._setup())
         self._output_counters = [group for output in self._outputs for group in output.counters]
@@ -168,6 +166,7 @@ class RobotSession:
         self._policy = replace(self._policy, contracts=contracts, state=state)
         self._gate.adjust(parameters.max_action_age_s)
         self._tool.adjust(parameters)
+        self._recording.switch(parameters.record)
         if self.observations.adjust(parameters, self._needs()):
             self._recording.end('TOPICS_CHANGED')
             self.drop_all()  # what came before may have been of other topics

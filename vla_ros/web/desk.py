@@ -63,6 +63,7 @@ class Desk:
         self._reports = 0
         self._reported_s = self._acted_s = self._examined_s = 0.0
         self._is_lost = False
+        self._folder = ''
         self._watched: dict[object, frozenset[str]] = {}
 
     # -- from the robot ----------------------------------------------------------------------------
@@ -93,6 +94,10 @@ class Desk:
             self.lease.limit_s = limit_s
             self._check_lease()
             self._ring()
+
+    def place(self, folder: str) -> None:
+        """Take the folder of the node's recordings."""
+        self._folder = folder
 
     def tick(self) -> None:
         """Notice what time alone changes. Call it every 0.1 s or more often."""
@@ -133,7 +138,12 @@ class Desk:
         """Return what changes slowly."""
         report = self._report or Report(State.UNKNOWN)
         return Details(
-            self.name.robot, report.policy, report.counters, report.latencies, report.motion
+            self.name.robot,
+            report.policy,
+            report.counters,
+            report.latencies,
+            report.motion,
+            {**report.recording, 'folder': self._folder},
         )
 
     def newest_action(self) -> Action | None:
@@ -212,7 +222,7 @@ class Desk:
             future = self._send(command)
             done, _ = await asyncio.wait([future], timeout=limit_s)
             reply = future.result() if done else _silent(command, limit_s)
-            if reply.ok and command in ('reset', 'enable', 'disable'):
+            if reply.ok and command not in ('stop', 'set_limit'):
                 await self._wait_for_report(reports)
         if command == 'set_limit' and reply.ok:
             self.limit(LIMIT_S)
@@ -235,7 +245,9 @@ class Desk:
     def _send(self, command: str) -> asyncio.Future[Reply]:
         """Send a command to the node; a stop or a disable also ends the instruction."""
         if command == 'set_limit':
-            return self._commands.set_limit(LIMIT_S)
+            return self._commands.set('max_instruction_age_s', LIMIT_S)
+        if command in ('record', 'record_off'):
+            return self._commands.set('record', command == 'record')
         future = self._commands.switch(command)
         if command in ('stop', 'disable'):
             self.lease.end(f'the robot was told to {command}')

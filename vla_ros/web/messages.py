@@ -141,6 +141,8 @@ class Details:
     :param counters: fields of msg/VlaCounters.msg.
     :param latencies: ``image_to_action`` and ``inference``, each with p50_s, p95_s, p99_s.
     :param motion: fields of msg/VlaMotion.msg.
+    :param recording: fields of msg/VlaRecording.msg, and ``folder``: the node's
+        ``recording_folder``, or what that is by default.
     """
 
     robot: str
@@ -148,6 +150,7 @@ class Details:
     counters: Mapping[str, int] = field(default_factory=dict)
     latencies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     motion: Mapping[str, Any] = field(default_factory=dict)
+    recording: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,9 @@ class Command:
     """A command; answered by :class:`Answer`. Each can also be sent by POST.
 
     :param command: ``stop``, ``reset``, ``enable``, ``disable``, ``hold`` (end the instruction),
-        ``set_limit`` (set ``max_instruction_age_s`` to LIMIT_S), ``doctor``.
+        ``set_limit`` (set ``max_instruction_age_s`` to LIMIT_S), ``record`` and ``record_off``
+        (set the parameter ``record``), ``success`` (mark the recorded episode, and end a goal as
+        reached), ``doctor``.
     """
 
     id: int
@@ -356,7 +361,10 @@ class Shown:
 
 FromPage = Here | Instruct | Command | Watch | Shown
 
-COMMANDS = ('stop', 'reset', 'enable', 'disable', 'hold', 'set_limit', 'doctor')
+COMMANDS = (
+    *('stop', 'reset', 'enable', 'disable', 'hold', 'set_limit', 'record', 'record_off'),
+    *('success', 'doctor'),
+)
 LIMIT_S = 2.0  # of set_limit
 
 _TYPES: dict[type, str] = {

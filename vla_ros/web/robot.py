@@ -30,6 +30,7 @@ class Report:
     counters: Mapping[str, int] = field(default_factory=dict)
     latencies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     motion: Mapping[str, Any] = field(default_factory=dict)
+    recording: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Commands(Protocol):
         """Publish an instruction once; empty: hold."""
 
     def switch(self, command: str) -> asyncio.Future[Reply]:
-        """Send ``stop``, ``reset``, ``enable`` or ``disable`` before this returns.
+        """Send ``stop``, ``reset``, ``enable``, ``disable`` or ``success`` before this returns.
 
         The future ends immediately if no node is there to answer.
         """
 
-    def set_limit(self, limit_s: float) -> asyncio.Future[Reply]:
-        """Set ``max_instruction_age_s`` of the node."""
+    def set(self, name: str, value: float | bool) -> asyncio.Future[Reply]:
+        """Set a parameter of the node."""
 
     def watch(self, views: frozenset[str]) -> None:
         """Hand the images of these views to ``Desk.show`` from now on, and no others."""

@@ -8,6 +8,7 @@ import './part-history.js';
 import './part-image.js';
 import './part-instruction.js';
 import './part-link.js';
+import './part-recording.js';
 import './part-robots.js';
 import './part-sign-in.js';
 import './part-state.js';
@@ -84,7 +85,8 @@ document.addEventListener('stop', ({ detail }) => {
   stopping.press(robots);
 });
 
-for (const element of document.querySelectorAll('vla-switches, vla-instruction, vla-doctor')) {
+const asking = 'vla-switches, vla-instruction, vla-recording, vla-doctor';
+for (const element of document.querySelectorAll(asking)) {
   element.ask = (robot, command) => connection.command(robot, command);
   element.instruct = (robot, text) => connection.instruct(robot, text);
 }
