@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_ros.cli.check import CheckFailed
+from vla_ros.client.question import CheckFailed
 from vla_ros.clock import ManualClock
 from vla_ros.doctor.findings import fail, refused
 from vla_ros.errors import VlaError

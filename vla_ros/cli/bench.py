@@ -35,7 +35,8 @@ from vla_ros.bench.survey_report import survey_text
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import boolean, count, list_of, positive
 from vla_ros.console import complain, say
-from vla_ros.images.files import UnreadableImage, read_image
+from vla_ros.errors import VlaError
+from vla_ros.images.files import read_image
 from vla_ros.measure.machine import describe_machine
 from vla_ros.measure.statistics import recipe_text
 from vla_ros.openvla.hub import resolve_model
@@ -43,7 +44,6 @@ from vla_ros.pipeline.summary import PipelineError, pipeline_tables
 from vla_ros.policies import PolicyRequest, inspect
 from vla_ros.synthetic.random_model import cached_random_checkpoint, default_cache
 from vla_ros.synthetic.shapes import SHAPES
-from vla_ros.types import PolicyError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _run(options, arguments)
         return 0
-    except (PolicyError, PipelineError, UnreadableImage, OSError) as error:
+    except (VlaError, OSError) as error:
         complain('vla_bench', error)
         return exit_codes.FAILED
     except KeyboardInterrupt:

@@ -22,12 +22,12 @@ from rclpy.utilities import remove_ros_args
 
 from vla_ros.cli import exit_codes
 from vla_ros.client.lease import Heir
-from vla_ros.client.question import CheckFailed, Question, pattern
+from vla_ros.client.question import Question, pattern
 from vla_ros.console import EndRequest, catch_signals, complain, forget_output, unbuffer_output
+from vla_ros.errors import VlaError
 from vla_ros.graph.arguments import ArgumentsError, usable_arguments
 from vla_ros.graph.stamps import from_duration
-from vla_ros.images.files import UnreadableImage, read_image
-from vla_ros.motion import ContractError
+from vla_ros.images.files import read_image
 from vla_ros.msg import VlaAction
 
 _UNHEARD = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
@@ -65,7 +65,7 @@ def _check(argv: list[str], options: argparse.Namespace, interrupted: EndRequest
     except ArgumentsError as error:
         complain('vla_check', error)
         return exit_codes.BAD_ARGUMENTS
-    except (CheckFailed, ContractError, UnreadableImage) as failure:
+    except VlaError as failure:
         complain('vla_check', failure)
         return exit_codes.FAILED
     if action is None:

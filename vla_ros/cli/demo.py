@@ -21,8 +21,8 @@ from vla_ros.cli.arguments import count, positive, whole
 from vla_ros.console import complain, interrupting, unbuffer_output
 from vla_ros.demo.blocks import Setup, pick_up_blocks
 from vla_ros.demo.photographs import show_photographs
+from vla_ros.errors import VlaError
 from vla_ros.simulation import BlocksWorld, SimulationError
-from vla_ros.types import PolicyError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with interrupting():
             return _show(options)
-    except (PolicyError, OSError) as failure:
+    except (VlaError, OSError) as failure:
         complain('vla_demo', failure)
         return exit_codes.FAILED
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -17,13 +17,13 @@ from pathlib import Path
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import assignment, count, list_of, one_of, positive, seconds, whole
 from vla_ros.console import complain, interrupting
+from vla_ros.errors import VlaError
 from vla_ros.evaluation.pace import DELTAS, MOTIONS, Pace
 from vla_ros.evaluation.run import FILMED, Setup, run
 from vla_ros.evaluation.summary import CONTROLS, PACES
 from vla_ros.openvla.placement import DTYPES, QUANTIZATIONS
 from vla_ros.simulation.libero import SUITES
 from vla_ros.simulation.worlds import WORLDS
-from vla_ros.types import PolicyError
 
 _PLACEMENT = ('device', 'dtype', 'quantization', 'recomputed_patches')
 _OWN_OPTIONS = {
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         with interrupting():
             run(_setup(options, shlex.join(['vla_eval', *given])))
         return 0
-    except (PolicyError, OSError) as error:
+    except (VlaError, OSError) as error:
         complain('vla_eval', error)
         return exit_codes.FAILED
     except KeyboardInterrupt:

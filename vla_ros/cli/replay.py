@@ -20,16 +20,12 @@ from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import count, list_of, positive, seconds
 from vla_ros.cli.server_options import add_server_options, with_server
 from vla_ros.console import complain, say
+from vla_ros.errors import VlaError
 from vla_ros.parameters.definition import Parameters
 from vla_ros.policies import PolicyRequest
-from vla_ros.replay.actions import ActionsError
-from vla_ros.replay.bag import BagError
 from vla_ros.replay.command import Setup, replay, show
 from vla_ros.replay.frames import Sampling
-from vla_ros.replay.rerun_file import RerunMissing
-from vla_ros.replay.run import NoAction
 from vla_ros.replay.timeline import TIMELINE_NAME
-from vla_ros.types import PolicyError
 
 # Options of several values, with the default and the allowed ones.
 _LISTS = {
@@ -48,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(_report(options))
         return 0
-    except (BagError, ActionsError, NoAction, PolicyError, RerunMissing, OSError) as error:
+    except (VlaError, OSError) as error:
         complain('vla_replay', error)
         return exit_codes.FAILED
     except KeyboardInterrupt:
