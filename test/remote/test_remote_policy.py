@@ -38,6 +38,7 @@ from vla_ros.wire import ServerError, error_map, pack
 TOKEN = '0123456789abcdef'
 LIMITS = WorkerLimits(max_image_age_s=30.0, inference_timeout_s=20.0, hang_timeout_s=60.0)
 IMAGE = np.zeros((8, 10, 3), np.uint8)
+ROW = np.zeros((1, 7))
 
 
 @pytest.fixture(autouse=True)
@@ -415,7 +416,7 @@ def test_certificates_are_checked(caplog: pytest.LogCaptureFixture) -> None:
         (reply(3.0), Invalid.OUT_OF_BOUNDS),
         (pack({'actions': np.zeros((1, 6)), 'unnorm_key': 'fake', 'valid': True}), Invalid.SHAPE),
         (pack({'actions': np.zeros((2, 7)), 'unnorm_key': 'fake', 'valid': True}), Invalid.SHAPE),
-        (pack({'actions': np.zeros((1, 7)), 'unnorm_key': '', 'valid': False}), Invalid.BY_POLICY),
+        (pack({'actions': ROW, 'unnorm_key': 'fake', 'valid': False}), Invalid.BY_POLICY),
     ],
     ids=['nan', 'bounds', 'columns', 'rows', 'said'],
 )
@@ -437,10 +438,11 @@ def test_actions_that_are_not_valid_are_for_the_gate(frame: bytes, kind: Invalid
         (b'\xc1', 'not msgpack'),
         (pack({'valid': True}), 'has no actions'),
         ('Traceback of it\n  File "/home/secret"\nValueError: shapes', 'ValueError: shapes'),
+        (pack({'actions': ROW, 'unnorm_key': 'other', 'valid': True}), "data set 'other'"),
         (pack(error_map(ServerError('failed', 'out of memory'))), 'out of memory'),
         (pack(error_map(ServerError('instruction', 'too long'))), 'too long'),
     ],
-    ids=['large', 'no msgpack', 'no actions', 'text', 'error', 'instruction'],
+    ids=['large', 'no msgpack', 'no actions', 'text', 'of others', 'error', 'instruction'],
 )
 def test_answers_that_are_no_actions_fail(frame: bytes | str, text: str) -> None:
     with ready() as (one, server):

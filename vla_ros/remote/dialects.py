@@ -168,7 +168,16 @@ class Ours:
         message = unpack(answer)
         if (error := error_of(message)) is not None:
             raise _of_server(self.address, error)
-        return read_reply(message)
+        prediction = read_reply(message)
+        if unnorm_key not in ('', prediction.unnorm_key):  # of another contract: in other units
+            raise WireError(
+                f'the answer is of the data set {prediction.unnorm_key!r}, and {unnorm_key!r} was '
+                'asked for',
+                'check the server',
+                value=prediction.unnorm_key,
+                expected=unnorm_key,
+            )
+        return prediction
 
 
 @dataclass(frozen=True)
