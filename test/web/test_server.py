@@ -20,6 +20,7 @@ from support.fake_robots import FakeRobot
 from support.pages import WAIT_S, Page, be_patient, image_of
 from support.servers import CERTIFICATE, KEY
 from vla_ros.hosts import HostError
+from vla_ros.web import pages
 from vla_ros.web.access import Access, ConsoleError
 from vla_ros.web.connections import Connections
 from vla_ros.web.console import Console
@@ -244,6 +245,41 @@ def test_a_slow_page_gets_fewer_images_and_the_newest() -> None:
 
     run(test)
     run(acknowledged)
+
+
+class SilentSocket:
+    """Of a page that sends nothing, and takes nothing after so many messages."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+
+    def __aiter__(self) -> SilentSocket:
+        return self
+
+    async def __anext__(self) -> None:
+        await asyncio.Event().wait()
+
+    async def send_str(self, text: str) -> None:
+        self.takes -= 1
+        if self.takes < 0:
+            await asyncio.Event().wait()
+
+
+def test_a_page_that_takes_nothing_is_counted_and_a_mistake_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('vla_ros.web.pages.SEND_S', 0.01)
+
+    async def test() -> None:
+        console = Console()
+        robot = FakeRobot(console, '-')
+        await pages.Page(console, SilentSocket(1), asyncio.Event()).run()
+        assert console.access.refused.too_slow == 1
+        monkeypatch.setattr(robot.desk, 'state', lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await pages.Page(console, SilentSocket(1), asyncio.Event()).run()
+
+    run(test)
 
 
 FOREIGN = [

@@ -33,8 +33,9 @@ class ImagePage:
 
     async def run(self) -> None:
         """Serve the page until it or the server ends it."""
-        receiving = receive(self._socket, self._take, self._console.access.refused)
-        await converse(self._send(), receiving, lambda: self._watch(()))
+        refused = self._console.access.refused
+        receiving = receive(self._socket, self._take, refused)
+        await converse(self._send(), receiving, lambda: self._watch(()), refused)
 
     def _take(self, text: str) -> None:
         if not self._bucket.take():

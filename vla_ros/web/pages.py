@@ -70,9 +70,10 @@ class Page:
 
     async def run(self) -> None:
         """Serve the page until it or the server ends it."""
-        receiving = receive(self._socket, self._take, self._console.access.refused)
+        refused = self._console.access.refused
+        receiving = receive(self._socket, self._take, refused)
         try:
-            await converse(self._send(), receiving, self._leave)
+            await converse(self._send(), receiving, self._leave, refused)
         finally:
             await asyncio.gather(*self._commands, return_exceptions=True)
 

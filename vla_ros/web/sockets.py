@@ -17,10 +17,14 @@ async def converse(
     sending: Coroutine[Any, Any, None],
     receiving: Coroutine[Any, Any, None],
     leave: Callable[[], None],
+    refused: Refusals,
 ) -> None:
     """Send and receive until one of them ends, or the server ends.
 
+    What neither a page nor a network can cause is raised.
+
     :param leave: called then, before anything is waited for.
+    :param refused: counts a page that takes nothing.
     """
     tasks = {asyncio.create_task(sending), asyncio.create_task(receiving)}
     try:
@@ -29,7 +33,12 @@ async def converse(
         leave()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ends:
+        if isinstance(error, asyncio.TimeoutError):
+            refused.too_slow += 1
+        elif isinstance(error, Exception) and not isinstance(error, ConnectionError):
+            raise error
 
 
 async def receive(
