@@ -17,6 +17,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from support.bags import TYPES
 from vla_ros.reasons import Reason
@@ -100,6 +101,21 @@ def test_an_episode_is_a_rosbag2_with_its_facts(tmp_path: Path) -> None:
     assert (facts['vla_ros.success'], facts['vla_ros.end']) == ('true', 'NO_INSTRUCTION')
     assert facts_of(folder / 'two')['vla_ros.success'] == 'false'
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / 'one')} == {0o700}
+
+
+@pytest.mark.parametrize('text', ['yes', '12:30', '0o17', '1_000', '~', 'open "a: b" 杯 🤖 #1'])
+def test_a_fact_is_the_same_text_for_every_reader_of_yaml(text: str, tmp_path: Path) -> None:
+    with recorder(tmp_path) as thread:
+        track = Track(thread, serialize)
+        track.begin(Episode('one', {TOPIC: KIND}, {'instruction': text}))
+        track.add(batch(1, 'a'))
+        track.end('STOPPED')
+        track.mark_success()
+    told = facts_of(tmp_path / 'one')  # YAML 1.1
+    assert told['vla_ros.instruction'] == text and told['vla_ros.success'] == 'true'
+    newer: Any = YAML(typ='safe').load(tmp_path / 'one' / 'metadata.yaml')  # YAML 1.2
+    assert newer['rosbag2_bagfile_information']['custom_data'] == told
+    assert texts_of(tmp_path / 'one') == ['a']
 
 
 def test_names_sort_by_time_and_fit_into_any_file_system() -> None:

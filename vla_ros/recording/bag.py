@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,7 @@ class Bag:
         self.flush()
         self._writer.custom_data = dict(custom_data)
         self._writer.close()
+        set_custom_data(self._writer.path, custom_data)  # in quotes
 
     def cut(self) -> None:
         """Close after an error: keep what was written whole, without index and metadata.yaml."""
@@ -112,14 +114,32 @@ def _without_rest(data: bytes, kind: str) -> bytes:
     return data[: _CDR_HEAD + end]
 
 
+class _Quoted(str):
+    """A text that is written in quotes."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes metadata.yaml."""
+
+
+_Dumper.add_representer(
+    _Quoted,
+    lambda dumper, text: dumper.represent_scalar('tag:yaml.org,2002:str', text, style='"'),
+)
+
+
 def set_custom_data(path: Path, changes: Mapping[str, str]) -> None:
     """Change texts in the metadata.yaml of a recording; it is replaced as a whole.
+
+    All texts are in quotes: without them ``yes`` or ``12:30`` is no text for some readers of YAML.
 
     :raises OSError: if it can't be read or written.
     """
     file = path / METADATA
     metadata = yaml.safe_load(file.read_text())
-    metadata['rosbag2_bagfile_information']['custom_data'].update(changes)
+    told = metadata['rosbag2_bagfile_information']['custom_data'] | changes
+    quoted = {name: _Quoted(text) for name, text in told.items()}
+    metadata['rosbag2_bagfile_information']['custom_data'] = quoted
     new = file.with_suffix('.yaml.tmp')
-    new.write_text(yaml.safe_dump(metadata, sort_keys=False))
+    new.write_text(yaml.dump(metadata, Dumper=_Dumper, sort_keys=False, width=math.inf))
     new.replace(file)
