@@ -7,6 +7,7 @@ again. Used by the executor's thread.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -147,11 +148,19 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(path.parent)  # the new name is in it
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a folder is on disk. Some file systems of networks can't: they say EINVAL."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)  # the new name is in it
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _unwritable(path: Path, error: OSError) -> str:
