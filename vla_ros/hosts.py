@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names and addresses of machines."""
+"""The names and addresses of machines, and what a server shows to prove its own."""
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
+from pathlib import Path
 
 from vla_ros.errors import VlaError
 
 
 class HostError(VlaError):
-    """A host on which a server must not listen."""
+    """A host on which a server must not listen, or a certificate that it can't show."""
 
 
 def is_loopback(host: str) -> bool:
@@ -49,3 +51,21 @@ def check_host(host: str, has_token: bool, otherwise: str = '') -> None:
             value=host,
             expected='127.0.0.1 without a token',
         )
+
+
+def server_tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return the context of a server's TLS.
+
+    :param certificate: PEM file.
+    :param key: PEM file; None: the key is in the certificate's.
+    :raises HostError: if the files can't be used, also if the key needs a password.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password='')  # no server asks at a terminal
+    except OSError as error:  # ssl.SSLError is one
+        raise HostError(
+            f'{certificate} and its key cannot be used: {error}',
+            'give PEM files of a pair, and a key without a password',
+        ) from error
+    return context

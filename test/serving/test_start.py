@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from support.servers import KEY
 from vla_ros.cli.serve import main
+from vla_ros.errors import VlaError
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.serving import ray_environment
 from vla_ros.serving.errors import ServingError
@@ -43,12 +45,13 @@ def test_a_port_that_others_reach_is_named(host: str) -> None:
     [
         ({'policies': {'a/b': PolicyRequest()}}, 'prefix'),
         ({'tls_cert': Path('x')}, '--tls-key'),
-        ({'tls_cert': Path('/nowhere/x'), 'tls_key': Path('/nowhere/y')}, 'no file'),
+        ({'tls_cert': Path('/nowhere/x'), 'tls_key': Path('/nowhere/y')}, '/nowhere/x'),
+        ({'tls_cert': KEY, 'tls_key': KEY}, 'PEM files of a pair'),
         ({'host': '192.0.2.1'}, '--token-file'),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, object], told: str) -> None:
-    with pytest.raises(ServingError, match=told):
+    with pytest.raises(VlaError, match=told):
         ServeOptions(**{'policies': SCRIPTED, **options}).check()
 
 

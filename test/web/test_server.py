@@ -408,8 +408,13 @@ def test_a_certificate_makes_it_https_and_an_unusable_one_is_an_error(tmp_path: 
 
     run(test)
     (tmp_path / 'not.pem').write_text('no certificate')
-    for unusable in (Address(tls_cert=tmp_path / 'not.pem'), Address(tls_key=KEY)):
-        with pytest.raises(ConsoleError):
+    encrypted = KEY.with_name('server_encrypted.key')  # by the password word
+    for unusable in (
+        Address(tls_cert=tmp_path / 'not.pem'),
+        Address(tls_cert=CERTIFICATE, tls_key=encrypted),  # nobody is asked for a password
+        Address(tls_key=KEY),
+    ):
+        with pytest.raises((ConsoleError, HostError)):
             unusable.tls()
 
 

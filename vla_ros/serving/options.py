@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla_ros.hosts import check_host, is_loopback
+from vla_ros.hosts import check_host, is_loopback, server_tls
 from vla_ros.policy_request import PolicyRequest
 from vla_ros.serving.errors import ServingError
 from vla_ros.serving.replica import ReplicaLimits
@@ -64,7 +64,7 @@ class ServeOptions:
         """Check that the options do not contradict each other.
 
         :param insecure: whether others may reach the server without a token.
-        :raises HostError: if they could, and may not.
+        :raises HostError: if they could, and may not; or if the certificate can't be used.
         :raises ServingError: if there is another contradiction.
         """
         otherwise = ', or --insecure if everyone may move the robots'
@@ -78,6 +78,5 @@ class ServeOptions:
                 )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ServingError('of --tls-cert and --tls-key one is missing', 'give both or none')
-        for file in (self.tls_cert, self.tls_key):
-            if file is not None and not file.is_file():
-                raise ServingError(f'{file} is no file', 'give PEM files', value=str(file))
+        if self.tls_cert is not None:
+            server_tls(self.tls_cert, self.tls_key)

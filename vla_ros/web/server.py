@@ -15,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from vla_ros.hosts import check_host
+from vla_ros.hosts import check_host, server_tls
 from vla_ros.web.access import ConsoleError, Refusals
 from vla_ros.web.application import application
 from vla_ros.web.connections import Connections
@@ -43,20 +43,14 @@ class Address:
     def tls(self) -> ssl.SSLContext | None:
         """Return the context of TLS; None without a certificate.
 
-        :raises ConsoleError: if the files can't be used.
+        :raises ConsoleError: if there is a key only.
+        :raises HostError: if the files can't be used.
         """
         if self.tls_cert is None:
             if self.tls_key is not None:
                 raise ConsoleError('there is a --tls-key but no --tls-cert', 'give both')
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as error:  # ssl.SSLError is one
-            raise ConsoleError(
-                f'{self.tls_cert} and its key cannot be used: {error}', 'give PEM files of a pair'
-            ) from error
-        return context
+        return server_tls(self.tls_cert, self.tls_key)
 
 
 @contextlib.asynccontextmanager
