@@ -17,7 +17,6 @@ from unittest import mock
 
 import pytest
 import yaml
-from ruamel.yaml import YAML
 
 from support.bags import TYPES
 from vla_ros.reasons import Reason
@@ -111,10 +110,10 @@ def test_a_fact_is_the_same_text_for_every_reader_of_yaml(text: str, tmp_path: P
         track.add(batch(1, 'a'))
         track.end('STOPPED')
         track.mark_success()
-    told = facts_of(tmp_path / 'one')  # YAML 1.1
+    told = facts_of(tmp_path / 'one')
     assert told['vla_ros.instruction'] == text and told['vla_ros.success'] == 'true'
-    newer: Any = YAML(typ='safe').load(tmp_path / 'one' / 'metadata.yaml')  # YAML 1.2
-    assert newer['rosbag2_bagfile_information']['custom_data'] == told
+    # What has no quotes is a number or a bool in one version of YAML or the other.
+    assert '    vla_ros.instruction: "' in (tmp_path / 'one' / 'metadata.yaml').read_text()
     assert texts_of(tmp_path / 'one') == ['a']
 
 

@@ -48,6 +48,7 @@ def test_a_port_that_others_reach_is_named(host: str) -> None:
         ({'tls_cert': Path('/nowhere/x'), 'tls_key': Path('/nowhere/y')}, '/nowhere/x'),
         ({'tls_cert': KEY, 'tls_key': KEY}, 'PEM files of a pair'),
         ({'host': '192.0.2.1'}, '--token-file'),
+        ({'port': 70000}, '1 to 65535'),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, object], told: str) -> None:

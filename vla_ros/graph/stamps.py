@@ -11,8 +11,7 @@ _FIRST_NS, _LAST_NS = -(2**31) * _NS_PER_S, 2**31 * _NS_PER_S - 1  # the range o
 
 def to_time(nanoseconds: int) -> Time:
     """Return a time as a message; the nearest one if it is out of a message's range."""
-    nanoseconds = min(max(nanoseconds, _FIRST_NS), _LAST_NS)
-    return Time(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)
+    return Time(**_fields(nanoseconds))
 
 
 def from_time(time: Time) -> int:
@@ -26,6 +25,14 @@ def from_duration(duration: Duration) -> float:
 
 
 def to_duration(seconds: float) -> Duration:
-    """Return a duration as a message, rounded to nanoseconds."""
-    nanoseconds = round(seconds * _NS_PER_S)
-    return Duration(sec=nanoseconds // _NS_PER_S, nanosec=nanoseconds % _NS_PER_S)
+    """Return a duration as a message, rounded to nanoseconds, as :func:`to_time` does.
+
+    :param seconds: may be infinite.
+    """
+    within_s = min(max(seconds, -(2.0**31)), 2.0**31)
+    return Duration(**_fields(round(within_s * _NS_PER_S)))
+
+
+def _fields(nanoseconds: int) -> dict[str, int]:
+    nanoseconds = min(max(nanoseconds, _FIRST_NS), _LAST_NS)
+    return {'sec': nanoseconds // _NS_PER_S, 'nanosec': nanoseconds % _NS_PER_S}

@@ -69,6 +69,8 @@ class ServeOptions:
         """
         otherwise = ', or --insecure if everyone may move the robots'
         check_host(self.host, bool(self.token_digest) or insecure, otherwise)
+        if not 0 < self.port < 2**16:
+            raise ServingError(f'{self.port} is not a port', value=self.port, expected='1 to 65535')
         for name in self.policies:
             if name and not (is_name(name) and name.isidentifier()):
                 raise ServingError(
