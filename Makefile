@@ -16,7 +16,7 @@ WITH_MESSAGES = LD_LIBRARY_PATH="$(lib)$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" 
 help:
 	@echo 'make setup      make .venv: ROS 2 (unless one is sourced), PyTorch, this package, its commands'
 	@echo '                make setup ROS=kilted: Kilted in place of Jazzy'
-	@echo '                make setup ROS=none: without ROS, for vla_bench and vla_replay, also on a Mac'
+	@echo '                make setup ROS=none: without ROS, for vla_bench, vla_replay, Python, also on a Mac'
 	@echo 'make setup-serve  make .venv-serve: vla_serve for a machine with GPUs, without ROS 2'
 	@echo 'make demo       a simulated arm follows an instruction: make demo DEMO_EPISODES=20'
 	@echo 'make test       run the tests; some of them: make test ARGS="-k slot"'

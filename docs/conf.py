@@ -109,7 +109,8 @@ def name_files_outside(app: Sphinx, page: str, content: list[str]) -> None:
         target = (folder / link['target']).resolve()
         if target.is_relative_to(app.srcdir) and target.name != 'README.md':
             return link[0]
-        return f'{link["text"]} (`{link["target"].lstrip("./")}`)'
+        place = link['target'].lstrip('./')
+        return f'`{place}`' if link['text'].strip('`') == place else f'{link["text"]} (`{place}`)'
 
     relative_link = r'(?<!!)\[(?P<text>[^]]*)\]\((?P<target>\.\.?/[^)#\s]*)\)'
     content[0] = re.sub(relative_link, named, content[0])

@@ -30,7 +30,7 @@ REQUIREMENTS = ROOT / 'requirements'
 WHEELS = {'jazzy': 'wheels', 'kilted': 'wheels-kilted'}
 PACKAGE_FILES = ('package.xml', 'CMakeLists.txt', 'setup.py', 'pyproject.toml')
 # Commands that run without ROS.
-WITHOUT_ROS = ('bench', 'checkpoint', 'convert', 'replay')
+WITHOUT_ROS = ('bench', 'checkpoint', 'convert', 'doctor', 'replay')
 PACKAGE_FOLDERS = ('action', 'config', 'launch', 'models', 'msg', 'scripts', 'vla_ros')
 
 

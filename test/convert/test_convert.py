@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from support.checkpoints import edit_json, refused_unread
 from support.doctor_setups import about
+from support.places import ROOT
 from support.trainings import HEAD, PROJECTOR, l1_head, noise, norm, projector
 from vla_ros.cli.convert import main
 from vla_ros.convert import reading, run, writing
@@ -200,6 +201,8 @@ def test_nothing_is_written_over(oft_tiny: Path, tmp_path: Path, capsys: Any) ->
     assert 'exists' in refused(capsys, oft_tiny, *LIBERO, name='oft')
     assert 'is not a folder' in refused(capsys, oft_tiny, *LIBERO, name='no/out')
     assert 'is not a folder' in refused(capsys, tmp_path / 'openvla', *LIBERO, name='new')
+    converted = ROOT / 'test/golden/vla_adapter_pro_tiny'
+    assert 'is converted already' in refused(capsys, converted, *LIBERO, name='new')
 
 
 def test_policy_and_doctor_say_the_command(

@@ -72,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _checks(options: argparse.Namespace) -> dict[str, Check]:
     without = set() if options.measure else {'measure'}
-    # Without ROS, the check ros reports it.
-    if options.no_ros or importlib.util.find_spec('rclpy') is None:
-        without.add('graph')
+    without |= {'graph'} if options.no_ros else set()
+    if importlib.util.find_spec('rclpy') is None:  # the check ros reports it
+        without |= {'graph', 'middleware'}
     return {name: _lazy(path) for name, path in _CHECKS.items() if name not in without}
 
 

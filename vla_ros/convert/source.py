@@ -14,6 +14,7 @@ from typing import Any
 from vla_ros.convert.errors import ConvertError
 from vla_ros.openvla.errors import listing
 from vla_ros.openvla.json_files import read_json
+from vla_ros.openvla.layout import LAYOUT_NAME
 
 _PICKLES = ('.pt', '.pth', '.bin', '.ckpt')
 _HEAD, _STATE, _VISION = 'action_head', 'proprio_projector', 'vision_backbone'
@@ -58,6 +59,11 @@ def read_source(directory: Path) -> Source:
             'OWNER/NAME --local-dir FOLDER',
         )
     names = sorted(os.listdir(directory))
+    if LAYOUT_NAME in names:
+        raise ConvertError(
+            f'{directory} is converted already: it has {LAYOUT_NAME}',
+            'give it to the node as its model',
+        )
     parts = {word: _part(directory, names, word) for word in (_HEAD, _STATE, _VISION, _DIFFUSION)}
     diffusion = parts[_DIFFUSION]
     if diffusion:

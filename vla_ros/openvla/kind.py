@@ -47,8 +47,8 @@ class OpenVLAInspection:
         build_model(checkpoint, self.config)
         dtypes = ', '.join(sorted(str(one).removeprefix('torch.') for one in checkpoint.dtypes))
         found = (
-            f'{self.folder}: {len(checkpoint.shapes)} tensors in {dtypes}, of the names and shapes '
-            'that config.json wants; their values are looked at when it is loaded'
+            f'{self.folder}: {len(checkpoint.shapes)} tensors in {dtypes}, with the names and '
+            'shapes of config.json; their values are checked when they are loaded'
         )
         doubt = '' if self.config.layout is None else self.config.layout.doubt
         return f'{found}; {doubt}' if doubt else found
