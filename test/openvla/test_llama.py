@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import LlamaConfig as ReferenceConfig
 from transformers import LlamaForCausalLM
 
@@ -20,7 +21,7 @@ from support.places import GOLDEN
 from vla_ros.openvla.config import LlamaConfig, OpenVLAConfig
 from vla_ros.openvla.decoding import Choices, Decoded, Generation, decode_greedy
 from vla_ros.openvla.errors import CheckpointError
-from vla_ros.openvla.language import KVCache, Llama
+from vla_ros.openvla.language import KVCache, Llama, _attend_causally
 
 LENGTH, STEPS = 24, 5
 LENGTHS = (24, 17, 1)
@@ -211,3 +212,16 @@ def test_what_a_config_may_say_otherwise(tmp_path: Path) -> None:
 def test_the_runtime_does_without_transformers() -> None:
     code = 'import sys, vla_ros.openvla; sys.exit("transformers" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], timeout=120, check=False).returncode == 0
+
+
+@pytest.mark.parametrize('heads', [4, 2])
+@pytest.mark.parametrize('rows', [1, 63, 64, 65, 150])
+def test_attention_in_parts_is_causal_attention(rows: int, heads: int) -> None:
+    query, key, value = (
+        torch.randn(2, count, rows, 16, generator=torch.Generator().manual_seed(seed))
+        for seed, count in enumerate((4, heads, heads))
+    )
+    expected = F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=heads != 4
+    )
+    torch.testing.assert_close(_attend_causally(query, key, value, heads != 4), expected)

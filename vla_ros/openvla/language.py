@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vla_ros.openvla.config import LlamaConfig
 
+_CAUSAL_ROWS = 64  # that a CPU attends to together: as many as its kernel takes at a time
 _TABLES_KEPT = 8  # there are four prompt lengths; a table has 0.2 MB for a head of 128
 
 
@@ -282,14 +283,13 @@ class Attention(nn.Module):
         if keep is not None:
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
             rotary = rotary.expand(-1, len(x), -1, -1, -1)[:, batch, 0, keep][:, :, None]
-        attended = F.scaled_dot_product_attention(
-            _rotate(query, rotary),
-            key,
-            value,
-            mask,
-            is_causal=mask is None,
-            enable_gqa=self.grouped,
-        )  # [B, H, R, E]
+        query = _rotate(query, rotary)
+        if mask is None:
+            attended = _attend_causally(query, key, value, self.grouped)
+        else:
+            attended = F.scaled_dot_product_attention(
+                query, key, value, mask, enable_gqa=self.grouped
+            )  # [B, H, R, E]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
@@ -351,6 +351,25 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     cosines, sines = rotary
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat([-second, first], dim=-1) * sines
+
+
+def _attend_causally(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> Tensor:
+    """Return the causal attention of [B, H, T, E], of the same shape.
+
+    torch's kernel for CPUs multiplies the keys that a causal mask hides, too. So a CPU has the rows
+    in parts, each with the keys up to its end.
+    """
+    size = query.shape[2]
+    if query.device.type != 'cpu':
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    parts = []
+    for first in range(0, size, _CAUSAL_ROWS):
+        end = min(first + _CAUSAL_ROWS, size)
+        visible = torch.ones(end - first, end, dtype=torch.bool).tril(first)
+        seen = key[:, :, :end], value[:, :, :end]
+        rows = query[:, :, first:end]
+        parts.append(F.scaled_dot_product_attention(rows, *seen, visible, enable_gqa=grouped))
+    return torch.cat(parts, dim=2)
 
 
 def _rows(x: Tensor, keep: Tensor) -> Tensor:
