@@ -31,13 +31,13 @@ sys.exit(bool(wrong))
 reasons=
 for candidate in "$@"; do
   command -v "$candidate" >/dev/null || continue
-  # A version manager may have a name that no installed Python answers to: then it prints nothing here.
+  # A version manager may have a name that no installed Python answers to: then it prints nothing.
   if answer=$("$candidate" -c "$probe" "$newest" 2>/dev/null); then
     echo "$answer"
     exit 0
   fi
-  [ -z "$answer" ] || reasons="$reasons
-  $candidate: $answer"
+  reasons="$reasons
+  $candidate: ${answer:-it does not start (a version manager may not have chosen it: name its path)}"
 done
 
 cat >&2 <<END

@@ -104,7 +104,8 @@ def test_a_machine_without_such_a_folder(tmp_path: Path) -> None:
 def own_segments(pid: int) -> set[str]:
     """The large segments that a process has mapped."""
     mapped = Path(f'/proc/{pid}/maps').read_text()
-    names = set(re.findall(rf'{SHARED_MEMORY}/(fastrtps_[0-9a-f]{{16}})$', mapped, re.MULTILINE))
+    pattern = rf'{SHARED_MEMORY}/((?:fastrtps|fastdds)_[0-9a-f]{{16}})$'  # of Fast DDS 2 and 3
+    names = set(re.findall(pattern, mapped, re.MULTILINE))
     return {name for name in names if size_of(SHARED_MEMORY / name) > 30_000_000}
 
 

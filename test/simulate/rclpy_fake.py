@@ -8,7 +8,7 @@ lifecycle's state machine, the graph and the log. Names, QoS profiles, enumerati
 are those of the real module, which starts nothing by itself.
 
 Not here: clients of the node's, serialisation, QoS events (a node is told that there are
-none), wait sets (``executor.py`` waits). Their use is an AttributeError.
+none), wait sets (``executor.py`` waits). To make one is a TypeError.
 
 It stands in for the modules of Jazzy and Kilted. What only Kilted's has says so.
 """
@@ -343,6 +343,8 @@ class Subscription(Destroyable):
             'publication_sequence_number': None,
             'reception_sequence_number': None,
         }
+        if not IS_JAZZY:
+            info['publisher_gid'] = None
         self._node.graph.observer.took(self._topic, sample.message, info)
         return sample.message, info
 
@@ -733,9 +735,8 @@ def module() -> ModuleType:
         TypeDescriptionService,
     ):
         setattr(fake, one.__name__, one)
-    for name in ('Client', 'WaitSet', 'ActionClient', 'EventsExecutor'):
-        delattr(fake, name)
-    fake.Client = type('Client', (), {})  # named in annotations
+    for name in ('ActionClient', 'Client', 'EventsExecutor', 'WaitSet'):
+        setattr(fake, name, type(name, (), {}))  # named in annotations
     fake.__dict__.update(
         rmw_service_info_t=Header,
         install_signal_handlers=lambda options: None,

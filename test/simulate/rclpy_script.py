@@ -43,9 +43,14 @@ class RealDriver:
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
         import rclpy
+        from rclpy.executors import SingleThreadedExecutor
 
         rclpy.init()
-        self._node = rclpy.create_node('driver')
+        context = rclpy.Context()  # in the scripts' one, Kilted's shutdown misses the second node
+        rclpy.init(context=context)
+        self._node = rclpy.create_node('driver', context=context)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self._node)
         self._clients: list[Any] = []
         self._clock: Any = None
 
@@ -73,8 +78,6 @@ class RealDriver:
         self.ask(Trigger, service, Trigger.Request())
 
     def ask(self, kind: type, service: str, request: Any) -> Callable[[], Any]:
-        import rclpy
-
         client = self._node.create_client(kind, service)
         assert client.wait_for_service(5.0)
         self._clients.append(client)
@@ -83,7 +86,7 @@ class RealDriver:
         def answer() -> Any:
             ends_s = time.monotonic() + _SETTLE_S
             while not future.done() and time.monotonic() < ends_s:
-                rclpy.spin_once(self._node, timeout_sec=0.05)
+                self._executor.spin_once(timeout_sec=0.05)
             return future.result()
 
         return answer

@@ -34,6 +34,7 @@ from vla_ros.reasons import Reason, State
 from vla_ros.ros.executor import GuardedExecutor
 from vla_ros.ros.node import VlaNode
 
+PATIENCE_S = 300.0  # for what comes sooner or later: on a loaded machine a node loads for a minute
 MACHINE_SLACK_S = 0.5  # how late a busy machine may be by itself
 UNDER_WAY_S = 0.3  # longer than an inference here, unless it is a late one
 
@@ -109,13 +110,17 @@ class Robot(Node):
         self.say(instruction)
         self.wait_for(lambda: self.status.instruction == instruction)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         assert self.side.wait_until(condition, timeout_s), (
             f'not within {timeout_s} s; {len(self.actions)} actions, status: {self.status}'
         )
 
     def wait_for_state(
-        self, state: str, why: Reason | str = '', message: str = '', timeout_s: float = 60.0
+        self,
+        state: str,
+        why: Reason | str = '',
+        message: str = '',
+        timeout_s: float = PATIENCE_S,
     ) -> VlaStatus:
         """
         :param why: the reason, or a part of the message.
@@ -186,7 +191,7 @@ class Robot(Node):
 
         self.wait_for(heard)
 
-    def ask(self, kind: type, name: str, request: Any, timeout_s: float = 10.0) -> Any:
+    def ask(self, kind: type, name: str, request: Any, timeout_s: float = PATIENCE_S) -> Any:
         """Call a service of the node."""
         client = self.create_client(kind, name)
         assert client.wait_for_service(timeout_s), name
@@ -305,7 +310,7 @@ class Running:
             text=True,
         )
 
-    def ends(self, timeout_s: float = 30.0) -> int:
+    def ends(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for the end; its exit code, negative for a signal."""
         output, _ = self.process.communicate(timeout=timeout_s)
         self.output += output
