@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
 from support.places import ROOT
+from vla_ros.serving.ports import family
 
 # tools/install_chromium.sh has the same names.
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome')
@@ -37,6 +41,27 @@ def browsing() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def frozen_browser() -> Iterator[None]:
+    """Stop the processes of this process's browsers, as a laptop that sleeps does."""
+    browsers = [one for one in family(os.getpid()) if b'--headless' in command_line(one)]
+    assert browsers
+    for one in browsers:
+        os.kill(one, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in browsers:
+            os.kill(one, signal.SIGCONT)
+
+
+def command_line(process: int) -> bytes:
+    try:
+        return Path(f'/proc/{process}/cmdline').read_bytes()
+    except OSError:
+        return b''  # it has ended
 
 
 class FakeServer:
@@ -66,6 +91,11 @@ class FakeServer:
             f'{self.url}api/robots/{robot}/{command}', b'{}', headers, method='POST'
         )
         urllib.request.urlopen(request, timeout=10).close()
+
+    def states(self) -> dict[str, Any]:
+        """The states of the robots by key, as programs get them."""
+        with urllib.request.urlopen(f'{self.url}api/robots', timeout=10) as answer:
+            return {one['robot']: one for one in json.load(answer)['robots']}
 
     def kill(self) -> None:
         if self._process is not None:

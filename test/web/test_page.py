@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
+from threading import Event
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
-from support.browser import FakeServer, browsing, fake_server
+from support.browser import FakeServer, browsing, fake_server, frozen_browser
 from support.forked import Forked
 from support.graph import CameraThread, running_node
 from support.nodes import PATIENT
@@ -65,10 +67,17 @@ def visit(browser: Browser) -> Iterator[Open]:
     """Open the page of a server; any error in it fails the test."""
     contexts, errors = [], []
 
-    def visit(server: FakeServer | str, robot: str = '', **options: object) -> Page:
+    def visit(
+        server: FakeServer | str,
+        robot: str = '',
+        delay: Callable[[WebSocketRoute], None] | None = None,
+        **options: object,
+    ) -> Page:
         context = browser.new_context(**{**LAPTOP, **options})
         contexts.append(context)
         page = context.new_page()
+        if delay is not None:
+            page.route_web_socket(re.compile('/api/messages'), delay)
         page.on('pageerror', lambda error: errors.append(str(error)))
         page.goto(server if isinstance(server, str) else server.url)
         expect(page.locator('vla-link')).to_contain_text('Connected')
@@ -178,6 +187,64 @@ def test_an_instruction_ends_with_the_visible_page(visit: Open, robots: FakeServ
     )
     mood(page).to_have_text('Holding')
     expect(page.locator('vla-instruction')).to_contain_text('gave no sign of life')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux lists the processes')
+def test_an_operator_whose_laptop_slept_sees_that_the_instruction_ended_and_why(
+    visit: Open, robots: FakeServer
+) -> None:
+    page = visit(robots, 'left')
+    instruct(page, 'wipe the table')
+    mood(page).to_have_text('Acting')
+    with frozen_browser():
+        while robots.states()['left']['lease']['holder']:
+            time.sleep(0.1)
+    notice = page.locator('.notice')
+    expect(notice).to_contain_text('Your instruction for /left has ended')
+    expect(notice).to_contain_text('This page gave no sign of life for 1.5 s: it was asleep')
+    mood(page).to_have_text('Holding')
+    notice.get_by_role('button', name='OK').click()
+    expect(notice).to_be_hidden()
+
+    instruct(page, 'wipe the table')
+    mood(page).to_have_text('Acting')
+    instruct(other := visit(robots, 'left'), 'open the drawer')
+    expect(notice).to_contain_text('took it over')
+    instruct(page, 'wipe the table')
+    expect(notice).to_be_hidden()
+    expect(other.locator('.notice')).to_contain_text('took it over')
+    page.get_by_role('button', name='Hold', exact=True).click()
+    mood(page).to_have_text('Holding')
+    expect(notice).to_be_hidden()
+
+
+def test_a_state_that_a_network_kept_takes_no_confirmation_of_a_stop_away(
+    visit: Open, robots: FakeServer
+) -> None:
+    last: dict[str, str] = {}  # state of each robot before the stop
+    is_stopped = Event()
+
+    def delay(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            told = json.loads(message)
+            if told['type'] == 'state' and is_stopped.is_set():
+                message = last[told['robot']]
+            elif told['type'] == 'state':
+                last[told['robot']] = message
+            route.send(message)
+
+        server.on_message(pass_on)
+
+    page = visit(robots, 'left', delay=delay)
+    instruct(page, 'open the drawer')
+    mood(page).to_have_text('Acting')
+    is_stopped.set()
+    page.locator('button.stop').click()
+    stop_result(page).to_have_text(re.compile('Stopped'))
+    page.wait_for_timeout(1500)  # it was taken away by the second old state, 0.5 s after it
+    stop_result(page).to_have_text(re.compile('Stopped'))
 
 
 def test_an_operator_who_walks_away_is_asked_and_the_robot_holds(
@@ -328,6 +395,8 @@ def test_axe_finds_nothing(visit: Open, robots: FakeServer, device: dict[str, ob
     page.evaluate(AXE)
     instruct(page, 'open the drawer')
     expect(page.locator('.compass svg')).to_be_visible()
+    last_touched(page, 275e3)
+    expect(page.locator('.notice')).to_be_visible()
     check_by_axe(page)
     page.locator('button.stop').click()
     stop_result(page).to_contain_text('Stopped, confirmed')

@@ -179,6 +179,7 @@ def test_stop_reset_and_enable_by_post_and_by_page() -> None:
             assert one.robot.said[-1] == ''  # no old instruction when it is enabled
             state = await page.until('state', reason='STOPPED')
             assert state['lease']['ended'] == 'the robot was told to stop'
+            assert state['lease']['was_told']
             assert 'stopped' in (await page.ask('instruct', text='go'))['message']
             assert (await one.post('api/robots/-/enable'))[0] == 409
             assert (await page.ask('command', command='reset'))['ok']

@@ -250,13 +250,13 @@ class Desk:
             return self._commands.set('record', command == 'record')
         future = self._commands.switch(command)
         if command in ('stop', 'disable'):
-            self.lease.end(f'the robot was told to {command}')
+            self.lease.end(f'the robot was told to {command}', was_told=True)
             self._commands.say('')  # so that no old instruction is in force when it is enabled
             self._ring()
         return future
 
     def _hold(self) -> Reply:
-        self.lease.end('hold was said')
+        self.lease.end('hold was said', was_told=True)
         self._commands.say('')
         self._ring()
         return Reply(True, False, 'told to hold')

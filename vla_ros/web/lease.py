@@ -33,6 +33,7 @@ class Lease:
         self.holder = ''  # name of the page
         self.text = ''
         self.ended = ''  # why the last one ended
+        self.was_told = False  # whether a command ended it
         self._taken_s = self._renewed_s = 0.0
         self._rejected = 0
         self._was_in_force = False
@@ -70,7 +71,7 @@ class Lease:
 
     def take(self, page: str, text: str, report: Report) -> None:
         """Give the lease to a page; the caller has asked :meth:`refusal` and publishes the text."""
-        self.holder, self.text, self.ended = page, text, ''
+        self.holder, self.text, self.ended, self.was_told = page, text, '', False
         self._taken_s = self._renewed_s = self._clock.monotonic_s()
         self._rejected, self._was_in_force = report.rejected, False
 
@@ -82,10 +83,13 @@ class Lease:
         self._renewed_s = now_s
         return True
 
-    def end(self, why: str) -> None:
-        """End the lease, if one is held."""
+    def end(self, why: str, was_told: bool = False) -> None:
+        """End the lease, if one is held.
+
+        :param was_told: whether a command of an operator ends it.
+        """
         if self.holder:
-            self.holder, self.ended = '', why
+            self.holder, self.ended, self.was_told = '', why, was_told
 
     def check(self, report: Report | None, age_s: float | None) -> bool:
         """End the lease if it is over; return whether the robot must be told to hold.
@@ -112,6 +116,7 @@ class Lease:
             refusal=refusal,
             can_set_limit=self.can_set_limit,
             ended=self.ended,
+            was_told=self.was_told,
         )
 
     def is_in_force(self, report: Report) -> bool:

@@ -86,6 +86,7 @@ class LeaseState:
     :param refusal: why no page can instruct now; empty: one can. With ``can_set_limit`` the command
         ``set_limit`` ends the cause.
     :param ended: why the last lease ended, one sentence; empty at first and while one holds.
+    :param was_told: whether it ended by a command of an operator: stop, disable or hold.
     """
 
     holder: str = ''
@@ -95,6 +96,7 @@ class LeaseState:
     refusal: str = ''
     can_set_limit: bool = False
     ended: str = ''
+    was_told: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@
 import { socketAddress } from './connection.js';
 
 const RETRY_MS = 1000;
+const [LEAST_REST_MS, MOST_REST_MS] = [2000, 60_000];
 
 /** Events: `image` with `{robot, view, stamp, bitmap, at}` in `detail`; `at` by the page's clock. */
 export class Images extends EventTarget {
   #clock;
   #socket = null;
   #wanted = [];
+  #restMs = LEAST_REST_MS;
+  #restsUntil = -Infinity;
 
   constructor(clock) {
     super();
@@ -20,8 +23,17 @@ export class Images extends EventTarget {
     this.#open();
   }
 
-  /** Ask for these pairs of robot and view, in place of those before. */
-  watch(pairs) {
+  /** Leave the network to the states for a while, each time for longer. */
+  rest(now) {
+    if (now < this.#restsUntil) return;
+    const isRelapse = now < this.#restsUntil + MOST_REST_MS;
+    this.#restMs = isRelapse ? Math.min(2 * this.#restMs, MOST_REST_MS) : LEAST_REST_MS;
+    this.#restsUntil = now + this.#restMs;
+  }
+
+  /** Ask for these pairs of robot and view, in place of those before; none during a rest. */
+  watch(wanted, now) {
+    const pairs = now < this.#restsUntil ? [] : wanted;
     if (JSON.stringify(pairs) === JSON.stringify(this.#wanted)) return;
     this.#wanted = pairs;
     this.#tell({ type: 'watch', images: pairs });

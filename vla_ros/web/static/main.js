@@ -52,7 +52,8 @@ function show() {
   mark(document.documentElement, 'data-connection', isLost ? 'lost' : 'live');
   mark(main, 'data-link', robot?.state?.link ?? 'never');
   document.title = `${isLost ? '⚠ ' : ''}${robot ? `${robot.mood[0]} ${robot.title}` : 'vla console'}`;
-  images.watch(document.visibilityState === 'visible' ? imageCard.wanted : []);
+  if (isLost && connection.isOpen) images.rest(now); // a network that is too slow for both
+  images.watch(document.visibilityState === 'visible' ? imageCard.wanted : [], now);
 }
 
 let isDue = false;

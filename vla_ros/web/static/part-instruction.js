@@ -52,8 +52,8 @@ export class InstructionCard extends Part {
     }
     this.robot = robot;
     const lease = robot?.state?.lease;
-    const refusal = !robot ? 'there is no robot' : (lease?.refusal ?? 'no status came yet');
-    this.give.disabled = isLost || Boolean(refusal);
+    const refusal = refusalOf(robot, isLost);
+    this.give.disabled = Boolean(refusal);
     this.hold.disabled = isLost || !robot;
     say(this.refusal, refusal ? `Cannot be instructed now: ${refusal}.` : hintOf(lease));
     mark(this.limit, 'hidden', !lease?.can_set_limit);
@@ -94,6 +94,12 @@ export class InstructionCard extends Part {
     mark(this.result, 'data-kind', answer.ok ? 'idle' : 'error');
     say(this.result, answer.ok ? '' : capital(answer.message));
   }
+}
+
+function refusalOf(robot, isLost) {
+  if (isLost) return 'there is no connection';
+  if (!robot) return 'there is no robot';
+  return robot.state?.lease.refusal ?? 'no status came yet';
 }
 
 function hintOf(lease) {

@@ -2,7 +2,7 @@
 // The connection to the server: a word in the head, and a notice over the page when it is lost.
 
 import { Part, h, mark, say } from './dom.js';
-import { duration } from './format.js';
+import { capital, duration } from './format.js';
 
 export class Link extends Part {
   build() {
@@ -24,7 +24,9 @@ export class Notice extends Part {
     this.text = h('strong');
     this.since = h('span.since'); // changes each second, so it is no part of what is spoken
     this.advice = h('p');
-    this.box = h('div.notice', { hidden: true }, this.text, ' ', this.since, this.advice);
+    this.known = h('button', { type: 'button', onclick: () => this.#forget() }, 'OK');
+    const words = h('div', {}, this.text, ' ', this.since, this.advice);
+    this.box = h('div.notice', { hidden: true }, words, this.known);
     this.spoken = h('p.spoken', { role: 'alert' });
     this.append(this.box, this.spoken);
   }
@@ -33,13 +35,21 @@ export class Notice extends Part {
     const isAway = view.presence.leaveIn === 0;
     this.#wasHolder = view.isHolder || (isAway && this.#wasHolder);
     const isHolder = this.#wasHolder;
-    const [kind, text, since, advice] = notice({ ...view, isHolder, isAway }) ?? [];
+    const told = notice({ ...view, isHolder, isAway });
+    this.lost = told ? [] : [...view.store.robots.values()].filter((robot) => robot.loss);
+    const [kind, text, since, advice] = told ?? lossOf(this.lost) ?? [];
     mark(this.box, 'hidden', !kind);
     mark(this.box, 'data-kind', kind);
     say(this.text, text ?? '');
     say(this.since, since ?? '');
     say(this.advice, advice ?? '');
+    mark(this.known, 'hidden', this.lost.length === 0);
     say(this.spoken, kind ? `${text} ${advice}` : '');
+  }
+
+  #forget() {
+    for (const robot of this.lost) robot.loss = null;
+    mark(this.box, 'hidden', true);
   }
 }
 
@@ -71,6 +81,14 @@ function notice({ isLost, silence, robot, now, presence, isHolder, isAway }) {
     ];
   }
   return null;
+}
+
+/** Return the notice of instructions of this page that ended by themselves. */
+function lossOf(robots) {
+  if (robots.length === 0) return null;
+  const titles = robots.map(({ title }) => title).join(', ');
+  const advice = `${capital(robots[0].loss)}. To go on, instruct again.`;
+  return ['warning', `Your instruction for ${titles} has ended`, '', advice];
 }
 
 customElements.define('vla-link', Link);

@@ -37,7 +37,9 @@ export class Stopping extends EventTarget {
   hear(state) {
     const press = this.#presses.get(state.robot);
     if (!press || state.link !== 'live') return;
-    const toldAt = this.#clock.now() - state.status_age_s * 1000;
+    // At the earliest: a network may have kept the message, and the server did not know of `here_ms`
+    // before that time of this page.
+    const toldAt = (state.here_ms ?? -Infinity) - state.status_age_s * 1000;
     if (state.reason === 'STOPPED') {
       if (toldAt > press.at) this.#confirm(state.robot, press);
     } else if (press.phase === 'stopped' && toldAt > press.confirmedAt + SETTLE_MS) {

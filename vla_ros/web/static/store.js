@@ -12,6 +12,7 @@ export class Robot {
   events = [];
   eventsAt = 0;
   samples = []; // {at, hz, latency, inference}
+  loss = null; // why this page's lease ended, if no command of an operator ended it
   #stateAt = 0;
   #actionAt = 0;
   #doctorAt = 0;
@@ -31,6 +32,7 @@ export class Robot {
   take(message, at) {
     switch (message.type) {
       case 'state':
+        this.#followLease(message.lease);
         [this.state, this.#stateAt] = [message, at];
         break;
       case 'details':
@@ -49,6 +51,13 @@ export class Robot {
         this.#addSamples(message.rows, at);
         break;
     }
+  }
+
+  /** Note when this page loses its lease, until it has one again. */
+  #followLease(lease) {
+    const before = this.state?.lease;
+    if (lease.is_yours || lease.was_told) this.loss = null;
+    else if (before?.is_yours) this.loss = whyLost(before, lease);
   }
 
   #addSamples(rows, at) {
@@ -99,6 +108,15 @@ export class Robot {
     const kinds = { RUNNING: 'running', HOLDING: 'holding', ERROR: 'error' };
     return [words, kinds[state.state] ?? 'busy'];
   }
+}
+
+/** Return why a lease of this page ended, as its operator can understand it. */
+function whyLost({ holder: ownName }, { holder, ended }) {
+  if (holder) return `${holder} took it over`;
+  if (!ended) return 'the connection to the server was lost';
+  if (!ended.startsWith(`${ownName} `)) return ended;
+  const told = ended.replace(ownName, 'this page');
+  return `${told}: it was asleep, hidden or closed, nobody touched it, or its network stalled`;
 }
 
 /** All robots. A `change` event follows each message. */
