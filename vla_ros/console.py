@@ -79,6 +79,16 @@ def catch_signals() -> EndRequest:
     return request
 
 
+def ignore_signals() -> None:
+    """Ignore signals to end from now on: the process ends anyway.
+
+    launch sends a second SIGINT after a Ctrl-C. While the interpreter ends, which takes a while on
+    a busy machine, no handler of Python is called any more, and the signal would kill it.
+    """
+    for number in _unignored():
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def catching_signals() -> Iterator[EndRequest]:
     """Catch signals as :func:`catch_signals`, until the block ends."""

@@ -41,3 +41,23 @@ def test_each_signal_to_end_is_noted() -> None:
             signal.raise_signal(sent)
             assert request.is_set()
         assert signal.getsignal(sent) is before
+
+
+LATE = """
+import os, signal
+from vla_ros.console import catch_signals, ignore_signals
+
+class Late:
+    def __del__(self, kill=os.kill, here=os.getpid(), sent=signal.SIGINT):  # at the end
+        kill(here, sent)
+
+request, late = catch_signals(), Late()
+ignore_signals()
+"""
+
+
+def test_a_signal_while_the_interpreter_ends_kills_nothing() -> None:
+    """launch repeats the SIGINT of a Ctrl-C, and would report a process that died."""
+    for program, code in ((LATE, 0), (LATE.replace('\nignore_signals()', ''), -signal.SIGINT)):
+        ended = subprocess.run([sys.executable, '-c', program], cwd=ROOT, timeout=60.0)
+        assert ended.returncode == code

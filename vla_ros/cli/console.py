@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vla_ros.cli import exit_codes
 from vla_ros.cli.arguments import port
-from vla_ros.console import catch_signals, complain, say, unbuffer_output
+from vla_ros.console import catch_signals, complain, ignore_signals, say, unbuffer_output
 from vla_ros.errors import VlaError
 from vla_ros.hosts import is_loopback
 from vla_ros.web.access import Access
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except VlaError as error:
         complain('vla_console', error)
         return exit_codes.FAILED
+    ignore_signals()
     return 0
 
 
