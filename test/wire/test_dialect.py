@@ -167,6 +167,21 @@ def test_a_reply_arrives_as_it_was_sent(tokens: bool, invalid: InvalidReason | N
             read_reply({**message, key: value})
 
 
+def test_chunks_and_tokens_are_as_many_as_a_node_can_publish_in_a_moment() -> None:
+    """A message of millions of numbers keeps the node's executor for seconds."""
+    large = replace(SERVED, specs={'': replace(SPEC, horizon=1000, names=unknown_names(7))})
+    assert ServedPolicy.from_metadata(large.to_metadata()).specs[''].horizon == 1000
+    names = unknown_names(1000)
+    huge = replace(SPEC, horizon=1000, names=names, action_dim=len(names))
+    with pytest.raises(WireError, match='1000 rows of 1000'):
+        ServedPolicy.from_metadata(replace(SERVED, specs={'': huge}).to_metadata())
+    for ids, probabilities in ((1, 10_001), (10_001, 1)):
+        tokens = TokenTrace(np.zeros(ids, np.int64), np.zeros(probabilities, np.float32))
+        reply = reply_map(Prediction(np.zeros((5, 7)), 'bridge_orig', tokens=tokens))
+        with pytest.raises(WireError, match='10001 tokens'):
+            read_reply(reply)
+
+
 def test_an_error_arrives_as_it_was_sent() -> None:
     error = ServerError('stale', 'the request was not begun in 0.2 s', 'connect fewer robots')
     assert error_of(over_the_wire(error_map(error))) == error

@@ -56,6 +56,7 @@ _MAX_BUDGET_MS = 3_600_000.0
 _MAX_DATA_SETS = 1000
 _MAX_TIMINGS = 100
 _MAX_INDEX = 1_000_000
+_MAX_VALUES = 10_000  # of a chunk, and its tokens: a node's executor makes messages of them
 
 
 @dataclass(frozen=True)
@@ -297,12 +298,19 @@ def _read_spec(given: Fields) -> PolicySpec:
             f'a spec of metadata has {len(names)} names and {len(cameras)} cameras',
             expected=f'{action_dim} names, and 1 to 16 cameras',
         )
+    horizon = given.whole('horizon', low=1, high=1000)
+    if horizon * action_dim > _MAX_VALUES:
+        raise WireError(
+            f'a spec of metadata has {horizon} rows of {action_dim}',
+            value=horizon * action_dim,
+            expected=f'at most {_MAX_VALUES} values',
+        )
     period_s = given.number('period_s', 1.0, 1e-4, 3600.0) if 'period_s' in given else None
     return PolicySpec(
         cameras=cameras,
         state_dim=given.whole('state_dim'),
         action_dim=action_dim,
-        horizon=given.whole('horizon', low=1, high=1000),
+        horizon=horizon,
         action_space=ActionSpace(space),
         names=names,
         period_s=period_s,
@@ -352,12 +360,14 @@ def _read_invalid(given: Fields) -> InvalidReason | None:
 
 
 def _read_tokens(given: Fields) -> TokenTrace:
-    ids = given.array(IDS, 1)
+    ids, probabilities = given.array(IDS, 1), given.array(PROBABILITIES, 1)
     if ids.dtype.kind not in 'iu':
         raise WireError(f'{IDS} of reply', value=str(ids.dtype), expected='whole numbers')
+    if (most := max(ids.size, probabilities.size)) > _MAX_VALUES:
+        raise WireError(f'a reply has {most} tokens', value=most, expected=f'at most {_MAX_VALUES}')
     return TokenTrace(
         ids.astype(np.int64),
-        given.array(PROBABILITIES, 1).astype(np.float32),
+        probabilities.astype(np.float32),
         drafted=given.whole('drafted', 0, high=_MAX_INDEX),
         accepted=given.whole('accepted', 0, high=_MAX_INDEX),
     )
