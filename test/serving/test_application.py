@@ -78,6 +78,25 @@ def test_who_may_connect(token: str, headers: dict[str, str], status: int) -> No
     asyncio.run(run())
 
 
+def test_a_mistake_of_ours_ends_the_connection_and_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's log has it then; without a word a client would only see that it is cut off."""
+    monkeypatch.setattr(OpenpiSpeaker, 'hear', lambda *_: 1 / 0)
+
+    async def run() -> None:
+        async with running(of_model('scripted')) as replica:
+            client = Websocket(Application(replica))
+            await client.accepted()
+            await client.told()
+            client.send(OPENPI)
+            with pytest.raises(ZeroDivisionError):
+                await client.task
+            assert replica.served().sessions_free == replica.limits.max_sessions
+
+    asyncio.run(run())
+
+
 def test_health_metadata_and_status() -> None:
     async def run() -> None:
         async with running(of_model('scripted:changed@1')) as replica:

@@ -122,7 +122,10 @@ class Connection:
         self._unanswered = 0
 
     async def run(self) -> None:
-        """Answer frames until the client leaves, or a frame ends the connection."""
+        """Answer frames until the client leaves, or a frame ends the connection.
+
+        What no client can cause is raised, for the log of the server.
+        """
         greeting = self._speaker.greeting()
         if greeting is not None:
             await self._send({'type': 'websocket.send', 'bytes': greeting})
@@ -133,7 +136,10 @@ class Connection:
         finally:
             for task in (reader, writer):
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            ends = await asyncio.gather(reader, writer, return_exceptions=True)
+        for error in ends:
+            if isinstance(error, Exception) and not isinstance(error, OSError):  # a client is gone
+                raise error
 
     async def _read(self) -> None:
         """Read frames until the client leaves. What it asked for is cancelled by the session."""
