@@ -13,8 +13,11 @@ import pytest
 from support.bags import LATENCY_NS, STORAGES, at, recording
 from support.rrd import Row, Rrd, pixels
 from vla_ros.cli import replay
-from vla_ros.replay.actions import read_actions
+from vla_ros.replay.actions import ActionRow, read_actions
+from vla_ros.replay.bag import Bag
 from vla_ros.replay.moments import Moment, Moments
+from vla_ros.replay.recorded import message_definitions
+from vla_ros.replay.timeline import Answers, write_timeline
 
 FRONT, WRIST = '/front/image', '/wrist/image'
 SCRIPTED = 'scripted:cameras=2,state=2'
@@ -100,6 +103,19 @@ def test_replays_stand_beside_the_same_recording(storage: str, tmp_path: Path, c
     assert recorded == {name for name in alone.rows if str(tmp_path) not in name}
     for name in recorded:
         assert with_policy.rows[name] == alone.rows[name]
+
+
+def test_columns_without_names_have_those_of_another_source(tmp_path: Path) -> None:
+    names = ('x', 'y', 'z', 'roll', 'pitch', 'yaw', 'gripper')
+    values = tuple(float(column) for column in range(7))
+    row = ActionRow(0, at(0.1), at(0.1), 'go', '', True, '', (values,), (), (), ())
+    answers = {'named': Answers([row], names), 'earlier': Answers([row])}
+    with Bag(record(tmp_path / 'bag', count=1), message_definitions()) as bag:
+        write_timeline(tmp_path / 'out.rrd', bag, answers, None, lambda text: None)
+    rrd = Rrd(tmp_path / 'out.rrd')
+    for name, value in zip(names, values, strict=True):
+        shown = [rrd.rows[f'action/{name}/{source}'] for source in ('named', 'earlier', 'recorded')]
+        assert [[one.value for one in rows] for rows in shown] == [[value], [value], [0.0]]
 
 
 def test_what_cannot_be_shown_is_counted(tmp_path: Path, capsys: Any) -> None:

@@ -167,8 +167,13 @@ class RerunFile:
         roots = {parts[0] for parts in self.entities}
         columns = dict.fromkeys(parts[1] for parts in self.entities if parts[0] == 'action')
         actions = [
-            views.TimeSeriesView(origin=self._entity(('action', column)), name=column)
-            for column in columns
+            views.TimeSeriesView(
+                origin=self._entity(('action', column)),
+                name=column,
+                # One is enough: a source has the same colour everywhere.
+                plot_legend=views.PlotLegend(visible=number == 0),
+            )
+            for number, column in enumerate(columns)
         ]
         others = [
             views.TimeSeriesView(origin=root, name=name)
@@ -185,7 +190,7 @@ class RerunFile:
             views.Horizontal(views.Vertical(*left), views.Tabs(*tabs, *documents)),
             views.BlueprintPanel(state='collapsed'),
             views.SelectionPanel(state='collapsed'),
-            views.TimePanel(timeline='capture'),
+            views.TimePanel(state='collapsed', timeline='capture'),
         )
 
 

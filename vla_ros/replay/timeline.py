@@ -6,6 +6,7 @@ Each message of a shown topic becomes rows of the file, or is counted as not sho
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ def write_timeline(
     """
     camera = find_camera(bag, camera)
     with RerunFile(path, bag.path.name) as file:
-        shown = _Shown(file, bag, camera, say)
+        shown = _Shown(file, bag, camera, _known_columns(bag, answers), say)
         topics = [name for name, one in bag.topics.items() if _is_shown(name, one.message_types)]
         for raw in bag.messages(topics):
             shown.add(raw)
@@ -100,11 +101,18 @@ class _Shown:
     :ivar skipped: counters of those that are not shown, by topic.
     """
 
-    def __init__(self, file: RerunFile, bag: Bag, camera: str | None, say: Say) -> None:
+    def __init__(
+        self,
+        file: RerunFile,
+        bag: Bag,
+        camera: str | None,
+        columns: Mapping[int, Sequence[str]],
+        say: Say,
+    ) -> None:
         self.read: Counter[str] = Counter()
         self.skipped: dict[str, Skipped] = {}
         self._file, self._bag, self._say = file, bag, say
-        self._camera = camera
+        self._camera, self._columns = camera, columns
         self._moments = _moments(bag, camera)
         self._last_ns = 0  # bag time of the last message
         self._has_several = len(bag.topics_of(ACTION)) > 1
@@ -204,11 +212,15 @@ class _Shown:
         probabilities: Sequence[float],
     ) -> None:
         """Show row 0 of a chunk, as the plot does."""
-        columns = _names(names, len(values))
+        columns = names if _are_known(names, len(values)) else self._unknown(len(values))
         for name, value in zip(columns, values, strict=True):
             self._file.number(('action', name, source), moment, float(value))
         for name, value in zip(columns, probabilities, strict=False):  # of all rows
             self._file.number(('token_probability', name, source), moment, float(value))
+
+    def _unknown(self, count: int) -> Sequence[str]:
+        """Return names for columns without names: those that another source has for them."""
+        return self._columns.get(count) or unknown_names(count)
 
     def status(self, raw: RawMessage, moment: Moment, message: Any) -> None:
         """Show a status that differs from the last one in what it says of the robot."""
@@ -258,6 +270,20 @@ def _parts(topic: str) -> Parts:
 def _names(names: Sequence[str], count: int) -> Sequence[str]:
     """Return a name for each of so many values."""
     return names if len(names) == count and all(names) else unknown_names(count)
+
+
+def _are_known(names: Sequence[str], count: int) -> bool:
+    return len(names) == count and all(names) and tuple(names) != unknown_names(count)
+
+
+def _known_columns(bag: Bag, answers: Mapping[str, Answers]) -> dict[int, Sequence[str]]:
+    """Return the names that columns have in recorded actions or in answers, by their number."""
+    sources = [one.names for one in answers.values()]
+    for topic in bag.topics_of(ACTION):
+        for raw in itertools.islice(bag.messages([topic]), 1):
+            with contextlib.suppress(UnreadableMessage):  # counted when it is shown
+                sources.insert(0, tuple(getattr(bag.decode(raw), 'names', ())))
+    return {len(names): names for names in sources[::-1] if _are_known(names, len(names))}
 
 
 def _set_styles(file: RerunFile, replays: Sequence[str]) -> None:
