@@ -12,13 +12,17 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 import rclpy
+from sensor_msgs.msg import Image
 
 from support.graph import CameraThread, Running, running_node
 from support.nodes import PATIENT
 from support.pages import Page, be_patient, image_of
 from support.rrd import Rrd
 from vla_ros.cli import replay
+from vla_ros.clock import ManualClock
+from vla_ros.images.raw import image_to_rgb
 from vla_ros.operating.discovery import find_places
+from vla_ros.operating.images import ViewSubscriptions
 from vla_ros.operating.robot import Place
 from vla_ros.operating.run import Graph, operating
 from vla_ros.reasons import Reason, State
@@ -177,11 +181,27 @@ def test_a_stop_goes_to_the_node_that_has_the_robot_now(monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+def test_images_that_cannot_be_shown_are_counted_and_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock, shown = ManualClock(), []
+    views = ViewSubscriptions(None, {}, lambda *one: shown.append(one), clock)
+    hear = views._callback('camera:/image', image_to_rgb)
+    for _ in range(4):
+        clock.advance(4.0)
+        hear(Image(height=2, width=2, encoding='rgb7', step=6, data=bytes(12)))
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split('(')[1].split()[0] for line in told] == ['1', '4']
+    assert 'camera:/image' in told[0] and 'rgb7' in told[0] and not shown
+
+
 def test_places_are_of_names_that_ros_allows() -> None:
     """A program without rcl may call its topics and its node anything."""
     status = ['vla_ros/msg/VlaStatus']
     topics = ['/status', '/cell/left/status', '/cellar/status', '/a b/status', '/x/status']
+    topics.append('/cell/a/b/status')
     owners = [('/', 'vla'), ('/cell', 'vla'), ('/cell', 'vla'), ('/a b', 'vla'), ('/x', 'v\nla')]
+    owners.append(('/cell', 'vla'))
     of_topic = dict(zip(topics, owners, strict=True))
 
     class FakeNode:
@@ -189,6 +209,7 @@ def test_places_are_of_names_that_ros_allows() -> None:
             return [(topic, status) for topic in topics]
 
         def get_publishers_info_by_topic(self, topic: str) -> list[SimpleNamespace]:
+            assert ' ' not in topic  # rclpy raises an error
             namespace, name = of_topic[topic]
             return [SimpleNamespace(node_namespace=namespace, node_name=name)]
 

@@ -22,16 +22,16 @@ def find_places(node: Node) -> Iterator[Place]:
     There are several of one robot while a node of another name takes over.
     """
     for topic, types in node.get_topic_names_and_types():
-        if _STATUS not in types or not topic.endswith('/status'):
-            continue
+        is_named = all(map(_NAME.fullmatch, topic.removeprefix('/').split('/')))
+        if _STATUS not in types or not topic.endswith('/status') or not is_named:
+            continue  # rclpy raises an error for other names, which a program without rcl may use
         for info in node.get_publishers_info_by_topic(topic):
             namespace = info.node_namespace
             base = f'{namespace.rstrip("/")}/'
             robot = topic.removesuffix('status').removeprefix(base).strip('/')
-            # Names of a node that is not discovered completely have other characters, and those
-            # of a program without rcl may have any.
-            names = [*filter(None, namespace.split('/')), info.node_name, robot or 'robot']
-            if topic.startswith(base) and all(map(_NAME.fullmatch, names)):
+            # The name of a node that is not discovered completely has other characters.
+            is_ours = topic.startswith(base) and '/' not in robot
+            if is_ours and _NAME.fullmatch(info.node_name):
                 yield Place(namespace, info.node_name, robot)
 
 

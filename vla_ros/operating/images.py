@@ -18,6 +18,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from vla_ros.clock import Clock
+from vla_ros.console import say
 from vla_ros.errors import VlaError
 from vla_ros.graph.stamps import from_time
 from vla_ros.images.compressed import compressed_to_rgb
@@ -29,6 +30,7 @@ CAMERA = 'camera:'  # prefix of a view, before the topic
 _MAX_SIDE = 960  # pixels
 _SHORTEST_S = 1 / 35  # between two images of a view
 _QUALITY = 85
+_TELL_S = 10.0  # between two words about images that cannot be shown
 
 Show = Callable[[str, JpegImage], None]
 
@@ -45,7 +47,8 @@ class ViewSubscriptions:
         self._node, self._topics, self._show, self._clock = node, topics, show, clock
         self._subscriptions: dict[str, Subscription] = {}
         self._shown_s: dict[str, float] = {}
-        self.unusable = 0  # images that were dropped
+        self._unusable = 0  # images that were dropped
+        self._told_s = -math.inf  # when that was told last
 
     def watch(self, views: frozenset[str], compressed: frozenset[str]) -> None:
         """Subscribe to these views, and end the other subscriptions.
@@ -79,12 +82,20 @@ class ViewSubscriptions:
             self._shown_s[view] = now_s
             try:
                 pixels = to_rgb(message)
-            except (VlaError, MemoryError):
-                self.unusable += 1
+            except (VlaError, MemoryError) as error:
+                self._tell(view, error)
                 return
             self._show(view, jpeg_of(pixels, str(from_time(message.header.stamp))))
 
         return hear
+
+    def _tell(self, view: str, error: Exception) -> None:
+        """Count an image that is dropped, and tell the user at the terminal now and then."""
+        self._unusable += 1
+        now_s = self._clock.monotonic_s()
+        if now_s - self._told_s >= _TELL_S:
+            self._told_s = now_s
+            say(f'{view}: an image cannot be shown ({self._unusable} so far): {error}')
 
 
 def jpeg_of(pixels: np.ndarray, stamp: str) -> JpegImage:
