@@ -145,6 +145,14 @@ def test_without_rerun_one_line_says_how_to_get_it(
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_file_that_is_not_written_to_its_end_is_an_error(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'replay.rrd').symlink_to('/dev/full')
+    bag = record(tmp_path / 'bag')
+    assert replay.main([str(bag), '--rerun', '--output', str(tmp_path / 'out')]) == 1
+    assert 'was not written to its end' in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_model_or_rerun_is_needed_and_a_camera_must_be_one(tmp_path: Path, capsys: Any) -> None:
     bag = record(tmp_path / 'bag')
     with pytest.raises(SystemExit):

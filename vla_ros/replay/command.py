@@ -59,7 +59,7 @@ def replay(setup: Setup, say: Say) -> str:
     :raises ActionsError: if a folder to write has a replay, or one to compare has none.
     :raises PolicyError: if a policy can't be loaded, fails a self-check, or can't continue.
     :raises NoAction: if a policy gave no action.
-    :raises RerunMissing: if rerun is asked for and not installed.
+    :raises RerunError: if rerun is asked for and not installed, or its file can't be written.
     :raises OSError: if the files can't be written.
     """
     if setup.rerun:
@@ -94,7 +94,7 @@ def show(path: Path, output: Path, compare: Sequence[Path], camera: str | None, 
     :param output: folder to write.
     :param compare: folders of earlier replays, whose answers are shown, too.
     :param camera: topic whose images are counted as frames; None: the first topic of images.
-    :raises RerunMissing: if rerun is not installed.
+    :raises RerunError: if rerun is not installed, or its file can't be written.
     :raises BagError: if the recording can't be read, or has no such topic.
     :raises ActionsError: if a folder to compare has no replay.
     :raises OSError: if the file can't be written.

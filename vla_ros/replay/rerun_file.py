@@ -8,8 +8,9 @@ has its place on three timelines, ``capture``, ``recorded`` and ``frame``, as in
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,11 @@ _OTHERS = {
 }
 
 
-class RerunMissing(VlaError):
+class RerunError(VlaError):
+    """A file for the viewer that can't be written."""
+
+
+class RerunMissing(RerunError):
     """The optional dependency is not installed."""
 
 
@@ -63,6 +68,7 @@ class RerunFile:
     """A file that is being written, open within a ``with`` statement.
 
     :raises OSError: on entering, if the file can't be written.
+    :raises RerunError: if not all of it was written.
     """
 
     def __init__(self, path: Path, title: str) -> None:
@@ -82,7 +88,8 @@ class RerunFile:
         self.path.write_bytes(b'')  # the library's own errors do not name the cause
         self._rerun = rerun
         self._stream = rerun.RecordingStream('vla_replay', send_properties=False)
-        self._stream.save(self.path)
+        with self._naming_failures():
+            self._stream.save(self.path)
         self._stream.send_recording_name(self._title)
         return self
 
@@ -92,12 +99,25 @@ class RerunFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            for parts in [*self._rows]:
-                self._send(parts)
-            self._stream.send_blueprint(self._blueprint())
-        self._stream.flush()
-        self._stream.disconnect()
+        try:
+            if kind is None:
+                with self._naming_failures():
+                    for parts in [*self._rows]:
+                        self._send(parts)
+                    self._stream.send_blueprint(self._blueprint())
+                    self._stream.flush()
+        finally:
+            self._stream.disconnect()
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        """Turn the errors of the library's writer into ours."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RerunError(
+                f'{self.path} was not written to its end ({error})', 'make space on its disk'
+            ) from error
 
     # -- rows --------------------------------------------------------------------------------------
 

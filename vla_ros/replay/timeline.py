@@ -64,7 +64,7 @@ def write_timeline(
     :returns: ``file``; ``messages``, numbers of messages by topic; ``not_shown``, of these by
         topic and cause; ``other_topics``, numbers of messages on topics that are not shown.
     :raises BagError: where the recording is damaged, or if it has no such topic.
-    :raises OSError: if the file can't be written.
+    :raises OSError: if the file can't be written. So does RerunError, later.
     """
     camera = find_camera(bag, camera)
     with RerunFile(path, bag.path.name) as file:

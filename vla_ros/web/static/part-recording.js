@@ -61,7 +61,7 @@ function quoted(path) {
 }
 
 function toldOf(on, success) {
-  if (!on) return 'Off. On, it keeps each episode of all robots of the node, from the next instruction.';
+  if (!on) return 'Off. Recording keeps each episode of all robots of the node, from the next instruction on.';
   return success
     ? 'On. The last episode is marked as a success.'
     : 'On: each instruction begins an episode.';
