@@ -61,7 +61,9 @@ function quoted(path) {
 }
 
 function toldOf(on, success) {
-  if (!on) return 'Off. Recording keeps each episode of all robots of the node, from the next instruction on.';
+  if (!on) {
+    return 'Off. Recording keeps each episode of all robots of the node, from the next instruction on.';
+  }
   return success
     ? 'On. The last episode is marked as a success.'
     : 'On: each instruction begins an episode.';
