@@ -23,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
 from support.fakes import wait_until
-from support.graph import Running, robot, running_node
+from support.graph import PATIENCE_S, Running, robot, running_node
 from support.places import GOLDEN, ROOT
 from vla_ros.cli import checkpoint
 from vla_ros.console import END_SIGNALS
@@ -371,10 +371,10 @@ def test_a_command_with_a_node_of_its_own_ends_it_with_itself(
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_until(lambda: bool(children_of(process, 'vla_ros.cli.node')), timeout_s=60.0)
+        wait_until(lambda: bool(children_of(process, 'vla_ros.cli.node')), timeout_s=PATIENCE_S)
         children = children_of(process, 'vla_ros.cli.')
         process.send_signal(sent)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert not [pid for pid in children if Path(f'/proc/{pid}').exists()]
 

@@ -41,6 +41,7 @@ FLOORS = (
         'hosts',
         'launching',
         'reasons',
+        'release',
         'share',
         'shared_memory',
         'watchdog',

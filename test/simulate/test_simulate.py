@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.places import ROOT
-from vla_ros.doctor.versions import ros_distro
+from vla_ros.release import ros_distro
 
 pytestmark = pytest.mark.skipif(
     ros_distro() not in ('jazzy', 'kilted'),

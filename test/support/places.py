@@ -13,6 +13,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+from vla_ros.release import profile_variables, ros_distro
+
 # Without it, idle threads of torch spin, and take the cores from the other processes of a test.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 # Before rclpy is imported: other tests and robots on this network must not be heard.
@@ -25,8 +27,9 @@ if _WORKER:  # the processes share the cores; with more threads they wait for ea
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 _RUN = os.getppid() + 1 + int(_WORKER.removeprefix('gw')) if _WORKER else os.getpid()
 os.environ['ROS_DOMAIN_ID'] = str(1 + _RUN % 100)
-for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):  # new, old
-    os.environ[name] = str(Path(__file__).parent / 'discovery.xml')
+_READ, _OTHER = profile_variables(ros_distro())
+os.environ[_READ] = str(Path(__file__).parent / 'discovery.xml')
+os.environ.pop(_OTHER, None)  # ROS may warn of it, in the output of a command
 # What an operator has stopped on this machine is none of the tests' business.
 ROS_HOME = Path(tempfile.mkdtemp(prefix='vla_ros_home_'))
 os.environ['ROS_HOME'] = str(ROS_HOME)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vla_ros.console import say, signals_deferred
+from vla_ros.release import profile_variables, ros_distro
 from vla_ros.share import share_file
 from vla_ros.shared_memory import remove_dead_segments
 
@@ -75,12 +76,9 @@ def clean_shared_memory() -> None:
 
 
 def camera_environment() -> dict[str, str]:
-    """Return the variables that select the Fast DDS profile for publishers of large images."""
-    profile = str(share_file('config/fastdds.xml'))
-    return {
-        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
-        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
-    }
+    """Return the variable that selects the Fast DDS profile for publishers of large images."""
+    read, _ = profile_variables(ros_distro())
+    return {read: str(share_file('config/fastdds.xml'))}
 
 
 def parameter_arguments(values: Mapping[str, str]) -> list[str]:

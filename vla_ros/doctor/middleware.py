@@ -13,14 +13,12 @@ from xml.etree import ElementTree
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, warn
-from vla_ros.doctor.versions import ros_distro
 from vla_ros.files import FileError, read_bytes
+from vla_ros.release import profile_variables, ros_distro
 from vla_ros.share import share_file
 from vla_ros.shared_memory import SHARED_MEMORY
 from vla_ros.text import printable, quoted
 
-_BEFORE_FAST_DDS_3 = ('humble', 'iron', 'jazzy')
-_OLD, _NEW = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
 SEGMENT_BYTES = 512 * 1024  # without a profile
 _MAX_PROFILE_BYTES = 1_000_000
 _MAX_DIGITS = 10  # segment_size has 32 bits
@@ -82,7 +80,7 @@ def _profile(
     :returns: size of the shared-memory segment [bytes].
     """
     needed = heard_bytes or _PICTURE_BYTES
-    wanted, other = (_OLD, _NEW) if distro in _BEFORE_FAST_DDS_3 else (_NEW, _OLD)
+    wanted, other = profile_variables(distro)
     advice = f'before the camera starts: export {wanted}={share_file("config/fastdds.xml")}'
     file = environment.get(wanted)
     if not file:

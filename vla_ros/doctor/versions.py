@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vla_ros.doctor.facts import Facts
 from vla_ros.doctor.findings import Finding, fail, ok, one_line, warn
+from vla_ros.release import ros_distro
 from vla_ros.share import share_file
 
 if TYPE_CHECKING:
@@ -109,12 +108,3 @@ def check_ros(facts: Facts) -> Iterator[Finding]:
     from vla_ros.images.raw import backend
 
     yield ok(f'images are converted by: {backend()}')
-
-
-def ros_distro() -> str:
-    """Return the name of the ROS distribution, such as ``jazzy``; empty if unknown."""
-    if os.environ.get('ROS_DISTRO'):
-        return os.environ['ROS_DISTRO']
-    names = (distribution.metadata['Name'] or '' for distribution in metadata.distributions())
-    found = (re.fullmatch(r'ros-(\w+)-rclpy', name) for name in names)
-    return next((match[1] for match in found if match), '')
