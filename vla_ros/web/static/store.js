@@ -116,7 +116,7 @@ function whyLost({ holder: ownName }, { holder, ended }) {
   if (!ended) return 'the connection to the server was lost';
   if (!ended.startsWith(`${ownName} `)) return ended;
   const told = ended.replace(ownName, 'this page');
-  return `${told}: it was asleep, hidden or closed, nobody touched it, or its network stalled`;
+  return `${told}: it was asleep or hidden, nobody touched it, or its network stalled`;
 }
 
 /** All robots. A `change` event follows each message. */
