@@ -265,9 +265,11 @@ def test_an_update_loses_no_request(server: Server) -> None:
             time.sleep(0.1)
     assert not [str(one) for robot in robots for one in robot.failures]
     assert sum(one.asked for one in robots) == sum(one.answered for one in robots)
-    for counters in _ended(server, before).values():
+    ended = _ended(server, before).values()
+    assert sum(counters['answered'] for counters in ended) > 0  # one of them may have had no robot
+    for counters in ended:
         # What it did not answer, it cancelled: its clients had left when it closed.
-        assert counters['answered'] > 0 and not counters['waiting']
+        assert not counters['waiting']
         assert counters['requests'] == counters['answered'] + counters['cancelled']
 
 

@@ -56,6 +56,7 @@ _STALLS_LOOKED_AT = 5  # the last ones
 _UNSURE_S = 0.05  # near a bound either is right
 _NOTICES = ('inactive', 'activating', 'active', 'deactivating')  # a jump of the clock
 _TRANSITIONAL = ('configuring', 'cleaningup', 'shuttingdown', 'activating', 'deactivating')
+_CLOCK = 'use_sim_time'
 _ERROR = 40  # the log's severity
 _ALWAYS_EXCUSED = (Reason.NONE, Reason.SHUT_DOWN)
 
@@ -408,8 +409,7 @@ class Oracle:
         if not result.successful and not why and not may_be_late and not no_state:
             self._violation(f'{changes} are rejected: {result.reason}')
         if result.successful:
-            for name, value in changes.items():
-                self._set_parameter(name, value)
+            self._set_parameters(changes)
 
     def _why_no_state(self, values: Mapping[str, Any]) -> str:
         """Return why the state by these values is not the policy's; empty: it is."""
@@ -424,35 +424,43 @@ class Oracle:
             for one in self.robots
         )
 
-    def _set_parameter(self, name: str, value: Any) -> None:
-        if name == 'instruction':
-            self._next_params[name] = value
-            for robot in self.robots:
-                robot.hear(value, False)
-        elif name == 'use_sim_time':
-            if value == self._simulated:
-                return
-            before_ns, self._switched_clock_ns = self._switched_clock_ns, self._scheduler.now_ns
-            is_jump = self._node_ns() != 0  # a clock that begins has not jumped
-            self._simulated = value
-            self._clock_ns = 0
-            for robot in self.robots:
-                robot.doubt_clock(is_jump)
-                if self._age_s(before_ns) < NOTICE_S:  # there and back
-                    robot.need_not_notice(before_ns)
-            self._perhaps_jumps += 2
-        else:
-            self._next_params[name] = value
-            if self._state not in ('unconfigured', 'finalized'):
-                before, self._params[name] = self._params[name], value  # in force at once
-                if value == before:
-                    return
-                if name == 'hang_timeout_s':
-                    self._hang_limits.append((self._scheduler.now_ns, before))
+    def _set_parameters(self, changes: Mapping[str, Any]) -> None:
+        """Set them together: nothing sees one of them without the others."""
+        before = dict(self._params)
+        plain = {name: changes[name] for name in changes if name not in ('instruction', _CLOCK)}
+        self._next_params.update(plain)
+        if self._state not in ('unconfigured', 'finalized'):
+            self._params.update(plain)  # in force at once
+        elif 'max_command_age_s' in plain:  # commands come in every state
+            self._params['max_command_age_s'] = plain['max_command_age_s']
+        for name, value in changes.items():
+            if name == 'instruction':
+                self._next_params[name] = value
                 for robot in self.robots:
-                    robot.parameter_changed(name, before)
-            elif name == 'max_command_age_s':
-                self._params[name] = value  # commands come in every state
+                    robot.hear(value, False)
+            elif name == _CLOCK:
+                self._switch_clock(value)
+            elif self._state not in ('unconfigured', 'finalized') and value != before[name]:
+                self._changed(name, before[name])
+
+    def _switch_clock(self, simulated: bool) -> None:
+        if simulated == self._simulated:
+            return
+        before_ns, self._switched_clock_ns = self._switched_clock_ns, self._scheduler.now_ns
+        is_jump = self._node_ns() != 0  # a clock that begins has not jumped
+        self._simulated = simulated
+        self._clock_ns = 0
+        for robot in self.robots:
+            robot.doubt_clock(is_jump)
+            if self._age_s(before_ns) < NOTICE_S:  # there and back
+                robot.need_not_notice(before_ns)
+        self._perhaps_jumps += 2
+
+    def _changed(self, name: str, before: Any) -> None:
+        if name == 'hang_timeout_s':
+            self._hang_limits.append((self._scheduler.now_ns, before))
+        for robot in self.robots:
+            robot.parameter_changed(name, before)
 
     def changed_state(self, state: str, transition: str) -> None:
         if state == 'configuring':

@@ -648,10 +648,16 @@ SCRIPTS = (
 )
 
 
-def main(kind: str) -> None:
+def main(kind: str, patience: float) -> None:
+    """Print what each script observes.
+
+    :param patience: by how much longer than usual messages may be on their way.
+    """
+    global _SETTLE_S
+    _SETTLE_S *= patience
     driver: Driver = RealDriver() if kind == 'real' else FakeDriver()
     print(json.dumps({script.__name__: script(driver) for script in SCRIPTS}))
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(sys.argv[1], float(sys.argv[2]))

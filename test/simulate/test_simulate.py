@@ -64,19 +64,20 @@ def _seeds_of_this_state() -> str:
     return f'{first}-{first + _MORE - 1}'
 
 
-def _observations(script: str) -> dict[str, object]:
-    ended = _run('simulate.rclpy_script', script)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+def _observations(script: str, patience: float = 1.0) -> dict[str, object]:
+    """What the scripts observe; nothing if one of them raised."""
+    ended = _run('simulate.rclpy_script', script, str(patience))
+    print(ended.stderr)
+    return json.loads(ended.stdout.splitlines()[-1]) if ended.returncode == 0 else {}
 
 
 def test_rclpy_on_the_fake_extension_module_behaves_as_rclpy() -> None:
     fake = _observations('fake')
-    for _ in range(3):  # what the real one has discovered by then depends on the machine
-        real = _observations('real')
+    for patience in (1.0, 2.0, 5.0):  # what has been discovered by then depends on the machine
+        real = _observations('real', patience)
         if real == fake:
             break
-    assert real.keys() == fake.keys()
+    assert fake and real.keys() == fake.keys()
     for name, observed in real.items():
         assert fake[name] == observed, name
 
