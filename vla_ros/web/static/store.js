@@ -119,7 +119,7 @@ function whyLost({ holder: ownName }, { holder, ended }) {
   return `${told}: it was asleep or hidden, nobody touched it, or its network stalled`;
 }
 
-/** All robots. A `change` event follows each message. */
+/** All robots. A `change` event follows each message, and `select` the choice of another robot. */
 export class Store extends EventTarget {
   page = '';
   robots = new Map();
@@ -134,7 +134,7 @@ export class Store extends EventTarget {
   select(key) {
     if (!this.robots.has(key)) return;
     this.selected = key;
-    this.dispatchEvent(new Event('change'));
+    this.dispatchEvent(new Event('select'));
   }
 
   get robot() {
