@@ -73,7 +73,7 @@ connection.addEventListener('message', ({ detail }) => {
 });
 connection.addEventListener('closed', () => signIn.ask().catch(() => {})); // the server is away
 store.addEventListener('change', showSoon);
-store.addEventListener('select', show); // at once: what is pressed next is for this robot
+store.addEventListener('select', show); // what is pressed next is for this robot
 stopping.addEventListener('change', show);
 images.addEventListener('image', ({ detail }) => imageCard.draw(detail));
 presence.addEventListener('change', () => {
