@@ -93,6 +93,8 @@ class Oracle:
         self._worker_free_ns = 0
         self._inference_s = 0.0  # the last one took
         self._callback_ns = 0  # when the one began that runs now
+        self._corrected_ns = -NS  # when the system's clock jumped
+        self._offset_before_ns = 0  # of it, before that
         self._excused: set[int] = set()  # reasons for ERROR of which there was a cause
         self._jumps: list[int] = []  # of the node's clock, since it was configured: when
         self._perhaps_jumps = 0
@@ -140,7 +142,13 @@ class Oracle:
 
     def _motion_ns(self, stamp_ns: int) -> int:
         """A stamp of now, by the clock that motions run by."""
-        return stamp_ns if self._simulated else stamp_ns - self._scheduler.system_offset_ns
+        if self._simulated:
+            return stamp_ns
+        # The clock may have been corrected between the stamp and what is published with it.
+        before_ns = stamp_ns - self._offset_before_ns
+        if self._callback_ns <= before_ns <= self._corrected_ns:
+            return before_ns
+        return stamp_ns - self._scheduler.system_offset_ns
 
     def _stalled_lately(self, within_s: float) -> bool:
         return self._ended_lately(self._world.stalls, within_s)
@@ -620,6 +628,8 @@ class Oracle:
 
         :param seconds: by which it jumped.
         """
+        self._corrected_ns = self._scheduler.now_ns
+        self._offset_before_ns = self._scheduler.system_offset_ns - round(seconds * NS)
         if self._simulated:
             return  # the node does not look at it
         if abs(seconds) > MAX_SKEW_S:

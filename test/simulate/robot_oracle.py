@@ -878,7 +878,8 @@ class RobotOracle:
         if not self._around.stalled_in_callback():
             if not -MAX_SKEW_S - MARGIN_S <= age_s <= limit_s + MARGIN_S:
                 self._violation(f'{what}: published {age_s:.3f} s after it; allowed is {limit_s} s')
-            if abs(_ns(action.header.stamp) - node_ns) > MARGIN_S * NS:
+            stamped_ns = self._around.motion_ns(_ns(action.header.stamp))
+            if abs(stamped_ns - self._around.motion_ns(node_ns)) > MARGIN_S * NS:
                 self._violation(f'{what}: its stamp is not the time of its publication')
         is_timed = self._params['chunk_timing'] == 'timed'
         due_ns = min(stamp_ns, _ns(action.header.stamp)) if is_timed else _ns(action.header.stamp)
