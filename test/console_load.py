@@ -17,13 +17,10 @@ import collections
 import contextlib
 import itertools
 import os
-import signal
 import statistics
 import struct
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +29,7 @@ from geometry_msgs.msg import TwistStamped
 
 from support.graph import CameraThread, Running, image_message, running_node
 from support.pages import Page, image_of
+from vla_ros.client.processes import running as running_module
 from vla_ros.reasons import State
 from vla_ros.serving.ports import free_port
 
@@ -44,7 +42,7 @@ PARAMETERS = (
     f'control_rate_hz:={CONTROL_RATE_HZ:.1f}',
     'max_instruction_age_s:=2.0',
 )
-HERE_PERIOD_S = 0.5
+SAY_PERIOD_S = 0.5
 HOSTILE, IDLE, AT_ONCE = 1000, 100, 20
 
 
@@ -117,18 +115,6 @@ async def background(work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]
             await task
 
 
-@contextlib.contextmanager
-def console(port: int) -> Iterator[subprocess.Popen[str]]:
-    """Run ``vla_console`` as a process of its own."""
-    command = [sys.executable, '-m', 'vla_ros.cli.console', '--port', str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-
-
 class Load:
     """One run."""
 
@@ -153,17 +139,12 @@ class Load:
         """Repeat the instruction as a program would."""
         while True:
             self.running.robot.say('go')
-            await asyncio.sleep(HERE_PERIOD_S)
+            await asyncio.sleep(SAY_PERIOD_S)
 
     @contextlib.asynccontextmanager
     async def page(self) -> AsyncIterator[Page]:
         """Have a page that holds the lease and shows the model's image."""
         page = await Page.open(self.client, self.url, self.name)
-
-        async def stay() -> None:
-            while True:
-                await page.here()
-                await asyncio.sleep(HERE_PERIOD_S)
 
         async def look() -> None:
             async with self.client.ws_connect(f'{self.url}api/images') as images:
@@ -172,7 +153,7 @@ class Load:
                     header = await image_of(images)
                     await images.send_json({'type': 'shown', 'number': header['number']})
 
-        async with background(stay), background(look):
+        async with background(page.stay), background(look):
             yield page
         await page.socket.close()
 
@@ -281,7 +262,7 @@ async def attack(url: str, robot: str) -> dict[str, int]:
 async def run(running: Running, options: argparse.Namespace) -> None:
     port = free_port()
     url = f'http://127.0.0.1:{port}/'
-    with console(port) as process:
+    with running_module('vla_ros.cli.console', '--port', str(port)) as process:
         async with aiohttp.ClientSession() as client:
             load = Load(running, url, client)
             await load.found()

@@ -269,7 +269,7 @@ def _parts(topic: str) -> Parts:
 
 def _names(names: Sequence[str], count: int) -> Sequence[str]:
     """Return a name for each of so many values."""
-    return names if len(names) == count and all(names) else unknown_names(count)
+    return names if _are_known(names, count) else unknown_names(count)
 
 
 def _are_known(names: Sequence[str], count: int) -> bool:

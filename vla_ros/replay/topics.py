@@ -83,10 +83,9 @@ def find_camera(bag: Bag, wanted: str | None) -> str | None:
 
     :raises BagError: if the wanted topic has no images.
     """
-    topics = bag.topics_of(*TO_RGB)
-    if wanted is None and topics:
-        return topics[0]
-    return None if wanted is None else _find(bag, wanted, _IMAGES)
+    if wanted is not None:
+        return _find(bag, wanted, _IMAGES)
+    return next(iter(bag.topics_of(*TO_RGB)), None)
 
 
 def _image_topics(bag: Bag, wanted: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:

@@ -63,4 +63,18 @@ export class Part extends HTMLElement {
     this.append(section);
     return section;
   }
+
+  /**
+   * Say in `this.result` that an answer is due, and then why nothing was done, if so. Nothing is
+   * said of the answer of a robot that is no longer shown.
+   */
+  async tell(waiting, asked, refused = (message) => `Not done: ${message}`) {
+    const { robot } = this;
+    mark(this.result, 'data-kind', 'busy');
+    say(this.result, waiting);
+    const answer = await asked;
+    if (this.robot !== robot) return;
+    mark(this.result, 'data-kind', answer.ok ? 'idle' : 'error');
+    say(this.result, answer.ok ? '' : refused(answer.message));
+  }
 }

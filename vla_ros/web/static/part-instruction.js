@@ -74,25 +74,15 @@ export class InstructionCard extends Part {
     const text = this.text.value.trim();
     if (!text || this.give.disabled) return;
     remember(text);
-    await this.#tell('Sent, waiting for the node…', this.instruct(this.robot.key, text));
+    await this.tell('Sent, waiting for the node…', this.instruct(this.robot.key, text), capital);
   }
 
   #hold() {
-    return this.#tell('Hold…', this.ask(this.robot.key, 'hold'));
+    return this.tell('Hold…', this.ask(this.robot.key, 'hold'), capital);
   }
 
   #setLimit() {
-    return this.#tell('Setting…', this.ask(this.robot.key, 'set_limit'));
-  }
-
-  async #tell(waiting, asked) {
-    const { robot } = this;
-    mark(this.result, 'data-kind', 'busy');
-    say(this.result, waiting);
-    const answer = await asked;
-    if (this.robot !== robot) return;
-    mark(this.result, 'data-kind', answer.ok ? 'idle' : 'error');
-    say(this.result, answer.ok ? '' : capital(answer.message));
+    return this.tell('Setting…', this.ask(this.robot.key, 'set_limit'), capital);
   }
 }
 

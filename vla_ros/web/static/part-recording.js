@@ -44,14 +44,8 @@ export class RecordingCard extends Part {
     say(this.command, `vla_replay ${quoted(`${folder}/${episode}`)} --rerun --output shown`);
   }
 
-  async #send(command) {
-    const { robot } = this;
-    mark(this.result, 'data-kind', 'busy');
-    say(this.result, 'Waiting for the node…');
-    const answer = await this.ask(robot.key, command);
-    if (this.robot !== robot) return;
-    mark(this.result, 'data-kind', answer.ok ? 'idle' : 'error');
-    say(this.result, answer.ok ? '' : `Not done: ${answer.message}`);
+  #send(command) {
+    return this.tell('Waiting for the node…', this.ask(this.robot.key, command));
   }
 }
 

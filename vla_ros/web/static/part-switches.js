@@ -100,14 +100,8 @@ export class Switches extends Part {
     if (command) this.#send(command);
   }
 
-  async #send(command) {
-    const { robot } = this;
-    say(this.result, `${command}…`);
-    mark(this.result, 'data-kind', 'busy');
-    const answer = await this.ask(robot.key, command);
-    if (this.robot !== robot) return;
-    mark(this.result, 'data-kind', answer.ok ? 'idle' : 'error');
-    say(this.result, answer.ok ? '' : `Not done: ${answer.message}`);
+  #send(command) {
+    return this.tell(`${command}…`, this.ask(this.robot.key, command));
   }
 }
 
