@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import gc
 import mmap
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +142,34 @@ def test_inputs_are_rounded_to_the_nearest(dtype: torch.dtype) -> None:
     wide = values.float() - 128
     assert wide.abs().max() <= 127
     assert ((wide * scales.float() - rows.float()).abs() <= 0.501 * scales.float()).all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('kinds', [*((kind, kind) for kind in CLASSES), tuple(DYNAMIC), CLASSES])
+def test_layers_of_one_input_give_together_what_each_gives(
+    kinds: Sequence[type[q.QuantizedLinear]], dtype: torch.dtype
+) -> None:
+    layers = [layer(kind, dtype, bias=number % 2 == 1) for number, kind in enumerate(kinds)]
+    for shape in ((2, 3, INPUTS), (1, MANY, INPUTS)):
+        x = random(*shape, seed=2).to(dtype)
+        copy = x.clone()
+        products = q.project(x, *layers)
+        assert torch.equal(x, copy)
+        for one, product in zip(layers, products, strict=True):
+            torch.testing.assert_close(product, one(x), rtol=0, atol=0)
+
+
+@VNNI
+def test_layers_of_one_input_round_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded = []
+
+    def count(rows: Tensor, zero: int, real: Callable[..., Any] = q.quantize_inputs) -> Any:
+        rounded.append(len(rows))
+        return real(rows, zero)
+
+    monkeypatch.setattr(q, 'quantize_inputs', count)
+    q.project(random(2, 5, INPUTS), *(layer(kind, torch.float32) for kind in WHOLE))
+    assert rounded == [10]
 
 
 @pytest.mark.parametrize('kind', DYNAMIC)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vla_ros.openvla.quantization import project
+
 _L1_BLOCKS = 2
 BRIDGE_HEADS = 8
 _BRIDGE_ROPE_BASE = 10000.0
@@ -129,8 +131,10 @@ class _BridgeBlock(nn.Module):
         query = _heads(self.q_proj(x), rotary)
         keys, values = [], []
         for group, rows in zip(self._groups, (x, adapter, task), strict=True):
-            keys.append(_heads(self.get_submodule(f'k_{group}')(rows), rotary))
-            values.append(_heads(self.get_submodule(f'v_{group}')(rows)))
+            layers = (self.get_submodule(f'{part}_{group}') for part in 'kv')
+            key, value = project(rows, *layers)
+            keys.append(_heads(key, rotary))
+            values.append(_heads(value))
         # The gate weighs the scores of the images, before the softmax.
         keys[-1] = keys[-1] * self.gating_factor.tanh()
         attended = F.scaled_dot_product_attention(query, torch.cat(keys, 2), torch.cat(values, 2))

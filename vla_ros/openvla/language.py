@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vla_ros.openvla.config import LlamaConfig
+from vla_ros.openvla.quantization import project
 
-_CAUSAL_ROWS = 64  # that a CPU attends to together: as many as its kernel takes at a time
+_CAUSAL_ROWS = 32  # that a CPU attends to together: as many as its kernel takes at a time
 _TABLES_KEPT = 8  # there are four prompt lengths; a table has 0.2 MB for a head of 128
+
+Mask = Tensor | list[Tensor] | None  # what rows attend to: of all, of parts; None: causal
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,10 @@ class Llama(nn.Module):
         :param x: [B, T, hidden].
         :returns: [B, T, hidden] each, one more than there are layers.
         """
-        rotary = self._rotary(x)
+        rotary, mask = self._rotary(x), _causal_masks(x.shape[1], x.device)
         states = [x]
         for layer in self.model.layers:
-            states.append(layer(states[-1], rotary))
+            states.append(layer(states[-1], rotary, mask=mask))
         states[-1] = self.model.norm(states[-1])
         return states
 
@@ -151,8 +154,11 @@ class Llama(nn.Module):
         :returns: [B, T or R, hidden].
         """
         if positions is None:
-            rotary, mask = cache.rotary[:, None, None, : x.shape[1]], None  # [2, 1, 1, T, E]
-            last_mask = None if keep is None else _mask(_up_to(keep, x.shape[1]), x)
+            rotary = cache.rotary[:, None, None, : x.shape[1]]  # [2, 1, 1, T, E]
+            mask: Mask = _causal_masks(x.shape[1], x.device)
+            last_mask = mask
+            if keep is not None:
+                last_mask = _mask(_up_to(keep, x.shape[1]), x)
         else:
             rotary = cache.rotary[:, positions][:, :, None]  # [2, B, 1, T, E]
             size = cache.layers[0].shape[3]
@@ -228,7 +234,7 @@ class Layer(nn.Module):
         kv_cache: Tensor | None = None,
         positions: Tensor | None = None,
         keep: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
     ) -> Tensor:
         """Return the layer's output; see :meth:`Llama.forward`.
 
@@ -236,7 +242,7 @@ class Layer(nn.Module):
         :param kv_cache: [2, B, key_value_heads, S, head_dim], this layer's; written to. None where
             nothing is decoded.
         :param mask: [B, 1, T or R or 1, S or T], what each position attends to, from :func:`_mask`;
-            None: causal, and the cache is empty.
+            or of :func:`_causal_masks`, and the cache is empty.
         """
         attended = self.self_attn(self.input_layernorm(x), rotary, kv_cache, positions, keep, mask)
         x = (x if keep is None else _rows(x, keep)) + attended
@@ -265,12 +271,17 @@ class Attention(nn.Module):
         kv_cache: Tensor | None,
         positions: Tensor | None,
         keep: Tensor | None,
-        mask: Tensor | None,
+        mask: Mask,
     ) -> Tensor:
         """Attend; the parameters are those of Layer. H heads (KVH of keys), each of E values."""
-        query = self._heads(self.q_proj, x if keep is None else _rows(x, keep))  # [B, H, R, E]
-        key = _rotate(self._heads(self.k_proj, x), rotary)  # [B, KVH, T, E]
-        value = self._heads(self.v_proj, x)  # [B, KVH, T, E]
+        if keep is None:
+            query, key, value = project(x, self.q_proj, self.k_proj, self.v_proj)
+        else:
+            query = self.q_proj(_rows(x, keep))
+            key, value = project(x, self.k_proj, self.v_proj)
+        query = self._heads(query)  # [B, H, R, E]
+        key = _rotate(self._heads(key), rotary)  # [B, KVH, T, E]
+        value = self._heads(value)  # [B, KVH, T, E]
         if kv_cache is not None and positions is None:
             past = kv_cache[:, :, :, : x.shape[1]]
             past[0], past[1] = key, value
@@ -284,17 +295,12 @@ class Attention(nn.Module):
             batch = torch.arange(x.shape[0], device=x.device)[:, None]  # [B, 1]
             rotary = rotary.expand(-1, len(x), -1, -1, -1)[:, batch, 0, keep][:, :, None]
         query = _rotate(query, rotary)
-        if mask is None:
-            attended = _attend_causally(query, key, value, self.grouped)
-        else:
-            attended = F.scaled_dot_product_attention(
-                query, key, value, mask, enable_gqa=self.grouped
-            )  # [B, H, R, E]
+        attended = _attend(query, key, value, mask, self.grouped)  # [B, H, R, E]
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
-    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        """Return [B, T, hidden] as [B, H, T, E]."""
-        return projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    def _heads(self, projected: Tensor) -> Tensor:
+        """Return [B, T, H * E] as [B, H, T, E]."""
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -308,7 +314,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output, of the input's shape [B, T, hidden]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = project(x, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class RMSNorm(nn.Module):
@@ -353,23 +360,34 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return x * cosines + torch.cat([-second, first], dim=-1) * sines
 
 
-def _attend_causally(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> Tensor:
-    """Return the causal attention of [B, H, T, E], of the same shape.
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask, grouped: bool) -> Tensor:
+    """Return the attention of queries [B, H, R, E], of the same shape."""
+    attend = functools.partial(F.scaled_dot_product_attention, enable_gqa=grouped)
+    if isinstance(mask, Tensor):
+        return attend(query, key, value, mask)
+    if mask is None:
+        return attend(query, key, value, is_causal=True)
+    parts = []
+    for rows, visible in zip(query.split(_CAUSAL_ROWS, dim=2), mask, strict=True):
+        end = visible.shape[1]
+        parts.append(attend(rows, key[:, :, :end], value[:, :, :end], visible))
+    return torch.cat(parts, dim=2)
+
+
+def _causal_masks(size: int, device: torch.device) -> list[Tensor] | None:
+    """Return what each part of the rows attends to: bool [rows, keys up to the part's end].
 
     torch's kernel for CPUs multiplies the keys that a causal mask hides, too. So a CPU has the rows
-    in parts, each with the keys up to its end.
+    in parts, each with the keys up to its end. None: in one part.
     """
-    size = query.shape[2]
-    if query.device.type != 'cpu':
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-    parts = []
-    for first in range(0, size, _CAUSAL_ROWS):
-        end = min(first + _CAUSAL_ROWS, size)
-        visible = torch.ones(end - first, end, dtype=torch.bool).tril(first)
-        seen = key[:, :, :end], value[:, :, :end]
-        rows = query[:, :, first:end]
-        parts.append(F.scaled_dot_product_attention(rows, *seen, visible, enable_gqa=grouped))
-    return torch.cat(parts, dim=2)
+    return _masks_of_parts(size) if device.type == 'cpu' else None
+
+
+@functools.lru_cache(_TABLES_KEPT)
+@torch.inference_mode(False)  # training, too, may use masks that an inference made
+def _masks_of_parts(size: int) -> list[Tensor]:
+    parts = torch.arange(size).split(_CAUSAL_ROWS)
+    return [part[:, None] >= torch.arange(int(part[-1]) + 1) for part in parts]
 
 
 def _rows(x: Tensor, keep: Tensor) -> Tensor:

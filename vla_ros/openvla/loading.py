@@ -17,7 +17,7 @@ from torch import Tensor
 from vla_ros.openvla.config import OpenVLAConfig
 from vla_ros.openvla.errors import CheckpointError
 from vla_ros.openvla.model import OpenVLAModel
-from vla_ros.openvla.pages import release_freed, release_pages
+from vla_ros.openvla.pages import keep_freed, release_freed, release_pages
 from vla_ros.openvla.placement import Placement
 from vla_ros.openvla.quantization import QuantizedLinear, replace_linears
 from vla_ros.types import Progress, ProgressCallback
@@ -65,6 +65,8 @@ def load(
     model.load_state_dict(state_dict, assign=True, strict=True)
     model.eval().requires_grad_(False)
     model.watch_layers()
+    if placement.device.type == 'cpu':
+        keep_freed()
     if placement.compile:
         model.compile_layers()
     return model

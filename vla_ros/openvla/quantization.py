@@ -115,11 +115,26 @@ class _Int4Linear(QuantizedLinear):
         return self.out_features * (self.in_features // 2 + 4 * self.in_features // self.group)
 
 
-class DynamicInt8Linear(_Int8Linear):
-    """int8 for x86 with VNNI, which rounds inputs to 8 bits too, each row with its own scale.
+class _RoundingLinear(QuantizedLinear):
+    """Rounds its inputs to 8 bits, each row with its own scale.
 
     Sums are of whole numbers: a row's product does not depend on the number of rows.
     """
+
+    def _product(self, rows: Tensor) -> Tensor:
+        return self.rounded_product(*quantize_inputs(rows, WritableWeight.INPUT_ZERO))
+
+    @abc.abstractmethod
+    def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
+        """Return the product with the bias, [M, out_features] in the dtype of ``input_scales``.
+
+        :param inputs: uint8 [M, in_features], of :func:`.quantize_inputs`; not written to.
+        :param input_scales: [M, 1], of the same.
+        """
+
+
+class DynamicInt8Linear(_Int8Linear, _RoundingLinear):
+    """int8 for x86 with VNNI, by oneDNN."""
 
     zeros: Tensor  # int32 [out_features]
 
@@ -131,25 +146,25 @@ class DynamicInt8Linear(_Int8Linear):
             zeros=torch.zeros(self.out_features, dtype=torch.int32),
         )
 
-    def _product(self, rows: Tensor) -> Tensor:
-        inputs, scales = quantize_inputs(rows, WritableWeight.INPUT_ZERO)
-        product = scaled_product(inputs, self.packed, self.scales, self.zeros, rows.dtype)
+    def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
+        dtype = input_scales.dtype
+        product = scaled_product(inputs, self.packed, self.scales, self.zeros, dtype)
         if self.bias is None:
-            return product.mul_(scales)
-        return torch.addcmul(self.bias, product, scales)
+            return product.mul_(input_scales)
+        return torch.addcmul(self.bias, product, input_scales)
 
 
-class WholeInt8Linear(_Int8Linear):
+class WholeInt8Linear(_Int8Linear, _RoundingLinear):
     """int8 for CUDA: the arithmetic of :class:`DynamicInt8Linear`, by :func:`.int8_sums`."""
 
     def quantize(self, weight: Tensor, device: torch.device, dtype: torch.dtype) -> None:
         quantized, scales = quantize_rows(weight)
         self._keep(packed=quantized.to(device), scales=scales.to(device))
 
-    def _product(self, rows: Tensor) -> Tensor:
-        inputs, input_scales = _signed_inputs(rows)
-        sums = int8_sums(inputs, self.packed).float()
-        return self._with_bias(sums.mul_(input_scales).mul_(self.scales).to(rows.dtype))
+    def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
+        sums = int8_sums(_signed(inputs), self.packed).float()
+        scaled = sums.mul_(input_scales.float()).mul_(self.scales)
+        return self._with_bias(scaled.to(input_scales.dtype))
 
 
 class Int8Linear(_Int8Linear):
@@ -184,12 +199,11 @@ class Int4Linear(_Int4Linear):
         )
 
 
-class _StepsInt4Linear(QuantizedLinear):
+class _StepsInt4Linear(_RoundingLinear):
     """int4 that is unpacked to 8 bits, a part of the weight at a time.
 
-    Inputs are rounded to 8 bits as in :class:`DynamicInt8Linear`, and sums are of whole numbers: a
-    row's product does not depend on the number of rows. A group's scale and zero are whole
-    multiples of its row's scale, so unpacking needs no other numbers than bytes.
+    A group's scale and zero are whole multiples of its row's scale, so unpacking needs no other
+    numbers than bytes.
     """
 
     scales: Tensor  # float32 [out_features]
@@ -272,15 +286,14 @@ class DynamicInt4Linear(_StepsInt4Linear):
             for outputs, some in zip(parts, blocks, strict=True)
         ]
 
-    def _product(self, rows: Tensor) -> Tensor:
-        inputs, input_scales = quantize_inputs(rows, WritableWeight.INPUT_ZERO)
-        product = rows.new_empty(len(rows), self.out_features)
+    def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
+        product = input_scales.new_empty(len(inputs), self.out_features)
         for part in self._views:
             outputs = part.outputs
             weight, unpacker = _unpacked(self.in_features, part.steps.shape)
             unpacker.unpack(part.packed, part.steps, part.offsets)
             weight.negative_sums.copy_(self.negative_sums[outputs])
-            scaled = weight.product(inputs, self.scales[outputs], rows.dtype)
+            scaled = weight.product(inputs, self.scales[outputs], input_scales.dtype)
             torch.mul(scaled, input_scales, out=product[:, outputs])
         return self._with_bias(product)
 
@@ -325,26 +338,25 @@ class WholeInt4Linear(_StepsInt4Linear):
             scales=scales.to(device),
         )
 
-    def _product(self, rows: Tensor) -> Tensor:
-        inputs, input_scales = _signed_inputs(rows)
-        at_once, on_cpu = self.out_features, rows.device.type == 'cpu'
+    def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
+        inputs, wide_scales = _signed(inputs), input_scales.float()
+        at_once, on_cpu = self.out_features, inputs.device.type == 'cpu'
         if on_cpu:
             at_once = min(max(self._UNPACKED_BYTES // self.in_features, 16), at_once)
         scratch = self.packed.new_empty(at_once, self.in_features)
-        product = rows.new_empty(len(rows), self.out_features)
+        product = input_scales.new_empty(len(inputs), self.out_features)
         for part in self._parts(at_once):
             steps = self.steps[part]
             unpacker = StepsUnpacker(scratch[: len(steps)], steps.shape, by_fours=not on_cpu)
             weight = unpacker.unpack(self.packed[part], steps, self.offsets[part])
             sums = int8_sums(inputs, weight).float()
-            product[:, part] = sums.mul_(input_scales).mul_(self.scales[part])
+            product[:, part] = sums.mul_(wide_scales).mul_(self.scales[part])
         return self._with_bias(product)
 
 
-def _signed_inputs(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return inputs as int8 [M, K], and float32 [M, 1], the scale of each row."""
-    inputs, scales = quantize_inputs(rows, 128)
-    return inputs.bitwise_xor_(128).view(torch.int8), scales.float()  # subtracts 128
+def _signed(inputs: Tensor) -> Tensor:
+    """Return inputs as int8 [M, K], smaller by 128 than uint8 [M, K]."""
+    return inputs.bitwise_xor(128).view(torch.int8)
 
 
 class CPUInt4Linear(_Int4Linear):
@@ -399,6 +411,22 @@ class CPUInt4Linear(_Int4Linear):
         groups = weight.unflatten(1, (-1, self.group))  # [N, groups, group, 64]
         torch.addcmul(zeros - 8 * scales, groups, scales, out=groups)
         return weight.transpose(0, 1).flatten(1)
+
+
+def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """Return the products of one input with several linear layers.
+
+    The input is rounded once where the layers round it: of a layer of openvla-7b's prefill, four
+    times in place of seven.
+
+    :param x: [..., in_features], of each of the layers.
+    :returns: [..., out_features] for each.
+    """
+    rounding = [layer for layer in layers if isinstance(layer, _RoundingLinear)]
+    if len(rounding) < len(layers):
+        return [layer(x) for layer in layers]
+    rounded = quantize_inputs(x.reshape(-1, x.shape[-1]), WritableWeight.INPUT_ZERO)
+    return [layer.rounded_product(*rounded).view(*x.shape[:-1], -1) for layer in rounding]
 
 
 def replace_linears(
