@@ -242,7 +242,7 @@ class DynamicInt4Linear(_StepsInt4Linear):
 
     negative_sums: Tensor  # int32 [out_features], of the unpacked weight
 
-    _UNPACKED_BYTES = 6 << 20  # at a time by each thread: little enough for the CPU's caches
+    _UNPACKED_BYTES = 12 << 20  # at a time by each thread: little enough for the CPU's caches
 
     @classmethod
     def fits(cls, linear: nn.Linear) -> bool:
