@@ -335,11 +335,12 @@ def test_only_the_known_order_of_onednn_is_written_to(monkeypatch: pytest.Monkey
 @VNNI
 @pytest.mark.parametrize('group', [64, 128])
 @pytest.mark.parametrize('unpacked_bytes', [1, 2 * 64 * 320, 1 << 20])
+@pytest.mark.parametrize(('rows', 'limit'), [(6, '_FEW_ROWS_BYTES'), (MANY, '_MANY_ROWS_BYTES')])
 def test_int4_in_parts_and_in_threads_is_int4_as_a_whole(
-    unpacked_bytes: int, group: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, limit: str, unpacked_bytes: int, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """320 outputs: parts of 64; of 128 and one of 64; and one part."""
-    monkeypatch.setattr(q.DynamicInt4Linear, '_UNPACKED_BYTES', unpacked_bytes)
+    monkeypatch.setattr(q.DynamicInt4Linear, limit, unpacked_bytes)
     inputs = 256 if group == 128 else 320
     if not q.is_writable(64, inputs):
         pytest.skip('this oneDNN has another order')
@@ -348,7 +349,7 @@ def test_int4_in_parts_and_in_threads_is_int4_as_a_whole(
     for one in layers:
         one.quantize(random(320, inputs, seed=1), CPU, torch.float32)
     assert layers[0].group == group
-    x = random(MANY, inputs, seed=2)
+    x = random(rows, inputs, seed=2)
     ours, plain = (one(x) for one in layers)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     with ThreadPoolExecutor(2) as pool:

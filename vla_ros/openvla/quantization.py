@@ -242,7 +242,9 @@ class DynamicInt4Linear(_StepsInt4Linear):
 
     negative_sums: Tensor  # int32 [out_features], of the unpacked weight
 
-    _UNPACKED_BYTES = 12 << 20  # at a time by each thread: little enough for the CPU's caches
+    # Unpacked at a time by each thread. Of few rows the product takes little time, and it should
+    # find the weight in the CPU's caches; for many rows threads should wait for each other seldom.
+    _FEW_ROWS_BYTES, _MANY_ROWS_BYTES = 6 << 20, 24 << 20
 
     @classmethod
     def fits(cls, linear: nn.Linear) -> bool:
@@ -250,18 +252,22 @@ class DynamicInt4Linear(_StepsInt4Linear):
         outputs, inputs = linear.out_features, linear.in_features
         if outputs % BLOCK or inputs % _GROUPS[-1]:
             return False
-        at_once = cls._at_once(outputs, inputs)
-        return all(is_writable(size, inputs) for size in {at_once, outputs % at_once} - {0})
+        sizes = set()
+        for most in (cls._FEW_ROWS_BYTES, cls._MANY_ROWS_BYTES):
+            at_once = cls._at_once(outputs, inputs, most)
+            sizes |= {at_once, outputs % at_once} - {0}
+        return all(is_writable(size, inputs) for size in sizes)
 
-    @classmethod
-    def _at_once(cls, outputs: int, inputs: int) -> int:
+    @staticmethod
+    def _at_once(outputs: int, inputs: int, most: int) -> int:
         """Return the number of outputs of a part, so that parts are of about the same size.
 
         Threads wait for each other about ten times a part, which is long where the machine has
         other work. So more threads have larger parts.
+
+        :param most: bytes that each thread unpacks.
         """
-        most = cls._UNPACKED_BYTES * torch.get_num_threads()
-        parts = -(-outputs * inputs // most)
+        parts = -(-outputs * inputs // (most * torch.get_num_threads()))
         return -(-outputs // parts // BLOCK) * BLOCK
 
     @property
@@ -279,16 +285,20 @@ class DynamicInt4Linear(_StepsInt4Linear):
             scales=scales,
             negative_sums=-sums.sum(dim=1, dtype=torch.int32),
         )
-        parts = list(self._parts(self._at_once(self.out_features, self.in_features)))
+        self._few_rows = self._views(self._FEW_ROWS_BYTES)
+        self._many_rows = self._views(self._MANY_ROWS_BYTES)
+
+    def _views(self, most: int) -> list[_Part]:
+        parts = list(self._parts(self._at_once(self.out_features, self.in_features, most)))
         blocks = [slice(part.start // BLOCK, part.stop // BLOCK) for part in parts]
-        self._views = [
+        return [
             _Part(outputs, self.packed[some], self.steps[some], self.offsets[some])
             for outputs, some in zip(parts, blocks, strict=True)
         ]
 
     def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
         product = input_scales.new_empty(len(inputs), self.out_features)
-        for part in self._views:
+        for part in self._few_rows if len(inputs) <= _FEW_ROWS else self._many_rows:
             outputs = part.outputs
             weight, unpacker = _unpacked(self.in_features, part.steps.shape)
             unpacker.unpack(part.packed, part.steps, part.offsets)
