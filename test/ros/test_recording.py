@@ -247,6 +247,8 @@ def test_a_full_disk_is_told_and_the_node_acts_on(tmp_path: Path) -> None:
         status = stack.status
         assert status.state == State.RUNNING and status.reason == Reason.NONE
         assert 'recording_min_free_gb' in status.recording.message
+        marked = stack.ask(Trigger, 'vla/success', Trigger.Request())
+        assert marked.success and 'but it is not whole: not recorded: ' in marked.message
         act(stack, 3)
         stack.wait_for(lambda: stack.status.counters.recording_no_space > 6)
         assert stack.status.counters.recording_written == 0

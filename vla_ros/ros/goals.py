@@ -227,7 +227,7 @@ class Succeeding(Protocol):
     def goals(self) -> Goals: ...
 
     def mark_success(self) -> str:
-        """Mark the recorded episode; return its name, empty if there is none."""
+        """Mark the recorded episode; return what to tell, empty if there is none."""
 
 
 class SuccessService:
@@ -243,12 +243,11 @@ class SuccessService:
 
     def _succeed(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         # The end of a goal is that of its episode, so the episode comes first.
-        marked = [name for robot in self._robots if (name := robot.mark_success())]
+        marked = [told for robot in self._robots if (told := robot.mark_success())]
         ended = sum(robot.goals.succeed() for robot in self._robots)
         told = [f'{ended} goals succeeded'] if ended else []
-        told += [f'the episode {name} is marked as a success' for name in marked]
-        response.success = bool(told)
-        response.message = '; '.join(told) or 'there is no goal, and no recorded episode'
+        response.success = bool(told + marked)
+        response.message = '; '.join(told + marked) or 'there is no goal, and no recorded episode'
         return response
 
 

@@ -221,9 +221,14 @@ class Recording:
     def mark_success(self) -> str:
         """Mark the current episode, or else that of the last instruction, as a success.
 
-        :returns: its name; empty if there was none.
+        :returns: what to tell the operator; empty if there was none.
         """
-        return self._track.mark_success() if self._may_mark else ''
+        name = self._track.mark_success() if self._may_mark else ''
+        if not name:
+            return ''
+        cause = self._track.report().cause
+        told = f'the episode {name} is marked as a success'
+        return told if cause is None else f'{told}, but it is not whole: {cause.message}'
 
     def report(self) -> tuple[tuple[RecordingCounters, ...], VlaRecording]:
         """Return the counters, and what the status says. Warn of what is not recorded."""

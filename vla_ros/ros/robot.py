@@ -141,7 +141,7 @@ class RobotPort:
         self.show_change()
 
     def mark_success(self) -> str:
-        """Mark the recorded episode as a success; return its name, empty if there is none."""
+        """Mark the recorded episode as a success; return what to tell, empty if there is none."""
         return '' if self._session is None else self._session.mark_success()
 
     # -- reports -----------------------------------------------------------------------------------

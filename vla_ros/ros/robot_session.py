@@ -416,7 +416,7 @@ class RobotSession:
         self._recording.keep_status(status)
 
     def mark_success(self) -> str:
-        """Mark the episode as a success; return its name, empty if there is none."""
+        """Mark the episode as a success; return what to tell, empty if there is none."""
         return self._recording.mark_success()
 
     # -- report ------------------------------------------------------------------------------------
