@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from vla_ros.openvla.processor import SPACE_TOKEN_ID
 
-# Words of one token each, so that prompts are about as long as with Llama's tokenizer.
+# Words of one token each, so that prompts are about as long as with the real tokenizers.
 _WORDS = """
 In: What action should the robot take to A chat between curious user and an artificial intelligence
 assistant. The assistant gives helpful, detailed, polite answers user's questions. USER: ASSISTANT:
@@ -73,10 +73,11 @@ def _qwen_tokenizer(base_size: int, extra: int) -> Tokenizer:
     """
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = []
-    for word in (_WORDS + _QWEN_WORDS).split():
-        letters = word.rstrip(".,:?'")
-        for beginning in ('', '\u0120'):  # how a space is written
-            text = beginning + letters
+    words = [word.rstrip(".,:?'") for word in (_WORDS + _QWEN_WORDS).split()]
+    # Words behind a space first: earlier merges come first, and would take letters out of others.
+    for beginning in ('\u0120', ''):  # how a space is written
+        for word in words:
+            text = beginning + word
             for end in range(1, len(text)):
                 if text[: end + 1] not in pieces:
                     pieces.append(text[: end + 1])
@@ -87,10 +88,10 @@ def _qwen_tokenizer(base_size: int, extra: int) -> Tokenizer:
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.normalizer = normalizers.NFC()
-    words = Regex(r'[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+')
+    split = Regex(r'[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+')
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(words, 'isolated'),
+            pre_tokenizers.Split(split, 'isolated'),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
