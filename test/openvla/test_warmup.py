@@ -133,7 +133,10 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(
     assert counters['stats']['unique_graphs'] == graphs
 
 
-def test_compiled_in_bfloat16_it_passes_the_self_checks_and_can_be_cancelled() -> None:
+def test_compiled_in_bfloat16_it_passes_the_self_checks_and_can_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processor, 'PROMPT_LENGTHS', (64,))
     policy = load(GOLDEN / 'openvla_v01_tiny', 'bfloat16', compile=True)
     policy.warmup()
 

@@ -243,11 +243,11 @@ class SuccessService:
 
     def _succeed(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         # The end of a goal is that of its episode, so the episode comes first.
-        marked = [told for robot in self._robots if (told := robot.mark_success())]
+        marked = [mark for robot in self._robots if (mark := robot.mark_success())]
         ended = sum(robot.goals.succeed() for robot in self._robots)
-        told = [f'{ended} goals succeeded'] if ended else []
-        response.success = bool(told + marked)
-        response.message = '; '.join(told + marked) or 'there is no goal, and no recorded episode'
+        told = [*([f'{ended} goals succeeded'] if ended else []), *marked]
+        response.success = bool(told)
+        response.message = '; '.join(told) or 'there is no goal, and no recorded episode'
         return response
 
 
