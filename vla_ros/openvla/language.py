@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ from vla_ros.openvla.quantization import project
 _CAUSAL_ROWS = 32  # that a CPU attends to together: as many as its kernel takes at a time
 _TABLES_KEPT = 8  # there are four prompt lengths; a table has 0.2 MB for a head of 128
 
-Mask = Tensor | list[Tensor] | None  # what rows attend to: of all, of parts; None: causal
+# What rows attend to: of all, of parts; None: causal.
+Mask: TypeAlias = 'Tensor | list[Tensor] | None'
 
 
 @dataclass(frozen=True)
