@@ -221,6 +221,7 @@ class RobotOracle:
         self._last_call: Call | None = None
         self._shown: deque[Shown] = deque(maxlen=_KEPT)
         self._acted: Acted | None = None
+        self._shows_end = False  # the next target, where an action ended the motion
         self._last_counters: dict[str, int] = {}
         oracle = TargetOracle if self._params['motion'] == 'pose' else MotionOracle
         self._motion = oracle(self._params, self.number, self._violation)
@@ -737,7 +738,7 @@ class RobotOracle:
             self._may_be_none += 1
             self._motion.doubt()
         if left_s < -MARGIN_S:  # all of its rows are past, surely
-            self._acted, self._zeros = None, 0
+            self._end_motion()
             return
         self._acted = acted
         if self._row_s(acted) > MARGIN_S and left_s >= MARGIN_S:
@@ -770,7 +771,14 @@ class RobotOracle:
         self._clipped_by_box += self._motion.clipped_by_box
         self._may_be_none += is_motion is not True
         self._surely_none += is_motion is False
-        self._acted, self._zeros = (None, 0) if is_motion is False else (acted, self._zeros)
+        if is_motion is False:
+            self._end_motion()
+        else:
+            self._acted = acted
+
+    def _end_motion(self) -> None:
+        """Of an action that is surely no motion: the target may show how far the last one came."""
+        self._acted, self._zeros, self._shows_end = None, 0, True
 
     def _begin_joints(self, action: Any) -> None:
         """Of a motion of joints; without their positions it is none."""
@@ -816,7 +824,8 @@ class RobotOracle:
         step = self._motion.aim(message, moment_ns, is_sure, must_move)
         # The first one of a hold shows where the target was at the last action.
         held, self._aimed_in_hold = self._aimed_in_hold, self.must_hold
-        is_step = (np.abs(step) > _SAME).any() and held == self.must_hold
+        shows_end, self._shows_end = self._shows_end, False
+        is_step = (np.abs(step) > _SAME).any() and held == self.must_hold and not shows_end
         self._check_stream(
             bool(is_step),
             f'a step {step.round(5).tolist()}',
