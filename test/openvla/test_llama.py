@@ -215,7 +215,7 @@ def test_the_runtime_does_without_transformers() -> None:
 
 
 @pytest.mark.parametrize('heads', [4, 2])
-@pytest.mark.parametrize('rows', [1, 31, 32, 33, 64, 150])
+@pytest.mark.parametrize('rows', [1, 31, 32, 33, 63, 64, 65, 150])
 def test_attention_in_parts_is_causal_attention(rows: int, heads: int) -> None:
     query, key, value = (
         torch.randn(2, count, rows, 16, generator=torch.Generator().manual_seed(seed))

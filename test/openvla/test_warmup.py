@@ -22,7 +22,7 @@ from torch._dynamo.utils import counters
 from support.golden import CASES, picture
 from support.places import GOLDEN
 from support.shapes import record_shapes
-from vla_ros.openvla import OpenVLAPolicy, processor
+from vla_ros.openvla import OpenVLAPolicy
 from vla_ros.openvla.model import OpenVLAModel
 from vla_ros.openvla.self_check import check, plan_trials
 from vla_ros.types import (
@@ -103,10 +103,7 @@ def test_lengths_that_no_prompt_has_are_not_visited() -> None:
 
 
 @pytest.mark.parametrize('name', ['openvla_tiny', 'openvla_v01_tiny'])
-def test_compiled_it_gives_the_same_and_compiles_nothing_later(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(processor, 'PROMPT_LENGTHS', (32, 128))  # each takes half a minute
+def test_compiled_it_gives_the_same_and_compiles_nothing_later(name: str) -> None:
     policy, eager = load(GOLDEN / name, compile=True), load(GOLDEN / name)
     assert policy.info.compiled and not eager.info.compiled
     torch.compiler.reset()
@@ -133,10 +130,7 @@ def test_compiled_it_gives_the_same_and_compiles_nothing_later(
     assert counters['stats']['unique_graphs'] == graphs
 
 
-def test_compiled_in_bfloat16_it_passes_the_self_checks_and_can_be_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(processor, 'PROMPT_LENGTHS', (64,))
+def test_compiled_in_bfloat16_it_passes_the_self_checks_and_can_be_cancelled() -> None:
     policy = load(GOLDEN / 'openvla_v01_tiny', 'bfloat16', compile=True)
     policy.warmup()
 

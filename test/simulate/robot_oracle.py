@@ -777,7 +777,7 @@ class RobotOracle:
             self._acted = acted
 
     def _end_motion(self) -> None:
-        """Of an action that is surely no motion: the target may show how far the last one came."""
+        """End the motion by an action without one; the next target may show how far it came."""
         self._acted, self._zeros, self._shows_end = None, 0, True
 
     def _begin_joints(self, action: Any) -> None:

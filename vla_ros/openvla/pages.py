@@ -15,7 +15,7 @@ from torch import Tensor
 _LIBC = ctypes.CDLL(None)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 256 << 20  # several times what the outputs of a layer need
-_MAPPED_BYTES = 32 << 20  # up to this size glibc keeps freed memory at most
+_MAPPED_BYTES = 32 << 20  # from this size on memory is returned when it is freed
 _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1; Python's mmap has no name for it
 
 

@@ -245,7 +245,8 @@ class SuccessService:
         # The end of a goal is that of its episode, so the episode comes first.
         marked = [mark for robot in self._robots if (mark := robot.mark_success())]
         ended = sum(robot.goals.succeed() for robot in self._robots)
-        told = [*([f'{ended} goals succeeded'] if ended else []), *marked]
+        told = [f'{ended} goals succeeded'] if ended else []
+        told += marked
         response.success = bool(told)
         response.message = '; '.join(told) or 'there is no goal, and no recorded episode'
         return response
