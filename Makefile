@@ -50,11 +50,12 @@ demo: setup
 	@$(WITH_MESSAGES) .venv/bin/vla_demo $(if $(DEMO_EPISODES),--episodes $(DEMO_EPISODES)) $(ARGS)
 
 # The Python of the source tree (-m pytest puts this folder first) with the messages of .venv.
-# More than there are cores, since many tests wait for a node or a time-out.
+# More than there are cores, since many tests wait for a node or a time-out. A process that died
+# (pyproject.toml: a test that hangs) is not started again: it would run the same test again.
 TEST_PROCESSES = 4
 test: setup-tests
-	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile \
-		--no-loadscope-reorder $(ARGS)
+	@$(WITH_MESSAGES) .venv/bin/python -m pytest -n $(TEST_PROCESSES) --max-worker-restart=0 \
+		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup
 	@$(WITH_MESSAGES) .venv/bin/python test/soak.py $(ARGS)

@@ -8,14 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.places import ROOT
+from support.commands import running_python
 from vla_ros.client.processes import camera_environment
 from vla_ros.shared_memory import SHARED_MEMORY, Removed, remove_dead_segments
 
@@ -120,13 +119,12 @@ def size_of(path: Path) -> int:
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason='Linux only')
 def test_a_node_that_crashes_again_and_again_does_not_fill_the_memory() -> None:
     """With config/fastdds.xml, of which each process has 32 MB."""
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    environment = {**os.environ, **camera_environment(), 'PYTHONPATH': path}
-    command = [sys.executable, '-m', 'vla_ros.cli.node', '--ros-args', '-r', '__ns:=/crashes']
+    command = ['-m', 'vla_ros.cli.node', '--ros-args', '-r', '__ns:=/crashes']
     command += ['-p', 'model:=scripted:slow=2.5@load,exit@load']  # longer than a segment is young
     leftovers: list[set[str]] = []
     for _ in range(3):
-        with subprocess.Popen(command, env=environment, stdout=-1, stderr=-2, text=True) as node:
+        streams = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
+        with running_python(*command, environment=camera_environment(), **streams) as node:
             segments: set[str] = set()
             while node.poll() is None:
                 segments |= own_segments(node.pid)

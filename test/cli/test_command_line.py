@@ -22,6 +22,7 @@ from PIL import Image as PilImage
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
+from support.commands import STOPPABLE, running_python
 from support.fakes import wait_until
 from support.graph import PATIENCE_S, Running, robot, running_node
 from support.places import GOLDEN, ROOT
@@ -177,10 +178,9 @@ def test_ctrl_c_while_images_are_published_is_no_traceback() -> None:
     seen: list[Image] = []
     with robot('/interrupted') as stack:
         stack.create_subscription(Image, 'image', seen.append, 1)
-        command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--rate', '200']
+        command = ['-m', 'vla_ros.cli.camera', str(picture), '--rate', '200']
         command += ['--ros-args', '-r', '__ns:=/interrupted']
-        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-        with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as camera:
+        with running_python(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as camera:
             stack.wait_for(lambda: len(seen) > 3)
             camera.send_signal(signal.SIGINT)
             camera.send_signal(signal.SIGINT)
@@ -194,16 +194,15 @@ INSTRUCTION = 'pick up the cup'  # unless another one is given
 
 
 @contextlib.contextmanager
-def checking(node: Running, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+def checking(node: Running, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """``vla_check`` against a node that gives no action, once its instruction is in force."""
     node.robot.wait_for_state(State.HOLDING)
-    command = [sys.executable, '-m', 'vla_ros.cli.check', '--ros-args']
+    command = ['-m', 'vla_ros.cli.check', '--ros-args']
     command += ['-r', f'__ns:={node.robot.get_namespace()}']
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **streams}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as check:
+    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options}
+    with running_python(*command, **options) as check:
         node.robot.wait_for(lambda: node.robot.status.instruction == INSTRUCTION)
         yield check
-        check.kill()
 
 
 def is_taken_back(node: Running) -> bool:
@@ -269,7 +268,8 @@ def test_check_takes_the_instruction_back_when_its_terminal_goes_away() -> None:
 
 
 def test_check_says_that_the_node_may_not_have_heard_the_end() -> None:
-    with running_node('model:=scripted:stuck') as node, checking(node) as check:
+    stuck = running_node('model:=scripted:stuck', environment=STOPPABLE)
+    with stuck as node, checking(node) as check:
         node.process.send_signal(signal.SIGSTOP)
         check.send_signal(signal.SIGINT)
         code = check.wait(20)
@@ -292,13 +292,14 @@ def test_check_renews_its_instruction_and_without_it_the_node_holds() -> None:
 
 
 def test_a_heir_leaves_the_instruction_of_somebody_else_alone() -> None:
-    with running_node('model:=scripted:stuck') as node, checking(node) as check:
+    stuck = running_node('model:=scripted:stuck')
+    with stuck as node, checking(node, environment=STOPPABLE) as check:
         check.send_signal(signal.SIGSTOP)  # it renews its own no longer
         node.robot.say('open the drawer')
         node.robot.wait_for(lambda: node.robot.status.instruction == 'open the drawer')
         [heir] = heirs_of(check)
         check.kill()
-        check.wait()
+        check.wait(20)
         # It looks for the node for 20 s at most.
         wait_until(lambda: not Path(f'/proc/{heir}').exists(), timeout_s=60.0)
         assert node.robot.status.instruction == 'open the drawer'
@@ -367,10 +368,8 @@ BESIDE = {  # commands with processes of their own
 def test_a_command_with_a_node_of_its_own_ends_it_with_itself(
     name: str, sent: signal.Signals
 ) -> None:
-    command = [sys.executable, '-m', f'vla_ros.cli.{name}', *BESIDE[name]]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    streams = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE}
+    with running_python('-m', f'vla_ros.cli.{name}', *BESIDE[name], **streams) as process:
         wait_until(lambda: bool(children_of(process, 'vla_ros.cli.node')), timeout_s=PATIENCE_S)
         children = children_of(process, 'vla_ros.cli.')
         process.send_signal(sent)

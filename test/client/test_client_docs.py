@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from xml.etree import ElementTree
 
 from std_srvs.srv import Trigger
 
+from support.commands import running_python
 from support.graph import noise, running_node
 from support.places import ROOT
 from vla_ros.action import ExecuteInstruction
 from vla_ros.reasons import State
+
+PIPES = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -35,13 +37,7 @@ def test_the_program_prints_actions_and_lets_the_robot_hold() -> None:
         stack = running.robot
         camera = stack.create_timer(1 / 30, lambda: stack.see(noise()))
         arguments = ['--ros-args', '-r', f'__ns:={stack.get_namespace()}']
-        with subprocess.Popen(
-            [sys.executable, '-c', PROGRAM, *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as program:
+        with running_python('-c', PROGRAM, *arguments, **PIPES) as program:
             stack.wait_for(lambda: len(stack.actions) >= 5, timeout_s=60.0)
             stack.destroy_timer(camera)  # no image, no action: the program ends
             printed, errors = program.communicate(timeout=60.0)
@@ -56,13 +52,7 @@ def test_the_goal_ends_when_a_detector_says_so() -> None:
         stack = running.robot
         stack.create_timer(1 / 30, lambda: stack.see(noise()))
         arguments = ['--ros-args', '-r', f'__ns:={stack.get_namespace()}']
-        with subprocess.Popen(
-            [sys.executable, '-c', GOAL_PROGRAM, *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as program:
+        with running_python('-c', GOAL_PROGRAM, *arguments, **PIPES) as program:
             stack.wait_for_state(State.RUNNING)
             stack.wait_for(lambda: len(stack.actions) >= 3)
             answer = stack.ask(Trigger, 'vla/success', Trigger.Request())

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from support.checkpoints import edit_json, refused_unread
+from support.commands import running_python
 from support.doctor_setups import about
 from support.places import ROOT
 from support.trainings import HEAD, PROJECTOR, l1_head, noise, norm, projector
@@ -264,10 +265,10 @@ def slowly(*arguments):
 run.write_weights = slowly
 sys.exit(main({[str(oft_tiny), str(tmp_path / 'out'), *LIBERO]!r}))
 """
-    process = subprocess.Popen([sys.executable, '-c', script], stderr=subprocess.DEVNULL)
-    (tmp_path / 'go').read_bytes()  # it is there
-    process.send_signal(number)
-    code = process.wait(timeout=60)
+    with running_python('-c', script, stderr=subprocess.DEVNULL) as process:
+        (tmp_path / 'go').read_bytes()  # it is there
+        process.send_signal(number)
+        code = process.wait(timeout=60)
     left = [path for path in tmp_path.iterdir() if path.name.startswith('out')]
     if number == signal.SIGTERM:
         assert (code, left) == (130, [])

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -26,10 +23,10 @@ from lifecycle_msgs.msg import Transition
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage
 
+from support.commands import running_python
 from support.graph import PICTURE, CameraThread, Robot, image_message, noise, running_node
 from support.inputs import shows
 from support.nodes import PATIENT, started
-from support.places import ROOT
 from vla_ros.reasons import Reason, State
 
 IMAGE_TIMEOUT_S = 0.8
@@ -181,11 +178,10 @@ def test_a_camera_that_falls_silent(stack: Robot) -> None:
 def test_a_camera_that_is_killed(stack: Robot, tmp_path: Path) -> None:
     picture = tmp_path / 'picture.png'
     PIL.Image.fromarray(PICTURE).save(picture)
-    command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
+    command = ['-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
     command += ['-r', f'__ns:={stack.get_namespace()}']
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     count = len(stack.actions)
-    with subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path}) as camera:
+    with running_python(*command) as camera:
         stack.wait_for(lambda: len(stack.actions) > count + 5)
         with stack.expects_hold(Reason.IMAGE_TIMEOUT, within_s=IMAGE_TIMEOUT_S):
             camera.send_signal(signal.SIGKILL)

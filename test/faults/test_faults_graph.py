@@ -25,6 +25,7 @@ from rclpy.qos import LivelinessPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
+from support.commands import STOPPABLE
 from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, robot, running_node, spinning_node
 from support.in_process import node_with, unstarted_node
@@ -339,7 +340,7 @@ def test_a_killed_node_is_told_by_its_liveliness() -> None:
     from rclpy.event_handler import SubscriptionEventCallbacks
     from rclpy.qos import QoSProfile
 
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', environment=STOPPABLE) as running:
         stack = running.robot
         alive: list[int] = []
         quality = QoSProfile(

@@ -19,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from support.commands import STOPPABLE
 from support.fakes import FakePolicy
 from support.graph import CameraThread, Robot, Running, noise, running_node
 from support.in_process import node_with, sleeping
@@ -62,7 +63,7 @@ class Stalled:
 
 
 def test_an_instruction_from_a_stall() -> None:
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', environment=STOPPABLE) as running:
         stack = started(running.robot)
         with CameraThread(stack):
             stack.say('')
@@ -79,7 +80,7 @@ def test_an_instruction_from_a_stall() -> None:
 
 
 def test_what_was_in_force_before_a_stall_holds_first() -> None:
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', environment=STOPPABLE) as running:
         stack = started(running.robot)
         with CameraThread(stack):
             stack.wait_for_state(State.RUNNING)
@@ -95,7 +96,8 @@ def test_what_was_in_force_before_a_stall_holds_first() -> None:
 
 
 def test_an_enable_from_a_stall() -> None:
-    with running_node('model:=scripted', 'enabled:=false', 'instruction:=go') as running:
+    parameters = ('model:=scripted', 'enabled:=false', 'instruction:=go')
+    with running_node(*parameters, environment=STOPPABLE) as running:
         stack = running.robot
         stack.wait_for_state(State.HOLDING, Reason.DISABLED)
         stack.wait_until_heard()
@@ -115,7 +117,7 @@ def test_an_enable_from_a_stall() -> None:
 
 
 def test_a_stop_from_a_stall_is_obeyed() -> None:
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', environment=STOPPABLE) as running:
         stack = started(running.robot)
         client = stack.create_client(Trigger, 'vla/stop')
         assert client.wait_for_service(10.0)
@@ -129,7 +131,7 @@ def test_a_stop_from_a_stall_is_obeyed() -> None:
 
 def test_a_hold_and_a_go_from_a_stall() -> None:
     """The hold takes effect, whatever comes behind it in the queue."""
-    with running_node('model:=scripted') as running:
+    with running_node('model:=scripted', environment=STOPPABLE) as running:
         stack = started(running.robot)
         with CameraThread(stack):
             with Stalled(running):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import STOPPABLE
 from support.graph import FRESH, CameraThread, Running, noise, running_node
 from support.nodes import started
 from support.servo import PATIENT, moving_node, written
@@ -128,7 +129,8 @@ sys.exit(main(load_policy=lambda parameters, report: Clinging.from_script('scrip
 
 
 def test_a_node_that_was_suspended_goes_on() -> None:
-    with running_node('model:=scripted', 'hang_timeout_s:=0.5') as running:
+    parameters = ('model:=scripted', 'hang_timeout_s:=0.5')
+    with running_node(*parameters, environment=STOPPABLE) as running:
         stack = started(running.robot)
         running.process.send_signal(signal.SIGSTOP)
         time.sleep(2.5)

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +19,8 @@ from PIL import Image as PilImage
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool, Trigger
 
+from support.commands import running_python
 from support.graph import MACHINE_SLACK_S, CameraThread, Robot, Running, robot, running_node
-from support.places import ROOT
 from support.servo import (
     COMMAND_TIMEOUT_S,
     HORIZON_S,
@@ -201,10 +198,9 @@ def test_a_camera_that_is_killed_ends_the_motion_in_time(contracts: Path, tmp_pa
     with moving_node(contracts, 'model:=scripted:slow=0.1', *limits) as (running, servo):
         stack = running.robot
         stack.say('go')
-        command = [sys.executable, '-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
+        command = ['-m', 'vla_ros.cli.camera', str(picture), '--ros-args']
         command += ['-r', f'image:={stack.images.topic_name}']
-        path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-        with subprocess.Popen(command, env={**os.environ, 'PYTHONPATH': path}) as camera:
+        with running_python(*command) as camera:
             stack.wait_for(lambda: len(stack.actions) > 3 and servo.moves)
             camera.send_signal(signal.SIGKILL)
         time.sleep(HORIZON_S + MACHINE_SLACK_S)

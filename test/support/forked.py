@@ -63,7 +63,8 @@ class Forked:
             self.wait(timeout)
         except subprocess.TimeoutExpired:
             self.send_signal(signal.SIGABRT)  # it prints what each of its threads does
-            self.wait(10.0)
+            self._process.join(10.0)
+            self.kill()  # or this process would wait for it at its own end
             print(file.read_text(errors='replace'))
             raise
         output = file.read_text(errors='replace')

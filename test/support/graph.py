@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,6 +290,7 @@ class Running:
     robot: Robot
     arguments: list[str]
     program: tuple[str, ...]
+    environment: Mapping[str, str]
     output: str = ''  # all of it, once the node has ended
 
     def __post_init__(self) -> None:
@@ -297,14 +298,17 @@ class Running:
 
     def start(self) -> None:
         """Start the node, or start it again after it has ended, as launch does."""
-        self.process = self._fresh() if self.program else Forked(NODE, self.arguments)
+        if self.program:
+            self.process = self._fresh()
+        else:
+            self.process = Forked(NODE, self.arguments, self.environment)
         self.has_ended = False
 
     def _fresh(self) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
         return subprocess.Popen(
             [sys.executable, *self.program, *self.arguments],
-            env={**os.environ, 'PYTHONPATH': path},
+            env={**os.environ, **self.environment, 'PYTHONPATH': path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -321,7 +325,10 @@ class Running:
 
 @contextlib.contextmanager
 def running_node(
-    *parameters: str, arguments: tuple[str, ...] = (), program: tuple[str, ...] = ()
+    *parameters: str,
+    arguments: tuple[str, ...] = (),
+    program: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     """The node in a process and a namespace of its own; ended by SIGINT.
 
@@ -329,13 +336,14 @@ def running_node(
     :param arguments: more after ``--ros-args``.
     :param program: what a new Python runs, such as ``FRESH``; empty: the node, forked, which takes
         a tenth of the time.
+    :param environment: variables in addition to those of this process.
     """
     namespace = next(_namespaces)
     command = ['--ros-args', *arguments, '-r', f'__ns:={namespace}']
     for parameter in parameters:
         command += ['-p', parameter]
     with robot(namespace) as stack:
-        running = Running(stack, command, program)
+        running = Running(stack, command, program, environment or {})
         try:
             yield running
         finally:
