@@ -13,7 +13,7 @@ from typing import Any
 from support.places import ROOT
 
 # For a process that a test stops (SIGSTOP). With Fast DDS's shared memory, it could hold a lock
-# meanwhile, and whoever publishes to it would wait (docs/install.md).
+# meanwhile, and others would wait for it for seconds (docs/install.md).
 STOPPABLE = {'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4'}
 
 
