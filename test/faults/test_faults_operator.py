@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from support.commands import STOPPABLE
-from support.fakes import FakePolicy
-from support.graph import CameraThread, Robot, Running, noise, running_node
+from support.fakes import FakePolicy, wait_until
+from support.graph import PATIENCE_S, CameraThread, Robot, Running, noise, running_node
 from support.in_process import node_with, sleeping
 from support.inputs import shows
 from support.nodes import started
@@ -349,3 +350,27 @@ def test_a_latch_file_that_can_not_be_written_is_said() -> None:
         stack.wait_for_state(State.HOLDING, Reason.STOPPED)
         stack.see(noise())
     assert 'latch file /proc/latch.json cannot be written' in running.output
+
+
+def test_a_disk_that_hangs_delays_no_robot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sync, goes_on = os.fsync, threading.Event()
+
+    def fsync(descriptor: int) -> None:
+        assert goes_on.wait(PATIENCE_S)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    latch = tmp_path / 'latch.json'
+    with node_with(FakePolicy(), latch_file=str(latch)) as (stack, _):
+        try:
+            answer = stack.ask(Trigger, 'vla/stop', Trigger.Request())
+            assert answer.success and 'is not written yet' in answer.message
+            assert switch(stack, 'reset') and switch(stack, 'enable', True)
+            stack.instruct('go')
+            stack.recovers()
+            assert not latch.exists()
+        finally:
+            goes_on.set()
+        wait_until(latch.exists, PATIENCE_S)
+        now = {'stopped': False, 'disabled': False, 'held': False}
+        wait_until(lambda: json.loads(latch.read_text()) == {'': now}, PATIENCE_S)

@@ -7,10 +7,12 @@ import errno
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
+from support.graph import PATIENCE_S
 from vla_ros.ros.latch import Latch, Latches, latch_path
 
 ROBOTS = ('a', 'b')
@@ -29,10 +31,12 @@ def test_what_was_decided_is_there_again(tmp_path: Path) -> None:
     latches.set('a', stopped=True, disabled=True)
     latches.set('b', held=True)
     latches.save()
+    assert latches.wait(PATIENCE_S)
     again = reopened(path)
     assert (again['a'], again['b']) == (STOPPED, Latch(held=True))
     again.set('a', stopped=False)
     again.save()
+    assert again.wait(PATIENCE_S)
     assert reopened(path)['a'] == Latch(disabled=True)
     assert [file.name for file in path.parent.iterdir()] == ['vla.json']
 
@@ -54,7 +58,51 @@ def test_a_decision_is_on_disk_when_it_is_saved(
     latches = reopened(path)
     latches.set('a', stopped=True)
     latches.save()
+    assert latches.wait(PATIENCE_S)
     assert synced == [(False, False), (True, True)] and not latches.problem
+
+
+def test_a_slow_disk_delays_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sync, goes_on = os.fsync, threading.Event()
+
+    def fsync(descriptor: int) -> None:
+        assert goes_on.wait(PATIENCE_S)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    latches = reopened(tmp_path / 'vla.json')
+    for robot in ROBOTS:  # the second change waits for the first
+        latches.set(robot, stopped=True, disabled=True)
+        latches.save()
+        assert 'vla.json is not written yet' in latches.problem
+    assert latches[robot] == STOPPED
+    assert not latches.wait(0.0)
+    assert not latches.path.exists()
+    goes_on.set()
+    assert latches.wait(PATIENCE_S)
+    assert not latches.problem
+    again = reopened(latches.path)
+    assert (again['a'], again['b']) == (STOPPED, STOPPED)
+
+
+def test_what_failed_is_written_with_the_next_save(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    latches = reopened(tmp_path / 'vla.json')
+    with monkeypatch.context() as full:
+        full.setattr(os, 'fsync', _no_space)
+        latches.set('a', stopped=True)
+        latches.save()
+        assert latches.wait(PATIENCE_S)
+        assert 'No space left on device' in latches.problem
+    latches.save()
+    assert latches.wait(PATIENCE_S)
+    assert not latches.problem
+    assert reopened(latches.path)['a'] == Latch(stopped=True)
+
+
+def _no_space(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_nothing_is_written_where_nothing_has_changed(tmp_path: Path) -> None:
@@ -97,6 +145,7 @@ def test_what_can_not_be_read_means_that_all_are_stopped(tmp_path: Path, content
     assert len(latches.problem) < 500 and latches.problem.isprintable()
     latches.set('a', stopped=False, disabled=True)
     latches.save()
+    assert latches.wait(PATIENCE_S)
     assert not latches.problem
     assert json.loads(path.read_text())['b']['stopped']
 
@@ -131,6 +180,7 @@ def test_what_can_not_be_written_is_said_and_holds_until_the_end(tmp_path: Path)
     assert latches['a'] == Latch()
     latches.set('a', stopped=True)
     latches.save()
+    assert latches.wait(PATIENCE_S)
     assert latches['a'].stopped
     assert 'a stop ends with the process' in latches.problem and 'ROS_HOME' in latches.problem
 

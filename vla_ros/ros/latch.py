@@ -2,7 +2,7 @@
 """The operator's decisions about each robot, kept on disk.
 
 A stop, a disabled robot and a hold last until the operator ends them, also if the node is started
-again. Used by the executor's thread.
+again. Used by the executor's thread; the thread ``vla-latch`` writes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from vla_ros.files import FileError, MissingFileError, read_bytes
 from vla_ros.text import quoted
 
 _MAX_BYTES = 64_000
+_DISK_S = 0.1  # time in which a disk has usually taken a file; all robots wait for it
 
 
 @dataclass
@@ -49,17 +51,17 @@ class Latches:
         :param robots: their names; empty for the only one.
         """
         self.path = path
-        self.problem = ''
+        self._file = _File(path)
         self._is_saved = True
         try:
             told = _read(path)
             self._latches = {name: _latch(told.get(name, {})) for name in robots}
         except (FileError, _Damaged) as error:
             problem = f'{path} is damaged: {error}' if isinstance(error, _Damaged) else error
-            self.problem = f'latch file {problem}, so every robot counts as stopped'
+            self._file.problem = f'latch file {problem}, so every robot counts as stopped'
             self._latches = {name: Latch(stopped=True, disabled=True) for name in robots}
         else:
-            self._try_folder()
+            self._file.try_folder()
 
     def __getitem__(self, robot: str) -> Latch:
         """Return a copy of a robot's latch; :meth:`set` changes the latch."""
@@ -75,24 +77,82 @@ class Latches:
     def save(self) -> None:
         """Write changes to the disk; call it after the robots have obeyed.
 
-        A change that cannot be written is lost with the process; ``problem`` says so.
+        A slow disk is waited for 0.1 s at most. Until a change is written, it would be lost with
+        the process; ``problem`` says so.
         """
-        if self._is_saved:
+        if self._is_saved and not self._file.has_failed:
             return
-        try:
-            _write(self.path, {name: asdict(one) for name, one in self._latches.items()})
-            self.problem, self._is_saved = '', True
-        except OSError as error:
-            self.problem = _unwritable(self.path, error)
+        self._is_saved = True
+        self._file.put({name: asdict(one) for name, one in self._latches.items()})
+        self._file.wait(_DISK_S)
 
-    def _try_folder(self) -> None:
+    @property
+    def problem(self) -> str:
+        """Why the file was not read, or does not have the changes; empty if all is well."""
+        if self._file.wait(0.0):
+            return self._file.problem
+        return (
+            f'latch file {self.path} is not written yet, since the disk is slow; until it is, a '
+            'stop ends with the process'
+        )
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to write; return whether that is so."""
+        return self._file.wait(timeout_s)
+
+
+class _File:
+    """A file, and a thread that replaces it with the newest content that was given.
+
+    The thread exists only while there is something to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Write nothing yet."""
+        self.problem = ''  # why the last content was not written, or what was found before it
+        self.has_failed = False  # whether it was not written
+        self._path = path
+        self._condition = threading.Condition()  # guards all of them
+        self._content: dict[str, Any] | None = None
+        self._is_writing = False
+
+    def try_folder(self) -> None:
         """Try to write now, and not first when the operator stops a robot."""
         try:
-            os.makedirs(self.path.parent, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path.parent):
+            os.makedirs(self._path.parent, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
                 pass
         except OSError as error:
-            self.problem = _unwritable(self.path, error)
+            self.problem = _unwritable(self._path, error)
+
+    def put(self, content: dict[str, Any]) -> None:
+        """Have this written, in place of what still waits, and return immediately."""
+        with self._condition:
+            self._content = content
+            if not self._is_writing:
+                self._is_writing = True
+                threading.Thread(target=self._write, name='vla-latch', daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to write; return whether that is so."""
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._is_writing, timeout_s)
+
+    def _write(self) -> None:
+        while True:
+            with self._condition:
+                content, self._content = self._content, None
+                if content is None:
+                    self._is_writing = False
+                    self._condition.notify_all()
+                    return
+            try:
+                _replace(self._path, content)
+                problem = ''
+            except OSError as error:
+                problem = _unwritable(self._path, error)
+            with self._condition:
+                self.problem, self.has_failed = problem, bool(problem)
 
 
 class _Damaged(Exception):
@@ -136,7 +196,7 @@ def _latch(told: Any) -> Latch:
     return Latch(**told)
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def _replace(path: Path, content: dict[str, Any]) -> None:
     """Replace the whole file, and wait until it is on disk: the power may fail next."""
     os.makedirs(path.parent, exist_ok=True)
     with tempfile.NamedTemporaryFile('w', dir=path.parent, delete=False) as file:

@@ -59,6 +59,7 @@ _REPORT_PERIOD_S = 1.0
 _CLEANUP_TIMEOUT_S = 4.0  # for the policy's end; nav2's manager waits 5 s for the transition
 _JOIN_TIMEOUT_S = 2.0  # the same when the process ends: launch sends SIGTERM 5 s after SIGINT
 _FLUSH_TIMEOUT_S = 0.5  # of the last status, of all robots
+_LATCH_TIMEOUT_S = 0.5  # for the operator's decisions when the process ends
 _RECORD_TIMEOUT_S = 1.5  # for what waits to be recorded when the process ends
 
 Transition = Callable[['VlaNode', LifecycleState], TransitionCallbackReturn]
@@ -271,6 +272,8 @@ class VlaNode(LifecycleNode):
             for robot in self._robots:
                 robot.flush(max(0.0, ends_s - clock.monotonic_s()))
         self._join_recorders()
+        if not self._shared.latches.wait(_LATCH_TIMEOUT_S):
+            self._log.error(self._shared.latches.problem)
         self.destroy_node()
         return not self.exit_code.done()
 
