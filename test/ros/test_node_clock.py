@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time-outs of the node, told by a clock and not by waiting: before each bound, and beyond it."""
+"""Time-outs of the node, told by a clock and not by waiting: before each bound, and beyond it.
+
+And moments by two clocks.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import cast
+
+import pytest
+from rclpy.node import Node
 
 from support.fakes import FakePolicy, Gate
 from support.graph import Robot, noise
 from support.in_process import NodeTime, node_with, unstarted_node
+from vla_ros.clock import ManualClock
 from vla_ros.graph.stamps import from_time
 from vla_ros.msg import VlaStatus
 from vla_ros.reasons import Reason, State
+from vla_ros.ros.node_clock import NodeClock
 
 BEFORE_S, BEYOND_S = 0.1, 0.2
 
@@ -104,3 +113,32 @@ def test_a_jump_of_the_clock_holds_until_an_image_of_the_new_time() -> None:
             stack.wait_for_state(State.HOLDING, Reason.CLOCK_JUMP)
         acts(stack, clock)
         assert stack.status.counters.clock_jumps == 2
+
+
+class BusyMachine(ManualClock):
+    """The thread does not run for a while after some readings."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    def now_ns(self) -> int:
+        now_ns = super().now_ns()
+        if self._times:
+            self._times -= 1
+            self.advance(0.02)
+        return now_ns
+
+
+@pytest.mark.parametrize('times', [0, 1, 2])
+def test_both_clocks_are_read_at_one_moment(times: int) -> None:
+    clock = BusyMachine(times + 1)  # the watch of jumps reads it first
+    node_clock = NodeClock(cast('Node', None), clock)
+    moment = node_clock.now()
+    assert (moment.node_ns, moment.monotonic_s) == (clock.now_ns(), clock.monotonic_s())
+
+
+def test_a_machine_that_is_always_busy_has_a_moment_nevertheless() -> None:
+    clock = BusyMachine(100)
+    moment = NodeClock(cast('Node', None), clock).now()
+    assert moment.monotonic_s == clock.monotonic_s()

@@ -156,18 +156,19 @@ def test_an_error_is_of_one_request(script: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ('script', 'told'),
+    ('script', 'limits', 'told'),
     [
-        ('raise@load', 'failed'),
-        ('self_check@warmup', 'self-check'),
-        ('stuck@load', 'longer than'),
-        ('stuck@warmup', 'longer than'),
+        ('raise@load', {}, 'failed'),
+        ('self_check@warmup', {}, 'self-check'),
+        ('stuck@load', {'load_timeout_s': 0.05}, 'longer than'),
+        ('stuck@warmup', {'warmup_timeout_s': 0.05}, 'longer than'),
     ],
 )
-def test_a_policy_that_is_not_sound_is_not_served(script: str, told: str) -> None:
+def test_a_policy_that_is_not_sound_is_not_served(
+    script: str, limits: dict[str, float], told: str
+) -> None:
     async def run() -> None:
-        limits = ReplicaLimits(load_timeout_s=0.05, warmup_timeout_s=0.05)
-        replica = Replica(of_model(f'scripted:{script}'), limits)
+        replica = Replica(of_model(f'scripted:{script}'), ReplicaLimits(**limits))
         with pytest.raises(ServingError, match=told):
             await replica.start()
         await replica.close()

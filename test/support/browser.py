@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from vla_ros.serving.ports import family
 # tools/install_chromium.sh has the same names.
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 _MAC = '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'
+_START_S = 120.0  # on a busy machine a browser starts within twenty
+_STARTS = 3
 
 
 def chromium() -> str:
@@ -34,13 +37,43 @@ def chromium() -> str:
 
 @contextlib.contextmanager
 def browsing() -> Iterator[Browser]:
-    """Provide a headless browser."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium())
+    """Provide a headless browser that opens pages."""
+    for left in reversed(range(_STARTS)):
         try:
-            yield browser
-        finally:
-            browser.close()
+            browser, its_end = _start()
+            break
+        except Exception as error:  # playwright's: its processes were killed
+            print(f'the browser did not start: {error}')
+            if not left:
+                raise
+    with its_end:
+        yield browser
+
+
+def _start() -> tuple[Browser, contextlib.ExitStack]:
+    """Return a browser that has opened a page, and what ends it.
+
+    Playwright waits for its driver and for pages without a limit: a late start is killed.
+    """
+    late = threading.Timer(_START_S, _kill_playwright)
+    late.start()
+    with contextlib.ExitStack() as its_end:
+        its_end.callback(late.cancel)
+        playwright = its_end.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=chromium())
+        its_end.callback(browser.close)
+        browser.new_page().close()
+        late.cancel()
+        return browser, its_end.pop_all()
+
+
+def _kill_playwright() -> None:
+    """Kill its driver and the browsers of this process."""
+    for driver in family(os.getpid()):
+        if b'/playwright/driver/' in command_line(driver):
+            for one in family(driver):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
 
 
 @contextlib.contextmanager

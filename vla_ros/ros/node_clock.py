@@ -14,6 +14,9 @@ from vla_ros.clock import Clock, SystemClock
 from vla_ros.reasons import Cause, Reason
 from vla_ros.scheduling import ClockStep, ClockWatch
 
+_TOGETHER_S = 1e-3  # between two readings of one moment
+_READINGS = 3
+
 
 class ClockLook(NamedTuple):
     """The result of a look at the clock.
@@ -63,8 +66,13 @@ class NodeClock:
         return self._clock.now_ns()
 
     def now(self) -> Moment:
-        """Read both clocks."""
-        return Moment(self.now_ns(), self.monotonic_s())
+        """Read both clocks, and again if this thread did not run in between."""
+        for _ in range(_READINGS):
+            before_s = self.monotonic_s()
+            moment = Moment(self.now_ns(), self.monotonic_s())
+            if moment.monotonic_s - before_s <= _TOGETHER_S:
+                break
+        return moment
 
     def monotonic_s(self) -> float:
         return self._clock.monotonic_s()
