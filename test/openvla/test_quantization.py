@@ -136,7 +136,7 @@ def test_whole_steps_are_as_near_as_steps_of_any_size(kind: str, group: int) -> 
 def test_inputs_are_rounded_to_the_nearest(dtype: torch.dtype) -> None:
     rows = (random(20, 64) * torch.logspace(-2, 3, 20)[:, None]).to(dtype)
     rows[3] = 0
-    values, scales = q.quantize_inputs(rows, 128)
+    values, scales = q.quantize_inputs(rows)
     assert values.dtype == torch.uint8 and scales.dtype == dtype
     assert (values[3] == 128).all()
     wide = values.float() - 128
@@ -163,9 +163,9 @@ def test_layers_of_one_input_give_together_what_each_gives(
 def test_layers_of_one_input_round_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounded = []
 
-    def count(rows: Tensor, zero: int, real: Callable[..., Any] = q.quantize_inputs) -> Any:
+    def count(rows: Tensor, real: Callable[..., Any] = q.quantize_inputs) -> Any:
         rounded.append(len(rows))
-        return real(rows, zero)
+        return real(rows)
 
     monkeypatch.setattr(q, 'quantize_inputs', count)
     q.project(random(2, 5, INPUTS), *(layer(kind, torch.float32) for kind in WHOLE))
@@ -189,7 +189,7 @@ def test_a_layer_multiplies_with_its_rounded_weight(
 ) -> None:
     x = random(rows, INPUTS, seed=2)
     if kind in DYNAMIC:
-        values, scales = q.quantize_inputs(x, 128)
+        values, scales = q.quantize_inputs(x)
         x = (values.float() - 128) * scales
     expected = x.double() @ rounded_weight(kind).T.double()
     torch.testing.assert_close(

@@ -120,7 +120,7 @@ def test_an_inference_that_is_late_or_hangs() -> None:
 
     async def late() -> None:
         limits = {'inference_timeout_s': 0.05, 'hang_timeout_s': 0.05}
-        load = of_model('scripted:hung=0.6@1')
+        load = of_model('scripted:hung=3@1')
         async with running(load, end_process=lambda: ended.append(1), **limits) as replica:
             session = replica.open()
             answer = await session.ask(a_request())

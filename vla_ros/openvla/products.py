@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.openvla.pages import use_huge_pages
+from vla_ros.openvla.rounding import INPUT_ZERO
 
 BLOCK = 64  # outputs that lie together in oneDNN's order of a weight
 _FOUR = 4  # inputs that lie together there
@@ -85,8 +86,6 @@ class WritableWeight:
     must be written together.
     """
 
-    INPUT_ZERO = 128  # oneDNN multiplies unsigned inputs by signed weights
-
     blocks: Tensor
     negative_sums: Tensor
 
@@ -119,7 +118,7 @@ def scaled_product(
 ) -> Tensor:
     """Return oneDNN's product of 8 bits times the scale of each output, [M, N] in the dtype.
 
-    :param inputs: uint8 [M, K]; ``WritableWeight.INPUT_ZERO`` means 0.
+    :param inputs: uint8 [M, K]; ``INPUT_ZERO`` means 0.
     :param packed: of ``qlinear_prepack``.
     :param scales: float32 [N].
     :param zeros: int32 [N], zeros.
@@ -127,7 +126,7 @@ def scaled_product(
     return torch.ops.onednn.qlinear_pointwise(
         inputs,
         1.0,
-        WritableWeight.INPUT_ZERO,
+        INPUT_ZERO,
         packed,
         scales,
         zeros,
@@ -159,7 +158,7 @@ def is_writable(outputs: int, inputs: int) -> bool:
         ours.negative_sums[:] = -weight.sum(dim=1)
         for count in (1, 6, 40):
             few = _random_bytes(count, inputs, seed=count)
-            shifted = (few.to(torch.int16) + WritableWeight.INPUT_ZERO).to(torch.uint8)
+            shifted = (few.to(torch.int16) + INPUT_ZERO).to(torch.uint8)
             sums = ours.product(shifted, scales, torch.float32)
             if not torch.equal(sums, int8_sums(few, weight).float()):
                 return False

@@ -122,7 +122,7 @@ class _RoundingLinear(QuantizedLinear):
     """
 
     def _product(self, rows: Tensor) -> Tensor:
-        return self.rounded_product(*quantize_inputs(rows, WritableWeight.INPUT_ZERO))
+        return self.rounded_product(*quantize_inputs(rows))
 
     @abc.abstractmethod
     def rounded_product(self, inputs: Tensor, input_scales: Tensor) -> Tensor:
@@ -435,7 +435,7 @@ def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     rounding = [layer for layer in layers if isinstance(layer, _RoundingLinear)]
     if len(rounding) < len(layers):
         return [layer(x) for layer in layers]
-    rounded = quantize_inputs(x.reshape(-1, x.shape[-1]), WritableWeight.INPUT_ZERO)
+    rounded = quantize_inputs(x.reshape(-1, x.shape[-1]))
     return [layer.rounded_product(*rounded).view(*x.shape[:-1], -1) for layer in rounding]
 
 

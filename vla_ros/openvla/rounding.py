@@ -11,6 +11,7 @@ from torch import Tensor
 
 # Whole numbers of the size of each float.
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+INPUT_ZERO = 128  # in inputs means 0: oneDNN multiplies unsigned inputs by signed weights
 ROWS_AT_ONCE = 128  # quantised together: few enough for the CPU's caches
 
 
@@ -55,12 +56,12 @@ def quantize_groups(weight: Tensor, group: int, dtype: torch.dtype) -> tuple[Ten
     return quantized, scales_and_zeros
 
 
-def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+def quantize_inputs(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round inputs to 8 bits, with a scale for each row.
 
     :param rows: [M, K].
-    :param zero: the value that means 0.
-    :returns: uint8 [M, K], and [M, 1] in the dtype of the rows, the scale of each.
+    :returns: uint8 [M, K], where ``INPUT_ZERO`` means 0, and [M, 1] in the dtype of the rows, the
+        scale of each.
     """
     limits = torch.finfo(rows.dtype)
     # Without their signs floats are ordered as their bits are, whose maximum is faster.
@@ -70,7 +71,7 @@ def quantize_inputs(rows: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     scales = (largest * ((1 + limits.eps) / 127)).clamp(min=limits.tiny).to(rows.dtype)
     # In place, pass by pass: twice as fast as one pass with mixed dtypes.
     inputs = rows.to(torch.float32, copy=True).mul_(1 / scales.float())
-    inputs.add_(zero + 0.5)  # because the next line truncates
+    inputs.add_(INPUT_ZERO + 0.5)  # because the next line truncates
     return inputs.to(torch.int16).to(torch.uint8), scales  # from float to uint8 is slow
 
 
