@@ -26,10 +26,13 @@ from vla_ros.replay.bag import Bag, BagError
 
 TOPIC, KIND = '/instruction', 'std_msgs/msg/String'
 PLENTY = 10**9
+IMPOSSIBLE = 'no message can be made of this'
 Text = TYPES.types[KIND]
 
 
 def serialize(text: str) -> bytes:
+    if text == IMPOSSIBLE:
+        raise ValueError('no such message')
     return bytes(TYPES.serialize_cdr(Text(text), KIND))
 
 
@@ -38,7 +41,7 @@ def episode(name: str) -> Episode:
 
 
 def batch(number: int, *texts: str, size: int = 10) -> Batch:
-    return Batch(number * 1000, len(texts), size, lambda: [(TOPIC, text) for text in texts])
+    return Batch(number * 1000, size, [(TOPIC, text) for text in texts])
 
 
 def counts(track: Track) -> dict[str, int]:
@@ -223,14 +226,10 @@ def test_a_success_that_is_not_recorded_tells_why(tmp_path: Path) -> None:
 
 
 def test_a_message_that_cannot_be_made_costs_only_its_batch(tmp_path: Path) -> None:
-    def messages() -> Iterator[tuple[str, str]]:
-        yield TOPIC, 'the other one of its batch'
-        raise ValueError('no such message')
-
     with recorder(tmp_path) as thread:
         track = Track(thread, serialize)
         track.begin(episode('one'))
-        track.add(Batch(1000, 2, 10, messages))
+        track.add(batch(1, 'the other one of its batch', IMPOSSIBLE))
         track.add(batch(2, 'a'))
         track.end('STOPPED')
     assert counts(track) == {'messages': 3, 'failed': 2, 'written': 1}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -37,15 +37,18 @@ class Batch:
     """Messages that are recorded together or not at all.
 
     :param time_ns: when they are recorded; each one of them 1 ns after the one before it.
-    :param count: how many there are.
     :param size: their bytes in memory, about.
-    :param messages: returns topics and messages; called by the recorder's thread.
+    :param messages: topics and messages; the recorder's thread serializes them.
     """
 
     time_ns: int
-    count: int
     size: int
-    messages: Callable[[], Iterable[tuple[str, Any]]]
+    messages: Sequence[tuple[str, Any]]
+
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return len(self.messages)
 
 
 class TrackReport(NamedTuple):
@@ -195,7 +198,7 @@ class Track:
                 self._close(episode, cause.reason.name)
                 return self._tell(episode, cause)
             # Before any of them is written: one that cannot be made costs only its batch.
-            messages = [(topic, self._serialize(one)) for topic, one in batch.messages()]
+            messages = [(topic, self._serialize(one)) for topic, one in batch.messages]
         except Exception as error:
             return self._tell(episode, self._failure(episode, error))
         try:

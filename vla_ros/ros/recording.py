@@ -245,7 +245,7 @@ class Recording:
         """
         count = len(messages)
         size = count * _HEAD_BYTES + data_bytes
-        self._track.add(Batch(self._times(count), count, size, lambda: messages))
+        self._track.add(Batch(self._times(count), size, messages))
 
     def _times(self, count: int) -> int:
         """Return the time of the first of so many messages; times only rise."""
