@@ -21,7 +21,7 @@ from vla_ros.files import FileError, MissingFileError, read_bytes
 from vla_ros.text import quoted
 
 _MAX_BYTES = 64_000
-_DISK_S = 0.1  # time in which a disk has usually taken a file; all robots wait for it
+_DISK_S = 0.05  # time in which a disk has usually taken a file; all robots wait for it
 
 
 @dataclass
@@ -77,14 +77,16 @@ class Latches:
     def save(self) -> None:
         """Write changes to the disk; call it after the robots have obeyed.
 
-        A slow disk is waited for 0.1 s at most. Until a change is written, it would be lost with
-        the process; ``problem`` says so.
+        A slow disk is waited for 0.05 s, once. Until a change is written, it would be lost with the
+        process; ``problem`` says so.
         """
         if self._is_saved and not self._file.has_failed:
             return
         self._is_saved = True
+        is_late = not self._file.wait(0.0)
         self._file.put({name: asdict(one) for name, one in self._latches.items()})
-        self._file.wait(_DISK_S)
+        if not is_late:
+            self._file.wait(_DISK_S)
 
     @property
     def problem(self) -> str:
