@@ -568,7 +568,7 @@ class Parameters:
     )
     recording_folder: str = parameter(
         '',
-        'Folder for the recordings; empty: ~/.ros/vla_ros/recordings.',
+        'Folder for the recordings; empty: vla_ros/recordings in ROS_HOME (~/.ros by default).',
         group='Recording',
     )
     recording_min_free_gb: float = parameter(
