@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_unconfigure() -> None:
     for folder in (HUB_HOME, ROS_HOME):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def hung_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The event for which every ``os.fsync`` waits, set at the latest at the end of the test."""
+    from support.graph import PATIENCE_S
+
+    sync, goes_on = os.fsync, threading.Event()
+
+    def fsync(descriptor: int) -> None:
+        assert goes_on.wait(PATIENCE_S)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    yield goes_on
+    goes_on.set()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import running_python
+from support.commands import PIPES, running_python
 from support.places import ROOT
 from vla_ros.parameters.definition import Parameters
 from vla_ros.ros.loading import silence_limit
@@ -267,8 +267,8 @@ ctypes.PyDLL(None).poll(None, 0, 60_000)
     ids=['', 'deaf to SIGABRT', 'no standard error', 'forked: the pipe stays open'],
 )
 def test_a_stuck_process_ends_and_the_watchdog_with_it(more: str, code: int, told: str) -> None:
-    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'start_new_session': True}
-    with running_python('-c', STUCK.format(root=str(ROOT), more=more), **options) as process:
+    script = STUCK.format(root=str(ROOT), more=more)
+    with running_python('-c', script, start_new_session=True, **PIPES) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         assert process.wait(20.0) == code

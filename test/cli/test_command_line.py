@@ -22,7 +22,7 @@ from PIL import Image as PilImage
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 
-from support.commands import STOPPABLE, running_python
+from support.commands import PIPES, STOPPABLE, running_python
 from support.fakes import wait_until
 from support.graph import PATIENCE_S, Running, robot, running_node
 from support.places import GOLDEN, ROOT
@@ -180,7 +180,7 @@ def test_ctrl_c_while_images_are_published_is_no_traceback() -> None:
         stack.create_subscription(Image, 'image', seen.append, 1)
         command = ['-m', 'vla_ros.cli.camera', str(picture), '--rate', '200']
         command += ['--ros-args', '-r', '__ns:=/interrupted']
-        with running_python(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as camera:
+        with running_python(*command, **PIPES) as camera:
             stack.wait_for(lambda: len(seen) > 3)
             camera.send_signal(signal.SIGINT)
             camera.send_signal(signal.SIGINT)
@@ -199,8 +199,7 @@ def checking(node: Running, **options: Any) -> Iterator[subprocess.Popen[str]]:
     node.robot.wait_for_state(State.HOLDING)
     command = ['-m', 'vla_ros.cli.check', '--ros-args']
     command += ['-r', f'__ns:={node.robot.get_namespace()}']
-    options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options}
-    with running_python(*command, **options) as check:
+    with running_python(*command, **{**PIPES, **options}) as check:
         node.robot.wait_for(lambda: node.robot.status.instruction == INSTRUCTION)
         yield check
 

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from xml.etree import ElementTree
 
 from std_srvs.srv import Trigger
 
-from support.commands import running_python
+from support.commands import PIPES, running_python
 from support.graph import noise, running_node
 from support.places import ROOT
 from vla_ros.action import ExecuteInstruction
 from vla_ros.reasons import State
-
-PIPES = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
 
 
 def blocks(page: str, language: str) -> list[str]:

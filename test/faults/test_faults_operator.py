@@ -352,25 +352,16 @@ def test_a_latch_file_that_can_not_be_written_is_said() -> None:
     assert 'latch file /proc/latch.json cannot be written' in running.output
 
 
-def test_a_disk_that_hangs_delays_no_robot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sync, goes_on = os.fsync, threading.Event()
-
-    def fsync(descriptor: int) -> None:
-        assert goes_on.wait(PATIENCE_S)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, 'fsync', fsync)
+def test_a_disk_that_hangs_delays_no_robot(hung_disk: threading.Event, tmp_path: Path) -> None:
     latch = tmp_path / 'latch.json'
     with node_with(FakePolicy(), latch_file=str(latch)) as (stack, _):
-        try:
-            answer = stack.ask(Trigger, 'vla/stop', Trigger.Request())
-            assert answer.success and 'is not written yet' in answer.message
-            assert switch(stack, 'reset') and switch(stack, 'enable', True)
-            stack.instruct('go')
-            stack.recovers()
-            assert not latch.exists()
-        finally:
-            goes_on.set()
+        answer = stack.ask(Trigger, 'vla/stop', Trigger.Request())
+        assert answer.success and 'is not written yet' in answer.message
+        assert switch(stack, 'reset') and switch(stack, 'enable', True)
+        stack.instruct('go')
+        stack.recovers()
+        assert not latch.exists()
+        hung_disk.set()
         wait_until(latch.exists, PATIENCE_S)
         now = {'stopped': False, 'disabled': False, 'held': False}
         wait_until(lambda: json.loads(latch.read_text()) == {'': now}, PATIENCE_S)

@@ -63,14 +63,9 @@ def test_a_decision_is_on_disk_when_it_is_saved(
     assert synced == [(False, False), (True, True)] and not latches.problem
 
 
-def test_a_slow_disk_delays_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sync, goes_on = os.fsync, threading.Event()
-
-    def fsync(descriptor: int) -> None:
-        assert goes_on.wait(PATIENCE_S)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, 'fsync', fsync)
+def test_a_slow_disk_delays_nobody(
+    hung_disk: threading.Event, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     latches = reopened(tmp_path / 'vla.json')
     for robot in ROBOTS:
         latches.set(robot, stopped=True, disabled=True)
@@ -80,7 +75,7 @@ def test_a_slow_disk_delays_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setattr(latch, '_DISK_S', 2 * PATIENCE_S)  # it is known that the disk is slow
     assert not latches.wait(0.0)
     assert not latches.path.exists()
-    goes_on.set()
+    hung_disk.set()
     assert latches.wait(PATIENCE_S)
     assert not latches.problem
     again = reopened(latches.path)

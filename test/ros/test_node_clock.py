@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time-outs of the node, told by a clock and not by waiting: before each bound, and beyond it.
+"""Time-outs and moments of the node, by a clock that the test moves instead of waiting.
 
-And moments by two clocks.
+Each time-out is tested before its bound, and beyond it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
+from support.commands import kill_family
 from support.places import ROOT
 from vla_ros.serving.ports import family
 
@@ -38,13 +39,13 @@ def chromium() -> str:
 @contextlib.contextmanager
 def browsing() -> Iterator[Browser]:
     """Provide a headless browser that opens pages."""
-    for left in reversed(range(_STARTS)):
+    for attempt in range(1, _STARTS + 1):
         try:
             browser, its_end = _start()
             break
         except Exception as error:  # playwright's: its processes were killed
             print(f'the browser did not start: {error}')
-            if not left:
+            if attempt == _STARTS:
                 raise
     with its_end:
         yield browser
@@ -71,9 +72,7 @@ def _kill_playwright() -> None:
     """Kill its driver and the browsers of this process."""
     for driver in family(os.getpid()):
         if b'/playwright/driver/' in command_line(driver):
-            for one in family(driver):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(one, signal.SIGKILL)
+            kill_family(driver)
 
 
 @contextlib.contextmanager

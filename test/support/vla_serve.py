@@ -7,12 +7,12 @@ import contextlib
 import itertools
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from support.commands import kill_family
 from support.places import ROOT
 from vla_ros.serving.ports import family, free_port, listening
 from vla_ros.serving.ray_environment import protect_token
@@ -153,9 +153,7 @@ class Machines(Processes):
 
     def kill(self, machine: int) -> None:
         """End all processes of a machine, as a loss of its power does."""
-        for one in family(self.processes[machine].pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+        kill_family(self.processes[machine].pid)
         self.processes[machine].wait(PATIENCE_S)
 
     def end(self) -> int:

@@ -90,7 +90,7 @@ class Latches:
 
     @property
     def problem(self) -> str:
-        """Why the file was not read, or does not have the changes; empty if all is well."""
+        """The message if the file was not read, or lacks changes; empty otherwise."""
         if self._file.wait(0.0):
             return self._file.problem
         return (
@@ -114,7 +114,7 @@ class _File:
         self.problem = ''  # why the last content was not written, or what was found before it
         self.has_failed = False  # whether it was not written
         self._path = path
-        self._condition = threading.Condition()  # guards all of them
+        self._condition = threading.Condition()  # held by whoever changes one of them
         self._content: dict[str, Any] | None = None
         self._is_writing = False
 
