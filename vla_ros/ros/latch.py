@@ -114,7 +114,7 @@ class _File:
         self.problem = ''  # why the last content was not written, or what was found before it
         self.has_failed = False  # whether it was not written
         self._path = path
-        self._condition = threading.Condition()  # held by whoever changes one of them
+        self._condition = threading.Condition()  # held while one of them is changed
         self._content: dict[str, Any] | None = None
         self._is_writing = False
 
